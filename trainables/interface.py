@@ -1,0 +1,264 @@
+"""The seam between a trainable and whoever runs it. Standard library only.
+
+A *trainable* is something that can be trained with a flat configuration of dotted names
+(``{"policy.horizon": 16, ...}``) and reports how it goes. The service knows a trainable only through
+this module; the trainable knows nothing of the service.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+__all__ = [
+    "ConfigError",
+    "Fault",
+    "FieldInfo",
+    "Metric",
+    "Report",
+    "TrainContext",
+    "Trainable",
+    "TrainableError",
+]
+
+Phase = Literal["data", "train", "inference"]
+
+
+class TrainableError(Exception):
+    """Base of the errors that a trainable raises on purpose.
+
+    Every subclass has a ``reason``: one stable word by which a service can sort failures.
+    """
+
+    reason = "error"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing wrong with a configuration, as a small report.
+
+    Attributes:
+        where: The dotted name of the field, or the file, that is at fault.
+        problem: What is wrong, with the offending value.
+        remedy: What is allowed and what to do.
+    """
+
+    where: str
+    problem: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.problem}" + (f" {self.remedy}" if self.remedy else "")
+
+
+class ConfigError(TrainableError):
+    """The configuration cannot be trained; carries every fault that was found."""
+
+    reason = "config"
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("\n".join(str(fault) for fault in self.faults))
+
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[tuple[Fault, ...]]]:
+        return (type(self), (self.faults,))
+
+
+@dataclass(frozen=True)
+class FieldInfo:
+    """What a configuration field accepts.
+
+    Attributes:
+        name: Dotted name, e.g. ``policy.horizon``.
+        kind: ``int``, ``float``, ``bool``, ``str``, ``list[int]``, ``list[float]``, ``list[str]`` or ``dict``.
+        default: The value that holds when the field is not given.
+        nullable: Whether ``null`` is a value.
+        minimum: Smallest legal value of a number (or of each element of a list), inclusive.
+        maximum: Largest legal value of a number (or of each element of a list), inclusive.
+        choices: The legal values, where they are few.
+        unit: Unit of the value (``px``, ``steps``, ``s``), empty where it has none.
+        phase: ``data`` fields decide what is read, ``train`` fields need training again when they change,
+            ``inference`` fields can be changed on a trained checkpoint.
+        doc: One line for a person.
+    """
+
+    name: str
+    kind: str
+    default: Any
+    nullable: bool = False
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[Any, ...] | None = None
+    unit: str = ""
+    phase: Phase = "train"
+    doc: str = ""
+
+    def faults(self, value: Any) -> list[Fault]:
+        """Say what is wrong with ``value`` for this field; an empty list where nothing is."""
+        if value is None:
+            if self.nullable:
+                return []
+            return [Fault(self.name, "is null.", f"Expected {self.expected()}.")]
+        problem = self._problem(value)
+        return [] if problem is None else [Fault(self.name, f"{problem}.", f"Expected {self.expected()}.")]
+
+    def expected(self) -> str:
+        """Say in words what the field accepts, e.g. ``an int from 1 to 16, or null``."""
+        names = {
+            "int": "an int",
+            "float": "a number",
+            "bool": "true or false",
+            "str": "a text",
+            "dict": "a mapping",
+        }
+        words = names.get(self.kind, f"a {self.kind}")
+        if self.choices is not None:
+            words = "one of " + ", ".join(str(choice) for choice in self.choices)
+        elif self.minimum is not None and self.maximum is not None:
+            words += f" from {self.minimum:g} to {self.maximum:g}"
+        elif self.minimum is not None:
+            words += f" of at least {self.minimum:g}"
+        elif self.maximum is not None:
+            words += f" of at most {self.maximum:g}"
+        if self.unit:
+            words += f" ({self.unit})"
+        return words + (", or null" if self.nullable else "")
+
+    def _problem(self, value: Any) -> str | None:
+        if self.kind.startswith("list["):
+            if not isinstance(value, (list, tuple)):
+                return f"{value!r} is not a list"
+            element_kind = self.kind[5:-1]
+            for position, element in enumerate(value):
+                problem = self._scalar_problem(element, element_kind)
+                if problem is not None:
+                    return f"element {position} of {list(value)!r}: {problem}"
+            return None
+        return self._scalar_problem(value, self.kind)
+
+    def _scalar_problem(self, value: Any, kind: str) -> str | None:
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        fits = {
+            "int": number and float(value).is_integer(),
+            "float": number,
+            "bool": isinstance(value, bool),
+            "str": isinstance(value, str),
+            "dict": isinstance(value, dict),
+        }[kind]
+        if not fits:
+            return f"{value!r} is not {'an' if kind == 'int' else 'a'} {kind}"
+        if self.choices is not None and value not in self.choices:
+            return f"{value!r} is not a known value"
+        if number and self.minimum is not None and not value >= self.minimum:
+            return f"{value!r} is too small"
+        if number and self.maximum is not None and not value <= self.maximum:
+            return f"{value!r} is too large"
+        return None
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that a trainable reports.
+
+    Attributes:
+        name: Name in reports and in MLflow, e.g. ``rollout/success_rate``.
+        goal: The direction that is better, or None where there is none.
+        every: ``log`` where every report has it, ``eval`` where only reports of an evaluation have it.
+        needs: Dotted name of a field that must be set for the metric to appear, or None.
+        doc: One line for a person, with the unit.
+    """
+
+    name: str
+    goal: Literal["minimize", "maximize"] | None
+    every: Literal["log", "eval"]
+    needs: str | None = None
+    doc: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a trainable says at a step.
+
+    Attributes:
+        step: Optimiser steps done; never decreases within a run.
+        metrics: Finite numbers by name.
+        artifacts: Files worth keeping with the run, by name (``rollout/video`` -> path).
+        checkpoint: Folder of the checkpoint that was written at this step, or None.
+        final: Whether this is the last report of the run.
+    """
+
+    step: int
+    metrics: Mapping[str, float]
+    artifacts: Mapping[str, Path] = field(default_factory=dict)
+    checkpoint: Path | None = None
+    final: bool = False
+
+
+def _never() -> bool:
+    return False
+
+
+def _ignore(_message: str) -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class TrainContext:
+    """Where and as whom a training process runs.
+
+    Attributes:
+        folder: The trial's folder. Rank 0 writes ``checkpoints/``, ``rollouts/`` and ``config.json`` there.
+        cache: Folder for what every trial of a node shares: decoded frames, the built-in datasets.
+        rank: Rank of this process in the worker group.
+        world_size: Processes in the worker group; above 1 a ``torch.distributed`` group exists already.
+        device: ``cpu`` or ``cuda:<index>``.
+        threads: Threads that this process may use for computing; 0 leaves torch's setting alone.
+        resume: Whether to continue from ``folder/checkpoints/last`` where it exists.
+        stop_requested: Asked once per step; when it answers True the run ends after a checkpoint.
+        progress: Told what a person would like to know while nothing is reported yet.
+    """
+
+    folder: Path
+    cache: Path
+    rank: int = 0
+    world_size: int = 1
+    device: str = "cpu"
+    threads: int = 0
+    resume: bool = True
+    stop_requested: Callable[[], bool] = _never
+    progress: Callable[[str], None] = _ignore
+
+
+@runtime_checkable
+class Trainable(Protocol):
+    """What the service can sweep.
+
+    ``fields``, ``aliases``, ``metrics`` and ``faults`` must answer without importing torch.
+    """
+
+    name: str
+    fields: Mapping[str, FieldInfo]
+    aliases: Mapping[str, str]
+    metrics: Mapping[str, Metric]
+
+    def faults(self, config: Mapping[str, Any]) -> list[Fault]:
+        """Check one whole configuration, field by field and across fields. Reads no file."""
+        ...
+
+    def preflight(self, config: Mapping[str, Any], cache: Path) -> list[Fault]:
+        """Check a configuration against its dataset and environment. Leaves nothing behind but the cache."""
+        ...
+
+    def describe(self, config: Mapping[str, Any], cache: Path) -> Mapping[str, Any]:
+        """Identify the data of a configuration: fingerprint, revision, split hash, sizes."""
+        ...
+
+    def disk_gb(self, config: Mapping[str, Any]) -> float:
+        """Estimate how much disk one trial's folder takes, in gigabytes."""
+        ...
+
+    def train(self, config: Mapping[str, Any], context: TrainContext) -> Iterator[Report]:
+        """Train with ``config``; yields a report at every logging step and at every evaluation."""
+        ...
