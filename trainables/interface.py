@@ -72,7 +72,7 @@ class FieldInfo:
 
     Attributes:
         name: Dotted name, e.g. ``policy.horizon``.
-        kind: ``int``, ``float``, ``bool``, ``str``, ``list[int]``, ``list[float]``, ``list[str]`` or ``dict``.
+        kind: ``int``, ``float``, ``bool``, ``str``, ``dict``, or ``list[int]``, ``list[float]``, ``list[str]``.
         default: The value that holds when the field is not given.
         nullable: Whether ``null`` is a value.
         minimum: Smallest legal value of a number (or of each element of a list), inclusive.
@@ -215,6 +215,8 @@ class TrainContext:
         world_size: Processes in the worker group; above 1 a ``torch.distributed`` group exists already.
         device: ``cpu`` or ``cuda:<index>``.
         threads: Threads that this process may use for computing; 0 leaves torch's setting alone.
+        objective: The metric and the direction by which the best checkpoint is chosen; None leaves the choice
+            to the trainable.
         resume: Whether to continue from ``folder/checkpoints/last`` where it exists.
         stop_requested: Asked once per step; when it answers True the run ends after a checkpoint.
         progress: Told what a person would like to know while nothing is reported yet.
@@ -226,6 +228,7 @@ class TrainContext:
     world_size: int = 1
     device: str = "cpu"
     threads: int = 0
+    objective: tuple[str, Literal["minimize", "maximize"]] | None = None
     resume: bool = True
     stop_requested: Callable[[], bool] = _never
     progress: Callable[[str], None] = _ignore

@@ -20,8 +20,8 @@ from trainables.interface import ConfigError, Fault, FieldInfo, Phase
 
 __all__ = [
     "ALIASES",
-    "FIELDS",
     "BUILTIN_PUSHT",
+    "FIELDS",
     "DatasetConfig",
     "DiffusionConfig",
     "EmaConfig",
@@ -188,7 +188,7 @@ class PolicyConfig:
         "float", 1.0, "Bound of that clip, in normalised units.", minimum=1e-3, phase="inference"
     )
     sampler: str | None = _field(
-        "str", None, "Sampler at inference; null: that of training.", choices=("DDPM", "DDIM", "DPM-Solver++"),
+        "str", None, "Sampler at inference; null: as in training.", choices=("DDPM", "DDIM", "DPM-Solver++"),
         phase="inference", nullable=True,
     )  # fmt: skip
     num_inference_steps: int | None = _field(
@@ -212,13 +212,15 @@ class PolicyConfig:
 
     @property
     def drop_n_last_frames(self) -> int:
-        """Frames at an episode's end where no window starts: ``horizon - n_action_steps - n_obs_steps + 1``."""
+        """Frames at an episode's end where no window starts (LeRobot fixes 7 beside this formula)."""
         return self.available_actions - self.n_action_steps
 
     @property
     def downsampling(self) -> int:
-        """The horizon must be a multiple of this. The lowest level keeps its length, yet LeRobot asks for
-        ``2 ** len(down_dims)``, and a checkpoint of ours must load there.
+        """What the horizon must be a multiple of.
+
+        The lowest level keeps its length, yet LeRobot asks for ``2 ** len(down_dims)``, and a checkpoint of
+        ours must load there.
         """
         return 2 ** len(self.down_dims)
 
@@ -472,7 +474,7 @@ def _window_faults(policy: PolicyConfig, evaluation: EvalConfig) -> list[Fault]:
         faults.append(
             Fault(
                 "policy.horizon",
-                f"{policy.horizon} is no multiple of {policy.downsampling}, which a U-Net of {levels} levels needs.",
+                f"{policy.horizon} is no multiple of {policy.downsampling}; a U-Net of {levels} levels needs one.",
                 f"Nearest legal values: {legal}; or change the number of policy.down_dims.",
             )
         )
@@ -490,8 +492,8 @@ def _window_faults(policy: PolicyConfig, evaluation: EvalConfig) -> list[Fault]:
         faults.append(
             Fault(
                 "eval.window_steps",
-                f"{evaluation.window_steps} actions cannot be compared: the policy predicts {max(available, 0)} "
-                "from the current step on.",
+                f"{evaluation.window_steps} actions cannot be compared: there are {max(available, 0)} predicted "
+                "ones from the current step on.",
                 "Lower it to the smallest horizon - n_obs_steps + 1 of the space.",
             )
         )
@@ -507,15 +509,15 @@ def _network_faults(policy: PolicyConfig) -> list[Fault]:
     faults = []
     if not policy.down_dims:
         faults.append(Fault("policy.down_dims", "is empty.", "List the channels of at least one level."))
-    for width in policy.down_dims:
-        if width % policy.n_groups:
-            faults.append(
-                Fault(
-                    "policy.down_dims",
-                    f"{width} channels cannot be split into policy.n_groups = {policy.n_groups} groups.",
-                    f"Use multiples of {policy.n_groups}.",
-                )
-            )
+    faults += [
+        Fault(
+            "policy.down_dims",
+            f"{width} channels cannot be split into policy.n_groups = {policy.n_groups} groups.",
+            f"Use multiples of {policy.n_groups}.",
+        )
+        for width in policy.down_dims
+        if width % policy.n_groups
+    ]
     if policy.down_dims and policy.down_dims[0] % FINAL_CONV_GROUPS:
         remedy = f"The last GroupNorm has {FINAL_CONV_GROUPS} groups: use a multiple of {FINAL_CONV_GROUPS}."
         faults.append(
@@ -599,7 +601,8 @@ def _training_faults(config: DiffusionConfig) -> list[Fault]:
         remedy = f"Use a multiple of train.gradient_accumulation_steps = {train.gradient_accumulation_steps}."
         faults.append(Fault("train.batch_size", f"{train.batch_size} cannot be split evenly.", remedy))
     if config.lr_scheduler.warmup_steps >= train.steps:
-        problem = f"{config.lr_scheduler.warmup_steps} steps of warmup leave nothing of train.steps = {train.steps}."
+        warmup = config.lr_scheduler.warmup_steps
+        problem = f"{warmup} steps of warmup leave nothing of train.steps = {train.steps}."
         faults.append(Fault("lr_scheduler.warmup_steps", problem, "Make it smaller than train.steps."))
     if len(config.optimizer.betas) != 2:
         faults.append(

@@ -1,0 +1,104 @@
+"""The Diffusion Policy as a trainable: what the sweep service sees of it.
+
+Fields, metrics and checks answer without torch; what needs torch or the data is imported when asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from trainables.diffusion_policy.config import ALIASES, FIELDS, DiffusionConfig, config_faults
+from trainables.diffusion_policy.size import parameter_count
+from trainables.features import ENVIRONMENT_STATE, STATE
+from trainables.interface import Fault, FieldInfo, Metric, Report, TrainContext
+
+__all__ = ["TRAINABLE", "DiffusionPolicyTrainable"]
+
+_METRICS = (
+    Metric("train/loss", "minimize", "log", doc="denoising loss, mean since the last report"),
+    Metric("train/mse", "minimize", "log", doc="unmasked mean squared error, where the loss is masked"),
+    Metric("train/grad_norm", None, "log", doc="gradient norm before clipping, mean since the last report"),
+    Metric("train/lr", None, "log", doc="learning rate"),
+    Metric("train/samples_per_s", "maximize", "log", doc="samples per second, over all workers"),
+    Metric("train/data_wait_fraction", "minimize", "log", doc="share of the time spent waiting for data"),
+    Metric("train/gpu_memory_gb", None, "log", doc="largest GPU memory of a worker so far, in GB"),
+    Metric("eval/action_mse", "minimize", "eval", doc="held-out squared action error, original units"),
+    Metric("eval/action_mae", "minimize", "eval", doc="held-out absolute action error, original units"),
+    Metric("eval/action_std", None, "eval", doc="spread of the actions drawn for one observation"),
+    Metric("eval/jerk", "minimize", "eval", doc="mean norm of the predicted actions' third difference"),
+    Metric("eval/chunk_latency_ms", "minimize", "eval", doc="time to predict one action chunk, in ms"),
+    Metric("eval/action_rate_hz", "maximize", "eval", doc="actions per second that this latency allows"),
+    Metric("rollout/success_rate", "maximize", "eval", "rollout.env", "share of the episodes that succeed"),
+    Metric("rollout/success_rate_low", "maximize", "eval", "rollout.env", "lower end of its 95 % interval"),
+    Metric("rollout/success_rate_high", "maximize", "eval", "rollout.env", "upper end of its 95 % interval"),
+    Metric(
+        "rollout/avg_max_reward", "maximize", "eval", "rollout.env", "mean of the episodes' largest reward"
+    ),
+    Metric(
+        "rollout/avg_sum_reward", "maximize", "eval", "rollout.env", "mean of the episodes' summed reward"
+    ),
+    Metric("rollout/episode_length", "minimize", "eval", "rollout.env", "mean steps of an episode"),
+    Metric("trial/step", None, "log", doc="optimiser steps done"),
+    Metric("trial/epoch", None, "log", doc="passes over the training samples"),
+)
+
+_BYTES_LAST = 16  # weights, average, and Adam's two moments, in float32
+_BYTES_BEST = 16
+_BYTES_BESIDE = 16  # a new checkpoint is complete before the old one goes
+_GB_EXTRAS = 0.01  # videos, logs, configuration
+
+
+class DiffusionPolicyTrainable:
+    """A Diffusion Policy trained on a LeRobot dataset and judged by held-out error and rollouts."""
+
+    name = "diffusion_policy"
+    fields: Mapping[str, FieldInfo] = FIELDS
+    aliases: Mapping[str, str] = ALIASES
+    metrics: Mapping[str, Metric] = {metric.name: metric for metric in _METRICS}
+
+    def faults(self, config: Mapping[str, Any]) -> list[Fault]:
+        """Check one whole configuration, field by field and across fields. Reads no file."""
+        return config_faults(config)
+
+    def preflight(self, config: Mapping[str, Any], cache: Path) -> list[Fault]:
+        """Check a configuration against its dataset and environment. Leaves nothing behind but the cache."""
+        from trainables.diffusion_policy.data import preflight
+
+        faults = config_faults(config)
+        return faults or preflight(DiffusionConfig.from_flat(config), cache)
+
+    def describe(self, config: Mapping[str, Any], cache: Path) -> Mapping[str, Any]:
+        """Identify the data of a configuration: fingerprint, revision, split hash, sizes."""
+        from trainables.diffusion_policy.data import describe
+
+        return describe(DiffusionConfig.from_flat(config), cache)
+
+    def disk_gb(self, config: Mapping[str, Any]) -> float:
+        """Estimate how much disk one trial's folder takes, in gigabytes.
+
+        The dataset is not opened, so the sizes of its features are taken to be a usual arm's; they matter
+        little beside the U-Net's.
+        """
+        built = DiffusionConfig.from_flat(config)
+        observations = built.dataset.observations
+        cameras = 1 if observations is None else len(set(observations) - {STATE, ENVIRONMENT_STATE})
+        weights = parameter_count(built.policy, action_dim=6, vector_dim=12, cameras=cameras)
+        return weights * (_BYTES_LAST + _BYTES_BEST + _BYTES_BESIDE) / 1e9 + _GB_EXTRAS
+
+    def train(self, config: Mapping[str, Any], context: TrainContext) -> Iterator[Report]:
+        """Train with ``config``; yields a report at every logging step and at every evaluation.
+
+        Raises:
+            ConfigError: Where the configuration is wrong in itself or for its dataset.
+            DatasetError: Where the dataset cannot be read.
+            DivergedError: Where the loss or a gradient is no longer finite, or the loss explodes.
+            OutOfMemoryError: Where the device's memory does not suffice.
+        """
+        from trainables.diffusion_policy.train import train
+
+        return train(DiffusionConfig.from_flat(config), context)
+
+
+TRAINABLE = DiffusionPolicyTrainable()
