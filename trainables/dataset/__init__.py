@@ -1,0 +1,1 @@
+"""LeRobot datasets: read, checked, decoded once, cut into windows, and written."""

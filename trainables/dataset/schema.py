@@ -1,0 +1,96 @@
+"""The names and shapes of LeRobot's dataset folders, shared by what reads them and what writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from trainables.features import ENVIRONMENT_STATE, Feature, FeatureType
+
+__all__ = [
+    "CHUNK_SIZE",
+    "CURRENT_VERSION",
+    "DATA_PATH_V2",
+    "DATA_PATH_V3",
+    "IMAGE_DTYPES",
+    "INDEX_FEATURES",
+    "VERSIONS",
+    "VIDEO_PATH_V2",
+    "VIDEO_PATH_V3",
+    "DatasetFeature",
+    "policy_feature",
+]
+
+CURRENT_VERSION = "v3.0"
+VERSIONS = ("v3.0", "v2.1", "v2.0")
+"""Versions that can be read and written, newest first."""
+
+CHUNK_SIZE = 1000
+"""At most so many files (v3.0) or episodes (v2.x) in one chunk folder, unless info.json says otherwise."""
+
+DATA_PATH_V3 = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+VIDEO_PATH_V3 = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
+DATA_PATH_V2 = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
+VIDEO_PATH_V2 = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
+
+IMAGE_DTYPES = ("video", "image")
+CHANNELS = (1, 3, 4)
+"""How many channels a picture can have: tells (C, H, W) from (H, W, C) where the names do not."""
+
+
+@dataclass(frozen=True)
+class DatasetFeature:
+    """One feature as info.json describes it.
+
+    Attributes:
+        dtype: A numpy dtype, ``image``, ``video`` or ``string``.
+        shape: Shape of one frame; (H, W, C) for images and videos.
+        names: Names of the dimensions, as info.json has them: a list, a mapping of lists, or None.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    names: Any = None
+
+    @property
+    def is_camera(self) -> bool:
+        """Whether the frames are pictures."""
+        return self.dtype in IMAGE_DTYPES
+
+
+INDEX_FEATURES: Mapping[str, DatasetFeature] = {
+    "timestamp": DatasetFeature("float32", (1,)),
+    "frame_index": DatasetFeature("int64", (1,)),
+    "episode_index": DatasetFeature("int64", (1,)),
+    "index": DatasetFeature("int64", (1,)),
+    "task_index": DatasetFeature("int64", (1,)),
+}
+"""Features that every dataset has and that say where a frame is, not what it shows."""
+
+
+def policy_feature(name: str, feature: DatasetFeature) -> Feature | None:
+    """Say what a dataset's feature is to a policy, by LeRobot's rules; None: nothing.
+
+    Cameras are told by their dtype whatever they are called; everything else by its name.
+    """
+    if feature.is_camera:
+        return Feature(name, FeatureType.VISUAL, _channels_first(feature))
+    if name == ENVIRONMENT_STATE:
+        return Feature(name, FeatureType.ENV, feature.shape)
+    if name.startswith("observation"):
+        return Feature(name, FeatureType.STATE, feature.shape)
+    if name.startswith("action"):
+        return Feature(name, FeatureType.ACTION, feature.shape)
+    return None
+
+
+def _channels_first(feature: DatasetFeature) -> tuple[int, ...]:
+    """Shape of a camera's frames as (C, H, W), whichever way round info.json has them."""
+    first, second, third = feature.shape
+    names = feature.names
+    if isinstance(names, list) and len(names) == 3:
+        recorded_first = str(names[0]).startswith("channel")
+    else:
+        recorded_first = first in CHANNELS and third not in CHANNELS
+    return (first, second, third) if recorded_first else (third, first, second)
