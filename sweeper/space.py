@@ -6,9 +6,14 @@ on a laptop in milliseconds.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+import math
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from sweeper.errors import ExpressionError
 from sweeper.expressions import Expression
 
 __all__ = ["Parameter", "Space"]
@@ -39,10 +44,203 @@ class Parameter:
     values: tuple[Any, ...] = ()
     when: Expression | None = None
 
+    def size(self) -> int | None:
+        """How many values there are; None for a continuous range."""
+        if self.kind == "categorical":
+            return len(self.values)
+        low, high = self.bounds()
+        if self.kind == "int":
+            return int(high - low) // int(self.step or 1) + 1
+        return None if self.step is None else math.floor((high - low) / self.step + 1e-9) + 1
+
+    def grid(self) -> Sequence[Any]:
+        """Every value, in order.
+
+        Raises:
+            ValueError: For a continuous range.
+        """
+        if self.kind == "categorical":
+            return self.values
+        low, high = self.bounds()
+        if self.kind == "int":
+            return range(int(low), int(high) + 1, int(self.step or 1))
+        count = self.size()
+        if count is None or self.step is None:
+            raise ValueError(f"{self.name} is a continuous range and has no grid")
+        return [_clean(low + number * self.step) for number in range(count)]
+
+    def draw(self, generator: random.Random) -> Any:
+        """One value at random: uniform over the range, on its scale, or over the choices."""
+        if self.kind == "categorical":
+            return generator.choice(self.values)
+        low, high = self.bounds()
+        if self.log:
+            value = math.exp(generator.uniform(math.log(low), math.log(high)))
+            value = min(max(value, low), high)
+            return round(value) if self.kind == "int" else value
+        count = self.size()
+        if count is None:
+            return generator.uniform(low, high)
+        value = low + generator.randrange(count) * (self.step or 1)
+        return int(value) if self.kind == "int" else _clean(value)
+
+    def bounds(self) -> tuple[float, float]:
+        """The lower and the upper bound of a range.
+
+        Raises:
+            ValueError: For a categorical parameter.
+        """
+        if self.low is None or self.high is None:
+            raise ValueError(f"{self.name} has values, not bounds")
+        return self.low, self.high
+
+    def to_dict(self) -> dict[str, Any]:
+        """The parameter as it would stand in a space file."""
+        if self.kind == "categorical":
+            plain: dict[str, Any] = {"values": [_plain(value) for value in self.values]}
+        else:
+            plain = {"min": self.low, "max": self.high}
+            if self.log:
+                plain["log"] = True
+            if self.step is not None:
+                plain["step"] = self.step
+        if self.when is not None:
+            plain["when"] = self.when.text
+        return plain
+
+    @staticmethod
+    def from_dict(
+        name: str, kind: Literal["float", "int", "categorical"], plain: Mapping[str, Any]
+    ) -> Parameter:
+        """The parameter that `to_dict` wrote."""
+        when = plain.get("when")
+        return Parameter(
+            name=name,
+            kind=kind,
+            low=plain.get("min"),
+            high=plain.get("max"),
+            log=plain.get("log", False),
+            step=plain.get("step"),
+            values=tuple(plain.get("values", ())),
+            when=None if when is None else Expression(when),
+        )
+
 
 @dataclass(frozen=True)
 class Space:
-    """Parameters, in an order in which each condition only needs parameters before it, and constraints."""
+    """Parameters, in an order in which each condition only needs parameters before it, and constraints.
+
+    Attributes:
+        parameters: What is searched.
+        constraints: What must hold for a configuration to be tried.
+        defaults: The trainable's defaults for the fields that conditions and constraints mention.
+    """
 
     parameters: tuple[Parameter, ...]
     constraints: tuple[Expression, ...] = ()
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the parameters, in order."""
+        return tuple(parameter.name for parameter in self.parameters)
+
+    def exists(self, parameter: Parameter, config: Mapping[str, Any]) -> bool:
+        """Whether a parameter is searched, given the fixed values and the parameters before it.
+
+        A condition that has no value for this configuration does not hold.
+        """
+        if parameter.when is None:
+            return True
+        try:
+            return parameter.when.holds({**self.defaults, **config})
+        except ExpressionError:
+            return False
+
+    def complete(self, values: Mapping[str, Any], fixed: Mapping[str, Any]) -> dict[str, Any]:
+        """One trial's full configuration: the fixed values, and ``values`` of the parameters that exist.
+
+        Values of parameters that do not exist here are left out, whatever they are.
+
+        Raises:
+            KeyError: Where a parameter exists and has no value.
+        """
+        config = dict(fixed)
+        for parameter in self.parameters:
+            if self.exists(parameter, config):
+                config[parameter.name] = values[parameter.name]
+        return config
+
+    def violated(self, config: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> list[str]:
+        """The constraints that do not hold for a full configuration, as their texts.
+
+        A constraint that has no value for this configuration (it compares null) does not hold.
+
+        Args:
+            config: What `complete` returned.
+            defaults: Further values for names that the configuration lacks.
+        """
+        known = {**self.defaults, **(defaults or {}), **config}
+        return [constraint.text for constraint in self.constraints if not _holds(constraint, known)]
+
+    def draw(self, generator: random.Random, fixed: Mapping[str, Any]) -> dict[str, Any]:
+        """One full configuration at random; it may violate constraints."""
+        return self.complete({p.name: p.draw(generator) for p in self.parameters}, fixed)
+
+    def size(self) -> int | None:
+        """Number of combinations, conditions and constraints left aside; None where a range is continuous."""
+        sizes = [parameter.size() for parameter in self.parameters]
+        known = [size for size in sizes if size is not None]
+        return math.prod(known) if len(known) == len(sizes) else None
+
+    def points(self, fixed: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """Every distinct configuration that keeps the constraints, the last parameter varying fastest.
+
+        Raises:
+            ValueError: Where a range is continuous.
+        """
+        seen: set[str] = set()
+        grids = [parameter.grid() for parameter in self.parameters]
+        for combination in itertools.product(*grids):
+            config = self.complete(dict(zip(self.names, combination, strict=True)), fixed)
+            key = repr([config.get(name) for name in self.names])
+            if key not in seen and not self.violated(config):
+                seen.add(key)
+                yield config
+
+    def to_dict(self) -> dict[str, Any]:
+        """The space as plain types: parameters as they would stand in a space file, kinds beside them."""
+        return {
+            "parameters": {parameter.name: parameter.to_dict() for parameter in self.parameters},
+            "kinds": {parameter.name: parameter.kind for parameter in self.parameters},
+            "constraints": [constraint.text for constraint in self.constraints],
+            "defaults": {name: _plain(value) for name, value in self.defaults.items()},
+        }
+
+    @staticmethod
+    def from_dict(plain: Mapping[str, Any]) -> Space:
+        """The space that `to_dict` wrote."""
+        return Space(
+            parameters=tuple(
+                Parameter.from_dict(name, plain["kinds"][name], form)
+                for name, form in plain["parameters"].items()
+            ),
+            constraints=tuple(Expression(text) for text in plain["constraints"]),
+            defaults=dict(plain["defaults"]),
+        )
+
+
+def _holds(constraint: Expression, values: Mapping[str, Any]) -> bool:
+    try:
+        return constraint.holds(values)
+    except ExpressionError:
+        return False
+
+
+def _clean(value: float) -> float:
+    """Take the rounding of repeated addition away: 0.1 + 2 * 0.1 is 0.3."""
+    return float(f"{value:.12g}")
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(element) for element in value] if isinstance(value, (list, tuple)) else value
