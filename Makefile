@@ -1,0 +1,36 @@
+# Every target does its own set-up: a fresh clone needs Python 3.11 or newer and make, nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test check bench ui clean install
+
+demo: $(STAMP)
+	$(BIN)/sweeper demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m "not ray and not slow"
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks
+
+ui: $(STAMP)
+	$(BIN)/sweeper ui
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt scripts/prepare_system.sh
+	sh scripts/prepare_system.sh $(PYTHON)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || (rm -rf $(VENV); false)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[pusht,samplers,dev]"
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
