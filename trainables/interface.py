@@ -72,7 +72,7 @@ class FieldInfo:
 
     Attributes:
         name: Dotted name, e.g. ``policy.horizon``.
-        kind: ``int``, ``float``, ``bool``, ``str``, ``dict``, or ``list[int]``, ``list[float]``, ``list[str]``.
+        kind: ``int``, ``float``, ``bool``, ``str``, ``dict``, ``list[int]``, ``list[float]``, ``list[str]``.
         default: The value that holds when the field is not given.
         nullable: Whether ``null`` is a value.
         minimum: Smallest legal value of a number (or of each element of a list), inclusive.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from typing import cast
+
 
 from trainables.interface import ConfigError, Fault, Trainable
 
@@ -47,4 +47,4 @@ def load(name: str) -> Trainable:
     if not isinstance(found, Trainable):
         wanted = "name, fields, aliases, metrics, faults, preflight, describe, disk_gb, train"
         raise ConfigError([Fault("trainable", f"{name!r} is no trainable.", f"It must have {wanted}.")])
-    return cast(Trainable, found)
+    return found

@@ -328,7 +328,10 @@ class RolloutConfig:
         "int", 100_000, "Episode i starts from seed + i: the same starts for every trial.", minimum=0
     )
     max_steps: int | None = _field("int", None, "Steps per episode; null: the environment's own.", minimum=1)
-    video_episodes: int = _field("int", 4, "Episodes in the video, failures first; 0: no video.", minimum=0)
+    video: str = _field(
+        "str", "final", "Film the last evaluation, every one, or none.", choices=("final", "every", "never")
+    )
+    video_episodes: int = _field("int", 4, "Episodes in a film, failures first.", minimum=1, maximum=16)
 
 
 @dataclass(frozen=True)
@@ -474,7 +477,7 @@ def _window_faults(policy: PolicyConfig, evaluation: EvalConfig) -> list[Fault]:
         faults.append(
             Fault(
                 "policy.horizon",
-                f"{policy.horizon} is no multiple of {policy.downsampling}; a U-Net of {levels} levels needs one.",
+                f"{policy.horizon} is no multiple of {policy.downsampling}, as {levels} levels need.",
                 f"Nearest legal values: {legal}; or change the number of policy.down_dims.",
             )
         )
@@ -492,8 +495,8 @@ def _window_faults(policy: PolicyConfig, evaluation: EvalConfig) -> list[Fault]:
         faults.append(
             Fault(
                 "eval.window_steps",
-                f"{evaluation.window_steps} actions cannot be compared: there are {max(available, 0)} predicted "
-                "ones from the current step on.",
+                f"{evaluation.window_steps} actions cannot be compared: {max(available, 0)} are predicted "
+                "from the current step on.",
                 "Lower it to the smallest horizon - n_obs_steps + 1 of the space.",
             )
         )

@@ -18,7 +18,6 @@ __all__ = ["TRAINABLE", "DiffusionPolicyTrainable"]
 
 _METRICS = (
     Metric("train/loss", "minimize", "log", doc="denoising loss, mean since the last report"),
-    Metric("train/mse", "minimize", "log", doc="unmasked mean squared error, where the loss is masked"),
     Metric("train/grad_norm", None, "log", doc="gradient norm before clipping, mean since the last report"),
     Metric("train/lr", None, "log", doc="learning rate"),
     Metric("train/samples_per_s", "maximize", "log", doc="samples per second, over all workers"),

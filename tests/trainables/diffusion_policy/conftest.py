@@ -1,0 +1,60 @@
+"""A small dataset that a policy can learn, and the smallest configuration that learns it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from trainables.dataset.schema import DatasetFeature
+from trainables.dataset.write import DatasetWriter
+
+EPISODES = 8
+LENGTH = 40
+
+
+def circle_episode(number: int) -> dict[str, np.ndarray]:
+    """An arm that runs round a circle; the action is the next place."""
+    angle = number + np.linspace(0, 2 * np.pi, LENGTH + 1)
+    place = np.stack([100 * np.cos(angle), 50 * np.sin(angle)], axis=1).astype(np.float32)
+    return {"observation.state": place[:-1], "action": place[1:]}
+
+
+@pytest.fixture(scope="session")
+def circles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LeRobot dataset of states and actions."""
+    root = tmp_path_factory.mktemp("data") / "circles"
+    features = {
+        "observation.state": DatasetFeature("float32", (2,), ["x", "y"]),
+        "action": DatasetFeature("float32", (2,), ["x", "y"]),
+    }
+    with DatasetWriter(root, fps=10, features=features) as writer:
+        for number in range(EPISODES):
+            writer.add_episode(circle_episode(number), task="Run round.")
+    return root
+
+
+@pytest.fixture
+def small_config(circles: Path) -> dict[str, Any]:
+    """A configuration that trains for a few seconds on one core."""
+    return {
+        "dataset.root": str(circles),
+        "dataset.holdout_fraction": 0.25,
+        "policy.horizon": 8,
+        "policy.n_action_steps": 4,
+        "policy.down_dims": [16, 32],
+        "policy.n_groups": 4,
+        "policy.diffusion_step_embed_dim": 16,
+        "policy.num_train_timesteps": 20,
+        "policy.prediction_type": "sample",
+        "optimizer.lr": 1e-3,
+        "lr_scheduler.warmup_steps": 2,
+        "train.steps": 12,
+        "train.batch_size": 16,
+        "train.log_every": 3,
+        "train.eval_every": 6,
+        "eval.windows": 16,
+        "eval.num_inference_steps": 4,
+    }

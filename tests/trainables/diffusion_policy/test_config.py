@@ -1,0 +1,113 @@
+"""The configuration: every fault says what, where, what is allowed and what to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from trainables.diffusion_policy.config import (
+    ALIASES,
+    FIELDS,
+    DiffusionConfig,
+    PolicyConfig,
+    config_faults,
+)
+from trainables.diffusion_policy.size import parameter_count
+from trainables.interface import ConfigError
+
+DATA = {"dataset.root": "somewhere"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("policy.horizn", 16, ["no field", "policy.horizon"]),
+        ("policy.horizon", 12, ["multiple of 8", "8 and 16"]),
+        ("policy.horizon", 4, ["multiple of 8", ": 8"]),
+        ("policy.horizon", 16.5, ["16.5", "not an int"]),
+        ("policy.horizon", True, ["True", "not an int"]),
+        ("policy.horizon", None, ["null"]),
+        ("policy.n_action_steps", 16, ["16 actions", "leave 15", "horizon - n_obs_steps + 1"]),
+        ("policy.beta_schedule", "cosine", ["cosine", "squaredcos_cap_v2, linear, scaled_linear"]),
+        ("policy.down_dims", [512, 100], ["100", "multiples of 8"]),
+        ("policy.down_dims", [], ["is empty"]),
+        ("policy.down_dims", [64, "wide"], ["element 1", "not an int"]),
+        ("policy.kernel_size", 4, ["4 is even", "odd"]),
+        ("policy.num_inference_steps", 200, ["200", "at most policy.num_train_timesteps = 100"]),
+        ("policy.pretrained_backbone_weights", "ResNet18_Weights.IMAGENET1K_V1", ["GroupNorm"]),
+        ("optimizer.lr", -1.0, ["-1.0", "too small", "at least 0"]),
+        ("optimizer.lr", float("nan"), ["nan"]),
+        ("optimizer.betas", [0.9], ["two numbers"]),
+        ("lr_scheduler.warmup_steps", 20_000, ["warmup", "smaller than train.steps"]),
+        ("train.gradient_accumulation_steps", 3, ["split evenly", "multiple of"]),
+        ("eval.window_steps", 40, ["40 actions", "15 are predicted"]),
+        ("dataset.episodes", [], ["is empty"]),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_is_allowed(name: str, value: Any, words: list[str]) -> None:
+    faults = config_faults(DATA | {name: value})
+
+    assert faults
+    text = "\n".join(str(fault) for fault in faults)
+    assert [word for word in words if word not in text] == []
+
+
+def test_every_fault_is_found_at_once() -> None:
+    wrong = DATA | {"policy.horizon": 12, "policy.kernel_size": 4, "train.gradient_accumulation_steps": 3}
+
+    with pytest.raises(ConfigError) as raised:
+        DiffusionConfig.from_flat(wrong)
+    named = {fault.where for fault in raised.value.faults}
+    assert {"policy.horizon", "policy.kernel_size", "train.batch_size"} <= named
+
+
+def test_a_missing_dataset_is_named_with_what_to_do() -> None:
+    (fault,) = config_faults({})
+
+    assert fault.where == "dataset.root"
+    assert "builtin/pusht" in fault.remedy
+
+
+def test_a_crop_that_keeps_little_of_the_image_is_refused() -> None:
+    narrow = DATA | {"policy.resize_shape": [480, 640], "policy.crop_shape": [84, 84]}
+
+    (fault,) = config_faults(narrow)
+    assert "2.3%" in fault.problem
+
+
+def test_the_defaults_are_legal_and_survive_a_round_trip() -> None:
+    config = DiffusionConfig.from_flat(DATA)
+
+    assert DiffusionConfig.from_flat(config.to_flat()) == config
+    assert config.to_flat().keys() == FIELDS.keys()
+
+
+def test_derived_numbers_follow_from_the_fields() -> None:
+    policy = PolicyConfig(n_obs_steps=2, horizon=16, n_action_steps=8)
+
+    assert policy.available_actions == 15
+    assert policy.drop_n_last_frames == 7
+    assert PolicyConfig(n_obs_steps=2, horizon=64, n_action_steps=32).drop_n_last_frames == 31
+
+
+def test_every_alias_leads_to_a_field_and_hides_none() -> None:
+    assert set(ALIASES.values()) <= FIELDS.keys()
+    assert set(ALIASES) & FIELDS.keys() == set()
+
+
+@pytest.mark.parametrize(
+    ("policy", "sizes", "expected"),
+    [
+        (PolicyConfig(), (2, 2, 1), 262_709_026),
+        (PolicyConfig(), (6, 6, 2), 266_622_758),
+        (PolicyConfig(use_separate_rgb_encoder_per_camera=True), (6, 6, 2), 277_819_846),
+        (PolicyConfig(down_dims=(256, 512, 1024)), (2, 2, 1), 76_070_434),
+        (PolicyConfig(), (2, 18, 0), 248_759_426),
+    ],
+)
+def test_parameters_are_counted_as_lerobot_has_them(
+    policy: PolicyConfig, sizes: tuple[int, int, int], expected: int
+) -> None:
+    action, vector, cameras = sizes
+    assert parameter_count(policy, action_dim=action, vector_dim=vector, cameras=cameras) == expected

@@ -1,0 +1,273 @@
+"""Training: what it promises, on a dataset small enough to learn in seconds."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from trainables.diffusion_policy import TRAINABLE
+from trainables.diffusion_policy import checkpoint as checkpoints
+from trainables.diffusion_policy.checkpoint import CheckpointError, Checkpoints, load_policy
+from trainables.diffusion_policy.progress import DivergedError
+from trainables.interface import ConfigError, Report, TrainContext
+
+TIMED = {
+    "train/samples_per_s",
+    "train/data_wait_fraction",
+    "eval/chunk_latency_ms",
+    "eval/action_rate_hz",
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def context(folder: Path, **changes: Any) -> TrainContext:
+    return TrainContext(folder=folder, cache=folder / "cache", threads=1, **changes)
+
+
+def run(config: Mapping[str, Any], folder: Path, **changes: Any) -> list[Report]:
+    return list(TRAINABLE.train(config, context(folder, **changes)))
+
+
+def untimed(report: Report) -> dict[str, float]:
+    return {name: value for name, value in report.metrics.items() if name not in TIMED}
+
+
+def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
+    last = Checkpoints(folder / "checkpoints").find("last")
+    assert last is not None
+    snapshot = checkpoints.read(last)
+    groups = {"model": snapshot.model, "ema": snapshot.ema or {}, "optimizer": snapshot.optimizer}
+    return {f"{group}/{name}": value for group, tensors in groups.items() for name, value in tensors.items()}
+
+
+def test_reports_come_at_every_logging_step_and_every_evaluation(
+    small_config: dict[str, Any], tmp_path: Path
+) -> None:
+    reports = run(small_config, tmp_path)
+
+    assert [report.step for report in reports] == [3, 6, 9, 12]
+    assert [report.final for report in reports] == [False, False, False, True]
+    assert ["eval/action_mse" in report.metrics for report in reports] == [False, True, False, True]
+    for report in reports:
+        assert set(report.metrics) <= set(TRAINABLE.metrics)
+        assert all(math.isfinite(value) for value in report.metrics.values())
+        assert report.metrics["trial/step"] == report.step
+
+
+def test_training_learns_to_predict_the_next_places(small_config: dict[str, Any], tmp_path: Path) -> None:
+    config = small_config | {"train.steps": 200, "train.eval_every": 100, "optimizer.lr": 3e-3}
+    reports = run(config, tmp_path)
+
+    # Standing still is off by the 15 units of a step; guessing anywhere by about 80.
+    assert reports[-1].metrics["eval/action_mae"] < 20
+    assert reports[-1].metrics["train/loss"] < 0.3 * reports[0].metrics["train/loss"]
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(
+    small_config: dict[str, Any], tmp_path: Path
+) -> None:
+    first, second = run(small_config, tmp_path / "a"), run(small_config, tmp_path / "b")
+    other = run(small_config | {"train.seed": 1}, tmp_path / "c")
+
+    assert [untimed(report) for report in first] == [untimed(report) for report in second]
+    assert untimed(first[-1]) != untimed(other[-1])
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 3])
+def test_a_resumed_run_equals_a_straight_one_bit_for_bit(
+    small_config: dict[str, Any], tmp_path: Path, stop_after: int
+) -> None:
+    straight = run(small_config, tmp_path / "straight")
+    # The process ends after so many reports, as a killed one does: nothing is closed or saved for it.
+    early = list(itertools.islice(TRAINABLE.train(small_config, context(tmp_path / "cut")), stop_after))
+    resumed = run(small_config, tmp_path / "cut")
+
+    by_step = {report.step: untimed(report) for report in [*early, *resumed]}
+    assert by_step == {report.step: untimed(report) for report in straight}
+    expected, found = tensors_of(tmp_path / "straight"), tensors_of(tmp_path / "cut")
+    assert expected.keys() == found.keys()
+    assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
+
+
+def test_the_report_of_a_checkpoint_is_given_again_after_a_restart(
+    small_config: dict[str, Any], tmp_path: Path
+) -> None:
+    before = list(itertools.islice(TRAINABLE.train(small_config, context(tmp_path)), 2))
+    again = next(iter(TRAINABLE.train(small_config, context(tmp_path))))
+
+    assert again.step == before[-1].step == 6
+    assert again.metrics == before[-1].metrics
+
+
+def test_a_stop_request_leaves_a_checkpoint_to_go_on_from(
+    small_config: dict[str, Any], tmp_path: Path
+) -> None:
+    asked = iter([False] * 3 + [True])
+    reports = run(small_config, tmp_path, stop_requested=lambda: next(asked))
+    resumed = run(small_config, tmp_path)
+
+    assert reports[-1].step == 4
+    assert not reports[-1].final
+    assert resumed[-1].final
+    straight = run(small_config, tmp_path / "straight")
+    assert untimed(resumed[-1])["eval/action_mse"] == untimed(straight[-1])["eval/action_mse"]
+
+
+def test_accumulated_gradients_equal_those_of_the_whole_batch(
+    small_config: dict[str, Any], tmp_path: Path
+) -> None:
+    config = small_config | {"train.steps": 3, "train.log_every": 1, "optimizer.name": "adam"}
+    whole = run(config, tmp_path / "whole")
+    parts = run(config | {"train.gradient_accumulation_steps": 4}, tmp_path / "parts")
+
+    for one, other in zip(whole, parts, strict=True):
+        assert other.metrics["train/loss"] == pytest.approx(one.metrics["train/loss"], rel=1e-5)
+        assert other.metrics["train/grad_norm"] == pytest.approx(one.metrics["train/grad_norm"], rel=1e-4)
+
+
+def test_masked_loss_weighs_parts_by_their_valid_actions(
+    small_config: dict[str, Any], tmp_path: Path
+) -> None:
+    config = small_config | {"train.steps": 3, "train.log_every": 1, "policy.do_mask_loss_for_padding": True}
+    whole = run(config, tmp_path / "whole")
+    parts = run(config | {"train.gradient_accumulation_steps": 4}, tmp_path / "parts")
+
+    for one, other in zip(whole, parts, strict=True):
+        assert other.metrics["train/loss"] == pytest.approx(one.metrics["train/loss"], rel=1e-5)
+
+
+def test_a_huge_learning_rate_ends_as_diverged_with_step_and_advice(
+    small_config: dict[str, Any], tmp_path: Path
+) -> None:
+    config = small_config | {"optimizer.lr": 1e3, "train.steps": 60}
+
+    with pytest.raises(DivergedError, match=r"step.*optimizer\.lr"):
+        run(config, tmp_path)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_every_precision_trains(small_config: dict[str, Any], tmp_path: Path, precision: str) -> None:
+    reports = run(small_config | {"train.precision": precision, "train.steps": 3}, tmp_path)
+
+    assert math.isfinite(reports[-1].metrics["train/loss"])
+
+
+@pytest.mark.parametrize("name", ["cosine", "constant", "linear"])
+def test_learning_rate_warms_up_and_follows_its_schedule(
+    small_config: dict[str, Any], tmp_path: Path, name: str
+) -> None:
+    config = small_config | {
+        "lr_scheduler.name": name,
+        "lr_scheduler.warmup_steps": 4,
+        "train.log_every": 1,
+        "optimizer.lr": 1e-3,
+    }
+    rates = [report.metrics["train/lr"] for report in run(config, tmp_path)]
+
+    assert rates[:4] == pytest.approx([0.0, 2.5e-4, 5e-4, 7.5e-4])
+    after = {
+        "constant": [1e-3] * 8,
+        "linear": [1e-3 * (12 - step) / 8 for step in range(4, 12)],
+        "cosine": [1e-3 * 0.5 * (1 + math.cos(math.pi * (step - 4) / 8)) for step in range(4, 12)],
+    }
+    assert rates[4:] == pytest.approx(after[name])
+
+
+def test_only_best_and_last_checkpoints_are_kept(small_config: dict[str, Any], tmp_path: Path) -> None:
+    config = small_config | {"train.steps": 30, "train.eval_every": 3}
+    reports = run(config, tmp_path, objective=("eval/action_mse", "minimize"))
+
+    store = Checkpoints(tmp_path / "checkpoints")
+    best, last = store.find("best"), store.find("last")
+    assert best is not None
+    assert last is not None
+    folders = {entry.name for entry in store.folder.iterdir() if entry.is_dir()}
+    assert folders == {best.name, last.name}
+    errors = {report.step: report.metrics["eval/action_mse"] for report in reports}
+    assert int(best.name) == min(errors, key=lambda step: errors[step])
+    assert int(last.name) == 30
+
+
+def test_a_loaded_policy_predicts_what_the_trained_one_did(
+    small_config: dict[str, Any], tmp_path: Path
+) -> None:
+    run(small_config, tmp_path)
+    last = Checkpoints(tmp_path / "checkpoints").find("last")
+    assert last is not None
+    observation = {"observation.state": torch.tensor([[[100.0, 0.0], [98.0, 8.0]]])}
+
+    def chunk(*, ema: bool) -> torch.Tensor:
+        return load_policy(last, ema=ema).predict_action(
+            observation, generator=[torch.Generator().manual_seed(0)]
+        )
+
+    assert chunk(ema=True).shape == (1, 4, 2)
+    assert torch.equal(chunk(ema=True), chunk(ema=True))
+    assert not torch.equal(chunk(ema=True), chunk(ema=False))
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(
+    small_config: dict[str, Any], tmp_path: Path
+) -> None:
+    run(small_config, tmp_path)
+
+    with pytest.raises(ConfigError, match=r"optimizer\.lr"):
+        run(small_config | {"optimizer.lr": 2e-3}, tmp_path)
+
+
+def test_a_damaged_checkpoint_says_so(small_config: dict[str, Any], tmp_path: Path) -> None:
+    run(small_config, tmp_path)
+    last = Checkpoints(tmp_path / "checkpoints").find("last")
+    assert last is not None
+    weights = last / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+
+    with pytest.raises(CheckpointError, match=last.name):
+        load_policy(last)
+
+
+def test_a_checkpoint_is_json_and_safetensors_only(small_config: dict[str, Any], tmp_path: Path) -> None:
+    run(small_config, tmp_path)
+
+    files = [file for file in (tmp_path / "checkpoints").rglob("*") if file.is_file()]
+    assert len(files) >= 8
+    assert {file.suffix for file in files} == {".json", ".safetensors"}
+    pointer = json.loads((tmp_path / "checkpoints" / "last.json").read_text())
+    assert pointer == {"step": 12, "folder": "000012"}
+
+
+def test_held_out_error_asks_every_horizon_the_same_question(
+    small_config: dict[str, Any], tmp_path: Path
+) -> None:
+    from trainables.dataset.lerobot import open_dataset
+    from trainables.dataset.windows import Windows, split_episodes
+
+    dataset = open_dataset(small_config["dataset.root"])
+    split = split_episodes(dataset, 0.25, 0)
+
+    def targets(n_obs_steps: int, horizon: int) -> torch.Tensor:
+        windows = Windows(
+            dataset,
+            split.holdout,
+            n_obs_steps=n_obs_steps,
+            horizon=horizon,
+            drop_n_last_frames=3,
+            frames={},
+        )
+        first = n_obs_steps - 1
+        return windows.gather(np.arange(len(windows)))["action"][:, first : first + 4]
+
+    assert torch.equal(targets(2, 8), targets(1, 16))
+    assert torch.equal(targets(2, 8), targets(3, 24))

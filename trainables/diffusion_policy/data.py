@@ -1,0 +1,112 @@
+"""From a configuration to its data: the dataset, its split, its frames, and whether they fit the policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from trainables.dataset.lerobot import LeRobotDataset, open_dataset
+from trainables.dataset.lerobot import preflight as dataset_faults
+from trainables.diffusion_policy.config import BUILTIN_PUSHT, DatasetConfig, DiffusionConfig, crop_faults
+from trainables.features import PolicyFeatures
+from trainables.interface import Fault
+
+__all__ = ["describe", "load_dataset", "preflight"]
+
+
+def _ignore(_message: str) -> None:
+    return None
+
+
+def load_dataset(
+    config: DatasetConfig, cache: Path, progress: Callable[[str], None] = _ignore
+) -> LeRobotDataset:
+    """Open the dataset that a configuration names; builds the built-in one where it is the first to ask.
+
+    Raises:
+        DatasetError: Where the dataset cannot be read.
+    """
+    return open_dataset(
+        source(config, cache, progress),
+        revision=config.revision,
+        episodes=config.episodes,
+        exclude_episodes=config.exclude_episodes,
+        observations=config.observations,
+        cache=cache,
+        tolerance_s=config.tolerance_s,
+        progress=progress,
+    )
+
+
+def source(config: DatasetConfig, cache: Path, progress: Callable[[str], None] = _ignore) -> str:
+    """Local folder or hub id of the dataset; a root wins over a repo_id."""
+    if config.root is not None:
+        return str(Path(config.root).expanduser())
+    if config.repo_id == BUILTIN_PUSHT:
+        from trainables.pusht import IMAGE, ensure_dataset
+
+        images = config.observations is None or IMAGE in config.observations
+        return str(ensure_dataset(cache, images=images, progress=progress))
+    return str(config.repo_id)
+
+
+def preflight(config: DiffusionConfig, cache: Path) -> list[Fault]:
+    """Check a configuration against its dataset and its environment, without decoding anything."""
+    from trainables.evaluation.environment import environment_faults
+
+    dataset = config.dataset
+    faults = dataset_faults(
+        source(dataset, cache),
+        revision=dataset.revision,
+        episodes=dataset.episodes,
+        exclude_episodes=dataset.exclude_episodes,
+        observations=dataset.observations,
+        holdout_fraction=dataset.holdout_fraction,
+        cache=cache,
+    )
+    if faults:
+        return faults
+    features = load_dataset(dataset, cache).policy_features
+    faults = _camera_faults(config, features)
+    if config.rollout.env is not None:
+        faults += environment_faults(config.rollout.env, features)
+    return faults
+
+
+def describe(config: DiffusionConfig, cache: Path) -> Mapping[str, Any]:
+    """Identify the data of a configuration: fingerprint, revision, split hash, sizes."""
+    from trainables.dataset.windows import split_episodes
+
+    dataset = load_dataset(config.dataset, cache)
+    split = split_episodes(dataset, config.dataset.holdout_fraction, config.dataset.split_seed)
+    return {
+        "dataset": config.dataset.root or config.dataset.repo_id,
+        "revision": dataset.revision,
+        "fingerprint": dataset.fingerprint,
+        "episodes": len(dataset.episodes),
+        "frames": len(dataset),
+        "fps": dataset.fps,
+        "train_episodes": len(split.train),
+        "holdout_episodes": len(split.holdout),
+        "split_hash": split.hash,
+    }
+
+
+def image_sizes(config: DiffusionConfig, features: PolicyFeatures) -> dict[str, tuple[int, int]]:
+    """Size (height, width) at which each camera's frames are kept."""
+    shape = config.policy.resize_shape
+    resized = None if shape is None else (shape[0], shape[1])
+    return {camera.name: resized or (camera.shape[1], camera.shape[2]) for camera in features.cameras}
+
+
+def _camera_faults(config: DiffusionConfig, features: PolicyFeatures) -> list[Fault]:
+    faults: list[Fault] = []
+    sizes = image_sizes(config, features)
+    if len(set(sizes.values())) > 1:
+        listed = ", ".join(f"{name} {height}×{width}" for name, (height, width) in sizes.items())
+        remedy = "Set policy.resize_shape: [height, width], to which every camera is resized."
+        faults.append(Fault("policy.resize_shape", f"the cameras differ in size ({listed}).", remedy))
+    for name, size in sizes.items():
+        faults += crop_faults(config.policy, size, name)
+    return faults

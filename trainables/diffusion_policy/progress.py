@@ -1,0 +1,172 @@
+"""What a training run remembers between steps and sums up between reports, and when it has diverged."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainables.interface import TrainableError
+
+__all__ = ["DivergedError", "Interval", "Progress"]
+
+DIVERGED_LOSS = 100.0
+"""A network that says nothing has a loss of about its first one; this many times that is no learning."""
+
+
+class DivergedError(TrainableError):
+    """The loss or a gradient is not finite, or the loss exploded; says at which step and what it was."""
+
+    reason = "diverged"
+
+
+@dataclass
+class Progress:
+    """What the loop carries from step to step besides tensors.
+
+    Attributes:
+        step: Optimiser steps done.
+        saved_step: Step of the newest checkpoint.
+        first_loss: Loss of the first report, against which an explosion is judged.
+        best: Best value of the objective so far.
+        due: The report that belongs to the newest checkpoint.
+    """
+
+    step: int = 0
+    saved_step: int = 0
+    first_loss: float | None = None
+    best: float | None = None
+    due: dict[str, Any] | None = None
+
+    def check_loss(self, loss: float) -> None:
+        """Stop a run whose loss exploded without becoming infinite."""
+        if self.first_loss is None:
+            self.first_loss = loss
+        bound = DIVERGED_LOSS * max(1.0, min(self.first_loss, DIVERGED_LOSS))
+        if loss > bound:
+            problem = (
+                f"the loss is {loss:.3g} at step {self.step}; a policy that has learnt nothing has about 1"
+            )
+            raise DivergedError(f"{problem}. Lower optimizer.lr, or lengthen lr_scheduler.warmup_steps.")
+
+    def improves(self, metrics: Mapping[str, float], objective: tuple[str, str] | None) -> bool:
+        """Whether these metrics are the best so far; remembers them if so."""
+        if objective is None:
+            candidates = (("rollout/avg_max_reward", "maximize"), ("eval/action_mse", "minimize"))
+            objective = next((pair for pair in candidates if pair[0] in metrics), candidates[1])
+        name, goal = objective
+        if name not in metrics:
+            return self.best is None
+        value = metrics[name]
+        better = self.best is None or (value > self.best if goal == "maximize" else value < self.best)
+        if better:
+            self.best = value
+        return better
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "saved_step": self.saved_step,
+            "first_loss": self.first_loss,
+            "best": self.best,
+            "due": self.due,
+        }
+
+    @staticmethod
+    def from_json(step: int, values: Mapping[str, Any]) -> Progress:
+        """Back from JSON values."""
+        return Progress(step, values["saved_step"], values["first_loss"], values["best"], values["due"])
+
+
+@dataclass
+class Interval:
+    """Sums since the last report, on the device, so that the loop does not wait for it at every step.
+
+    Attributes:
+        device: Where the sums live.
+        names: Names of the parameters, in the optimiser's order.
+        steps: Optimiser steps since the last report.
+        wait_s: Seconds spent waiting for data.
+    """
+
+    device: torch.device
+    names: list[str]
+    steps: int = 0
+    wait_s: float = 0.0
+    loss: Tensor = field(init=False)
+    grad_norm: Tensor = field(init=False)
+    start_s: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin a new interval."""
+        self.steps, self.wait_s = 0, 0.0
+        self.loss = torch.zeros((), device=self.device)
+        self.grad_norm = torch.zeros((), device=self.device)
+        self.start_s = time.perf_counter()
+
+    def add_loss(self, loss: Tensor) -> None:
+        """Add a (part of a) step's loss."""
+        self.loss += loss.float()
+
+    def add_grad_norm(self, grad_norm: Tensor) -> None:
+        """Add a step's gradient norm; this ends the step."""
+        self.grad_norm += grad_norm.float()
+        self.steps += 1
+
+    def check_finite(self, step: int, policy: nn.Module, *, scaled: bool) -> None:
+        """Stop where a loss or a gradient is not finite, and name it.
+
+        Args:
+            step: The step that has just been computed.
+            policy: Whose gradients are looked at for the culprit.
+            scaled: With a loss scale, gradients may overflow now and then: only the loss counts.
+        """
+        numbers = self.loss if scaled else self.loss + self.grad_norm
+        if bool(torch.isfinite(numbers)):
+            return
+        when = f"at step {step}" if self.steps == 1 else f"between steps {step - self.steps + 1} and {step}"
+        raise DivergedError(
+            f"{self._culprit(policy)} is not finite {when}. Lower optimizer.lr, or check the data."
+        )
+
+    def _culprit(self, policy: nn.Module) -> str:
+        if not bool(torch.isfinite(self.loss)):
+            weights = [n for n, p in policy.named_parameters() if not bool(torch.isfinite(p).all())]
+            behind = (
+                f" (weights no longer finite: {weights[0]} and {len(weights) - 1} more)" if weights else ""
+            )
+            return f"the loss{behind}"
+        gradients = [(n, p.grad) for n, p in policy.named_parameters() if p.grad is not None]
+        bad = [name for name, gradient in gradients if not bool(torch.isfinite(gradient).all())]
+        return f"the gradient of {bad[0]} (and of {len(bad) - 1} more)" if bad else "the gradient"
+
+    def metrics(self, step: int, batch_size: int, samples: int, lr: float) -> dict[str, float]:
+        """The interval's metrics.
+
+        Args:
+            step: Optimiser steps done.
+            batch_size: Samples per step, over all workers.
+            samples: Samples of the training split, for the epoch.
+            lr: Learning rate.
+        """
+        loss, grad_norm = (torch.stack([self.loss, self.grad_norm]) / max(self.steps, 1)).tolist()
+        elapsed_s = max(time.perf_counter() - self.start_s, 1e-9)
+        measured = {
+            "train/loss": loss,
+            "train/grad_norm": grad_norm,
+            "train/lr": lr,
+            "train/samples_per_s": self.steps * batch_size / elapsed_s,
+            "train/data_wait_fraction": self.wait_s / elapsed_s,
+            "trial/step": float(step),
+            "trial/epoch": step * batch_size / samples,
+        }
+        if self.device.type == "cuda":
+            measured["train/gpu_memory_gb"] = torch.cuda.max_memory_allocated(self.device) / 1e9
+        return measured

@@ -1,0 +1,156 @@
+"""Batches of a run by step: a pure function of (seed, step), fetched one step ahead."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainables.dataset.windows import Windows
+from trainables.features import ACTION
+
+__all__ = ["NOISE", "TIMESTEPS", "Batch", "BatchStream", "Part"]
+
+NOISE = "noise"
+TIMESTEPS = "timesteps"
+
+PAD = "action_is_pad"
+_NOISE_STREAM = 1  # keeps the noise's seeds apart from the sample order's
+
+
+@dataclass(frozen=True)
+class Part:
+    """The share of a batch that goes through the network at once.
+
+    Attributes:
+        batch: Raw values under LeRobot's names, ``noise`` and ``timesteps``, on the device.
+        weight: Its share of the step's loss.
+        generator: Where the crops come from; the parts of a step share it, in order.
+    """
+
+    batch: dict[str, Tensor]
+    weight: float | Tensor
+    generator: torch.Generator
+
+
+@dataclass(frozen=True)
+class Batch:
+    """This rank's share of a step's batch.
+
+    Attributes:
+        values: Raw values under LeRobot's names, on the device, (B / world size, ...).
+        generator: Where this step's noise, timesteps and crops come from.
+    """
+
+    values: dict[str, Tensor]
+    generator: torch.Generator
+
+    def with_noise(self, num_train_timesteps: int) -> Batch:
+        """Draw ``noise`` (B, T, A) and ``timesteps`` (B,) for the whole batch, before it is cut into parts.
+
+        So gradient accumulation sees the same noise as a step over the whole batch.
+        """
+        action_BTA = self.values[ACTION]
+        noise_BTA = torch.randn(action_BTA.shape, generator=self.generator, device=action_BTA.device)
+        timesteps_B = torch.randint(
+            num_train_timesteps, (len(action_BTA),), generator=self.generator, device=action_BTA.device
+        )
+        drawn = {NOISE: noise_BTA, TIMESTEPS: timesteps_B}
+        return Batch(self.values | drawn, self.generator)
+
+    def split(self, parts: int, *, masked: bool) -> Iterator[Part]:
+        """Cut the batch into equal parts, as gradient accumulation needs.
+
+        Args:
+            parts: Number of parts; divides the batch.
+            masked: Whether the loss leaves padded actions out: then a part counts by its valid actions, so
+                that the sum over the parts is the loss of the whole.
+        """
+        chunks = {name: value.chunk(parts) for name, value in self.values.items()}
+        valid = self.values[PAD].logical_not().sum() if masked else None
+        for number in range(parts):
+            part = {name: pieces[number] for name, pieces in chunks.items()}
+            weight = 1.0 / parts if valid is None else part[PAD].logical_not().sum() / valid
+            yield Part(part, weight, self.generator)
+
+
+class BatchStream:
+    """The batches of a run, by step; the next one is gathered while the device computes.
+
+    Position ``p`` of the endless sequence of shuffled epochs is sample ``order(seed, p // n)[p % n]``;
+    step ``s`` takes the positions from ``s * batch_size`` on, and each rank its slice. So the order depends
+    neither on where a run was interrupted nor on the number of workers.
+
+    Args:
+        windows: The training samples.
+        batch_size: Samples per step over all ranks.
+        seed: Seed of order and noise.
+        rank: This process's rank.
+        world_size: Number of ranks; divides ``batch_size``.
+        device: Where the batches are put.
+    """
+
+    def __init__(
+        self,
+        windows: Windows,
+        batch_size: int,
+        *,
+        seed: int,
+        rank: int,
+        world_size: int,
+        device: torch.device,
+    ) -> None:
+        self._windows = windows
+        self._batch_size = batch_size
+        self._seed = seed
+        self._rank = rank
+        self._share = batch_size // world_size
+        self._device = device
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
+        self._ahead: tuple[int, Future[dict[str, Tensor]]] | None = None
+        self._orders: dict[int, np.ndarray] = {}
+        self._generator = torch.Generator(device=device)
+
+    def batch(self, step: int) -> Batch:
+        """This rank's share of the batch of a step (counted from 0)."""
+        if self._ahead is not None and self._ahead[0] == step:
+            values = self._ahead[1].result()
+        else:
+            values = self._gather(step)
+        self._ahead = (step + 1, self._thread.submit(self._gather, step + 1))
+        on_device = {name: value.to(self._device, non_blocking=True) for name, value in values.items()}
+        return Batch(on_device, self._generator.manual_seed(self._noise_seed(step)))
+
+    def close(self) -> None:
+        """End the thread that fetches ahead."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def numbers(self, step: int) -> np.ndarray:
+        """Sample numbers of this rank's share of a step."""
+        first = step * self._batch_size + self._rank * self._share
+        epochs, places = np.divmod(np.arange(first, first + self._share), len(self._windows))
+        return np.concatenate(
+            [self._order(int(epoch))[places[epochs == epoch]] for epoch in np.unique(epochs)]
+        )
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if epoch not in self._orders:
+            # Steps go forward: an epoch is not asked for again once the next but one has begun.
+            self._orders = {kept: order for kept, order in self._orders.items() if kept >= epoch - 1}
+            self._orders[epoch] = self._windows.order(self._seed, epoch)
+        return self._orders[epoch]
+
+    def _gather(self, step: int) -> dict[str, Tensor]:
+        values = self._windows.gather(self.numbers(step))
+        if self._device.type == "cuda":
+            # Pinned memory lets the copy run beside the computation.
+            return {name: value.pin_memory() for name, value in values.items()}
+        return values
+
+    def _noise_seed(self, step: int) -> int:
+        key = np.random.SeedSequence([self._seed, _NOISE_STREAM, step, self._rank])
+        return int(key.generate_state(1, np.uint64)[0] >> np.uint64(1))

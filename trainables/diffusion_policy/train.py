@@ -1,0 +1,348 @@
+"""Training of a Diffusion Policy: ``train(config, context)``, to be read top to bottom.
+
+Everything random at an optimiser step is a pure function of (seed, step): the sample order, the noise, the
+timesteps and the crops. So a resumed run equals a straight one, and nothing random is kept in a checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from diffusers.optimization import get_scheduler
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from trainables.dataset.frames import open_frames
+from trainables.dataset.lerobot import LeRobotDataset
+from trainables.dataset.windows import Windows, split_episodes
+from trainables.diffusion_policy import checkpoint as checkpoints
+from trainables.diffusion_policy.config import DiffusionConfig, OptimizerConfig
+from trainables.diffusion_policy.data import image_sizes, load_dataset
+from trainables.diffusion_policy.ema import Ema
+from trainables.diffusion_policy.evaluate import evaluate
+from trainables.diffusion_policy.policy import DiffusionPolicy, build_policy
+from trainables.diffusion_policy.progress import Interval, Progress
+from trainables.diffusion_policy.stream import NOISE, TIMESTEPS, BatchStream
+from trainables.interface import ConfigError, Fault, Report, TrainableError, TrainContext
+
+__all__ = ["OutOfMemoryError", "train"]
+
+STOP_AGREED_EVERY = 10
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class OutOfMemoryError(TrainableError):
+    """The device's memory does not suffice."""
+
+    reason = "out_of_memory"
+
+
+def train(config: DiffusionConfig, context: TrainContext) -> Iterator[Report]:
+    """Train a policy; yields a report at every logging step and at every evaluation.
+
+    Every rank of a worker group runs this and yields as many reports; the metrics are rank 0's. Resumes from
+    ``context.folder/checkpoints/last`` where ``context.resume`` is set and it exists.
+
+    Args:
+        config: What is trained.
+        context: Where and as whom this process runs.
+
+    Raises:
+        ConfigError: Where the configuration does not fit the worker group or the checkpoint found.
+        DatasetError: Where the dataset cannot be read.
+        DivergedError: Where the loss or a gradient is no longer finite, or the loss explodes.
+        OutOfMemoryError: Where the device's memory does not suffice.
+    """
+    try:
+        yield from _train(config, context)
+    except torch.OutOfMemoryError as error:
+        batch, accumulation = config.train.batch_size, config.train.gradient_accumulation_steps
+        remedy = (
+            f"Halve train.batch_size ({batch}) or double train.gradient_accumulation_steps ({accumulation})."
+        )
+        raise OutOfMemoryError(f"{context.device} ran out of memory. {remedy} {error}") from error
+
+
+def _train(config: DiffusionConfig, context: TrainContext) -> Iterator[Report]:
+    settings = config.train
+    device = torch.device(context.device)
+    if context.threads > 0:
+        torch.set_num_threads(context.threads)
+    _check_group(config, context)
+
+    # Data: windows of the training episodes, and of the held-out ones for the evaluation.
+    dataset = load_dataset(config.dataset, context.cache, context.progress)
+    split = split_episodes(dataset, config.dataset.holdout_fraction, config.dataset.split_seed)
+    sizes = image_sizes(config, dataset.policy_features)
+    frames = {
+        name: open_frames(dataset, name, size, context.cache, context.progress)
+        for name, size in sizes.items()
+    }
+    training = _windows(dataset, split.train, config, frames, drop=config.policy.drop_n_last_frames)
+    heldout = None
+    if split.holdout:
+        heldout = _windows(dataset, split.holdout, config, frames, drop=config.eval.window_steps - 1)
+    stream = BatchStream(
+        training,
+        settings.batch_size,
+        seed=settings.seed,
+        rank=context.rank,
+        world_size=context.world_size,
+        device=device,
+    )
+
+    # Model: weights by the seed alone, the same on every rank.
+    torch.manual_seed(settings.seed)
+    statistics = dataset.statistics(split.train)
+    policy = build_policy(config.policy, dataset.policy_features, statistics).to(device)
+    policy.set_gradient_checkpointing(settings.gradient_checkpointing)
+    ema = (
+        Ema(policy, config.ema.inv_gamma, config.ema.power, config.ema.max_decay)
+        if config.ema.enabled
+        else None
+    )
+    optimizer = _optimizer(policy, config.optimizer)
+    lr_scheduler = get_scheduler(
+        "constant_with_warmup" if config.lr_scheduler.name == "constant" else config.lr_scheduler.name,
+        optimizer,
+        num_warmup_steps=config.lr_scheduler.warmup_steps,
+        num_training_steps=settings.steps,
+    )
+    scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
+
+    # Where an earlier process of this trial stopped.
+    store = checkpoints.Checkpoints(context.folder / "checkpoints")
+    progress = Progress()
+    last = store.find("last") if context.resume else None
+    if last is not None:
+        snapshot = checkpoints.read(last, device=device)
+        _check_same_run(snapshot.config, config, last)
+        _restore(snapshot, policy, ema, optimizer, lr_scheduler, scaler)
+        progress = Progress.from_json(snapshot.step, snapshot.progress)
+        if progress.due is not None:
+            # The process may have died between writing this checkpoint and handing over its report.
+            yield _due_report(progress.due, last, final=snapshot.step >= settings.steps)
+    if settings.compile:
+        policy.compile_network(settings.compile_mode)
+    loss_of = _distributed(policy, context)
+    autocast = _autocast(settings.precision, device)
+
+    policy.train()
+    interval = Interval(device, [name for name, _ in policy.named_parameters()])
+    for step in range(progress.step + 1, settings.steps + 1):
+        wait_start_s = time.perf_counter()
+        batch = stream.batch(step - 1).with_noise(config.policy.num_train_timesteps)
+        interval.wait_s += time.perf_counter() - wait_start_s
+
+        optimizer.zero_grad(set_to_none=True)
+        for part in batch.split(
+            settings.gradient_accumulation_steps, masked=config.policy.do_mask_loss_for_padding
+        ):
+            with autocast:
+                loss = loss_of(part.batch, part.generator) * part.weight
+            scaler.scale(loss).backward()
+            interval.add_loss(loss.detach())
+        scaler.unscale_(optimizer)
+        grad_norm = _clip(policy, config.optimizer.grad_clip_norm)
+        interval.add_grad_norm(grad_norm)
+        if device.type == "cpu" or interval.steps == 1:
+            # On a GPU this waits for the device, so there it is asked once an interval and at its end.
+            interval.check_finite(step, policy, scaled=scaler.is_enabled())
+        lr = float(optimizer.param_groups[0]["lr"])
+        scaler.step(optimizer)
+        scaler.update()
+        lr_scheduler.step()
+        if ema is not None:
+            ema.update(policy)
+
+        stopping = _stop_agreed(context, step)
+        finished = step == settings.steps
+        evaluating = finished or step % settings.eval_every == 0
+        saving = (
+            evaluating or stopping or (settings.checkpoint_every or math.inf) <= step - progress.saved_step
+        )
+        if not (saving or step % settings.log_every == 0):
+            continue
+
+        interval.check_finite(step, policy, scaled=scaler.is_enabled())
+        metrics = interval.metrics(step, settings.batch_size, len(training), lr)
+        progress.step = step
+        progress.check_loss(metrics["train/loss"])
+        artifacts: dict[str, Path] = {}
+        if evaluating:
+            policy.eval()
+            with torch.no_grad(), ema.applied(policy) if ema is not None else contextlib.nullcontext():
+                measured, artifacts = evaluate(policy, heldout, config, context, step)
+            policy.train()
+            metrics |= measured
+        if saving:
+            best = evaluating and progress.improves(metrics, context.objective)
+            progress.saved_step = step
+            progress.due = {
+                "step": step,
+                "metrics": metrics,
+                "artifacts": {k: str(v) for k, v in artifacts.items()},
+            }
+        written = None
+        if saving and context.rank == 0:
+            snapshot = _snapshot(config, policy, ema, optimizer, scaler, dataset, statistics, progress)
+            written = store.save(snapshot, best=best)
+        _barrier(context)
+        yield Report(step, metrics, artifacts, written, final=finished)
+        interval.restart()
+        if stopping:
+            return
+
+
+def _check_group(config: DiffusionConfig, context: TrainContext) -> None:
+    share = context.world_size * config.train.gradient_accumulation_steps
+    if config.train.batch_size % share:
+        problem = f"{config.train.batch_size} samples cannot be split among {context.world_size} workers"
+        remedy = f"Use a multiple of {share} (workers times train.gradient_accumulation_steps)."
+        raise ConfigError([Fault("train.batch_size", f"{problem}.", remedy)])
+
+
+def _check_same_run(found: DiffusionConfig, wanted: DiffusionConfig, folder: Path) -> None:
+    before, now = found.to_flat(), wanted.to_flat()
+    changed = [name for name in now if before.get(name) != now[name] and not name.startswith("rollout.")]
+    if changed:
+        shown = ", ".join(f"{name} ({before.get(name)} -> {now[name]})" for name in changed[:5])
+        remedy = "Use another folder, or take the old configuration."
+        raise ConfigError([Fault(str(folder), f"belongs to a run with other settings: {shown}.", remedy)])
+
+
+def _windows(
+    dataset: LeRobotDataset,
+    episodes: tuple[int, ...],
+    config: DiffusionConfig,
+    frames: Mapping[str, Any],
+    *,
+    drop: int,
+) -> Windows:
+    policy = config.policy
+    return Windows(
+        dataset,
+        episodes,
+        n_obs_steps=policy.n_obs_steps,
+        horizon=policy.horizon,
+        drop_n_last_frames=drop,
+        frames=frames,
+    )
+
+
+def _optimizer(policy: nn.Module, settings: OptimizerConfig) -> torch.optim.Optimizer:
+    kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[settings.name]
+    return kind(
+        policy.parameters(),
+        lr=settings.lr,
+        betas=(settings.betas[0], settings.betas[1]),
+        eps=settings.eps,
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
+
+
+class _Loss(nn.Module):
+    """The policy's loss as a forward pass, which is what DistributedDataParallel synchronises."""
+
+    def __init__(self, policy: DiffusionPolicy) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
+        return self.policy.loss(batch, noise=batch[NOISE], timesteps=batch[TIMESTEPS], generator=generator)
+
+
+def _distributed(policy: DiffusionPolicy, context: TrainContext) -> nn.Module:
+    if context.world_size == 1:
+        return _Loss(policy)
+    on_gpu = context.device.startswith("cuda")
+    return nn.parallel.DistributedDataParallel(
+        _Loss(policy), device_ids=[torch.device(context.device).index] if on_gpu else None
+    )
+
+
+def _autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=AUTOCAST[precision])
+
+
+def _clip(policy: nn.Module, bound: float) -> Tensor:
+    parameters = [parameter for parameter in policy.parameters() if parameter.grad is not None]
+    norm = get_total_norm([cast(Tensor, parameter.grad) for parameter in parameters])
+    if bound > 0:
+        # An infinite norm would turn every gradient into NaN and hide the culprit.
+        clip_grads_with_norm_(parameters, bound, torch.where(torch.isfinite(norm), norm, 0.0))
+    return norm
+
+
+def _stop_agreed(context: TrainContext, step: int) -> bool:
+    wanted = context.stop_requested()
+    if context.world_size == 1:
+        return wanted
+    if step % STOP_AGREED_EVERY:
+        return False
+    # All ranks must leave at the same step; asking each other waits for the device, so it is rarely done.
+    flag = torch.tensor(float(wanted), device=context.device)
+    dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+    return bool(flag)
+
+
+def _barrier(context: TrainContext) -> None:
+    if context.world_size > 1:
+        dist.barrier()
+
+
+def _snapshot(
+    config: DiffusionConfig,
+    policy: DiffusionPolicy,
+    ema: Ema | None,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    dataset: LeRobotDataset,
+    statistics: Any,
+    progress: Progress,
+) -> checkpoints.Snapshot:
+    return checkpoints.Snapshot(
+        step=progress.step,
+        config=config,
+        features=dataset.policy_features,
+        statistics=statistics,
+        model=policy.state_dict(),
+        ema=None if ema is None else ema.state_dict(),
+        optimizer=checkpoints.optimizer_tensors(policy, optimizer),
+        progress=progress.to_json() | {"loss_scale": scaler.state_dict()},
+    )
+
+
+def _restore(
+    snapshot: checkpoints.Snapshot,
+    policy: DiffusionPolicy,
+    ema: Ema | None,
+    optimizer: torch.optim.Optimizer,
+    lr_scheduler: torch.optim.lr_scheduler.LambdaLR,
+    scaler: torch.amp.GradScaler,
+) -> None:
+    checkpoints.load_weights(policy, snapshot.model)
+    if ema is not None and snapshot.ema is not None:
+        ema.load_state_dict(snapshot.ema)
+    checkpoints.load_optimizer_tensors(policy, optimizer, snapshot.optimizer)
+    scaler.load_state_dict(snapshot.progress["loss_scale"])
+    # The schedule is a function of the step alone.
+    lr_scheduler.load_state_dict(lr_scheduler.state_dict() | {"last_epoch": snapshot.step})
+    factors = zip(optimizer.param_groups, lr_scheduler.base_lrs, lr_scheduler.lr_lambdas, strict=True)
+    for group, base, factor in factors:
+        group["lr"] = base * factor(snapshot.step)
+
+
+def _due_report(due: Mapping[str, Any], folder: Path, *, final: bool) -> Report:
+    artifacts = {name: Path(path) for name, path in due["artifacts"].items()}
+    return Report(int(due["step"]), due["metrics"], artifacts, folder, final=final)
