@@ -19,7 +19,7 @@ NOISE = "noise"
 TIMESTEPS = "timesteps"
 
 PAD = "action_is_pad"
-_NOISE_STREAM = 1  # keeps the noise's seeds apart from the sample order's
+_NOISE, _CROPS = 1, 2  # keep the seeds of what is drawn apart
 
 
 @dataclass(frozen=True)
@@ -42,25 +42,13 @@ class Batch:
     """This rank's share of a step's batch.
 
     Attributes:
-        values: Raw values under LeRobot's names, on the device, (B / world size, ...).
-        generator: Where this step's noise, timesteps and crops come from.
+        values: Raw values under LeRobot's names, ``noise`` (B, T, A) and ``timesteps`` (B,), on the device;
+            B is the batch size divided by the number of ranks.
+        generator: Where this step's crops come from.
     """
 
     values: dict[str, Tensor]
     generator: torch.Generator
-
-    def with_noise(self, num_train_timesteps: int) -> Batch:
-        """Draw ``noise`` (B, T, A) and ``timesteps`` (B,) for the whole batch, before it is cut into parts.
-
-        So gradient accumulation sees the same noise as a step over the whole batch.
-        """
-        action_BTA = self.values[ACTION]
-        noise_BTA = torch.randn(action_BTA.shape, generator=self.generator, device=action_BTA.device)
-        timesteps_B = torch.randint(
-            num_train_timesteps, (len(action_BTA),), generator=self.generator, device=action_BTA.device
-        )
-        drawn = {NOISE: noise_BTA, TIMESTEPS: timesteps_B}
-        return Batch(self.values | drawn, self.generator)
 
     def split(self, parts: int, *, masked: bool) -> Iterator[Part]:
         """Cut the batch into equal parts, as gradient accumulation needs.
@@ -92,6 +80,7 @@ class BatchStream:
         rank: This process's rank.
         world_size: Number of ranks; divides ``batch_size``.
         device: Where the batches are put.
+        num_train_timesteps: Timesteps are drawn below this.
     """
 
     def __init__(
@@ -99,6 +88,7 @@ class BatchStream:
         windows: Windows,
         batch_size: int,
         *,
+        num_train_timesteps: int,
         seed: int,
         rank: int,
         world_size: int,
@@ -110,6 +100,7 @@ class BatchStream:
         self._rank = rank
         self._share = batch_size // world_size
         self._device = device
+        self._timesteps = num_train_timesteps
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
         self._ahead: tuple[int, Future[dict[str, Tensor]]] | None = None
         self._orders: dict[int, np.ndarray] = {}
@@ -123,7 +114,8 @@ class BatchStream:
             values = self._gather(step)
         self._ahead = (step + 1, self._thread.submit(self._gather, step + 1))
         on_device = {name: value.to(self._device, non_blocking=True) for name, value in values.items()}
-        return Batch(on_device, self._generator.manual_seed(self._noise_seed(step)))
+        on_device |= self._noise(step, on_device[ACTION])
+        return Batch(on_device, self._generator.manual_seed(self._seed_of(_CROPS, step, self._rank)))
 
     def close(self) -> None:
         """End the thread that fetches ahead."""
@@ -151,6 +143,20 @@ class BatchStream:
             return {name: value.pin_memory() for name, value in values.items()}
         return values
 
-    def _noise_seed(self, step: int) -> int:
-        key = np.random.SeedSequence([self._seed, _NOISE_STREAM, step, self._rank])
-        return int(key.generate_state(1, np.uint64)[0] >> np.uint64(1))
+    def _noise(self, step: int, action_BTA: Tensor) -> dict[str, Tensor]:
+        """Draw the whole step's noise on every rank and take this rank's share.
+
+        So neither the number of workers nor gradient accumulation changes what a sample sees.
+        """
+        generator = self._generator.manual_seed(self._seed_of(_NOISE, step))
+        whole = (self._batch_size, *action_BTA.shape[1:])
+        noise = torch.randn(whole, generator=generator, device=self._device)
+        timesteps = torch.randint(
+            self._timesteps, (self._batch_size,), generator=generator, device=self._device
+        )
+        share = slice(self._rank * self._share, (self._rank + 1) * self._share)
+        return {NOISE: noise[share], TIMESTEPS: timesteps[share]}
+
+    def _seed_of(self, *key: int) -> int:
+        state = np.random.SeedSequence([self._seed, *key]).generate_state(1, np.uint64)[0]
+        return int(state >> np.uint64(1))

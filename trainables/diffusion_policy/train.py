@@ -61,7 +61,8 @@ def train(config: DiffusionConfig, context: TrainContext) -> Iterator[Report]:
         OutOfMemoryError: Where the device's memory does not suffice.
     """
     try:
-        yield from _train(config, context)
+        with contextlib.ExitStack() as closing:
+            yield from _train(config, context, closing)
     except torch.OutOfMemoryError as error:
         batch, accumulation = config.train.batch_size, config.train.gradient_accumulation_steps
         remedy = (
@@ -70,7 +71,7 @@ def train(config: DiffusionConfig, context: TrainContext) -> Iterator[Report]:
         raise OutOfMemoryError(f"{context.device} ran out of memory. {remedy} {error}") from error
 
 
-def _train(config: DiffusionConfig, context: TrainContext) -> Iterator[Report]:
+def _train(config: DiffusionConfig, context: TrainContext, closing: contextlib.ExitStack) -> Iterator[Report]:
     settings = config.train
     device = torch.device(context.device)
     if context.threads > 0:
@@ -92,11 +93,13 @@ def _train(config: DiffusionConfig, context: TrainContext) -> Iterator[Report]:
     stream = BatchStream(
         training,
         settings.batch_size,
+        num_train_timesteps=config.policy.num_train_timesteps,
         seed=settings.seed,
         rank=context.rank,
         world_size=context.world_size,
         device=device,
     )
+    closing.callback(stream.close)
 
     # Model: weights by the seed alone, the same on every rank.
     torch.manual_seed(settings.seed)
@@ -138,7 +141,7 @@ def _train(config: DiffusionConfig, context: TrainContext) -> Iterator[Report]:
     interval = Interval(device, [name for name, _ in policy.named_parameters()])
     for step in range(progress.step + 1, settings.steps + 1):
         wait_start_s = time.perf_counter()
-        batch = stream.batch(step - 1).with_noise(config.policy.num_train_timesteps)
+        batch = stream.batch(step - 1)
         interval.wait_s += time.perf_counter() - wait_start_s
 
         optimizer.zero_grad(set_to_none=True)
