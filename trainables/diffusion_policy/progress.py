@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from trainables.interface import TrainableError
@@ -88,13 +89,11 @@ class Interval:
 
     Attributes:
         device: Where the sums live.
-        names: Names of the parameters, in the optimiser's order.
         steps: Optimiser steps since the last report.
         wait_s: Seconds spent waiting for data.
     """
 
     device: torch.device
-    names: list[str]
     steps: int = 0
     wait_s: float = 0.0
     loss: Tensor = field(init=False)
@@ -146,6 +145,12 @@ class Interval:
         gradients = [(n, p.grad) for n, p in policy.named_parameters() if p.grad is not None]
         bad = [name for name, gradient in gradients if not bool(torch.isfinite(gradient).all())]
         return f"the gradient of {bad[0]} (and of {len(bad) - 1} more)" if bad else "the gradient"
+
+    def average_over(self, world_size: int) -> None:
+        """Average the loss over the ranks; the gradient's norm is the same on all of them."""
+        if world_size > 1:
+            dist.all_reduce(self.loss)
+            self.loss /= world_size
 
     def metrics(self, step: int, batch_size: int, samples: int, lr: float) -> dict[str, float]:
         """The interval's metrics.

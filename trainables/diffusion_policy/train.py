@@ -138,7 +138,7 @@ def _train(config: DiffusionConfig, context: TrainContext, closing: contextlib.E
     autocast = _autocast(settings.precision, device)
 
     policy.train()
-    interval = Interval(device, [name for name, _ in policy.named_parameters()])
+    interval = Interval(device)
     for step in range(progress.step + 1, settings.steps + 1):
         wait_start_s = time.perf_counter()
         batch = stream.batch(step - 1)
@@ -175,6 +175,7 @@ def _train(config: DiffusionConfig, context: TrainContext, closing: contextlib.E
             continue
 
         interval.check_finite(step, policy, scaled=scaler.is_enabled())
+        interval.average_over(context.world_size)
         metrics = interval.metrics(step, settings.batch_size, len(training), lr)
         progress.step = step
         progress.check_loss(metrics["train/loss"])
