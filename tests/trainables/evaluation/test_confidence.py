@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import pytest
+
+from trainables.evaluation.confidence import wilson_interval
+
+
+def test_interval_agrees_with_published_values() -> None:
+    # Newcombe (1998), table I: 81 of 263, 15 of 148, 1 of 29.
+    assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert wilson_interval(15, 148) == pytest.approx((0.0624, 0.1605), abs=5e-5)
+    assert wilson_interval(1, 29) == pytest.approx((0.0061, 0.1718), abs=5e-5)
+
+
+def test_interval_is_honest_where_everything_fails_or_succeeds() -> None:
+    assert wilson_interval(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
+    low, high = wilson_interval(20, 20)
+    assert low == pytest.approx(0.8389, abs=5e-5)
+    assert high == 1.0
+
+
+def test_no_trial_says_nothing() -> None:
+    assert wilson_interval(0, 0) == (0.0, 1.0)
+
+
+def test_more_confidence_is_a_wider_interval() -> None:
+    narrow, wide = wilson_interval(7, 20, confidence=0.8), wilson_interval(7, 20, confidence=0.99)
+    assert wide[0] < narrow[0] < 0.35 < narrow[1] < wide[1]
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "confidence"), [(3, 2, 0.95), (-1, 2, 0.95), (1, 2, 1.0), (1, 2, 0)]
+)
+def test_impossible_counts_are_refused(successes: int, n: int, confidence: float) -> None:
+    with pytest.raises(ValueError, match=r"successes|confidence"):
+        wilson_interval(successes, n, confidence)

@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+import torch
+from reach_simulator import PUSHT_ALL, PUSHT_STATE, NoisyNetwork, Reach, Recorder
+
+from trainables.evaluation import rollout as module
+from trainables.evaluation.environment import SimulatorError
+from trainables.evaluation.rollout import EpisodeResult, RolloutError, rollout, summarise
+from trainables.features import STATE
+
+REACH_ENV = "reach_simulator:make_reach"
+PUSHT = "gym_pusht/PushT-v0"
+
+
+def same(first: list[EpisodeResult], second: list[EpisodeResult]) -> bool:
+    actions_equal = [np.array_equal(a.actions, b.actions) for a, b in zip(first, second, strict=True)]
+    return first == second and all(actions_equal)
+
+
+def starts(seeds: range) -> np.ndarray:
+    return np.array([Reach().reset(seed=seed)[0]["agent_pos"] for seed in seeds], dtype=np.float32)
+
+
+def test_episode_starts_from_seed_plus_index_and_first_observation_fills_the_window() -> None:
+    policy = Recorder(n_obs_steps=3)
+    rollout(policy, REACH_ENV, episode_indices=[2], seed=40, parallel=1, max_steps=1)
+    seen = policy.asked[0][STATE]
+    assert seen.shape == (module.CPU_BATCH, 3, 2)
+    np.testing.assert_array_equal(seen[2].numpy(), np.repeat(starts(range(42, 43)), 3, axis=0))
+
+
+def test_policy_is_asked_when_its_chunk_is_used_up_and_sees_the_last_observations() -> None:
+    policy = Recorder(n_obs_steps=2, n_action_steps=3)
+    (result,) = rollout(policy, REACH_ENV, episode_indices=[0], seed=5, parallel=1, max_steps=100)
+    (start,) = starts(range(5, 6))
+    halvings = int(np.ceil(np.log2(np.linalg.norm(start) / 0.1)))
+    assert result.length == halvings
+    assert result.success
+    assert len(policy.asked) == -(-halvings // 3)
+    expected = [start / 4, start / 8]
+    np.testing.assert_allclose(policy.asked[1][STATE][0].numpy(), expected, rtol=1e-6)
+
+
+def test_result_counts_rewards_steps_and_success() -> None:
+    (result,) = rollout(Recorder(), REACH_ENV, episode_indices=[0], seed=5, parallel=1, max_steps=2)
+    (start,) = starts(range(5, 6))
+    rewards = [1 - np.linalg.norm(start) / 2, 1 - np.linalg.norm(start) / 4]
+    assert (result.index, result.seed, result.length, result.success) == (0, 5, 2, False)
+    assert result.sum_reward == pytest.approx(sum(rewards), rel=1e-6)
+    assert result.max_reward == pytest.approx(max(rewards), rel=1e-6)
+    np.testing.assert_allclose(result.actions, [start / 2, start / 4], rtol=1e-6)
+
+
+def test_every_episode_is_run_once_and_results_come_by_index() -> None:
+    results = rollout(
+        Recorder(), REACH_ENV, episode_indices=[9, 3, 20, 4, 11, 19], seed=0, parallel=4, max_steps=9
+    )
+    assert [result.index for result in results] == [3, 4, 9, 11, 19, 20]
+    assert [result.seed for result in results] == [3, 4, 9, 11, 19, 20]
+
+
+@pytest.mark.parametrize("parallel", [1, 2, 5, 8, 13, 30])
+def test_number_of_parallel_environments_does_not_change_a_bit(parallel: int) -> None:
+    policy = NoisyNetwork(PUSHT_STATE)
+    arguments = {"episode_indices": range(13), "seed": 7, "max_steps": 30}
+    reference = rollout(policy, PUSHT, parallel=13, **arguments)
+    assert same(rollout(policy, PUSHT, parallel=parallel, **arguments), reference)
+    assert len({result.sum_reward for result in reference}) > 3
+
+
+def test_shares_of_workers_add_up_to_one_evaluation_bit_for_bit() -> None:
+    policy = NoisyNetwork(PUSHT_STATE)
+    whole = rollout(policy, PUSHT, episode_indices=range(9), seed=3, parallel=4, max_steps=20)
+    shares = [
+        rollout(policy, PUSHT, episode_indices=share, seed=3, parallel=3, max_steps=20)
+        for share in (range(5, 9), [4, 0, 2], [3, 1])
+    ]
+    together = sorted((result for share in shares for result in share), key=lambda result: result.index)
+    assert same(together, whole)
+
+
+def test_evaluation_is_repeatable_and_other_seeds_are_other_episodes() -> None:
+    policy = NoisyNetwork(PUSHT_STATE)
+    first = rollout(policy, PUSHT, episode_indices=range(4), seed=3, parallel=2, max_steps=20)
+    torch.randn(3)  # the global generator plays no part
+    assert same(rollout(policy, PUSHT, episode_indices=range(4), seed=3, parallel=2, max_steps=20), first)
+    other = rollout(policy, PUSHT, episode_indices=range(4), seed=4, parallel=2, max_steps=20)
+    assert not np.array_equal(other[0].actions, first[1].actions)  # same start, other noise
+
+
+def test_noise_of_an_episode_differs_between_looks() -> None:
+    class Noise(Recorder):
+        def answer(
+            self, observation: Mapping[str, torch.Tensor], generator: list[torch.Generator]
+        ) -> torch.Tensor:
+            return torch.stack([torch.rand(1, 2, generator=g) for g in generator])
+
+    policy = Noise(n_action_steps=1)
+    first, second = rollout(policy, REACH_ENV, episode_indices=[0, 1], seed=0, parallel=2, max_steps=5)
+    drawn = np.concatenate([first.actions, second.actions])
+    assert len(np.unique(drawn)) == drawn.size
+
+
+def test_images_come_as_bytes_channels_first_and_only_those_that_are_looked_at_are_drawn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from trainables.pusht.environment import PushTSimulator
+
+    drawn = []
+    image = PushTSimulator.image
+    monkeypatch.setattr(PushTSimulator, "image", lambda self: drawn.append(1) or image(self))
+    asked: list[Mapping[str, torch.Tensor]] = []
+
+    class Still(Recorder):
+        def answer(
+            self, observation: Mapping[str, torch.Tensor], generator: list[torch.Generator]
+        ) -> torch.Tensor:
+            asked.append(observation)
+            return torch.full((len(generator), self.n_action_steps, 2), 256.0)
+
+    policy = Still(PUSHT_ALL, n_obs_steps=2, n_action_steps=8)
+    rollout(policy, PUSHT, episode_indices=[0], seed=0, parallel=1, max_steps=16)
+    images = asked[1]["observation.image"]
+    assert images.dtype == torch.uint8
+    assert images.shape == (module.CPU_BATCH, 2, 3, 96, 96)
+    assert not torch.equal(images[0, 0], images[0, 1])
+    assert len(drawn) == 1 + 2 + 2
+
+
+def test_action_that_is_not_finite_is_an_error_that_names_the_episode() -> None:
+    class Diverged(Recorder):
+        def answer(
+            self, observation: Mapping[str, torch.Tensor], generator: list[torch.Generator]
+        ) -> torch.Tensor:
+            actions = torch.zeros(len(generator), self.n_action_steps, 2) + 0.9
+            actions[1] = torch.nan
+            return actions
+
+    with pytest.raises(RolloutError, match="step 0 of episode 1 ") as caught:
+        rollout(Diverged(), REACH_ENV, episode_indices=[0, 1], seed=0, parallel=2, max_steps=5)
+    assert caught.value.reason == "diverged"
+
+
+def test_environment_that_lacks_an_observation_is_named() -> None:
+    policy = Recorder(PUSHT_STATE)
+    with pytest.raises(
+        SimulatorError, match=r"needs observation\.environment_state.*gives observation\.state"
+    ):
+        rollout(policy, REACH_ENV, episode_indices=[0], seed=0, parallel=1, max_steps=5)
+
+
+def test_environment_without_a_limit_wants_one() -> None:
+    with pytest.raises(SimulatorError, match=r"rollout\.max_steps"):
+        rollout(Recorder(), REACH_ENV, episode_indices=[0], seed=0, parallel=1)
+
+
+def test_misuse_is_refused() -> None:
+    with pytest.raises(ValueError, match="parallel"):
+        rollout(Recorder(), REACH_ENV, episode_indices=[0], seed=0, parallel=0)
+    with pytest.raises(ValueError, match="twice"):
+        rollout(Recorder(), REACH_ENV, episode_indices=[0, 0], seed=0, parallel=1)
+    with pytest.raises(ValueError, match="training mode"):
+        rollout(NoisyNetwork(PUSHT_STATE).train(), PUSHT, episode_indices=[0], seed=0, parallel=1)
+
+
+def test_no_episodes_are_no_results() -> None:
+    assert rollout(Recorder(), REACH_ENV, episode_indices=[], seed=0, parallel=2) == []
+
+
+def test_progress_is_told_after_every_episode() -> None:
+    told: list[str] = []
+    rollout(
+        Recorder(), REACH_ENV, episode_indices=range(3), seed=0, parallel=2, max_steps=9, progress=told.append
+    )
+    assert told == [f"rollout: {n} of 3 episodes" for n in (1, 2, 3)]
+
+
+def test_summary_averages_episodes_and_brackets_the_success_rate() -> None:
+    none = np.zeros((1, 2), np.float32)
+    results = [
+        EpisodeResult(0, 0, 100, 20.0, 0.5, False, none),
+        EpisodeResult(1, 1, 50, 40.0, 1.0, True, none),
+    ]
+    assert summarise(results) == pytest.approx(
+        {
+            "rollout/success_rate": 0.5,
+            "rollout/success_rate_low": 0.0945,
+            "rollout/success_rate_high": 0.9055,
+            "rollout/avg_max_reward": 0.75,
+            "rollout/avg_sum_reward": 30.0,
+            "rollout/episode_length": 75.0,
+        },
+        abs=1e-4,
+    )
+    with pytest.raises(ValueError, match="no episodes"):
+        summarise([])

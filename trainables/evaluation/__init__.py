@@ -1,0 +1,1 @@
+"""Judging a policy: rollouts in a simulator, held-out action error, intervals."""

@@ -1,0 +1,323 @@
+"""Simulators behind one face: seeded episodes whose observations carry LeRobot's names.
+
+Three ways to name one, all in ``rollout.env``:
+
+- ``gym_pusht/PushT-v0``: state, keypoints and image at once, whatever a policy asks for.
+- any other gymnasium id: the observation must be a Dict with LeRobot's keys. ``agent_pos`` becomes
+  ``observation.state``, ``environment_state`` becomes ``observation.environment_state``; ``pixels`` becomes
+  ``observation.image``, or ``observation.images.<name>`` where it is a Dict of cameras. For an id
+  ``package/Name-v0``, ``package`` is imported first, so that it can register itself.
+- ``module:attribute``: a callable that takes the ``PolicyFeatures`` and returns an ``Environment``, or a
+  gymnasium environment as above.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import re
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+
+from trainables.features import ENVIRONMENT_STATE, STATE, FeatureType, PolicyFeatures
+from trainables.interface import Fault, TrainableError
+
+__all__ = [
+    "Environment",
+    "GymnasiumEnvironment",
+    "Observation",
+    "SimulatorError",
+    "Step",
+    "environment_faults",
+    "make_environment",
+]
+
+PUSHT = "gym_pusht/PushT-v0"
+FIELD = "rollout.env"
+IMAGE = "observation.image"
+"""LeRobot's name of a single camera."""
+
+Observation = Mapping[str, np.ndarray]
+"""One time step under LeRobot's names: vectors float32 (D,), images uint8 (C, H, W)."""
+
+_VERSIONED = re.compile(r"-v\d+$")
+
+
+class SimulatorError(TrainableError):
+    """A simulator cannot be made, or does not behave."""
+
+    reason = "environment"
+
+
+class Step(NamedTuple):
+    """What one control step gave.
+
+    Attributes:
+        observation: What the policy sees next, or None where it was not asked for.
+        reward: Reward of the step.
+        done: Whether the episode is over by the environment's own rule (its step limit not counted).
+        success: Whether the task is solved.
+    """
+
+    observation: Observation | None
+    reward: float
+    done: bool
+    success: bool
+
+
+@runtime_checkable
+class Environment(Protocol):
+    """One simulator. The same seed and the same actions must give the same episode.
+
+    Attributes:
+        action_shape: Shape of an action.
+        max_steps: Steps per episode that the task is meant to have, or None where it has no limit.
+        fps: Control steps per second of simulated time.
+    """
+
+    action_shape: tuple[int, ...]
+    max_steps: int | None
+    fps: float
+
+    def reset(self, seed: int) -> Observation:
+        """Start the episode that belongs to ``seed``."""
+        ...
+
+    def step(self, action: np.ndarray, observe: bool = True) -> Step:
+        """Execute one action (A,); ``observe=False`` says that nobody will look at the observation."""
+        ...
+
+    def frame(self) -> np.ndarray:
+        """Picture of the current state for a person, uint8 (H, W, 3)."""
+        ...
+
+    def close(self) -> None:
+        """Release what the simulator holds."""
+        ...
+
+
+class GymnasiumEnvironment:
+    """A gymnasium environment with Dict observations in LeRobot's terms.
+
+    Success is ``info["is_success"]`` or ``info["success"]``, and False where neither exists.
+
+    Attributes:
+        action_shape: Shape of an action.
+        max_steps: The step limit that the environment is meant to have, or None.
+        fps: ``render_fps`` of the environment's metadata, 10 where it has none.
+    """
+
+    def __init__(self, env: Any, max_steps: int | None = None) -> None:
+        self._env = env
+        space = env.action_space
+        if not hasattr(space, "low") or len(space.shape) != 1:
+            raise SimulatorError(f"{FIELD}: the action space {space} is no vector of numbers (Box).")
+        self._low, self._high = space.low, space.high
+        self.action_shape: tuple[int, ...] = tuple(space.shape)
+        spec = getattr(env, "spec", None)
+        registered = None if spec is None else spec.max_episode_steps
+        self.max_steps: int | None = max_steps if max_steps is not None else registered
+        self.fps = float(env.metadata.get("render_fps") or 10)
+
+    def reset(self, seed: int) -> Observation:
+        """Start the episode that belongs to ``seed``."""
+        observation, _info = self._env.reset(seed=seed)
+        return _lerobot_names(observation)
+
+    def step(self, action: np.ndarray, observe: bool = True) -> Step:
+        """Execute one action (A,), clipped to the action space."""
+        bounded = np.clip(action, self._low, self._high)
+        observation, reward, terminated, truncated, info = self._env.step(bounded)
+        success = bool(np.any(info.get("is_success", info.get("success", False))))
+        seen = _lerobot_names(observation) if observe else None
+        return Step(seen, float(reward), bool(terminated or truncated), success)
+
+    def frame(self) -> np.ndarray:
+        """Picture of the current state, uint8 (H, W, 3)."""
+        picture = self._env.render()
+        if not isinstance(picture, np.ndarray) or picture.ndim != 3:
+            raise SimulatorError(
+                f"{FIELD}: render() gave {type(picture).__name__} instead of an RGB array. "
+                "Make the environment with render_mode='rgb_array', or set rollout.video_episodes to 0."
+            )
+        return np.ascontiguousarray(picture[..., :3], dtype=np.uint8)
+
+    def close(self) -> None:
+        """Close the environment."""
+        self._env.close()
+
+
+def make_environment(env_id: str, features: PolicyFeatures) -> Environment:
+    """Make the simulator called ``env_id``, with observations that a policy of ``features`` understands.
+
+    Raises:
+        SimulatorError: Where the package is missing, the id is unknown or the environment cannot be made.
+    """
+    if env_id == PUSHT:
+        _import_package("gym_pusht", env_id)
+        from trainables.pusht.environment import PushTEnvironment
+
+        return PushTEnvironment(features)
+    module_name, separator, attribute = env_id.partition(":")
+    if separator and attribute.isidentifier():
+        return _from_attribute(env_id, module_name, attribute, features)
+    return _from_gymnasium(env_id, features)
+
+
+def environment_faults(env_id: str, features: PolicyFeatures, max_steps: int | None = None) -> list[Fault]:
+    """Say what keeps a policy of ``features`` from being rolled out in ``env_id``, by making it once.
+
+    Args:
+        env_id: Value of ``rollout.env``.
+        features: What the policy sees and does.
+        max_steps: Value of ``rollout.max_steps``.
+    """
+    try:
+        environment = make_environment(env_id, features)
+    except SimulatorError as error:
+        problem, _, remedy = str(error).removeprefix(f"{FIELD}: ").partition("\n")
+        return [Fault(FIELD, problem, remedy)]
+    try:
+        faults = _step_limit_faults(env_id, environment, max_steps)
+        faults += _action_faults(env_id, environment, features)
+        observation = environment.reset(0)
+        faults += _observation_faults(env_id, observation, features)
+    except Exception as error:  # whatever a foreign environment raises is a fault of the input
+        return [Fault(FIELD, f"{env_id!r} cannot be reset: {type(error).__name__}: {error}.")]
+    finally:
+        environment.close()
+    return faults
+
+
+def _lerobot_names(observation: Any) -> dict[str, np.ndarray]:
+    if not isinstance(observation, Mapping):
+        raise SimulatorError(
+            f"{FIELD}: the observation is {type(observation).__name__}, not a Dict with agent_pos, pixels or "
+            "environment_state.\nWrite an adapter and name it as module:attribute."
+        )
+    named: dict[str, np.ndarray] = {}
+    for key, value in observation.items():
+        if key == "agent_pos":
+            named[STATE] = np.asarray(value, dtype=np.float32)
+        elif key == "environment_state":
+            named[ENVIRONMENT_STATE] = np.asarray(value, dtype=np.float32)
+        elif key == "pixels" and isinstance(value, Mapping):
+            named |= {f"{IMAGE}s.{camera}": _channels_first(image) for camera, image in value.items()}
+        elif key == "pixels":
+            named[IMAGE] = _channels_first(value)
+    return named
+
+
+def _channels_first(image_HWC: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(np.transpose(np.asarray(image_HWC, dtype=np.uint8), (2, 0, 1)))
+
+
+def _import_package(package: str, env_id: str) -> None:
+    try:
+        with warnings.catch_warnings():
+            # Simulators import old packages; their deprecations are not the user's business.
+            warnings.simplefilter("ignore")
+            importlib.import_module(package)
+    except ImportError as error:
+        if error.name is not None and error.name.partition(".")[0] != package.partition(".")[0]:
+            problem = f"{env_id!r}: the package {package} cannot be imported: {error}."
+        else:
+            problem = f"{env_id!r} needs the package {package}, which is not installed."
+        extra = "pip install 'diffusion-policy-sweeper[pusht]'" if env_id == PUSHT else "pip install it"
+        raise SimulatorError(f"{FIELD}: {problem}\n{extra}, or set {FIELD}: null.") from error
+
+
+def _from_attribute(env_id: str, module_name: str, attribute: str, features: PolicyFeatures) -> Environment:
+    try:
+        make: Callable[[PolicyFeatures], Any] = getattr(importlib.import_module(module_name), attribute)
+        made = make(features)
+    except Exception as error:
+        raise SimulatorError(_cannot_be_made(env_id, error)) from error
+    if isinstance(made, Environment):
+        return made
+    import gymnasium
+
+    if isinstance(made, gymnasium.Env):
+        return GymnasiumEnvironment(made)
+    wanted = "action_shape, max_steps, fps, reset, step, frame and close"
+    raise SimulatorError(
+        f"{FIELD}: {env_id!r} gave {type(made).__name__}.\n"
+        f"It must return a gymnasium environment, or an object with {wanted}."
+    )
+
+
+def _from_gymnasium(env_id: str, features: PolicyFeatures) -> Environment:
+    import gymnasium
+
+    package = env_id.partition("/")[0] if "/" in env_id and ":" not in env_id else ""
+    if package and not any(known.startswith(f"{package}/") for known in gymnasium.registry):
+        _import_package(package, env_id)
+    if ":" not in env_id and env_id not in gymnasium.registry:
+        near = difflib.get_close_matches(env_id, gymnasium.registry, n=1, cutoff=0.5)
+        hint = f"Did you mean {near[0]!r}?" if near else "Name a registered id, or module:attribute."
+        raise SimulatorError(f"{FIELD}: gymnasium knows no environment {env_id!r}.\n{hint}")
+    try:
+        spec = gymnasium.spec(env_id)
+        # The rollout counts the steps itself (rollout.max_steps may also be longer), and the checks of every
+        # step are for authors of environments.
+        options = {"max_episode_steps": -1, "disable_env_checker": True, **_obs_type(spec, features)}
+        env = _with_rendering(spec, options)
+    except Exception as error:
+        raise SimulatorError(_cannot_be_made(env_id, error)) from error
+    return GymnasiumEnvironment(env, spec.max_episode_steps)
+
+
+def _cannot_be_made(env_id: str, error: Exception) -> str:
+    return f"{FIELD}: {env_id!r} cannot be made: {type(error).__name__}: {error}."
+
+
+def _with_rendering(spec: Any, options: dict[str, Any]) -> Any:
+    import gymnasium
+
+    try:
+        return gymnasium.make(spec, render_mode="rgb_array", **options)
+    except TypeError as error:
+        if "render_mode" not in str(error):
+            raise
+        return gymnasium.make(spec, **options)
+
+
+def _obs_type(spec: Any, features: PolicyFeatures) -> dict[str, str]:
+    """The environments that come with LeRobot show vectors or images as ``obs_type`` says."""
+    if "obs_type" not in spec.kwargs:
+        return {}
+    return {"obs_type": "pixels_agent_pos" if features.cameras else "environment_state_agent_pos"}
+
+
+def _step_limit_faults(env_id: str, environment: Environment, max_steps: int | None) -> list[Fault]:
+    if max_steps is not None or environment.max_steps is not None:
+        return []
+    return [Fault("rollout.max_steps", f"is null, and {env_id!r} has no limit of its own.", "Set a number.")]
+
+
+def _action_faults(env_id: str, environment: Environment, features: PolicyFeatures) -> list[Fault]:
+    if environment.action_shape == features.action.shape:
+        return []
+    problem = (
+        f"{env_id!r} takes actions of {environment.action_shape}, the dataset's are {features.action.shape}."
+    )
+    return [Fault(FIELD, problem, "Name the environment that the demonstrations come from.")]
+
+
+def _observation_faults(env_id: str, observation: Observation, features: PolicyFeatures) -> list[Fault]:
+    faults = []
+    for feature in features.inputs:
+        seen = observation.get(feature.name)
+        if seen is None:
+            given = ", ".join(sorted(observation)) or "nothing"
+            remedy = f"It gives {given}: choose among these by dataset.observations, or set {FIELD}: null."
+            faults.append(Fault(FIELD, f"{env_id!r} cannot give {feature.name}.", remedy))
+        elif tuple(seen.shape) != feature.shape:
+            kind = "an image (C, H, W)" if feature.type is FeatureType.VISUAL else "a vector"
+            size = tuple(seen.shape)
+            problem = f"{env_id!r} gives {feature.name} as {kind} of {size}, the dataset has {feature.shape}."
+            faults.append(Fault(FIELD, problem, "They must agree."))
+    return faults

@@ -1,0 +1,298 @@
+"""A policy in a simulator: seeded episodes, counted and filmed.
+
+Trials are compared on the same starts: episode ``i`` begins from the environment's seed ``seed + i``, and its
+noise comes from a generator keyed by (seed, episode, step). How many environments run at once, in which order
+and on how many processes does not change one bit of the result: an inference batch always has the same size,
+and an episode always sits in the same row of it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from trainables.evaluation.confidence import wilson_interval
+from trainables.evaluation.environment import Environment, Observation, SimulatorError, make_environment
+from trainables.features import PolicyFeatures
+from trainables.interface import TrainableError
+
+__all__ = ["EpisodeResult", "RolloutError", "RolloutPolicy", "inference_batch", "rollout", "summarise"]
+
+CPU_BATCH = 8
+GPU_BATCH = 64
+"""Rows of an inference batch. Constants, because the last bits of a matrix product may depend on the number
+of rows, and contacts in the simulator turn the last bits into another episode. On a CPU every row costs time;
+on a GPU dozens of rows cost what one does."""
+
+
+class RolloutError(TrainableError):
+    """A policy gave an action that no simulator can execute."""
+
+    reason = "diverged"
+
+
+class RolloutPolicy(Protocol):
+    """What a policy must offer to be rolled out."""
+
+    @property
+    def n_obs_steps(self) -> int:
+        """Observations that ``predict_action`` wants."""
+        ...
+
+    @property
+    def n_action_steps(self) -> int:
+        """Actions that are executed before the next look."""
+        ...
+
+    @property
+    def features(self) -> PolicyFeatures:
+        """What the policy sees and does."""
+        ...
+
+    def predict_action(
+        self, observation: Mapping[str, torch.Tensor], *, generator: list[torch.Generator]
+    ) -> torch.Tensor:
+        """Answer observations (B, To, ...) by actions (B, n_action_steps, A) in the environment's units.
+
+        Vectors are float32, images uint8 (B, To, C, H, W). Everything random in row ``i`` comes from
+        ``generator[i]``.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class EpisodeResult:
+    """How one episode went.
+
+    Attributes:
+        index: Number of the episode within the evaluation.
+        seed: The environment's seed it started from.
+        length: Control steps.
+        sum_reward: Sum of the rewards.
+        max_reward: Largest reward.
+        success: Whether the task was solved at some step.
+        actions: The executed actions (length, A), float32: they play the episode again.
+    """
+
+    index: int
+    seed: int
+    length: int
+    sum_reward: float
+    max_reward: float
+    success: bool
+    actions: np.ndarray = field(repr=False, compare=False)
+
+
+def inference_batch(device: torch.device | str) -> int:
+    """Rows of an inference batch on ``device``: ask for as many parallel environments, or a multiple."""
+    return CPU_BATCH if torch.device(device).type == "cpu" else GPU_BATCH
+
+
+def rollout(
+    policy: RolloutPolicy,
+    env_id: str,
+    *,
+    episode_indices: Iterable[int],
+    seed: int,
+    parallel: int,
+    device: torch.device | str = "cpu",
+    max_steps: int | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> list[EpisodeResult]:
+    """Let ``policy`` try episodes of an environment.
+
+    Args:
+        policy: In evaluation mode, on ``device``.
+        env_id: What ``make_environment`` understands.
+        episode_indices: Which episodes of the evaluation to run, each once: all of them, or the share of a
+            worker. Consecutive numbers fill an inference batch best.
+        seed: Episode ``i`` starts from the environment's seed ``seed + i``.
+        parallel: Environments alive at once.
+        device: Where the policy is.
+        max_steps: Control steps per episode; None: the environment's own limit.
+        progress: Told after every finished episode.
+
+    Returns:
+        One result per episode, by index.
+
+    Raises:
+        SimulatorError: Where the environment cannot be made, has no step limit and ``max_steps`` is None, or
+            does not give what the policy needs.
+        RolloutError: Where an action is not finite.
+        ValueError: Where ``parallel`` is below 1, an index occurs twice or the policy is in training mode.
+    """
+    indices = list(episode_indices)
+    if parallel < 1:
+        raise ValueError(f"parallel is {parallel}: at least one environment is needed")
+    if len(set(indices)) != len(indices):
+        raise ValueError(f"episode_indices names an episode twice: {indices}")
+    if getattr(policy, "training", False):
+        raise ValueError("the policy is in training mode: call eval() before a rollout")
+    pending = list(indices)
+    size = inference_batch(device)
+    results: list[EpisodeResult] = []
+    environments: list[Environment] = []
+    try:
+        for _ in range(min(parallel, len(indices))):
+            environments.append(make_environment(env_id, policy.features))  # noqa: PERF401 (closed below)
+        limit = _step_limit(env_id, environments, max_steps)
+        resting = list(environments)
+        active: list[_Episode] = []
+        while pending or active:
+            while pending and resting:
+                index = _next_index(pending, active, size)
+                pending.remove(index)
+                active.append(_Episode(index, seed, resting.pop(), limit, policy.n_obs_steps))
+            _play_chunk(policy, active, seed, torch.device(device))
+            for episode in [episode for episode in active if episode.over]:
+                active.remove(episode)
+                resting.append(episode.environment)
+                results.append(episode.result())
+                if progress is not None:
+                    progress(f"rollout: {len(results)} of {len(indices)} episodes")
+    finally:
+        for environment in environments:
+            environment.close()
+    return sorted(results, key=lambda result: result.index)
+
+
+def summarise(results: Sequence[EpisodeResult]) -> dict[str, float]:
+    """Average episodes into metrics: success rate with its 95 % interval, rewards, length in control steps.
+
+    Raises:
+        ValueError: Where there is no episode.
+    """
+    if not results:
+        raise ValueError("there are no episodes to average")
+    successes = sum(result.success for result in results)
+    low, high = wilson_interval(successes, len(results))
+    return {
+        "rollout/success_rate": successes / len(results),
+        "rollout/success_rate_low": low,
+        "rollout/success_rate_high": high,
+        "rollout/avg_max_reward": float(np.mean([result.max_reward for result in results])),
+        "rollout/avg_sum_reward": float(np.mean([result.sum_reward for result in results])),
+        "rollout/episode_length": float(np.mean([result.length for result in results])),
+    }
+
+
+class _Episode:
+    """One running episode: its environment, the last observations and what has happened."""
+
+    def __init__(self, index: int, seed: int, environment: Environment, limit: int, n_obs_steps: int) -> None:
+        self.index = index
+        self.seed = seed + index
+        self.environment = environment
+        self.over = False
+        self._limit = limit
+        first = environment.reset(self.seed)
+        self.observations: deque[Observation] = deque([first] * n_obs_steps, maxlen=n_obs_steps)
+        self._actions: list[np.ndarray] = []
+        self._rewards: list[float] = []
+        self._success = False
+
+    @property
+    def steps(self) -> int:
+        return len(self._actions)
+
+    def execute(self, actions_TA: np.ndarray) -> None:
+        """Execute one chunk, until it or the episode ends."""
+        remembered = self.observations.maxlen or 1
+        for position, action_A in enumerate(actions_TA):
+            # The policy looks again after the chunk; what it will have forgotten by then need not be drawn.
+            looked_at = position >= len(actions_TA) - remembered
+            step = self.environment.step(action_A, observe=looked_at)
+            if step.observation is not None:
+                self.observations.append(step.observation)
+            self._actions.append(action_A)
+            self._rewards.append(step.reward)
+            self._success = self._success or step.success
+            self.over = step.done or self.steps >= self._limit
+            if self.over:
+                return
+
+    def result(self) -> EpisodeResult:
+        return EpisodeResult(
+            index=self.index,
+            seed=self.seed,
+            length=self.steps,
+            sum_reward=float(np.sum(self._rewards)),
+            max_reward=float(np.max(self._rewards)),
+            success=self._success,
+            actions=np.stack(self._actions),
+        )
+
+
+def _step_limit(env_id: str, environments: Sequence[Environment], max_steps: int | None) -> int:
+    limit = max_steps if max_steps is not None or not environments else environments[0].max_steps
+    if limit is None and environments:
+        raise SimulatorError(f"rollout.max_steps: is null, but {env_id!r} has no limit of its own. Set it.")
+    return limit or 0
+
+
+def _next_index(pending: Sequence[int], active: Sequence[_Episode], size: int) -> int:
+    """The first pending episode whose row of the batch is free, so that few batches hold all."""
+    taken = Counter(episode.index % size for episode in active)
+    return min(pending, key=lambda index: taken[index % size])
+
+
+def _play_chunk(policy: RolloutPolicy, active: Sequence[_Episode], seed: int, device: torch.device) -> None:
+    """Ask the policy once for every active episode and execute its answers."""
+    for rows in _batches(active, inference_batch(device)):
+        actions_BTA = _predict(policy, rows, seed, device)
+        for row, episode in rows.items():
+            episode.execute(actions_BTA[row])
+
+
+def _batches(active: Sequence[_Episode], size: int) -> list[dict[int, _Episode]]:
+    """Give every episode the row ``index % size`` of a batch, in as few batches as that allows."""
+    batches: list[dict[int, _Episode]] = []
+    for episode in active:
+        row = episode.index % size
+        free = next((batch for batch in batches if row not in batch), None)
+        if free is None:
+            free = {}
+            batches.append(free)
+        free[row] = episode
+    return batches
+
+
+def _predict(
+    policy: RolloutPolicy, rows: Mapping[int, _Episode], seed: int, device: torch.device
+) -> np.ndarray:
+    """Predict one chunk per row; rows without an episode repeat one that has, and are thrown away."""
+    size = inference_batch(device)
+    filler = next(iter(rows.values()))
+    episodes = [rows.get(row, filler) for row in range(size)]
+    observation = {feature.name: _stack(feature.name, episodes, device) for feature in policy.features.inputs}
+    generators = [_noise_generator(seed, episode) for episode in episodes]
+    with torch.inference_mode():
+        predicted_BTA = policy.predict_action(observation, generator=generators)
+    actions_BTA = predicted_BTA.float().cpu().numpy()
+    for row, episode in rows.items():
+        if not np.isfinite(actions_BTA[row]).all():
+            raise RolloutError(
+                f"rollout: the policy's actions at step {episode.steps} of episode {episode.index} are not "
+                "finite. The training has diverged: lower optimizer.lr, or set optimizer.grad_clip_norm."
+            )
+    return actions_BTA
+
+
+def _stack(name: str, episodes: Sequence[_Episode], device: torch.device) -> torch.Tensor:
+    seen = episodes[0].observations[0]
+    if name not in seen:
+        given = ", ".join(sorted(seen)) or "nothing"
+        raise SimulatorError(f"rollout.env: the policy needs {name}, but the environment gives {given}.")
+    stacked = np.stack([np.stack([observation[name] for observation in e.observations]) for e in episodes])
+    return torch.from_numpy(stacked).to(device)
+
+
+def _noise_generator(seed: int, episode: _Episode) -> torch.Generator:
+    """Generator of (seed, episode, step); on the CPU, so that every device draws the same noise."""
+    key = np.random.SeedSequence([seed, episode.index, episode.steps]).generate_state(2, np.uint32)
+    return torch.Generator().manual_seed(int(key[0]) << 31 | int(key[1]) >> 1)
