@@ -31,24 +31,26 @@ def state_at_goal(agent: tuple[float, float] = (100.0, 100.0)) -> np.ndarray:
     return np.array([*agent, 256.0 - 45.0 * sine, 211.0 + 45.0 * cosine, np.pi / 4])
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2, 3])
-def test_simulator_gives_the_same_bits_as_gym_pusht(seed: int) -> None:
+def test_simulator_gives_the_states_and_rewards_of_gym_pusht() -> None:
     reference = gymnasium.make("gym_pusht/PushT-v0", obs_type="environment_state_agent_pos")
     simulator = PushTSimulator()
-    rng = np.random.default_rng(seed)
-    state = state_at_goal() + np.concatenate([np.zeros(2), rng.normal(0.0, [20.0, 20.0, 0.5])])
-    observation, _ = reference.reset(seed=0, options={"reset_to_state": state})
-    simulator.reset_to(state)
-    rewards = []
-    for _ in range(150):
-        np.testing.assert_array_equal(simulator.keypoints(), observation["environment_state"])
-        np.testing.assert_array_equal(simulator.agent_position(), observation["agent_pos"])
-        action = chase(simulator, rng)
-        observation, reward, terminated, _, info = reference.step(action)
-        assert simulator.advance(action) == (reward, terminated)
-        np.testing.assert_array_equal(simulator.block_pose(), info["block_pose"])
-        rewards.append(reward)
-    assert len(set(rewards)) > 4
+    rng = np.random.default_rng(0)
+    rewards = set()
+    for _ in range(10):
+        state = state_at_goal() + np.concatenate([np.zeros(2), rng.normal(0.0, [20.0, 20.0, 0.5])])
+        observation, _ = reference.reset(seed=0, options={"reset_to_state": state})
+        simulator.reset_to(state)
+        for _ in range(40):
+            np.testing.assert_array_equal(simulator.keypoints(), observation["environment_state"])
+            np.testing.assert_array_equal(simulator.agent_position(), observation["agent_pos"])
+            action = chase(simulator, rng)
+            observation, reward, terminated, _, info = reference.step(action)
+            own_reward, own_terminated = simulator.advance(action)
+            assert own_reward == pytest.approx(reward, abs=1e-14)
+            assert own_terminated == terminated
+            np.testing.assert_array_equal(simulator.block_pose(), info["block_pose"])
+            rewards.add(reward)
+    assert len(rewards) > 50
 
 
 def test_simulator_starts_where_gym_pusht_starts() -> None:
