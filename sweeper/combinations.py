@@ -1,0 +1,295 @@
+"""Checks on whole configurations: what a space would really try, seen through the trainable's own rules.
+
+Small spaces are gone through completely; of large ones the corners, every single value and a random sample
+with a fixed seed are looked at. A value that no combination can use is a fault at its line. A combination
+that cannot be trained although its values can is a warning: it is rejected before it starts, at no cost.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sweeper.errors import ExpressionError
+from sweeper.parameters import SpacePlaces
+from sweeper.sections import Reading
+from sweeper.space import Parameter, Space
+from trainables.interface import Fault
+
+__all__ = ["check_combinations"]
+
+MAX_ENUMERATED = 1500
+"""Combinations that are all looked at; a check must stay well under a second."""
+RANDOM_DRAWS = 600
+DRAWS_PER_VALUE = 4
+MAX_VALUES = 40
+"""Values of one parameter that are looked at one by one."""
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """One configuration that keeps the constraints, and what the trainable says about it."""
+
+    values: Mapping[str, Any]
+    faults: tuple[Fault, ...]
+
+
+def check_combinations(reading: Reading, space: Space, places: SpacePlaces) -> None:
+    """Add faults and warnings about combinations to ``reading``."""
+    configs = list(_configs(space, reading.config))
+    _check_conditions(reading, space, places, configs)
+    kept = _keep_constraints(reading, space, places, configs)
+    if not kept or reading.trainable is None:
+        return
+    tried = [_tried(reading, space, config) for config in kept]
+    if all(trial.faults for trial in tried):
+        _all_illegal(reading, space, places, tried)
+        return
+    tried = _check_values(reading, space, places, tried)
+    _warn_of_clashes(reading, tried)
+
+
+def _configs(space: Space, fixed: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Distinct configurations to look at; some may violate constraints."""
+    candidates = {parameter.name: _candidates(parameter) for parameter in space.parameters}
+    seen: set[str] = set()
+    for values in _value_sets(candidates):
+        config = space.complete(values, fixed)
+        key = repr([config.get(name) for name in candidates])
+        if key not in seen:
+            seen.add(key)
+            yield config
+
+
+def _candidates(parameter: Parameter) -> Sequence[Any]:
+    """The values of a parameter that are looked at: all where they are few, else bounds, middle and some."""
+    generator = random.Random(parameter.name)
+    size = parameter.size()
+    if parameter.kind == "categorical":
+        few = len(parameter.values) <= MAX_VALUES
+        return parameter.values if few else generator.sample(parameter.values, MAX_VALUES)
+    if size is not None and size <= MAX_VALUES:
+        return parameter.grid()
+    low, high = parameter.bounds()
+    ends = [int(low), int(high)] if parameter.kind == "int" else [low, high]
+    count = 1 if size is None else MAX_VALUES - 2
+    drawn = [parameter.draw(generator) for _ in range(count)]
+    return sorted({*ends, *drawn})
+
+
+def _value_sets(candidates: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
+    names = list(candidates)
+    if math.prod(len(values) for values in candidates.values()) <= MAX_ENUMERATED:
+        for combination in itertools.product(*candidates.values()):
+            yield dict(zip(names, combination, strict=True))
+        return
+    generator = random.Random(0)
+    for number in range(RANDOM_DRAWS):
+        # The first draws take ends only: a space fails at its corners.
+        corner = number < RANDOM_DRAWS // 4
+        yield {
+            name: generator.choice([values[0], values[-1]] if corner else values)
+            for name, values in candidates.items()
+        }
+    for pinned, choices in candidates.items():
+        for value, _ in itertools.product(choices, range(DRAWS_PER_VALUE)):
+            drawn = {name: generator.choice(values) for name, values in candidates.items()}
+            yield {**drawn, pinned: value}
+
+
+def _check_conditions(
+    reading: Reading, space: Space, places: SpacePlaces, configs: Sequence[Mapping[str, Any]]
+) -> None:
+    """A parameter whose condition never holds is a slip."""
+    for parameter in space.parameters:
+        if parameter.when is None:
+            continue
+        if not any(space.exists(parameter, config) for config in configs):
+            problem = f"`{parameter.when}` holds for none of {len(configs)} combinations."
+            remedy = "The parameter would never be searched; correct the condition or remove the parameter."
+            name = f"parameters.{parameter.name}.when"
+            reading.faults.add(places.parameters[parameter.name], name, problem, remedy)
+
+
+def _keep_constraints(
+    reading: Reading, space: Space, places: SpacePlaces, configs: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The configurations that keep the constraints; faults for constraints that cannot be kept."""
+    counts: Counter[str] = Counter()
+    kept = []
+    for config in configs:
+        violated = space.violated(config)
+        counts.update(set(violated))
+        if not violated:
+            kept.append(config)
+    before = len(reading.faults)
+    for number, constraint in enumerate(space.constraints):
+        place, name = places.constraints[number], f"constraints[{number}]"
+        error = _first_error(space, number, configs)
+        if error is not None:
+            reading.faults.add(place, name, error, "Write `FIELD == null or ...` where null is meant.")
+        elif counts[constraint.text] == len(configs):
+            problem = f"`{constraint}` holds for none of {len(configs)} combinations."
+            reading.faults.add(place, name, problem, _ranges(reading, space, constraint.names))
+    if not kept and len(reading.faults) == before:
+        problem = f"none of {len(configs)} combinations keeps all constraints, though each can be kept alone."
+        reading.faults.add(reading.place("constraints"), "constraints", problem, "Widen the space.")
+    return kept
+
+
+def _first_error(space: Space, number: int, configs: Sequence[Mapping[str, Any]]) -> str | None:
+    for config in configs:
+        try:
+            space.constraints[number].holds({**space.defaults, **config})
+        except ExpressionError as error:
+            return str(error)
+    return None
+
+
+def _ranges(reading: Reading, space: Space, names: Sequence[str]) -> str:
+    """Say what the names of an expression can be."""
+    searched = {parameter.name: parameter for parameter in space.parameters}
+    words = []
+    for name in names:
+        if name in searched:
+            words.append(f"{name} is {_span(searched[name])}")
+        else:
+            words.append(f"{name} is {reading.config.get(name, space.defaults.get(name))}")
+    return f"Here {', '.join(words)}."
+
+
+def _span(parameter: Parameter) -> str:
+    if parameter.kind == "categorical":
+        return "one of " + ", ".join(map(str, parameter.values))
+    low, high = parameter.bounds()
+    return f"{low:g} to {high:g}"
+
+
+def _tried(reading: Reading, space: Space, config: dict[str, Any]) -> _Tried:
+    assert reading.trainable is not None
+    searched = {
+        parameter.name: config[parameter.name]
+        for parameter in space.parameters
+        if space.exists(parameter, config)
+    }
+    return _Tried(searched, tuple(reading.trainable.faults(config)))
+
+
+def _all_illegal(reading: Reading, space: Space, places: SpacePlaces, tried: Sequence[_Tried]) -> None:
+    """Nothing can be trained: say which fields are at fault everywhere, or else most often."""
+    counts = Counter(where for trial in tried for where in {fault.where for fault in trial.faults})
+    always = [where for where, count in counts.items() if count == len(tried)]
+    for where in always or [counts.most_common(1)[0][0]]:
+        fault = next(fault for trial in tried for fault in trial.faults if fault.where == where)
+        if where in places.parameters:
+            values = _values_of(where, tried)
+            if len(values) > 1 and where in always:
+                _add_illegal_values(reading, space, places, where, values, tried)
+                continue
+            reading.faults.add(places.parameters[where], f"parameters.{where}", fault.problem, fault.remedy)
+        else:
+            place = reading.config_places.get(where, reading.place("config"))
+            reading.faults.add(place, f"config.{where}", fault.problem, fault.remedy)
+
+
+def _values_of(name: str, tried: Sequence[_Tried]) -> list[Any]:
+    values: list[Any] = []
+    for trial in tried:
+        if name in trial.values and trial.values[name] not in values:
+            values.append(trial.values[name])
+    return values
+
+
+def _check_values(reading: Reading, space: Space, places: SpacePlaces, tried: list[_Tried]) -> list[_Tried]:
+    """Find values that no combination can use; returns the trials without them.
+
+    First the values that are at fault themselves, then those that clash with whatever is left.
+    """
+    for own in (True, False):
+        for parameter in space.parameters:
+            name = parameter.name
+            illegal = [value for value in _values_of(name, tried) if _never(tried, name, value, own)]
+            if illegal:
+                _add_illegal_values(reading, space, places, name, illegal, tried)
+                tried = [t for t in tried if name not in t.values or t.values[name] not in illegal]
+    return tried
+
+
+def _never(tried: Sequence[_Tried], name: str, value: Any, own: bool) -> bool:
+    """Whether no combination with this value is legal (and, with ``own``, each because of this field)."""
+    using = [trial for trial in tried if name in trial.values and trial.values[name] == value]
+    if not own:
+        return all(trial.faults for trial in using)
+    return all(any(fault.where == name for fault in trial.faults) for trial in using)
+
+
+def _add_illegal_values(
+    reading: Reading,
+    space: Space,
+    places: SpacePlaces,
+    name: str,
+    illegal: Sequence[Any],
+    tried: Sequence[_Tried],
+) -> None:
+    parameter = next(parameter for parameter in space.parameters if parameter.name == name)
+    if parameter.kind == "categorical":
+        for value in illegal:
+            fault = _fault_of(tried, name, value)
+            place = places.values[name][parameter.values.index(value)]
+            own = fault.where == name
+            problem = fault.problem if own else f"{value} cannot be used: {fault.where}: {fault.problem}"
+            reading.faults.add(place, f"parameters.{name}", problem, fault.remedy)
+        return
+    legal = [value for value in _values_of(name, tried) if value not in illegal]
+    first = min(illegal)
+    fault = _fault_of(tried, name, first)
+    remedy = _legal_form(legal) or fault.remedy
+    words = fault.problem if fault.where == name else f"{fault.where}: {fault.problem}"
+    if len(illegal) == 1:
+        problem = f"{first:g} can be used by no trial: {words}"
+    else:
+        total = len(illegal) + len(legal)
+        problem = f"{len(illegal)} of {total} numbers looked at can be used by no trial. {first:g}: {words}"
+    reading.faults.add(places.parameters[name], f"parameters.{name}", problem, remedy)
+
+
+def _fault_of(tried: Sequence[_Tried], name: str, value: Any) -> Fault:
+    faults = [f for t in tried if name in t.values and t.values[name] == value for f in t.faults]
+    return next((fault for fault in faults if fault.where == name), faults[0])
+
+
+def _legal_form(legal: Sequence[Any]) -> str:
+    """How to write the whole numbers that are left, where they lie evenly."""
+    numbers = sorted(legal)
+    if not numbers or not all(isinstance(number, int) for number in numbers):
+        return ""
+    if len(numbers) == 1:
+        return f"Only {numbers[0]} is left."
+    steps = {later - earlier for earlier, later in itertools.pairwise(numbers)}
+    if len(steps) == 1:
+        step = steps.pop()
+        ending = "" if step == 1 else f", step: {step}"
+        return f"Use {{min: {numbers[0]}, max: {numbers[-1]}{ending}}}."
+    return f"Use {{values: [{', '.join(map(str, numbers))}]}}." if len(numbers) <= MAX_VALUES // 2 else ""
+
+
+def _warn_of_clashes(reading: Reading, tried: Sequence[_Tried]) -> None:
+    """Combinations that cannot be trained although each of their values can."""
+    clashing = [trial for trial in tried if trial.faults]
+    if not clashing:
+        return
+    examples: dict[str, Fault] = {}
+    for trial in clashing:
+        for fault in trial.faults:
+            examples.setdefault(fault.where, fault)
+    share = len(clashing) / len(tried)
+    examples_text = " ".join(f"{f.where}: {f.problem} {f.remedy}".strip() for f in examples.values())
+    reading.warnings.append(
+        f"{share:.0%} of the combinations looked at cannot be trained. They are passed over at no cost, "
+        f"but a constraint would say so. {examples_text}"
+    )

@@ -1,0 +1,121 @@
+"""Overrides: what ``key=value`` on the command line changes in a space file."""
+
+from __future__ import annotations
+
+from sweeper.sections import Reading
+from sweeper.settings import PARAMETER_KEYS, SECTIONS
+from sweeper.source import Node, Override, Place, nearest
+
+__all__ = ["apply_overrides"]
+
+_SCALARS = ("name", "trainable")
+
+
+def apply_overrides(reading: Reading, overrides: list[Override]) -> None:
+    """Change the file's mapping as the command line says; the last word on a key counts."""
+    for override in overrides:
+        section, _, rest = override.key.partition(".")
+        if section not in SECTIONS:
+            near = nearest(section, SECTIONS)
+            remedy = f"Did you mean {near}?" if near else f"It begins with one of {', '.join(SECTIONS)}."
+            if reading.own_name(override.key) is not None:
+                remedy = f"Write config.{override.key}=... (or parameters.{override.key}.max=... and so on)."
+            reading.faults.add(override.place, override.key, "no section has this name.", remedy)
+        elif section == "config" and rest:
+            _override_config(reading, override, rest)
+        elif section == "parameters" and rest:
+            _override_parameter(reading, override, rest)
+        elif not rest:
+            value = Node(override.place, override.raw) if section in _SCALARS else override.value
+            reading.root[section] = value
+        elif section in (*_SCALARS, "constraints", "objectives"):
+            remedy = f"Write {section}=... with the whole value."
+            reading.faults.add(override.place, override.key, f"{section} has no parts with names.", remedy)
+        else:
+            _put(reading, section, rest.split("."), override)
+
+
+def _put(reading: Reading, section: str, keys: list[str], override: Override) -> None:
+    at = _mapping(reading.root, section, override.place)
+    for key in keys[:-1]:
+        at = _mapping(at, key, override.place)
+    at[keys[-1]] = override.value
+
+
+def _mapping(at: dict[str, Node], key: str, place: Place) -> dict[str, Node]:
+    """The mapping under a key, made where there is none."""
+    node = at.get(key)
+    if node is None or not isinstance(node.value, dict):
+        at[key] = node = Node(place, {})
+    entries: dict[str, Node] = node.value
+    return entries
+
+
+def _same_field(reading: Reading, section: str, name: str) -> list[str]:
+    """The keys of a section that stand for the same field as ``name``, whatever they call it."""
+    node = reading.root.get(section)
+    if node is None or not isinstance(node.value, dict):
+        return []
+    own = reading.own_name(name) or name
+    return [key for key in node.value if (reading.own_name(key) or key) == own]
+
+
+def _override_config(reading: Reading, override: Override, name: str) -> None:
+    for key in _same_field(reading, "parameters", name):
+        del reading.root["parameters"].value[key]
+        reading.notes.append(
+            f"{override.place.label}: {reading.own_name(name)} is fixed, no longer searched."
+        )
+    config = _mapping(reading.root, "config", override.place)
+    for key in _same_field(reading, "config", name):
+        del config[key]
+    own = reading.own_name(name)
+    info = None if own is None or reading.trainable is None else reading.trainable.fields[own]
+    config[name] = _as_text(override) if info is not None and info.kind == "str" else override.value
+
+
+def _as_text(override: Override) -> Node:
+    """A text is taken as it was typed, unless it is null or in quotes: paths may hold `#` or `:`."""
+    if override.value.value is None:
+        return override.value
+    quoted = len(override.raw) > 1 and override.raw[0] == override.raw[-1] and override.raw[0] in "'\""
+    return (
+        override.value
+        if quoted and isinstance(override.value.value, str)
+        else Node(override.place, override.raw)
+    )
+
+
+def _override_parameter(reading: Reading, override: Override, rest: str) -> None:
+    name, _, attribute = rest.rpartition(".")
+    if reading.own_name(rest) is not None or attribute not in PARAMETER_KEYS or not name:
+        _replace_parameter(reading, override, rest)
+        return
+    parameters = _mapping(reading.root, "parameters", override.place)
+    keys = _same_field(reading, "parameters", name) or [name]
+    form = _mapping(parameters, keys[0], override.place)
+    # A list of values and a range exclude each other: the newer form wins.
+    rivals = {"values": ("min", "max", "log", "step", "value"), "min": ("values",), "max": ("values",)}
+    for rival in rivals.get(attribute, ()):
+        form.pop(rival, None)
+    if override.value.value is None:
+        form.pop(attribute, None)
+    else:
+        form[attribute] = override.value
+
+
+def _replace_parameter(reading: Reading, override: Override, name: str) -> None:
+    parameters = _mapping(reading.root, "parameters", override.place)
+    for key in _same_field(reading, "parameters", name):
+        del parameters[key]
+    if override.value.value is None:
+        reading.notes.append(f"{override.place.label}: {name} is no longer searched.")
+        return
+    parameters[name] = override.value
+    conditional = isinstance(override.value.value, dict) and "when" in override.value.value
+    for key in _same_field(reading, "config", name):
+        if not conditional:
+            del reading.root["config"].value[key]
+            reading.notes.append(
+                f"{override.place.label}: {reading.own_name(name)} is searched, no longer fixed."
+            )

@@ -1,0 +1,381 @@
+"""The config and parameters of a space file: which fields are fixed, which are searched, and over what."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Literal
+
+from sweeper.errors import ExpressionError
+from sweeper.expressions import Expression
+from sweeper.sections import Reading, coerce, value_problem
+from sweeper.settings import PARAMETER_KEYS, PARAMETER_WORDS
+from sweeper.source import Node, Place, nearest
+from sweeper.space import Parameter, Space
+from trainables.interface import FieldInfo
+
+__all__ = ["SpacePlaces", "read_config", "read_space"]
+
+
+@dataclass
+class SpacePlaces:
+    """Where the parts of a space were written.
+
+    Attributes:
+        parameters: Place of each parameter.
+        values: Places of a categorical parameter's values, in their order.
+        constraints: Place of each constraint, in their order.
+    """
+
+    parameters: dict[str, Place] = field(default_factory=dict)
+    values: dict[str, list[Place]] = field(default_factory=dict)
+    constraints: list[Place] = field(default_factory=list)
+
+
+def read_config(reading: Reading) -> None:
+    """Fill ``reading.config`` with the fixed values, under the fields' own names."""
+    for own, node, info in _fields(reading, "config"):
+        value = node.plain()
+        if isinstance(value, dict) and info.kind != "dict":
+            remedy = "A range or a list of values belongs under parameters."
+            reading.faults.add(node.place, f"config.{own}", "is a mapping, not a value.", remedy)
+            continue
+        _fix(reading, own, node.place, value, info)
+
+
+def _fix(reading: Reading, own: str, place: Place, value: Any, info: FieldInfo) -> None:
+    problem = value_problem(info, value)
+    reading.config_places[own] = place
+    if problem is not None:
+        reading.faults.add(place, f"config.{own}", *problem)
+    else:
+        value = coerce(info, value)
+        is_path = info.unit == "path" or own == "dataset.root"
+        if is_path and isinstance(value, str):
+            # Trials run in other folders, so a path is settled here, where the user stands.
+            value = str(Path(value).expanduser().absolute())
+        reading.config[own] = value
+
+
+def _fields(reading: Reading, section: str) -> list[tuple[str, Node, FieldInfo]]:
+    """The entries of a section whose names are fields; faults for the others."""
+    node = reading.root.get(section)
+    if node is None or node.value is None:
+        return []
+    if not isinstance(node.value, dict):
+        remedy = "Write `field.name: ...` under it, one per line."
+        reading.faults.add(node.place, section, f"is {node.plain()!r}, not a mapping.", remedy)
+        return []
+    if reading.trainable is None:
+        return []
+    found: dict[str, tuple[str, Node]] = {}
+    for key, entry in node.value.items():
+        own = reading.own_name(key)
+        if own is None:
+            reading.faults.add(
+                entry.place, f"{section}.{key}", "no field has this name.", reading.field_hint(key)
+            )
+        elif own in found:
+            problem = f"is the same field as {found[own][0]}."
+            reading.faults.add(entry.place, f"{section}.{key}", problem, "Keep one of them.")
+        else:
+            found[own] = (key, entry)
+    return [(own, entry, reading.trainable.fields[own]) for own, (_, entry) in found.items()]
+
+
+def read_space(reading: Reading) -> tuple[Space, SpacePlaces]:
+    """The parameters, in the order that their conditions need, and the constraints."""
+    places = SpacePlaces()
+    parameters: dict[str, Parameter] = {}
+    for own, node, info in _fields(reading, "parameters"):
+        places.parameters[own] = node.place
+        parameter = _parameter(reading, own, node, info, places)
+        if parameter is not None:
+            parameters[own] = parameter
+    if not parameters and not len(reading.faults):
+        place = reading.place("parameters")
+        remedy = "Search at least one field, e.g. `optimizer.lr: {min: 1e-5, max: 1e-3, log: true}`."
+        reading.faults.add(place, "parameters", "nothing is searched.", remedy)
+    constraints = _constraints(reading, places)
+    ordered = _ordered(reading, parameters, places)
+    return Space(tuple(ordered), tuple(constraints), _defaults(reading, ordered, constraints)), places
+
+
+def _parameter(
+    reading: Reading, own: str, node: Node, info: FieldInfo, places: SpacePlaces
+) -> Parameter | None:
+    name = f"parameters.{own}"
+    form = node.value
+    if not isinstance(form, dict):
+        remedy = "Write {values: [...]} or {min: ..., max: ...}; a fixed value belongs under config."
+        reading.faults.add(node.place, name, f"is {_short(node.plain())}, not a range or values.", remedy)
+        return None
+    before = len(reading.faults)
+    for key in form:
+        if key not in PARAMETER_KEYS:
+            near = nearest(key, PARAMETER_KEYS)
+            remedy = PARAMETER_WORDS.get(key) or (f"Did you mean {near}?" if near else "")
+            remedy = remedy or f"Known: {', '.join(PARAMETER_KEYS)}."
+            reading.faults.add(form[key].place, f"{name}.{key}", "no setting has this name.", remedy)
+    when = _when(reading, own, form.get("when"))
+    kinds = [kind for kind, keys in _FORMS.items() if any(key in form for key in keys)]
+    if len(kinds) != 1:
+        problem = f"mixes {' and '.join(kinds)}." if kinds else "has neither a range nor values."
+        reading.faults.add(node.place, name, problem, "Write {values: [...]} or {min: ..., max: ...}.")
+        return None
+    if own in reading.config_places and (when is None or "value" in form):
+        fixed = reading.config_places[own]
+        where = f"line {fixed.line}" if fixed.line else fixed.label
+        remedy = "Keep one of them; both only make sense with `when`, where config holds otherwise."
+        reading.faults.add(node.place, name, f"is fixed in config too ({where}).", remedy)
+    if "value" in form:
+        _fix(reading, own, form["value"].place, form["value"].plain(), info)
+        return None
+    if "values" in form:
+        for key in ("log", "step"):
+            if key in form:
+                reading.faults.add(
+                    form[key].place, f"{name}.{key}", "has no meaning for values.", "Remove it."
+                )
+        parameter = _categorical(reading, own, form["values"], info, when, places)
+    else:
+        parameter = _range(reading, own, node.place, form, info, when)
+    return parameter if len(reading.faults) == before else None
+
+
+_FORMS = {"values": ("values",), "a range": ("min", "max"), "value": ("value",)}
+
+
+def _categorical(
+    reading: Reading, own: str, node: Node, info: FieldInfo, when: Expression | None, places: SpacePlaces
+) -> Parameter | None:
+    name = f"parameters.{own}.values"
+    if not isinstance(node.value, list):
+        reading.faults.add(node.place, name, f"{_short(node.plain())} is no list.", "Write [a, b, c].")
+        return None
+    if not node.value:
+        reading.faults.add(node.place, name, "is empty.", "List at least one value.")
+    values: list[Any] = []
+    for element in node.value:
+        problem = value_problem(info, element.plain())
+        if problem is not None:
+            reading.faults.add(element.place, name, *problem)
+            continue
+        value = coerce(info, element.plain())
+        if any(type(value) is type(other) and value == other for other in values):
+            reading.faults.add(element.place, name, f"{_short(value)} stands twice.", "Keep one of them.")
+        values.append(value)
+    places.values[own] = [element.place for element in node.value]
+    return Parameter(own, "categorical", values=tuple(values), when=when)
+
+
+def _range(
+    reading: Reading,
+    own: str,
+    place: Place,
+    form: Mapping[str, Node],
+    info: FieldInfo,
+    when: Expression | None,
+) -> Parameter | None:
+    name = f"parameters.{own}"
+    if info.kind not in ("int", "float"):
+        remedy = f"Write {{values: [...]}}, each {info.expected()}."
+        reading.faults.add(place, name, f"a {info.kind} has no range.", remedy)
+        return None
+    before = len(reading.faults)
+    bounds: dict[str, Any] = {}
+    for key in ("min", "max"):
+        if key not in form:
+            reading.faults.add(place, f"{name}.{key}", "is missing.", "A range has both min and max.")
+            continue
+        bound = form[key].plain()
+        wrong = value_problem(info, bound) if bound is not None else ("is null.", "A bound is a number.")
+        if wrong is not None:
+            reading.faults.add(form[key].place, f"{name}.{key}", *wrong)
+        else:
+            bounds[key] = coerce(info, bound)
+    log = _log(reading, name, form)
+    step = _step(reading, name, form, info)
+    if len(reading.faults) > before:
+        return None
+    low, high = bounds["min"], bounds["max"]
+    if low >= high:
+        remedy = "Swap them." if low > high else "A single value belongs under config."
+        reading.faults.add(form["min"].place, name, f"min {low} is not below max {high}.", remedy)
+    elif log and low <= 0:
+        problem = f"a logarithmic scale has no place for {low}."
+        reading.faults.add(form["min"].place, f"{name}.min", problem, "Use a min above 0, or log: false.")
+    elif step is not None:
+        _check_step(reading, name, form, low, high, step)
+    if log and step is not None:
+        remedy = "Remove one of them; {values: [...]} can list any numbers."
+        reading.faults.add(
+            form["step"].place, f"{name}.step", "has no meaning on a logarithmic scale.", remedy
+        )
+    kind: Literal["int", "float"] = "int" if info.kind == "int" else "float"
+    return Parameter(own, kind, low, high, log, step, when=when)
+
+
+def _log(reading: Reading, name: str, form: Mapping[str, Node]) -> bool:
+    if "log" not in form:
+        return False
+    log = form["log"].plain()
+    if not isinstance(log, bool):
+        reading.faults.add(form["log"].place, f"{name}.log", f"is {_short(log)}.", "Expected true or false.")
+    return log is True
+
+
+def _step(reading: Reading, name: str, form: Mapping[str, Node], info: FieldInfo) -> float | None:
+    if "step" not in form or form["step"].value is None:
+        return None
+    info = FieldInfo("step", info.kind, None, minimum=1 if info.kind == "int" else 1e-12)
+    step = form["step"].plain()
+    problem = value_problem(info, step)
+    if problem is not None:
+        expected = (
+            "Expected a whole number of at least 1." if info.kind == "int" else "Expected a number above 0."
+        )
+        reading.faults.add(form["step"].place, f"{name}.step", problem[0], expected)
+        return None
+    number: float = coerce(info, step)
+    return number
+
+
+def _check_step(
+    reading: Reading, name: str, form: Mapping[str, Node], low: float, high: float, step: float
+) -> None:
+    exact_low, exact_high, exact_step = (Decimal(repr(number)) for number in (low, high, step))
+    count = (exact_high - exact_low) / exact_step
+    if count == int(count):
+        return
+    if count < 1:
+        wide = f"{step} is wider than the range {low} to {high}."
+        reading.faults.add(form["step"].place, f"{name}.step", wide, "Lower it, or list values.")
+        return
+    below = exact_low + math.floor(count) * exact_step
+    problem = f"{high} is not reached from {low} in steps of {step}."
+    remedy = f"Nearest: {below.normalize():f} or {(below + exact_step).normalize():f}."
+    reading.faults.add(form["max"].place, f"{name}.max", problem, remedy)
+
+
+def _when(reading: Reading, own: str, node: Node | None) -> Expression | None:
+    if node is None or node.value is None:
+        return None
+    expression = _expression(reading, node, f"parameters.{own}.when")
+    if expression is not None and own in expression.names:
+        problem = "the condition of a parameter cannot ask for the parameter itself."
+        reading.faults.add(node.place, f"parameters.{own}.when", problem)
+    return expression
+
+
+def _constraints(reading: Reading, places: SpacePlaces) -> list[Expression]:
+    node = reading.root.get("constraints")
+    if node is None or node.value is None:
+        return []
+    if not isinstance(node.value, list):
+        reading.faults.add(
+            node.place, "constraints", "is no list.", "Write each after `- ` on a line of its own."
+        )
+        return []
+    constraints = []
+    for number, element in enumerate(node.value):
+        expression = _expression(reading, element, f"constraints[{number}]")
+        if expression is not None:
+            constraints.append(expression)
+            places.constraints.append(element.place)
+    return constraints
+
+
+def _expression(reading: Reading, node: Node, name: str) -> Expression | None:
+    text = node.plain()
+    if not isinstance(text, str):
+        remedy = "Write a comparison in quotes, e.g. \"policy.beta_schedule == 'linear'\"."
+        reading.faults.add(node.place, name, f"is {_short(text)}, not an expression.", remedy)
+        return None
+    try:
+        expression = Expression(text)
+    except ExpressionError as error:
+        reading.faults.add(node.place, name, str(error))
+        return None
+    if reading.trainable is None:
+        return None
+    before = len(reading.faults)
+    if not expression.names:
+        reading.faults.add(node.place, name, f"`{text}` asks for no field.", "It is always the same.")
+    for known in expression.names:
+        if reading.own_name(known) is None:
+            problem = f"`{text}` asks for {known}, which no field is called."
+            reading.faults.add(node.place, name, problem, reading.field_hint(known))
+    if len(reading.faults) > before:
+        return None
+    aliases = reading.trainable.aliases
+    expression = expression.renamed({known: aliases[known] for known in expression.names if known in aliases})
+    _check_literals(reading, node.place, name, expression)
+    return expression if len(reading.faults) == before else None
+
+
+def _check_literals(reading: Reading, place: Place, name: str, expression: Expression) -> None:
+    """A field compared with what it can never be is a slip of the pen."""
+    for known, literal in expression.literals():
+        info = None if reading.trainable is None else reading.trainable.fields[known]
+        if info is None or info.kind.startswith(("list", "dict")):
+            continue
+        problem = value_problem(info, literal) if literal is not None or not info.nullable else None
+        if problem is not None:
+            words = f"`{expression.text}` compares {known} with what it can never be: {problem[0]}"
+            reading.faults.add(place, name, words, problem[1])
+
+
+def _ordered(reading: Reading, parameters: dict[str, Parameter], places: SpacePlaces) -> list[Parameter]:
+    """Sort parameters so that each condition only asks for those before it; a circle is a fault."""
+    ordered: dict[str, Parameter] = {}
+    waiting = dict(parameters)
+    while waiting:
+        ready = [
+            name
+            for name, parameter in waiting.items()
+            if parameter.when is None
+            or not any(needed in waiting for needed in parameter.when.names if needed != name)
+        ]
+        if not ready:
+            circle = _circle(waiting)
+            problem = f"the conditions wait for each other: {' → '.join([*circle, circle[0]])}."
+            reading.faults.add(
+                places.parameters[circle[0]], f"parameters.{circle[0]}.when", problem, "Drop one `when`."
+            )
+            break
+        # One at a time, so that the order of the file is kept wherever it can be.
+        ordered[ready[0]] = waiting.pop(ready[0])
+    return list(ordered.values())
+
+
+def _circle(waiting: Mapping[str, Parameter]) -> list[str]:
+    path = [next(iter(waiting))]
+    while True:
+        when = waiting[path[-1]].when
+        following = next(name for name in (when.names if when else ()) if name in waiting)
+        if following in path:
+            return path[path.index(following) :]
+        path.append(following)
+
+
+def _defaults(reading: Reading, parameters: list[Parameter], constraints: list[Expression]) -> dict[str, Any]:
+    """What the trainable takes for the fields that expressions mention, where neither file nor trial says."""
+    if reading.trainable is None:
+        return {}
+    expressions = [*constraints, *(parameter.when for parameter in parameters if parameter.when is not None)]
+    mentioned = dict.fromkeys(name for expression in expressions for name in expression.names)
+    unconditional = {parameter.name for parameter in parameters if parameter.when is None}
+    return {
+        name: reading.trainable.fields[name].default
+        for name in mentioned
+        if name not in reading.config and name not in unconditional
+    }
+
+
+def _short(value: Any) -> str:
+    text = "null" if value is None else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

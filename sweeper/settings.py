@@ -1,0 +1,199 @@
+"""The sections of a space file and what each may hold: tables for checks, messages and documentation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from trainables.interface import FieldInfo
+
+__all__ = [
+    "AUTO",
+    "ELSEWHERE",
+    "EVAL_EVERY",
+    "LOG_EVERY",
+    "METHODS",
+    "NEEDS_PACKAGE",
+    "OPTIONS",
+    "PARAMETER_KEYS",
+    "PARAMETER_WORDS",
+    "SECTIONS",
+    "SETTINGS",
+    "STEPS",
+]
+
+STEPS = "train.steps"
+"""By convention the field that says how long a run lasts; the next two say how often it reports."""
+EVAL_EVERY = "train.eval_every"
+LOG_EVERY = "train.log_every"
+
+SECTIONS = (
+    "name",
+    "trainable",
+    "config",
+    "parameters",
+    "constraints",
+    "metric",
+    "objectives",
+    "search",
+    "early_stop",
+    "budget",
+    "resources",
+    "tracking",
+)
+
+OPTIONS: Mapping[str, tuple[FieldInfo, ...]] = {
+    "tpe": (
+        FieldInfo("n_ei_candidates", "int", 24, minimum=1, doc="Candidates compared for each suggestion."),
+        FieldInfo("multivariate", "bool", True, doc="Learn how parameters act together."),
+        FieldInfo("group", "bool", True, doc="Learn groups of parameters that exist together (conditions)."),
+        FieldInfo("constant_liar", "bool", True, doc="Take running trials into account."),
+    ),
+    "random": (),
+    "grid": (),
+    "cmaes": (
+        FieldInfo("popsize", "int", None, minimum=2, doc="Trials per generation."),
+        FieldInfo("use_separable_cma", "bool", False, doc="Diagonal covariance, for many parameters."),
+        FieldInfo("with_margin", "bool", False, doc="Keep integers from getting stuck."),
+        FieldInfo("lr_adapt", "bool", False, doc="Adapt the learning rate to noise."),
+    ),
+    "gp": (
+        FieldInfo("deterministic_objective", "bool", False, doc="Whether a repeated trial gives the same."),
+    ),
+}
+"""Arguments of Optuna's samplers that ``search.options`` may set, by method."""
+
+METHODS = tuple(OPTIONS)
+STOPPERS = ("asha", "median")
+NEEDS_PACKAGE = {"cmaes": "cmaes", "gp": "scipy"}
+
+SETTINGS: Mapping[str, Mapping[str, FieldInfo]] = {
+    section: {info.name: info for info in fields}
+    for section, fields in {
+        "metric": (
+            FieldInfo("name", "str", None, doc="A metric of the trainable (docs/metrics.md)."),
+            FieldInfo(
+                "goal",
+                "str",
+                None,
+                choices=("minimize", "maximize"),
+                doc="The direction that is better; left out: the metric's own.",
+            ),
+        ),
+        "search": (
+            FieldInfo("method", "str", "tpe", choices=METHODS, doc="How the next trial is chosen."),
+            FieldInfo("seed", "int", 0, minimum=0, maximum=2**32 - 1, doc="Seed of the sampler."),
+            FieldInfo(
+                "startup_trials", "int", 10, minimum=0, doc="Trials at random before the sampler learns."
+            ),
+            FieldInfo("options", "dict", {}, doc="Further arguments of the sampler, under Optuna's names."),
+        ),
+        "early_stop": (
+            FieldInfo(
+                "method",
+                "str",
+                None,
+                choices=STOPPERS,
+                doc="asha compares trials at rungs, median at every report.",
+            ),
+            FieldInfo("metric", "str", None, doc="What is compared; left out: the objective."),
+            FieldInfo(
+                "goal",
+                "str",
+                None,
+                choices=("minimize", "maximize"),
+                doc="The direction that is better; left out: the metric's own.",
+            ),
+            FieldInfo("min_steps", "int", None, minimum=1, unit="steps", doc="No trial is stopped before."),
+            FieldInfo("reduction", "int", 3, minimum=2, doc="asha: each rung keeps one trial in this many."),
+            FieldInfo(
+                "max_steps",
+                "int",
+                None,
+                minimum=2,
+                unit="steps",
+                doc=f"Steps of a whole trial, for a trainable without {STEPS}.",
+            ),
+        ),
+        "budget": (
+            FieldInfo("trials", "int", None, minimum=1, doc="Trials to run; a grid may leave it out."),
+            FieldInfo(
+                "hours", "float", None, nullable=True, minimum=0.01, unit="h", doc="Hours of the clock."
+            ),
+            FieldInfo(
+                "gpu_hours",
+                "float",
+                None,
+                nullable=True,
+                minimum=0.01,
+                unit="h",
+                doc="Hours times GPUs held.",
+            ),
+            FieldInfo(
+                "max_failed", "int", None, nullable=True, minimum=1, doc="Failed trials that end the sweep."
+            ),
+        ),
+        "resources": (
+            FieldInfo("workers", "int", 1, minimum=1, doc="Processes that train one trial together."),
+            FieldInfo(
+                "gpu_per_worker",
+                "float",
+                "auto",
+                minimum=0,
+                maximum=1,
+                doc="0, a share of a GPU, or 1; auto: 1 where there is a GPU.",
+            ),
+            FieldInfo(
+                "cpu_per_worker",
+                "float",
+                "auto",
+                minimum=0.1,
+                doc="CPUs of each process; auto: a fair share of the machine.",
+            ),
+            FieldInfo(
+                "max_concurrent", "int", "auto", minimum=1, doc="Most trials at once; auto: as many as fit."
+            ),
+        ),
+        "tracking": (
+            FieldInfo(
+                "uri",
+                "str",
+                None,
+                nullable=True,
+                doc="MLflow server or database; null: SQLite in the sweep's folder, or MLFLOW_TRACKING_URI.",
+            ),
+            FieldInfo("experiment", "str", None, doc="MLflow experiment; left out: the sweep's name."),
+        ),
+    }.items()
+}
+"""What each section of fixed shape may hold."""
+
+AUTO = ("gpu_per_worker", "cpu_per_worker", "max_concurrent")
+"""Settings that may be `auto`."""
+
+ELSEWHERE = {
+    "method": "Write `search: {method: tpe}`.",
+    "program": "The program is `trainable: diffusion_policy`.",
+    "run_cap": "Write `budget: {trials: 64}`.",
+    "early_terminate": "Write `early_stop: {method: asha, ...}`.",
+    "project": "Write `tracking: {experiment: NAME}`.",
+    "objective": "Write `metric: {name: ..., goal: ...}`, or `objectives: [...]` for several.",
+    "trials": "Write `budget: {trials: 64}`.",
+    "n_trials": "Write `budget: {trials: 64}`.",
+}
+"""Words of neighbouring tools, and where they go here."""
+
+PARAMETER_KEYS = ("values", "min", "max", "log", "step", "when", "value")
+PARAMETER_WORDS = {
+    "low": "Write `min`.",
+    "lower": "Write `min`.",
+    "high": "Write `max`.",
+    "upper": "Write `max`.",
+    "choices": "Write `values: [...]`.",
+    "choice": "Write `values: [...]`.",
+    "q": "Write `step`.",
+    "distribution": "Write `{min: ..., max: ..., log: true}` or `{values: [...]}`.",
+    "type": "Left out: the field knows whether it is a whole number.",
+    "if": "Write `when`.",
+    "condition": "Write `when`.",
+}
+"""Words of neighbouring tools inside a parameter, and what is written here."""

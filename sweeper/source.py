@@ -1,0 +1,335 @@
+"""Reading space files: YAML in which every value still knows the line it came from.
+
+PyYAML composes the nodes; this module turns them into values. What PyYAML would construct differently from
+what people mean is put right: ``1e-4`` is a number, ``on`` and ``no`` are texts, ``010`` is ten. A key that
+stands twice is a fault, and so is whatever could grow without bound: size, depth, aliases.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sweeper.errors import SpecError, SpecFault
+
+__all__ = ["FaultList", "Node", "Override", "Place", "nearest", "parse_override", "read_file"]
+
+MAX_BYTES = 1_000_000
+MAX_DEPTH = 24
+MAX_NODES = 50_000
+"""Values of a file after its aliases are followed; a file of the largest size without aliases has fewer."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where something was written: ``file:line``, or the argument of the command line."""
+
+    label: str
+    line: int = 0
+
+
+@dataclass(frozen=True)
+class Node:
+    """A value and where it was written.
+
+    Attributes:
+        place: The line of the value, or of the key it belongs to.
+        value: A number, text, truth value or None; a list of nodes; or a mapping from texts to nodes.
+    """
+
+    place: Place
+    value: Any
+
+    def plain(self) -> Any:
+        """The value without places."""
+        if isinstance(self.value, dict):
+            return {key: node.plain() for key, node in self.value.items()}
+        if isinstance(self.value, list):
+            return [node.plain() for node in self.value]
+        return self.value
+
+
+class FaultList:
+    """Collects faults, so that a person sees all of them at once."""
+
+    def __init__(self) -> None:
+        self._faults: list[SpecFault] = []
+
+    def add(self, place: Place, name: str, problem: str, remedy: str = "") -> None:
+        """Note a fault; the same one is kept once."""
+        fault = SpecFault(place.label, place.line, name, problem, remedy)
+        if fault not in self._faults:
+            self._faults.append(fault)
+
+    def __len__(self) -> int:
+        return len(self._faults)
+
+    def __iter__(self) -> Iterator[SpecFault]:
+        """The faults in the order of the file, those of arguments first."""
+        return iter(sorted(self._faults, key=lambda fault: fault.line))
+
+    def raise_any(self) -> None:
+        """Raise what was collected.
+
+        Raises:
+            SpecError: Where there is a fault.
+        """
+        if self._faults:
+            raise SpecError(tuple(self))
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that looks most like ``name``, or None where none does."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if near:
+        return near[0]
+    # `lr` for `optimizer.lr`: a last part that is right is near enough.
+    last = name.rpartition(".")[2]
+    tails = {full.rpartition(".")[2]: full for full in known}
+    if last in tails:
+        return tails[last]
+    near = difflib.get_close_matches(last, tails, n=1, cutoff=0.75)
+    return tails[near[0]] if near else None
+
+
+class _Loader(yaml.SafeLoader):
+    """Composes nodes with our own idea of what a plain word means, and to a bounded depth."""
+
+    # Of YAML 1.1's guesses only those are kept that people expect.
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - PyYAML's protocol
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            problem = f"nested more than {MAX_DEPTH} levels deep"
+            raise yaml.composer.ComposerError(None, None, problem, self.peek_event().start_mark)  # type: ignore[no-untyped-call]
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+
+_NULL, _BOOL, _INT, _FLOAT, _STR = (
+    f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str")
+)
+for _tag, _pattern, _first in (
+    (_NULL, r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
+    (_BOOL, r"^(?:true|True|TRUE|false|False|FALSE)$", list("tTfF")),
+    (_INT, r"^[-+]?[0-9][0-9_]*$", list("-+0123456789")),
+    (
+        _FLOAT,
+        r"^(?:[-+]?(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$",
+        list("-+.0123456789"),
+    ),
+):
+    _Loader.add_implicit_resolver(_tag, re.compile(_pattern), _first)
+
+
+def read_file(path: Path) -> tuple[str, Node]:
+    """Read a YAML file whose top is a mapping.
+
+    Returns:
+        Its text, and the mapping.
+
+    Raises:
+        SpecError: Where the file is missing, too large, not UTF-8, or not YAML in the sense of this module.
+    """
+    whole = Place(str(path))
+    if not path.is_file():
+        problem = "is no file." if path.exists() else "there is no such file."
+        raise SpecError([SpecFault(whole.label, 0, "", problem, _similar_files(path))])
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        remedy = f"At most {MAX_BYTES / 1e6:g} MB. Is this the right file?"
+        raise SpecError(
+            [SpecFault(whole.label, 0, "", f"{size / 1e6:.1f} MB is too large for a space.", remedy)]
+        )
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        problem = f"is no text: {error.reason} at byte {error.start}."
+        raise SpecError([SpecFault(whole.label, 0, "", problem, "Save it as UTF-8.")]) from None
+    except OSError as error:
+        raise SpecError([SpecFault(whole.label, 0, "", f"cannot be read: {error.strerror}.")]) from None
+    faults = FaultList()
+    root = _compose(text, str(path), faults)
+    faults.raise_any()
+    if root is None or root.value is None:
+        raise SpecError(
+            [SpecFault(whole.label, 0, "", "is empty.", "See docs/spaces.md for what a space needs.")]
+        )
+    if not isinstance(root.value, dict):
+        problem = f"holds a {_kind(root.value)}, not a space."
+        raise SpecError(
+            [SpecFault(whole.label, 1, "", problem, "Begin with `name: ...`; see docs/spaces.md.")]
+        )
+    return text, root
+
+
+def _similar_files(path: Path) -> str:
+    folder = path.parent
+    if not folder.is_dir():
+        return f"There is no folder {folder} either."
+    names = sorted(entry.name for entry in folder.iterdir() if entry.suffix in (".yaml", ".yml"))
+    near = nearest(path.name, names)
+    if near is not None:
+        return f"Did you mean {folder / near}?"
+    return f"In {folder}: {', '.join(names[:8])}." if names else ""
+
+
+def _compose(text: str, file: str, faults: FaultList) -> Node | None:
+    """Turn a YAML text into nodes with places; None where it is empty, or broken (a fault then)."""
+    try:
+        tree = yaml.compose(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = 0 if mark is None else mark.line + 1
+        remedy = (
+            "Indent with spaces, not tabs."
+            if "'\\t'" in str(error.problem)
+            else _yaml_hint(str(error.problem))
+        )
+        faults.add(Place(f"{file}:{line}", line), "", f"is no YAML: {error.problem}.", remedy)
+        return None
+    except yaml.YAMLError as error:
+        position = getattr(error, "position", 0)
+        line = text.count("\n", 0, position) + 1
+        problem = f"is no YAML: {getattr(error, 'reason', str(error))}."
+        faults.add(Place(f"{file}:{line}", line), "", problem, "Remove the character.")
+        return None
+    return None if tree is None else _Conversion(file, faults).node(tree)
+
+
+def _yaml_hint(problem: str) -> str:
+    if "mapping values are not allowed" in problem:
+        return "A text with a colon needs quotes, and entries of a mapping the same indent."
+    if "expected ',' or" in problem or "did not find expected" in problem:
+        return "Is a bracket or a brace missing?"
+    return ""
+
+
+class _Conversion:
+    """Turns PyYAML's nodes into ours."""
+
+    def __init__(self, file: str, faults: FaultList) -> None:
+        self.file = file
+        self.faults = faults
+        self.open: set[int] = set()
+        self.count = 0
+
+    def node(self, node: yaml.Node) -> Node:
+        place = self.place(node)
+        self.count += 1
+        if self.count > MAX_NODES:
+            problem = f"holds more than {MAX_NODES} values, once its aliases are followed."
+            raise SpecError([SpecFault(self.file, 0, "", problem, "Write it without aliases.")])
+        if id(node) in self.open:
+            self.faults.add(place, "", "refers to itself.", "Write it without aliases.")
+            return Node(place, None)
+        self.open.add(id(node))
+        try:
+            if isinstance(node, yaml.MappingNode):
+                return Node(place, self.mapping(node))
+            if isinstance(node, yaml.SequenceNode):
+                return Node(place, [self.node(element) for element in node.value])
+            return Node(place, self.scalar(node, place))
+        finally:
+            self.open.discard(id(node))
+
+    def place(self, node: yaml.Node) -> Place:
+        line = node.start_mark.line + 1
+        return Place(f"{self.file}:{line}", line)
+
+    def mapping(self, node: yaml.MappingNode) -> dict[str, Node]:
+        found: dict[str, Node] = {}
+        for key_node, value_node in node.value:
+            place = self.place(key_node)
+            if not isinstance(key_node, yaml.ScalarNode):
+                self.faults.add(place, "", "a name must be a text.", "Write `name: value`.")
+                continue
+            key = key_node.value
+            if key in found:
+                first = found[key].place
+                self.faults.add(place, key, f"stands twice; first in line {first.line}.", "Keep one of them.")
+                continue
+            found[key] = Node(place, self.node(value_node).value)
+        return found
+
+    def scalar(self, node: yaml.Node, place: Place) -> Any:
+        text: str = node.value
+        if node.tag == _STR:
+            return text
+        try:
+            if node.tag == _NULL:
+                return None
+            if node.tag == _BOOL:
+                return {"true": True, "false": False}[text.lower()]
+            if node.tag == _INT:
+                return int(text.replace("_", ""))
+            if node.tag == _FLOAT:
+                plain = text.replace("_", "").lower()
+                return float(plain.replace(".inf", "inf").replace(".nan", "nan"))
+        except (KeyError, ValueError):
+            self.faults.add(place, "", f"{text[:40]!r} cannot be read as the tag {node.tag} says.")
+            return None
+        self.faults.add(place, "", f"the tag {node.tag} has no meaning here.", "Write plain values.")
+        return None
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, list):
+        return "list"
+    return "mapping" if isinstance(value, dict) else "single value"
+
+
+@dataclass(frozen=True)
+class Override:
+    """One ``key=value`` of the command line.
+
+    Attributes:
+        place: The argument as it was typed.
+        key: What stands before the ``=``.
+        raw: What stands behind it.
+        value: The same, read as YAML.
+    """
+
+    place: Place
+    key: str
+    raw: str
+    value: Node
+
+
+def parse_override(argument: str, faults: FaultList) -> Override | None:
+    """Read ``key=value``; None (and a fault) where it is none."""
+    place = Place(f"argument {argument}")
+    key, separator, raw = argument.partition("=")
+    key = key.strip()
+    if not separator or not key or key.startswith("-"):
+        remedy = "Write key=value, e.g. budget.trials=8 or parameters.optimizer.lr.max=3e-4."
+        faults.add(place, "", "is no override.", remedy)
+        return None
+    if len(raw) > MAX_BYTES:
+        faults.add(place, key, "is too long.")
+        return None
+    found = FaultList()
+    node = _compose(raw, "argument", found)
+    if len(found) or node is None:
+        # A path such as `a: b` or `[x` is a text that happens not to be YAML; whoever wants a text takes it.
+        return Override(place, key, raw, Node(place, raw if len(found) else None))
+    return Override(place, key, raw, _placed(node, place))
+
+
+def _placed(node: Node, place: Place) -> Node:
+    """The same value, said to come from ``place``."""
+    if isinstance(node.value, dict):
+        return Node(place, {key: _placed(value, place) for key, value in node.value.items()})
+    if isinstance(node.value, list):
+        return Node(place, [_placed(value, place) for value in node.value])
+    return Node(place, node.value)

@@ -1,0 +1,275 @@
+"""A sweep, fully said: what is searched, on what, how long, with which machines.
+
+`sweeper.spec` reads one from a space file. Nothing here imports torch, ray, optuna or mlflow.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from sweeper.space import Space
+
+__all__ = [
+    "BudgetSpec",
+    "EarlyStopSpec",
+    "Goal",
+    "Objective",
+    "ResourceSpec",
+    "SearchSpec",
+    "SettledResources",
+    "SweepSpec",
+    "TrackingSpec",
+]
+
+Goal = Literal["minimize", "maximize"]
+Auto = Literal["auto"]
+MAX_AUTO_CPUS = 8
+"""Processes of a trial beyond this many CPUs no longer train faster; the rest is for other trials."""
+AUTO_TRIALS_AT_ONCE = 8
+"""Without GPUs the CPUs are shared by this many trials at most: a search learns from finished trials."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A metric and the direction that is better."""
+
+    name: str
+    goal: Goal
+
+
+@dataclass(frozen=True)
+class SearchSpec:
+    """How the next trial is chosen.
+
+    Attributes:
+        method: The sampler.
+        seed: Seed of the sampler.
+        startup_trials: Trials drawn at random before the sampler learns; random and grid have no use for it.
+        options: Further arguments of the sampler, under Optuna's names.
+    """
+
+    method: Literal["tpe", "random", "grid", "cmaes", "gp"] = "tpe"
+    seed: int = 0
+    startup_trials: int = 10
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EarlyStopSpec:
+    """When a trial that does badly is stopped.
+
+    Attributes:
+        method: ``asha`` compares at rungs; ``median`` at every report against the median of the others.
+        metric: What is compared; may differ from the objective.
+        goal: The direction that is better.
+        min_steps: Optimiser steps that every trial may take. The first rung of asha.
+        reduction: asha: each rung keeps one trial in this many, and lies this many times further.
+        max_steps: Optimiser steps of a whole trial.
+    """
+
+    method: Literal["asha", "median"]
+    metric: str
+    goal: Goal
+    min_steps: int
+    reduction: int = 3
+    max_steps: int = 0
+
+    def rungs(self) -> tuple[int, ...]:
+        """Steps at which asha compares trials; empty for median."""
+        if self.method != "asha":
+            return ()
+        rungs = []
+        step = self.min_steps
+        while step < self.max_steps:
+            rungs.append(step)
+            step *= self.reduction
+        return tuple(rungs)
+
+
+@dataclass(frozen=True)
+class BudgetSpec:
+    """When the sweep is over: whatever comes first.
+
+    Attributes:
+        trials: Trials that are run to an end of their own (done, stopped early or failed).
+        hours: Hours of the clock.
+        gpu_hours: Hours times GPUs held.
+        max_failed: Failed trials after which the sweep gives up.
+    """
+
+    trials: int
+    hours: float | None = None
+    gpu_hours: float | None = None
+    max_failed: int | None = None
+
+
+@dataclass(frozen=True)
+class ResourceSpec:
+    """What one trial gets, and how many run at once. ``auto`` is settled where the sweep runs, by `settled`.
+
+    Attributes:
+        workers: Processes that train one trial together.
+        gpu_per_worker: 0, a share of a GPU below 1 (one worker only), or 1.
+        cpu_per_worker: CPUs of each process.
+        max_concurrent: Most trials at once.
+    """
+
+    workers: int = 1
+    gpu_per_worker: float | Auto = "auto"
+    cpu_per_worker: float | Auto = "auto"
+    max_concurrent: int | Auto = "auto"
+
+    def settled(self, cpus: float, gpus: float, trials: int | None = None) -> SettledResources:
+        """Settle every ``auto`` for a machine or cluster of ``cpus`` and ``gpus``.
+
+        A worker gets a GPU where there is one, and its fair share of the CPUs.
+
+        Args:
+            cpus: CPUs that trials may use.
+            gpus: GPUs that trials may use.
+            trials: Trials of the sweep; no more than these run at once.
+        """
+        gpu = self.gpu_per_worker
+        if gpu == "auto":
+            gpu = 1.0 if gpus >= 1 else 0.0
+        cpu = self.cpu_per_worker
+        if cpu == "auto":
+            slots = max(1, math.floor(gpus / gpu)) if gpu else AUTO_TRIALS_AT_ONCE * self.workers
+            cpu = float(min(MAX_AUTO_CPUS, max(1, math.floor(cpus / slots))))
+        fits = math.floor(cpus / (cpu * self.workers) + 1e-9)
+        if gpu:
+            # Shares of a GPU do not add up across GPUs: 0.4 fits twice into each.
+            per_gpu = math.floor(1 / gpu + 1e-9) if gpu < 1 else 1 / gpu
+            fits = min(fits, math.floor(math.floor(gpus) * per_gpu / self.workers + 1e-9))
+        limits = [fits]
+        if self.max_concurrent != "auto":
+            limits.append(self.max_concurrent)
+        if trials is not None:
+            limits.append(trials)
+        return SettledResources(self.workers, float(gpu), float(cpu), min(limits))
+
+
+@dataclass(frozen=True)
+class SettledResources:
+    """Resources without ``auto``.
+
+    Attributes:
+        workers: Processes that train one trial together.
+        gpu_per_worker: GPUs of each process.
+        cpu_per_worker: CPUs of each process.
+        at_once: Trials that fit at the same time; 0 where not even one does.
+    """
+
+    workers: int
+    gpu_per_worker: float
+    cpu_per_worker: float
+    at_once: int
+
+    @property
+    def gpu_per_trial(self) -> float:
+        """GPUs that one trial holds."""
+        return self.workers * self.gpu_per_worker
+
+    @property
+    def cpu_per_trial(self) -> float:
+        """CPUs that one trial holds."""
+        return self.workers * self.cpu_per_worker
+
+
+@dataclass(frozen=True)
+class TrackingSpec:
+    """Where MLflow keeps the runs.
+
+    Attributes:
+        uri: Address of a server or database; None for SQLite in the sweep's folder (or MLFLOW_TRACKING_URI).
+        experiment: Name of the MLflow experiment.
+    """
+
+    uri: str | None
+    experiment: str
+
+
+@dataclass(frozen=True)
+class SweepSpec:
+    """A sweep, with every name resolved and every default filled in.
+
+    Attributes:
+        name: Name of the sweep, fit for a folder.
+        trainable: Name in `trainables.registry`, or ``module:attribute``.
+        config: Fixed values of the trainable's fields, under their own names.
+        space: What is searched.
+        objectives: What is optimised; several make a multi-objective sweep.
+        search: How trials are chosen.
+        early_stop: How trials are stopped early; None for never.
+        budget: When the sweep is over.
+        resources: What a trial gets.
+        tracking: Where MLflow keeps the runs.
+        folder: Where the sweep lies.
+        source: Text of the space file.
+        overrides: What the command line changed, as it was typed.
+        notes: What was changed on the way, for the user to know.
+        warnings: What is legal and yet probably not meant.
+    """
+
+    name: str
+    trainable: str
+    config: Mapping[str, Any]
+    space: Space
+    objectives: tuple[Objective, ...]
+    search: SearchSpec
+    early_stop: EarlyStopSpec | None
+    budget: BudgetSpec
+    resources: ResourceSpec
+    tracking: TrackingSpec
+    folder: Path
+    source: str
+    overrides: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The sweep as plain YAML and JSON types; `from_dict` reads it back equal."""
+        return {
+            "name": self.name,
+            "trainable": self.trainable,
+            "config": dict(self.config),
+            "space": self.space.to_dict(),
+            "objectives": [dataclasses.asdict(objective) for objective in self.objectives],
+            "search": {**dataclasses.asdict(self.search), "options": dict(self.search.options)},
+            "early_stop": None if self.early_stop is None else dataclasses.asdict(self.early_stop),
+            "budget": dataclasses.asdict(self.budget),
+            "resources": dataclasses.asdict(self.resources),
+            "tracking": dataclasses.asdict(self.tracking),
+            "folder": str(self.folder),
+            "overrides": list(self.overrides),
+            "notes": list(self.notes),
+            "warnings": list(self.warnings),
+            "source": self.source,
+        }
+
+    @staticmethod
+    def from_dict(plain: Mapping[str, Any], folder: Path | None = None) -> SweepSpec:
+        """The sweep that `to_dict` wrote; ``folder`` says where it lies now, if it was moved."""
+        stop = plain["early_stop"]
+        return SweepSpec(
+            name=plain["name"],
+            trainable=plain["trainable"],
+            config=dict(plain["config"]),
+            space=Space.from_dict(plain["space"]),
+            objectives=tuple(Objective(**objective) for objective in plain["objectives"]),
+            search=SearchSpec(**plain["search"]),
+            early_stop=None if stop is None else EarlyStopSpec(**stop),
+            budget=BudgetSpec(**plain["budget"]),
+            resources=ResourceSpec(**plain["resources"]),
+            tracking=TrackingSpec(**plain["tracking"]),
+            folder=Path(plain["folder"]) if folder is None else folder,
+            overrides=tuple(plain["overrides"]),
+            notes=tuple(plain["notes"]),
+            warnings=tuple(plain["warnings"]),
+            source=plain["source"],
+        )
