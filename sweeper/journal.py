@@ -1,0 +1,201 @@
+"""The journal of a sweep: everything that happened, one JSON object per line, in order.
+
+The journal is written before anything else hears of an event, and whatever else keeps a record (the tracking
+server, the table on the terminal, the ranking) is made from it. So a tracking server may be away for hours
+and nothing is lost, and a person with a text editor can see what a sweep did.
+
+Lines are only ever appended, by one process. A line that a crash cut short is left out when the journal is
+read. Numbers that JSON does not have are texts: ``"NaN"``, ``"Infinity"``, ``"-Infinity"``; ``float()`` reads
+them back.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path, PurePath
+from types import TracebackType
+from typing import Any
+
+from sweeper.errors import TrackingError
+
+__all__ = ["JOURNAL", "Chunk", "Event", "EventKind", "Journal", "read_journal"]
+
+JOURNAL = "journal.jsonl"
+"""Name of the journal in a sweep's folder."""
+
+Event = dict[str, Any]
+"""One line: ``event`` (an `EventKind`), ``time`` (seconds since 1970), and what belongs to that kind."""
+
+
+class EventKind(StrEnum):
+    """The kinds of event, and the fields of each beside ``event`` and ``time``.
+
+    ``sweep_start``
+        ``sweep``, ``sweep_id``, ``spec``, ``space`` (the YAML text), ``info`` (versions, git commit, identity
+        of the data), ``driver`` (host, pid, started). Again whenever a driver goes on with the sweep.
+    ``trial_start``
+        ``trial``, ``config`` (all of it), ``values`` (what was searched).
+    ``report``
+        ``trial``, ``step``, ``metrics``; ``artifacts`` and ``checkpoint`` where there are any.
+    ``trial_end``
+        ``trial``, ``status``, ``reason``, ``message``, ``step``, ``final``, ``best``, ``sweep_best``,
+        ``ended`` (trials that ended so far).
+    ``sweep_end``
+        ``status``, ``message``.
+    ``note``
+        ``text``, perhaps ``trial``.
+    """
+
+    SWEEP_START = "sweep_start"
+    TRIAL_START = "trial_start"
+    REPORT = "report"
+    TRIAL_END = "trial_end"
+    SWEEP_END = "sweep_end"
+    NOTE = "note"
+
+
+class Journal:
+    """Appends events to a journal; safe to call from several threads of the one process that writes it.
+
+    Args:
+        path: The file; made where it is missing, its folder too.
+
+    Raises:
+        TrackingError: Where the file cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+            size = os.fstat(self._file).st_size
+            self._torn = size > 0 and os.pread(self._file, 1, size - 1) != b"\n"
+        except OSError as error:
+            raise self._error(error) from error
+
+    def append(self, kind: EventKind, *, durable: bool = True, **fields: Any) -> Event:
+        """Write one event and return it as it will be read back.
+
+        Args:
+            kind: What happened.
+            durable: Whether to wait until the disk has it. Reports are many and can do without.
+            **fields: What belongs to the event; paths become texts, tuples lists, numpy numbers numbers.
+
+        Raises:
+            TrackingError: Where the disk does not take it.
+        """
+        event = {"event": str(kind), "time": round(time.time(), 3), **fields}
+        line = json.dumps(_plain(event), ensure_ascii=False, allow_nan=False)
+        with self._lock:
+            # A line that was cut short, by a crash or a full disk, is ended here, so that it spoils no other.
+            data = (b"\n" if self._torn else b"") + line.encode() + b"\n"
+            self._torn = True
+            try:
+                written = os.write(self._file, data)
+                if written < len(data):
+                    raise OSError(f"only {written} of {len(data)} bytes were written; the disk may be full")
+                if durable:
+                    os.fsync(self._file)
+            except OSError as error:
+                raise self._error(error) from error
+            self._torn = False
+        return json.loads(line)
+
+    def close(self) -> None:
+        """Close the file; may be called twice."""
+        with self._lock:
+            if self._file >= 0:
+                os.close(self._file)
+                self._file = -1
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _error(self, error: OSError) -> TrackingError:
+        return TrackingError(
+            f"{self.path}: the journal cannot be written: {error}. "
+            "Make room or mend the folder; then the sweep can go on from where it stopped."
+        )
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A stretch of a journal.
+
+    Attributes:
+        events: The events, in order.
+        offset: Byte at which the next stretch begins.
+        damaged: Whole lines that are no event: what a crash cut short before somebody wrote on.
+    """
+
+    events: list[Event]
+    offset: int
+    damaged: int = 0
+
+
+def read_journal(path: Path, offset: int = 0, max_bytes: int | None = None) -> Chunk:
+    """Read the events from byte ``offset`` on; a last line without its end is left for the next time.
+
+    Args:
+        path: The file; one that does not exist has no events.
+        offset: Where to begin; 0, or the ``offset`` of an earlier chunk.
+        max_bytes: Read about this much, and at least one event where there is one; None for everything.
+    """
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            data = file.read(-1 if max_bytes is None else max_bytes)
+            if max_bytes is not None and b"\n" not in data:
+                data += file.readline()
+    except FileNotFoundError:
+        return Chunk([], offset)
+    complete = data[: data.rfind(b"\n") + 1]
+    events, damaged = [], 0
+    for line in complete.splitlines():
+        event = _parse(line)
+        if event is not None:
+            events.append(event)
+        elif line.strip():
+            damaged += 1
+    return Chunk(events, offset + len(complete), damaged)
+
+
+def _parse(line: bytes) -> Event | None:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and "event" in event and "time" in event else None
+
+
+def _plain(value: Any) -> Any:
+    """Turn a value into what JSON can hold."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        if math.isfinite(value):
+            return value
+        return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+    if isinstance(value, PurePath):
+        return str(value)
+    if hasattr(value, "item"):
+        return _plain(value.item())
+    return str(value)

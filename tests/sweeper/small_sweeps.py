@@ -1,0 +1,69 @@
+"""Small sweeps for tests, built without a space file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sweeper.expressions import Expression
+from sweeper.space import Parameter, Space
+from sweeper.sweep import (
+    BudgetSpec,
+    EarlyStopSpec,
+    Objective,
+    ResourceSpec,
+    SearchSpec,
+    SweepSpec,
+    TrackingSpec,
+)
+
+SUCCESS = "rollout/success_rate"
+ERROR = "eval/action_mse"
+
+LR = Parameter("optimizer.lr", "float", 1e-5, 1e-3, log=True)
+HORIZON = Parameter("policy.horizon", "int", 8, 32, step=8)
+N_ACTION_STEPS = Parameter("policy.n_action_steps", "int", 1, 16)
+SCHEDULE = Parameter("policy.beta_schedule", "categorical", values=("squaredcos_cap_v2", "linear"))
+DIMS = Parameter("policy.down_dims", "categorical", values=([32, 64], [64, 128]))
+BETA_END = Parameter(
+    "policy.beta_end",
+    "float",
+    0.01,
+    0.05,
+    when=Expression("policy.beta_schedule != 'squaredcos_cap_v2'"),
+)
+
+
+def choice(name: str, *values: Any) -> Parameter:
+    return Parameter(name, "categorical", values=values)
+
+
+def sweep(
+    folder: Path,
+    *parameters: Parameter,
+    method: str = "tpe",
+    constraints: tuple[str, ...] = (),
+    objectives: Mapping[str, str] | None = None,
+    early_stop: EarlyStopSpec | None = None,
+    config: Mapping[str, Any] | None = None,
+    trials: int = 8,
+    uri: str | None = None,
+    defaults: Mapping[str, Any] | None = None,
+    **search: Any,
+) -> SweepSpec:
+    goals = objectives or {SUCCESS: "maximize"}
+    return SweepSpec(
+        name="small",
+        trainable="diffusion_policy",
+        config=dict(config or {"train.steps": 100}),
+        space=Space(parameters, tuple(Expression(text) for text in constraints), dict(defaults or {})),
+        objectives=tuple(Objective(name, goal) for name, goal in goals.items()),
+        search=SearchSpec(method=method, **search),
+        early_stop=early_stop,
+        budget=BudgetSpec(trials=trials),
+        resources=ResourceSpec(),
+        tracking=TrackingSpec(uri=uri, experiment="small"),
+        folder=folder,
+        source="name: small\n",
+    )

@@ -1,0 +1,365 @@
+"""The study hands out legal trials that differ, and keeps what came of them."""
+
+from __future__ import annotations
+
+import math
+
+import optuna
+import pytest
+from small_sweeps import (
+    BETA_END,
+    DIMS,
+    ERROR,
+    HORIZON,
+    LR,
+    N_ACTION_STEPS,
+    SCHEDULE,
+    SUCCESS,
+    choice,
+    sweep,
+)
+
+from sweeper.errors import UserError
+from sweeper.sampling import config_hash
+from sweeper.space import Parameter
+from sweeper.study import STUDY, Study
+from trainables.interface import Fault
+
+NUMBERS = (LR, Parameter("optimizer.weight_decay", "float", 1e-8, 1e-2, log=True), HORIZON)
+
+
+def run(study, count, value=lambda config: -abs(math.log10(config["optimizer.lr"]) + 4)):
+    """Ask for trials and complete each with the objective ``value(config)``."""
+    suggestions = []
+    for _ in range(count):
+        suggestion = study.ask()
+        assert suggestion is not None
+        study.complete(suggestion.number, {SUCCESS: value(suggestion.config)})
+        suggestions.append(suggestion)
+    return suggestions
+
+
+def states(study):
+    return [trial.state for trial in study.trials()]
+
+
+@pytest.mark.parametrize("method", ["tpe", "random", "cmaes", "gp"])
+def test_every_sampler_finds_the_better_half_of_a_range_or_at_least_stays_in_it(tmp_path, method):
+    with Study(sweep(tmp_path, *NUMBERS, method=method, startup_trials=4)) as study:
+        suggestions = run(study, 14)
+    assert [suggestion.number for suggestion in suggestions] == list(range(14))
+    for suggestion in suggestions:
+        assert 1e-5 <= suggestion.config["optimizer.lr"] <= 1e-3
+        assert suggestion.config["policy.horizon"] in (8, 16, 24, 32)
+        assert isinstance(suggestion.config["policy.horizon"], int)
+        assert suggestion.config["train.steps"] == 100
+    assert len({config_hash(suggestion.config) for suggestion in suggestions}) == 14
+
+
+@pytest.mark.parametrize("method", ["tpe", "random", "cmaes", "gp", "grid"])
+def test_the_same_seed_asks_the_same_questions(tmp_path, method):
+    parameters = (HORIZON, N_ACTION_STEPS)
+    asked = []
+    for name in ("one", "two"):
+        with Study(sweep(tmp_path / name, *parameters, method=method, startup_trials=3, seed=5)) as study:
+            asked.append(run(study, 8, value=lambda config: config["policy.horizon"]))
+    assert asked[0] == asked[1]
+
+
+def test_tpe_learns_from_what_it_is_told(tmp_path):
+    with Study(sweep(tmp_path, LR, method="tpe", startup_trials=8)) as study:
+        suggestions = run(study, 40)
+    late = [abs(math.log10(s.config["optimizer.lr"]) + 4) for s in suggestions[25:]]
+    assert sum(late) / len(late) < 0.25  # a random search over two decades has 0.5
+
+
+def test_a_parameter_exists_only_where_its_condition_holds(tmp_path):
+    with Study(sweep(tmp_path, SCHEDULE, BETA_END, LR, startup_trials=4)) as study:
+        suggestions = run(study, 20)
+    schedules = {suggestion.values["policy.beta_schedule"] for suggestion in suggestions}
+    assert schedules == {"squaredcos_cap_v2", "linear"}
+    for suggestion in suggestions:
+        conditional = suggestion.config["policy.beta_schedule"] == "linear"
+        assert ("policy.beta_end" in suggestion.values) == conditional
+        assert ("policy.beta_end" in suggestion.config) == conditional
+
+
+@pytest.mark.parametrize("method", ["tpe", "random", "cmaes", "gp", "grid"])
+def test_violated_constraints_cost_no_trial_and_leave_no_gap_in_the_numbers(tmp_path, method):
+    rule = "policy.n_action_steps <= policy.horizon - 8 + 1"
+    spec = sweep(tmp_path, HORIZON, N_ACTION_STEPS, method=method, constraints=(rule,), startup_trials=3)
+    with Study(spec) as study:
+        suggestions = run(study, 10, value=lambda config: config["policy.n_action_steps"])
+        assert states(study) == ["completed"] * 10
+    assert [suggestion.number for suggestion in suggestions] == list(range(10))
+    for suggestion in suggestions:
+        assert suggestion.config["policy.n_action_steps"] <= suggestion.config["policy.horizon"] - 7
+
+
+def test_a_constraint_that_hardly_ever_holds_is_met_all_the_same(tmp_path):
+    a, b = Parameter("a", "float", 0.0, 1.0), Parameter("b", "float", 0.0, 1.0)
+    spec = sweep(tmp_path, a, b, constraints=("a + b <= 0.05",), startup_trials=3)
+    with Study(spec) as study:
+        suggestions = run(study, 6, value=lambda config: config["a"])
+    assert all(suggestion.config["a"] + suggestion.config["b"] <= 0.05 for suggestion in suggestions)
+
+
+def test_a_constraint_that_never_holds_is_a_clear_error(tmp_path):
+    a = Parameter("a", "float", 0.0, 1.0)
+    with (
+        Study(sweep(tmp_path, a, constraints=("a > 2",))) as study,
+        pytest.raises(UserError, match=r"100.0%  violates a > 2"),
+    ):
+        study.ask()
+
+
+def test_a_finite_space_without_a_legal_point_is_a_clear_error(tmp_path):
+    with (
+        Study(sweep(tmp_path, HORIZON, constraints=("policy.horizon > 99",))) as study,
+        pytest.raises(UserError, match="no combination of the parameters keeps the constraints"),
+    ):
+        study.ask()
+
+
+def test_what_the_trainable_refuses_costs_no_trial(tmp_path):
+    def accept(config):
+        return [Fault("policy.horizon", "is odd here.")] if config["policy.horizon"] == 16 else []
+
+    with Study(sweep(tmp_path, HORIZON, method="random"), accept=accept) as study:
+        suggestions = run(study, 3, value=lambda config: 1.0)
+        assert study.ask() is None
+    assert sorted(suggestion.config["policy.horizon"] for suggestion in suggestions) == [8, 24, 32]
+
+
+def test_the_trainables_refusals_are_named_when_nothing_is_left(tmp_path):
+    refuse = [Fault("dataset.root", "is missing.", "Name it.")]
+    with (
+        Study(sweep(tmp_path, LR), accept=lambda config: refuse) as study,
+        pytest.raises(UserError, match=r"dataset\.root: is missing\. Name it\."),
+    ):
+        study.ask()
+
+
+@pytest.mark.parametrize("method", ["tpe", "random", "grid"])
+def test_a_finite_space_is_searched_once_through_and_then_exhausted(tmp_path, method):
+    spec = sweep(tmp_path, SCHEDULE, DIMS, HORIZON, method=method, startup_trials=3)
+    with Study(spec) as study:
+        suggestions = run(study, 16, value=lambda config: config["policy.horizon"])
+        assert study.ask() is None
+        assert study.ask() is None
+    seen = {config_hash(suggestion.config) for suggestion in suggestions}
+    assert len(seen) == 16
+    assert {str(s.config["policy.down_dims"]) for s in suggestions} == {"[32, 64]", "[64, 128]"}
+
+
+def test_a_grid_knows_conditions_and_counts_no_point_twice(tmp_path):
+    beta_end = Parameter("policy.beta_end", "float", 0.01, 0.03, step=0.01, when=BETA_END.when)
+    with Study(sweep(tmp_path, SCHEDULE, beta_end, method="grid")) as study:
+        suggestions = run(study, 4, value=lambda config: 1.0)
+        assert study.ask() is None
+    betas = [s.config.get("policy.beta_end") for s in suggestions]
+    assert sorted(betas, key=lambda beta: beta or 0) == [None, 0.01, 0.02, 0.03]
+
+
+def test_a_conditional_parameter_may_have_a_fixed_value_where_it_is_not_searched(tmp_path):
+    spec = sweep(tmp_path, SCHEDULE, BETA_END, config={"policy.beta_end": 0.5}, method="random")
+    with Study(spec) as study:
+        suggestions = run(study, 6, value=lambda config: 1.0)
+    assert suggestions
+    for suggestion in suggestions:
+        searched = suggestion.config["policy.beta_schedule"] == "linear"
+        assert (suggestion.config["policy.beta_end"] < 0.06) == searched
+        assert ("policy.beta_end" in suggestion.values) == searched
+
+
+def test_choices_that_are_equal_in_python_stay_apart(tmp_path):
+    with Study(sweep(tmp_path, choice("a", 1, True, "1", None, 1.5), method="grid")) as study:
+        values = [suggestion.config["a"] for suggestion in run(study, 5, value=lambda config: 1.0)]
+    assert sorted(map(repr, values)) == sorted(map(repr, [1, True, "1", None, 1.5]))
+
+
+def test_a_range_that_its_step_does_not_fill_stays_in_bounds(tmp_path):
+    spec = sweep(tmp_path, Parameter("a", "int", 8, 31, step=8), Parameter("b", "float", 0.0, 0.95, step=0.3))
+    with Study(spec) as study:
+        suggestions = run(study, 12, value=lambda config: config["a"])
+    assert {s.config["a"] for s in suggestions} <= {8, 16, 24}
+    assert {round(s.config["b"], 6) for s in suggestions} <= {0.0, 0.3, 0.6, 0.9}
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters", "objectives", "message"),
+    [
+        ("grid", (LR, HORIZON), None, "a grid has no end over optimizer.lr"),
+        ("cmaes", (LR, HORIZON, SCHEDULE), None, "policy.beta_schedule is a choice"),
+        ("cmaes", (LR,), None, "CMA-ES needs at least 2 parameters"),
+        ("cmaes", (LR, HORIZON), {SUCCESS: "maximize", ERROR: "minimize"}, "CMA-ES optimises one objective"),
+        ("gp", (SCHEDULE, BETA_END), None, "policy.beta_end has `when`"),
+    ],
+)  # fmt: skip
+def test_what_a_method_cannot_search_is_said_before_anything_runs(
+    tmp_path, method, parameters, objectives, message
+):
+    with pytest.raises(UserError, match=message):
+        Study(sweep(tmp_path, *parameters, method=method, objectives=objectives))
+    assert not (tmp_path / STUDY).exists()
+
+
+def test_an_option_that_the_sampler_does_not_have_is_refused_with_those_it_has(tmp_path):
+    with pytest.raises(UserError, match=r"n_candidates is no option of tpe. Allowed: .*n_ei_candidates"):
+        Study(sweep(tmp_path, LR, options={"n_candidates": 3}))
+    with Study(sweep(tmp_path, LR, options={"n_ei_candidates": 48})) as study:
+        assert study.ask() is not None
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sigma0": 0.3},
+        {"popsize": 6},
+        {"use_separable_cma": True},
+        {"lr_adapt": True},
+        {"with_margin": False},
+    ],
+)
+def test_every_option_of_cmaes_makes_a_sampler_that_samples(tmp_path, options):
+    with Study(sweep(tmp_path, *NUMBERS, method="cmaes", startup_trials=1, options=options)) as study:
+        assert len(run(study, 3)) == 3
+
+
+def test_a_trial_stopped_early_is_pruned_with_what_it_reported(tmp_path):
+    with Study(sweep(tmp_path, LR)) as study:
+        number = study.ask().number
+        study.report(number, 10, 0.1)
+        study.report(number, 20, 0.3)
+        study.report(number, 20, 0.9)  # told twice
+        study.report(number, 15, 0.9)  # an earlier step, after a restart
+        study.report(number, 30, math.nan)
+        study.prune(number)
+        (trial,) = study.trials()
+    assert trial.state == "stopped_early"
+    assert trial.reports == {10: 0.1, 20: 0.3}
+    assert trial.objectives == (0.3,)
+
+
+def test_a_trial_may_be_stopped_before_it_reported_the_objective(tmp_path):
+    with Study(sweep(tmp_path, LR)) as study:
+        study.prune(study.ask().number)
+        assert [(trial.state, trial.objectives) for trial in study.trials()] == [("stopped_early", ())]
+        assert study.ask() is not None
+
+
+def test_a_failed_trial_keeps_its_reason(tmp_path):
+    with Study(sweep(tmp_path, LR)) as study:
+        study.fail(study.ask().number, "out_of_memory", "CUDA out of memory")
+        (trial,) = study.trials()
+    assert (trial.state, trial.reason, trial.message) == ("failed", "out_of_memory", "CUDA out of memory")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_an_objective_that_is_no_number_fails_the_trial_as_diverged(tmp_path, value):
+    with Study(sweep(tmp_path, LR)) as study:
+        study.complete(study.ask().number, {SUCCESS: value})
+        (trial,) = study.trials()
+        assert study.ask() is not None
+    assert (trial.state, trial.reason) == ("failed", "diverged")
+    assert SUCCESS in trial.message
+
+
+def test_a_trial_that_never_reported_its_objective_fails(tmp_path):
+    with Study(sweep(tmp_path, LR)) as study:
+        study.complete(study.ask().number, {"train/loss": 0.1})
+        (trial,) = study.trials()
+    assert (trial.state, trial.reason) == ("failed", "no_objective")
+
+
+@pytest.mark.parametrize("method", ["tpe", "random", "gp"])
+def test_several_objectives_take_no_reports_and_keep_every_value(tmp_path, method):
+    objectives = {SUCCESS: "maximize", ERROR: "minimize"}
+    spec = sweep(tmp_path, LR, HORIZON, method=method, objectives=objectives, startup_trials=3)
+    with Study(spec) as study:
+        for index in range(6):
+            number = study.ask().number
+            study.report(number, 10, 0.5)
+            if index == 3:
+                study.prune(number)
+            else:
+                study.complete(number, {ERROR: 2.0 - index, SUCCESS: 0.1 * index})
+        trials = study.trials()
+    assert [trial.state for trial in trials].count("completed") == 5
+    assert trials[1].objectives == (0.1, 1.0)
+    assert trials[3].state == "stopped_early"
+
+
+def test_a_study_that_is_opened_again_knows_its_trials_and_repeats_none(tmp_path):
+    spec = sweep(tmp_path, SCHEDULE, DIMS, HORIZON, method="random")
+    with Study(spec) as study:
+        before = run(study, 9, value=lambda config: 1.0)
+    with Study(spec) as study:
+        assert states(study) == ["completed"] * 9
+        after = run(study, 7, value=lambda config: 1.0)
+        assert study.ask() is None
+    assert [suggestion.number for suggestion in after] == list(range(9, 16))
+    assert len({config_hash(s.config) for s in before + after}) == 16
+
+
+def test_trials_that_a_dead_driver_left_are_known_with_their_configurations(tmp_path):
+    spec = sweep(tmp_path, SCHEDULE, DIMS, HORIZON)
+    with Study(spec) as study:
+        run(study, 2, value=lambda config: 1.0)
+        left = study.ask()
+        study.report(left.number, 10, 0.25)
+    with Study(spec) as study:
+        assert study.unfinished() == [left]
+        assert study.is_running(left.number)
+        study.report(left.number, 10, 0.9)  # it repeats a step when it is run again
+        study.report(left.number, 20, 0.5)
+        study.complete(left.number, {SUCCESS: 0.5})
+        assert study.unfinished() == []
+        assert study.trials()[left.number].reports == {10: 0.25, 20: 0.5}
+        assert study.ask().number == left.number + 1
+
+
+def test_a_study_opened_again_does_not_draw_its_first_suggestions_anew(tmp_path):
+    spec = sweep(tmp_path, LR, method="random")
+    with Study(spec) as study:
+        first = run(study, 3)
+    with Study(spec) as study:
+        second = run(study, 3)
+        suggested = len(study._optuna.trials)
+    assert not {s.config["optimizer.lr"] for s in first} & {s.config["optimizer.lr"] for s in second}
+    assert suggested == 6  # none was refused as a repetition
+
+
+def test_a_study_keeps_its_objective_and_its_choices_and_may_change_its_ranges(tmp_path):
+    with Study(sweep(tmp_path, LR, SCHEDULE)) as study:
+        run(study, 3, value=lambda config: 1.0)
+    with pytest.raises(UserError, match=r"another objective: maximize rollout/success_rate"):
+        Study(sweep(tmp_path, LR, SCHEDULE, objectives={ERROR: "minimize"}))
+    with pytest.raises(UserError, match=r"the values \['squaredcos_cap_v2', 'linear'\]"):
+        Study(sweep(tmp_path, LR, choice("policy.beta_schedule", "linear", "scaled_linear")))
+    wider = Parameter("optimizer.lr", "float", 1e-3, 1e-2, log=True)
+    with Study(sweep(tmp_path, wider, SCHEDULE)) as study:
+        assert study.ask().config["optimizer.lr"] >= 1e-3
+
+
+def test_only_one_process_opens_a_study(tmp_path):
+    spec = sweep(tmp_path, LR)
+    with Study(spec), pytest.raises(UserError, match="another process is running this sweep"):
+        Study(spec)
+    with Study(spec) as study:
+        assert study.ask() is not None
+
+
+def test_a_folder_with_spaces_and_quotes_holds_a_study(tmp_path):
+    folder = tmp_path / 'it\'s a "folder" with 100% & spaces #1'
+    with Study(sweep(folder, LR)) as study:
+        run(study, 1)
+    assert (folder / STUDY).exists()
+
+
+def test_optuna_itself_can_read_the_study(tmp_path):
+    with Study(sweep(tmp_path, LR)) as study:
+        run(study, 2)
+    loaded = optuna.load_study(study_name="sweep", storage=f"sqlite:///{tmp_path / STUDY}")
+    assert [trial.state.name for trial in loaded.trials] == ["COMPLETE", "COMPLETE"]
+    assert loaded.direction.name == "MAXIMIZE"
