@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from trainables.interface import Fault, TrainableError
 
 __all__ = ["DatasetError", "DiskFullError", "dataset_error"]
 
 
 class DatasetError(TrainableError):
-    """A dataset cannot be read, or is not what training needs."""
+    """A dataset cannot be read, or is not what training needs; carries every fault that was found."""
 
     reason = "data"
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("\n".join(str(fault) for fault in self.faults))
+
+    def __reduce__(self) -> tuple[type[DatasetError], tuple[tuple[Fault, ...]]]:
+        return (type(self), (self.faults,))
 
 
 class DiskFullError(DatasetError):
@@ -20,5 +29,5 @@ class DiskFullError(DatasetError):
 
 
 def dataset_error(where: str, problem: str, remedy: str = "") -> DatasetError:
-    """Make an error of the same three parts as a fault: where, what is wrong, what to do."""
-    return DatasetError(str(Fault(where, problem, remedy)))
+    """Make an error of one fault: where, what is wrong, what is allowed and what to do."""
+    return DatasetError([Fault(where, problem, remedy)])

@@ -20,6 +20,7 @@ __all__ = [
     "image_histogram",
     "image_statistics",
     "imagenet_statistics",
+    "sample_rows",
     "vector_statistics",
 ]
 
@@ -32,6 +33,8 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 PIXEL_VALUES = 256
+SAMPLED_FRAMES = 1000
+"""Frames whose pixels are counted for a camera's statistics."""
 
 
 def vector_statistics(values: NDArray[np.generic]) -> dict[str, np.ndarray]:
@@ -113,3 +116,10 @@ def imagenet_statistics() -> dict[str, np.ndarray]:
         "mean": np.array(IMAGENET_MEAN).reshape(3, 1, 1),
         "std": np.array(IMAGENET_STD).reshape(3, 1, 1),
     }
+
+
+def sample_rows(rows: NDArray[np.int64], most: int = SAMPLED_FRAMES) -> NDArray[np.int64]:
+    """Choose at most so many rows, evenly spaced: always the same ones for the same rows."""
+    if len(rows) <= most:
+        return rows
+    return rows[np.linspace(0, len(rows) - 1, most).round().astype(np.int64)]

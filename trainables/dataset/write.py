@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from trainables.dataset.errors import DatasetError, dataset_error
+from trainables.dataset.errors import dataset_error
 from trainables.dataset.schema import (
     CHUNK_SIZE,
     CURRENT_VERSION,
@@ -523,7 +523,7 @@ def _available_encoder() -> str:
         except av.codec.codec.UnknownCodecError:
             continue
         return encoder
-    raise DatasetError(f"video: PyAV has none of the encoders {', '.join(ENCODERS)}. Use dtype image.")
+    raise dataset_error("video", f"PyAV has none of the encoders {', '.join(ENCODERS)}.", "Use dtype image.")
 
 
 def _arrow_column(feature: DatasetFeature, values: NDArray[np.generic]) -> Any:

@@ -1,0 +1,278 @@
+"""Decode every camera once per machine, into a memory map that all processes share.
+
+The frames of a camera at one size are one ``.npy`` file, uint8 (N, C, H, W), in the cache folder. Whoever
+asks first builds it, the others wait; it is built beside and renamed when whole. The lock is the operating
+system's: it goes when its owner dies, and whoever waits then builds anew.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+
+from trainables.dataset.decode import FramePart, decode_part, decoder_version
+from trainables.dataset.errors import DiskFullError
+from trainables.dataset.tables import available_cpus
+from trainables.interface import Fault
+
+if TYPE_CHECKING:
+    from trainables.dataset.lerobot import LeRobotDataset
+
+__all__ = ["FrameArray", "frames_gb", "open_frames"]
+
+# Part of every key: count it up when the same frames would be stored differently.
+LAYOUT = 1
+PART_FRAMES = 1024
+PROGRESS_EVERY_S = 2.0
+MOST_THREADS = 16
+# Left free on the disk besides the frames: checkpoints are written there too, more often than not.
+SPARE_B = 200 * 1000**2
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class FrameArray:
+    """The decoded frames of one camera.
+
+    Attributes:
+        path: The file.
+        array: uint8 (N, C, H, W), in the file.
+        rows: For each row of the opened dataset its place in ``array``, or None where they are the same.
+    """
+
+    path: Path
+    array: NDArray[np.uint8]
+    rows: NDArray[np.int64] | None = None
+
+    def take(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Copy the frames of some rows of the opened dataset, (*rows.shape, C, H, W)."""
+        places = rows if self.rows is None else self.rows[rows]
+        return np.take(self.array, places, axis=0)
+
+
+def open_frames(
+    dataset: LeRobotDataset,
+    camera: str,
+    size: tuple[int, int] | None,
+    cache: Path,
+    progress: Progress | None = None,
+    *,
+    threads: int | None = None,
+) -> FrameArray:
+    """Open a camera's decoded frames; decode them where nobody has yet.
+
+    Args:
+        dataset: The opened dataset.
+        camera: The feature.
+        size: (height, width) to keep, bilinear with antialiasing; None: as recorded.
+        cache: Folder that every process of this machine shares.
+        progress: Told every few seconds how far it is.
+        threads: Threads to decode with; None: one per CPU.
+
+    Raises:
+        DatasetError: Where a frame cannot be decoded; names its episode, camera and file.
+        DiskFullError: Where the cache's disk has not enough room.
+    """
+    tell = progress or _say_nothing
+    parts = dataset.frame_parts(camera)
+    recorded = parts[0].shape
+    if size is not None and tuple(size) == recorded[1:]:
+        size = None
+    height, width = size or recorded[1:]
+    shape = (recorded[0], height, width)
+    folder = cache / "frames"
+    video = parts[0].times_s is not None
+
+    if not dataset.is_whole:
+        # Frames of the whole dataset serve any choice of its episodes.
+        whole_path = _path(folder, dataset.fingerprint, camera, shape, video)
+        whole = _open(whole_path, (dataset.frames_on_disk, *shape))
+        if whole is not None:
+            return FrameArray(whole[0], whole[1], dataset.rows_on_disk)
+    identity = dataset.fingerprint if dataset.is_whole else dataset.identity
+    path = _path(folder, identity, camera, shape, video)
+    wanted = (len(dataset), *shape)
+    found = _open(path, wanted)
+    if found is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _alone(path, camera, tell):
+            found = _open(path, wanted)
+            if found is None:
+                builder = _Builder(dataset, camera, parts, size, wanted, tell)
+                builder.build(path, threads or min(available_cpus(), MOST_THREADS))
+                found = _open(path, wanted)
+    assert found is not None
+    return FrameArray(*found)
+
+
+def frames_gb(dataset: LeRobotDataset, size: tuple[int, int] | None = None) -> float:
+    """Compute how much disk the frames of every chosen camera take, in gigabytes."""
+    pixels = [
+        feature.shape[0] * int(np.prod(size or feature.shape[1:]))
+        for feature in dataset.policy_features.cameras
+    ]
+    return len(dataset) * sum(pixels) / 1e9
+
+
+def _say_nothing(_message: str) -> None:
+    return None
+
+
+def _path(folder: Path, identity: str, camera: str, shape: tuple[int, ...], video: bool) -> Path:
+    key = json.dumps([LAYOUT, identity, camera, shape, decoder_version(video)])
+    plain = re.sub(r"[^\w.-]", "_", camera)[-60:]
+    digest = hashlib.sha256(key.encode()).hexdigest()[:24]
+    return folder / f"{plain}-{shape[1]}x{shape[2]}-{digest}.npy"
+
+
+def _open(path: Path, shape: tuple[int, ...]) -> tuple[Path, NDArray[np.uint8]] | None:
+    try:
+        # Copy on write: torch wants memory that it may write to. Nobody does, so nothing is copied.
+        array = np.asarray(np.load(path, mmap_mode="c"))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        return None  # damaged from outside: it is built anew
+    if array.shape != shape or array.dtype != np.uint8:
+        return None
+    return path, array
+
+
+@contextmanager
+def _alone(path: Path, camera: str, tell: Progress) -> Iterator[None]:
+    """Hold the lock of ``path``; say so while another process has it."""
+    lock = FileLock(path.with_suffix(".lock"), is_singleton=False)
+    while True:
+        try:
+            lock.acquire(timeout=PROGRESS_EVERY_S, poll_interval=0.1)
+            break
+        except Timeout:
+            tell(f"{camera}: waiting for another process that decodes it")
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class _Builder:
+    """Decodes the frames of one camera into a file. The caller holds its lock."""
+
+    def __init__(
+        self,
+        dataset: LeRobotDataset,
+        camera: str,
+        parts: list[FramePart],
+        size: tuple[int, int] | None,
+        shape: tuple[int, ...],
+        tell: Progress,
+    ) -> None:
+        self._dataset = dataset
+        self._camera = camera
+        self._pieces = [piece for part in parts for piece in part.split(PART_FRAMES)]
+        self._size = size
+        self._shape = shape
+        self._tell = tell
+        self._frame_b = int(np.prod(shape[1:]))
+        self._done = 0
+        self._told_s = time.monotonic()
+        self._counting = threading.Lock()
+        self._failed = threading.Event()
+
+    def build(self, path: Path, threads: int) -> None:
+        # Whatever lies here was left by a builder that died: the lock is ours.
+        for left in path.parent.glob(f"{path.stem}.building-*"):
+            left.unlink(missing_ok=True)
+        self._check_disk(path.parent)
+        building = path.with_name(f"{path.stem}.building-{os.getpid()}")
+        try:
+            self._write(building, threads)
+            building.replace(path)
+        finally:
+            building.unlink(missing_ok=True)
+
+    def _check_disk(self, folder: Path) -> None:
+        needed_b = self._shape[0] * self._frame_b
+        free_b = shutil.disk_usage(folder).free
+        if needed_b + SPARE_B > free_b:
+            raise self._disk_full(folder, f"only {free_b / 1e9:.2f} GB are free")
+
+    def _disk_full(self, folder: Path, detail: str) -> DiskFullError:
+        count, _, height, width = self._shape
+        needed_gb = count * self._frame_b / 1e9
+        size = f"{count:,} frames of {self._camera} at {height}×{width} px"
+        problem = f"{size} take {needed_gb:.2f} GB, and {detail}."
+        remedy = "Use another cache folder, a smaller policy.resize_shape, or fewer dataset.episodes."
+        return DiskFullError([Fault(str(folder), problem, remedy)])
+
+    def _write(self, building: Path, threads: int) -> None:
+        with building.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, _header(self._shape))
+            start_b = file.tell()
+            file.truncate(start_b + self._shape[0] * self._frame_b)
+            file.flush()
+            self._decode_all(file.fileno(), start_b, threads, building.parent)
+            os.fsync(file.fileno())
+
+    def _decode_all(self, file: int, start_b: int, threads: int, folder: Path) -> None:
+        with ThreadPoolExecutor(max_workers=threads, thread_name_prefix="frames") as pool:
+            jobs = [pool.submit(self._decode, piece, file, start_b) for piece in self._pieces]
+            try:
+                while True:
+                    done, waiting = wait(jobs, timeout=PROGRESS_EVERY_S / 4, return_when=FIRST_EXCEPTION)
+                    self._tell_progress()
+                    if not waiting or any(job.exception() is not None for job in done):
+                        break
+                for job in jobs:
+                    if job.done():
+                        job.result()
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                raise self._disk_full(folder, f"writing them failed ({error.strerror})") from error
+            finally:
+                # On an error or an interruption the threads stop at their next frame.
+                self._failed.set()
+                for job in jobs:
+                    job.cancel()
+        self._tell(f"{self._camera}: {self._shape[0]:,} of {self._shape[0]:,} frames")
+
+    def _decode(self, piece: FramePart, file: int, start_b: int) -> None:
+        for row, picture_CHW in decode_part(piece, self._size, self._dataset.name_row):
+            if self._failed.is_set():
+                return
+            _write_at(file, np.ascontiguousarray(picture_CHW).data.cast("B"), start_b + row * self._frame_b)
+            with self._counting:
+                self._done += 1
+
+    def _tell_progress(self) -> None:
+        if time.monotonic() - self._told_s >= PROGRESS_EVERY_S and self._done < self._shape[0]:
+            self._told_s = time.monotonic()
+            self._tell(f"{self._camera}: {self._done:,} of {self._shape[0]:,} frames")
+
+
+def _write_at(file: int, data: memoryview, start_b: int) -> None:
+    """Write, rather than map: a full disk is an error here, in a map it would kill the process."""
+    while data:
+        written_b = os.pwrite(file, data, start_b)
+        data, start_b = data[written_b:], start_b + written_b
+
+
+def _header(shape: tuple[int, ...]) -> dict[str, object]:
+    return {"descr": "|u1", "fortran_order": False, "shape": shape}

@@ -1,0 +1,136 @@
+"""Find a dataset: a folder, or a dataset of the Hugging Face hub, of which only what is needed is fetched."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainables.dataset.errors import dataset_error
+from trainables.dataset.metadata import Metadata, policy_features, read_metadata, select_episodes
+
+__all__ = ["Source", "fetch_files", "find_source"]
+
+REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
+# Above so many files whole folders are asked for: the hub's client compares every file with every pattern.
+MOST_PATTERNS = 500
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a dataset lies.
+
+    Attributes:
+        root: The folder.
+        repo_id: The hub's name of it, or None for a folder.
+        revision: The commit that was fetched, or None for a folder.
+    """
+
+    root: Path
+    repo_id: str | None = None
+    revision: str | None = None
+
+    @property
+    def field(self) -> str:
+        """The configuration field that named it."""
+        return "dataset.root" if self.repo_id is None else "dataset.repo_id"
+
+
+def find_source(
+    root_or_repo_id: str | Path,
+    *,
+    revision: str | None,
+    cache: Path | None,
+    progress: Callable[[str], None] | None = None,
+) -> Source:
+    """Find a folder, or fetch the metadata of a hub dataset.
+
+    Args:
+        root_or_repo_id: A ``Path`` is a folder. A text is a folder where there is one of this name, else the
+            name of a hub dataset (``owner/name``).
+        revision: Branch, tag or commit on the hub; None: the newest.
+        cache: Folder for what is fetched; None: Hugging Face's own cache.
+        progress: Told before the network is used.
+
+    Raises:
+        DatasetError: Where there is neither such a folder nor such a dataset, or the hub cannot be reached.
+    """
+    if isinstance(root_or_repo_id, Path) or Path(root_or_repo_id).is_dir():
+        return Source(Path(root_or_repo_id))
+    if not REPO_ID.fullmatch(root_or_repo_id):
+        remedy = "Expected the path of a folder, or a hub name such as lerobot/pusht."
+        raise dataset_error("dataset.root", f"{root_or_repo_id!r} is no folder.", remedy)
+    if progress is not None:
+        progress(f"{root_or_repo_id}: fetching the metadata")
+    root = _snapshot(root_or_repo_id, revision, ["meta/*"], cache)
+    # A snapshot's folder is named after its commit, whatever branch or tag was asked for.
+    return Source(root, root_or_repo_id, root.name)
+
+
+def fetch_files(
+    source: Source,
+    metadata: Metadata,
+    *,
+    episodes: Collection[int] | None,
+    exclude_episodes: Collection[int],
+    observations: Collection[str] | None,
+    cache: Path | None,
+    progress: Callable[[str], None] | None = None,
+) -> Metadata:
+    """Fetch the data files of a hub dataset, and the videos of the chosen cameras and episodes.
+
+    Returns:
+        The metadata, read again where files were fetched.
+
+    Raises:
+        DatasetError: Where the hub cannot be reached and the files are not in the cache.
+    """
+    if source.repo_id is None:
+        return metadata
+    cameras = [feature.name for feature in policy_features(metadata, observations).cameras]
+    records = select_episodes(metadata, episodes, exclude_episodes)
+    data = ["data/*"] if metadata.version == "v3.0" else metadata.data_files(records)
+    videos = {r.videos[camera].path for r in records for camera in cameras if camera in r.videos}
+    patterns = [*data, *sorted(videos), *(path.replace("videos/", "video/", 1) for path in sorted(videos))]
+    if len(patterns) > MOST_PATTERNS:
+        patterns = ["data/*", *(f"video*/*{glob.escape(camera)}/*" for camera in cameras)]
+    else:
+        patterns = [path if path == "data/*" else glob.escape(path) for path in patterns]
+    if progress is not None:
+        progress(f"{source.repo_id}: fetching the files of {len(records):,} episodes")
+    root = _snapshot(source.repo_id, source.revision, ["meta/*", *patterns], cache)
+    return read_metadata(root, source.field)
+
+
+def _snapshot(repo_id: str, revision: str | None, patterns: list[str], cache: Path | None) -> Path:
+    # Slow to import, and not needed for folders.
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    named = repo_id if revision is None else f"{repo_id} at {revision}"
+    try:
+        folder = snapshot_download(
+            repo_id, repo_type="dataset", revision=revision, allow_patterns=patterns, cache_dir=cache
+        )
+    except RevisionNotFoundError as error:
+        raise dataset_error("dataset.revision", f"{named} does not exist on the hub.") from error
+    except GatedRepoError as error:
+        remedy = "Ask for access on its page, and log in with `hf auth login`."
+        raise dataset_error("dataset.repo_id", f"{named} asks for a permission you lack.", remedy) from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        remedy = "Check the spelling; a private dataset needs `hf auth login`."
+        raise dataset_error("dataset.repo_id", f"the hub has no dataset {repo_id!r}.", remedy) from error
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        # Without a network and without a cached copy the client raises one of several kinds of OSError.
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        remedy = "Without a network, set dataset.root to a folder that has the dataset."
+        raise dataset_error("dataset.repo_id", f"{named} cannot be fetched: {reason}", remedy) from error
+    return Path(folder)
