@@ -218,7 +218,7 @@ def _no_frame(wanted_s: float, nearest_s: float | None, tolerance_s: float) -> s
 
 
 def _frames_from(container: Any, stream: Any, start_s: float) -> Iterator[Any]:
-    """Decode in order of time, from the last key frame at or before ``start_s``, as far as the file allows."""
+    """Decode in order of time from the last key frame at or before ``start_s``, as far as the file goes."""
     container.seek(int(start_s / stream.time_base), stream=stream, backward=True)
     try:
         for frame in container.decode(stream):

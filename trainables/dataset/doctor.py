@@ -6,66 +6,36 @@ its last packets are looked at, which tells a missing or broken-off file without
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trainables.dataset.decode import FramePart, VideoError, probe_video
-from trainables.dataset.errors import DatasetError
-from trainables.dataset.lerobot import LeRobotDataset, open_dataset
 from trainables.dataset.metadata import listed
 from trainables.dataset.tables import available_cpus
 from trainables.interface import Fault
 
-__all__ = ["preflight"]
+if TYPE_CHECKING:
+    from trainables.dataset.lerobot import LeRobotDataset
+
+__all__ = ["dataset_faults"]
 
 PROBES_AT_ONCE = 8
 EXCLUDE_AT_MOST = 100
 
 
-def preflight(
-    root_or_repo_id: str | Path,
-    *,
-    revision: str | None = None,
-    episodes: Collection[int] | None = None,
-    exclude_episodes: Collection[int] = (),
-    observations: Collection[str] | None = None,
-    holdout_fraction: float = 0.0,
-    cache: Path | None = None,
-    progress: Callable[[str], None] | None = None,
-) -> list[Fault]:
-    """Check a dataset as training would use it.
-
-    A hub dataset is fetched: training needs the files anyway, and only they can be checked.
+def dataset_faults(dataset: LeRobotDataset, holdout_fraction: float = 0.0) -> list[Fault]:
+    """Check an opened dataset: enough episodes, finite numbers, whole videos.
 
     Args:
-        root_or_repo_id: As for ``open_dataset``.
-        revision: As for ``open_dataset``.
-        episodes: As for ``open_dataset``.
-        exclude_episodes: As for ``open_dataset``.
-        observations: As for ``open_dataset``.
+        dataset: The opened dataset.
         holdout_fraction: Share of the episodes to be held out.
-        cache: As for ``open_dataset``.
-        progress: Told before something slow.
 
     Returns:
         Everything that is wrong; empty where nothing is.
     """
-    try:
-        dataset = open_dataset(
-            root_or_repo_id,
-            revision=revision,
-            episodes=episodes,
-            exclude_episodes=exclude_episodes,
-            observations=observations,
-            cache=cache,
-            progress=progress,
-        )
-    except DatasetError as error:
-        return list(error.faults)
     return [
         *_split_faults(dataset, holdout_fraction),
         *_number_faults(dataset),

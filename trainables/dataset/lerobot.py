@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainables.dataset.decode import FramePart, decode_part
+from trainables.dataset.doctor import dataset_faults
 from trainables.dataset.errors import DatasetError, dataset_error
 from trainables.dataset.metadata import (
     EpisodeRecord,
@@ -42,11 +43,12 @@ from trainables.dataset.statistics import (
 )
 from trainables.dataset.tables import Table, read_table
 from trainables.features import Feature, PolicyFeatures
+from trainables.interface import Fault
 
 if TYPE_CHECKING:
     from trainables.dataset.frames import FrameArray
 
-__all__ = ["DatasetError", "DatasetFeature", "Episode", "LeRobotDataset", "open_dataset"]
+__all__ = ["DatasetError", "DatasetFeature", "Episode", "LeRobotDataset", "open_dataset", "preflight"]
 
 # Files up to this size are part of the fingerprint byte by byte, larger ones by some of their blocks.
 WHOLE_FILE_B = 8 * 1024 * 1024
@@ -408,6 +410,49 @@ def open_dataset(
     features = policy_features(metadata, observations)
     table = _read_vectors(metadata, records, features)
     return LeRobotDataset(source, metadata, records, features, table, tolerance_s)
+
+
+def preflight(
+    root_or_repo_id: str | Path,
+    *,
+    revision: str | None = None,
+    episodes: Collection[int] | None = None,
+    exclude_episodes: Collection[int] = (),
+    observations: Collection[str] | None = None,
+    holdout_fraction: float = 0.0,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+) -> list[Fault]:
+    """Check a dataset as training would use it, before anything is trained: quick, nothing is decoded.
+
+    A hub dataset is fetched: training needs the files anyway, and only they can be checked.
+
+    Args:
+        root_or_repo_id: As for ``open_dataset``.
+        revision: As for ``open_dataset``.
+        episodes: As for ``open_dataset``.
+        exclude_episodes: As for ``open_dataset``.
+        observations: As for ``open_dataset``.
+        holdout_fraction: Share of the episodes to be held out.
+        cache: As for ``open_dataset``.
+        progress: Told before something slow.
+
+    Returns:
+        Everything that is wrong; empty where nothing is.
+    """
+    try:
+        dataset = open_dataset(
+            root_or_repo_id,
+            revision=revision,
+            episodes=episodes,
+            exclude_episodes=exclude_episodes,
+            observations=observations,
+            cache=cache,
+            progress=progress,
+        )
+    except DatasetError as error:
+        return list(error.faults)
+    return dataset_faults(dataset, holdout_fraction)
 
 
 def _read_vectors(metadata: Metadata, records: tuple[EpisodeRecord, ...], features: PolicyFeatures) -> Table:
