@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from sweeper.errors import ExpressionError
 from sweeper.expressions import Expression
-from sweeper.sections import Reading, coerce, value_problem
+from sweeper.sections import Reading, coerce, is_path, value_problem
 from sweeper.settings import PARAMETER_KEYS, PARAMETER_WORDS
 from sweeper.source import Node, Place, nearest
 from sweeper.space import Parameter, Space
@@ -53,9 +53,7 @@ def _fix(reading: Reading, own: str, place: Place, value: Any, info: FieldInfo) 
         reading.faults.add(place, f"config.{own}", *problem)
     else:
         value = coerce(info, value)
-        is_path = info.unit == "path" or own == "dataset.root"
-        if is_path and isinstance(value, str):
-            # Trials run in other folders, so a path is settled here, where the user stands.
+        if is_path(info) and isinstance(value, str):
             value = str(Path(value).expanduser().absolute())
         reading.config[own] = value
 

@@ -33,7 +33,7 @@ from sweeper.sweep import (
 )
 from trainables.interface import FieldInfo, Trainable
 
-__all__ = ["Reading", "coerce", "value_problem"]
+__all__ = ["Reading", "coerce", "is_path", "value_problem"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 _STORES = re.compile(
@@ -511,3 +511,8 @@ def _number(kind: str, value: Any) -> Any:
     if kind == "int":
         return int(value)
     return float(value) if kind == "float" else value
+
+
+def is_path(info: FieldInfo) -> bool:
+    """Whether a field names a folder or file; such values are made absolute, for trials run elsewhere."""
+    return info.unit == "path" or info.name == "dataset.root"

@@ -1,0 +1,208 @@
+"""What the command line prints for a person: faults, errors and plans. The only place that knows colours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.console import Console, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from sweeper.errors import SpecError
+from sweeper.plan import Plan, describe_range, describe_scale
+from trainables.interface import ConfigError
+
+__all__ = ["print_config_error", "print_error", "print_plan", "print_spec_error"]
+
+
+def print_spec_error(console: Console, error: SpecError) -> None:
+    """Print every fault of a space file: where, what, and what to do."""
+    _heading(console, len(error.faults), "the space")
+    for fault in error.faults:
+        # An argument says its own name.
+        name = fault.name if fault.line or not fault.place.startswith("argument") else ""
+        _fault(console, fault.place, name, fault.problem, fault.remedy)
+
+
+def print_config_error(console: Console, error: ConfigError) -> None:
+    """Print every fault that the trainable found."""
+    _heading(console, len(error.faults), "the configuration")
+    for fault in error.faults:
+        _fault(console, "", fault.where, fault.problem, fault.remedy)
+
+
+def print_error(console: Console, message: str) -> None:
+    """Print an error that is one message."""
+    console.print(Text.assemble(("✗ ", "bold red"), message), soft_wrap=True)
+
+
+def _heading(console: Console, count: int, what: str) -> None:
+    number = "1 fault" if count == 1 else f"{count} faults"
+    words = (f"{number} in {what}. ", "bold")
+    console.print(Text.assemble(("✗ ", "bold red"), words, "Nothing was started."))
+
+
+def _fault(console: Console, place: str, name: str, problem: str, remedy: str) -> None:
+    console.print()
+    # Places stay on one line, so that a terminal or an editor can open them.
+    title = Text.assemble((f"{place}  " if place else "", "cyan"), (name, "bold"))
+    console.print(_indented(title, 2), soft_wrap=True)
+    body = Text.assemble(problem, (f"\n{remedy}" if remedy else "", "green"))
+    console.print(_indented(body, 4))
+
+
+def _indented(what: RenderableType, columns: int) -> Padding:
+    return Padding(what, (0, 0, 0, columns), expand=False)
+
+
+def print_plan(console: Console, plan: Plan) -> None:
+    """Print what a sweep would do."""
+    spec = plan.spec
+    objectives = ", ".join(f"{objective.goal} {objective.name}" for objective in spec.objectives)
+    console.print(
+        Text.assemble(("✓ ", "bold green"), (spec.name, "bold"), f"  {spec.trainable}, {objectives}")
+    )
+    console.print()
+    console.print(_indented(_parameters(plan), 2))
+    console.print()
+    console.print(_indented(_facts(plan), 2))
+    if spec.config:
+        console.print()
+        console.print(_indented(_config(plan), 2))
+    for note in plan.notes:
+        _remark(console, "·", "cyan", note)
+    for warning in plan.warnings:
+        _remark(console, "!", "bold yellow", warning)
+
+
+def _remark(console: Console, sign: str, style: str, text: str) -> None:
+    grid = Table.grid(padding=(0, 1))
+    grid.add_row(Text(sign, style=style), Text(text))
+    console.print()
+    console.print(_indented(grid, 2))
+
+
+def _parameters(plan: Plan) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    table.add_column("parameter", no_wrap=True)
+    table.add_column("range or values")
+    table.add_column("scale", no_wrap=True)
+    conditional = any(parameter.when is not None for parameter in plan.spec.space.parameters)
+    if conditional:
+        table.add_column("only when")
+    for parameter in plan.spec.space.parameters:
+        row: list[RenderableType] = [
+            Text(parameter.name, style="bold"),
+            describe_range(parameter),
+            describe_scale(parameter),
+        ]
+        if conditional:
+            row.append("" if parameter.when is None else parameter.when.text)
+        table.add_row(*row)
+    return table
+
+
+def _facts(plan: Plan) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    for title, text in _lines(plan):
+        grid.add_row(Text(title, style="dim"), Text(text))
+    return grid
+
+
+def _lines(plan: Plan) -> Iterable[tuple[str, str]]:
+    spec, resources, machine = plan.spec, plan.resources, plan.machine
+    yield "space", _space(plan)
+    for number, constraint in enumerate(spec.space.constraints):
+        yield "" if number else "constraints", constraint.text
+    yield "search", _search(plan)
+    yield "trials", _trials(plan)
+    if plan.steps is not None:
+        low, high = plan.steps
+        yield "steps per trial", f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    yield "early stopping", _early_stop(plan)
+    workers = "1 worker" if resources.workers == 1 else f"{resources.workers} workers"
+    each = f"{workers}, {_count(resources.gpu_per_trial, 'GPU')}, {_count(resources.cpu_per_trial, 'CPU')}"
+    yield "each trial gets", each
+    yield "at once", _at_once(plan)
+    yield (
+        "disk",
+        (
+            f"up to {_size(plan.disk_gb)} ({_size(plan.disk_per_trial_gb)} per trial), "
+            f"{_size(machine.disk_gb)} free"
+        ),
+    )
+    yield "folder", str(spec.folder)
+    yield "tracking", _tracking(plan)
+
+
+def _at_once(plan: Plan) -> str:
+    machine = plan.machine
+    names = f" ({machine.gpu_names[0]})" if machine.gpu_names else ""
+    has = f"{_count(machine.gpus, 'GPU')}{names} and {_count(machine.cpus, 'CPU')}"
+    return f"{plan.resources.at_once or 'none'} on this machine, which has {has}"
+
+
+def _space(plan: Plan) -> str:
+    if plan.combinations is None:
+        words = "continuous"
+    elif plan.size is not None and plan.size != plan.combinations:
+        words = f"{plan.combinations:,} combinations, of {plan.size:,} before conditions and constraints"
+    else:
+        words = f"{plan.combinations:,} combinations"
+    if plan.spec.space.constraints:
+        words += f"; {plan.kept_share:.0%} of random ones keep the constraints"
+    return words
+
+
+def _search(plan: Plan) -> str:
+    search = plan.spec.search
+    words = f"{search.method}, seed {search.seed}"
+    if search.method not in ("random", "grid"):
+        words += f", the first {search.startup_trials} at random"
+    options = ", ".join(f"{name} {value}" for name, value in search.options.items())
+    return f"{words}, {options}" if options else words
+
+
+def _trials(plan: Plan) -> str:
+    budget = plan.spec.budget
+    limits = [f"{plan.trials}"]
+    if budget.hours is not None:
+        limits.append(f"or {budget.hours:g} hours")
+    if budget.gpu_hours is not None:
+        limits.append(f"or {budget.gpu_hours:g} GPU-hours")
+    if budget.max_failed is not None:
+        limits.append(f"or {budget.max_failed} failed")
+    return ", ".join(limits)
+
+
+def _early_stop(plan: Plan) -> str:
+    stop = plan.spec.early_stop
+    if stop is None:
+        return "none"
+    if stop.method == "median":
+        return f"median of {stop.metric}, from step {stop.min_steps:,} on"
+    rungs = ", ".join(f"{rung:,}" for rung in plan.rungs)
+    return f"asha on {stop.metric}: the best 1 in {stop.reduction} go on at steps {rungs}"
+
+
+def _count(number: float, what: str) -> str:
+    return f"no {what}" if number == 0 else f"{number:g} {what}" + ("s" if number > 1 else "")
+
+
+def _size(size_gb: float) -> str:
+    return f"{size_gb * 1000:.0f} MB" if size_gb < 1 else f"{size_gb:,.1f} GB"
+
+
+def _tracking(plan: Plan) -> str:
+    tracking = plan.spec.tracking
+    where = "SQLite in the folder (or MLFLOW_TRACKING_URI)" if tracking.uri is None else tracking.uri
+    return f"{where}, experiment {tracking.experiment}"
+
+
+def _config(plan: Plan) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    for number, (name, value) in enumerate(sorted(plan.spec.config.items())):
+        title = "" if number else "fixed"
+        grid.add_row(Text(title, style="dim"), name, Text("null" if value is None else str(value)))
+    return grid

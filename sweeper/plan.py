@@ -1,0 +1,317 @@
+"""What a sweep would do on a machine: sizes, resources, disk. Starts nothing and prints nothing."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import random
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sweeper.sections import is_path
+from sweeper.settings import STEPS
+from sweeper.space import Parameter
+from sweeper.sweep import SettledResources, SweepSpec
+from trainables import registry
+from trainables.interface import Trainable
+
+__all__ = ["Machine", "Plan", "find_machine", "make_plan"]
+
+DRAWS = 1000
+"""Random configurations by which the share that keeps the constraints is estimated: ± 3 %."""
+DISK_DRAWS = 20
+MAX_COUNTED = 2000
+"""Spaces of at most this many combinations are counted, larger ones estimated."""
+RARE = 0.05
+"""Below this share of kept constraints, random draws waste their time."""
+NVIDIA_SMI_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a machine has for trials.
+
+    Attributes:
+        cpus: CPUs that this process may use.
+        gpus: GPUs that this process may use.
+        gpu_names: What they are, e.g. ``NVIDIA H100 80GB HBM3``.
+        disk_gb: Free disk where the sweep would lie, in GB.
+    """
+
+    cpus: int
+    gpus: int
+    gpu_names: tuple[str, ...] = ()
+    disk_gb: float = math.inf
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep would do.
+
+    Attributes:
+        spec: The sweep.
+        machine: Where it would run.
+        resources: What a trial gets there.
+        combinations: Distinct combinations that keep the constraints; None for a continuous space.
+        size: Combinations before conditions and constraints; None for a continuous space.
+        kept_share: Share of random combinations that keep the constraints.
+        steps: Fewest and most optimiser steps of a trial; None where the trainable does not say.
+        rungs: Steps at which trials are compared.
+        disk_per_trial_gb: Most disk that a trial needs.
+        warnings: What is legal and yet probably not meant, or will not run here.
+        notes: What was changed on the way.
+    """
+
+    spec: SweepSpec
+    machine: Machine
+    resources: SettledResources
+    combinations: int | None
+    size: int | None
+    kept_share: float
+    steps: tuple[int, int] | None
+    rungs: tuple[int, ...]
+    disk_per_trial_gb: float
+    warnings: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def trials(self) -> int:
+        """Trials that the sweep can run: its budget, or fewer where the space has fewer points."""
+        budget = self.spec.budget.trials
+        return budget if self.combinations is None else min(budget, self.combinations)
+
+    @property
+    def disk_gb(self) -> float:
+        """Most disk that the whole sweep needs, in GB."""
+        return self.trials * self.disk_per_trial_gb
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as plain JSON types."""
+        spec = self.spec.to_dict()
+        machine = asdict(self.machine)
+        if not math.isfinite(self.machine.disk_gb):
+            machine["disk_gb"] = None
+        return {
+            "sweep": {
+                key: value for key, value in spec.items() if key not in ("source", "notes", "warnings")
+            },
+            "trials": self.trials,
+            "combinations": self.combinations,
+            "kept_share": round(self.kept_share, 4),
+            "steps_per_trial": None if self.steps is None else list(self.steps),
+            "rungs": list(self.rungs),
+            "resources": {
+                **asdict(self.resources),
+                "gpu_per_trial": self.resources.gpu_per_trial,
+                "cpu_per_trial": self.resources.cpu_per_trial,
+            },
+            "machine": machine,
+            "disk_per_trial_gb": round(self.disk_per_trial_gb, 3),
+            "disk_gb": round(self.disk_gb, 3),
+            "warnings": list(self.warnings),
+            "notes": list(self.notes),
+        }
+
+
+def make_plan(spec: SweepSpec, machine: Machine | None = None, trainable: Trainable | None = None) -> Plan:
+    """Say what a sweep would do.
+
+    Args:
+        spec: The sweep.
+        machine: Where it would run; this machine by default.
+        trainable: Used instead of the one that the sweep names.
+    """
+    machine = find_machine(spec.folder) if machine is None else machine
+    trainable = registry.load(spec.trainable) if trainable is None else trainable
+    size = spec.space.size()
+    counted = size is not None and size <= MAX_COUNTED
+    combinations = sum(1 for _ in spec.space.points(spec.config)) if counted else size
+    resources = spec.resources.settled(machine.cpus, machine.gpus, spec.budget.trials)
+    drawn = _draws(spec)
+    kept = [config for config in drawn if not spec.space.violated(config)]
+    disk = max((_disk_gb(trainable, config) for config in kept[:DISK_DRAWS]), default=0.0)
+    plan = Plan(
+        spec=spec,
+        machine=machine,
+        resources=resources,
+        combinations=combinations,
+        size=size,
+        kept_share=len(kept) / len(drawn),
+        steps=_steps(spec, trainable),
+        rungs=() if spec.early_stop is None else spec.early_stop.rungs(),
+        disk_per_trial_gb=disk,
+        warnings=(),
+        notes=spec.notes,
+    )
+    return Plan(**{**vars(plan), "warnings": (*spec.warnings, *_warnings(plan, trainable))})
+
+
+def _draws(spec: SweepSpec) -> list[dict[str, Any]]:
+    generator = random.Random(0)
+    count = DRAWS if spec.space.constraints else DISK_DRAWS
+    return [spec.space.draw(generator, spec.config) for _ in range(count)]
+
+
+def _disk_gb(trainable: Trainable, config: Mapping[str, Any]) -> float:
+    # A combination that cannot be trained has no size; it takes no disk either.
+    return 0.0 if trainable.faults(config) else trainable.disk_gb(config)
+
+
+def _steps(spec: SweepSpec, trainable: Trainable) -> tuple[int, int] | None:
+    if STEPS not in trainable.fields:
+        return None
+    searched = next((parameter for parameter in spec.space.parameters if parameter.name == STEPS), None)
+    if searched is None:
+        steps = int(spec.config.get(STEPS, trainable.fields[STEPS].default))
+        return (steps, steps)
+    values = searched.values if searched.kind == "categorical" else searched.bounds()
+    return (int(min(values)), int(max(values)))
+
+
+def _warnings(plan: Plan, trainable: Trainable) -> list[str]:
+    return [
+        *_resource_warnings(plan),
+        *_space_warnings(plan),
+        *_objective_warnings(plan.spec, trainable),
+        *_path_warnings(plan.spec, trainable),
+    ]
+
+
+def _resource_warnings(plan: Plan) -> list[str]:
+    machine, resources = plan.machine, plan.resources
+    found = []
+    if resources.gpu_per_trial > machine.gpus:
+        found.append(
+            f"A trial needs {_count(resources.gpu_per_trial, 'GPU')}, and this machine has {machine.gpus}. "
+            "Launch it on a cluster (--address), or set resources.gpu_per_worker=0."
+        )
+    elif resources.cpu_per_trial > machine.cpus:
+        found.append(
+            f"A trial needs {_count(resources.cpu_per_trial, 'CPU')}, and this machine has {machine.cpus}. "
+            "Launch it on a cluster (--address), or set resources.cpu_per_worker=auto."
+        )
+    if plan.disk_gb > machine.disk_gb:
+        found.append(
+            f"The sweep may need {plan.disk_gb:,.1f} GB, and {machine.disk_gb:,.1f} GB are free in "
+            f"{_existing(plan.spec.folder)}. Choose another folder with --sweeps, or fewer trials."
+        )
+    if plan.spec.budget.gpu_hours is not None and resources.gpu_per_trial == 0:
+        found.append("budget.gpu_hours has no effect: trials hold no GPU.")
+    return found
+
+
+def _space_warnings(plan: Plan) -> list[str]:
+    spec, search, trials = plan.spec, plan.spec.search, plan.spec.budget.trials
+    found = []
+    if plan.combinations is not None and plan.combinations < trials:
+        found.append(
+            f"The space has only {_count(plan.combinations, 'combination')}: the sweep ends after them, "
+            f"short of budget.trials = {trials}."
+        )
+    if plan.kept_share < RARE:
+        found.append(
+            f"Only {plan.kept_share:.1%} of random combinations keep the constraints: most of the space is "
+            "out of reach. Narrow the ranges instead."
+        )
+    if search.method in ("tpe", "gp", "cmaes") and trials <= search.startup_trials:
+        found.append(
+            f"All {trials} trials are drawn at random: search.startup_trials is {search.startup_trials}, so "
+            f"{spec.search.method} never gets to learn."
+        )
+    return found
+
+
+def _objective_warnings(spec: SweepSpec, trainable: Trainable) -> list[str]:
+    names = [objective.name for objective in spec.objectives]
+    return [
+        f"{name} is measured on what a trial trains on, under the trial's own settings: trials cannot be "
+        "compared by it. Prefer a metric of held-out data or of rollouts."
+        for name in names
+        if name.startswith("train/") and name in trainable.metrics
+    ]
+
+
+def _path_warnings(spec: SweepSpec, trainable: Trainable) -> list[str]:
+    paths = {name: spec.config.get(name) for name, info in trainable.fields.items() if is_path(info)}
+    return [
+        f"{name}: there is no {path} on this machine."
+        for name, path in paths.items()
+        if path is not None and not Path(path).exists()
+    ]
+
+
+def _count(number: float, what: str) -> str:
+    return f"{number:g} {what}" + ("" if number == 1 else "s")
+
+
+def find_machine(folder: Path = Path()) -> Machine:
+    """Look at this machine: its CPUs, GPUs, and the disk that holds ``folder``. Loads no torch."""
+    names = _gpu_names()
+    free = shutil.disk_usage(_existing(folder)).free / 1e9
+    return Machine(_cpus(), len(names), names, free)
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that exists."""
+    path = folder.absolute()
+    return next(parent for parent in (path, *path.parents) if parent.exists())
+
+
+def _cpus() -> int:
+    """CPUs of the affinity mask, or of the container's quota where that is smaller."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        if quota != "max":
+            cpus = min(cpus, max(1, int(quota) // int(period)))
+    except (OSError, ValueError):
+        pass  # no cgroup v2 here, so there is no quota to respect
+    return cpus
+
+
+def _gpu_names() -> tuple[str, ...]:
+    """Names of the NVIDIA GPUs that CUDA_VISIBLE_DEVICES leaves visible, as nvidia-smi tells them."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return ()
+    try:
+        answer = subprocess.run(
+            [program, "--query-gpu=name", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=NVIDIA_SMI_TIMEOUT_S,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    names = tuple(line.strip() for line in answer.stdout.splitlines() if line.strip())
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return names
+    listed = list(itertools.takewhile(lambda device: device not in ("", "-1"), visible.split(",")))
+    if all(device.isdigit() for device in listed):
+        return tuple(names[int(device)] for device in listed if int(device) < len(names))
+    return names[: len(listed)]
+
+
+def describe_range(parameter: Parameter) -> str:
+    """A parameter's values or range in words, e.g. ``1e-05 … 0.001``."""
+    if parameter.kind == "categorical":
+        return ", ".join("null" if value is None else str(value) for value in parameter.values)
+    low, high = parameter.bounds()
+    return f"{low:g} … {high:g}"
+
+
+def describe_scale(parameter: Parameter) -> str:
+    """How a parameter is searched, in words."""
+    if parameter.kind == "categorical":
+        return "choice"
+    words = "log" if parameter.log else "linear"
+    if parameter.kind == "int":
+        words = "integer, log" if parameter.log else "integer"
+    return words if parameter.step in (None, 1) else f"{words}, step {parameter.step:g}"
