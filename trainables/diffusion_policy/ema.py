@@ -1,0 +1,125 @@
+"""The moving average of the weights, which is what a Diffusion Policy is evaluated with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Ema", "ema_decay"]
+
+NUM_UPDATES = "num_updates"
+"""Name of the count of updates among the tensors of a state dict."""
+
+
+def ema_decay(step: int, inv_gamma: float, power: float, max_decay: float) -> float:
+    """Decay at a step: ``1 - (1 + step / inv_gamma) ** -power``, at most ``max_decay``, at least 0.
+
+    With inv_gamma 1 and power 0.75 the average covers about the last ``step ** 0.75`` steps.
+    """
+    return max(0.0, min(1.0 - (1.0 + step / inv_gamma) ** -power, max_decay))
+
+
+class Ema:
+    """Exponential moving average of a module's trainable parameters.
+
+    Buffers that are part of the state dict (BatchNorm's running statistics) and frozen parameters are copied,
+    not averaged. As in the original code of Diffusion Policy the first two updates copy the weights as they
+    are; from then on ``step`` counts 1, 2, ...
+
+    Args:
+        module: The module whose weights are averaged; the average starts as a copy of them.
+        inv_gamma: Inverse multiplicative factor of the warmup.
+        power: Exponent of the warmup.
+        max_decay: Largest decay.
+    """
+
+    def __init__(self, module: nn.Module, inv_gamma: float, power: float, max_decay: float) -> None:
+        self.inv_gamma = inv_gamma
+        self.power = power
+        self.max_decay = max_decay
+        self.num_updates = 0
+        self._applied = False
+        averaged, copied = _tensors(module)
+        self._averaged = {name: tensor.detach().clone() for name, tensor in averaged.items()}
+        self._copied = {name: tensor.detach().clone() for name, tensor in copied.items()}
+
+    @property
+    def decay(self) -> float:
+        """The decay of the next update."""
+        return ema_decay(max(0, self.num_updates - 1), self.inv_gamma, self.power, self.max_decay)
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        """Take in the module's weights after an optimiser step.
+
+        Raises:
+            RuntimeError: While the average is swapped into the module.
+        """
+        if self._applied:
+            raise RuntimeError("the average is in the module; update it after `applied` has ended")
+        averaged, copied = _tensors(module)
+        new = [averaged[name] for name in self._averaged]
+        torch._foreach_lerp_(list(self._averaged.values()), new, 1.0 - self.decay)
+        for name, tensor in self._copied.items():
+            tensor.copy_(copied[name])
+        self.num_updates += 1
+
+    @contextmanager
+    def applied(self, module: nn.Module) -> Iterator[None]:
+        """Put the average into the module; afterwards the module has its own weights back.
+
+        Memory is swapped, not copied. The module must not be trained meanwhile.
+
+        Raises:
+            RuntimeError: Where the average is in a module already.
+        """
+        if self._applied:
+            raise RuntimeError("the average is in the module already; `applied` cannot be nested")
+        averaged, copied = _tensors(module)
+        pairs = [(averaged[name], tensor) for name, tensor in self._averaged.items()]
+        pairs += [(copied[name], tensor) for name, tensor in self._copied.items()]
+        self._applied = True
+        _swap(pairs)
+        try:
+            yield
+        finally:
+            _swap(pairs)
+            self._applied = False
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Every averaged and copied tensor by its name in the module, and ``num_updates`` (int64)."""
+        return {**self._averaged, **self._copied, NUM_UPDATES: torch.tensor(self.num_updates)}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from what :meth:`state_dict` gave.
+
+        Raises:
+            ValueError: Where names or shapes are not those of the module.
+        """
+        mine = {**self._averaged, **self._copied}
+        given = {name: tensor for name, tensor in state.items() if name != NUM_UPDATES}
+        if NUM_UPDATES not in state or mine.keys() != given.keys():
+            wrong = sorted(mine.keys() ^ given.keys()) or [NUM_UPDATES]
+            raise ValueError(f"not the averages of this module: missing or unknown {', '.join(wrong[:5])}")
+        for name, tensor in mine.items():
+            if tensor.shape != given[name].shape:
+                shapes = f"{tuple(given[name].shape)}, expected {tuple(tensor.shape)}"
+                raise ValueError(f"not the averages of this module: {name} has shape {shapes}")
+            tensor.copy_(given[name])
+        self.num_updates = int(state[NUM_UPDATES])
+
+
+def _tensors(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Trainable parameters, and whatever else the state dict has."""
+    averaged: dict[str, Tensor] = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    state = module.state_dict(keep_vars=True)
+    return averaged, {name: value for name, value in state.items() if name not in averaged}
+
+
+def _swap(pairs: list[tuple[Tensor, Tensor]]) -> None:
+    for first, second in pairs:
+        first.data, second.data = second.data, first.data

@@ -1,0 +1,206 @@
+"""The diffusion process: noise on the way in, denoising on the way out.
+
+The schedules and the samplers are those of diffusers. They get what LeRobot gives them and nothing else, so
+that a checkpoint means the same there and here; everything not named keeps diffusers' default.
+
+Shapes: ``B`` samples, ``T`` action steps of the horizon, ``A`` action dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+# Each from its own module: the package's top level would look for every optional dependency that it has.
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from torch import Tensor
+
+from trainables.interface import ConfigError, Fault
+
+__all__ = ["Generators", "NoiseProcess", "randn"]
+
+Generators = torch.Generator | Sequence[torch.Generator] | None
+"""One generator for a batch, or one per sample, or None for torch's global one."""
+
+SAMPLERS = ("DDPM", "DDIM", "DPM-Solver++")
+
+
+def randn(shape: tuple[int, ...], generator: Generators, device: torch.device) -> Tensor:
+    """Draw standard normal numbers; from a generator per sample, sample i's come from generator i alone.
+
+    Raises:
+        ValueError: Where there are several generators, yet not one per sample.
+    """
+    if generator is None:
+        return torch.randn(shape, device=device)
+    if isinstance(generator, torch.Generator):
+        return torch.randn(shape, generator=generator, device=generator.device).to(device)
+    if len(generator) != shape[0]:
+        raise ValueError(
+            f"{len(generator)} generators for {shape[0]} samples; give one generator or one per sample"
+        )
+    drawn = [torch.randn(shape[1:], generator=each, device=each.device) for each in generator]
+    return torch.stack(drawn).to(device)
+
+
+class NoiseProcess:
+    """How actions become noise in training, and how noise becomes actions.
+
+    Args:
+        noise_scheduler_type: ``DDPM`` or ``DDIM``; both add the same noise.
+        num_train_timesteps: Timesteps of the process.
+        beta_schedule: ``linear``, ``scaled_linear`` or ``squaredcos_cap_v2``.
+        beta_start: First beta (linear schedules).
+        beta_end: Last beta (linear schedules).
+        prediction_type: What the network predicts: ``epsilon``, ``sample`` or ``v_prediction``.
+        clip_sample: Whether the predicted action is clipped while denoising.
+        clip_sample_range: Bound of that clip.
+    """
+
+    def __init__(
+        self,
+        *,
+        noise_scheduler_type: str,
+        num_train_timesteps: int,
+        beta_schedule: str,
+        beta_start: float,
+        beta_end: float,
+        prediction_type: str,
+        clip_sample: bool,
+        clip_sample_range: float,
+    ) -> None:
+        self.num_train_timesteps = num_train_timesteps
+        self.prediction_type = prediction_type
+        self.clip_range = clip_sample_range if clip_sample else None
+        self._betas = {
+            "num_train_timesteps": num_train_timesteps,
+            "beta_schedule": beta_schedule,
+            "beta_start": beta_start,
+            "beta_end": beta_end,
+        }
+        self._prediction = {
+            "prediction_type": prediction_type,
+            "clip_sample": clip_sample,
+            "clip_sample_range": clip_sample_range,
+        }
+        # Adding noise moves a scheduler's tables to the device; the samplers' stay on the CPU, where reading
+        # one number does not wait for the device. So training has a scheduler of its own.
+        self._training = self._build(noise_scheduler_type)
+        self._samplers: dict[str, Any] = {}
+
+    @property
+    def alphas_cumprod(self) -> Tensor:
+        """Share of the clean action's variance that is left at each timestep: (num_train_timesteps,)."""
+        return self._training.alphas_cumprod
+
+    def add_noise(self, action_BTA: Tensor, noise_BTA: Tensor, timesteps_B: Tensor) -> Tensor:
+        """Mix clean actions and noise as of the given timesteps (B,)."""
+        return self._training.add_noise(action_BTA, noise_BTA, timesteps_B)
+
+    def target(self, action_BTA: Tensor, noise_BTA: Tensor, timesteps_B: Tensor) -> Tensor:
+        """What the network should predict."""
+        if self.prediction_type == "epsilon":
+            return noise_BTA
+        if self.prediction_type == "sample":
+            return action_BTA
+        return self._training.get_velocity(action_BTA, noise_BTA, timesteps_B)
+
+    def timesteps(self, sampler: str, num_inference_steps: int) -> list[int]:
+        """The timesteps at which ``sampler`` asks the network, the noisiest first."""
+        return self._prepared(sampler, num_inference_steps).timesteps.tolist()
+
+    def denoise(
+        self,
+        predict: Callable[[Tensor, int], Tensor],
+        noise_BTA: Tensor,
+        *,
+        sampler: str,
+        num_inference_steps: int,
+        generator: Generators = None,
+    ) -> Tensor:
+        """Turn noise into actions.
+
+        Args:
+            predict: The network, given noisy actions (B, T, A) and the timestep that they are at.
+            noise_BTA: Standard normal noise.
+            sampler: ``DDPM``, ``DDIM`` or ``DPM-Solver++``. DDPM draws noise at every step, the others none.
+            num_inference_steps: How often the network is asked, at most.
+            generator: Where the noise of the steps comes from.
+
+        Returns:
+            Actions (B, T, A) in normalised units, float32.
+
+        Raises:
+            ConfigError: Where the sampler is not known or the number of steps is not possible.
+        """
+        scheduler = self._prepared(sampler, num_inference_steps)
+        per_step = {} if sampler != "DDPM" or generator is None else {"generator": _for_diffusers(generator)}
+        sample_BTA = noise_BTA
+        for timestep in scheduler.timesteps.tolist():
+            predicted_BTA = predict(sample_BTA, timestep).float()
+            if sampler == "DPM-Solver++":
+                predicted_BTA = self._clipped_action(predicted_BTA, sample_BTA, timestep, scheduler)
+            sample_BTA = scheduler.step(predicted_BTA, timestep, sample_BTA, **per_step).prev_sample
+        return sample_BTA
+
+    def _prepared(self, sampler: str, num_inference_steps: int) -> Any:
+        self._check(sampler, num_inference_steps)
+        if sampler not in self._samplers:
+            self._samplers[sampler] = self._build(sampler)
+        scheduler = self._samplers[sampler]
+        scheduler.set_timesteps(num_inference_steps)
+        if sampler == "DPM-Solver++":
+            distinct = scheduler.timesteps.unique().flip(0)
+            if len(distinct) < len(scheduler.timesteps):
+                # Evenly spaced and rounded, a timestep can come twice, and the solver divides by the distance
+                # of two: it would answer NaN.
+                scheduler.set_timesteps(timesteps=distinct.tolist())
+        return scheduler
+
+    def _check(self, sampler: str, num_inference_steps: int) -> None:
+        if sampler not in SAMPLERS:
+            raise ConfigError(
+                [
+                    Fault(
+                        "policy.sampler",
+                        f"{sampler!r} is not a sampler.",
+                        f"Use one of {', '.join(SAMPLERS)}.",
+                    )
+                ]
+            )
+        if not 1 <= num_inference_steps <= self.num_train_timesteps:
+            remedy = f"Use 1 to {self.num_train_timesteps} (policy.num_train_timesteps)."
+            problem = f"{num_inference_steps} denoising steps are not possible."
+            raise ConfigError([Fault("policy.num_inference_steps", problem, remedy)])
+
+    def _build(self, kind: str) -> Any:
+        if kind == "DDPM":
+            return DDPMScheduler(**self._betas, **self._prediction)
+        if kind == "DDIM":
+            return DDIMScheduler(**self._betas, **self._prediction)
+        # Imports scipy, which takes a second and which no other sampler needs.
+        from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+
+        # This scheduler cannot clip, and without a clip the first step of the cosine schedule multiplies an
+        # error of the noise by thousands. So it is told that it gets clean actions, and they come clipped.
+        return DPMSolverMultistepScheduler(**self._betas, prediction_type="sample")
+
+    def _clipped_action(
+        self, predicted_BTA: Tensor, sample_BTA: Tensor, timestep: int, scheduler: Any
+    ) -> Tensor:
+        share = scheduler.alphas_cumprod[timestep]
+        signal, sigma = share**0.5, (1 - share) ** 0.5
+        if self.prediction_type == "epsilon":
+            action_BTA = (sample_BTA - sigma * predicted_BTA) / signal
+        elif self.prediction_type == "v_prediction":
+            action_BTA = signal * sample_BTA - sigma * predicted_BTA
+        else:
+            action_BTA = predicted_BTA
+        return action_BTA if self.clip_range is None else action_BTA.clamp(-self.clip_range, self.clip_range)
+
+
+def _for_diffusers(generator: torch.Generator | Sequence[torch.Generator]) -> Any:
+    return generator if isinstance(generator, torch.Generator) else list(generator)

@@ -1,0 +1,191 @@
+"""The image encoder: resize, crop, a ResNet, spatial softmax, one linear layer.
+
+As in Chi et al., "Diffusion Policy" (arXiv 2303.04137), section 3.2: a ResNet whose global pooling is
+replaced by a spatial softmax (it keeps where things are) and whose BatchNorm is replaced by GroupNorm
+(BatchNorm and an average of the weights do not go together). Parameter names are LeRobot's.
+
+Shapes: ``N`` images, ``C`` colour channels or features, ``H`` and ``W`` pixels, ``L`` cells of the last
+feature map, ``P`` keypoints, ``F`` features of an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+__all__ = [
+    "RgbEncoder",
+    "SpatialSoftmax",
+    "center_offset",
+    "crop_images",
+    "draw_crop_offsets",
+    "resize_images",
+]
+
+CHANNELS_PER_GROUP = 16
+"""GroupNorm in the backbone has one group for every 16 channels."""
+BACKBONE_STRIDE = 32
+"""Pixels per cell of a ResNet's last feature map."""
+
+
+def resize_images(images_NCHW: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize float images (N, C, H, W) to (height, width): bilinear, antialiased, as LeRobot does."""
+    if tuple(images_NCHW.shape[-2:]) == size:
+        return images_NCHW
+    return F.interpolate(images_NCHW, size=size, mode="bilinear", antialias=True, align_corners=False)
+
+
+def center_offset(image: tuple[int, int], crop: tuple[int, int]) -> tuple[int, int]:
+    """(top, left) of the centred crop; both arguments are (height, width). Rounds as torchvision does."""
+    return (round((image[0] - crop[0]) / 2), round((image[1] - crop[1]) / 2))
+
+
+def draw_crop_offsets(
+    shape: tuple[int, ...],
+    image: tuple[int, int],
+    crop: tuple[int, int],
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Draw crops at random.
+
+    Args:
+        shape: How many crops, in what arrangement. The first numbers drawn are those of the first crops, so
+            that the parts of a batch, drawn one after the other on a CPU, get what the whole would get.
+        image: (height, width) of the images.
+        crop: (height, width) of the crops.
+        generator: Where the randomness comes from; None: torch's global generator of the CPU.
+
+    Returns:
+        (*shape, 2) int64 of (top, left), on the generator's device.
+    """
+    device = torch.device("cpu") if generator is None else generator.device
+    places = torch.tensor([image[0] - crop[0] + 1, image[1] - crop[1] + 1], device=device)
+    share = torch.rand((*shape, 2), generator=generator, device=device, dtype=torch.float64)
+    return (share * places).long()
+
+
+def crop_images(images_NCHW: Tensor, offsets_N2: Tensor, crop: tuple[int, int]) -> Tensor:
+    """Cut ``crop`` (height, width) out of each image (N, C, H, W) at its own (top, left); keeps the dtype."""
+    height, width = crop
+    device = images_NCHW.device
+    offsets_N2 = offsets_N2.to(device, non_blocking=True)
+    rows_NH = offsets_N2[:, :1] + torch.arange(height, device=device)
+    columns_NW = offsets_N2[:, 1:] + torch.arange(width, device=device)
+    numbers_N = torch.arange(images_NCHW.shape[0], device=device)
+    # Indices on both sides of the channel slice put it last: the result is (N, height, width, C), that is
+    # channels last, which the convolutions that follow like best.
+    cropped_NHWC = images_NCHW[numbers_N[:, None, None], :, rows_NH[:, :, None], columns_NW[:, None, :]]
+    return cropped_NHWC.permute(0, 3, 1, 2)
+
+
+class SpatialSoftmax(nn.Module):
+    """Where each of some learned features is: the mean position under a softmax over the feature map."""
+
+    pos_grid: Tensor
+
+    def __init__(self, in_channels: int, feature_map: tuple[int, int], num_keypoints: int) -> None:
+        super().__init__()
+        self.nets = nn.Conv2d(in_channels, num_keypoints, kernel_size=1)
+        height, width = feature_map
+        # In double precision first, as LeRobot does, so that the buffer has the same bits.
+        y, x = torch.meshgrid(
+            torch.linspace(-1, 1, height, dtype=torch.float64),
+            torch.linspace(-1, 1, width, dtype=torch.float64),
+            indexing="ij",
+        )
+        self.register_buffer("pos_grid", torch.stack((x.reshape(-1), y.reshape(-1)), dim=1).float())
+
+    def forward(self, features_NCHW: Tensor) -> Tensor:
+        """Map features (N, C, H, W) to keypoints (N, P, 2): (x, y), each in [-1, 1]."""
+        logits_NPL = self.nets(features_NCHW).flatten(start_dim=2)
+        # Positions are worth full precision: bfloat16 would move them by up to half a pixel.
+        with torch.autocast(logits_NPL.device.type, enabled=False):
+            return logits_NPL.float().softmax(dim=-1) @ self.pos_grid
+
+
+class RgbEncoder(nn.Module):
+    """Turns images of one size into feature vectors.
+
+    Args:
+        vision_backbone: A ResNet of torchvision, e.g. ``resnet18``.
+        pretrained_backbone_weights: torchvision's name of weights to start from, or None.
+        use_group_norm: GroupNorm instead of BatchNorm.
+        num_keypoints: Keypoints of the spatial softmax; an image has twice as many features.
+        image_size: (height, width) of the images that :meth:`forward` takes: after resizing and cropping.
+    """
+
+    def __init__(
+        self,
+        *,
+        vision_backbone: str,
+        pretrained_backbone_weights: str | None,
+        use_group_norm: bool,
+        num_keypoints: int,
+        image_size: tuple[int, int],
+    ) -> None:
+        super().__init__()
+        resnet = torchvision.models.get_model(vision_backbone, weights=pretrained_backbone_weights)
+        self.backbone = nn.Sequential(*list(resnet.children())[:-2])
+        if use_group_norm:
+            _replace_batch_norm(self.backbone)
+        feature_map = (-(-image_size[0] // BACKBONE_STRIDE), -(-image_size[1] // BACKBONE_STRIDE))
+        self.pool = SpatialSoftmax(resnet.fc.in_features, feature_map, num_keypoints)
+        self.out = nn.Linear(2 * num_keypoints, 2 * num_keypoints)
+        self.relu = nn.ReLU()
+        self.feature_dim = 2 * num_keypoints
+        self.image_size = image_size
+        self.checkpoint_blocks = False
+
+    def forward(self, images_NCHW: Tensor) -> Tensor:
+        """Map normalised images (N, C, H, W) to features (N, F)."""
+        keypoints_NP2 = self.pool(self._features(images_NCHW))
+        return self.relu(self.out(keypoints_NP2.flatten(start_dim=1)))
+
+    def _features(self, images_NCHW: Tensor) -> Tensor:
+        if not (self.checkpoint_blocks and torch.is_grad_enabled()):
+            return self.backbone(images_NCHW)
+        x = images_NCHW
+        for stage in self.backbone:
+            x = checkpoint(
+                stage, x, use_reentrant=False, preserve_rng_state=False, context_fn=_recompute_contexts(stage)
+            )
+        return x
+
+
+def _replace_batch_norm(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            channels = child.num_features
+            setattr(module, name, nn.GroupNorm(channels // CHANNELS_PER_GROUP, channels))
+        else:
+            _replace_batch_norm(child)
+
+
+def _recompute_contexts(
+    stage: nn.Module,
+) -> Callable[[], tuple[AbstractContextManager[None], AbstractContextManager[None]]]:
+    """Contexts of the first and of the second forward pass of a checkpointed stage."""
+    norms = [module for module in stage.modules() if isinstance(module, nn.BatchNorm2d)]
+    return lambda: (nullcontext(), _running_statistics_kept(norms))
+
+
+@contextmanager
+def _running_statistics_kept(norms: list[nn.BatchNorm2d]) -> Iterator[None]:
+    """Let BatchNorm see a batch for the second time without counting it a second time."""
+    momenta = [norm.momentum for norm in norms]
+    counts = [cast(Tensor, norm.num_batches_tracked).clone() for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum, count in zip(norms, momenta, counts, strict=True):
+            norm.momentum = momentum
+            cast(Tensor, norm.num_batches_tracked).copy_(count)
