@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweeper.errors import SpecError
-from sweeper.plan import Plan, describe_range, describe_scale
+from sweeper.plan import Plan, describe_range, describe_scale, describe_value
 from trainables.interface import ConfigError
 
 __all__ = ["print_config_error", "print_error", "print_plan", "print_spec_error"]
@@ -202,7 +202,7 @@ def _tracking(plan: Plan) -> str:
 
 def _config(plan: Plan) -> Table:
     grid = Table.grid(padding=(0, 2))
-    for number, (name, value) in enumerate(sorted(plan.spec.config.items())):
+    for number, (name, value) in enumerate(plan.spec.config.items()):
         title = "" if number else "fixed"
-        grid.add_row(Text(title, style="dim"), name, Text("null" if value is None else str(value)))
+        grid.add_row(Text(title, style="dim"), name, Text(describe_value(value)))
     return grid

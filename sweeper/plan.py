@@ -20,7 +20,15 @@ from sweeper.sweep import SettledResources, SweepSpec
 from trainables import registry
 from trainables.interface import Trainable
 
-__all__ = ["Machine", "Plan", "find_machine", "make_plan"]
+__all__ = [
+    "Machine",
+    "Plan",
+    "describe_range",
+    "describe_scale",
+    "describe_value",
+    "find_machine",
+    "make_plan",
+]
 
 DRAWS = 1000
 """Random configurations by which the share that keeps the constraints is estimated: ± 3 %."""
@@ -299,10 +307,19 @@ def _gpu_names() -> tuple[str, ...]:
     return names[: len(listed)]
 
 
+def describe_value(value: Any) -> str:
+    """A value as it would be written in a space file."""
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(describe_value, value))}]"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def describe_range(parameter: Parameter) -> str:
     """A parameter's values or range in words, e.g. ``1e-05 … 0.001``."""
     if parameter.kind == "categorical":
-        return ", ".join("null" if value is None else str(value) for value in parameter.values)
+        return ", ".join(map(describe_value, parameter.values))
     low, high = parameter.bounds()
     return f"{low:g} … {high:g}"
 
