@@ -14,6 +14,7 @@ import ast
 import functools
 import math
 import operator
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -47,11 +48,12 @@ _ORDER: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
 }
 _FUNCTIONS: dict[str, Callable[..., Any]] = {"min": min, "max": max, "abs": abs, "len": len}
 _MISTAKES = {
-    "&&": "Write `and`.",
-    "||": "Write `or`.",
-    "!": "Write `not`.",
-    "=": "Write `==` to compare.",
+    r"&&": "Write `and`.",
+    r"\|\|": "Write `or`.",
+    r"!(?!=)": "Write `not`.",
+    r"(?<![=!<>])=(?!=)": "Write `==` to compare.",
 }
+"""Patterns of other languages in a text that cannot be read, and what is written here."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ class Expression:
         present = {name: names[name] for name in self.names if name in names}
         if not present:
             return self
-        return Expression(ast.unparse(_Rename(present).visit(ast.parse(self.text.strip(), mode="eval"))))
+        return Expression(ast.unparse(_Rename(present).visit(ast.parse(_one_line(self.text), mode="eval"))))
 
     def literals(self) -> Iterator[tuple[str, Any]]:
         """Each (name, constant) that the expression compares with ``==``, ``!=`` or ``in``."""
@@ -128,11 +130,16 @@ def _parse(text: str) -> ast.expr:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Python warns of `1 is 2` and bad escapes; we refuse them
-            return ast.parse(text.strip(), mode="eval").body
+            return ast.parse(_one_line(text), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         detail = error.msg if isinstance(error, SyntaxError) else str(error)
-        hint = next((f" {words}" for sign, words in _MISTAKES.items() if sign in text), "")
+        hint = next((f" {words}" for sign, words in _MISTAKES.items() if re.search(sign, text)), "")
         raise ExpressionError(f"`{_short(text)}` cannot be read: {detail}.{hint}") from None
+
+
+def _one_line(text: str) -> str:
+    """A space file may break a long condition into lines."""
+    return text.replace("\n", " ").replace("\r", " ").strip()
 
 
 def _short(text: str) -> str:
