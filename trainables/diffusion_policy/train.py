@@ -103,7 +103,9 @@ def _train(config: DiffusionConfig, context: TrainContext, closing: contextlib.E
 
     # Model: weights by the seed alone, the same on every rank.
     torch.manual_seed(settings.seed)
-    statistics = dataset.statistics(split.train)
+    statistics = dataset.statistics(
+        split.train, use_imagenet_stats=config.dataset.use_imagenet_stats, frames=frames
+    )
     policy = build_policy(config.policy, dataset.policy_features, statistics).to(device)
     policy.set_gradient_checkpointing(settings.gradient_checkpointing)
     ema = (

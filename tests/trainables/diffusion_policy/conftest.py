@@ -48,6 +48,8 @@ def small_config(circles: Path) -> dict[str, Any]:
         "policy.n_groups": 4,
         "policy.diffusion_step_embed_dim": 16,
         "policy.num_train_timesteps": 20,
+        "policy.num_inference_steps": 4,
+        "policy.sampler": "DDIM",
         "policy.prediction_type": "sample",
         "optimizer.lr": 1e-3,
         "lr_scheduler.warmup_steps": 2,

@@ -70,9 +70,9 @@ def windows(tmp_path: Path) -> Windows:
     return Windows(dataset, (0, 1), n_obs_steps=2, horizon=HORIZON, drop_n_last_frames=3, frames={})
 
 
-def measure(policy: Any, windows: Windows, **changes: Any) -> dict[str, float]:
+def measure(policy: Any, heldout: Windows, **changes: Any) -> dict[str, float]:
     settings = OfflineSettings(**{**SETTINGS.__dict__, **changes})
-    return action_error(policy, windows, settings, "cpu")
+    return action_error(policy, heldout, settings, "cpu")
 
 
 def test_a_perfect_policy_has_no_error_no_spread_and_no_jerk(windows: Windows) -> None:
