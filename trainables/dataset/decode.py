@@ -220,12 +220,21 @@ def _no_frame(wanted_s: float, nearest_s: float | None, tolerance_s: float) -> s
 def _frames_from(container: Any, stream: Any, start_s: float) -> Iterator[Any]:
     """Decode in order of time from the last key frame at or before ``start_s``, as far as the file goes."""
     container.seek(int(start_s / stream.time_base), stream=stream, backward=True)
+    damaged = False
     try:
-        for frame in container.decode(stream):
-            if frame.pts is not None:
-                yield frame
+        for packet in container.demux(stream):
+            # Behind damage only the last, empty packet counts: the decoder gives what it still holds.
+            if damaged and packet.size:
+                continue
+            try:
+                frames = packet.decode()
+            except av.FFmpegError:
+                # Where no wanted frame lies behind it, it does no harm; where one does, it will be missed.
+                damaged = True
+                continue
+            yield from (frame for frame in frames if frame.pts is not None)
     except av.FFmpegError:
-        return  # damage behind the last wanted frame does no harm; before it, that frame will be missed
+        return
 
 
 def _last_packet_s(container: Any, stream: Any, start_s: float) -> float:

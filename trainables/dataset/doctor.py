@@ -80,9 +80,8 @@ def _video_faults(dataset: LeRobotDataset) -> list[Fault]:
         for kind in sorted({kind for kind, _ in probed if kind}):
             which = [number for number, (found, _) in enumerate(probed) if found == kind]
             rows = np.concatenate([probed[number][1] for number in which])
-            files = "the video" if len(which) == 1 else f"{len(which)} videos (of {len(parts)})"
-            first = "" if len(which) == 1 else "first "
-            problem = f"{files} {kind}; {_holding(dataset, rows)}; {first}{parts[which[0]].path}."
+            several = f"{len(which)} of {len(parts)} videos, first " if len(which) > 1 else ""
+            problem = f"the video {kind}; {_holding(dataset, rows)} ({several}{parts[which[0]].path})."
             faults.append(Fault(camera.name, problem, f"Fetch again, or {_exclude(dataset, rows)}."))
     return faults
 
@@ -95,7 +94,8 @@ def _broken(part: FramePart) -> tuple[str, NDArray[np.int64]]:
     except VideoError as error:
         return str(error), part.rows
     if (video.height, video.width) != part.shape[1:]:
-        return f"is {video.height}×{video.width} px, info.json says {part.shape[1:]}", part.rows
+        height, width = part.shape[1:]
+        return f"is {video.height}×{video.width} px, info.json says {height}×{width}", part.rows
     cut = part.times_s > video.last_frame_s + max(part.tolerance_s, 0.5 / part.fps)
     return ("ends too early" if cut.any() else ""), part.rows[cut]
 

@@ -40,7 +40,8 @@ SAMPLED_FRAMES = 1000
 def vector_statistics(values: NDArray[np.generic]) -> dict[str, np.ndarray]:
     """Compute exact statistics over the first axis of ``values`` (N, ...), in float64.
 
-    The standard deviation is the population's (divided by N), as everywhere in LeRobot.
+    The standard deviation is the population's (divided by N), as everywhere in LeRobot. A value that is not
+    finite spoils its dimension's statistics and no other.
 
     Raises:
         ValueError: Where there is no row.
@@ -48,15 +49,16 @@ def vector_statistics(values: NDArray[np.generic]) -> dict[str, np.ndarray]:
     if len(values) == 0:
         raise ValueError("statistics need at least one row")
     numbers = values.astype(np.float64)
-    quantiles = np.quantile(numbers, list(QUANTILES.values()), axis=0)
-    return {
-        "min": numbers.min(axis=0),
-        "max": numbers.max(axis=0),
-        "mean": numbers.mean(axis=0),
-        "std": numbers.std(axis=0),
-        **dict(zip(QUANTILES, quantiles, strict=True)),
-        "count": np.array([len(numbers)]),
-    }
+    with np.errstate(invalid="ignore"):
+        quantiles = np.quantile(numbers, list(QUANTILES.values()), axis=0)
+        return {
+            "min": numbers.min(axis=0),
+            "max": numbers.max(axis=0),
+            "mean": numbers.mean(axis=0),
+            "std": numbers.std(axis=0),
+            **dict(zip(QUANTILES, quantiles, strict=True)),
+            "count": np.array([len(numbers)]),
+        }
 
 
 def image_histogram(frames_NCHW: NDArray[np.uint8]) -> NDArray[np.int64]:

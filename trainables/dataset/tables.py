@@ -6,6 +6,7 @@ places that the metadata gives are not trusted.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,8 @@ __all__ = ["Rows", "Table", "available_cpus", "image_cells", "read_table"]
 
 EPISODE = "episode_index"
 IMAGE_ROWS_AT_ONCE = 64
+ARROW_FLOATS = {"halffloat": "float16", "float": "float32", "double": "float64"}
+"""Arrow's names of floats in numpy's words; its names of integers are numpy's."""
 
 
 @dataclass(frozen=True)
@@ -176,17 +179,37 @@ def _to_numpy(path: Path, name: str, column: Any, feature: DatasetFeature) -> np
         return np.array(values.to_pylist(), dtype=object).reshape(rows, *feature.shape)
     if values.null_count and not pa.types.is_floating(values.type):
         raise dataset_error(str(path), f"column {name!r} has {values.null_count} empty cells.")
-    try:
-        numbers: np.ndarray = values.to_numpy(zero_copy_only=False)
-        if numbers.dtype.kind not in "fiub":
-            raise dataset_error(str(path), f"column {name!r} holds {column.type}, not numbers.")
-        if numbers.dtype.kind == "f":
-            numbers = numbers.astype(np.float32, copy=False)
-        return np.ascontiguousarray(numbers).reshape(rows, *feature.shape)
-    except ValueError as error:
-        size = len(values) / max(rows, 1)
+    numbers = _numbers(values)
+    if numbers is None:
+        raise dataset_error(str(path), f"column {name!r} holds {column.type}, not numbers.")
+    if numbers.size != rows * math.prod(feature.shape):
+        size = numbers.size / max(rows, 1)
         problem = f"column {name!r} has {size:g} numbers a row, info.json says {list(feature.shape)}."
-        raise dataset_error(str(path), problem) from error
+        raise dataset_error(str(path), problem)
+    return numbers.reshape(rows, *feature.shape)
+
+
+def _numbers(values: Any) -> np.ndarray | None:
+    """View a flat arrow array as numpy, floats as float32; None where it holds no numbers.
+
+    Arrow's own conversion imports pandas where that is installed, which takes longer than all the rest.
+    """
+    if pa.types.is_boolean(values.type):
+        return _numbers_of(values.cast(pa.uint8()), np.dtype(np.uint8)).astype(bool)
+    if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
+        return None
+    if values.null_count:
+        values = values.fill_null(math.nan)
+    kind = str(values.type)
+    numbers = _numbers_of(values, np.dtype(ARROW_FLOATS.get(kind, kind)))
+    return numbers.astype(np.float32, copy=False) if numbers.dtype.kind == "f" else numbers
+
+
+def _numbers_of(values: Any, dtype: np.dtype[Any]) -> np.ndarray:
+    if not len(values):
+        return np.empty(0, dtype)
+    start_b = values.offset * dtype.itemsize
+    return np.frombuffer(values.buffers()[1], dtype, count=len(values), offset=start_b)
 
 
 def _is_list(kind: Any) -> bool:

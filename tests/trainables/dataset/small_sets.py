@@ -1,0 +1,44 @@
+"""Small datasets that show what they should: every frame's numbers and pictures follow from its place."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from trainables.dataset.schema import DatasetFeature
+
+HEIGHT, WIDTH = 32, 48
+PICTURE = DatasetFeature("video", (HEIGHT, WIDTH, 3), ["height", "width", "channels"])
+
+
+def states(episode: int, length: int) -> np.ndarray:
+    """Numbers that name their episode and frame."""
+    frame = np.arange(length)
+    return np.stack([episode + frame / 1000, -frame.astype(float)], axis=1).astype(np.float32)
+
+
+def pictures(episode: int, length: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
+    """A bright square that walks over a gradient, (T, H, W, 3)."""
+    y, x = np.mgrid[:height, :width]
+    ground = np.stack([x * 4 % 256, y * 7 % 256, (x + y + 40 * episode) % 256], axis=-1).astype(np.uint8)
+    frames = np.repeat(ground[None], length, axis=0)
+    for frame in range(length):
+        left = (3 * frame + 5 * episode) % (width - 8)
+        frames[frame, 4:12, left : left + 8] = 255 - 10 * (frame % 20)
+    return frames
+
+
+def edit_info(root: Path, **changes: Any) -> None:
+    """Change top-level keys of info.json."""
+    path = root / "meta" / "info.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def edit_table(path: Path, edit: Callable[[Any], Any]) -> None:
+    """Read a parquet file, change the table, write it back."""
+    pq.write_table(edit(pq.ParquetFile(path).read()), path)
