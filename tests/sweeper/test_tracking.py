@@ -1,0 +1,430 @@
+"""MLflow gets what the journal has, once, in batches, also after an outage, and training never waits for it.
+
+Importing MLflow takes seconds, and every test here needs a database of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import os
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from small_sweeps import LR, SCHEDULE, SUCCESS, sweep
+
+from sweeper.errors import UserError
+from sweeper.journal import JOURNAL, EventKind, Journal
+from sweeper.tracking import DATABASE, Tracker, comparison_url, tracking_uri
+
+pytestmark = [
+    pytest.mark.slow,
+    # MLflow's own imports and its use of SQLAlchemy warn; that is not ours to mend.
+    pytest.mark.filterwarnings("default"),
+]
+
+INFO = {
+    "versions": {"python": "3.11.7", "torch": "2.14.1"},
+    "git": {"commit": "abc123", "dirty": False},
+    "dataset": {"fingerprint": "f00d", "split_hash": "beef"},
+}
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for name in (
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT",
+        "MLFLOW_DISABLE_TELEMETRY",
+    ):
+        monkeypatch.setenv(name, os.environ.get(name, "0" if name.endswith("RETRIES") else "5"))
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+
+
+class Sweep:
+    """A sweep that is played into a journal by hand."""
+
+    def __init__(self, folder: Path, sweep_id: str = "0123") -> None:
+        self.folder = folder
+        self.journal = Journal(folder / JOURNAL)
+        self.sweep_id = sweep_id
+
+    def start(self, **changes):
+        spec = sweep(self.folder, LR, SCHEDULE, **changes).to_dict()
+        fields = {"spec": spec, "space": "name: small\n", "info": INFO, "driver": {}}
+        self.journal.append(EventKind.SWEEP_START, sweep="small", sweep_id=self.sweep_id, **fields)
+
+    def trial(self, number, lr=1e-4, steps=3, status="completed", reason="", **config):
+        values = {"optimizer.lr": lr}
+        self.journal.append(
+            EventKind.TRIAL_START,
+            trial=number,
+            values=values,
+            config={**values, "policy.down_dims": [32, 64], **config},
+        )
+        for step in range(1, steps + 1):
+            self.report(number, step, {"train/loss": 1 / step, SUCCESS: 0.1 * step + number})
+        if status:
+            self.end(number, steps, status, reason)
+
+    def report(self, number, step, metrics, **extra):
+        self.journal.append(EventKind.REPORT, trial=number, step=step, metrics=metrics, **extra)
+
+    def end(self, number, step, status="completed", reason=""):
+        self.journal.append(
+            EventKind.TRIAL_END,
+            trial=number,
+            status=status,
+            reason=reason,
+            message=f"{reason} at step {step}" if reason else "",
+            step=step,
+            final={SUCCESS: 0.1 * step + number},
+            best={SUCCESS: 0.1 * step + number},
+            sweep_best={SUCCESS: 0.1 * step + number},
+            ended=number + 1,
+        )
+
+    def finish(self, status="done"):
+        self.journal.append(EventKind.SWEEP_END, status=status, message="")
+
+    def tracker(self, uri=None):
+        return Tracker(self.folder, uri, "small")
+
+    def deliver(self, uri=None, deadline_s=60.0):
+        tracker = self.tracker(uri)
+        assert tracker.start() == ""
+        return tracker, tracker.close(deadline_s)
+
+
+def client_of(folder, uri=None):
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(tracking_uri=tracking_uri(folder, uri))
+
+
+def history(client, run_id, metric):
+    return [(point.step, point.value) for point in client.get_metric_history(run_id, metric)]
+
+
+def test_a_sweep_is_one_parent_run_with_a_child_for_each_trial(tmp_path):
+    played = Sweep(tmp_path)
+    played.start()
+    played.trial(0, lr=1e-4)
+    played.trial(1, lr=3e-4, steps=2, status="stopped_early", reason="asha")
+    played.trial(2, lr=1e-3, steps=1, status="failed", reason="diverged")
+    played.trial(3, status="interrupted", steps=2)
+    played.finish()
+    tracker, delivery = played.deliver()
+    assert delivery.complete
+    assert delivery.refused == 0
+    client = client_of(tmp_path)
+
+    parent = client.get_run(tracker.parent_run_id)
+    assert parent.info.status == "FINISHED"
+    assert parent.data.tags["git.commit"] == parent.data.tags["mlflow.source.git.commit"] == "abc123"
+    assert parent.data.tags["dataset.fingerprint"] == "f00d"
+    assert parent.data.tags["dataset.split_hash"] == "beef"
+    assert parent.data.tags["versions.torch"] == "2.14.1"
+    assert parent.data.params["search.method"] == "tpe"
+    assert json.loads(parent.data.params["space.optimizer.lr"]) == {"min": 1e-5, "max": 1e-3, "log": True}
+    assert [step for step, _ in history(client, tracker.parent_run_id, f"best/{SUCCESS}")] == [1, 2, 3, 4]
+
+    runs = [client.get_run(tracker.run_id(number)) for number in range(4)]
+    assert [run.info.status for run in runs] == ["FINISHED", "KILLED", "FAILED", "KILLED"]
+    assert [run.data.tags["status"] for run in runs] == [
+        "completed",
+        "stopped_early",
+        "failed",
+        "interrupted",
+    ]
+    assert [run.data.tags["reason"] for run in runs] == ["", "asha", "diverged", ""]
+    assert {run.data.tags["mlflow.parentRunId"] for run in runs} == {tracker.parent_run_id}
+    assert runs[1].data.params["optimizer.lr"] == "0.0003"
+    assert runs[1].data.params["policy.down_dims"] == "[32, 64]"
+    assert runs[0].data.metrics[f"final/{SUCCESS}"] == pytest.approx(0.3)
+    assert runs[0].data.metrics[f"best/{SUCCESS}"] == pytest.approx(0.3)
+    assert history(client, runs[0].info.run_id, "train/loss") == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
+
+
+def test_the_default_store_lies_in_the_sweeps_folder_whatever_its_name(tmp_path):
+    folder = tmp_path / 'it\'s a 100% "folder" #1'
+    video = tmp_path / "rollout 5.mp4"
+    video.write_bytes(b"film")
+    played = Sweep(folder)
+    played.start()
+    played.trial(0, status="")
+    played.report(0, 10, {"train/loss": 0.1}, artifacts={"rollout/video": str(video)})
+    played.end(0, 10)
+    tracker, delivery = played.deliver()
+    assert delivery.complete
+    assert (folder / DATABASE).exists()
+    client = client_of(folder)
+    assert {file.path for file in client.list_artifacts(tracker.parent_run_id)} == {
+        "space.yaml",
+        "spec.json",
+        "info.json",
+    }
+    run = tracker.run_id(0)
+    assert [file.path for file in client.list_artifacts(run, "rollout")] == ["rollout/rollout 5.mp4"]
+    stored = [path for path in (folder / "artifacts").rglob("*") if path.is_file()]
+    assert {path.name for path in stored} >= {"config.json", "rollout 5.mp4", "space.yaml"}
+
+
+def test_a_tracker_that_starts_again_goes_on_with_the_same_runs(tmp_path):
+    played = Sweep(tmp_path)
+    played.start()
+    played.trial(0, status="")
+    first, _ = played.deliver()
+    runs = first.parent_run_id, first.run_id(0)
+    played.start(trials=99)  # a larger budget: MLflow would refuse to change the parameter
+    played.report(0, 4, {"train/loss": 0.25})
+    played.end(0, 4)
+    second, delivery = played.deliver()
+    assert delivery.complete
+    assert delivery.refused == 0
+    assert (second.parent_run_id, second.run_id(0)) == runs
+    client = client_of(tmp_path)
+    assert history(client, runs[1], "train/loss") == [(1, 1.0), (2, 0.5), (3, 1 / 3), (4, 0.25)]
+    assert len(client.search_runs([second.experiment_id])) == 2
+
+
+def test_what_is_sent_twice_is_there_once(tmp_path):
+    played = Sweep(tmp_path)
+    played.start()
+    played.trial(0)
+    played.finish()
+    first, _ = played.deliver()
+    (tmp_path / "mlflow.json").unlink()  # as if the driver died before it noted what was sent
+    second, delivery = played.deliver()
+    assert delivery.complete
+    assert (second.parent_run_id, second.run_id(0)) == (first.parent_run_id, first.run_id(0))
+    client = client_of(tmp_path)
+    assert len(client.search_runs([second.experiment_id])) == 2
+    assert history(client, second.run_id(0), "train/loss") == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
+
+
+def test_a_database_that_was_lost_is_filled_again_from_the_journal(tmp_path):
+    played = Sweep(tmp_path)
+    played.start()
+    played.trial(0)
+    played.deliver()
+    (tmp_path / DATABASE).unlink()
+    played.trial(1)
+    # In a new process: in this one MLflow holds the file that is gone.
+    script = (
+        "import sys; from pathlib import Path; from sweeper.tracking import Tracker\n"
+        "tracker = Tracker(Path(sys.argv[1]), None, 'small'); print(tracker.start(), tracker.close(60))"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True)
+    assert done.stdout.strip() == "MLflow has everything.", done.stderr
+    tracker = played.tracker()
+    count = "SELECT COUNT(*) FROM metrics WHERE key = 'train/loss' AND run_uuid = ?"
+    with contextlib.closing(sqlite3.connect(tmp_path / DATABASE)) as database:
+        for number in (0, 1):
+            assert database.execute(count, (tracker.run_id(number),)).fetchone() == (3,)
+
+
+def test_names_and_values_that_mlflow_refuses_cost_nothing_else(tmp_path):
+    played = Sweep(tmp_path)
+    played.start()
+    played.trial(0, status="", note="x" * 9000)
+    odd = {"/root": 1.0, "a//b": 2.0, "../up": 3.0, "per%cent{}": 4.0, "y" * 400: 5.0, "fine": 6.0}
+    played.report(0, 5, {**odd, "diverged": math.nan, "exploded": math.inf})
+    tracker, delivery = played.deliver()
+    assert delivery.complete
+    assert delivery.refused == 0
+    run = client_of(tmp_path).get_run(tracker.run_id(0))
+    assert sorted(value for value in run.data.metrics.values() if value >= 1) == [1, 2, 3, 4, 5, 6]
+    assert math.isnan(run.data.metrics["diverged"])
+    assert math.isnan(run.data.metrics["exploded"])
+    assert len(run.data.params["note"]) == 6000
+
+
+def test_more_than_fits_into_one_request_is_split(tmp_path):
+    played = Sweep(tmp_path)
+    played.start()
+    played.trial(0, status="", **{f"field_{number}": number for number in range(250)})
+    for step in range(30):
+        played.report(0, 10 + step, {f"metric_{number}": float(step) for number in range(50)})
+    tracker, delivery = played.deliver()
+    assert delivery.complete
+    assert delivery.refused == 0
+    client = client_of(tmp_path)
+    run = client.get_run(tracker.run_id(0))
+    assert len(run.data.params) == 252
+    assert len(history(client, tracker.run_id(0), "metric_49")) == 30
+
+
+def test_a_run_that_a_user_deleted_does_not_hold_up_the_others(tmp_path, caplog):
+    played = Sweep(tmp_path)
+    played.start()
+    played.trial(0, status="")
+    tracker, _ = played.deliver()
+    client = client_of(tmp_path)
+    client.delete_run(tracker.run_id(0))
+    played.report(0, 9, {"train/loss": 0.0})
+    played.trial(1)
+    with caplog.at_level(logging.WARNING):
+        tracker, delivery = played.deliver()
+    assert delivery.complete
+    assert delivery.refused == 1
+    assert "It refused 1 requests" in str(delivery)
+    assert len(history(client, tracker.run_id(1), "train/loss")) == 3
+
+
+def test_a_file_that_is_gone_is_said_and_left_out(tmp_path):
+    played = Sweep(tmp_path)
+    played.start()
+    played.trial(0, status="")
+    played.report(0, 9, {"train/loss": 0.0}, artifacts={"rollout/video": "/nowhere/film.mp4"})
+    _, delivery = played.deliver()
+    assert delivery.complete
+    assert delivery.refused == 1
+    assert "/nowhere/film.mp4" in delivery.problem
+
+
+def test_training_goes_on_and_everything_arrives_while_the_driver_appends(tmp_path):
+    played = Sweep(tmp_path)
+    tracker = played.tracker()
+    assert tracker.start() == ""
+    played.start()
+    for number in range(5):
+        played.trial(number)
+        tracker.notify()
+    assert tracker.close(60.0).complete
+    client = client_of(tmp_path)
+    assert [len(history(client, tracker.run_id(number), "train/loss")) for number in range(5)] == [3] * 5
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [("nonsense://host", "cannot be written"), ("sqlite:////dev/null/x.db", "cannot be")],
+)
+def test_an_address_that_can_never_work_is_refused_before_any_trial(tmp_path, uri, message):
+    with pytest.raises(UserError, match=message):
+        Tracker(tmp_path, uri, "small").start()
+
+
+def test_a_deleted_experiment_is_a_clear_error(tmp_path):
+    played = Sweep(tmp_path)
+    tracker, _ = played.deliver()
+    client_of(tmp_path).delete_experiment(tracker.experiment_id)
+    with pytest.raises(UserError, match="'small' was deleted"):
+        played.tracker().start()
+
+
+def test_the_address_is_the_users_then_the_environments_then_the_folders(tmp_path, monkeypatch):
+    assert tracking_uri(tmp_path, None) == f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
+    assert tracking_uri(tmp_path, None) == "http://server:5000"
+    assert tracking_uri(tmp_path, "http://mine:1") == "http://mine:1"
+
+
+def test_the_comparison_names_the_runs_best_first(tmp_path):
+    url = comparison_url("http://127.0.0.1:5000/", "1", ["b", "a"])
+    assert url == (
+        "http://127.0.0.1:5000/#/compare-runs?runs=%5B%22b%22%2C%22a%22%5D&experiments=%5B%221%22%5D"
+    )
+
+
+class Server:
+    """A real MLflow server that can die and come back on the same port with what it knew."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self):
+        arguments = [
+            *("--backend-store-uri", f"sqlite:///{self.folder}/server.db"),
+            *("--artifacts-destination", str(self.folder / "files")),
+            *("--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"),
+        ]
+        with (self.folder / "server.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "mlflow", "server", *arguments],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        for _ in range(600):
+            try:
+                with urllib.request.urlopen(f"{self.uri}/health", timeout=1):
+                    return
+            except OSError:
+                assert self.process.poll() is None, (self.folder / "server.log").read_text()
+                time.sleep(0.2)
+        raise AssertionError("the server did not come up")
+
+    def kill(self):
+        if self.process is not None:
+            os.killpg(self.process.pid, 9)
+            self.process.wait()
+            self.process = None
+
+
+@pytest.fixture
+def server(tmp_path):
+    folder = tmp_path / "server"
+    folder.mkdir()
+    running = Server(folder)
+    yield running
+    running.kill()
+
+
+def test_an_outage_of_the_server_costs_nothing_but_patience(tmp_path, server):
+    played = Sweep(tmp_path / "sweep")
+    tracker = played.tracker(server.uri)
+    # The server is not there when the sweep starts: that is said, and the sweep goes on.
+    assert "127.0.0.1" in tracker.start()
+    played.start()
+    played.trial(0)
+    tracker.notify()
+    server.start()
+    wait_until(lambda: tracker.run_id(0) is not None and tracker.problem == "")
+    # It dies in the middle of a trial, and the driver appends as if nothing were.
+    server.kill()
+    played.trial(1, status="")
+    tracker.notify()
+    wait_until(lambda: tracker.problem != "")
+    delivery = tracker.close(deadline_s=1.0)
+    assert (delivery.complete, delivery.events) == (False, 4)
+    assert "MLflow lacks 4 events" in str(delivery)
+    assert "127.0.0.1" in delivery.problem
+    # The next driver finds it alive again, and everything arrives, once.
+    server.start()
+    film = tmp_path / "film.mp4"
+    film.write_bytes(b"film")
+    played.report(1, 4, {"train/loss": 0.25}, artifacts={"rollout/video": str(film)})
+    played.end(1, 4)
+    played.finish()
+    tracker, delivery = played.deliver(server.uri, deadline_s=300.0)
+    assert delivery.complete
+    client = client_of(played.folder, server.uri)
+    runs = client.search_runs([tracker.experiment_id])
+    assert len(runs) == 3
+    assert history(client, tracker.run_id(1), "train/loss") == [(1, 1.0), (2, 0.5), (3, 1 / 3), (4, 0.25)]
+    assert client.get_run(tracker.parent_run_id).info.status == "FINISHED"
+    assert [file.path for file in client.list_artifacts(tracker.run_id(1), "rollout")] == ["rollout/film.mp4"]
+    assert tracker.comparison_url([1, 0]).startswith(f"{server.uri}/#/compare-runs?runs=")
+
+
+def wait_until(condition, attempts=600):
+    for _ in range(attempts):
+        if condition():
+            return
+        time.sleep(0.1)
+    raise AssertionError("it never happened")
