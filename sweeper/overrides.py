@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sweeper.sections import Reading
-from sweeper.settings import PARAMETER_KEYS, SECTIONS
+from sweeper.settings import PARAMETER_KEYS, SECTIONS, SETTINGS
 from sweeper.source import Node, Override, Place, nearest
 
 __all__ = ["apply_overrides"]
@@ -39,7 +39,8 @@ def _put(reading: Reading, section: str, keys: list[str], override: Override) ->
     at = _mapping(reading.root, section, override.place)
     for key in keys[:-1]:
         at = _mapping(at, key, override.place)
-    at[keys[-1]] = override.value
+    info = SETTINGS[section].get(keys[-1])
+    at[keys[-1]] = _as_text(override) if info is not None and info.kind == "str" else override.value
 
 
 def _mapping(at: dict[str, Node], key: str, place: Place) -> dict[str, Node]:
@@ -92,7 +93,10 @@ def _override_parameter(reading: Reading, override: Override, rest: str) -> None
         _replace_parameter(reading, override, rest)
         return
     parameters = _mapping(reading.root, "parameters", override.place)
-    keys = _same_field(reading, "parameters", name) or [name]
+    keys = _same_field(reading, "parameters", name)
+    if not keys:
+        _release(reading, override, name)
+        keys = [name]
     form = _mapping(parameters, keys[0], override.place)
     # A list of values and a range exclude each other: the newer form wins.
     rivals = {"values": ("min", "max", "log", "step", "value"), "min": ("values",), "max": ("values",)}
@@ -112,10 +116,13 @@ def _replace_parameter(reading: Reading, override: Override, name: str) -> None:
         reading.notes.append(f"{override.place.label}: {name} is no longer searched.")
         return
     parameters[name] = override.value
-    conditional = isinstance(override.value.value, dict) and "when" in override.value.value
+    if not (isinstance(override.value.value, dict) and "when" in override.value.value):
+        _release(reading, override, name)
+
+
+def _release(reading: Reading, override: Override, name: str) -> None:
+    """Take a field out of config, because it is searched from now on."""
     for key in _same_field(reading, "config", name):
-        if not conditional:
-            del reading.root["config"].value[key]
-            reading.notes.append(
-                f"{override.place.label}: {reading.own_name(name)} is searched, no longer fixed."
-            )
+        del reading.root["config"].value[key]
+        own = reading.own_name(name)
+        reading.notes.append(f"{override.place.label}: {own} is searched, no longer fixed.")

@@ -202,7 +202,9 @@ def _range(
     low, high = bounds["min"], bounds["max"]
     if low >= high:
         remedy = "Swap them." if low > high else "A single value belongs under config."
-        reading.faults.add(form["min"].place, name, f"min {low} is not below max {high}.", remedy)
+        # A bound that the command line changed is the one to blame.
+        blamed = form["min"].place if form["max"].place.line else form["max"].place
+        reading.faults.add(blamed, name, f"min {low} is not below max {high}.", remedy)
     elif log and low <= 0:
         problem = f"a logarithmic scale has no place for {low}."
         reading.faults.add(form["min"].place, f"{name}.min", problem, "Use a min above 0, or log: false.")

@@ -101,12 +101,11 @@ class Reading:
         """What to say about a name that no field has."""
         if self.trainable is None:
             return ""
+        if any(full.startswith(name + ".") for full in self.trainable.fields):
+            return f"Write dotted names: `{name}.<field>: value`."
         near = nearest(name, [*self.trainable.fields, *self.trainable.aliases])
         if near is not None:
             return f"Did you mean {self.own_name(near)}?"
-        nested = any(full.startswith(name + ".") for full in self.trainable.fields)
-        if nested:
-            return f"Write dotted names: `{name}.<field>: value`."
         return "See docs/configuration.md for every field."
 
     def section(self, name: str) -> dict[str, Node] | None:
@@ -369,6 +368,8 @@ class Reading:
             return int(max(numbers))
         if "max_steps" in entries:
             return int(entries["max_steps"].value)
+        if self.trainable is None:
+            return 0
         self.faults.add(
             whole, "early_stop.max_steps", "is missing.", "Say how many steps a whole trial takes."
         )

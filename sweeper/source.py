@@ -116,8 +116,8 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
-_NULL, _BOOL, _INT, _FLOAT, _STR = (
-    f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str")
+_NULL, _BOOL, _INT, _FLOAT, _STR, _MAP, _SEQ = (
+    f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str", "map", "seq")
 )
 for _tag, _pattern, _first in (
     (_NULL, r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
@@ -235,6 +235,8 @@ class _Conversion:
             return Node(place, None)
         self.open.add(id(node))
         try:
+            if not isinstance(node, yaml.ScalarNode) and node.tag not in (_MAP, _SEQ):
+                self.faults.add(place, "", f"the tag {node.tag} has no meaning here.", "Write plain values.")
             if isinstance(node, yaml.MappingNode):
                 return Node(place, self.mapping(node))
             if isinstance(node, yaml.SequenceNode):

@@ -95,11 +95,12 @@ class Parameter:
         return self.low, self.high
 
     def to_dict(self) -> dict[str, Any]:
-        """The parameter as it would stand in a space file."""
+        """The parameter as plain types."""
+        plain: dict[str, Any] = {"name": self.name, "kind": self.kind}
         if self.kind == "categorical":
-            plain: dict[str, Any] = {"values": [_plain(value) for value in self.values]}
+            plain["values"] = [_plain(value) for value in self.values]
         else:
-            plain = {"min": self.low, "max": self.high}
+            plain |= {"min": self.low, "max": self.high}
             if self.log:
                 plain["log"] = True
             if self.step is not None:
@@ -109,14 +110,12 @@ class Parameter:
         return plain
 
     @staticmethod
-    def from_dict(
-        name: str, kind: Literal["float", "int", "categorical"], plain: Mapping[str, Any]
-    ) -> Parameter:
+    def from_dict(plain: Mapping[str, Any]) -> Parameter:
         """The parameter that `to_dict` wrote."""
         when = plain.get("when")
         return Parameter(
-            name=name,
-            kind=kind,
+            name=plain["name"],
+            kind=plain["kind"],
             low=plain.get("min"),
             high=plain.get("max"),
             log=plain.get("log", False),
@@ -209,10 +208,9 @@ class Space:
                 yield config
 
     def to_dict(self) -> dict[str, Any]:
-        """The space as plain types: parameters as they would stand in a space file, kinds beside them."""
+        """The space as plain types; the parameters are a list, because their order matters."""
         return {
-            "parameters": {parameter.name: parameter.to_dict() for parameter in self.parameters},
-            "kinds": {parameter.name: parameter.kind for parameter in self.parameters},
+            "parameters": [parameter.to_dict() for parameter in self.parameters],
             "constraints": [constraint.text for constraint in self.constraints],
             "defaults": {name: _plain(value) for name, value in self.defaults.items()},
         }
@@ -221,10 +219,7 @@ class Space:
     def from_dict(plain: Mapping[str, Any]) -> Space:
         """The space that `to_dict` wrote."""
         return Space(
-            parameters=tuple(
-                Parameter.from_dict(name, plain["kinds"][name], form)
-                for name, form in plain["parameters"].items()
-            ),
+            parameters=tuple(Parameter.from_dict(parameter) for parameter in plain["parameters"]),
             constraints=tuple(Expression(text) for text in plain["constraints"]),
             defaults=dict(plain["defaults"]),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 
 import pytest
@@ -175,47 +176,16 @@ def test_literals_tell_what_names_are_compared_with():
     assert list(expression.literals()) == [("a.b", "x"), ("c", 3), ("d", "p"), ("d", "q")]
 
 
-_words = st.sampled_from(
-    [
-        "x",
-        "policy.horizon",
-        "ema.enabled",
-        "policy.sampler",
-        "policy.beta_schedule",
-        "policy.down_dims",
-        "1",
-        "2.5",
-    ]
-    + [
-        "'a'",
-        "(",
-        ")",
-        "[",
-        "]",
-        ",",
-        "+",
-        "-",
-        "*",
-        "**",
-        "%",
-        "/",
-        "//",
-        "<=",
-        "==",
-        "!=",
-        "<",
-        "in",
-        "not",
-    ]
-    + ["and", "or", "min", "max", "abs", "len", "null", "true", "if", "else", "lambda", ".", "=", "\\", "0or"]
-)
+WORDS = r"""
+    x policy.horizon ema.enabled policy.sampler policy.beta_schedule policy.down_dims 1 2.5 'a' ( ) [ ] , + - * ** %
+    / // <= == != < in not and or min max abs len null true if else lambda . = \ 0or
+"""
 
 
-@given(st.one_of(st.text(max_size=60), st.lists(_words, max_size=14).map(" ".join)))
+@given(st.one_of(st.text(max_size=60), st.lists(st.sampled_from(WORDS.split()), max_size=14).map(" ".join)))
 def test_any_text_gives_a_value_or_our_error(text):
-    try:
+    # A refusal is an answer; any other error fails the test.
+    with contextlib.suppress(ExpressionError):
         expression = Expression(text)
         assert all(isinstance(name, str) for name in expression.names)
         expression.holds(VALUES)
-    except ExpressionError as error:
-        assert str(error)

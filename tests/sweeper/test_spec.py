@@ -1,0 +1,575 @@
+"""Reading space files: what a good one becomes, and what is said about every kind of bad one."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import pickle
+import textwrap
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sweeper.errors import SpecError, SpecFault
+from sweeper.expressions import Expression
+from sweeper.spec import (
+    EarlyStopSpec,
+    Objective,
+    ResourceSpec,
+    SweepSpec,
+    find_space,
+    load_spec,
+    packaged_spaces,
+)
+
+GOOD = """\
+name: pusht-diffusion
+trainable: diffusion_policy
+config:
+  dataset.repo_id: builtin/pusht
+  policy.n_obs_steps: 2
+  policy.down_dims: [32, 64]
+  train.steps: 20000
+  train.eval_every: 1000
+  rollout.env: gym_pusht/PushT-v0
+parameters:
+  policy.horizon:        {values: [8, 16, 24, 32]}
+  policy.n_action_steps: {min: 1, max: 16}
+  policy.beta_schedule:  {values: [squaredcos_cap_v2, linear, scaled_linear]}
+  policy.beta_end:       {min: 0.01, max: 0.05, when: "policy.beta_schedule != 'squaredcos_cap_v2'"}
+  optimizer.lr:          {min: 1e-5, max: 1e-3, log: true}
+constraints:
+  - policy.n_action_steps <= policy.horizon - policy.n_obs_steps + 1
+metric: {name: rollout/success_rate, goal: maximize}
+search: {method: tpe, seed: 0, startup_trials: 10}
+early_stop: {method: asha, metric: rollout/avg_max_reward, goal: maximize, min_steps: 2000, reduction: 3}
+budget: {trials: 64, hours: 12, gpu_hours: 100, max_failed: 5}
+resources: {workers: 1, gpu_per_worker: 1, cpu_per_worker: 4, max_concurrent: auto}
+tracking: {uri: null, experiment: pusht-diffusion}
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes a space file and returns its path."""
+
+    def write_space(text: str | bytes = GOOD, name: str = "space.yaml") -> Path:
+        path = tmp_path / name
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return path
+
+    return write_space
+
+
+def faults_of(path: Path, *overrides: str) -> list[SpecFault]:
+    with pytest.raises(SpecError) as caught:
+        load_spec(path, overrides)
+    return list(caught.value.faults)
+
+
+def line_of(text: str, part: str) -> int:
+    return next(number for number, line in enumerate(text.splitlines(), 1) if part in line)
+
+
+def swapped(old: str, new: str) -> str:
+    """The good space with one part replaced."""
+    assert GOOD.count(old) == 1, old
+    return GOOD.replace(old, new)
+
+
+# What a good file becomes.
+
+
+def test_a_good_space_says_everything(write):
+    spec = load_spec(write())
+    assert spec.name == "pusht-diffusion"
+    assert spec.trainable == "diffusion_policy"
+    assert spec.config["train.steps"] == 20000
+    assert spec.space.names == (
+        "policy.horizon",
+        "policy.n_action_steps",
+        "policy.beta_schedule",
+        "policy.beta_end",
+        "optimizer.lr",
+    )
+    horizon, actions, _, beta_end, lr = spec.space.parameters
+    assert (horizon.kind, horizon.values) == ("categorical", (8, 16, 24, 32))
+    assert (actions.kind, actions.low, actions.high) == ("int", 1, 16)
+    assert beta_end.when == Expression("policy.beta_schedule != 'squaredcos_cap_v2'")
+    assert (lr.kind, lr.low, lr.high, lr.log) == ("float", 1e-5, 1e-3, True)
+    assert spec.objectives == (Objective("rollout/success_rate", "maximize"),)
+    assert spec.early_stop == EarlyStopSpec("asha", "rollout/avg_max_reward", "maximize", 2000, 3, 20000)
+    assert spec.early_stop.rungs() == (2000, 6000, 18000)
+    assert (spec.budget.trials, spec.budget.hours, spec.budget.gpu_hours, spec.budget.max_failed) == (
+        64,
+        12,
+        100,
+        5,
+    )
+    assert spec.resources == ResourceSpec(1, 1.0, 4.0, "auto")
+    assert (spec.tracking.uri, spec.tracking.experiment) == (None, "pusht-diffusion")
+    assert spec.folder == Path("sweeps/pusht-diffusion")
+    assert spec.source == GOOD
+    assert spec.warnings == ()
+
+
+def test_a_short_space_gets_the_defaults(write):
+    short = """\
+        trainable: diffusion_policy
+        config: {dataset.repo_id: builtin/pusht}
+        parameters:
+          optimizer.lr: {min: 1e-5, max: 1e-3, log: true}
+        metric: {name: eval/action_mse}
+        budget: {trials: 4}
+        """
+    spec = load_spec(write(textwrap.dedent(short), "my_sweep.yaml"))
+    assert spec.name == "my_sweep"
+    assert spec.objectives == (Objective("eval/action_mse", "minimize"),)
+    assert (spec.search.method, spec.search.seed, spec.search.startup_trials) == ("tpe", 0, 10)
+    assert spec.early_stop is None
+    assert spec.resources == ResourceSpec(1, "auto", "auto", "auto")
+    assert (spec.tracking.uri, spec.tracking.experiment) == (None, "my_sweep")
+    assert (spec.budget.hours, spec.budget.max_failed) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "overrides", [(), ("early_stop=null", "search.method=random", "resources.workers=2")]
+)
+def test_a_sweep_survives_yaml_and_json(write, overrides):
+    spec = load_spec(write(), overrides, "elsewhere")
+    assert SweepSpec.from_dict(yaml.safe_load(yaml.safe_dump(spec.to_dict()))) == spec
+    assert SweepSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+    assert SweepSpec.from_dict(spec.to_dict(), Path("moved")) == replace(spec, folder=Path("moved"))
+    assert pickle.loads(pickle.dumps(spec)) == spec
+
+
+def test_numbers_are_what_people_mean(write):
+    text = swapped("{min: 1e-5, max: 1e-3, log: true}", "{min: 1e-5, max: 1E3, step: null}")
+    text = text.replace("train.steps: 20000", "train.steps: 20_000")
+    spec = load_spec(write(text))
+    lr = spec.space.parameters[-1]
+    assert (lr.low, lr.high, lr.step) == (1e-5, 1000.0, None)
+    assert spec.config["train.steps"] == 20000
+
+
+def test_words_that_yaml_took_for_truth_values_stay_texts(write):
+    spec = load_spec(write(), ["config.dataset.revision=no", "name=010"])
+    assert spec.config["dataset.revision"] == "no"
+    assert spec.name == "010"
+
+
+def test_values_have_the_fields_own_type(write):
+    text = swapped("{values: [8, 16, 24, 32]}", "{values: [8.0, 16]}")
+    text = text.replace("policy.n_obs_steps: 2", "policy.n_obs_steps: 2.0\n  optimizer.weight_decay: 1")
+    spec = load_spec(write(text))
+    assert [type(value) for value in spec.space.parameters[0].values] == [int, int]
+    assert type(spec.config["policy.n_obs_steps"]) is int
+    assert type(spec.config["optimizer.weight_decay"]) is float
+
+
+def test_lerobots_names_are_accepted_and_shown_under_ours(write):
+    text = swapped("train.steps: 20000", "steps: 20000\n  policy.scheduler_warmup_steps: 100")
+    text = text.replace("  optimizer.lr:  ", "  policy.optimizer_lr:  ")
+    text = text.replace("constraints:", "constraints:\n  - policy.optimizer_lr * steps < 1e9")
+    spec = load_spec(write(text))
+    assert spec.config["train.steps"] == 20000
+    assert spec.config["lr_scheduler.warmup_steps"] == 100
+    assert spec.space.names[-1] == "optimizer.lr"
+    assert spec.space.constraints[0].names == ("optimizer.lr", "train.steps")
+
+
+def test_a_single_value_is_fixed(write):
+    spec = load_spec(write(swapped("{min: 1, max: 16}", "{value: 4}")))
+    assert spec.config["policy.n_action_steps"] == 4
+    assert "policy.n_action_steps" not in spec.space.names
+
+
+def test_parameters_come_in_the_order_that_their_conditions_need(write):
+    text = GOOD.replace("  policy.beta_schedule:  {values: [squaredcos_cap_v2, linear, scaled_linear]}\n", "")
+    text = text.replace(
+        "constraints:", "  policy.beta_schedule:  {values: [squaredcos_cap_v2, linear]}\nconstraints:"
+    )
+    names = load_spec(write(text)).space.names
+    assert names.index("policy.beta_schedule") < names.index("policy.beta_end")
+    assert names[:2] == ("policy.horizon", "policy.n_action_steps")
+
+
+def test_a_conditional_parameter_may_have_a_fixed_value_otherwise(write):
+    spec = load_spec(
+        write(swapped("policy.n_obs_steps: 2", "policy.n_obs_steps: 2\n  policy.beta_end: 0.02"))
+    )
+    values = {
+        "policy.horizon": 16,
+        "policy.n_action_steps": 8,
+        "policy.beta_schedule": "squaredcos_cap_v2",
+        "policy.beta_end": 0.05,
+        "optimizer.lr": 1e-4,
+    }
+    assert spec.space.complete(values, spec.config)["policy.beta_end"] == 0.02
+    values["policy.beta_schedule"] = "linear"
+    assert spec.space.complete(values, spec.config)["policy.beta_end"] == 0.05
+
+
+def test_several_objectives_make_a_multi_objective_sweep(write):
+    objectives = "objectives: [{name: rollout/success_rate}, {name: eval/chunk_latency_ms, goal: minimize}]"
+    spec = load_spec(write(swapped("metric: {name: rollout/success_rate, goal: maximize}", objectives)))
+    assert [objective.goal for objective in spec.objectives] == ["maximize", "minimize"]
+
+
+def test_a_grid_runs_all_of_its_points_unless_told_otherwise(write):
+    text = GOOD.replace("  optimizer.lr:          {min: 1e-5, max: 1e-3, log: true}\n", "")
+    text = text.replace("min: 0.01, max: 0.05,", "min: 0.01, max: 0.05, step: 0.02,")
+    text = text.replace("budget: {trials: 64, ", "budget: {")
+    spec = load_spec(write(text), ["search={method: grid}"])
+    # 7, 15, 16 and 16 legal n_action_steps; one beta_end for the cosine, three for each of the others.
+    assert spec.budget.trials == (7 + 15 + 16 + 16) * (1 + 3 + 3)
+
+
+def test_a_relative_dataset_is_settled_where_the_user_stands(write, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    spec = load_spec(write(), ["config.dataset.root=data/it's #1: mine"])
+    assert spec.config["dataset.root"] == str(tmp_path / "data/it's #1: mine")
+
+
+# Overrides.
+
+
+def test_overrides_change_any_part(write):
+    spec = load_spec(
+        write(),
+        [
+            "budget.trials=8",
+            "parameters.optimizer.lr.max=3e-4",
+            "parameters.policy.horizon.values=[16, 32]",
+            "search.method=random",
+            "resources={workers: 2}",
+            "name=other",
+            "tracking.experiment=shared: runs",
+            "early_stop.reduction=2",
+            "constraints=[policy.n_action_steps <= 7]",
+            "metric.name=rollout/avg_max_reward",
+        ],
+    )
+    assert spec.budget.trials == 8
+    assert spec.space.parameters[-1].high == 3e-4
+    assert spec.space.parameters[0].values == (16, 32)
+    assert spec.search.method == "random"
+    assert spec.resources == ResourceSpec(workers=2)
+    assert (spec.name, spec.folder) == ("other", Path("sweeps/other"))
+    assert spec.early_stop is not None
+    assert spec.early_stop.reduction == 2
+    assert [constraint.text for constraint in spec.space.constraints] == ["policy.n_action_steps <= 7"]
+    assert spec.objectives[0].name == "rollout/avg_max_reward"
+    assert spec.overrides[0] == "budget.trials=8"
+
+
+def test_fixing_a_searched_field_says_so(write):
+    spec = load_spec(write(), ["config.policy.optimizer_lr=1e-4"])
+    assert spec.config["optimizer.lr"] == 1e-4
+    assert "optimizer.lr" not in spec.space.names
+    assert any("optimizer.lr is fixed" in note for note in spec.notes)
+
+
+def test_searching_a_fixed_field_says_so(write):
+    spec = load_spec(
+        write(), ["parameters.train.batch_size={values: [32, 64]}", "parameters.steps.values=[9000, 12000]"]
+    )
+    assert "train.batch_size" in spec.space.names
+    spec = load_spec(write(), ["parameters.steps={values: [9000, 12000]}"])
+    assert "train.steps" not in spec.config
+    assert any("train.steps is searched" in note for note in spec.notes)
+    assert spec.early_stop is not None
+    assert spec.early_stop.max_steps == 12000
+
+
+def test_a_parameter_can_be_dropped(write):
+    spec = load_spec(write(), ["parameters.policy.horizon=null"])
+    assert "policy.horizon" not in spec.space.names
+
+
+def test_a_range_becomes_values_and_back(write):
+    spec = load_spec(write(), ["parameters.optimizer.lr.values=[1e-4, 3e-4]"])
+    assert spec.space.parameters[-1].values == (1e-4, 3e-4)
+    changes = ["min=8", "max=32", "step=8"]
+    spec = load_spec(write(), [f"parameters.policy.horizon.{change}" for change in changes])
+    assert spec.space.parameters[0].grid() == range(8, 33, 8)
+    assert faults_of(write(), "parameters.policy.horizon.min=8")[0].problem == "is missing."
+
+
+def test_the_last_of_two_overrides_counts(write):
+    assert load_spec(write(), ["budget.trials=8", "budget.trials=9"]).budget.trials == 9
+
+
+@pytest.mark.parametrize(
+    ("override", "name", "words"),
+    [
+        ("budget.trials", "", "is no override"),
+        ("--budget.trials=3", "", "is no override"),
+        ("budget.trails=3", "budget.trails", "Did you mean trials?"),
+        ("budgte.trials=3", "budgte.trials", "Did you mean budget?"),
+        ("optimizer.lr=1e-4", "optimizer.lr", "Write config.optimizer.lr=..."),
+        ("budget.trials=0", "budget.trials", "too small"),
+        ("budget.trials=many", "budget.trials", "is not an int"),
+        ("config.policy.horizont=16", "config.policy.horizont", "Did you mean policy.horizon?"),
+        ("parameters.optimzer.lr.max=1", "parameters.optimzer.lr", "Did you mean optimizer.lr?"),
+        ("parameters.optimizer.lr.max=1e-6", "parameters.optimizer.lr", "Swap them"),
+        ("parameters.optimizer.lr.maximum=1", "parameters.optimizer.lr.maximum", "no field has this name"),
+        ("constraints.0=x", "constraints.0", "no parts with names"),
+        ("name=a/b", "name", "cannot name a folder"),
+        ("config=3", "config", "not a mapping"),
+        ("trainable=diffusion", "trainable", "Did you mean 'diffusion_policy'?"),
+        ("metric.name=rollout/sucess_rate", "metric.name", "Did you mean rollout/success_rate?"),
+    ],
+)
+def test_a_faulty_override_is_named_as_it_was_typed(write, override, name, words):
+    faults = faults_of(write(), override)
+    assert faults[0].place == f"argument {override}"
+    assert faults[0].name == name
+    assert words in f"{faults[0].problem} {faults[0].remedy}"
+
+
+# Faults of a file: each by its line.
+
+BAD = yaml.safe_load((Path(__file__).parent / "bad_spaces.yaml").read_text())
+
+
+def made_bad(text: str, case: str) -> str:
+    assert text.count(BAD[case]["replace"]) == 1, case
+    return text.replace(BAD[case]["replace"], BAD[case]["by"])
+
+
+def test_there_are_many_kinds_of_bad_spaces():
+    assert len(BAD) > 90
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_fault_says_where_what_and_what_to_do(write, case):
+    text = made_bad(GOOD, case)
+    path = write(text)
+    faults = faults_of(path)
+    name, words = BAD[case]["fault"], BAD[case]["words"]
+    mine = [fault for fault in faults if fault.name == name and words in f"{fault.problem} {fault.remedy}"]
+    assert mine, [str(fault) for fault in faults]
+    line = mine[0].line
+    assert mine[0].place == (f"{path}:{line}" if line else str(path))
+    # The line that is named is the one that was changed, or holds the field or section in question.
+    section, _, field = name.partition(".")
+    rows = text.splitlines()
+    changed = {row for row in rows if row not in GOOD.splitlines()}
+    starts = (f"  {field}:", f"{section}:")
+    expected = [n for n, row in enumerate(rows, 1) if row in changed or row.startswith(starts)]
+    assert line in expected
+
+
+def test_n_action_steps_that_never_fit_are_a_fault(write):
+    path = write(swapped("{min: 1, max: 16}", "{values: [4, 40]}").replace("constraints:\n  - ", "#"))
+    (fault,) = faults_of(path)
+    assert fault.name == "parameters.policy.n_action_steps"
+    assert fault.problem.startswith("40 actions cannot be executed")
+    assert fault.line == line_of(GOOD, "policy.n_action_steps")
+
+
+def test_whole_numbers_that_never_fit_come_with_those_that_do(write):
+    (fault,) = faults_of(write(), "parameters.policy.horizon.min=8", "parameters.policy.horizon.max=32")
+    assert fault.name == "parameters.policy.horizon"
+    assert "9: 9 is no multiple of 4" in fault.problem
+    assert fault.remedy == "Use {min: 8, max: 32, step: 4}."
+
+
+def test_illegal_numbers_that_a_constraint_excludes_are_no_fault(write):
+    text = GOOD.replace("{values: [8, 16, 24, 32]}", "{min: 8, max: 32}")
+    spec = load_spec(write(text.replace("constraints:", "constraints:\n  - policy.horizon % 4 == 0")))
+    assert spec.warnings == ()
+
+
+def test_a_value_that_clashes_with_everything_else_is_a_fault_at_its_line(write):
+    text = swapped("[8, 16, 24, 32]", "[8, 16]").replace(
+        "policy.down_dims: [32, 64]", "policy.kernel_size: 5"
+    )
+    text = text.replace(
+        "constraints:", "  policy.down_dims: {values: [[32, 64], [8, 16, 24, 32, 40]]}\nconstraints:"
+    )
+    (fault,) = faults_of(write(text))
+    assert fault.line == line_of(text, "policy.down_dims")
+    assert fault.problem.startswith("[8, 16, 24, 32, 40] cannot be used: policy.horizon:")
+
+
+def test_combinations_that_clash_now_and_then_are_a_warning_that_says_what_to_write(write):
+    spec = load_spec(write(), ["constraints=null"])
+    (warning,) = spec.warnings
+    assert "of the combinations looked at cannot be trained" in warning
+    assert "policy.n_action_steps" in warning
+    assert "a constraint" in warning
+
+
+def test_constraints_that_exclude_each_other_are_a_fault(write):
+    constraints = "constraints=[policy.horizon > 16, policy.horizon < 16]"
+    (fault,) = faults_of(write(), constraints)
+    assert "though each can be kept alone" in fault.problem
+
+
+def test_conditions_that_wait_for_each_other_are_a_fault(write):
+    text = swapped("{values: [8, 16, 24, 32]}", '{values: [8, 16], when: "optimizer.lr > 0"}')
+    text = text.replace(
+        "{min: 1e-5, max: 1e-3, log: true}", '{min: 1e-5, max: 1e-3, when: "policy.horizon > 8"}'
+    )
+    (fault,) = faults_of(write(text))
+    assert "policy.horizon → optimizer.lr → policy.horizon" in fault.problem
+
+
+def test_nothing_to_search_is_a_fault(write):
+    text = GOOD[: GOOD.index("parameters:")] + GOOD[GOOD.index("metric:") :]
+    (fault,) = faults_of(write(text))
+    assert (fault.name, fault.problem) == ("parameters", "nothing is searched.")
+
+
+def test_a_space_without_a_metric_or_a_trainable_says_so(write):
+    faults = faults_of(write("name: x\n"))
+    assert "trainable" in [fault.name for fault in faults]
+    assert "metric" in [fault.name for fault in faults]
+
+
+def test_an_unusual_goal_is_a_warning(write):
+    spec = load_spec(write(), ["metric.goal=minimize"])
+    assert any("usually to maximize" in warning for warning in spec.warnings)
+
+
+def test_settings_of_another_method_are_noted_and_left_out(write):
+    text = swapped("startup_trials: 10}", "startup_trials: 10, options: {multivariate: true}}")
+    spec = load_spec(write(text), ["search.method=random"])
+    assert spec.search.options == {}
+    assert len(spec.notes) == 2
+
+
+def test_all_faults_come_at_once_in_the_order_of_the_file(write):
+    text = GOOD
+    for case in (
+        "config value illegal",
+        "min above max",
+        "value illegal",
+        "constraint on a stranger",
+        "no trials",
+    ):
+        text = made_bad(text, case)
+    faults = faults_of(write(text), "resources.workers=0")
+    assert len(faults) == 6
+    assert [fault.line for fault in faults] == sorted(fault.line for fault in faults)
+
+
+# Files that are no space.
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "is empty"),
+        (b"# nothing\n", "is empty"),
+        (b"- a\n- b\n", "holds a list"),
+        (b"just words\n", "holds a single value"),
+        (b"name: x\n\tconfig: y\n", "spaces, not tabs"),
+        (b"name: x: y\n", "is no YAML"),
+        (b"name: [x\n", "is no YAML"),
+        (b"name: x\n---\nname: y\n", "is no YAML"),
+        (b"name: \xff\xfe\n", "no text"),
+        (b"name: a\x00b\n", "is no YAML"),
+        (b"name: !!python/object/apply:os.system [ls]\n", "has no meaning here"),
+        (b"name: !mine x\n", "has no meaning here"),
+        (b"name: !!int x\n", "cannot be read"),
+        (b"[a, b]: 3\n", "must be a text"),
+        (b"budget: &b {trials: *b}\n", "refers to itself"),
+        (b"a: " + b"[" * 500 + b"]" * 500, "levels deep"),
+        (b"a: " + b"9" * 5000, "cannot be read"),
+        (b"#" * 1_000_001, "too large"),
+    ],
+)
+def test_a_file_that_is_no_space_is_refused_with_a_reason(write, content, words):
+    faults = faults_of(write(content))
+    assert words in f"{faults[0].problem} {faults[0].remedy}"
+
+
+def test_aliases_cannot_blow_up(write):
+    lines = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 9)]
+    (fault,) = faults_of(write("\n".join(lines)))
+    assert "aliases" in fault.problem
+
+
+def test_a_missing_file_comes_with_its_neighbour(write, tmp_path):
+    write()
+    (fault,) = faults_of(tmp_path / "spaec.yaml")
+    assert fault.problem == "there is no such file."
+    assert fault.remedy == f"Did you mean {tmp_path / 'space.yaml'}?"
+    (fault,) = faults_of(tmp_path)
+    assert fault.problem == "is no file."
+    (fault,) = faults_of(tmp_path / "no" / "space.yaml")
+    assert "no folder" in fault.remedy
+
+
+_scalars = st.none() | st.booleans() | st.integers(-5, 50) | st.floats()
+_words = st.sampled_from(["linear", "auto", "asha", "x"])
+_entries = st.sampled_from(["min", "max", "values", "when", "name", "goal", "log", "step"])
+_values = st.recursive(
+    _scalars | _words,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_entries, inner, max_size=3),
+    max_leaves=6,
+)
+KEYS = """
+    config.policy.horizon config.train.steps parameters.optimizer.lr parameters.policy.horizon.values
+    parameters.optimizer.lr.min parameters.policy.beta_end.when constraints metric objectives search search.options
+    early_stop early_stop.min_steps budget budget.trials resources resources.gpu_per_worker tracking.uri name config
+    parameters trainable
+"""
+
+
+@pytest.mark.slow
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(KEYS.split()), _values), min_size=1, max_size=3))
+def test_whatever_stands_in_a_space_it_is_read_or_refused(tmp_path_factory, changes):
+    path = tmp_path_factory.getbasetemp() / "fuzz.yaml"
+    path.write_text(GOOD)
+    # A refusal is an answer; any other error fails the test.
+    with contextlib.suppress(SpecError):
+        load_spec(path, [f"{key}={json.dumps(value)}" for key, value in changes])
+
+
+# The spaces that come with the package.
+
+
+def test_every_shipped_space_is_good_and_searches_what_matters():
+    spaces = packaged_spaces()
+    assert set(spaces) == {"pusht_quick", "pusht_state", "pusht_image", "real_robot"}
+    for path in spaces.values():
+        spec = load_spec(path)
+        wanted = {"policy.horizon", "policy.n_action_steps", "policy.beta_schedule", "optimizer.lr"}
+        assert wanted <= set(spec.space.names), path
+        assert spec.warnings == (), path
+        assert spec.early_stop is not None
+
+
+def test_a_shipped_space_is_found_by_its_bare_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_space("pusht_quick") == packaged_spaces()["pusht_quick"]
+    assert find_space("no_such_space") == Path("no_such_space")
+    (tmp_path / "pusht_quick").touch()
+    assert find_space("pusht_quick") == Path("pusht_quick")
+
+
+def test_every_line_of_a_shipped_space_is_explained():
+    for path in packaged_spaces().values():
+        lines = path.read_text().splitlines()
+        fields = [
+            line for line in lines if line.startswith("  ") and ":" in line and not line.startswith("    {")
+        ]
+        assert len(fields) > 15
+        bare = [line for line in fields if "#" not in line]
+        # A line may share the comment of the one above it; constraints have theirs on the heading.
+        assert len(bare) <= len(fields) // 4, (path, bare)
+
+
+def test_a_local_folder_replaces_the_built_in_demonstrations(tmp_path):
+    spec = load_spec(packaged_spaces()["pusht_state"], [f"config.dataset.root={tmp_path}"])
+    assert spec.config["dataset.root"] == str(tmp_path)
