@@ -177,8 +177,8 @@ def test_literals_tell_what_names_are_compared_with():
 
 
 WORDS = r"""
-    x policy.horizon ema.enabled policy.sampler policy.beta_schedule policy.down_dims 1 2.5 'a' ( ) [ ] , + - * ** %
-    / // <= == != < in not and or min max abs len null true if else lambda . = \ 0or
+    x policy.horizon ema.enabled policy.sampler policy.beta_schedule policy.down_dims 1 2.5 'a' ( ) [ ] , + -
+    * ** % / // <= == != < in not and or min max abs len null true if else lambda . = \ 0or
 """
 
 

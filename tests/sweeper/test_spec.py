@@ -519,9 +519,9 @@ _values = st.recursive(
 )
 KEYS = """
     config.policy.horizon config.train.steps parameters.optimizer.lr parameters.policy.horizon.values
-    parameters.optimizer.lr.min parameters.policy.beta_end.when constraints metric objectives search search.options
-    early_stop early_stop.min_steps budget budget.trials resources resources.gpu_per_worker tracking.uri name config
-    parameters trainable
+    parameters.optimizer.lr.min parameters.policy.beta_end.when constraints metric objectives search
+    search.options early_stop early_stop.min_steps budget budget.trials resources config parameters
+    resources.gpu_per_worker tracking.uri name trainable
 """
 
 

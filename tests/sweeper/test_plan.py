@@ -1,0 +1,161 @@
+"""What a sweep would do: sizes, resources, disk and the warnings."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+
+import pytest
+
+from sweeper.plan import Machine, describe_range, describe_scale, describe_value, find_machine, make_plan
+from sweeper.space import Parameter
+from sweeper.spec import ResourceSpec, load_spec, packaged_spaces
+
+LAPTOP = Machine(cpus=8, gpus=0, disk_gb=100.0)
+NODE = Machine(cpus=64, gpus=8, gpu_names=("NVIDIA H100",) * 8, disk_gb=5000.0)
+
+
+def plan(*overrides, machine=LAPTOP, space="pusht_quick"):
+    return make_plan(load_spec(packaged_spaces()[space], overrides), machine)
+
+
+@pytest.mark.parametrize(
+    ("resources", "cpus", "gpus", "expected"),
+    [
+        # workers, GPUs and CPUs per worker, trials at once
+        (ResourceSpec(), 2, 0, (1, 0, 1, 2)),
+        (ResourceSpec(), 16, 0, (1, 0, 2, 8)),
+        (ResourceSpec(), 1, 0, (1, 0, 1, 1)),
+        (ResourceSpec(), 64, 8, (1, 1, 8, 8)),
+        (ResourceSpec(), 8, 8, (1, 1, 1, 8)),
+        (ResourceSpec(), 4, 8, (1, 1, 1, 4)),
+        (ResourceSpec(gpu_per_worker=0.5), 64, 8, (1, 0.5, 4, 16)),
+        (ResourceSpec(gpu_per_worker=0.4), 64, 8, (1, 0.4, 3, 16)),
+        (ResourceSpec(gpu_per_worker=0.33), 64, 1, (1, 0.33, 8, 3)),
+        (ResourceSpec(workers=4), 64, 8, (4, 1, 8, 2)),
+        (ResourceSpec(workers=3), 64, 8, (3, 1, 8, 2)),
+        (ResourceSpec(workers=2), 16, 0, (2, 0, 1, 8)),
+        (ResourceSpec(workers=16), 64, 8, (16, 1, 8, 0)),
+        (ResourceSpec(gpu_per_worker=1), 64, 0, (1, 1, 8, 0)),
+        (ResourceSpec(gpu_per_worker=0, cpu_per_worker=2), 7, 4, (1, 0, 2, 3)),
+        (ResourceSpec(cpu_per_worker=0.5, gpu_per_worker=0), 2, 0, (1, 0, 0.5, 4)),
+        (ResourceSpec(max_concurrent=3), 64, 8, (1, 1, 8, 3)),
+    ],
+)
+def test_auto_is_settled_so_that_trials_fit(resources, cpus, gpus, expected):
+    settled = resources.settled(cpus, gpus)
+    got = (settled.workers, settled.gpu_per_worker, settled.cpu_per_worker, settled.at_once)
+    assert got == expected
+    assert settled.at_once * settled.cpu_per_trial <= cpus
+    assert settled.at_once * settled.gpu_per_trial <= max(gpus, 0) + 1e-9
+
+
+def test_no_more_trials_run_at_once_than_there_are():
+    assert ResourceSpec().settled(64, 0, trials=3).at_once == 3
+
+
+def test_the_demo_fits_a_laptop():
+    made = plan()
+    assert made.resources.at_once >= 2
+    assert made.resources.gpu_per_trial == 0
+    assert made.warnings == ()
+    assert made.rungs == (400, 800)
+    assert made.steps == (1200, 1200)
+    assert 0 < made.disk_per_trial_gb < 0.2
+    assert made.disk_gb == made.trials * made.disk_per_trial_gb
+    assert made.combinations is None
+    assert 0.5 < made.kept_share < 0.95
+
+
+def test_the_paper_setting_fills_a_node():
+    made = plan(machine=NODE, space="pusht_image")
+    assert (made.resources.at_once, made.resources.gpu_per_trial) == (8, 1)
+    assert made.disk_per_trial_gb > 1
+
+
+def test_a_discrete_space_is_counted():
+    made = plan("parameters.optimizer.lr.values=[1e-4, 1e-3]", "budget.trials=9999")
+    # horizon 8, 12, 16 with n_action_steps of 4 to 12, at most horizon - 1
+    assert made.combinations == (4 + 8 + 9) * 2 * 2
+    assert made.size == 3 * 9 * 2 * 2
+    assert made.trials == 84
+    assert any("only 84 combinations" in warning for warning in made.warnings)
+
+
+def test_searched_steps_are_a_range():
+    assert plan("parameters.train.steps={values: [900, 2000]}").steps == (900, 2000)
+    assert plan("parameters.train.steps={min: 900, max: 2000}").steps == (900, 2000)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "machine", "words"),
+    [
+        (["resources.gpu_per_worker=1"], LAPTOP, "needs 1 GPU, and this machine has 0"),
+        (["resources={workers: 9}"], NODE, "needs 9 GPUs, and this machine has 8"),
+        (["resources.cpu_per_worker=9"], LAPTOP, "needs 9 CPUs, and this machine has 8"),
+        (["budget.trials=900"], Machine(8, 0, disk_gb=0.5), "0.5 GB are free"),
+        (["budget.gpu_hours=3"], LAPTOP, "no effect"),
+        (["search.startup_trials=8"], LAPTOP, "drawn at random"),
+        (["constraints=[optimizer.lr > 0.009]"], LAPTOP, "keep the constraints"),
+        (["metric={name: train/loss}"], LAPTOP, "cannot be compared"),
+        (["config.dataset.root=/no/such/folder"], LAPTOP, "there is no /no/such/folder"),
+        (["metric.goal=minimize"], LAPTOP, "usually to maximize"),
+    ],
+)
+def test_what_is_legal_and_probably_not_meant_is_a_warning(overrides, machine, words):
+    warnings = plan(*overrides, machine=machine).warnings
+    assert any(words in warning for warning in warnings), warnings
+
+
+def test_a_plan_is_plain_json():
+    plain = json.loads(json.dumps(plan().to_dict(), allow_nan=False))
+    assert plain["trials"] == 8
+    assert plain["resources"]["at_once"] == 8
+    assert plain["sweep"]["name"] == "pusht-quick"
+    assert plain["machine"]["cpus"] == 8
+    assert json.dumps(make_plan(plan().spec, Machine(2, 0)).to_dict(), allow_nan=False)
+
+
+def test_this_machine_has_cpus_and_a_disk(tmp_path):
+    machine = find_machine(tmp_path / "not" / "there" / "yet")
+    assert 1 <= machine.cpus <= (os.cpu_count() or 1)
+    assert 0 < machine.disk_gb < 1e9
+    assert machine.gpus == len(machine.gpu_names)
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [(None, 3), ("", 0), ("-1", 0), ("1", 1), ("0,2", 2), ("0,7", 1), ("0,-1,2", 1), ("GPU-a,GPU-b", 2)],
+)
+def test_gpus_are_those_that_cuda_may_see(tmp_path, monkeypatch, visible, expected):
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\nprintf 'A\\nB\\nC\\n'\n")
+    program.chmod(program.stat().st_mode | stat.S_IEXEC)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert find_machine().gpus == expected
+
+
+@pytest.mark.parametrize("script", ["exit 9", "echo broken; exit 1"])
+def test_a_broken_driver_means_no_gpus(tmp_path, monkeypatch, script):
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    assert subprocess.run([program], check=False, capture_output=True).returncode != 0
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert find_machine().gpus == 0
+
+
+def test_values_are_described_as_they_are_written():
+    assert describe_value([True, None, 1e-5, 3, "x"]) == "[true, null, 1e-05, 3, x]"
+    lr = Parameter("lr", "float", 1e-5, 1e-3, log=True)
+    assert (describe_range(lr), describe_scale(lr)) == ("1e-05 … 0.001", "log")
+    steps = Parameter("steps", "int", 100, 900, step=100)
+    assert (describe_range(steps), describe_scale(steps)) == ("100 … 900", "integer, step 100")
+    choice = Parameter("widths", "categorical", values=([32, 64], None))
+    assert (describe_range(choice), describe_scale(choice)) == ("[32, 64], null", "choice")
