@@ -144,8 +144,7 @@ def _path(folder: Path, identity: str, camera: str, shape: tuple[int, ...], vide
 
 def _open(path: Path, shape: tuple[int, ...]) -> tuple[Path, NDArray[np.uint8]] | None:
     try:
-        # Copy on write: torch wants memory that it may write to. Nobody does, so nothing is copied.
-        array = np.asarray(np.load(path, mmap_mode="c"))
+        array = np.asarray(np.load(path, mmap_mode="r"))
     except FileNotFoundError:
         return None
     except ValueError:
