@@ -585,8 +585,9 @@ def _sweep_params(spec: Mapping[str, Any]) -> dict[str, str]:
             params[f"{section}.{name}"] = _text(value)
     for objective in spec["objectives"]:
         params[f"objective.{objective['name']}"] = objective["goal"]
-    for name, values in spec["space"]["parameters"].items():
-        params[f"space.{name}"] = _text(values)
+    for parameter in spec["space"]["parameters"]:
+        rest = {key: value for key, value in parameter.items() if key not in ("name", "kind")}
+        params[f"space.{parameter['name']}"] = _text(rest)
     for number, text in enumerate(spec["space"]["constraints"]):
         params[f"constraint.{number}"] = text
     for name, value in spec["config"].items():

@@ -1,0 +1,215 @@
+"""Where everything that a trial says passes through, once: to the journal, then the study, then MLflow.
+
+Tune tells its searcher nothing of the report at which a trial is stopped, tells its callbacks of every
+report, and tells both of the end. So values reach the study from here, by a callback, and not by the
+searcher. What is told twice (a worker group that starts again repeats the steps since its checkpoint) is
+dropped by the trial's own step, which never goes back.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import psutil
+
+from sweeper.journal import JOURNAL, Event, EventKind, Journal, read_journal
+from sweeper.results import Sweep, TrialStatus
+from sweeper.study import Study, objective_fault
+from sweeper.sweep import SweepSpec
+from sweeper.tracking import Tracker
+from sweeper.trial import ARTIFACTS, CHECKPOINT, STEP
+
+__all__ = ["Outcome", "Recorder"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended.
+
+    Attributes:
+        status: ``completed``, ``stopped_early`` by the scheduler, ``failed``, or ``interrupted`` from outside
+            and to be continued.
+        reason: One stable word: why it failed or was stopped.
+        message: The rest of it, for a person.
+    """
+
+    status: TrialStatus
+    reason: str = ""
+    message: str = ""
+
+
+class Recorder:
+    """Passes on what a sweep's trials say: journal first, then study, then MLflow.
+
+    Args:
+        study: The sweep's study.
+        journal: The sweep's journal.
+        tracker: Sends the journal to MLflow; None for a sweep without.
+        spec: The sweep.
+        listener: Told of every event after it was written, e.g. by a table on the terminal.
+
+    Attributes:
+        sweep: The sweep as it stands, trials of earlier drivers included.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        journal: Journal,
+        tracker: Tracker | None,
+        spec: SweepSpec,
+        *,
+        listener: Callable[[Event], None] | None = None,
+    ) -> None:
+        self.sweep = Sweep(spec.folder)
+        self._study = study
+        self._journal = journal
+        self._tracker = tracker
+        self._spec = spec
+        self._listener = listener
+        for event in read_journal(spec.folder / JOURNAL).events:
+            self.sweep.apply(event)
+
+    # The sweep
+
+    def start_sweep(self, info: Mapping[str, Any]) -> None:
+        """Note that a driver takes the sweep up.
+
+        What a driver that died had written of a trial's end and not yet told the study is told now.
+
+        Args:
+            info: Versions, git commit and identity of the data; nested names become tags in MLflow.
+        """
+        self._write(
+            EventKind.SWEEP_START,
+            sweep=self._spec.name,
+            sweep_id=self.sweep.sweep_id or uuid.uuid4().hex,
+            spec=self._spec.to_dict(),
+            space=self._spec.source,
+            info=info,
+            driver={
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+                "started": psutil.Process().create_time(),
+            },
+        )
+        for trial in self.sweep.trials.values():
+            if trial.status != "interrupted":
+                self._tell_study(trial.number, Outcome(trial.status, trial.reason, trial.message))
+
+    def end_sweep(self, status: Literal["done", "failed", "interrupted"], message: str = "") -> None:
+        """Note that the driver leaves; trials that still run are interrupted."""
+        for number in [t.number for t in self.sweep.trials.values() if t.status == "running"]:
+            self.end_trial(number, Outcome("interrupted", "interrupted", message))
+        self._write(EventKind.SWEEP_END, status=status, message=message)
+
+    def note(self, text: str, **fields: Any) -> None:
+        """Write a remark into the journal."""
+        self._write(EventKind.NOTE, text=text, **fields)
+
+    # A trial
+
+    def start_trial(self, number: int, config: Mapping[str, Any]) -> None:
+        """Note that a trial runs; one that runs already was only started again by its cluster."""
+        trial = self.sweep.trials.get(number)
+        if trial is not None and trial.status == "running":
+            self.note("the trial was started again", trial=number)
+            return
+        space = self._spec.space
+        values = {p.name: config[p.name] for p in space.parameters if space.exists(p, config)}
+        self._write(EventKind.TRIAL_START, trial=number, config=config, values=values)
+
+    def report(self, number: int, result: Mapping[str, Any]) -> bool:
+        """Pass on what a trial reported; whether there was anything new in it.
+
+        Args:
+            number: The trial.
+            result: Numbers under names with a slash, among them `STEP`; files under `ARTIFACTS`; a folder
+                under `CHECKPOINT`. Anything else (Tune adds much) is left out.
+        """
+        trial = self.sweep.trials.get(number)
+        if trial is None or trial.status != "running" or STEP not in result:
+            return False
+        step = int(result[STEP])
+        metrics = _metrics(result)
+        fresh = trial.new_at(step, metrics)
+        if not fresh:
+            return False
+        event: dict[str, Any] = {"metrics": {name: metrics[name] for name in sorted(fresh)}}
+        if result.get(ARTIFACTS):
+            event["artifacts"] = dict(result[ARTIFACTS])
+        if result.get(CHECKPOINT):
+            event["checkpoint"] = str(result[CHECKPOINT])
+        self._write(EventKind.REPORT, durable=CHECKPOINT in event, trial=number, step=step, **event)
+        objective = self._spec.objectives[0].name
+        if objective in fresh:
+            self._study.report(number, step, metrics[objective])
+        return True
+
+    def end_trial(self, number: int, outcome: Outcome) -> None:
+        """Note how a trial ended; only the first word counts.
+
+        A trial that completed without a finite value of every objective failed. One that was interrupted
+        stays unfinished in the study, so that it can be continued.
+        """
+        trial = self.sweep.trials.get(number)
+        if trial is None or trial.status != "running":
+            return
+        if outcome.status == "completed":
+            fault = objective_fault(self._spec.objectives, trial.final)
+            if fault is not None:
+                outcome = Outcome("failed", *fault)
+        # As it stands after this end, which the journal does not have yet.
+        trial.status = outcome.status
+        best, ended = self.sweep.best_so_far(), self.sweep.ended_trials
+        trial.status = "running"
+        self._write(
+            EventKind.TRIAL_END,
+            trial=number,
+            status=outcome.status,
+            reason=outcome.reason,
+            message=outcome.message,
+            step=trial.step,
+            final=trial.final,
+            best=trial.best,
+            sweep_best=best,
+            ended=ended,
+        )
+        self._tell_study(number, outcome)
+
+    def _tell_study(self, number: int, outcome: Outcome) -> None:
+        if not self._study.is_running(number):
+            return
+        match outcome.status:
+            case "completed":
+                self._study.complete(number, self.sweep.trials[number].final)
+            case "stopped_early":
+                self._study.prune(number)
+            case "failed":
+                self._study.fail(number, outcome.reason, outcome.message)
+
+    def _write(self, kind: EventKind, *, durable: bool = True, **fields: Any) -> None:
+        event = self._journal.append(kind, durable=durable, **fields)
+        self.sweep.apply(event)
+        if self._tracker is not None:
+            self._tracker.notify()
+        if self._listener is not None:
+            self._listener(event)
+
+
+def _metrics(result: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a result that are the trial's own: their names have a slash."""
+    metrics = {}
+    for name, value in result.items():
+        if "/" not in name or isinstance(value, bool):
+            continue
+        try:
+            metrics[name] = float(value)
+        except (TypeError, ValueError):
+            continue
+    return metrics

@@ -1,0 +1,471 @@
+"""What a sweep found, read from its journal: the ranking of its trials, as a table and as JSON.
+
+The journal is written before the study and before MLflow, so it lacks nothing that they have, and reading it
+needs neither Optuna nor a lock: `sweeper results` may look at a sweep that another process runs.
+
+*Final* is the value at a trial's last evaluation. It is what the search is told and what trials are ranked
+by. *Best* is the best of all evaluations and stands beside it. Ranking by the best would favour trials that
+were evaluated often: the maximum of noisy numbers grows with how many there are.
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+from rich.table import Table
+from rich.text import Text
+
+from sweeper.errors import SweepNotFoundError
+from sweeper.journal import JOURNAL, Event, EventKind, read_journal
+from sweeper.sweep import Objective
+from sweeper.trial import trial_folder
+
+__all__ = [
+    "Sweep",
+    "TrialResult",
+    "TrialStatus",
+    "list_sweeps",
+    "ranking_table",
+    "read_sweep",
+    "short_names",
+    "sweeps_table",
+    "to_json",
+]
+
+TrialStatus = Literal["running", "completed", "stopped_early", "failed", "interrupted"]
+
+ORDER = ("completed", "running", "stopped_early", "interrupted", "failed")
+"""States in the order in which the ranking shows them."""
+STYLES = {
+    "completed": "green",
+    "running": "cyan",
+    "stopped_early": "yellow",
+    "interrupted": "magenta",
+    "failed": "red",
+    "done": "green",
+}
+
+
+@dataclass
+class TrialResult:
+    """How a trial went, so far.
+
+    Attributes:
+        number: The trial's number.
+        status: ``running``, ``completed``, ``stopped_early``, ``failed`` or ``interrupted``.
+        reason: Why it failed or was stopped, one word; empty otherwise.
+        message: The rest of it, for a person.
+        values: The searched parameters that existed in this trial.
+        config: The whole configuration.
+        step: The last step that was reported.
+        metrics: The latest value of every metric.
+        final: The latest value of each objective (and of the metric of early stopping).
+        best: The best finite value of each of these.
+        artifacts: The latest file under each name.
+        checkpoint: Folder of the latest checkpoint that was reported, or None.
+        best_checkpoint: Folder of the checkpoint of the best value of the first objective, or None.
+        started: When it first started, in seconds since 1970.
+        ended: When it ended, or None.
+    """
+
+    number: int
+    values: Mapping[str, Any]
+    config: Mapping[str, Any]
+    started: float
+    status: TrialStatus = "running"
+    reason: str = ""
+    message: str = ""
+    step: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    final: dict[str, float] = field(default_factory=dict)
+    best: dict[str, float] = field(default_factory=dict)
+    artifacts: dict[str, str] = field(default_factory=dict)
+    checkpoint: str | None = None
+    best_checkpoint: str | None = None
+    ended: float | None = None
+    at_last_step: set[str] = field(default_factory=set)
+    _segment: float = 0.0
+    _ran_s: float = 0.0
+
+    def duration_s(self, now: float | None = None) -> float:
+        """Seconds for which it ran, pauses between drivers left out."""
+        if self.status != "running":
+            return self._ran_s
+        return self._ran_s + max(0.0, (time.time() if now is None else now) - self._segment)
+
+    def new_at(self, step: int, names: Iterable[str]) -> set[str]:
+        """Which of these metrics a report at ``step`` may still add; none where the step has passed."""
+        if step > self.step or not self.metrics:
+            return set(names)
+        return set() if step < self.step else set(names) - self.at_last_step
+
+
+@dataclass
+class Sweep:
+    """A sweep, as its journal tells it. `apply` follows it while it runs.
+
+    Attributes:
+        folder: Where it lies.
+        name: Its name.
+        sweep_id: Tells it from others of the same name.
+        spec: What was to be done, as plain types (`sweeper.sweep.SweepSpec.to_dict`).
+        info: Versions, git commit, identity of the data.
+        driver: The process that ran it last: ``host``, ``pid``, ``started``.
+        status: ``new``, ``running``, or how it ended: ``done``, ``failed``, ``interrupted``.
+        message: What was said at the end.
+        started: When it first started, in seconds since 1970.
+        ended: When it last ended, or None.
+        trials: Its trials, by number.
+    """
+
+    folder: Path
+    name: str = ""
+    sweep_id: str = ""
+    spec: Mapping[str, Any] = field(default_factory=dict)
+    info: Mapping[str, Any] = field(default_factory=dict)
+    driver: Mapping[str, Any] = field(default_factory=dict)
+    status: str = "new"
+    message: str = ""
+    started: float = 0.0
+    ended: float | None = None
+    trials: dict[int, TrialResult] = field(default_factory=dict)
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        """What is optimised."""
+        return tuple(Objective(**plain) for plain in self.spec["objectives"])
+
+    @property
+    def tracked(self) -> tuple[Objective, ...]:
+        """The objectives, and the metric of early stopping where it is another one."""
+        stop = self.spec["early_stop"]
+        objectives = self.objectives
+        if stop is None or stop["metric"] in [objective.name for objective in objectives]:
+            return objectives
+        return (*objectives, Objective(stop["metric"], stop["goal"]))
+
+    @property
+    def varying(self) -> tuple[str, ...]:
+        """The searched parameters, in the order of the space."""
+        return tuple(parameter["name"] for parameter in self.spec["space"]["parameters"])
+
+    def count(self, *statuses: str) -> int:
+        """How many trials have one of these statuses."""
+        return sum(trial.status in statuses for trial in self.trials.values())
+
+    @property
+    def ended_trials(self) -> int:
+        """Trials that came to an end of their own: completed, stopped early or failed."""
+        return self.count("completed", "stopped_early", "failed")
+
+    def is_alive(self) -> bool:
+        """Whether the driver runs; a driver on another host is believed to be as the journal left it."""
+        if self.status != "running":
+            return False
+        if self.driver.get("host") != socket.gethostname():
+            return True
+        try:
+            process = psutil.Process(int(self.driver["pid"]))
+            return abs(process.create_time() - float(self.driver["started"])) < 2.0
+        except (psutil.Error, KeyError, ValueError):
+            return False
+
+    # Following the journal
+
+    def apply(self, event: Event) -> None:
+        """Take up the next event of the journal."""
+        match event["event"]:
+            case EventKind.SWEEP_START:
+                self._sweep_start(event)
+            case EventKind.TRIAL_START:
+                self._trial_start(event)
+            case EventKind.REPORT:
+                self._report(self.trials[event["trial"]], event)
+            case EventKind.TRIAL_END:
+                trial = self.trials[event["trial"]]
+                trial.status, trial.reason, trial.message = event["status"], event["reason"], event["message"]
+                trial.ended = event["time"]
+                trial._ran_s += max(0.0, event["time"] - trial._segment)
+            case EventKind.SWEEP_END:
+                self.status, self.message, self.ended = event["status"], event["message"], event["time"]
+
+    def _sweep_start(self, event: Event) -> None:
+        self.name, self.sweep_id, self.spec = event["sweep"], event["sweep_id"], event["spec"]
+        self.info, self.driver = event["info"], event["driver"]
+        self.started = self.started or event["time"]
+        self.status, self.message, self.ended = "running", "", None
+        for trial in self.trials.values():
+            if trial.status == "running":  # its driver died without a word
+                trial.status = "interrupted"
+
+    def _trial_start(self, event: Event) -> None:
+        number = event["trial"]
+        if number not in self.trials:
+            self.trials[number] = TrialResult(number, event["values"], event["config"], event["time"])
+        trial = self.trials[number]
+        trial.status, trial.reason, trial.message, trial.ended = "running", "", "", None
+        trial._segment = event["time"]
+
+    def _report(self, trial: TrialResult, event: Event) -> None:
+        metrics = {name: float(value) for name, value in event["metrics"].items()}
+        trial.at_last_step = (trial.at_last_step if event["step"] == trial.step else set()) | set(metrics)
+        trial.step = event["step"]
+        trial.metrics |= metrics
+        trial.artifacts |= event.get("artifacts", {})
+        trial.checkpoint = event.get("checkpoint") or trial.checkpoint
+        for position, objective in enumerate(self.tracked):
+            if objective.name not in metrics:
+                continue
+            value = metrics[objective.name]
+            trial.final[objective.name] = value
+            if _is_better(value, trial.best.get(objective.name), objective.goal):
+                trial.best[objective.name] = value
+                if position == 0:
+                    trial.best_checkpoint = event.get("checkpoint") or trial.best_checkpoint
+
+    # Judging
+
+    def ranking(self) -> list[TrialResult]:
+        """The trials, best first: completed ones by their final value, then the others by state.
+
+        With several objectives the trials that no other beats in everything come first, then those that only
+        they beat, and so on; within such a front the first objective decides.
+        """
+        fronts = self._fronts([trial for trial in self.trials.values() if trial.status == "completed"])
+        return sorted(self.trials.values(), key=lambda trial: self._rank_key(trial, fronts))
+
+    def best_trial(self) -> TrialResult | None:
+        """The first of the ranking, if it completed."""
+        ranked = self.ranking()
+        return ranked[0] if ranked and ranked[0].status == "completed" else None
+
+    def best_so_far(self) -> dict[str, float]:
+        """The best final value of each objective among completed trials."""
+        best: dict[str, float] = {}
+        for objective in self.objectives:
+            for trial in self.trials.values():
+                value = trial.final.get(objective.name, math.nan)
+                if trial.status == "completed" and _is_better(
+                    value, best.get(objective.name), objective.goal
+                ):
+                    best[objective.name] = value
+        return best
+
+    def _rank_key(self, trial: TrialResult, fronts: Mapping[int, int]) -> tuple[float, ...]:
+        costs = self._costs(trial)
+        front = fronts.get(trial.number, 0)
+        # Of trials that were cut short, one that came further was better for longer.
+        reach = 0 if trial.status == "completed" else -trial.step
+        state = ORDER.index(trial.status) if trial.status in ORDER else len(ORDER)
+        return (state, front, reach, *costs, trial.number)
+
+    def _costs(self, trial: TrialResult) -> tuple[float, ...]:
+        """The final objective values turned so that less is better; infinite where there is none."""
+        costs = []
+        for objective in self.objectives:
+            value = trial.final.get(objective.name, math.nan)
+            cost = -value if objective.goal == "maximize" else value
+            costs.append(cost if math.isfinite(cost) else math.inf)
+        return tuple(costs)
+
+    def _fronts(self, trials: Sequence[TrialResult]) -> dict[int, int]:
+        """Number of the front of each trial: 0 where none of the others is better in everything."""
+        left = {trial.number: self._costs(trial) for trial in trials}
+        fronts: dict[int, int] = {}
+        front = 0
+        while left:
+            first = [n for n, costs in left.items() if not any(_dominates(o, costs) for o in left.values())]
+            fronts |= dict.fromkeys(first, front)
+            left = {number: costs for number, costs in left.items() if number not in fronts}
+            front += 1
+        return fronts
+
+
+def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:
+    return all(a <= b for a, b in zip(one, other, strict=True)) and tuple(one) != tuple(other)
+
+
+def _is_better(value: float, than: float | None, goal: str) -> bool:
+    if not math.isfinite(value):
+        return False
+    return than is None or (value > than if goal == "maximize" else value < than)
+
+
+def read_sweep(folder: Path) -> Sweep:
+    """Read a sweep from its folder.
+
+    Raises:
+        SweepNotFoundError: Where no sweep lies there.
+    """
+    events = read_journal(folder / JOURNAL).events
+    if not any(event["event"] == EventKind.SWEEP_START for event in events):
+        raise SweepNotFoundError(
+            f"{folder}: no sweep lies here: {JOURNAL} is missing or empty. `sweeper list` shows sweeps."
+        )
+    sweep = Sweep(folder)
+    for event in events:
+        sweep.apply(event)
+    return sweep
+
+
+def list_sweeps(folder: Path) -> list[Sweep]:
+    """The sweeps in a folder, the last started first; what is no sweep is passed over."""
+    sweeps = []
+    for journal in folder.glob(f"*/{JOURNAL}"):
+        try:
+            sweeps.append(read_sweep(journal.parent))
+        except SweepNotFoundError:
+            continue
+    return sorted(sweeps, key=lambda sweep: -sweep.started)
+
+
+def to_json(sweep: Sweep) -> dict[str, Any]:
+    """A sweep's ranking as plain types; numbers that JSON does not have are null."""
+    ranking = sweep.ranking()
+    return {
+        "sweep": sweep.name,
+        "folder": str(sweep.folder),
+        "status": sweep.status,
+        "alive": sweep.is_alive(),
+        "message": sweep.message,
+        "started": sweep.started,
+        "ended": sweep.ended,
+        "objectives": [{"name": item.name, "goal": item.goal} for item in sweep.objectives],
+        "info": dict(sweep.info),
+        "trials": [_trial_json(trial, position, sweep) for position, trial in enumerate(ranking, start=1)],
+    }
+
+
+def _trial_json(trial: TrialResult, position: int, sweep: Sweep) -> dict[str, Any]:
+    return {
+        "rank": position if trial.status == "completed" else None,
+        "trial": trial.number,
+        "status": trial.status,
+        "reason": trial.reason,
+        "message": trial.message,
+        "final": _finite(trial.final),
+        "best": _finite(trial.best),
+        "values": dict(trial.values),
+        "step": trial.step,
+        "duration_s": round(trial.duration_s(), 1),
+        "metrics": _finite(trial.metrics),
+        "checkpoint": trial.checkpoint,
+        "best_checkpoint": trial.best_checkpoint,
+        "folder": str(trial_folder(sweep.folder, trial.number)),
+    }
+
+
+def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+
+
+def short_names(names: Sequence[str]) -> dict[str, str]:
+    """Each dotted name's last word, or the whole name where two would be alike."""
+    last = [name.rpartition(".")[2] for name in names]
+    return {name: word if last.count(word) == 1 else name for name, word in zip(names, last, strict=True)}
+
+
+def ranking_table(sweep: Sweep, top: int | None = None) -> Table:
+    """The ranking as a table for the terminal.
+
+    Args:
+        sweep: The sweep.
+        top: Show this many trials; None for all.
+    """
+    objectives = sweep.objectives
+    table = Table(title=f"{sweep.name}: {_summary(sweep)}", title_justify="left", header_style="bold")
+    table.add_column("#", justify="right")
+    table.add_column("trial", justify="right")
+    table.add_column("state")
+    for objective in objectives:
+        arrow = "↑" if objective.goal == "maximize" else "↓"
+        table.add_column(f"{objective.name} {arrow}", justify="right", style="bold")
+        table.add_column("best", justify="right", style="dim")
+    for name in short_names(sweep.varying).values():
+        table.add_column(name, justify="right")
+    table.add_column("step", justify="right")
+    table.add_column("time", justify="right")
+    table.add_column("reason", overflow="fold")
+    for position, trial in enumerate(sweep.ranking()[:top], start=1):
+        table.add_row(*_cells(sweep, trial, position))
+    return table
+
+
+def _cells(sweep: Sweep, trial: TrialResult, position: int) -> list[Text | str]:
+    cells: list[Text | str] = [
+        str(position) if trial.status == "completed" else "",
+        str(trial.number),
+        state_text(trial.status),
+    ]
+    for objective in sweep.objectives:
+        cells += [number_text(values.get(objective.name)) for values in (trial.final, trial.best)]
+    cells += [value_text(trial.values.get(name, "")) for name in sweep.varying]
+    return [*cells, str(trial.step), duration_text(trial.duration_s()), Text(trial.reason)]
+
+
+def sweeps_table(sweeps: Sequence[Sweep]) -> Table:
+    """Several sweeps as a table for the terminal."""
+    table = Table(header_style="bold")
+    for name in ("sweep", "state", "trials", "failed", "objective", "best", "started", "folder"):
+        table.add_column(name, justify="right" if name in ("trials", "failed", "best") else "left")
+    for sweep in sweeps:
+        best = sweep.best_so_far()
+        budget = sweep.spec.get("budget", {}).get("trials", "?")
+        table.add_row(
+            sweep.name,
+            state_text(_state(sweep)),
+            f"{sweep.ended_trials}/{budget}",
+            str(sweep.count("failed")),
+            ", ".join(objective.name for objective in sweep.objectives),
+            ", ".join(number_text(best.get(objective.name)) for objective in sweep.objectives),
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(sweep.started)),
+            Text(str(sweep.folder)),
+        )
+    return table
+
+
+def _state(sweep: Sweep) -> str:
+    return "interrupted" if sweep.status == "running" and not sweep.is_alive() else sweep.status
+
+
+def _summary(sweep: Sweep) -> str:
+    counts = [(status, sweep.count(status)) for status in ORDER]
+    return (
+        ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in counts if count) or "no trials"
+    )
+
+
+def state_text(status: str) -> Text:
+    """A state in its words and its colour."""
+    return Text(status.replace("_", " "), style=STYLES.get(status, ""))
+
+
+def number_text(value: float | None) -> str:
+    """A metric to four digits."""
+    return "–" if value is None else f"{value:.4g}"
+
+
+def value_text(value: Any) -> str:
+    """A parameter's value, short."""
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    if isinstance(value, (list, tuple)):
+        return ",".join(value_text(element) for element in value)
+    return str(value)
+
+
+def duration_text(seconds: float) -> str:
+    """A duration such as ``45 s``, ``3 min 05 s`` or ``2 h 10 min``."""
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
