@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -314,7 +315,7 @@ class LeRobotDataset:
 
         Args:
             episodes: Indices of episodes; None: all that were chosen.
-            use_imagenet_stats: Give every camera ImageNet's mean and std instead of its own numbers.
+            use_imagenet_stats: Give every camera ImageNet's mean and std instead of its own, as LeRobot does.
             frames: The decoded frames of every camera, to count the pixels as the policy sees them; None:
                 decode some frames as they were recorded.
 
@@ -330,25 +331,25 @@ class LeRobotDataset:
         for feature in self.policy_features.all():
             if feature.name not in cameras:
                 found[feature.name] = vector_statistics(self.vector(feature.name)[rows])
-            elif use_imagenet_stats and feature.shape[0] == 3:
-                found[feature.name] = imagenet_statistics()
-            else:
-                sample = sample_rows(rows)
-                decoded = None if frames is None else frames[feature.name]
-                found[feature.name] = image_statistics(self._count(feature, sample, decoded), len(sample))
+                continue
+            decoded = None if frames is None else frames[feature.name]
+            found[feature.name] = self._camera_statistics(feature, rows, decoded)
+            if use_imagenet_stats and feature.shape[0] == 3:
+                found[feature.name] |= imagenet_statistics()
         return found
 
-    def _count(
+    def _camera_statistics(
         self, camera: Feature, rows: NDArray[np.int64], frames: FrameArray | None
-    ) -> NDArray[np.int64]:
-        histogram = np.zeros((camera.shape[0], PIXEL_VALUES), np.int64)
+    ) -> dict[str, np.ndarray]:
+        sample = sample_rows(rows, math.prod(camera.shape if frames is None else frames.array.shape[1:]))
         if frames is None:
-            pictures = (picture for _, picture in self._decode(camera.name, rows, None))
+            pictures = (picture for _, picture in self._decode(camera.name, sample, None))
         else:
-            pictures = (frames.take(row) for row in rows)
+            pictures = (frames.take(row) for row in sample)
+        histogram = np.zeros((camera.shape[0], PIXEL_VALUES), np.int64)
         for picture_CHW in pictures:
             histogram += image_histogram(picture_CHW[None])
-        return histogram
+        return image_statistics(histogram, len(sample))
 
     def rows_of(self, episodes: Collection[int] | None) -> NDArray[np.int64]:
         """List the rows of some episodes, by their indices; None: every row.

@@ -33,8 +33,10 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 PIXEL_VALUES = 256
-SAMPLED_FRAMES = 1000
-"""Frames whose pixels are counted for a camera's statistics."""
+SAMPLED_VALUES = 100_000_000
+"""Pixel values that are counted for a camera's statistics: a second of work at most."""
+FEWEST_FRAMES, MOST_FRAMES = 200, 1000
+"""Whatever the size of a frame, at least and at most so many are counted."""
 
 
 def vector_statistics(values: NDArray[np.generic]) -> dict[str, np.ndarray]:
@@ -111,17 +113,16 @@ def _quantile(cumulative: NDArray[np.int64], levels: NDArray[np.float64], share:
 
 
 def imagenet_statistics() -> dict[str, np.ndarray]:
-    """Give ImageNet's mean and std, shaped (3, 1, 1), and the bounds that every image has."""
+    """Give ImageNet's mean and std, shaped (3, 1, 1)."""
     return {
-        "min": np.zeros((3, 1, 1)),
-        "max": np.ones((3, 1, 1)),
         "mean": np.array(IMAGENET_MEAN).reshape(3, 1, 1),
         "std": np.array(IMAGENET_STD).reshape(3, 1, 1),
     }
 
 
-def sample_rows(rows: NDArray[np.int64], most: int = SAMPLED_FRAMES) -> NDArray[np.int64]:
-    """Choose at most so many rows, evenly spaced: always the same ones for the same rows."""
+def sample_rows(rows: NDArray[np.int64], values_per_frame: int) -> NDArray[np.int64]:
+    """Choose the frames whose pixels are counted: evenly spaced, always the same ones for the same rows."""
+    most = min(max(SAMPLED_VALUES // values_per_frame, FEWEST_FRAMES), MOST_FRAMES)
     if len(rows) <= most:
         return rows
     return rows[np.linspace(0, len(rows) - 1, most).round().astype(np.int64)]
