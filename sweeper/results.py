@@ -33,6 +33,7 @@ __all__ = [
     "TrialStatus",
     "list_sweeps",
     "ranking_table",
+    "read_series",
     "read_sweep",
     "short_names",
     "sweeps_table",
@@ -313,6 +314,18 @@ def read_sweep(folder: Path) -> Sweep:
     for event in events:
         sweep.apply(event)
     return sweep
+
+
+def read_series(folder: Path, metric: str) -> dict[int, list[tuple[int, float]]]:
+    """What each trial of a sweep that came to an end reported of one metric: (step, value), by trial."""
+    series: dict[int, list[tuple[int, float]]] = {}
+    ended = set()
+    for event in read_journal(folder / JOURNAL).events:
+        if event["event"] == EventKind.REPORT and metric in event["metrics"]:
+            series.setdefault(event["trial"], []).append((event["step"], float(event["metrics"][metric])))
+        elif event["event"] == EventKind.TRIAL_END and event["status"] in ("completed", "stopped_early"):
+            ended.add(event["trial"])
+    return {number: points for number, points in series.items() if number in ended}
 
 
 def list_sweeps(folder: Path) -> list[Sweep]:
