@@ -16,6 +16,7 @@ import numpy as np
 
 from trainables.evaluation.environment import Observation, Step
 from trainables.features import ENVIRONMENT_STATE, STATE, PolicyFeatures
+from trainables.pusht.task import FPS, IMAGE, IMAGE_SIZE_PX, MAX_STEPS
 
 # Both must be set before pygame is imported: it opens a display and greets on stdout.
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
@@ -27,14 +28,8 @@ with warnings.catch_warnings():
     import shapely
     from gym_pusht.envs import PushTEnv
 
-__all__ = ["FPS", "IMAGE", "IMAGE_SIZE_PX", "MAX_STEPS", "PushTEnvironment", "PushTSimulator"]
+__all__ = ["PushTEnvironment", "PushTSimulator"]
 
-FPS = 10
-MAX_STEPS = 300
-"""Step limit that gym-pusht is registered with."""
-IMAGE = "observation.image"
-IMAGE_SIZE_PX = (96, 96)
-"""Height and width of the demonstrations' images."""
 FRAME_SIZE_PX = 256
 """Side of the pictures for a person."""
 BLOCK_REACH_PX = 77.0
@@ -100,6 +95,14 @@ class PushTSimulator(PushTEnv):  # type: ignore[misc, unused-ignore]
         """Start from agent x, y and block x, y, angle (5,) as gym-pusht understands them."""
         self.reset(seed=0, options={"reset_to_state": np.asarray(state, dtype=np.float64)})
 
+    def place(self, agent: np.ndarray, block: np.ndarray) -> None:
+        """Put the agent (2,) and the block, a pose (3,), where they were at some moment, to be looked at."""
+        self.agent.position = (float(agent[0]), float(agent[1]))
+        self.block.angle = float(block[2])
+        self.block.position = (float(block[0]), float(block[1]))
+        self.space.reindex_shapes_for_body(self.agent)
+        self.space.reindex_shapes_for_body(self.block)
+
     def _get_coverage(self) -> float:
         block = self.block
         pose = (*block.position, block.angle)
@@ -120,7 +123,7 @@ class PushTSimulator(PushTEnv):  # type: ignore[misc, unused-ignore]
         return float(shared_area / shapely.area(self._goal))
 
     def _outline(self, body: Any) -> Any:
-        # In this order: gym-pusht goes through a set, so that its rewards depend on addresses in their last bit.
+        # gym-pusht goes through a set here, so that the last bit of its rewards depends on addresses.
         corners = [
             [body.local_to_world(vertex) for vertex in (*vertices, vertices[0])]
             for vertices in (shape.get_vertices() for shape in self._block_shapes)

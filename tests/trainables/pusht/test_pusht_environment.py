@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from trainables.features import ACTION, ENVIRONMENT_STATE, STATE, Feature, FeatureType, PolicyFeatures
-from trainables.pusht.environment import IMAGE, MAX_STEPS, PushTEnvironment, PushTSimulator
+from trainables.pusht.environment import PushTEnvironment, PushTSimulator
+from trainables.pusht.task import IMAGE, MAX_STEPS
 
 AGENT = Feature(STATE, FeatureType.STATE, (2,))
 KEYPOINTS = Feature(ENVIRONMENT_STATE, FeatureType.ENV, (16,))
