@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,10 +39,11 @@ SpaceFile = Annotated[
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[KEY=VALUE]...",
+        metavar="KEY=VALUE",
         help="Changes to it, e.g. budget.trials=8 parameters.optimizer.lr.max=3e-4 config.dataset.root=PATH.",
     ),
 ]
+Sweep = Annotated[str, typer.Argument(metavar="SWEEP", help="Name of a sweep, or the path of its folder.")]
 SweepsFolder = Annotated[Path, typer.Option("--sweeps", help="The folder in which sweeps lie.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
 Address = Annotated[
@@ -106,17 +110,75 @@ def demo(
     sweeps: SweepsFolder = Path("sweeps"),
     as_json: Json = False,
 ) -> None:
-    """Run a small sweep on the built-in Push-T demonstrations: minutes on a laptop, no GPU needed."""
+    """Run a small sweep on the built-in Push-T demonstrations: minutes on a laptop, no GPU."""
     from sweeper.spec import load_spec, packaged_spaces
 
     _launch(load_spec(packaged_spaces()[DEMO], overrides or (), sweeps), address, as_json)
+
+
+@app.command()
+def results(
+    sweep: Sweep,
+    top: Annotated[int | None, typer.Option(min=1, help="Show the best N trials only.", metavar="N")] = None,
+    sweeps: SweepsFolder = Path("sweeps"),
+    as_json: Json = False,
+) -> None:
+    """Show the ranking of a sweep's trials, also while it runs."""
+    from sweeper.results import ranking_table, read_sweep, to_json
+    from sweeper.ui import find_sweep
+
+    found = read_sweep(find_sweep(sweep, sweeps))
+    if as_json:
+        typer.echo(json.dumps(to_json(found), indent=2))
+    else:
+        _console().print(ranking_table(found, top))
+
+
+@app.command(name="list")
+def list_command(sweeps: SweepsFolder = Path("sweeps"), as_json: Json = False) -> None:
+    """List the sweeps, the last started first."""
+    from sweeper.results import list_sweeps, sweeps_table, to_json
+
+    found = list_sweeps(sweeps)
+    if as_json:
+        typer.echo(json.dumps([to_json(sweep) for sweep in found], indent=2))
+    elif found:
+        _console().print(sweeps_table(found))
+    else:
+        _console().print(f"No sweeps in {sweeps}. `sweeper demo` makes one.")
+
+
+@app.command()
+def ui(
+    sweep: Sweep,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000,
+    sweeps: SweepsFolder = Path("sweeps"),
+) -> None:
+    """Serve MLflow's pages for a sweep on this machine, until Ctrl-C."""
+    from sweeper.results import read_sweep
+    from sweeper.ui import find_sweep, serve
+
+    folder = find_sweep(sweep, sweeps)
+    uri = read_sweep(folder).spec["tracking"]["uri"]
+    if uri is not None and uri.startswith(("http://", "https://")):
+        typer.echo(f"The runs of {sweep} are on the MLflow server at {uri}")
+        return
+    with serve(folder, port, uri) as pages:
+        typer.echo(f"{pages.url}  (Ctrl-C ends it)")
+        with contextlib.suppress(KeyboardInterrupt):
+            pages.wait()
 
 
 def _launch(spec: SweepSpec, address: str | None, as_json: bool) -> None:
     from sweeper.launch import launch as run
 
     # With --json the answer alone goes to stdout; what a person watches goes to stderr.
-    raise typer.Exit(run(spec, address=address, console=_console(stderr=as_json), as_json=as_json))
+    code = run(spec, address=address, console=_console(stderr=as_json))
+    if as_json:
+        from sweeper.results import read_sweep, to_json
+
+        typer.echo(json.dumps(to_json(read_sweep(spec.folder)), indent=2))
+    raise typer.Exit(code)
 
 
 def _console(stderr: bool = False) -> Console:
@@ -131,35 +193,38 @@ def main(arguments: list[str] | None = None) -> None:
     Exit codes: 0 done, 1 the sweep failed, 2 the user's input is wrong, 130 interrupted.
     """
     try:
-        app(args=arguments, standalone_mode=True)
+        app(args=arguments, prog_name="sweeper")
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        # `sweeper results NAME | head` is no mistake. Nothing may be flushed to the closed pipe at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
     except Exception as error:
-        code = _explain(error)
-        if code is None:
-            raise
-        sys.exit(code)
+        sys.exit(_explain(error))
 
 
-def _explain(error: Exception) -> int | None:
-    """Print one of our errors as a short report and return its exit code; None for any other error."""
+def _explain(error: Exception) -> int:
+    """Print an error for a person and return the exit code."""
+    from sweeper import console as view
     from sweeper.errors import SpecError, SweeperError
     from trainables.interface import ConfigError, TrainableError
-
-    if not isinstance(error, (SweeperError, TrainableError)):
-        return None
-    from sweeper import console as view
 
     console = _console(stderr=True)
     if isinstance(error, SpecError):
         view.print_spec_error(console, error)
     elif isinstance(error, ConfigError):
         view.print_config_error(console, error)
-    else:
+    elif isinstance(error, (SweeperError, TrainableError)):
         view.print_error(console, str(error))
+    else:
+        # Not the user's doing: the traceback is what a report of it needs.
+        traceback.print_exception(error)
+        view.print_error(console, "This is a fault of sweeper itself. Please report it with the lines above.")
     if isinstance(error, SweeperError):
         return error.exit_code
-    return 2 if error.reason in ("config", "data", "environment") else 1
+    wrong_input = isinstance(error, TrainableError) and error.reason in ("config", "data", "environment")
+    return 2 if wrong_input else 1
 
 
 if __name__ == "__main__":

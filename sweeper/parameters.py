@@ -204,9 +204,9 @@ def _range(
         remedy = "Swap them." if low > high else "A single value belongs under config."
         # A bound that the command line changed is the one to blame.
         blamed = form["min"].place if form["max"].place.line else form["max"].place
-        reading.faults.add(blamed, name, f"min {low} is not below max {high}.", remedy)
+        reading.faults.add(blamed, name, f"min {low:g} is not below max {high:g}.", remedy)
     elif log and low <= 0:
-        problem = f"a logarithmic scale has no place for {low}."
+        problem = f"a logarithmic scale has no place for {low:g}."
         reading.faults.add(form["min"].place, f"{name}.min", problem, "Use a min above 0, or log: false.")
     elif step is not None:
         _check_step(reading, name, form, low, high, step)
@@ -252,11 +252,11 @@ def _check_step(
     if count == int(count):
         return
     if count < 1:
-        wide = f"{step} is wider than the range {low} to {high}."
+        wide = f"{step:g} is wider than the range {low:g} to {high:g}."
         reading.faults.add(form["step"].place, f"{name}.step", wide, "Lower it, or list values.")
         return
     below = exact_low + math.floor(count) * exact_step
-    problem = f"{high} is not reached from {low} in steps of {step}."
+    problem = f"{high:g} is not reached from {low:g} in steps of {step:g}."
     remedy = f"Nearest: {below.normalize():f} or {(below + exact_step).normalize():f}."
     reading.faults.add(form["max"].place, f"{name}.max", problem, remedy)
 

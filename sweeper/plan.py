@@ -205,8 +205,8 @@ def _resource_warnings(plan: Plan) -> list[str]:
         )
     if plan.disk_gb > machine.disk_gb:
         found.append(
-            f"The sweep may need {plan.disk_gb:,.1f} GB, and {machine.disk_gb:,.1f} GB are free in "
-            f"{_existing(plan.spec.folder)}. Choose another folder with --sweeps, or fewer trials."
+            f"The sweep may need {plan.disk_gb:,.1f} GB, and {machine.disk_gb:,.1f} GB are free where "
+            f"{plan.spec.folder} would lie. Choose another folder with --sweeps, or fewer trials."
         )
     if plan.spec.budget.gpu_hours is not None and resources.gpu_per_trial == 0:
         found.append("budget.gpu_hours has no effect: trials hold no GPU.")

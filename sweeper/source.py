@@ -87,7 +87,7 @@ class FaultList:
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that looks most like ``name``, or None where none does."""
     known = list(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.65)
     if near:
         return near[0]
     # `lr` for `optimizer.lr`: a last part that is right is near enough.

@@ -1,0 +1,267 @@
+"""The command line: what it prints, how it ends, and what it does not load.
+
+The golden texts are made again by UPDATE_GOLDEN=1 python -m pytest tests/sweeper/test_cli.py
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from sweeper import __version__
+from sweeper.cli import main
+from sweeper.console import print_config_error, print_plan, print_spec_error
+from sweeper.errors import ResourceError, SpecError, SweeperError
+from sweeper.plan import Machine, make_plan
+from sweeper.spec import load_spec, packaged_spaces
+from trainables.interface import ConfigError, Fault, TrainableError
+
+ROOT = Path(__file__).parent.parent.parent
+GOLDEN = Path(__file__).parent / "golden"
+
+BAD = """\
+name: my sweep
+trainable: diffusion_policy
+config:
+  dataset.repo_id: builtin/pusht
+  policy.n_obs_steps: two
+parameters:
+  policy.horizont: {values: [8, 16]}
+  policy.n_action_steps: {min: 16, max: 1}
+  policy.beta_schedule: {values: [squaredcos_cap_v2, scale_linear]}
+  optimizer.lr: {min: 0, max: 1e-3, log: true}
+  train.batch_size: {min: 32, max: 100, step: 32}
+constraints:
+  - policy.n_action_steps <= policy.horizon -
+metric: {name: rollout/sucess_rate, goal: maximize}
+early_stop: {method: asha, metric: eval/action_mse, min_steps: 2000}
+budgte: {trials: 8}
+resources: {workers: 2, gpu_per_worker: 0.5}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+def ended(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as caught:
+        main(list(arguments))
+    return caught.value.code or 0
+
+
+def same_as_golden(name: str, text: str) -> None:
+    text = "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
+    path = GOLDEN / name
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.write_text(text)
+    assert text == path.read_text()
+
+
+def plain_console() -> Console:
+    return Console(file=io.StringIO(), width=100, highlight=False)
+
+
+def printed(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_a_bad_space_is_told_in_full_and_ends_with_2(capsys, tmp_path):
+    Path("space.yaml").write_text(BAD)
+    assert ended("check", "space.yaml", "search.method=bayes", "budget.trials=0") == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    same_as_golden("faults.txt", err)
+    assert list(tmp_path.iterdir()) == [tmp_path / "space.yaml"]
+
+
+def test_a_good_space_is_told_in_full_and_ends_with_0(capsys):
+    assert ended("check", "pusht_quick") == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert out.startswith("✓ pusht-quick")
+    assert "1,200" in out
+    assert list(Path().iterdir()) == []
+
+
+def test_a_plan_is_laid_out_for_reading():
+    Path("space.yaml").write_text(
+        """\
+name: example
+trainable: diffusion_policy
+config:
+  dataset.root: /data/none
+  policy.down_dims: [256, 512]
+  train.steps: 20000
+  train.eval_every: 3000
+  rollout.env: gym_pusht/PushT-v0
+parameters:
+  policy.horizon: {values: [8, 16, 24, 32]}
+  policy.beta_schedule: {values: [squaredcos_cap_v2, linear, scaled_linear]}
+  policy.beta_end: {min: 0.01, max: 0.05, when: "policy.beta_schedule != 'squaredcos_cap_v2'"}
+  policy.n_action_steps: {min: 1, max: 16}
+  optimizer.lr: {min: 1e-5, max: 1e-3, log: true}
+constraints:
+  - policy.n_action_steps <= policy.horizon - policy.n_obs_steps + 1
+metric: {name: rollout/success_rate}
+early_stop: {method: asha, min_steps: 2000}
+budget: {trials: 64, hours: 12, max_failed: 5}
+"""
+    )
+    spec = load_spec("space.yaml", ["parameters.steps={values: [10000, 20000]}"])
+    console = plain_console()
+    print_plan(console, make_plan(spec, Machine(64, 8, ("NVIDIA H100 80GB HBM3",) * 8, disk_gb=20.0)))
+    same_as_golden("plan.txt", printed(console))
+
+
+def test_faults_found_later_look_the_same():
+    fault = Fault(
+        "dataset.root", "/data/x holds no LeRobot dataset: meta/info.json is missing.", "Check the path."
+    )
+    console = plain_console()
+    print_config_error(console, ConfigError([fault]))
+    same_as_golden("config_fault.txt", printed(console))
+
+
+def test_markup_in_a_users_text_is_not_interpreted(capsys):
+    Path("[red]space.yaml").write_text("name: '[bold]x[/bold]'\n")
+    assert ended("check", "[red]space.yaml") == 2
+    err = capsys.readouterr().err
+    assert "[red]space.yaml:1" in err
+    assert "'[bold]x[/bold]'" in err
+
+
+def test_check_answers_a_script_in_json(capsys):
+    assert ended("check", "pusht_quick", "budget.trials=3", "--json") == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["trials"] == 3
+    assert plan["sweep"]["config"]["dataset.repo_id"] == "builtin/pusht"
+    assert plan["rungs"] == [400, 800]
+    assert plan["warnings"] == [
+        "All 3 trials are drawn at random: search.startup_trials is 4, so tpe never gets to learn."
+    ]
+
+
+def test_the_version_is_told(capsys):
+    assert ended("--version") == 0
+    assert capsys.readouterr().out.strip() == __version__
+
+
+@pytest.mark.parametrize("command", [[], ["check"], ["launch"], ["demo"], ["results"], ["list"], ["ui"]])
+def test_every_command_explains_itself(capsys, command):
+    assert ended(*command, "--help") == 0
+    assert "Usage: sweeper" in capsys.readouterr().out
+
+
+def test_a_misspelt_command_comes_with_the_right_one(capsys):
+    assert ended("chekc") == 2
+    assert "'check'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["results", "nobody"], ["ui", "nobody"]])
+def test_a_sweep_that_is_not_there_ends_with_2(capsys, command):
+    assert ended(*command) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "no sweep is called 'nobody'" in err
+    assert "Traceback" not in err
+
+
+def test_an_empty_list_says_how_to_make_a_sweep(capsys):
+    assert ended("list") == 0
+    assert "sweeper demo" in capsys.readouterr().out
+    assert ended("list", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "traceback"),
+    [
+        (ResourceError("8 GPUs wanted"), 2, False),
+        (SweeperError("the cluster went away"), 1, False),
+        (ConfigError([Fault("policy.horizon", "18 is no multiple of 4.")]), 2, False),
+        (TrainableError("something else"), 1, False),
+        (ZeroDivisionError("a bug"), 1, True),
+        (KeyboardInterrupt(), 130, False),
+    ],
+)
+def test_an_error_ends_with_its_code_and_ours_without_a_traceback(
+    capsys, monkeypatch, error, code, traceback
+):
+    def fail(*_arguments: object) -> None:
+        raise error
+
+    # The command is real; what it would find is replaced by each kind of error in turn.
+    monkeypatch.setattr("sweeper.plan.make_plan", fail)
+    assert ended("check", "pusht_quick") == code
+    err = capsys.readouterr().err
+    assert ("Traceback" in err) is traceback
+    if code != 130:
+        assert str(error).splitlines()[0].rpartition(":")[2].strip() in err
+
+
+def test_all_faults_of_an_error_are_in_its_text():
+    Path("space.yaml").write_text(BAD)
+    with pytest.raises(SpecError) as caught:
+        load_spec("space.yaml")
+    assert len(str(caught.value).splitlines()) == len(caught.value.faults) > 8
+    console = plain_console()
+    print_spec_error(console, caught.value)
+    assert all(fault.problem.split()[0] in printed(console) for fault in caught.value.faults)
+
+
+def test_the_wheel_carries_the_spaces(tmp_path):
+    source = tmp_path / "source"
+    for name in ("sweeper", "trainables", "search_spaces"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source / name)
+    program = "import setuptools.build_meta as build; print(build.build_wheel('..'))"
+    built = subprocess.run(
+        [sys.executable, "-c", program], cwd=source, capture_output=True, text=True, check=True
+    )
+    wheel = tmp_path / built.stdout.splitlines()[-1]
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "installed")
+    for name, path in packaged_spaces().items():
+        carried = tmp_path / "installed" / "sweeper" / "search_spaces" / f"{name}.yaml"
+        assert carried.read_bytes() == path.read_bytes()
+    program = (
+        "import sweeper.spec as spec; print(spec.__file__); print(spec.packaged_spaces()['pusht_quick'])"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path / "installed",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert all(str(tmp_path / "installed") in line for line in found.stdout.splitlines())
+
+
+def test_check_loads_nothing_heavy():
+    program = (
+        "import sys; sys.argv = ['sweeper', 'check', 'pusht_image']\n"
+        "from sweeper.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code\n"
+        "heavy = {'torch', 'ray', 'mlflow', 'optuna', 'numpy', 'pyarrow', 'diffusers'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    assert "✓ pusht-image" in answer.stdout

@@ -1,0 +1,67 @@
+"""The pages about space files and configuration say what the code does."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sweeper.settings import OPTIONS, SECTIONS, SETTINGS
+from sweeper.spec import load_spec
+
+ROOT = Path(__file__).parent.parent.parent
+SPACES = (ROOT / "docs" / "spaces.md").read_text()
+YAML_BLOCKS = re.findall(r"```yaml\n(.*?)```", SPACES, re.DOTALL)
+COMMANDS = [
+    line for block in re.findall(r"```sh\n(.*?)```", SPACES, re.DOTALL) for line in block.splitlines()
+]
+
+
+def test_the_page_has_examples():
+    assert len(YAML_BLOCKS) >= 4
+    assert len(COMMANDS) >= 5
+
+
+@pytest.mark.parametrize("number", range(len(YAML_BLOCKS)))
+def test_every_example_is_a_good_space(tmp_path, number):
+    path = tmp_path / "example.yaml"
+    whole = yaml.safe_load(YAML_BLOCKS[0])
+    part = yaml.safe_load(YAML_BLOCKS[number])
+    if "objectives" in part:
+        whole.pop("metric")
+    if "parameters" in part:
+        whole.pop("constraints")
+    path.write_text(yaml.safe_dump({**whole, **part}))
+    load_spec(path)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_names_a_good_space(monkeypatch, command):
+    monkeypatch.chdir(ROOT)
+    program, name, path, *overrides = shlex.split(command)
+    assert (program, name) == ("sweeper", "check")
+    load_spec(path, overrides)
+
+
+def test_every_section_setting_and_option_is_described():
+    for section in SECTIONS:
+        assert re.search(rf"^## .*\b{section}\b", SPACES, re.MULTILINE), section
+    for section, settings in SETTINGS.items():
+        text = SPACES[SPACES.index(f"## {section}") :].split("\n## ")[0]
+        for name in settings:
+            assert f"`{name}`" in text or section == "metric", (section, name)
+    for options in OPTIONS.values():
+        assert all(f"`{info.name}`" in SPACES for info in options)
+
+
+def test_the_configuration_page_is_current():
+    script = ROOT / "docs" / "generate_configuration.py"
+    answer = subprocess.run(
+        [sys.executable, script, "--check"], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert answer.returncode == 0, answer.stderr
