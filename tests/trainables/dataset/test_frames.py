@@ -198,6 +198,7 @@ def test_a_frame_too_far_from_its_time_names_episode_camera_and_file(root, cache
     assert open_frames(tolerant, CAMERA, None, cache).array.shape[0] == 38
 
 
+@pytest.mark.slow
 def test_long_gaps_and_long_videos_are_decoded_in_pieces(make_dataset, cache):
     root = make_dataset(cameras={CAMERA: PICTURE}, lengths=(1100, 40, 400))
     dataset = open_dataset(root)
