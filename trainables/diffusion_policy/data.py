@@ -33,21 +33,20 @@ def load_dataset(
         episodes=config.episodes,
         exclude_episodes=config.exclude_episodes,
         observations=config.observations,
-        cache=cache,
         tolerance_s=config.tolerance_s,
         progress=progress,
     )
 
 
-def source(config: DatasetConfig, cache: Path, progress: Callable[[str], None] = _ignore) -> str:
-    """Local folder or hub id of the dataset; a root wins over a repo_id."""
+def source(config: DatasetConfig, cache: Path, progress: Callable[[str], None] = _ignore) -> Path | str:
+    """Local folder (a Path) or hub id (a str) of the dataset; a root wins over a repo_id."""
     if config.root is not None:
-        return str(Path(config.root).expanduser())
+        return Path(config.root).expanduser()
     if config.repo_id == BUILTIN_PUSHT:
         from trainables.pusht import IMAGE, ensure_dataset
 
         images = config.observations is None or IMAGE in config.observations
-        return str(ensure_dataset(cache, images=images, progress=progress))
+        return ensure_dataset(cache, images=images, progress=progress)
     return str(config.repo_id)
 
 
@@ -63,7 +62,6 @@ def preflight(config: DiffusionConfig, cache: Path) -> list[Fault]:
         exclude_episodes=dataset.exclude_episodes,
         observations=dataset.observations,
         holdout_fraction=dataset.holdout_fraction,
-        cache=cache,
     )
     if faults:
         return faults
