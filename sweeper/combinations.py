@@ -288,8 +288,8 @@ def _warn_of_clashes(reading: Reading, tried: Sequence[_Tried]) -> None:
         for fault in trial.faults:
             examples.setdefault(fault.where, fault)
     share = len(clashing) / len(tried)
-    examples_text = " ".join(f"{f.where}: {f.problem} {f.remedy}".strip() for f in examples.values())
+    said = " ".join(f"{fault.where}: {fault.problem} {fault.remedy}".strip() for fault in examples.values())
     reading.warnings.append(
-        f"{share:.0%} of the combinations looked at cannot be trained. They are passed over at no cost, "
-        f"but a constraint would say so. {examples_text}"
+        f"{share:.0%} of the combinations looked at cannot be trained; they are passed over at no cost. Better "
+        f"exclude them under constraints. {said}"
     )

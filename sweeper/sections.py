@@ -35,6 +35,7 @@ from trainables.interface import FieldInfo, Trainable
 
 __all__ = ["Reading", "coerce", "is_path", "value_problem"]
 
+LARGEST_INT = 2**63 - 1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 _STORES = re.compile(
     r"(?:https?|sqlite|postgresql|mysql|mssql)(?:\+\w+)?://\S+|databricks(?:://\S+)?|databricks-uc\S*"
@@ -130,6 +131,8 @@ class Reading:
         legal = {}
         for key, node in found.items():
             name = f"{path}.{key}"
+            if key in known and node.value is None and not known[key].nullable:
+                continue  # null is as good as left out, so that the command line can take a setting back
             if key not in known:
                 near = nearest(key, known)
                 remedy = f"Did you mean {near}? " if near else ""
@@ -154,6 +157,8 @@ class Reading:
         """The sweep's name; it becomes a folder."""
         node = self.root.get("name")
         value = default if node is None or node.value is None else node.plain()
+        if isinstance(value, int) and not isinstance(value, bool):
+            value = str(value)
         if isinstance(value, str) and _NAME.fullmatch(value):
             return value
         place = self.place("name")
@@ -315,7 +320,7 @@ class Reading:
         found = self.root["early_stop"].value
         written = found if isinstance(found, dict) else {}
         for key in ("method", "min_steps"):
-            if key not in written:
+            if key not in written or written[key].value is None:
                 remedy = (
                     "Choose asha or median."
                     if key == "method"
@@ -411,8 +416,8 @@ class Reading:
         found = self.root.get("parameters")
         if found is not None and isinstance(found.value, dict):
             for key, node in found.value.items():
-                if self.own_name(key) == name:
-                    return possible_numbers(node)
+                if self.own_name(key) == name and (numbers := possible_numbers(node)):
+                    return numbers
         value = self.config.get(name, self.trainable.fields[name].default)
         return [value] if isinstance(value, (int, float)) else []
 
@@ -426,7 +431,8 @@ class Reading:
         values = {key: node.value for key, node in (self.section("budget") or {}).items()}
         section = self.root.get("budget")
         written = section.value if section is not None and isinstance(section.value, dict) else {}
-        if "trials" not in written and not may_be_missing:
+        said = "trials" in written and written["trials"].value is not None
+        if not said and not may_be_missing:
             remedy = "Say how many trials to run, e.g. `budget: {trials: 64}`."
             self.faults.add(self.place("budget"), "budget.trials", "is missing.", remedy)
         values.setdefault("trials", grid_size or 1)
@@ -467,21 +473,21 @@ class Reading:
 
 
 def possible_numbers(parameter: Node) -> list[float]:
-    """The numbers among a parameter's values, or its bounds."""
+    """The numbers above 0 among a parameter's values, or its bounds; nonsense is left out."""
     plain = parameter.plain()
     if not isinstance(plain, dict):
         return []
-    found = (
-        plain.get("values")
-        if isinstance(plain.get("values"), list)
-        else [plain.get(k) for k in ("min", "max", "value")]
-    )
-    return [v for v in found or [] if isinstance(v, (int, float)) and not isinstance(v, bool)]
+    values = plain.get("values")
+    listed = values if isinstance(values, list) else [plain.get(key) for key in ("min", "max", "value")]
+    numbers = [value for value in listed if isinstance(value, (int, float)) and not isinstance(value, bool)]
+    return [number for number in numbers if 0 < number <= LARGEST_INT]
 
 
 def value_problem(info: FieldInfo, value: Any) -> tuple[str, str] | None:
     """What is wrong with a value for a field, and what is expected; None where nothing is."""
     flat = value if isinstance(value, list) else [value]
+    if any(isinstance(number, int) and abs(number) > LARGEST_INT for number in flat):
+        return ("is larger than a computer counts.", f"Expected {info.expected()}.")
     if any(isinstance(number, float) and not math.isfinite(number) for number in flat):
         return (f"{value!r} is not a finite number.", f"Expected {info.expected()}.")
     faults = info.faults(value)

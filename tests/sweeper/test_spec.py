@@ -305,6 +305,35 @@ def test_the_last_of_two_overrides_counts(write):
 
 
 @pytest.mark.parametrize(
+    "overrides",
+    [
+        ["parameters.steps={min: 1, max: .inf}"],
+        ["parameters.steps={min: 1, max: 9" + "9" * 400 + "}"],
+        ["parameters.train.eval_every={values: [0, 2]}"],
+        ["config.train.steps=-3"],
+        ["config.policy.down_dims=[1" + "0" * 400 + "]"],
+        ["search.seed=1" + "0" * 400],
+        ["parameters.policy.n_action_steps={min: .nan, max: 3}"],
+    ],
+)
+def test_absurd_numbers_are_refused(write, overrides):
+    assert faults_of(write(), *overrides)[0].place.startswith("argument")
+
+
+def test_null_takes_a_setting_back(write):
+    spec = load_spec(write(), ["early_stop.metric=null", "search.startup_trials=null", "budget.hours=null"])
+    assert spec.early_stop is not None
+    assert spec.early_stop.metric == "rollout/success_rate"
+    assert (spec.search.startup_trials, spec.budget.hours) == (10, None)
+    assert faults_of(write(), "budget.trials=null")[0].problem == "is missing."
+    assert faults_of(write(), "early_stop.min_steps=null")[0].problem == "is missing."
+
+
+def test_a_number_may_name_a_sweep(write):
+    assert load_spec(write(swapped("name: pusht-diffusion", "name: 2024"))).name == "2024"
+
+
+@pytest.mark.parametrize(
     ("override", "name", "words"),
     [
         ("budget.trials", "", "is no override"),
@@ -403,7 +432,7 @@ def test_combinations_that_clash_now_and_then_are_a_warning_that_says_what_to_wr
     (warning,) = spec.warnings
     assert "of the combinations looked at cannot be trained" in warning
     assert "policy.n_action_steps" in warning
-    assert "a constraint" in warning
+    assert "policy.n_action_steps <= policy.horizon - policy.n_obs_steps + 1" in warning
 
 
 def test_constraints_that_exclude_each_other_are_a_fault(write):

@@ -488,7 +488,7 @@ def _window_faults(policy: PolicyConfig, evaluation: EvalConfig) -> list[Fault]:
             Fault(
                 "policy.n_action_steps",
                 f"{policy.n_action_steps} actions cannot be executed: {sizes} leave {max(available, 0)}.",
-                "It must be at most horizon - n_obs_steps + 1; a constraint can say so.",
+                "Keep `policy.n_action_steps <= policy.horizon - policy.n_obs_steps + 1`.",
             )
         )
     if evaluation.window_steps > available:
