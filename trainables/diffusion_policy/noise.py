@@ -8,6 +8,7 @@ Shapes: ``B`` samples, ``T`` action steps of the horizon, ``A`` action dimension
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -151,8 +152,13 @@ class NoiseProcess:
         if sampler not in self._samplers:
             self._samplers[sampler] = self._build(sampler)
         scheduler = self._samplers[sampler]
-        scheduler.set_timesteps(num_inference_steps)
-        if sampler == "DPM-Solver++":
+        if sampler != "DPM-Solver++":
+            scheduler.set_timesteps(num_inference_steps)
+            return scheduler
+        with warnings.catch_warnings():
+            # diffusers turns a tensor into an array in a way that numpy 2 warns of.
+            warnings.filterwarnings("ignore", message="__array__ implementation", category=DeprecationWarning)
+            scheduler.set_timesteps(num_inference_steps)
             distinct = scheduler.timesteps.unique().flip(0)
             if len(distinct) < len(scheduler.timesteps):
                 # Evenly spaced and rounded, a timestep can come twice, and the solver divides by the distance
@@ -177,6 +183,10 @@ class NoiseProcess:
             raise ConfigError([Fault("policy.num_inference_steps", problem, remedy)])
 
     def _build(self, kind: str) -> Any:
+        with torch.device("cpu"):
+            return self._scheduler(kind)
+
+    def _scheduler(self, kind: str) -> Any:
         if kind == "DDPM":
             return DDPMScheduler(**self._betas, **self._prediction)
         if kind == "DDIM":

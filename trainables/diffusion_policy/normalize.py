@@ -44,27 +44,43 @@ class NormalizationError(TrainableError):
 
 
 class Scaling(nn.Module):
-    """``(x - offset) * gain + shift``, and back; buffers broadcast against the feature's own dimensions."""
+    """``(x - offset) / scale + shift``, and back; buffers broadcast against the feature's own dimensions.
+
+    The order of operations is LeRobot's, so that the results have the same bits. A dimension that does not vary
+    has an infinite scale on the way in and a scale of 0 on the way back.
+    """
 
     offset: Tensor
-    gain: Tensor
-    shift: Tensor
     scale: Tensor
+    shift: Tensor
+    inverse_scale: Tensor
 
-    def __init__(self, offset: np.ndarray, gain: np.ndarray, shift: float, scale: np.ndarray) -> None:
+    def __init__(
+        self,
+        offset: np.ndarray,
+        scale: np.ndarray,
+        shift: float,
+        inverse_scale: np.ndarray,
+        constant: np.ndarray,
+    ) -> None:
         super().__init__()
-        numbers = {"offset": offset, "gain": gain, "shift": np.asarray(shift), "scale": scale}
+        numbers = {
+            "offset": offset,
+            "scale": np.where(constant, np.inf, scale),
+            "shift": np.asarray(shift),
+            "inverse_scale": np.where(constant, 0, inverse_scale),
+        }
         for name, value in numbers.items():
             # Not persistent: among a checkpoint's weights, LeRobot expects no statistics.
             self.register_buffer(name, torch.as_tensor(value, dtype=torch.float32), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise float values."""
-        return torch.addcmul(self.shift, x - self.offset, self.gain)
+        return (x - self.offset).div_(self.scale).add_(self.shift)
 
     def inverse(self, y: Tensor) -> Tensor:
         """Undo :meth:`forward`, except on dimensions that do not vary, which give their constant."""
-        return torch.addcmul(self.offset, y - self.shift, self.scale)
+        return (y - self.shift).mul_(self.inverse_scale).add_(self.offset)
 
 
 class Normalizer(nn.Module):
@@ -141,10 +157,9 @@ def _scaling(mode: str, statistics: Mapping[str, np.ndarray]) -> Scaling:
     first, second = (np.asarray(statistics[name], np.float32).astype(np.float64) for name in NEEDED[mode])
     constant = _constant(mode, statistics)
     if mode == "MEAN_STD":
-        gain = np.where(constant, 0, 1 / (second + EPSILON))
-        return Scaling(first, gain, 0.0, np.where(constant, 0, second))
-    half = np.where(constant, 1, (second - first) / 2)
-    return Scaling(first, np.where(constant, 0, 1 / half), -1.0, np.where(constant, 0, half))
+        return Scaling(first, second + EPSILON, 0.0, second, constant)
+    half = (second - first) / 2
+    return Scaling(first, half, -1.0, half, constant)
 
 
 def _usable(

@@ -10,6 +10,7 @@ feature map, ``P`` keypoints, ``F`` features of an image.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import cast
@@ -31,8 +32,12 @@ __all__ = [
 
 CHANNELS_PER_GROUP = 16
 """GroupNorm in the backbone has one group for every 16 channels."""
+STEM = 4
+"""Modules of a ResNet before its first stage: convolution, norm, ReLU, pooling."""
 BACKBONE_STRIDE = 32
 """Pixels per cell of a ResNet's last feature map."""
+
+log = logging.getLogger(__name__)
 
 
 def resize_images(images_NCHW: Tensor, size: tuple[int, int]) -> Tensor:
@@ -136,6 +141,9 @@ class RgbEncoder(nn.Module):
         if use_group_norm:
             _replace_batch_norm(self.backbone)
         feature_map = (-(-image_size[0] // BACKBONE_STRIDE), -(-image_size[1] // BACKBONE_STRIDE))
+        if feature_map == (1, 1):
+            size = f"{image_size[0]}×{image_size[1]}"
+            log.warning("images of %s px are one cell to the encoder: it cannot tell where anything is", size)
         self.pool = SpatialSoftmax(resnet.fc.in_features, feature_map, num_keypoints)
         self.out = nn.Linear(2 * num_keypoints, 2 * num_keypoints)
         self.relu = nn.ReLU()
@@ -152,7 +160,8 @@ class RgbEncoder(nn.Module):
         if not (self.checkpoint_blocks and torch.is_grad_enabled()):
             return self.backbone(images_NCHW)
         x = images_NCHW
-        for stage in self.backbone:
+        # The stem goes as one: its ReLU works in place, on what would have been kept before it.
+        for stage in (self.backbone[:STEM], *self.backbone[STEM:]):
             x = checkpoint(
                 stage, x, use_reentrant=False, preserve_rng_state=False, context_fn=_recompute_contexts(stage)
             )
