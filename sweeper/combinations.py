@@ -290,6 +290,6 @@ def _warn_of_clashes(reading: Reading, tried: Sequence[_Tried]) -> None:
     share = len(clashing) / len(tried)
     said = " ".join(f"{fault.where}: {fault.problem} {fault.remedy}".strip() for fault in examples.values())
     reading.warnings.append(
-        f"{share:.0%} of the combinations looked at cannot be trained; they are passed over at no cost. Better "
-        f"exclude them under constraints. {said}"
+        f"{share:.0%} of the combinations looked at cannot be trained; they are passed over at no cost. "
+        f"Better exclude them under constraints. {said}"
     )
