@@ -1,0 +1,268 @@
+"""The machines of a sweep: a Ray of our own on this machine, or a cluster that runs already.
+
+How many trials run at once is computed here from what the nodes have, and not left to Ray: Tune does not see
+what a trial's workers take, and trials that start with too little left would wait for each other for ever.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sweeper.errors import ResourceError, UserError
+from sweeper.plan import find_machine
+from sweeper.sweep import ResourceSpec, SettledResources
+
+__all__ = ["Cluster", "Node", "connect", "disconnect", "free_placement_groups", "settle"]
+
+DRIVER = "sweep_driver"
+"""Custom resource by which a cluster says where trials' drivers may run, and how many (see cluster.yaml)."""
+HEAD = "node:__internal_head__"
+HEAD_SHARE = 0.001
+
+OBJECT_STORE_BYTES = 128 * 1024**2
+"""Trials exchange a few kilobytes; Ray's own choice is a third of the memory."""
+LEAST_OBJECT_STORE_BYTES = 80 * 1024**2
+SHM = Path("/dev/shm")
+
+RAY_ENVIRONMENT = {
+    "RAY_TRAIN_V2_ENABLED": "1",
+    # A sweep tells nobody about itself unless it was asked to.
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+}
+"""Settings of Ray itself; they must stand before it is imported. The caller's environment wins."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """One machine.
+
+    Attributes:
+        cpus: CPUs that Ray gives out there.
+        gpus: GPUs that Ray gives out there.
+        name: Host name or address.
+    """
+
+    cpus: float
+    gpus: float
+    name: str = ""
+
+    def workers(self, cpu: float, gpu: float) -> int:
+        """How many workers that take this much fit at the same time."""
+        fits = math.floor(self.cpus / cpu + 1e-9) if cpu else 10**6
+        if gpu:
+            # Shares of a GPU do not add up across GPUs: 0.4 fits twice into each.
+            of_gpus = (
+                math.floor(1 / gpu + 1e-9) * math.floor(self.gpus) if gpu < 1 else math.floor(self.gpus / gpu)
+            )
+            fits = min(fits, of_gpus)
+        return fits
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What trials can run on.
+
+    Attributes:
+        nodes: The machines that are up.
+        most: CPUs and GPUs that an autoscaler may reach, by Ray's names; empty where nothing is scaled.
+        drivers: Most trials whose drivers the cluster takes; None for as many as there are.
+        local: Whether this is a Ray of our own on this machine.
+        address: Address of the cluster's head.
+    """
+
+    nodes: tuple[Node, ...]
+    most: Mapping[str, float]
+    drivers: int | None = None
+    local: bool = True
+    address: str = ""
+
+    @property
+    def cpus(self) -> float:
+        """CPUs of all machines, and of those that an autoscaler may add."""
+        return max(sum(node.cpus for node in self.nodes), self.most.get("CPU", 0.0))
+
+    @property
+    def gpus(self) -> float:
+        """GPUs of all machines, and of those that an autoscaler may add."""
+        return max(sum(node.gpus for node in self.nodes), self.most.get("GPU", 0.0))
+
+    @property
+    def scaled(self) -> bool:
+        """Whether an autoscaler may add machines."""
+        return bool(self.most)
+
+    def driver_resources(self) -> dict[str, float]:
+        """What the driver of a trial asks Ray for: a place, and no CPU, since it only waits."""
+        return {DRIVER: 1.0} if self.drivers is not None else {HEAD: HEAD_SHARE}
+
+    def __str__(self) -> str:
+        where = "this machine" if self.local else f"the cluster at {self.address}"
+        return f"{where} ({_count(self.cpus, 'CPU')}, {_count(self.gpus, 'GPU')})"
+
+
+def settle(wanted: ResourceSpec, cluster: Cluster, trials: int | None = None) -> SettledResources:
+    """Settle what a trial gets and how many run at once, so that no trial waits for another's end to begin.
+
+    Args:
+        wanted: What the sweep asks for.
+        cluster: Where it runs.
+        trials: Trials of the sweep; no more than these run at once.
+
+    Raises:
+        ResourceError: Where not even one trial fits.
+    """
+    settled = wanted.settled(cluster.cpus, cluster.gpus, trials)
+    cpu, gpu = settled.cpu_per_worker, settled.gpu_per_worker
+    if settled.gpu_per_trial > cluster.gpus:
+        raise ResourceError(
+            f"resources: each trial needs {_need(settled.workers, gpu, 'GPU')}, and {cluster} has "
+            f"{cluster.gpus:g}. Lower resources.gpu_per_worker or resources.workers (0 GPUs: it trains on "
+            "CPUs), or name a cluster with --address."
+        )
+    if settled.cpu_per_trial > cluster.cpus:
+        raise ResourceError(
+            f"resources: each trial needs {_need(settled.workers, cpu, 'CPU')}, and {cluster} has "
+            f"{cluster.cpus:g}. Lower resources.cpu_per_worker or resources.workers, or name a cluster with "
+            "--address."
+        )
+    fits = sum(node.workers(cpu, gpu) for node in cluster.nodes) // settled.workers
+    if cluster.scaled:
+        fits = max(fits, wanted.settled(cluster.cpus, cluster.gpus).at_once)
+    if fits < 1:
+        nodes = "; ".join(f"{node.name}: {node.cpus:g} CPUs, {node.gpus:g} GPUs" for node in cluster.nodes)
+        raise ResourceError(
+            f"resources: a trial of {settled.workers} worker(s), each with {gpu:g} GPU and {cpu:g} CPUs, "
+            f"does not fit: each worker must fit on one machine ({nodes}). Lower resources.cpu_per_worker or "
+            "resources.workers."
+        )
+    limits = [fits]
+    limits += [] if wanted.max_concurrent == "auto" else [wanted.max_concurrent]
+    limits += [] if trials is None else [trials]
+    limits += [] if cluster.drivers is None else [cluster.drivers]
+    return replace(settled, at_once=max(1, min(limits)))
+
+
+def this_machine(folder: Path) -> Cluster:
+    """This machine as a cluster, without starting anything."""
+    machine = find_machine(folder)
+    return Cluster((Node(machine.cpus, machine.gpus, "this machine"),), {})
+
+
+def connect(address: str | None = None, cpus: int | None = None) -> Cluster:
+    """Start Ray on this machine, or connect to a cluster; a connection that exists is used as it is.
+
+    Args:
+        address: A cluster's address; None for RAY_ADDRESS, or a Ray of our own where that is not set.
+        cpus: CPUs of a Ray of our own; None for all that this process may use.
+
+    Raises:
+        UserError: Where no cluster answers at the address.
+    """
+    for name, value in RAY_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if ray.is_initialized():
+        return _look(True, ray.get_runtime_context().gcs_address)
+    address = address or os.environ.get("RAY_ADDRESS") or None
+    local = address in (None, "local")
+    options: dict[str, Any] = {
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+        "configure_logging": True,
+    }
+    if local:
+        options |= {
+            "address": "local",
+            "num_cpus": cpus or find_machine().cpus,
+            "object_store_memory": _object_store_bytes(),
+            # Nothing of ours asks it anything, and it costs a gigabyte and a share of a core.
+            "include_dashboard": False,
+        }
+    else:
+        options["address"] = address
+    try:
+        context = ray.init(**options)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        if local:
+            raise
+        raise UserError(
+            f"--address: no Ray cluster can be used at {address!r}: {_first_line(error)}. Is it running "
+            "(`ray status --address ...`), and does it run the same Python and Ray as this machine?"
+        ) from error
+    return _look(local, str(context.address_info.get("gcs_address") or address))
+
+
+def disconnect() -> None:
+    """Let go of the cluster; a Ray of our own is stopped with everything in it."""
+    import ray
+
+    ray.shutdown()
+
+
+def free_placement_groups(prefix: str) -> int:
+    """Remove the placement groups whose names begin with ``prefix``, and with them the workers inside.
+
+    Returns:
+        How many were removed.
+    """
+    import ray
+    from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
+
+    removed = 0
+    for group_id, entry in placement_group_table().items():
+        if entry["name"].startswith(prefix) and entry["state"] != "REMOVED":
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(group_id))))
+            removed += 1
+    return removed
+
+
+def _look(local: bool, address: str) -> Cluster:
+    import ray
+
+    resources = [node for node in ray.nodes() if node["Alive"]]
+    nodes = tuple(
+        Node(
+            node["Resources"].get("CPU", 0.0),
+            node["Resources"].get("GPU", 0.0),
+            node.get("NodeManagerHostname") or node["NodeManagerAddress"],
+        )
+        for node in resources
+    )
+    drivers = sum(node["Resources"].get(DRIVER, 0.0) for node in resources)
+    return Cluster(nodes, {} if local else _most(), int(drivers) if drivers else None, local, address)
+
+
+def _most() -> dict[str, float]:
+    """CPUs and GPUs that the autoscaler may reach; empty where there is none or it does not say."""
+    from ray._private.state import state
+
+    most: Mapping[str, Any] = state.get_max_resources_from_cluster_config() or {}
+    return {name: float(most[name]) for name in ("CPU", "GPU") if most.get(name)}
+
+
+def _object_store_bytes() -> int:
+    free = shutil.disk_usage(SHM).free if SHM.is_dir() and sys.platform == "linux" else 2 * OBJECT_STORE_BYTES
+    return max(LEAST_OBJECT_STORE_BYTES, min(OBJECT_STORE_BYTES, free // 2))
+
+
+def _need(workers: int, each: float, what: str) -> str:
+    total = _count(workers * each, what)
+    return total if workers == 1 else f"{total} ({workers} workers with {each:g} each)"
+
+
+def _count(number: float, what: str) -> str:
+    return f"{number:g} {what}" + ("" if number == 1 else "s")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -1,0 +1,680 @@
+"""Run a sweep: checks first, then trials under Ray until the budget is used up or somebody says stop.
+
+The study, the journal and MLflow are written by this process alone. Whatever ends it, the same command goes
+on where it stopped: trials that were cut off run again under their numbers, from their checkpoints.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import logging
+import os
+import platform
+import random
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
+from rich.console import Console
+from rich.text import Text
+
+from sweeper.cluster import Cluster, connect, disconnect, free_placement_groups, settle, this_machine
+from sweeper.errors import SweepExistsError, SweepNotFoundError
+from sweeper.journal import Event, Journal
+from sweeper.live import Board, Display
+from sweeper.recorder import Recorder
+from sweeper.results import Sweep, ranking_table, read_series, read_sweep
+from sweeper.settings import STEPS
+from sweeper.study import Study
+from sweeper.sweep import SettledResources, SweepSpec
+from sweeper.tracking import Delivery, Tracker
+from sweeper.trial import STOP, TrialSettings, group_prefix, request_stop, run_trial, trial_folder
+from sweeper.ui import HOST, PORT
+from trainables import registry
+from trainables.interface import ConfigError, Fault, Trainable
+
+if TYPE_CHECKING:
+    from ray.tune.experiment import Trial
+
+__all__ = ["SweepResult", "cache_folder", "launch", "run_sweep"]
+
+GRACE_S = 30.0
+"""How long trials that were asked to stop may take to write a checkpoint."""
+CANARIES = 3
+"""When this many trials ended (or all that run at once, if more) and all failed, the sweep gives up."""
+COMPARED = 5
+"""Trials that the link to MLflow compares."""
+DRAWS = 2000
+DATA_VARIANTS = 16
+"""Combinations of searched data fields that are checked before the sweep starts."""
+
+Status = Literal["done", "failed", "interrupted"]
+EXIT_CODES: Mapping[Status, int] = {"done": 0, "failed": 1, "interrupted": 130}
+
+TUNE_ENVIRONMENT = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    # The old output engine is the one that can be silent.
+    "RAY_AIR_NEW_OUTPUT": "0",
+    # The study is what a sweep goes on from; Tune's own snapshots are never read.
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    "TUNE_WARN_THRESHOLD_S": "60",
+}
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """How a sweep ended.
+
+    Attributes:
+        sweep: What came of it.
+        status: ``done``, ``failed`` or ``interrupted``.
+        message: Why, in a sentence.
+        delivery: What MLflow has of it.
+        url: Address that compares the best trials in MLflow's pages; None where MLflow has none of them.
+        served: Whether that address is served already.
+    """
+
+    sweep: Sweep
+    status: Status
+    message: str
+    delivery: Delivery
+    url: str | None = None
+    served: bool = False
+
+    @property
+    def exit_code(self) -> int:
+        """What the command line ends with."""
+        return EXIT_CODES[self.status]
+
+
+def launch(spec: SweepSpec, *, address: str | None = None, console: Console | None = None) -> int:
+    """Run a sweep, show it, and say what came of it.
+
+    Args:
+        spec: The sweep.
+        address: Ray cluster; None for RAY_ADDRESS, or a Ray of our own on this machine.
+        console: Where to show it.
+
+    Returns:
+        0 where the sweep is done, 1 where it failed, 130 where it was interrupted.
+
+    Raises:
+        UserError: Where something that the user gave is wrong; nothing is left behind then.
+        ConfigError: The same, as the trainable says it.
+        SweeperError: Where the sweep cannot be recorded.
+    """
+    console = console or Console(highlight=False)
+    result = run_sweep(spec, address=address, console=console)
+    print_result(console, result)
+    return result.exit_code
+
+
+def run_sweep(spec: SweepSpec, *, address: str | None = None, console: Console) -> SweepResult:
+    """Run a sweep and show it while it runs; arguments and errors as for `launch`."""
+    trainable = registry.load(spec.trainable)
+    earlier = _earlier(spec)
+    left = spec.budget.trials - (0 if earlier is None else earlier.ended_trials)
+    if earlier is not None and left <= 0:
+        return _nothing_left(earlier)
+    cluster = None
+    remote = address or os.environ.get("RAY_ADDRESS")
+    if not remote or remote == "local":
+        settle(spec.resources, this_machine(spec.folder), left)
+    console.print(f"Checking {spec.name} …", style="dim")
+    base = preflight(spec, trainable, cache_folder())
+    data = trainable.describe(base, cache_folder())
+    with _ended_by_signals() as signals, contextlib.ExitStack() as stack:
+        if remote:
+            cluster = _connected(stack, address)
+            settle(spec.resources, cluster, left)
+        records = stack.enter_context(_records(spec, trainable, earlier))
+        with ThreadPoolExecutor(1) as pool:
+            # MLflow makes its database while Ray starts: both take seconds.
+            opened = pool.submit(records.tracker.start)
+            console.print("Starting Ray …", style="dim")
+            cluster = cluster or _connected(stack, address)
+            resources = settle(spec.resources, cluster, left)
+            opened.result()
+        run = _Run(spec, trainable, records, cluster, resources, signals)
+        info = _information(data, cluster)
+        return run.to_the_end(console, info, left)
+
+
+def _connected(stack: contextlib.ExitStack, address: str | None) -> Cluster:
+    import ray
+
+    ours = not ray.is_initialized()
+    cluster = connect(address)
+    if ours:
+        stack.callback(disconnect)
+    return cluster
+
+
+# Before anything is made
+
+
+def cache_folder() -> Path:
+    """Where decoded frames and built-in datasets lie on each machine: SWEEPER_CACHE, or below ~/.cache."""
+    named = os.environ.get("SWEEPER_CACHE")
+    if named:
+        return Path(named).expanduser().absolute()
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser().absolute() / "diffusion-policy-sweeper"
+
+
+def preflight(spec: SweepSpec, trainable: Trainable, cache: Path) -> dict[str, Any]:
+    """Check the sweep against its dataset and environment; a legal configuration of the space.
+
+    Where fields that decide what is read are searched, each of their combinations is checked.
+
+    Raises:
+        ConfigError: With all faults, where there are any.
+    """
+    generator = random.Random(spec.search.seed)
+    data_fields = [name for name in spec.space.names if trainable.fields[name].phase == "data"]
+    checked: dict[str, dict[str, Any]] = {}
+    refused: list[Fault] = []
+    for _ in range(DRAWS if data_fields else DRAWS // 10):
+        config = spec.space.draw(generator, spec.config)
+        if spec.space.violated(config):
+            continue
+        faults = trainable.faults(config)
+        if faults:
+            refused = refused or faults
+            continue
+        checked.setdefault(repr([config.get(name) for name in data_fields]), config)
+        if not data_fields or len(checked) == DATA_VARIANTS:
+            break
+    if not checked:
+        raise ConfigError(refused or [_NO_POINT])
+    found = dict.fromkeys(
+        fault for config in checked.values() for fault in trainable.preflight(config, cache)
+    )
+    if found:
+        raise ConfigError(list(found))
+    return next(iter(checked.values()))
+
+
+_NO_POINT = Fault(
+    "constraints", "no combination of the parameters keeps them.", "Widen a range or drop a constraint."
+)
+
+
+def _earlier(spec: SweepSpec) -> Sweep | None:
+    """What an earlier driver left in the sweep's folder, or None where there is nothing.
+
+    Raises:
+        SweepExistsError: Where the folder holds something else than this sweep.
+    """
+    if not spec.folder.exists() or not any(spec.folder.iterdir()):
+        return None
+    remedy = f"Give this one another name, e.g. `name={_free_name(spec)}` behind the space file."
+    try:
+        earlier = read_sweep(spec.folder)
+    except SweepNotFoundError:
+        raise SweepExistsError(
+            f"{spec.folder} exists already, is not empty, and holds no sweep. {remedy}"
+        ) from None
+    changed = _changes(earlier.spec, spec.to_dict())
+    if changed:
+        raise SweepExistsError(
+            f"{spec.folder} holds another sweep of the name {spec.name} ({earlier.ended_trials} trials): "
+            f"{'; '.join(changed)}. {remedy} `sweeper results {spec.name}` shows the one that is there."
+        )
+    return earlier
+
+
+def _free_name(spec: SweepSpec) -> str:
+    number = 2
+    while (spec.folder.parent / f"{spec.name}-{number}").exists():
+        number += 1
+    return f"{spec.name}-{number}"
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What makes a sweep another one. Its budget, machines, sampler and tracking may change as it goes on."""
+    changes = []
+    for section in ("trainable", "config", "space", "objectives", "early_stop"):
+        old, new = before.get(section), now[section]
+        if isinstance(old, Mapping) and isinstance(new, Mapping) and section == "config":
+            names = sorted(set(old) | set(new))
+            changes += [
+                f"config.{name} was {old.get(name)!r} and is now {new.get(name)!r}"
+                for name in names
+                if old.get(name) != new.get(name)
+            ]
+        elif old != new:
+            changes.append(f"its {section} differ" if section == "objectives" else f"its {section} differs")
+    return changes
+
+
+def _nothing_left(sweep: Sweep) -> SweepResult:
+    message = (
+        f"This sweep is complete: {sweep.ended_trials} trials ended before. For more of it raise budget.trials; "
+        "for a new one give a name."
+    )
+    return SweepResult(sweep, "done", message, Delivery(complete=True))
+
+
+def _information(data: Mapping[str, Any], cluster: Cluster) -> dict[str, Any]:
+    """What a sweep was run with."""
+    packages = ("diffusion-policy-sweeper", "ray", "torch", "diffusers", "optuna", "mlflow", "numpy")
+    versions = {"python": platform.python_version()}
+    for package in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return {
+        "versions": versions,
+        "git": _git(),
+        "data": dict(data),
+        "cluster": str(cluster),
+        "command": shlex.join(sys.argv),
+    }
+
+
+def _git() -> dict[str, Any]:
+    """Commit of the folder that the sweep is launched from, and whether it has changes; empty without git."""
+
+    def ask(*arguments: str) -> str:
+        answer = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10, check=True)
+        return answer.stdout.strip()
+
+    try:
+        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain", "-uno"))}
+    except (OSError, subprocess.SubprocessError):
+        return {}
+
+
+# What is made
+
+
+@dataclass(frozen=True)
+class _Records:
+    """What a sweep is recorded in."""
+
+    study: Study
+    journal: Journal
+    tracker: Tracker
+
+
+@contextlib.contextmanager
+def _records(spec: SweepSpec, trainable: Trainable, earlier: Sweep | None) -> Iterator[_Records]:
+    """Open the sweep's folder; where nothing came of it, a new one is taken away again."""
+    existed = spec.folder.exists()
+    spec.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        defaults = {name: field.default for name, field in trainable.fields.items()}
+        with (
+            Study(spec, accept=trainable.faults, defaults=defaults) as study,
+            Journal(spec.folder / "journal.jsonl") as journal,
+        ):
+            _write_spec(spec)
+            yield _Records(study, journal, Tracker(spec.folder, spec.tracking.uri, spec.tracking.experiment))
+    finally:
+        if earlier is None and not _has_begun(spec.folder):
+            for path in spec.folder.iterdir():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if not existed:
+                spec.folder.rmdir()
+
+
+def _has_begun(folder: Path) -> bool:
+    try:
+        return bool(read_sweep(folder).trials)
+    except SweepNotFoundError:
+        return False
+
+
+def _write_spec(spec: SweepSpec) -> None:
+    beside = spec.folder / "spec.yaml.new"
+    beside.write_text(yaml.safe_dump(spec.to_dict(), sort_keys=False, allow_unicode=True))
+    beside.replace(spec.folder / "spec.yaml")
+
+
+# While it runs
+
+
+class _Signals:
+    """Ctrl-C and SIGTERM: the first asks for a clean end, the second ends at once."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, _number: int, _frame: FrameType | None) -> None:
+        self.count += 1
+        if self.count > 1:
+            raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[_Signals]:
+    signals = _Signals()
+    if threading.current_thread() is not threading.main_thread():
+        yield signals  # only the main thread may take signals
+        return
+    before = {number: signal.signal(number, signals) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield signals
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Ending:
+    """Why and how a sweep ends before its trials are used up. Asked by Tune, again and again, as a stopper.
+
+    Args:
+        spec: The sweep.
+        resources: What a trial holds.
+        sweep: The sweep as it stands.
+        signals: Whether somebody said stop.
+    """
+
+    def __init__(self, spec: SweepSpec, resources: SettledResources, sweep: Sweep, signals: _Signals) -> None:
+        self.status: Status = "done"
+        self.message = ""
+        self.begun = False
+        self._spec = spec
+        self._resources = resources
+        self._sweep = sweep
+        self._signals = signals
+        self._started = time.monotonic()
+        self._deadline = 0.0
+        self._asked: set[int] = set()
+
+    def check(self) -> bool:
+        """Look whether the sweep is to end; whether that is new."""
+        if self.begun:
+            return False
+        why = self._why()
+        if why is None:
+            return False
+        self.status, self.message = why
+        self.begun = True
+        self._deadline = time.monotonic() + GRACE_S
+        return True
+
+    def over(self) -> bool:
+        """Whether the trials that still run are to be cut off now; asks them to stop before that."""
+        if not self.begun:
+            return False
+        running = self._running()
+        for number in set(running) - self._asked:
+            request_stop(trial_folder(self._spec.folder, number))
+            self._asked.add(number)
+        return not running or time.monotonic() > self._deadline
+
+    def notice(self) -> str:
+        """What a person is told while the sweep ends."""
+        running = len(self._running())
+        if not running:
+            return self.message
+        trials = "1 trial" if running == 1 else f"{running} trials"
+        return (
+            f"{self.message} Waiting up to {GRACE_S:.0f} s for {trials} to write a checkpoint; "
+            "Ctrl-C again ends at once."
+        )
+
+    def _running(self) -> list[int]:
+        return [trial.number for trial in list(self._sweep.trials.values()) if trial.status == "running"]
+
+    def _why(self) -> tuple[Status, str] | None:
+        budget, sweep = self._spec.budget, self._sweep
+        if self._signals.count:
+            return "interrupted", "Interrupted."
+        hours = (time.monotonic() - self._started) / 3600
+        if budget.hours is not None and hours >= budget.hours:
+            return "done", f"budget.hours: the {budget.hours:g} hours are used up."
+        held = self._resources.gpu_per_trial
+        used = sum(trial.duration_s() for trial in list(sweep.trials.values())) / 3600 * held
+        if budget.gpu_hours is not None and held and used >= budget.gpu_hours:
+            return "done", f"budget.gpu_hours: the {budget.gpu_hours:g} GPU-hours are used up."
+        failed, ended = sweep.count("failed"), sweep.ended_trials
+        if budget.max_failed is not None and failed >= max(1, budget.max_failed):
+            return "failed", f"budget.max_failed: {failed} trials failed. {_common_reason(sweep)}"
+        if failed == ended >= max(CANARIES, self._resources.at_once):
+            return "failed", f"All of the first {failed} trials failed. {_common_reason(sweep)}"
+        return None
+
+
+def _common_reason(sweep: Sweep) -> str:
+    failed = [trial for trial in sweep.trials.values() if trial.status == "failed"]
+    if not failed:
+        return ""
+    last = max(failed, key=lambda trial: trial.ended or 0.0)
+    return f"The last one, trial {last.number}: {last.reason}: {last.message}"
+
+
+class _Run:
+    """One driver's part of a sweep."""
+
+    def __init__(
+        self,
+        spec: SweepSpec,
+        trainable: Trainable,
+        records: _Records,
+        cluster: Cluster,
+        resources: SettledResources,
+        signals: _Signals,
+    ) -> None:
+        self._spec = spec
+        self._records = records
+        self._cluster = cluster
+        self._resources = resources
+        self._recorder = Recorder(records.study, records.journal, records.tracker, spec, listener=self._tell)
+        self._sweep = self._recorder.sweep
+        self._ending = _Ending(spec, resources, self._sweep, signals)
+        self._display: Display | None = None
+        field = trainable.fields.get(STEPS)
+        self._steps = None if field is None else field.default
+
+    def _tell(self, event: Event) -> None:
+        if self._display is not None:
+            self._display.tell(event)
+
+    def to_the_end(self, console: Console, info: Mapping[str, Any], left: int) -> SweepResult:
+        """Run trials until the sweep ends, and close the books."""
+        tracker = self._records.tracker
+        self._recorder.start_sweep(info)
+        board = Board(self._sweep, self._resources.at_once, self._steps)
+        status: Status = "failed"
+        message = "the driver failed"
+        try:
+            with (
+                Display(console, board, lambda: tracker.problem) as self._display,
+                _quiet_ray(self._spec.folder),
+            ):
+                self._tune(left)
+            status, message = self._verdict()
+        except KeyboardInterrupt:
+            status, message = "interrupted", "Interrupted at once."
+        except BaseException as error:
+            message = str(error)
+            raise
+        finally:
+            free_placement_groups(group_prefix(self._spec.name))
+            self._recorder.end_sweep(status, message)
+            delivery = tracker.close()
+        return SweepResult(self._sweep, status, message, delivery, *self._comparison())
+
+    def _tune(self, left: int) -> None:
+        for name, value in TUNE_ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        from ray import tune
+
+        from sweeper.schedule import make_scheduler
+        from sweeper.search import RecorderCallback, StudySearcher
+
+        if self._ending.check():
+            return  # somebody said stop while Ray started
+        spec, study = self._spec, self._records.study
+        stop = spec.early_stop
+        history = read_series(spec.folder, stop.metric) if stop is not None and self._sweep.trials else None
+        scheduler = make_scheduler(stop, history)
+        searcher = StudySearcher(study, study.unfinished())
+        settings = TrialSettings(
+            sweep=spec.name,
+            trainable=spec.trainable,
+            folder=spec.folder.absolute(),
+            cache=cache_folder(),
+            workers=self._resources.workers,
+            gpu_per_worker=self._resources.gpu_per_worker,
+            cpu_per_worker=self._resources.cpu_per_worker,
+            python_path=tuple(place or str(Path.cwd()) for place in sys.path),
+        )
+        trainable = tune.with_parameters(run_trial, settings=settings)
+        tune.Tuner(
+            tune.with_resources(trainable, self._cluster.driver_resources()),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                scheduler=scheduler,
+                num_samples=left,
+                max_concurrent_trials=self._resources.at_once,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name="tune",
+                storage_path=str(spec.folder.absolute() / "ray"),
+                verbose=0,
+                stop=_stopper(self._ending, searcher, self._say),
+                callbacks=[_groups_freed(spec, self._ending), RecorderCallback(self._recorder, scheduler)],
+            ),
+        ).fit()
+        if searcher.error is not None:
+            raise searcher.error
+        if searcher.exhausted and not self._ending.begun:
+            self._recorder.note("the space has no more configurations")
+
+    def _say(self, text: str) -> None:
+        if self._display is not None:
+            self._display.say(text)
+
+    def _verdict(self) -> tuple[Status, str]:
+        sweep, ending = self._sweep, self._ending
+        if ending.begun:
+            return ending.status, ending.message
+        failed, ended = sweep.count("failed"), sweep.ended_trials
+        if ended and failed == ended:
+            return "failed", f"Every trial failed. {_common_reason(sweep)}"
+        if ended < self._spec.budget.trials:
+            return "done", f"The space has no more configurations: {ended} trials ended."
+        return "done", f"All {ended} trials ended."
+
+    def _comparison(self) -> tuple[str | None, bool]:
+        """Where MLflow's pages compare the best trials, and whether anybody serves them already."""
+        tracker = self._records.tracker
+        ranked = [trial for trial in self._sweep.ranking() if trial.final] or self._sweep.ranking()
+        numbers = [trial.number for trial in ranked[:COMPARED]]
+        served = tracker.comparison_url(numbers)
+        if served is not None:
+            return served, True
+        return tracker.comparison_url(numbers, f"http://{HOST}:{PORT}"), False
+
+
+def _stopper(ending: _Ending, searcher: Any, say: Any) -> Any:
+    from ray import tune
+
+    class EndSweep(tune.Stopper):
+        """Asked by Tune in every turn of its loop."""
+
+        def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002
+            return False
+
+        def stop_all(self) -> bool:
+            if ending.check():
+                searcher.finish()
+                say(ending.notice())
+            return ending.over()
+
+        def __reduce__(self) -> Any:
+            # Tune pickles its settings for a restore that we never do.
+            return (tune.Stopper, ())
+
+    return EndSweep()
+
+
+def _groups_freed(spec: SweepSpec, ending: _Ending) -> Any:
+    from ray import tune
+
+    class FreeGroups(tune.Callback):
+        """Gives the workers of a trial that ended back at once, however it ended."""
+
+        def on_trial_start(self, *, trial: Trial, **_info: Any) -> None:
+            if not ending.begun:
+                (trial_folder(spec.folder, trial.config["trial"]) / STOP).unlink(missing_ok=True)
+
+        def on_trial_complete(self, *, trial: Trial, **_info: Any) -> None:
+            free_placement_groups(group_prefix(spec.name, trial.config["trial"]))
+
+        def on_trial_error(self, *, trial: Trial, **_info: Any) -> None:
+            free_placement_groups(group_prefix(spec.name, trial.config["trial"]))
+
+        def __reduce__(self) -> Any:
+            return (tune.Callback, ())
+
+    return FreeGroups()
+
+
+@contextlib.contextmanager
+def _quiet_ray(folder: Path) -> Iterator[None]:
+    """Send what Ray logs in this process to ``ray.log`` in the sweep's folder instead of the terminal."""
+    logger = logging.getLogger("ray")
+    before, propagated, level = logger.handlers[:], logger.propagate, logger.level
+    handler = logging.FileHandler(folder / "ray.log")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.handlers, logger.propagate = before, propagated
+        logger.setLevel(level)
+        handler.close()
+
+
+# At the end
+
+
+def print_result(console: Console, result: SweepResult) -> None:
+    """Print what came of a sweep: the ranking, where everything lies, and how to look closer or go on."""
+    sweep = result.sweep
+    console.print()
+    if sweep.trials:
+        console.print(ranking_table(sweep))
+        console.print()
+    style = {"done": "bold green", "failed": "bold red", "interrupted": "bold magenta"}[result.status]
+    console.print(Text(result.message, style=style))
+    console.print(f"Everything lies in {sweep.folder}", soft_wrap=True)
+    if not result.delivery.complete:
+        console.print(Text(str(result.delivery), style="yellow"), soft_wrap=True)
+    option = (
+        "" if sweep.folder.parent == Path("sweeps") else f" --sweeps {shlex.quote(str(sweep.folder.parent))}"
+    )
+    if result.url is not None and result.served:
+        console.print(f"Compare the best trials: {result.url}", soft_wrap=True)
+    elif result.url is not None:
+        console.print(
+            f"Compare the best trials: `sweeper ui {sweep.name}{option}`, then open\n{result.url}",
+            soft_wrap=True,
+        )
+    if result.status == "interrupted":
+        console.print(f"To go on where it stopped: {_same_command(sweep)}", soft_wrap=True)
+
+
+def _same_command(sweep: Sweep) -> str:
+    if Path(sys.argv[0]).name in ("sweeper", "sweeper.exe"):
+        return f"`{shlex.join(['sweeper', *sys.argv[1:]])}`"
+    return f"launch the same sweep again ({sweep.name})"

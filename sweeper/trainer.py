@@ -1,0 +1,129 @@
+"""A Ray Train trainer that runs inside a Tune trial without processes of its own.
+
+Ray Train as it comes gives every run, beside its workers, a controller, a placement-group cleaner, a
+dataset process and, inside Tune, a queue: four Python processes that load Ray anew for each trial, which on a
+small machine costs several times the training (measured in ``docs/decisions/0006-a-lean-trainer.md``). Here
+the controller runs in the thread of the trial that waits for it anyway, reports go to Tune directly, and
+placement groups carry the sweep's name, so that whoever runs the sweep can free those of a trial that is
+gone.
+
+This is the only module that uses what Ray keeps private. `tests/sweeper/test_trainer.py` says first when a
+new Ray no longer fits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ray.exceptions import RayActorError
+from ray.train import UserCallback
+from ray.train._internal.session import get_session
+from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.callbacks.user_callback import UserCallbackHandler
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError
+from ray.train.v2._internal.execution.callback import WorkerGroupCallback
+from ray.train.v2._internal.execution.controller import TrainController
+from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
+from ray.train.v2._internal.execution.worker_group import WorkerGroup
+from ray.train.v2._internal.execution.worker_group.placement_group_handle import DefaultPlacementGroupHandle
+from ray.util.placement_group import placement_group
+
+__all__ = ["TrialTrainer"]
+
+_LOST = (RayActorError, WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError)
+"""What a worker's error is when its process or its machine is gone, not its training."""
+
+
+class TrialTrainer(TorchTrainer):
+    """A `TorchTrainer` for use in a Tune function trainable. Takes the arguments of `TorchTrainer`.
+
+    It differs in four things: the controller runs in the calling thread, so that a trial that Tune stops
+    takes its workers along; a worker group whose training raised is not started again, one that lost a worker
+    is (as often as ``FailureConfig.max_failures`` says); datasets are not served; and placement groups are
+    called ``<group_name>/<random>``.
+
+    Args:
+        group_name: Prefix of the placement groups' names.
+        on_report: Told the metrics of rank 0 at each report. It may raise `SystemExit` to end the run.
+        *args: As for `TorchTrainer`.
+        **kwargs: As for `TorchTrainer`.
+    """
+
+    def __init__(
+        self, *args: Any, group_name: str, on_report: Callable[[Mapping[str, Any]], None], **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self._group_name = group_name
+        self._on_report = on_report
+
+    def _create_default_callbacks(self) -> list[Any]:
+        spared = (PlacementGroupCleanerCallback, DatasetsCallback)
+        callbacks = [
+            callback for callback in super()._create_default_callbacks() if not isinstance(callback, spared)
+        ]
+        reports = UserCallbackHandler([_Reports(self._on_report)], self.train_run_context)
+        return [*callbacks, reports, _StopWithTrial()]
+
+    def _initialize_and_run_controller(self, **arguments: Any) -> Any:
+        arguments["failure_policy"] = _RetryLostWorkers(self.run_config.failure_config)
+        controller = _named_controller(self._group_name)(**arguments)
+        try:
+            asyncio.run(controller.run())
+        finally:
+            group = controller.get_worker_group()
+            if group is not None:
+                group.abort()
+        return controller.get_result()
+
+
+class _Reports(UserCallback):
+    """Passes rank 0's metrics on."""
+
+    def __init__(self, on_report: Callable[[Mapping[str, Any]], None]) -> None:
+        self._on_report = on_report
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:  # noqa: ARG002
+        self._on_report(metrics[0])
+
+
+class _StopWithTrial(WorkerGroupCallback):
+    """Ends the control loop when Tune has told the trial to stop between two reports."""
+
+    def after_worker_group_poll_status(self, worker_group_status: Any) -> None:  # noqa: ARG002
+        session = get_session()
+        if session is None or session.stop_event.is_set():
+            raise SystemExit(0)
+
+
+class _RetryLostWorkers(DefaultFailurePolicy):
+    """Starts the workers again only where one was lost: what training raised, it would raise again."""
+
+    def make_decision(self, training_failed_error: Any) -> FailureDecision:
+        failures = getattr(training_failed_error, "worker_failures", None)
+        # When one rank is lost, the others fail in their collective calls: any lost rank explains the rest.
+        if failures and not any(isinstance(error, _LOST) for error in failures.values()):
+            return FailureDecision.RAISE
+        return super().make_decision(training_failed_error)
+
+
+def _named_controller(group_name: str) -> type[TrainController]:
+    class NamedWorkerGroup(WorkerGroup):
+        def _create_placement_group(self, scaling_config: Any, worker_group_context: Any) -> Any:  # noqa: ARG002
+            group = placement_group(
+                bundles=[worker_group_context.resources_per_worker] * worker_group_context.num_workers,
+                strategy=worker_group_context.placement_strategy,
+                # Names of living groups are unique in a cluster, and a retried trial has a second one.
+                name=f"{group_name}/{uuid.uuid4().hex[:8]}",
+                bundle_label_selector=worker_group_context.label_selector,
+            )
+            return DefaultPlacementGroupHandle(group)
+
+    class NamedController(TrainController):
+        worker_group_cls = NamedWorkerGroup
+
+    return NamedController

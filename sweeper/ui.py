@@ -1,0 +1,156 @@
+"""MLflow's pages for the runs of one sweep, served on this machine only."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+from sweeper.errors import SweeperError, SweepNotFoundError, UserError
+from sweeper.journal import JOURNAL
+from sweeper.tracking import DATABASE
+
+__all__ = ["HOST", "PORT", "Pages", "find_sweep", "free_port", "serve"]
+
+HOST = "127.0.0.1"
+PORT = 5000
+START_TIMEOUT_S = 120
+END_TIMEOUT_S = 10
+
+
+class Pages:
+    """A server of MLflow's pages, as a process of its own.
+
+    Attributes:
+        url: Where the pages are.
+    """
+
+    def __init__(self, url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.url = url
+        self._process = process
+        self._log = log
+
+    def wait(self) -> int:
+        """Wait until the server ends; its exit code."""
+        return self._process.wait()
+
+    def close(self) -> None:
+        """End the server and the processes that it started."""
+        # It leads a process group of its own: its workers end with it.
+        for sign in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, sign)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(END_TIMEOUT_S)
+                return
+
+    def wait_until_ready(self) -> None:
+        """Wait until the pages can be opened.
+
+        Raises:
+            SweeperError: Where the server ends first, or does not answer in two minutes.
+        """
+        until = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < until:
+            if self._process.poll() is not None:
+                raise SweeperError(
+                    f"the MLflow server ended at once: {_last_line(self._log)} (log: {self._log})"
+                )
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.url}/health", timeout=2):
+                return
+            time.sleep(0.2)
+        raise SweeperError(f"the MLflow server did not answer within {START_TIMEOUT_S} s (log: {self._log})")
+
+
+@contextlib.contextmanager
+def serve(folder: Path, port: int = PORT, uri: str | None = None) -> Iterator[Pages]:
+    """Serve MLflow's pages for a sweep while the context lasts.
+
+    Args:
+        folder: The sweep's folder.
+        port: Port to listen on; the next free one where it is taken.
+        uri: Database of the runs; None for the one in the sweep's folder.
+
+    Raises:
+        SweepNotFoundError: Where the folder has no runs.
+        SweeperError: Where the server cannot start.
+    """
+    database = folder / DATABASE
+    if uri is None and not database.is_file():
+        raise SweepNotFoundError(f"{folder}: no runs of MLflow lie here ({DATABASE} is missing).")
+    port = free_port(port)
+    log = folder / "ui.log"
+    command = [
+        *(sys.executable, "-m", "mlflow", "server"),
+        *("--backend-store-uri", uri or f"sqlite:///{database.absolute()}"),
+        *("--host", HOST, "--port", str(port), "--workers", "1"),
+    ]
+    environment = {
+        **os.environ,
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        # What runs in the background there (judging of language models) has nothing to do here.
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            cwd=folder,
+            env=environment,
+            start_new_session=True,
+        )
+    pages = Pages(f"http://{HOST}:{port}", process, log)
+    try:
+        pages.wait_until_ready()
+        yield pages
+    finally:
+        pages.close()
+
+
+def free_port(wanted: int = PORT) -> int:
+    """The first port from ``wanted`` on that nobody listens on.
+
+    Raises:
+        UserError: Where there is none among the next hundred.
+    """
+    if not 1 <= wanted <= 65535:
+        raise UserError(f"--port: {wanted} is no port. Expected a number from 1 to 65535.")
+    for port in range(wanted, min(wanted + 100, 65536)):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):
+                probe.bind((HOST, port))
+                return port
+    raise UserError(f"--port: no port from {wanted} on is free. Give another one.")
+
+
+def find_sweep(name: str, sweeps: Path) -> Path:
+    """The folder of the sweep called ``name``, or the folder that ``name`` is the path of.
+
+    Raises:
+        SweepNotFoundError: Where there is none; says what there is.
+    """
+    for folder in (sweeps / name, Path(name)):
+        if (folder / JOURNAL).is_file():
+            return folder
+    known = sorted(path.parent.name for path in sweeps.glob(f"*/{JOURNAL}"))
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    listed = f" There are: {', '.join(known)}." if known else f" {sweeps} has no sweeps."
+    raise SweepNotFoundError(f"no sweep is called {name!r} in {sweeps}.{hint}{listed}")
+
+
+def _last_line(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "it said nothing"

@@ -1,0 +1,63 @@
+"""Fixtures of the service's tests."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+# Workers of a Ray started here find small_trainable by the path of the process that started it.
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Any]:
+    """One Ray on this machine for all tests that need it, with two CPUs whatever the machine has."""
+    os.environ.pop("RAY_ADDRESS", None)
+    from sweeper.cluster import connect, disconnect
+
+    found = connect(cpus=2)
+    # Trials that fail on purpose would fill the terminal with Tune's tracebacks.
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
+    yield found
+    disconnect()
+
+
+@pytest.fixture
+def settles() -> Callable[[Callable[[], bool]], bool]:
+    """Wait until something that is under way becomes true; whether it did within half a minute."""
+
+    def wait(condition: Callable[[], bool]) -> bool:
+        until = time.monotonic() + 30
+        while not condition():
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.1)
+        return True
+
+    return wait
+
+
+@pytest.fixture
+def processes() -> Callable[[str], list[str]]:
+    """The processes below this one whose name or command line contains a text."""
+
+    def find(text: str) -> list[str]:
+        found = []
+        for process in psutil.Process().children(recursive=True):
+            try:
+                line = " ".join(process.cmdline())
+                if text in line and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(line)
+            except psutil.Error:
+                continue  # it ended while we looked
+        return found
+
+    return find

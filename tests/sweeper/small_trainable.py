@@ -1,0 +1,103 @@
+"""A trainable of a few lines that the tests of the service train: gradient descent on a parabola."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from trainables.interface import Fault, FieldInfo, Metric, Report, TrainableError, TrainContext
+
+
+class LostMindError(TrainableError):
+    reason = "diverged"
+
+
+class Parabola:
+    """Minimises x² from x = 10; learning rates above 1 diverge."""
+
+    name = "parabola"
+    fields: Mapping[str, FieldInfo] = {
+        field.name: field
+        for field in (
+            FieldInfo("optimizer.lr", "float", 0.1, minimum=0.0),
+            FieldInfo("train.steps", "int", 20, minimum=1),
+            FieldInfo("train.log_every", "int", 5, minimum=1),
+            FieldInfo("pause_s", "float", 0.0, minimum=0.0, doc="Sleep in every step."),
+            FieldInfo("fault", "str", None, nullable=True, doc="What goes wrong, at fault_step."),
+            FieldInfo("fault_step", "int", 10),
+        )
+    }
+    aliases: Mapping[str, str] = {}
+    metrics: Mapping[str, Metric] = {
+        "train/loss": Metric("train/loss", "minimize", "log"),
+        "eval/x": Metric("eval/x", None, "log"),
+    }
+
+    def faults(self, config: Mapping[str, Any]) -> list[Fault]:
+        return [fault for name, value in config.items() for fault in self.fields[name].faults(value)]
+
+    def preflight(self, config: Mapping[str, Any], cache: Path) -> list[Fault]:
+        if config.get("fault") == "preflight":
+            return [Fault("fault", "'preflight' is refused.", "Give none.")]
+        return self.faults(config)
+
+    def describe(self, config: Mapping[str, Any], cache: Path) -> Mapping[str, Any]:
+        return {"fingerprint": "parabola"}
+
+    def disk_gb(self, config: Mapping[str, Any]) -> float:
+        return 0.001
+
+    def train(self, config: Mapping[str, Any], context: TrainContext) -> Iterator[Report]:
+        config = {name: config.get(name, field.default) for name, field in self.fields.items()}
+        last = context.folder / "checkpoints" / "last.json"
+        state = {"step": 0, "x": 10.0}
+        if context.resume and last.exists():
+            state = json.loads(last.read_text())
+        print(f"rank {context.rank} of {context.world_size} trains with {context.threads} threads")
+        print(f"OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS')}", file=sys.stderr)
+        context.progress("begins")
+        steps = config["train.steps"]
+        while state["step"] < steps:
+            state["step"] += 1
+            state["x"] -= config["optimizer.lr"] * 2 * state["x"]
+            time.sleep(config["pause_s"])
+            if state["step"] == config["fault_step"]:
+                _go_wrong(config["fault"], context)
+            stopped = context.stop_requested()
+            if state["step"] % config["train.log_every"] == 0 or state["step"] == steps or stopped:
+                if context.rank == 0:
+                    last.parent.mkdir(exist_ok=True)
+                    last.with_suffix(".new").write_text(json.dumps(state))
+                    last.with_suffix(".new").replace(last)
+                yield Report(
+                    state["step"],
+                    {"train/loss": state["x"] ** 2, "eval/x": state["x"]},
+                    checkpoint=last.parent,
+                    final=state["step"] == steps,
+                )
+            if stopped:
+                return
+
+
+def _go_wrong(fault: str | None, context: TrainContext) -> None:
+    match fault:
+        case "raise":
+            raise ValueError("the parabola is flat here")
+        case "diverge":
+            raise LostMindError("the loss is nan at step 10")
+        case "die" if not (context.folder / "died").exists():
+            (context.folder / "died").touch()
+            os.abort()
+        case "die_always":
+            os.abort()
+        case "child":
+            subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", "left-behind"])
+
+
+TRAINABLE = Parabola()

@@ -1,0 +1,245 @@
+"""One trial: worker groups under Tune, and how they end."""
+
+from __future__ import annotations
+
+import errno
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweeper.errors import TrialError
+from sweeper.trial import (
+    Failure,
+    TrialSettings,
+    failure_of,
+    progress_of,
+    read_failure,
+    request_stop,
+    run_trial,
+    trial_folder,
+    write_failure,
+)
+from trainables.interface import TrainableError
+
+
+def settings(folder: Path, **changes: Any) -> TrialSettings:
+    arguments: dict[str, Any] = {
+        "sweep": folder.name,
+        "trainable": "small_trainable:TRAINABLE",
+        "folder": folder,
+        "cache": folder / "cache",
+        "python_path": tuple(sys.path),
+        **changes,
+    }
+    return TrialSettings(**arguments)
+
+
+class Observer:
+    """A Tune callback that remembers what it is told, and may act on a result."""
+
+    def __init__(self) -> None:
+        self.results: dict[int, list[dict[str, Any]]] = {}
+        self.errors: list[int] = []
+
+
+def run(
+    settings: TrialSettings, configs: list[dict[str, Any]], stop_at: int | None = None
+) -> tuple[Any, Observer]:
+    """Run one trial for each configuration, numbered from 0; those in question stop early at a step."""
+    from ray import tune
+
+    from sweeper.cluster import free_placement_groups
+    from sweeper.trial import group_prefix
+
+    observer = Observer()
+
+    class Tell(tune.Callback):
+        def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **_: Any) -> None:
+            observer.results.setdefault(trial.config["trial"], []).append(dict(result))
+
+        def on_trial_error(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
+            observer.errors.append(trial.config["trial"])
+
+        def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
+            free_placement_groups(group_prefix(settings.sweep, trial.config["trial"]))
+
+        def __reduce__(self) -> Any:
+            return (tune.Callback, ())
+
+    def stop(trial_id: str, result: dict[str, Any]) -> bool:
+        slow = "pause_s" in result["config"]["config"]
+        return slow and stop_at is not None and result["trial/step"] >= stop_at
+
+    tuner = tune.Tuner(
+        tune.with_resources(
+            tune.with_parameters(run_trial, settings=settings), {"node:__internal_head__": 0.001}
+        ),
+        param_space={
+            "trial": tune.grid_search(list(range(len(configs)))),
+            "config": tune.sample_from(lambda spec: configs[spec.config.trial]),
+        },
+        tune_config=tune.TuneConfig(max_concurrent_trials=2, reuse_actors=True),
+        run_config=tune.RunConfig(
+            name="tune", storage_path=str(settings.folder / "ray"), verbose=0, callbacks=[Tell()], stop=stop
+        ),
+    )
+    return tuner.fit(), observer
+
+
+@pytest.fixture(scope="module")
+def ended(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Trials that end in every way, two at a time."""
+    folder = tmp_path_factory.mktemp("a sweep's folder")
+    configs = [
+        {"optimizer.lr": 0.1},
+        {"optimizer.lr": 0.2, "train.steps": 10_000, "pause_s": 0.02, "fault": "child", "fault_step": 2},
+        {"optimizer.lr": 0.1, "fault": "raise"},
+        {"optimizer.lr": 2.0, "fault": "diverge"},
+        {"optimizer.lr": 0.3, "fault": "die"},
+    ]
+    grid, observer = run(settings(folder), configs, stop_at=20)
+    return folder, grid, observer
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_every_report_of_the_worker_reaches_tune(ended: Any) -> None:
+    _, _, observer = ended
+    steps = [result["trial/step"] for result in observer.results[0]]
+    assert steps == [5, 10, 15, 20]
+    assert observer.results[0][-1]["train/loss"] == pytest.approx((10 * 0.8**20) ** 2)
+    assert observer.results[0][-1]["final"]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_trial_that_is_stopped_early_ends_without_error_and_before_its_steps(ended: Any) -> None:
+    _, grid, observer = ended
+    assert 20 <= observer.results[1][-1]["trial/step"] < 1000
+    assert 1 not in observer.errors
+    assert grid[1].error is None
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_failed_trial_says_why_and_the_others_go_on(ended: Any) -> None:
+    folder, grid, observer = ended
+    assert sorted(observer.errors) == [2, 3]
+    flat, lost = (read_failure(trial_folder(folder, number)) for number in (2, 3))
+    assert flat is not None
+    assert lost is not None
+    assert (flat.reason, flat.message) == ("error", "ValueError: the parabola is flat here")
+    assert (lost.reason, lost.message) == ("diverged", "the loss is nan at step 10")
+    assert "_go_wrong" in flat.traceback
+    assert "TrialError" in str(grid[3].error)
+    text = (trial_folder(folder, 2) / "error.txt").read_text()
+    assert text.startswith("error: ValueError: the parabola is flat here\n")
+    assert flat.log in text
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_worker_that_dies_is_replaced_and_goes_on_from_its_checkpoint(ended: Any) -> None:
+    folder, grid, observer = ended
+    assert (trial_folder(folder, 4) / "died").exists()
+    assert grid[4].error is None
+    steps = [result["trial/step"] for result in observer.results[4]]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == 20
+    assert read_failure(trial_folder(folder, 4)) is None
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_the_worker_has_its_threads_and_prints_to_the_trials_log(ended: Any) -> None:
+    folder, _, _ = ended
+    log = (trial_folder(folder, 0) / "worker.log").read_text()
+    assert "rank 0 of 1 trains with 1 threads" in log
+    assert "OMP_NUM_THREADS=1" in log
+    assert "the parabola is flat here" in (trial_folder(folder, 2) / "worker.log").read_text()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_after_the_sweep_all_cpus_are_back_and_no_process_is_left(
+    ended: Any, settles: Any, processes: Any
+) -> None:
+    import ray
+
+    assert settles(lambda: ray.available_resources().get("CPU", 0) == 2.0)
+    states = {entry["state"] for entry in ray.util.placement_group_table().values()}
+    assert states == {"REMOVED"}
+    for name in ("RayTrainWorker", "SynchronizationActor", "ImplicitFunc", "left-behind"):
+        assert settles(lambda name=name: not processes(name)), processes(name)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_workers_of_one_trial_train_together_and_stop_when_asked(cluster: Any, tmp_path: Path) -> None:
+    import threading
+    import time
+
+    both = settings(tmp_path, workers=2)
+    folder = trial_folder(tmp_path, 0)
+
+    def ask() -> None:
+        until = time.monotonic() + 200
+        while not (folder / "checkpoints" / "last.json").exists() and time.monotonic() < until:
+            time.sleep(0.2)
+        request_stop(folder)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    grid, observer = run(both, [{"train.steps": 100_000, "pause_s": 0.02}])
+    asking.join()
+    assert "interrupted" in str(grid[0].error)
+    assert "rank 1 of 2" in (folder / "worker-1.log").read_text()
+    last = json.loads((folder / "checkpoints" / "last.json").read_text())
+    assert last["step"] == observer.results[0][-1]["trial/step"] < 100_000
+
+
+def test_the_first_failure_is_the_one_that_is_kept(tmp_path: Path) -> None:
+    write_failure(tmp_path, Failure("diverged", "the loss is nan", "line 1", "worker.log"))
+    write_failure(tmp_path, Failure("error", "connection reset by rank 0"))
+    assert read_failure(tmp_path) == Failure("diverged", "the loss is nan", "line 1", "worker.log")
+    assert (tmp_path / "error.txt").read_text().startswith("diverged: the loss is nan\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["error.json", "error.txt"]
+
+
+class StrangeError(TrainableError):
+    reason = "environment"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "message"),
+    [
+        (StrangeError("no display"), "environment", "no display"),
+        (TrialError("train/loss is nan at step 4", "diverged"), "diverged", "train/loss is nan at step 4"),
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            "disk",
+            "OSError: [Errno 28] No space left on device",
+        ),
+        (MemoryError(), "out_of_memory", "MemoryError"),
+        (KeyError("policy.horizon"), "error", "KeyError: 'policy.horizon'"),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), "error", "UnicodeDecodeError: "),
+    ],
+)
+def test_failures_are_sorted_by_what_was_raised(error: Exception, reason: str, message: str) -> None:
+    failure = failure_of(error, Path("worker.log"))
+    assert failure.reason == reason
+    assert failure.message.startswith(message)
+
+
+def test_progress_is_empty_where_nothing_was_said(tmp_path: Path) -> None:
+    assert progress_of(tmp_path) == ""
+    (tmp_path / "progress.json").write_text('{"time": 1, "message": "decoding 40 %"}')
+    assert progress_of(tmp_path) == "decoding 40 %"
+
+
+def test_asking_a_trial_to_stop_that_never_began_does_nothing(tmp_path: Path) -> None:
+    request_stop(tmp_path / "absent")
+    assert list(tmp_path.iterdir()) == []
