@@ -11,6 +11,7 @@ from pathlib import Path
 from sweeper.combinations import check_combinations
 from sweeper.overrides import apply_overrides
 from sweeper.parameters import read_config, read_space
+from sweeper.sampling import search_faults
 from sweeper.sections import Reading
 from sweeper.source import Node, Place, parse_override, read_file
 from sweeper.space import Space
@@ -136,9 +137,6 @@ def _load_trainable(reading: Reading, given: Trainable | None) -> str:
 def _check_search(
     reading: Reading, search: SearchSpec, space: Space, objectives: tuple[Objective, ...]
 ) -> None:
-    # Imported here because that module knows the dataclasses by this module's name.
-    from sweeper.sampling import search_faults
-
     for problem in search_faults(search, space, objectives):
         reading.faults.add(reading.place("search", "method"), "search.method", problem)
 
@@ -170,11 +168,7 @@ def packaged_spaces() -> dict[str, Path]:
 
 
 def find_space(path: Path | str) -> Path:
-    """The file itself, or the packaged space of that name.
-
-    Raises:
-        SpecError: Never; a file that is not there is found missing when it is read.
-    """
+    """The file itself, or the packaged space of that name; what is not there is found missing later."""
     path = Path(path)
     if path.suffix == "" and len(path.parts) == 1 and not path.exists():
         return packaged_spaces().get(path.name, path)
