@@ -1,18 +1,23 @@
-"""Early stopping: ASHA and the median rule of Ray Tune, told the trial's own step.
+"""Early stopping: ASHA and the median rule under Ray Tune, by the trial's own step.
 
-Tune counts reports; we count optimiser steps. A report counts the same whether it is the first or the
-repeated one of a trial that was started again, and a report without the metric (most reports come between
-evaluations) decides nothing.
+Tune counts reports; we count optimiser steps. A trial that was started again and repeats its steps is judged
+once, and a report without the metric (most reports come between evaluations) decides nothing.
+
+ASHA is Tune's. The median rule is ours: Tune's pauses trials, which ours cannot, fails once it is told of an
+earlier trial beyond the point at which it would have stopped it, and stops a trial that equals the others
+when the mean of equal numbers differs from them in the last bit.
 """
 
 from __future__ import annotations
 
 import math
+import statistics
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
 from sweeper.errors import UserError
 from sweeper.sweep import EarlyStopSpec
@@ -22,6 +27,8 @@ __all__ = ["StepScheduler", "make_scheduler"]
 
 MEDIAN_MIN_TRIALS = 3
 """The median rule stops nothing before this many other trials came as far."""
+TOLERANCE = 1e-9
+"""Relative difference up to which two values are equal to the median rule."""
 
 History = Mapping[int, Sequence[tuple[int, float]]]
 """Of each earlier trial, by number: (step, value) of the metric, in order."""
@@ -49,9 +56,9 @@ class StepScheduler(FIFOScheduler):
         self._stopped: dict[str, str] = {}
         for number, reports in (history or {}).items():
             past = _PastTrial(f"earlier trial {number}")
-            self._rule.on_trial_add(_NO_CONTROLLER, past)
+            self._rule.on_trial_add(None, past)
             for step, value in reports:
-                self._decide(_NO_CONTROLLER, past, step, value)
+                self._decide(None, past, step, value)
 
     def stopped(self, trial_id: str) -> str | None:
         """Why the trial with Tune's id was stopped, in one line, or None where it was not."""
@@ -115,8 +122,8 @@ def make_scheduler(early_stop: EarlyStopSpec | None, history: History | None = N
 
     Args:
         early_stop: The rule, or None.
-        history: What earlier trials reported of the rule's metric (`sweeper.results.read_series`), for a sweep
-            that goes on: without it the rule would have forgotten what is good.
+        history: What earlier trials reported of the rule's metric (`sweeper.results.read_series`), where a
+            sweep goes on: without it the rule would have forgotten what is good.
 
     Raises:
         UserError: Where the rule could never stop a trial.
@@ -145,16 +152,43 @@ def _rule(early_stop: EarlyStopSpec) -> TrialScheduler:
             brackets=1,
             stop_last_trials=False,
         )
-    return MedianStoppingRule(
-        time_attr=STEP,
-        metric=early_stop.metric,
-        mode=mode,
-        grace_period=early_stop.min_steps,
-        min_samples_required=MEDIAN_MIN_TRIALS,
-        # Otherwise it pauses trials while there is too little to compare them with.
-        min_time_slice=math.inf,
-        hard_stop=True,
-    )
+    return _MedianRule(early_stop)
+
+
+class _MedianRule(FIFOScheduler):
+    """Stops a trial whose best value so far is worse than the median of the others' means up to that step.
+
+    Golovin et al., "Google Vizier" (KDD 2017), section 3.2.2. Only trials that came as far are compared, and
+    only values from ``min_steps`` on.
+    """
+
+    def __init__(self, early_stop: EarlyStopSpec) -> None:
+        super().__init__()
+        self._early_stop = early_stop
+        # Turned so that more is better.
+        self._sign = 1.0 if early_stop.goal == "maximize" else -1.0
+        self._reports: dict[str, list[tuple[int, float]]] = defaultdict(list)
+
+    def on_trial_result(self, _controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Decide whether a trial goes on."""
+        step, value = result[STEP], self._sign * result[self._early_stop.metric]
+        self._reports[trial.trial_id].append((step, value))
+        if step < self._early_stop.min_steps:
+            return TrialScheduler.CONTINUE
+        means = [
+            statistics.fmean(values)
+            for name, reports in self._reports.items()
+            if name != trial.trial_id and reports[-1][0] >= step and (values := self._values(reports, step))
+        ]
+        if len(means) < MEDIAN_MIN_TRIALS:
+            return TrialScheduler.CONTINUE
+        median = statistics.median(means)
+        best = max(value for _, value in self._reports[trial.trial_id])
+        worse = best < median and not math.isclose(best, median, rel_tol=TOLERANCE)
+        return TrialScheduler.STOP if worse else TrialScheduler.CONTINUE
+
+    def _values(self, reports: Sequence[tuple[int, float]], step: int) -> list[float]:
+        return [value for at, value in reports if self._early_stop.min_steps <= at <= step]
 
 
 @dataclass(frozen=True)
@@ -162,13 +196,3 @@ class _PastTrial:
     """Stands for a trial of an earlier driver; the rules need no more of a trial than its id."""
 
     trial_id: str
-
-
-class _NoController:
-    """Tune's controller as the rules see it while they are told the past: it has no trials that wait."""
-
-    def get_live_trials(self) -> set[Any]:
-        return set()
-
-
-_NO_CONTROLLER = _NoController()

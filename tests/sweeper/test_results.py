@@ -1,0 +1,244 @@
+"""The ranking says which trial is best, and why the others are not."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from rich.console import Console
+from small_sweeps import DIMS, ERROR, LR, SCHEDULE, SUCCESS, sweep
+
+from sweeper.errors import SweepNotFoundError
+from sweeper.journal import JOURNAL, EventKind, Journal
+from sweeper.results import (
+    duration_text,
+    list_sweeps,
+    ranking_table,
+    read_series,
+    read_sweep,
+    short_names,
+    sweeps_table,
+    to_json,
+)
+from sweeper.sweep import EarlyStopSpec
+
+
+class Played:
+    """A journal written by hand, with a clock of its own."""
+
+    def __init__(self, folder, monkeypatch, **changes) -> None:
+        self.folder = folder
+        self.now = 1_000_000.0
+        monkeypatch.setattr("sweeper.journal.time.time", lambda: self.now)
+        self.journal = Journal(folder / JOURNAL)
+        self.spec = sweep(folder, LR, SCHEDULE, DIMS, **changes)
+
+    def start(self, driver=None):
+        fields = {"spec": self.spec.to_dict(), "space": "", "info": {"versions": {}}}
+        mine = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "started": psutil.Process().create_time(),
+        }
+        self.journal.append(
+            EventKind.SWEEP_START, sweep="small", sweep_id="1", driver=driver or mine, **fields
+        )
+
+    def trial(self, number, points, status="completed", reason="", objective=SUCCESS, lr=1e-4, **extra):
+        values = {"optimizer.lr": lr, "policy.beta_schedule": "linear", "policy.down_dims": [32, 64]}
+        self.journal.append(EventKind.TRIAL_START, trial=number, values=values, config=values)
+        for step, value in points:
+            self.now += 10
+            metrics = {objective: value} if isinstance(value, float) else value
+            self.journal.append(EventKind.REPORT, trial=number, step=step, metrics=metrics, **extra)
+        if status != "running":
+            self.journal.append(
+                EventKind.TRIAL_END, trial=number, status=status, reason=reason, message=reason
+            )
+
+
+@pytest.fixture
+def played(tmp_path, monkeypatch):
+    played = Played(tmp_path, monkeypatch)
+    played.start()
+    return played
+
+
+def ranking(folder):
+    return [trial.number for trial in read_sweep(folder).ranking()]
+
+
+def text_of(table, width=160):
+    console = Console(file=io.StringIO(), width=width)
+    console.print(table)
+    return console.file.getvalue()
+
+
+def test_trials_are_ranked_by_their_last_evaluation_and_the_best_stands_beside(played, tmp_path):
+    played.trial(0, [(10, 0.9), (20, 0.4)])
+    played.trial(1, [(10, 0.3), (20, 0.6)])
+    found = read_sweep(tmp_path)
+    assert ranking(tmp_path) == [1, 0]
+    assert found.best_trial().number == 1
+    assert found.best_so_far() == {SUCCESS: 0.6}
+    assert found.trials[0].best == {SUCCESS: 0.9}
+    assert found.trials[0].final == {SUCCESS: 0.4}
+
+
+def test_completed_trials_come_first_then_those_that_came_further_then_failures(played, tmp_path):
+    played.trial(0, [(10, 0.9)], "failed", "diverged")
+    played.trial(1, [(10, 0.8)], "stopped_early", "early_stop")
+    played.trial(2, [(10, 0.1), (20, 0.1)], "stopped_early", "early_stop")
+    played.trial(3, [(10, 0.2)], "running")
+    played.trial(4, [(10, 0.1), (30, 0.05)])
+    played.trial(5, [(10, 0.5)], "interrupted")
+    assert ranking(tmp_path) == [4, 3, 2, 1, 5, 0]
+
+
+def test_smaller_is_better_where_the_goal_says_so(tmp_path, monkeypatch):
+    played = Played(tmp_path, monkeypatch, objectives={ERROR: "minimize"})
+    played.start()
+    for number, value in enumerate((3.0, 1.0, 2.0)):
+        played.trial(number, [(10, value), (20, value + 1)], objective=ERROR)
+    assert ranking(tmp_path) == [1, 2, 0]
+    assert read_sweep(tmp_path).trials[1].best == {ERROR: 1.0}
+
+
+def test_with_several_objectives_no_trial_stands_before_one_that_beats_it_in_everything(
+    tmp_path, monkeypatch
+):
+    played = Played(tmp_path, monkeypatch, objectives={SUCCESS: "maximize", ERROR: "minimize"})
+    played.start()
+    points = [(0.5, 5.0), (0.9, 9.0), (0.1, 1.0), (0.4, 6.0), (0.05, 20.0)]
+    for number, (success, error) in enumerate(points):
+        played.trial(number, [(10, {SUCCESS: success, ERROR: error})])
+    assert ranking(tmp_path) == [1, 0, 2, 3, 4]  # 1, 0 and 2 are the front
+    shown = text_of(ranking_table(read_sweep(tmp_path)))
+    assert "rollout/success_rate ↑" in shown
+    assert "eval/action_mse ↓" in shown
+
+
+def test_the_metric_of_early_stopping_is_followed_too(tmp_path, monkeypatch):
+    reward = "rollout/avg_max_reward"
+    stop = EarlyStopSpec("asha", reward, "maximize", 10, max_steps=100)
+    played = Played(tmp_path, monkeypatch, early_stop=stop)
+    played.start()
+    played.trial(0, [(10, {reward: 0.5}), (20, {reward: 0.3})], "stopped_early")
+    found = read_sweep(tmp_path)
+    assert found.trials[0].best == {reward: 0.5}
+    assert read_series(tmp_path, reward) == {0: [(10, 0.5), (20, 0.3)]}
+
+
+def test_only_trials_that_ended_by_themselves_are_held_up_to_the_next(played, tmp_path):
+    for number, status in enumerate(("completed", "stopped_early", "failed", "interrupted", "running")):
+        played.trial(number, [(10, 0.1)], status)
+    assert set(read_series(tmp_path, SUCCESS)) == {0, 1}
+
+
+def test_the_table_shows_objective_parameters_step_time_and_reason(played, tmp_path):
+    played.trial(0, [(10, 0.25), (20, 0.5)], lr=3e-4)
+    played.trial(1, [(10, 0.1)], "failed", "diverged")
+    shown = text_of(ranking_table(read_sweep(tmp_path)))
+    assert "1 completed, 1 failed" in shown
+    row = next(line for line in shown.splitlines() if "completed" in line and "│" in line)
+    for word in ("1", "0", "0.5", "0.0003", "linear", "32,64", "20", "20 s"):
+        assert word in row
+    assert "diverged" in next(line for line in shown.splitlines() if "failed" in line and "│" in line)
+
+
+def test_a_reason_with_square_brackets_is_shown_as_it_is(played, tmp_path):
+    played.trial(0, [], "failed", "[bold]lost[/bold]")
+    assert "[bold]lost[/bold]" in text_of(ranking_table(read_sweep(tmp_path)))
+
+
+def test_json_has_everything_and_is_strict(played, tmp_path):
+    played.trial(0, [(10, 0.5)], checkpoint="trials/0/checkpoints/000010")
+    played.trial(1, [(10, float("nan"))], "failed", "diverged")
+    plain = json.loads(json.dumps(to_json(read_sweep(tmp_path)), allow_nan=False))
+    best, failed = plain["trials"]
+    assert (best["rank"], best["trial"], best["final"]) == (1, 0, {SUCCESS: 0.5})
+    assert best["best_checkpoint"] == best["checkpoint"] == "trials/0/checkpoints/000010"
+    assert best["folder"] == str(tmp_path / "trials" / "0")
+    assert best["values"]["policy.down_dims"] == [32, 64]
+    assert (failed["rank"], failed["final"], failed["reason"]) == (None, {SUCCESS: None}, "diverged")
+
+
+def test_the_best_checkpoint_is_that_of_the_best_value(played, tmp_path):
+    played.trial(0, [], "running")
+    for step, value in ((10, 0.2), (20, 0.7), (30, 0.4)):
+        played.journal.append(
+            EventKind.REPORT, trial=0, step=step, metrics={SUCCESS: value}, checkpoint=f"c/{step}"
+        )
+    trial = read_sweep(tmp_path).trials[0]
+    assert (trial.best_checkpoint, trial.checkpoint) == ("c/20", "c/30")
+
+
+def test_time_between_drivers_does_not_count(played, tmp_path):
+    played.trial(0, [(10, 0.1), (20, 0.1)], "interrupted")
+    played.now += 100_000
+    played.start()
+    played.trial(0, [(30, 0.1)])
+    found = read_sweep(tmp_path)
+    assert found.trials[0].duration_s() == pytest.approx(30)
+    assert found.trials[0].status == "completed"
+
+
+def test_a_driver_that_died_is_noticed(tmp_path, monkeypatch):
+    played = Played(tmp_path, monkeypatch)
+    played.start()
+    assert read_sweep(tmp_path).is_alive()
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    played.start({"host": socket.gethostname(), "pid": dead.pid, "started": 1.0})
+    assert not read_sweep(tmp_path).is_alive()
+    played.start({"host": "another-machine", "pid": 1, "started": 1.0})
+    assert read_sweep(tmp_path).is_alive()
+
+
+def test_sweeps_are_listed_latest_first_and_other_folders_passed_over(tmp_path, monkeypatch):
+    for day, name in enumerate(("older", "newer")):
+        played = Played(tmp_path / name, monkeypatch)
+        played.now += 86_400 * day
+        played.start()
+        played.trial(0, [(10, 0.5)])
+        played.journal.append(EventKind.SWEEP_END, status="done", message="")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / JOURNAL).write_text("")
+    sweeps = list_sweeps(tmp_path)
+    assert [found.folder.name for found in sweeps] == ["newer", "older"]
+    shown = text_of(sweeps_table(sweeps))
+    assert "1/8" in shown
+    assert "done" in shown
+    assert list_sweeps(tmp_path / "nowhere") == []
+
+
+def test_a_folder_without_a_sweep_is_a_clear_error(tmp_path):
+    with pytest.raises(SweepNotFoundError, match="no sweep lies here"):
+        read_sweep(tmp_path)
+
+
+def test_names_are_shortened_where_they_stay_apart():
+    names = ["optimizer.name", "lr_scheduler.name", "optimizer.lr"]
+    assert list(short_names(names).values()) == ["optimizer.name", "lr_scheduler.name", "lr"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(5.4, "5 s"), (65, "1 min 05 s"), (3599, "59 min 59 s"), (7800, "2 h 10 min")]
+)
+def test_durations_are_readable(seconds, words):
+    assert duration_text(seconds) == words
+
+
+def test_reading_results_loads_no_heavy_package():
+    heavy = "{'torch', 'ray', 'mlflow', 'optuna', 'pandas', 'sqlalchemy'}"
+    script = f"import sys, sweeper.results; print(sorted({heavy} & set(sys.modules)))"
+    root = Path(__file__).parents[2]
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=root)
+    assert found.stdout.strip() == "[]", found.stderr
