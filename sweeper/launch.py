@@ -14,23 +14,20 @@ import platform
 import random
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from rich.console import Console
 from rich.text import Text
 
 from sweeper.cluster import Cluster, connect, disconnect, free_placement_groups, settle, this_machine
+from sweeper.ending import Ending, Signals, Status, common_reason, ended_by_signals
 from sweeper.errors import SweepExistsError, SweepNotFoundError
 from sweeper.journal import Event, Journal
 from sweeper.live import Board, Display
@@ -40,7 +37,7 @@ from sweeper.settings import STEPS
 from sweeper.study import Study
 from sweeper.sweep import SettledResources, SweepSpec
 from sweeper.tracking import Delivery, Tracker
-from sweeper.trial import STOP, TrialSettings, group_prefix, request_stop, run_trial, trial_folder
+from sweeper.trial import RAY, STOP, TrialSettings, group_prefix, run_trial, trial_folder
 from sweeper.ui import HOST, PORT
 from trainables import registry
 from trainables.interface import ConfigError, Fault, Trainable
@@ -50,17 +47,12 @@ if TYPE_CHECKING:
 
 __all__ = ["SweepResult", "cache_folder", "launch", "run_sweep"]
 
-GRACE_S = 30.0
-"""How long trials that were asked to stop may take to write a checkpoint."""
-CANARIES = 3
-"""When this many trials ended (or all that run at once, if more) and all failed, the sweep gives up."""
 COMPARED = 5
 """Trials that the link to MLflow compares."""
 DRAWS = 2000
 DATA_VARIANTS = 16
 """Combinations of searched data fields that are checked before the sweep starts."""
 
-Status = Literal["done", "failed", "interrupted"]
 EXIT_CODES: Mapping[Status, int] = {"done": 0, "failed": 1, "interrupted": 130}
 
 TUNE_ENVIRONMENT = {
@@ -136,7 +128,7 @@ def run_sweep(spec: SweepSpec, *, address: str | None = None, console: Console) 
     console.print(f"Checking {spec.name} …", style="dim")
     base = preflight(spec, trainable, cache_folder())
     data = trainable.describe(base, cache_folder())
-    with _ended_by_signals() as signals, contextlib.ExitStack() as stack:
+    with ended_by_signals() as signals, contextlib.ExitStack() as stack:
         if remote:
             cluster = _connected(stack, address)
             settle(spec.resources, cluster, left)
@@ -263,8 +255,8 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 def _nothing_left(sweep: Sweep) -> SweepResult:
     message = (
-        f"This sweep is complete: {sweep.ended_trials} trials ended before. For more of it raise budget.trials; "
-        "for a new one give a name."
+        f"This sweep is complete: {sweep.ended_trials} trials ended before. Raise budget.trials for more of "
+        "it; give a name for a new one."
     )
     return SweepResult(sweep, "done", message, Delivery(complete=True))
 
@@ -347,117 +339,6 @@ def _write_spec(spec: SweepSpec) -> None:
 # While it runs
 
 
-class _Signals:
-    """Ctrl-C and SIGTERM: the first asks for a clean end, the second ends at once."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def __call__(self, _number: int, _frame: FrameType | None) -> None:
-        self.count += 1
-        if self.count > 1:
-            raise KeyboardInterrupt
-
-
-@contextlib.contextmanager
-def _ended_by_signals() -> Iterator[_Signals]:
-    signals = _Signals()
-    if threading.current_thread() is not threading.main_thread():
-        yield signals  # only the main thread may take signals
-        return
-    before = {number: signal.signal(number, signals) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield signals
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-class _Ending:
-    """Why and how a sweep ends before its trials are used up. Asked by Tune, again and again, as a stopper.
-
-    Args:
-        spec: The sweep.
-        resources: What a trial holds.
-        sweep: The sweep as it stands.
-        signals: Whether somebody said stop.
-    """
-
-    def __init__(self, spec: SweepSpec, resources: SettledResources, sweep: Sweep, signals: _Signals) -> None:
-        self.status: Status = "done"
-        self.message = ""
-        self.begun = False
-        self._spec = spec
-        self._resources = resources
-        self._sweep = sweep
-        self._signals = signals
-        self._started = time.monotonic()
-        self._deadline = 0.0
-        self._asked: set[int] = set()
-
-    def check(self) -> bool:
-        """Look whether the sweep is to end; whether that is new."""
-        if self.begun:
-            return False
-        why = self._why()
-        if why is None:
-            return False
-        self.status, self.message = why
-        self.begun = True
-        self._deadline = time.monotonic() + GRACE_S
-        return True
-
-    def over(self) -> bool:
-        """Whether the trials that still run are to be cut off now; asks them to stop before that."""
-        if not self.begun:
-            return False
-        running = self._running()
-        for number in set(running) - self._asked:
-            request_stop(trial_folder(self._spec.folder, number))
-            self._asked.add(number)
-        return not running or time.monotonic() > self._deadline
-
-    def notice(self) -> str:
-        """What a person is told while the sweep ends."""
-        running = len(self._running())
-        if not running:
-            return self.message
-        trials = "1 trial" if running == 1 else f"{running} trials"
-        return (
-            f"{self.message} Waiting up to {GRACE_S:.0f} s for {trials} to write a checkpoint; "
-            "Ctrl-C again ends at once."
-        )
-
-    def _running(self) -> list[int]:
-        return [trial.number for trial in list(self._sweep.trials.values()) if trial.status == "running"]
-
-    def _why(self) -> tuple[Status, str] | None:
-        budget, sweep = self._spec.budget, self._sweep
-        if self._signals.count:
-            return "interrupted", "Interrupted."
-        hours = (time.monotonic() - self._started) / 3600
-        if budget.hours is not None and hours >= budget.hours:
-            return "done", f"budget.hours: the {budget.hours:g} hours are used up."
-        held = self._resources.gpu_per_trial
-        used = sum(trial.duration_s() for trial in list(sweep.trials.values())) / 3600 * held
-        if budget.gpu_hours is not None and held and used >= budget.gpu_hours:
-            return "done", f"budget.gpu_hours: the {budget.gpu_hours:g} GPU-hours are used up."
-        failed, ended = sweep.count("failed"), sweep.ended_trials
-        if budget.max_failed is not None and failed >= max(1, budget.max_failed):
-            return "failed", f"budget.max_failed: {failed} trials failed. {_common_reason(sweep)}"
-        if failed == ended >= max(CANARIES, self._resources.at_once):
-            return "failed", f"All of the first {failed} trials failed. {_common_reason(sweep)}"
-        return None
-
-
-def _common_reason(sweep: Sweep) -> str:
-    failed = [trial for trial in sweep.trials.values() if trial.status == "failed"]
-    if not failed:
-        return ""
-    last = max(failed, key=lambda trial: trial.ended or 0.0)
-    return f"The last one, trial {last.number}: {last.reason}: {last.message}"
-
-
 class _Run:
     """One driver's part of a sweep."""
 
@@ -468,7 +349,7 @@ class _Run:
         records: _Records,
         cluster: Cluster,
         resources: SettledResources,
-        signals: _Signals,
+        signals: Signals,
     ) -> None:
         self._spec = spec
         self._records = records
@@ -476,7 +357,7 @@ class _Run:
         self._resources = resources
         self._recorder = Recorder(records.study, records.journal, records.tracker, spec, listener=self._tell)
         self._sweep = self._recorder.sweep
-        self._ending = _Ending(spec, resources, self._sweep, signals)
+        self._ending = Ending(spec, resources, self._sweep, signals)
         self._display: Display | None = None
         field = trainable.fields.get(STEPS)
         self._steps = None if field is None else field.default
@@ -508,6 +389,8 @@ class _Run:
             free_placement_groups(group_prefix(self._spec.name))
             self._recorder.end_sweep(status, message)
             delivery = tracker.close()
+            # What Ray keeps there is for a restore that we never do.
+            shutil.rmtree(self._spec.folder / RAY, ignore_errors=True)
         return SweepResult(self._sweep, status, message, delivery, *self._comparison())
 
     def _tune(self, left: int) -> None:
@@ -544,10 +427,12 @@ class _Run:
                 num_samples=left,
                 max_concurrent_trials=self._resources.at_once,
                 reuse_actors=True,
+                trial_name_creator=_trial_name,
+                trial_dirname_creator=_trial_name,
             ),
             run_config=tune.RunConfig(
                 name="tune",
-                storage_path=str(spec.folder.absolute() / "ray"),
+                storage_path=str(spec.folder.absolute() / RAY),
                 verbose=0,
                 stop=_stopper(self._ending, searcher, self._say),
                 callbacks=[_groups_freed(spec, self._ending), RecorderCallback(self._recorder, scheduler)],
@@ -568,7 +453,7 @@ class _Run:
             return ending.status, ending.message
         failed, ended = sweep.count("failed"), sweep.ended_trials
         if ended and failed == ended:
-            return "failed", f"Every trial failed. {_common_reason(sweep)}"
+            return "failed", f"Every trial failed. {common_reason(sweep)}"
         if ended < self._spec.budget.trials:
             return "done", f"The space has no more configurations: {ended} trials ended."
         return "done", f"All {ended} trials ended."
@@ -584,7 +469,11 @@ class _Run:
         return tracker.comparison_url(numbers, f"http://{HOST}:{PORT}"), False
 
 
-def _stopper(ending: _Ending, searcher: Any, say: Any) -> Any:
+def _trial_name(trial: Trial) -> str:
+    return f"trial-{trial.config['trial']}"
+
+
+def _stopper(ending: Ending, searcher: Any, say: Any) -> Any:
     from ray import tune
 
     class EndSweep(tune.Stopper):
@@ -606,7 +495,7 @@ def _stopper(ending: _Ending, searcher: Any, say: Any) -> Any:
     return EndSweep()
 
 
-def _groups_freed(spec: SweepSpec, ending: _Ending) -> Any:
+def _groups_freed(spec: SweepSpec, ending: Ending) -> Any:
     from ray import tune
 
     class FreeGroups(tune.Callback):

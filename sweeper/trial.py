@@ -59,6 +59,8 @@ ERROR_TEXT = "error.txt"
 LOG = "worker.log"
 PROGRESS = "progress.json"
 STOP = "stop.request"
+RAY = "ray"
+"""Folder in the sweep's folder for what Ray writes of its own."""
 
 TRACEBACK_LINES = 40
 POLL_S = 0.5
@@ -243,7 +245,7 @@ def _train(number: int, config: dict[str, Any], settings: TrialSettings) -> bool
         run_config=ray.train.RunConfig(
             # The same for every attempt at a trial, and so is its storage.
             name=f"trial-{number}",
-            storage_path=str(settings.folder.absolute() / "ray" / "train"),
+            storage_path=str(settings.folder.absolute() / RAY / "train"),
             failure_config=ray.train.FailureConfig(
                 max_failures=LOST_WORKER_RETRIES,
                 max_preemption_failures=LOST_WORKER_RETRIES,
@@ -409,6 +411,7 @@ def _print_to(log: Path) -> None:
         force=True,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
+    logging.getLogger("ray").setLevel(logging.WARNING)
     faulthandler.enable(file=sys.stderr)
 
 
