@@ -49,6 +49,9 @@ __all__ = ["SweepResult", "cache_folder", "launch", "run_sweep"]
 
 COMPARED = 5
 """Trials that the link to MLflow compares."""
+DELIVERY_S = 30.0
+HASTY_DELIVERY_S = 3.0
+"""How long the end waits for MLflow to take what it lacks, and when somebody is in a hurry."""
 DRAWS = 2000
 DATA_VARIANTS = 16
 """Combinations of searched data fields that are checked before the sweep starts."""
@@ -128,7 +131,7 @@ def run_sweep(spec: SweepSpec, *, address: str | None = None, console: Console) 
     console.print(f"Checking {spec.name} …", style="dim")
     base = preflight(spec, trainable, cache_folder())
     data = trainable.describe(base, cache_folder())
-    with ended_by_signals() as signals, contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
         if remote:
             cluster = _connected(stack, address)
             settle(spec.resources, cluster, left)
@@ -140,6 +143,8 @@ def run_sweep(spec: SweepSpec, *, address: str | None = None, console: Console) 
             cluster = cluster or _connected(stack, address)
             resources = settle(spec.resources, cluster, left)
             opened.result()
+        # Ray takes SIGTERM for itself when it starts; only now is it ours.
+        signals = stack.enter_context(ended_by_signals())
         run = _Run(spec, trainable, records, cluster, resources, signals)
         info = _information(data, cluster)
         return run.to_the_end(console, info, left)
@@ -373,6 +378,7 @@ class _Run:
         board = Board(self._sweep, self._resources.at_once, self._steps)
         status: Status = "failed"
         message = "the driver failed"
+        patience_s = DELIVERY_S
         try:
             with (
                 Display(console, board, lambda: tracker.problem) as self._display,
@@ -382,13 +388,14 @@ class _Run:
             status, message = self._verdict()
         except KeyboardInterrupt:
             status, message = "interrupted", "Interrupted at once."
+            patience_s = HASTY_DELIVERY_S
         except BaseException as error:
             message = str(error)
             raise
         finally:
             free_placement_groups(group_prefix(self._spec.name))
             self._recorder.end_sweep(status, message)
-            delivery = tracker.close()
+            delivery = tracker.close(patience_s)
             # What Ray keeps there is for a restore that we never do.
             shutil.rmtree(self._spec.folder / RAY, ignore_errors=True)
         return SweepResult(self._sweep, status, message, delivery, *self._comparison())

@@ -214,7 +214,7 @@ def event_line(board: Board, event: Event) -> str:
             return f"trial {trial.number} {at}: {numbers}"
         case EventKind.TRIAL_END:
             state = trial.status.replace("_", " ")
-            reason = f" ({trial.reason})" if trial.reason else ""
+            reason = f" ({trial.reason})" if trial.status == "failed" else ""
             words = f"trial {trial.number} {state}{reason} at {at} after {duration_text(trial.duration_s())}"
             message = f"\n    {trial.message}" if trial.status == "failed" and trial.message else ""
             return words + (f": {numbers}" if numbers else "") + message
