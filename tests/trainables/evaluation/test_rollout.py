@@ -7,6 +7,8 @@ import pytest
 import torch
 from reach_simulator import PUSHT_ALL, PUSHT_STATE, NoisyNetwork, Reach, Recorder
 
+from trainables.diffusion_policy.config import PolicyConfig
+from trainables.diffusion_policy.policy import build_policy
 from trainables.evaluation import rollout as module
 from trainables.evaluation.environment import SimulatorError
 from trainables.evaluation.rollout import EpisodeResult, RolloutError, rollout, summarise
@@ -70,6 +72,24 @@ def test_number_of_parallel_environments_does_not_change_a_bit(parallel: int) ->
     reference = rollout(policy, PUSHT, parallel=13, **arguments)
     assert same(rollout(policy, PUSHT, parallel=parallel, **arguments), reference)
     assert len({result.sum_reward for result in reference}) > 3
+
+
+def test_a_diffusion_policy_gives_the_same_bits_for_any_number_of_parallel_environments() -> None:
+    sizes = {STATE: 2, "observation.environment_state": 16, "action": 2}
+    statistics = {
+        name: {"min": np.zeros(size, np.float32), "max": np.full(size, 512, np.float32)}
+        for name, size in sizes.items()
+    }
+    torch.manual_seed(0)
+    config = PolicyConfig(
+        down_dims=(32, 64), kernel_size=3, horizon=8, n_action_steps=4, num_inference_steps=3
+    )
+    policy = build_policy(config, PUSHT_STATE, statistics).eval()
+    arguments = {"episode_indices": [0, 1, 2, 33, 34], "seed": 5, "max_steps": 8}
+    reference = rollout(policy, PUSHT, parallel=5, **arguments)
+    assert len({float(result.actions.sum()) for result in reference}) == 5
+    for parallel in (1, 2):
+        assert same(rollout(policy, PUSHT, parallel=parallel, **arguments), reference)
 
 
 def test_shares_of_workers_add_up_to_one_evaluation_bit_for_bit() -> None:
