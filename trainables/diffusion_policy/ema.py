@@ -42,9 +42,11 @@ class Ema:
         self.max_decay = max_decay
         self.num_updates = 0
         self._applied = False
-        averaged, copied = _tensors(module)
-        self._averaged = {name: tensor.detach().clone() for name, tensor in averaged.items()}
-        self._copied = {name: tensor.detach().clone() for name, tensor in copied.items()}
+        trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+        state = module.state_dict()
+        self._averaged = {name: value.clone() for name, value in state.items() if name in trained}
+        self._copied = {name: value.clone() for name, value in state.items() if name not in trained}
+        self._owners: tuple[nn.Module, list[tuple[nn.Module, str]]] = (module, _owners(module, self._names))
 
     @property
     def decay(self) -> float:
@@ -60,11 +62,11 @@ class Ema:
         """
         if self._applied:
             raise RuntimeError("the average is in the module; update it after `applied` has ended")
-        averaged, copied = _tensors(module)
-        new = [averaged[name] for name in self._averaged]
-        torch._foreach_lerp_(list(self._averaged.values()), new, 1.0 - self.decay)
-        for name, tensor in self._copied.items():
-            tensor.copy_(copied[name])
+        tensors = self._tensors_of(module)
+        averaged, copied = list(self._averaged.values()), list(self._copied.values())
+        torch._foreach_lerp_(averaged, tensors[: len(averaged)], 1.0 - self.decay)
+        if copied:
+            torch._foreach_copy_(copied, tensors[len(averaged) :])
         self.num_updates += 1
 
     @contextmanager
@@ -78,9 +80,7 @@ class Ema:
         """
         if self._applied:
             raise RuntimeError("the average is in the module already; `applied` cannot be nested")
-        averaged, copied = _tensors(module)
-        pairs = [(averaged[name], tensor) for name, tensor in self._averaged.items()]
-        pairs += [(copied[name], tensor) for name, tensor in self._copied.items()]
+        pairs = list(zip(self._tensors_of(module), self._all.values(), strict=True))
         self._applied = True
         _swap(pairs)
         try:
@@ -91,7 +91,7 @@ class Ema:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Every averaged and copied tensor by its name in the module, and ``num_updates`` (int64)."""
-        return {**self._averaged, **self._copied, NUM_UPDATES: torch.tensor(self.num_updates)}
+        return {**self._all, NUM_UPDATES: torch.tensor(self.num_updates)}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -100,7 +100,7 @@ class Ema:
         Raises:
             ValueError: Where names or shapes are not those of the module.
         """
-        mine = {**self._averaged, **self._copied}
+        mine = self._all
         given = {name: tensor for name, tensor in state.items() if name != NUM_UPDATES}
         if NUM_UPDATES not in state or mine.keys() != given.keys():
             wrong = sorted(mine.keys() ^ given.keys()) or [NUM_UPDATES]
@@ -112,12 +112,28 @@ class Ema:
             tensor.copy_(given[name])
         self.num_updates = int(state[NUM_UPDATES])
 
+    @property
+    def _all(self) -> dict[str, Tensor]:
+        return {**self._averaged, **self._copied}
 
-def _tensors(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Trainable parameters, and whatever else the state dict has."""
-    averaged: dict[str, Tensor] = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    state = module.state_dict(keep_vars=True)
-    return averaged, {name: value for name, value in state.items() if name not in averaged}
+    @property
+    def _names(self) -> list[str]:
+        return [*self._averaged, *self._copied]
+
+    def _tensors_of(self, module: nn.Module) -> list[Tensor]:
+        """The module's own tensors, in the order of the names here."""
+        if self._owners[0] is not module:
+            self._owners = (module, _owners(module, self._names))
+        return [getattr(owner, name) for owner, name in self._owners[1]]
+
+
+def _owners(module: nn.Module, names: list[str]) -> list[tuple[nn.Module, str]]:
+    """For each dotted name the submodule that has the tensor, and the tensor's name there.
+
+    Found once: walking the module costs more than averaging a small one.
+    """
+    parted = [name.rpartition(".") for name in names]
+    return [(module.get_submodule(path), name) for path, _, name in parted]
 
 
 def _swap(pairs: list[tuple[Tensor, Tensor]]) -> None:

@@ -46,8 +46,8 @@ class NormalizationError(TrainableError):
 class Scaling(nn.Module):
     """``(x - offset) / scale + shift``, and back; buffers broadcast against the feature's own dimensions.
 
-    The order of operations is LeRobot's, so that the results have the same bits. A dimension that does not vary
-    has an infinite scale on the way in and a scale of 0 on the way back.
+    The order of operations is LeRobot's, so that the results have the same bits. A dimension that does not
+    vary has an infinite scale on the way in and a scale of 0 on the way back.
     """
 
     offset: Tensor
