@@ -136,17 +136,16 @@ class Display:
         self._problem = problem
         self._notice = ""
         self._live: Live | None = None
-        if console.is_terminal:
+
+    def __enter__(self) -> Display:
+        if self._console.is_terminal:
             self._live = Live(
                 get_renderable=self._render,
-                console=console,
+                console=self._console,
                 refresh_per_second=REFRESH_PER_S,
                 redirect_stdout=False,
                 redirect_stderr=False,
             )
-
-    def __enter__(self) -> Display:
-        if self._live is not None:
             self._live.start()
         return self
 

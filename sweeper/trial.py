@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.errors import TrialError
+from sweeper.system import system_metrics
 from trainables.interface import Report, TrainableError, TrainContext
 
 __all__ = [
@@ -348,7 +349,7 @@ def _metrics(report: Report) -> dict[str, Any]:
         if not math.isfinite(value):
             raise TrialError(f"{name} is {value} at step {report.step}", "diverged")
     result: dict[str, Any] = {name: float(value) for name, value in report.metrics.items()}
-    result.update(_system_metrics())
+    result.update(system_metrics())
     result[STEP] = report.step
     result[TIME] = time.time()
     result[FINAL] = report.final
@@ -357,10 +358,6 @@ def _metrics(report: Report) -> dict[str, Any]:
     if report.checkpoint is not None:
         result[CHECKPOINT] = str(report.checkpoint)
     return result
-
-
-def _system_metrics() -> dict[str, float]:
-    return {}
 
 
 def _device(settings: TrialSettings) -> str:

@@ -1,0 +1,127 @@
+"""What a sweep gets of a machine or a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sweeper.cluster import Cluster, Node, connect, settle, this_machine
+from sweeper.errors import ResourceError, UserError
+from sweeper.sweep import ResourceSpec
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def cluster(*nodes: tuple[float, float], most: Mapping[str, float] | None = None, **more: Any) -> Cluster:
+    named = tuple(Node(cpus, gpus, f"node-{number}") for number, (cpus, gpus) in enumerate(nodes))
+    return Cluster(named, most or {}, **more)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "workers", "gpu", "cpu", "at_once"),
+    [
+        ([(2, 0)], 1, 0, 1, 2),
+        ([(8, 4)], 1, 1, 2, 4),
+        ([(8, 4)], 2, 1, 1, 2),
+        ([(8, 1)], 1, 0.5, 1, 2),
+        # Two shares of 0.4 fit into each GPU, the rest of both does not make a third.
+        ([(8, 2)], 1, 0.4, 1, 4),
+        # 12 CPUs in all, yet each machine holds only one worker of 4.
+        ([(6, 0), (6, 0)], 1, 0, 4, 2),
+        # The four workers of a trial may lie on several machines.
+        ([(2, 2), (2, 2)], 4, 1, 1, 1),
+        ([(3, 3), (3, 3)], 2, 1, 1, 3),
+        ([(0, 0), (16, 8)], 1, 1, 2, 8),
+    ],
+)
+def test_as_many_trials_run_at_once_as_fit_on_the_machines(
+    nodes: list[tuple[float, float]], workers: int, gpu: float, cpu: float, at_once: int
+) -> None:
+    settled = settle(ResourceSpec(workers, gpu, cpu), cluster(*nodes))
+    assert settled.at_once == at_once
+
+
+def test_trials_at_once_keep_every_limit() -> None:
+    eight = cluster((8, 0))
+    assert settle(ResourceSpec(1, 0, 1), eight).at_once == 8
+    assert settle(ResourceSpec(1, 0, 1), eight, trials=3).at_once == 3
+    assert settle(ResourceSpec(1, 0, 1, max_concurrent=2), eight).at_once == 2
+    assert settle(ResourceSpec(1, 0, 1), cluster((8, 0), drivers=5)).at_once == 5
+
+
+def test_machines_that_an_autoscaler_may_add_count() -> None:
+    scaled = cluster((4, 0), most={"CPU": 36.0, "GPU": 4.0}, local=False)
+    assert settle(ResourceSpec(1, 1, 4), scaled).at_once == 4
+
+
+@pytest.mark.parametrize(
+    ("wanted", "nodes", "words"),
+    [
+        (
+            ResourceSpec(1, 4, 1),
+            [(2, 0)],
+            ["needs 4 GPUs", "this machine (2 CPUs, 0 GPUs)", "gpu_per_worker"],
+        ),
+        (ResourceSpec(2, 1, 1), [(8, 1)], ["2 GPUs (2 workers with 1 each)", "has 1"]),
+        (ResourceSpec(3, 0, 1), [(2, 0)], ["needs 3 CPUs (3 workers with 1 each)", "cpu_per_worker"]),
+        (ResourceSpec(1, 0, 5), [(4, 0), (4, 0)], ["node-0: 4 CPUs", "each worker must fit on one machine"]),
+    ],
+)
+def test_a_trial_that_can_never_fit_is_refused_in_words(
+    wanted: ResourceSpec, nodes: list[tuple[float, float]], words: list[str]
+) -> None:
+    with pytest.raises(ResourceError) as caught:
+        settle(wanted, cluster(*nodes))
+    assert caught.value.exit_code == 2
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_drivers_of_trials_take_no_cpu_and_go_where_the_cluster_wants_them() -> None:
+    assert cluster((2, 0)).driver_resources() == {"node:__internal_head__": 0.001}
+    assert cluster((2, 0), drivers=16).driver_resources() == {"sweep_driver": 1.0}
+
+
+def test_this_machine_has_at_least_one_cpu(tmp_path: Path) -> None:
+    assert this_machine(tmp_path).cpus >= 1
+
+
+@pytest.mark.ray
+def test_a_ray_of_our_own_offers_what_it_was_told(cluster: Cluster) -> None:
+    assert cluster.cpus == 2
+    assert cluster.local
+    assert len(cluster.nodes) == 1
+    # A second connection is the same one.
+    assert connect().nodes == cluster.nodes
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_cluster_that_does_not_answer_is_the_users_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    if ray.is_initialized():
+        pytest.skip("this process is connected already")
+    monkeypatch.setenv("RAY_gcs_rpc_server_connect_timeout_s", "1")
+    with pytest.raises(UserError, match=r"127\.0\.0\.1:1"):
+        connect("127.0.0.1:1")
+
+
+def test_the_cluster_file_is_valid_for_ray_up() -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    # What `ray up` does before it starts anything.
+    filled = prepare_config(yaml.safe_load((ROOT / "cluster.yaml").read_text()))
+    validate_config(filled)
+    kinds = filled["available_node_types"]
+    head = kinds[filled["head_node_type"]]
+    workers = [kind for name, kind in kinds.items() if name != filled["head_node_type"]]
+    # Trials' drivers live on the head and train nowhere; workers have GPUs.
+    assert head["resources"]["CPU"] == 0
+    assert head["resources"]["sweep_driver"] >= 1
+    assert workers
+    assert all(kind["resources"]["GPU"] >= 1 for kind in workers)

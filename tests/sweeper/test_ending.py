@@ -1,0 +1,112 @@
+"""When a sweep ends before its trials are used up."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_sweeps import LR, sweep
+
+from sweeper import ending
+from sweeper.ending import Ending, Signals, ended_by_signals
+from sweeper.results import Sweep, TrialResult
+from sweeper.sweep import BudgetSpec, SettledResources, SweepSpec
+from sweeper.trial import STOP, trial_folder
+
+
+def make(folder: Path, statuses: list[str], *, gpus: float = 0.0, at_once: int = 2, **budget: Any) -> Any:
+    spec: SweepSpec = dataclasses.replace(sweep(folder, LR), budget=BudgetSpec(trials=20, **budget))
+    state = Sweep(folder)
+    for number, status in enumerate(statuses):
+        trial = TrialResult(number, {}, {}, started=0.0, status=status, reason="diverged", message="nan")
+        trial.ended = float(number)
+        trial._ran_s = 1800.0
+        state.trials[number] = trial
+        trial_folder(folder, number).mkdir(parents=True)
+    signals = Signals()
+    return Ending(spec, SettledResources(1, gpus, 1.0, at_once), state, signals), state, signals
+
+
+def test_a_sweep_goes_on_while_nothing_speaks_against_it(tmp_path: Path) -> None:
+    sweep_ending, _, _ = make(tmp_path, ["completed", "failed", "failed", "failed", "running"])
+    assert not sweep_ending.check()
+    assert not sweep_ending.over()
+
+
+def test_ctrl_c_asks_running_trials_to_stop_and_waits_for_them(tmp_path: Path) -> None:
+    sweep_ending, state, signals = make(tmp_path, ["completed", "running"])
+    signals(signal.SIGINT, None)
+    assert sweep_ending.check()
+    assert not sweep_ending.check()  # said once
+    assert not sweep_ending.over()
+    assert (trial_folder(tmp_path, 1) / STOP).exists()
+    assert not (trial_folder(tmp_path, 0) / STOP).exists()
+    assert "1 trial to write a checkpoint" in sweep_ending.notice()
+    state.trials[1].status = "interrupted"
+    assert sweep_ending.over()
+    assert (sweep_ending.status, sweep_ending.message) == ("interrupted", "Interrupted.")
+
+
+def test_a_trial_that_does_not_stop_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ending, "GRACE_S", -1.0)
+    sweep_ending, _, signals = make(tmp_path, ["running"])
+    signals(signal.SIGTERM, None)
+    sweep_ending.check()
+    assert sweep_ending.over()
+
+
+def test_a_second_ctrl_c_does_not_wait() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with ended_by_signals() as signals:
+        signal.raise_signal(signal.SIGINT)
+        assert signals.count == 1
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize(
+    ("statuses", "gpus", "budget", "status", "words"),
+    [
+        (["running"], 0, {"hours": 1e-9}, "done", "budget.hours: the 1e-09 hours are used up"),
+        (["completed", "completed"], 2, {"gpu_hours": 2}, "done", "budget.gpu_hours: the 2 GPU-hours"),
+        (
+            ["completed", "failed", "failed"],
+            0,
+            {"max_failed": 2},
+            "failed",
+            "2 trials failed. The last one, trial 2: diverged: nan",
+        ),
+        (["failed"] * 3, 0, {}, "failed", "All of the first 3 trials failed."),
+    ],
+)
+def test_each_limit_of_the_budget_ends_the_sweep_in_words(
+    tmp_path: Path, statuses: list[str], gpus: float, budget: dict[str, Any], status: str, words: str
+) -> None:
+    sweep_ending, _, _ = make(tmp_path, statuses, gpus=gpus, **budget)
+    assert sweep_ending.check()
+    assert sweep_ending.status == status
+    assert words in sweep_ending.message
+
+
+@pytest.mark.parametrize(
+    ("statuses", "gpus", "at_once", "budget"),
+    [
+        (["running"], 0, 2, {"hours": 5}),
+        (["completed"], 2, 2, {"gpu_hours": 2}),
+        # Trials without a GPU use none up.
+        (["completed"] * 9, 0, 2, {"gpu_hours": 1}),
+        (["completed", "failed"], 0, 2, {"max_failed": 2}),
+        (["failed", "failed"], 0, 2, {}),
+        # With eight at once, three failures say little yet.
+        (["failed"] * 3, 0, 8, {}),
+    ],
+)
+def test_a_limit_that_is_not_reached_ends_nothing(
+    tmp_path: Path, statuses: list[str], gpus: float, at_once: int, budget: dict[str, Any]
+) -> None:
+    sweep_ending, _, _ = make(tmp_path, statuses, gpus=gpus, at_once=at_once, **budget)
+    assert not sweep_ending.check()
