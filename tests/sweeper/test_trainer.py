@@ -8,8 +8,8 @@ import pytest
 
 pytestmark = [
     pytest.mark.slow,  # imports torch and Ray Train
-    # Ray Data, which Ray Train loads, sets an option of its own that it has deprecated.
-    pytest.mark.filterwarnings("ignore:`use_push_based_shuffle`:DeprecationWarning"),
+    # Ray Data, which Ray Train loads, sets options of its own that it has deprecated.
+    pytest.mark.filterwarnings("ignore:.* is deprecated:DeprecationWarning:ray"),
 ]
 
 

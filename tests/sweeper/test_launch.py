@@ -1,0 +1,321 @@
+"""Whole sweeps: from a space to a ranking. Every part is the real one; only the trainable is small."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import signal
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from rich.console import Console
+from small_sweeps import choice
+
+from sweeper.errors import ResourceError, SweepExistsError
+from sweeper.expressions import Expression
+from sweeper.journal import JOURNAL, read_journal
+from sweeper.launch import launch, preflight, print_result, run_sweep
+from sweeper.results import read_sweep
+from sweeper.space import Parameter, Space
+from sweeper.sweep import (
+    BudgetSpec,
+    EarlyStopSpec,
+    Objective,
+    ResourceSpec,
+    SearchSpec,
+    SweepSpec,
+    TrackingSpec,
+)
+from trainables.interface import ConfigError
+
+# MLflow and Ray Data warn of their own habits.
+pytestmark = pytest.mark.filterwarnings("default")
+
+LOSS = "train/loss"
+
+
+def spec(folder: Path, *parameters: Parameter, trials: int = 4, **changes: Any) -> SweepSpec:
+    config = {"train.steps": 40, "train.log_every": 5, **changes.pop("config", {})}
+    made = SweepSpec(
+        name=folder.name,
+        trainable="small_trainable:TRAINABLE",
+        config=config,
+        space=Space(parameters),
+        objectives=(Objective(LOSS, "minimize"),),
+        search=SearchSpec(method="grid"),
+        early_stop=None,
+        budget=BudgetSpec(trials=trials),
+        resources=ResourceSpec(1, 0, 1),
+        tracking=TrackingSpec(uri=None, experiment="tests"),
+        folder=folder,
+        source="name: a test\n",
+    )
+    return dataclasses.replace(made, **changes)
+
+
+def quiet() -> Console:
+    return Console(file=io.StringIO(), width=200, highlight=False)
+
+
+def printed(console: Console) -> str:
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.fixture(autouse=True)
+def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SWEEPER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+
+@pytest.fixture(scope="module")
+def swept(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A sweep of one good trial, three bad ones, and one that fails."""
+    folder = tmp_path_factory.mktemp("sweeps") / "a sweep"
+    sweep = spec(
+        folder,
+        choice("optimizer.lr", 0.3, 1e-3, 2e-3, 3e-3),
+        choice("fault", None, "diverge"),
+        config={"train.steps": 400, "pause_s": 0.02},
+        trials=5,
+        # With this seed the good trial is the first, so that the bad ones are seen to be bad.
+        search=SearchSpec(method="grid", seed=5),
+        early_stop=EarlyStopSpec("asha", LOSS, "minimize", min_steps=20, reduction=4, max_steps=400),
+    )
+    only_one_diverges = Expression("fault != 'diverge' or optimizer.lr == 0.3")
+    sweep = dataclasses.replace(
+        sweep, space=dataclasses.replace(sweep.space, constraints=(only_one_diverges,))
+    )
+    console = quiet()
+    result = run_sweep(sweep, console=console)
+    print_result(console, result)
+    return sweep, result, printed(console)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_every_trial_ends_and_is_counted_once(swept: Any) -> None:
+    _, result, _ = swept
+    assert result.exit_code == 0
+    assert result.status == "done"
+    assert sorted(result.sweep.trials) == [0, 1, 2, 3, 4]
+    assert result.sweep.ended_trials == 5
+    assert result.sweep.count("failed") == 1
+    assert result.sweep.count("stopped_early") == 3
+    best = result.sweep.best_trial()
+    assert best.values["optimizer.lr"] == 0.3
+    assert best.step == 400
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_study_journal_and_mlflow_tell_the_same_story(swept: Any) -> None:
+    import optuna
+    from mlflow.tracking import MlflowClient
+
+    sweep, result, _ = swept
+    trials = result.sweep.trials
+    study = optuna.load_study(study_name="sweep", storage=f"sqlite:///{sweep.folder / 'study.db'}")
+    states = {"completed": "COMPLETE", "stopped_early": "PRUNED", "failed": "FAIL"}
+    assert {t.number: t.state.name for t in study.trials} == {
+        number: states[trial.status] for number, trial in trials.items()
+    }
+    failed = next(trial for trial in trials.values() if trial.status == "failed")
+    assert study.trials[failed.number].user_attrs["reason"] == "diverged"
+    client = MlflowClient(f"sqlite:///{sweep.folder / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("tests").experiment_id
+    runs = {run.data.tags.get("sweep.trial"): run for run in client.search_runs([experiment])}
+    assert set(runs) == {None, "0", "1", "2", "3", "4"}
+    assert runs[str(failed.number)].data.tags["reason"] == "diverged"
+    assert runs[None].data.tags["git.commit" if "git.commit" in runs[None].data.tags else "sweep.name"]
+    best = result.sweep.best_trial()
+    history = client.get_metric_history(runs[str(best.number)].info.run_id, LOSS)
+    assert [metric.step for metric in history] == list(range(5, 401, 5))
+    assert any(name.startswith("system/") for name in runs[str(best.number)].data.metrics)
+    assert result.delivery.complete
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_the_end_says_the_ranking_the_folder_and_how_to_compare(swept: Any) -> None:
+    sweep, result, text = swept
+    assert "All 5 trials ended." in text
+    assert f"Everything lies in {sweep.folder}" in text
+    assert "sweeper ui 'a sweep'" in text
+    assert result.url in text
+    assert "/#/compare-runs?runs=" in result.url
+    assert "failed (diverged)" in text
+    assert "the loss is nan at step 10" in text
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_sweep_leaves_what_the_design_says_and_all_cpus(swept: Any, settles: Any) -> None:
+    import ray
+
+    sweep, _, _ = swept
+    names = {path.name for path in sweep.folder.iterdir()}
+    assert {"spec.yaml", "study.db", "journal.jsonl", "mlflow.db", "artifacts", "trials"} <= names
+    assert "ray" not in names
+    trial = sweep.folder / "trials" / "0"
+    assert json.loads((trial / "config.json").read_text())["train.steps"] == 400
+    assert settles(lambda: ray.available_resources().get("CPU", 0) == 2.0)
+    states = {entry["state"] for entry in ray.util.placement_group_table().values()}
+    assert states <= {"REMOVED"}
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_complete_sweep_is_shown_and_not_run_again(swept: Any) -> None:
+    sweep, _, _ = swept
+    before = (sweep.folder / JOURNAL).read_bytes()
+    console = quiet()
+    assert launch(sweep, console=console) == 0
+    assert "5 trials ended before" in printed(console)
+    assert (sweep.folder / JOURNAL).read_bytes() == before
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(cluster: Any, tmp_path: Path) -> None:
+    sweep = spec(
+        tmp_path / "interrupted",
+        choice("optimizer.lr", 0.1),
+        trials=1,
+        config={"train.steps": 200, "pause_s": 0.05},
+    )
+
+    def interrupt() -> None:
+        until = time.monotonic() + 120
+        while time.monotonic() < until:
+            if any(e["event"] == "report" for e in read_journal(sweep.folder / JOURNAL).events):
+                os.kill(os.getpid(), signal.SIGINT)
+                return
+            time.sleep(0.1)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    console = quiet()
+    code = launch(sweep, console=console)
+    thread.join()
+    assert code == 130
+    assert "To go on where it stopped" in printed(console)
+    interrupted = read_sweep(sweep.folder).trials[0]
+    assert interrupted.status == "interrupted"
+    assert 0 < interrupted.step < 200
+    with sqlite3.connect(sweep.folder / "study.db") as database:
+        assert database.execute("select state from trials").fetchall() == [("RUNNING",)]
+    database.close()
+
+    # Nothing needs to pause now.
+    console = quiet()
+    assert launch(sweep, console=console) == 0
+    trial = read_sweep(sweep.folder).trials[0]
+    assert (trial.status, trial.step) == ("completed", 200)
+    steps = [e["step"] for e in read_journal(sweep.folder / JOURNAL).events if e["event"] == "report"]
+    assert steps == sorted(set(steps))  # went on from the checkpoint, repeated nothing
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_sweep_whose_trials_all_fail_gives_up_and_says_why(cluster: Any, tmp_path: Path) -> None:
+    sweep = spec(
+        tmp_path / "hopeless",
+        choice("optimizer.lr", 0.1, 0.2, 0.3),
+        trials=3,
+        config={"fault": "raise", "fault_step": 1},
+        budget=BudgetSpec(trials=3, max_failed=1),
+    )
+    console = quiet()
+    assert launch(sweep, console=console) == 1
+    assert "budget.max_failed" in printed(console)
+    assert "ValueError: the parabola is flat here" in printed(console)
+    assert read_sweep(sweep.folder).status == "failed"
+    assert read_sweep(sweep.folder).count("failed") >= 1
+
+
+# What is refused before anything starts
+
+
+def refused(sweep: SweepSpec, error: type[Exception], match: str) -> None:
+    with pytest.raises(error, match=match):
+        launch(sweep, console=quiet())
+
+
+def test_more_gpus_than_there_are_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    sweep = spec(tmp_path / "sweeps" / "big", choice("optimizer.lr", 0.1), resources=ResourceSpec(1, 1000, 1))
+    refused(sweep, ResourceError, "needs 1000 GPUs")
+    assert not (tmp_path / "sweeps").exists()
+
+
+def test_what_the_preflight_finds_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    sweep = spec(tmp_path / "sweeps" / "bad", choice("optimizer.lr", 0.1), config={"fault": "preflight"})
+    refused(sweep, ConfigError, "'preflight' is refused")
+    assert not (tmp_path / "sweeps").exists()
+
+
+def test_a_space_without_a_legal_point_is_refused(tmp_path: Path) -> None:
+    sweep = spec(tmp_path / "sweeps" / "none", choice("optimizer.lr", -1.0))
+    refused(sweep, ConfigError, "optimizer.lr: -1.0 is too small")
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "thesis"
+    folder.mkdir()
+    (folder / "chapter.txt").write_text("one")
+    refused(spec(folder, choice("optimizer.lr", 0.1)), SweepExistsError, "name=thesis-2")
+    assert [path.name for path in folder.iterdir()] == ["chapter.txt"]
+
+
+def test_another_sweep_of_the_same_name_is_refused_with_what_differs(
+    tmp_path: Path, recorded: Callable[[SweepSpec], None]
+) -> None:
+    before = spec(tmp_path / "sweep", choice("optimizer.lr", 0.1))
+    recorded(before)
+    (tmp_path / "sweep-2").mkdir()
+    now = dataclasses.replace(before, config={**before.config, "train.steps": 50})
+    refused(now, SweepExistsError, r"config\.train\.steps was 40 and is now 50.*name=sweep-3")
+
+
+@pytest.fixture
+def recorded() -> Callable[[SweepSpec], None]:
+    """Leave what a driver leaves that was killed before its first trial."""
+    from sweeper.journal import Journal
+    from sweeper.recorder import Recorder
+    from sweeper.study import Study
+
+    def record(sweep: SweepSpec) -> None:
+        with Study(sweep) as study, Journal(sweep.folder / JOURNAL) as journal:
+            Recorder(study, journal, None, sweep).start_sweep({})
+
+    return record
+
+
+def test_every_combination_of_searched_data_fields_is_checked(tmp_path: Path) -> None:
+    from small_trainable import Parabola
+
+    seen = []
+
+    class Watched(Parabola):
+        fields: ClassVar = {
+            **Parabola.fields,
+            "fault": dataclasses.replace(Parabola.fields["fault"], phase="data"),
+        }
+
+        def preflight(self, config: Any, cache: Path) -> Any:
+            seen.append(config["fault"])
+            return super().preflight(config, cache)
+
+    sweep = spec(
+        tmp_path / "data", choice("optimizer.lr", 0.1, 0.2), choice("fault", "raise", "die", "preflight")
+    )
+    with pytest.raises(ConfigError, match="'preflight' is refused"):
+        preflight(sweep, Watched(), tmp_path)
+    assert sorted(seen) == ["die", "preflight", "raise"]

@@ -1,0 +1,78 @@
+"""MLflow's pages for a sweep, on this machine only."""
+
+from __future__ import annotations
+
+import socket
+import urllib.request
+from pathlib import Path
+
+import psutil
+import pytest
+
+from sweeper.errors import SweepNotFoundError, UserError
+from sweeper.ui import HOST, find_sweep, free_port, serve
+
+
+def test_a_taken_port_is_passed_over() -> None:
+    with socket.socket() as taken:
+        taken.bind((HOST, 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert port < free_port(port) < port + 100
+
+
+@pytest.mark.parametrize("port", [0, -1, 65536])
+def test_what_is_no_port_is_refused(port: int) -> None:
+    with pytest.raises(UserError, match="1 to 65535"):
+        free_port(port)
+
+
+def test_a_sweep_is_found_by_name_or_by_path(tmp_path: Path) -> None:
+    folder = tmp_path / "sweeps" / "a name"
+    folder.mkdir(parents=True)
+    (folder / "journal.jsonl").touch()
+    assert find_sweep("a name", tmp_path / "sweeps") == folder
+    assert find_sweep(str(folder), tmp_path / "elsewhere") == folder
+
+
+def test_a_sweep_that_is_not_there_is_said_with_the_nearest_name(tmp_path: Path) -> None:
+    (tmp_path / "pusht-quick").mkdir()
+    (tmp_path / "pusht-quick" / "journal.jsonl").touch()
+    with pytest.raises(SweepNotFoundError, match=r"'pusht-quik'.*Did you mean 'pusht-quick'\?"):
+        find_sweep("pusht-quik", tmp_path)
+    with pytest.raises(SweepNotFoundError, match="has no sweeps"):
+        find_sweep("any", tmp_path / "pusht-quick")
+
+
+def test_a_folder_without_runs_is_not_served(tmp_path: Path) -> None:
+    with pytest.raises(SweepNotFoundError, match=r"mlflow\.db is missing"), serve(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_the_pages_are_served_to_this_machine_alone_and_end_with_the_context(tmp_path: Path) -> None:
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    experiment = client.create_experiment("x", artifact_location=(tmp_path / "artifacts").as_uri())
+    run = client.create_run(experiment).info.run_id
+    note = tmp_path / "note.txt"
+    note.write_text("a rollout's video would be here")
+    client.log_artifact(run, str(note))
+    with serve(tmp_path, 5600) as pages:
+        with urllib.request.urlopen(pages.url) as page:
+            assert b"MLflow" in page.read()
+        with urllib.request.urlopen(f"{pages.url}/get-artifact?path=note.txt&run_uuid={run}") as artifact:
+            assert artifact.read() == note.read_bytes()
+        children = psutil.Process(pages._process.pid).children(recursive=True)
+        listening = [
+            connection.laddr.ip
+            for process in (psutil.Process(pages._process.pid), *children)
+            for connection in process.net_connections()
+            if connection.status == psutil.CONN_LISTEN
+        ]
+        assert set(listening) == {HOST}
+    assert all(not child.is_running() for child in children)
+    assert pages._process.poll() is not None
