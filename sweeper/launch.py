@@ -563,7 +563,7 @@ def print_result(console: Console, result: SweepResult) -> None:
         console.print(f"Compare the best trials: {result.url}", soft_wrap=True)
     elif result.url is not None:
         console.print(
-            f"Compare the best trials: `sweeper ui {shlex.quote(sweep.name)}{option}`, then open\n{result.url}",
+            f"Compare the best trials: `sweeper ui {shlex.quote(sweep.name)}{option}`, then\n{result.url}",
             soft_wrap=True,
         )
     if result.status == "interrupted":

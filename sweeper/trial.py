@@ -227,8 +227,9 @@ def _train(number: int, config: dict[str, Any], settings: TrialSettings) -> bool
 
     def on_report(metrics: Mapping[str, Any]) -> None:
         nonlocal last_step
-        # Workers that were lost and began again from a checkpoint repeat what was reported before.
-        if metrics[STEP] > last_step:
+        # Workers that were lost and began again from a checkpoint repeat what was reported before. A step may
+        # have two reports.
+        if metrics[STEP] >= last_step:
             last_step = metrics[STEP]
             tune.report(dict(metrics))
 
