@@ -29,8 +29,9 @@ from typing import Any, TypeVar
 
 from sweeper.errors import UserError
 from sweeper.journal import JOURNAL, Event, EventKind, read_journal
+from sweeper.sweep import Objective
 
-__all__ = ["DATABASE", "Delivery", "Tracker", "comparison_url", "experiment_url", "tracking_uri"]
+__all__ = ["DATABASE", "Delivery", "Tracker", "charts_url", "comparison_url", "tracking_uri"]
 
 DATABASE = "mlflow.db"
 ARTIFACTS = "artifacts"
@@ -48,6 +49,13 @@ GATHER_S = 1.0
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0
 HTTP_TIMEOUT_S = 20
+
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+"""So that MLflow's pages show an experiment as training runs, not as conversations with a language model."""
+PAGES_MODE = "workflowType=machine_learning"
+"""The same, for the menus beside the page."""
+FIRST_GROUPS = ("final", "best", "rollout", "eval", "train")
+LAST_GROUP = "system"
 
 STATUS = {
     "completed": "FINISHED",
@@ -101,6 +109,7 @@ class _State:
     experiment: str
     experiment_id: str = ""
     sweep_id: str = ""
+    objectives: list[str] = field(default_factory=list)
     offset: int = 0
     parent: str = ""
     runs: dict[str, str] = field(default_factory=dict)
@@ -131,12 +140,27 @@ def comparison_url(base: str, experiment_id: str, run_ids: Sequence[str]) -> str
     """
     runs = urllib.parse.quote(json.dumps(list(run_ids), separators=(",", ":")))
     experiments = urllib.parse.quote(json.dumps([experiment_id]))
-    return f"{base.rstrip('/')}/#/compare-runs?runs={runs}&experiments={experiments}"
+    return f"{base.rstrip('/')}/#/compare-runs?runs={runs}&experiments={experiments}&{PAGES_MODE}"
 
 
-def experiment_url(base: str, experiment_id: str) -> str:
-    """The address of an experiment's list of runs in MLflow's pages."""
-    return f"{base.rstrip('/')}/#/experiments/{experiment_id}/runs"
+def charts_url(base: str, experiment_id: str, sweep_id: str, objective: Objective) -> str:
+    """The address at which MLflow's pages chart the trials of a sweep, sorted by their objective.
+
+    Args:
+        base: Where the pages are served, e.g. ``http://127.0.0.1:5000``.
+        experiment_id: The experiment of the runs.
+        sweep_id: The sweep, as its journal calls it.
+        objective: What the trials are sorted by, the best first.
+    """
+    options = {
+        "compareRunsMode": "CHART",
+        "searchFilter": f"tags.`sweep.id` = '{sweep_id}' and tags.`sweep.kind` = 'trial'",
+        # Sorted by anything but their creation, runs are shown without the sweeps that they lie below.
+        "orderByKey": f"metrics.`{_key(f'final/{objective.name}')}`",
+        "orderByAsc": "false" if objective.goal == "maximize" else "true",
+    }
+    query = "&".join(f"{name}={urllib.parse.quote(value)}" for name, value in options.items())
+    return f"{base.rstrip('/')}/#/experiments/{experiment_id}/runs?{PAGES_MODE}&{query}"
 
 
 class Tracker:
@@ -299,7 +323,11 @@ class Tracker:
         """The id of the experiment, which is made where it is missing."""
         found = client.get_experiment_by_name(self._experiment)
         if found is None:
-            return str(client.create_experiment(self._experiment, artifact_location=self._artifacts()))
+            return str(
+                client.create_experiment(
+                    self._experiment, artifact_location=self._artifacts(), tags=EXPERIMENT_TAGS
+                )
+            )
         if found.lifecycle_stage != "active":
             raise UserError(
                 f"tracking.experiment: {self._experiment!r} was deleted on {self.uri}. "
@@ -328,6 +356,7 @@ class Tracker:
                 batch.add(event)
             batch.send()
             self._state.sweep_id, self._state.parent = batch.sweep_id, batch.parent
+            self._state.objectives = batch.objectives
             self._state.runs |= batch.runs
             self._state.artifacts += batch.artifacts
             self._state.offset = chunk.offset
@@ -418,6 +447,7 @@ class _Batch:
 
     Attributes:
         sweep_id: The sweep's own id, as the journal has it.
+        objectives: Names of its objectives.
         parent: MLflow's id of the sweep's run.
         runs: MLflow's id of each trial's run.
         artifacts: Files to send later.
@@ -427,6 +457,7 @@ class _Batch:
         from mlflow.entities import Metric, Param, RunTag
 
         self.sweep_id = state.sweep_id
+        self.objectives = state.objectives
         self.parent = state.parent
         self.runs = dict(state.runs)
         self.artifacts: list[dict[str, str]] = []
@@ -458,6 +489,7 @@ class _Batch:
         spec, info = event["spec"], event["info"]
         first = not self.parent
         self.sweep_id = event["sweep_id"]
+        self.objectives = [objective["name"] for objective in spec["objectives"]]
         tags = {"sweep.name": event["sweep"], "sweep.id": event["sweep_id"], "sweep.kind": "sweep"}
         parent = self._run(event["sweep"], tags, event)
         self.parent = parent
@@ -480,10 +512,14 @@ class _Batch:
             "sweep.kind": "trial",
             "sweep.trial": number,
         }
+        first = number not in self.runs
         run = self.runs.get(number) or self._run(f"trial {number}", tags, event)
         self.runs[number] = run
         self._tags[run]["status"] = "running"
         self._params[run] |= {name: _text(value) for name, value in event["config"].items()}
+        if first:
+            # MLflow's comparison begins with the metric that a run got first: that is to be the objective.
+            self._add_metrics(run, _prefixed("final", dict.fromkeys(self.objectives, math.nan)), 0, event)
         self._status[run] = ("running", 0)
         self.artifacts.append(
             {"trial": number, "name": "config.json", "text": json.dumps(event["config"], indent=1)}
@@ -497,9 +533,10 @@ class _Batch:
             self.artifacts.append({"trial": number, "path": path, "folder": folder})
 
     def _trial_end(self, event: Event) -> None:
-        run, step = self.runs[str(event["trial"])], event["step"]
-        self._add_metrics(run, _prefixed("final", event["final"]), step, event)
-        self._add_metrics(run, _prefixed("best", event["best"]), step, event)
+        run = self.runs[str(event["trial"])]
+        # At step 0: MLflow then draws them as bars to compare runs by, not as lines of one point.
+        self._add_metrics(run, _prefixed("final", event["final"]), 0, event)
+        self._add_metrics(run, _prefixed("best", event["best"]), 0, event)
         self._add_metrics(self.parent, _prefixed("best", event["sweep_best"]), event["ended"], event)
         self._tags[run] |= {name: event[name] for name in ("status", "reason", "message")}
         self._status[run] = (event["status"], _milliseconds(event))
@@ -523,7 +560,7 @@ class _Batch:
         return str(run.info.run_id)
 
     def _add_metrics(self, run: str, metrics: Mapping[str, Any], step: int, event: Event) -> None:
-        for name, value in metrics.items():
+        for name, value in sorted(metrics.items(), key=_prominence):
             number = float(value)
             # MLflow knows NaN and would turn an infinity into the largest number, which spoils the chart.
             number = number if math.isfinite(number) else math.nan
@@ -593,6 +630,15 @@ def _sweep_params(spec: Mapping[str, Any]) -> dict[str, str]:
     for name, value in spec["config"].items():
         params[f"config.{name}"] = _text(value)
     return params
+
+
+def _prominence(metric: tuple[str, Any]) -> tuple[int, str]:
+    """Sorts metrics: MLflow's comparison begins with the metric that a run got first."""
+    name = metric[0]
+    group = name.partition("/")[0]
+    if group in FIRST_GROUPS:
+        return (FIRST_GROUPS.index(group), "" if name == "train/loss" else name)
+    return (len(FIRST_GROUPS) + (group == LAST_GROUP), name)
 
 
 def _prefixed(prefix: str, metrics: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import urllib.parse
 import urllib.request
 from pathlib import Path
 
@@ -23,7 +24,8 @@ from small_sweeps import LR, SCHEDULE, SUCCESS, sweep
 
 from sweeper.errors import UserError
 from sweeper.journal import JOURNAL, EventKind, Journal
-from sweeper.tracking import DATABASE, Tracker, comparison_url, tracking_uri
+from sweeper.sweep import Objective
+from sweeper.tracking import DATABASE, Tracker, charts_url, comparison_url, tracking_uri
 
 pytestmark = [
     pytest.mark.slow,
@@ -333,7 +335,38 @@ def test_the_comparison_names_the_runs_best_first(tmp_path):
     url = comparison_url("http://127.0.0.1:5000/", "1", ["b", "a"])
     assert url == (
         "http://127.0.0.1:5000/#/compare-runs?runs=%5B%22b%22%2C%22a%22%5D&experiments=%5B%221%22%5D"
+        "&workflowType=machine_learning"
     )
+
+
+def test_the_charts_show_one_sweeps_trials_best_first():
+    url = charts_url("http://127.0.0.1:5000", "1", "0123", Objective(SUCCESS, "maximize"))
+    page, _, query = url.partition("?")
+    assert page == "http://127.0.0.1:5000/#/experiments/1/runs"
+    assert urllib.parse.parse_qs(query) == {
+        "workflowType": ["machine_learning"],
+        "compareRunsMode": ["CHART"],
+        "searchFilter": ["tags.`sweep.id` = '0123' and tags.`sweep.kind` = 'trial'"],
+        "orderByKey": ["metrics.`final/rollout/success_rate`"],
+        "orderByAsc": ["false"],
+    }
+
+
+def test_the_objective_is_the_first_metric_of_a_run_and_unknown_until_the_end(tmp_path):
+    played = Sweep(tmp_path)
+    played.start()
+    played.trial(0, status="")
+    played.deliver()
+    played.end(0, 3)
+    played.trial(1, status="")
+    tracker, _ = played.deliver()
+    client = client_of(tmp_path)
+    ended, running = (client.get_run(tracker.run_id(number)).data.metrics for number in (0, 1))
+    # MLflow's comparison begins with the first; summaries at step 0 are drawn as bars.
+    assert next(iter(ended)) == next(iter(running)) == f"final/{SUCCESS}"
+    assert ended[f"final/{SUCCESS}"] == pytest.approx(0.3)
+    assert math.isnan(running[f"final/{SUCCESS}"])
+    assert {step for step, _ in history(client, tracker.run_id(0), f"final/{SUCCESS}")} == {0}
 
 
 class Server:
