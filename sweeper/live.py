@@ -31,6 +31,8 @@ REFRESH_PER_S = 2.0
 OTHER_ROWS = 9
 """Lines of the display that are not trials."""
 FEWEST_ROWS = 4
+FEW_PARAMETERS = 6
+"""As many parameters fit into the table on most terminals."""
 
 
 class Board:
@@ -46,6 +48,14 @@ class Board:
         self.sweep = sweep
         self.at_once = max(1, at_once)
         self._steps = steps
+        self._first: dict[int, tuple[float, int]] = {}
+
+    def tell(self, event: Event) -> None:
+        """Note when each trial first reported: what lies before that is start-up, not training."""
+        if event["event"] == EventKind.TRIAL_START:
+            self._first.pop(event["trial"], None)
+        elif event["event"] == EventKind.REPORT:
+            self._first.setdefault(event["trial"], (event["time"], event["step"]))
 
     @property
     def objective(self) -> Objective:
@@ -114,9 +124,12 @@ class Board:
         return cost if math.isfinite(cost) else math.inf
 
     def _whole_s(self, trial: TrialResult, now: float) -> float:
-        """How long a trial lasts as a whole, by the steps that it has done; 0 where that cannot be told."""
+        """How long a trial lasts as a whole, by its pace so far; 0 where that cannot be told."""
         steps = self.steps(trial)
-        return trial.duration_s(now) * steps / trial.step if steps and trial.step else 0.0
+        since, first = self._first.get(trial.number, (now, trial.step))
+        if not steps or trial.step <= first:
+            return 0.0
+        return trial.duration_s(now) + (now - since) * max(0, steps - trial.step) / (trial.step - first)
 
 
 class Display:
@@ -157,6 +170,7 @@ class Display:
 
     def tell(self, event: Event) -> None:
         """Show an event that was applied to the sweep."""
+        self._board.tell(event)
         if self._live is None:
             line = event_line(self._board, event)
             if line:
@@ -255,10 +269,10 @@ def trials_table(board: Board, trials: Sequence[TrialResult], now: float) -> Tab
 
 
 def _varying(board: Board) -> list[str]:
-    """The searched parameters that differ among the trials; all of them while there is but one trial."""
+    """The searched parameters; where they are many, those that differ among the trials."""
     names = list(board.sweep.varying)
     every = board.trials()
-    if len(every) < 2:
+    if len(every) < 2 or len(names) <= FEW_PARAMETERS:
         return names
     return [name for name in names if len({repr(trial.values.get(name)) for trial in every}) > 1]
 

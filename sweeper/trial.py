@@ -322,6 +322,8 @@ def train_worker(loop: Mapping[str, Any]) -> str:
         for report in _reports(settings.trainable, loop["config"], context):
             final = report.final
             ray.train.report(_metrics(report) if rank == 0 else {})
+            # What was said before the report is history.
+            (folder / PROGRESS).unlink(missing_ok=True)
     except Exception as error:
         traceback.print_exc()
         write_failure(folder, failure_of(error, log))

@@ -19,13 +19,14 @@ from sweeper.sweep import BudgetSpec
 from sweeper.trial import trial_folder
 
 T0 = 1_000_000.0
+OTHERS = ("horizon", "down_dims", "n_groups", "kernel_size", "crop", "dropout")
 
 
 class Story:
     """A sweep that is told event by event."""
 
     def __init__(self, folder: Path, *, terminal: bool = False, at_once: int = 2, **budget: Any) -> None:
-        parameters = (LR, choice("policy.horizon", 8, 16), choice("policy.down_dims", 1, 2))
+        parameters = (LR, *(choice(f"policy.{name}", 1, 2, 16) for name in OTHERS))
         spec = sweep(folder, *parameters, trials=4, config={"train.steps": 100})
         if budget:
             spec = dataclasses.replace(spec, budget=BudgetSpec(**budget))
@@ -103,7 +104,7 @@ def test_the_table_shows_state_parameters_that_vary_losses_and_the_best(story: S
     assert lines[2].split() == ["trial", "state", "lr", "step", "loss", "grad_norm", "success_rate", "time"]
     assert lines[3].split()[:-2] == ["0", "stopped", "early", "0.0001", "50/100", "0.25", "1.5", "0.4"]
     assert lines[4].split()[:2] == ["★", "1"]
-    # Parameters that are the same in every trial take no room.
+    # Of many parameters those that are the same in every trial take no room.
     assert "horizon" not in lines[2]
 
 
@@ -127,10 +128,13 @@ def test_time_left_is_guessed_from_trials_that_ended_and_those_that_run(story: S
     story.start(1)
     story.now += 30
     assert story.board.left_s(story.now) is None  # nothing reported yet
+    story.report(0, 0, train__loss=1.0)
+    assert story.board.left_s(story.now) is None  # nor can a first report say how fast it goes
+    story.now += 10
     story.report(0, 50, train__loss=1.0)
-    # A trial lasts 60 s: 30 s are left of the first, as many of the second, and 2 trials are to come.
-    assert story.board.left_s(story.now) == pytest.approx((30 + 30 + 2 * 60) / 2)
-    story.now += 30
+    # After 30 s of start-up it takes 20 s: 10 s are left of each of the first two trials, and two are to come.
+    assert story.board.left_s(story.now) == pytest.approx((10 + 10 + 2 * 50) / 2)
+    story.now += 20
     story.end(0, "completed")
     story.end(1, "failed")
     # One that failed at once says nothing of how long the others take.
