@@ -7,13 +7,13 @@ import sys
 import pytest
 
 FAULTS = """
-import resource, torch
+import resource, numpy as np
 from trainables.diffusion_policy.memory import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(50):
-        kept = [torch.ones(200_000) for _ in range(4)]
+        kept = [np.ones(200_000, np.float32) for _ in range(4)]
         del kept
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
