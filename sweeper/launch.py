@@ -28,9 +28,10 @@ from rich.text import Text
 
 from sweeper.cluster import Cluster, connect, disconnect, free_placement_groups, settle, this_machine
 from sweeper.ending import Ending, Signals, Status, common_reason, ended_by_signals
-from sweeper.errors import SweepExistsError, SweepNotFoundError
+from sweeper.errors import ResourceError, SweepExistsError, SweepNotFoundError, UserError
 from sweeper.journal import Event, Journal
 from sweeper.live import Board, Display
+from sweeper.plan import find_machine
 from sweeper.recorder import Recorder
 from sweeper.results import Sweep, ranking_table, read_series, read_sweep
 from sweeper.settings import STEPS
@@ -131,6 +132,7 @@ def run_sweep(spec: SweepSpec, *, address: str | None = None, console: Console) 
     console.print(f"Checking {spec.name} …", style="dim")
     base = preflight(spec, trainable, cache_folder())
     data = trainable.describe(base, cache_folder())
+    _check_disk(spec, trainable.disk_gb(base), left, console)
     with contextlib.ExitStack() as stack:
         if remote:
             cluster = _connected(stack, address)
@@ -208,6 +210,23 @@ def preflight(spec: SweepSpec, trainable: Trainable, cache: Path) -> dict[str, A
 _NO_POINT = Fault(
     "constraints", "no combination of the parameters keeps them.", "Widen a range or drop a constraint."
 )
+
+
+def _check_disk(spec: SweepSpec, trial_gb: float, left: int, console: Console) -> None:
+    """Refuse a sweep of which not one trial fits on the disk; warn where not all of them do.
+
+    Raises:
+        ResourceError: Where there is no room for a single trial.
+    """
+    free_gb = find_machine(spec.folder).disk_gb
+    if trial_gb > free_gb:
+        raise ResourceError(
+            f"{spec.folder}: a trial needs about {trial_gb:.1f} GB of disk, and {free_gb:.1f} GB are free. "
+            "Make room, or name another folder with --sweeps."
+        )
+    if trial_gb * left > free_gb:
+        needed = f"All {left} trials may need {trial_gb * left:.1f} GB"
+        console.print(f"! {needed}, and {free_gb:.1f} GB are free in {spec.folder}.", style="yellow")
 
 
 def _earlier(spec: SweepSpec) -> Sweep | None:
@@ -311,7 +330,10 @@ class _Records:
 def _records(spec: SweepSpec, trainable: Trainable, earlier: Sweep | None) -> Iterator[_Records]:
     """Open the sweep's folder; where nothing came of it, a new one is taken away again."""
     existed = spec.folder.exists()
-    spec.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        spec.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{spec.folder}: the sweep's folder cannot be made: {error.strerror}.") from error
     try:
         defaults = {name: field.default for name, field in trainable.fields.items()}
         with (
@@ -553,6 +575,9 @@ def print_result(console: Console, result: SweepResult) -> None:
         console.print()
     style = {"done": "bold green", "failed": "bold red", "interrupted": "bold magenta"}[result.status]
     console.print(Text(result.message, style=style))
+    if not sweep.folder.exists():
+        console.print("No trial had begun, so nothing is left behind.")
+        return
     console.print(f"Everything lies in {sweep.folder}", soft_wrap=True)
     if not result.delivery.complete:
         console.print(Text(str(result.delivery), style="yellow"), soft_wrap=True)

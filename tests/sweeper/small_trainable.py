@@ -51,7 +51,7 @@ class Parabola:
         return {"fingerprint": "parabola"}
 
     def disk_gb(self, config: Mapping[str, Any]) -> float:
-        return 0.001
+        return 1e9 if config.get("fault") == "large" else 0.001
 
     def train(self, config: Mapping[str, Any], context: TrainContext) -> Iterator[Report]:
         config = {name: config.get(name, field.default) for name, field in self.fields.items()}
@@ -59,6 +59,7 @@ class Parabola:
         state = {"step": 0, "x": 10.0}
         if context.resume and last.exists():
             state = json.loads(last.read_text())
+        print(f"works in {Path.cwd()}")
         print(f"rank {context.rank} of {context.world_size} trains with {context.threads} threads")
         print(f"OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS')}", file=sys.stderr)
         context.progress("begins")

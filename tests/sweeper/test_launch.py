@@ -18,7 +18,7 @@ import pytest
 from rich.console import Console
 from small_sweeps import choice
 
-from sweeper.errors import ResourceError, SweepExistsError
+from sweeper.errors import ResourceError, SweepExistsError, UserError
 from sweeper.expressions import Expression
 from sweeper.journal import JOURNAL, read_journal
 from sweeper.launch import launch, preflight, print_result, run_sweep
@@ -259,6 +259,18 @@ def test_what_the_preflight_finds_is_refused_and_leaves_nothing(tmp_path: Path) 
     sweep = spec(tmp_path / "sweeps" / "bad", choice("optimizer.lr", 0.1), config={"fault": "preflight"})
     refused(sweep, ConfigError, "'preflight' is refused")
     assert not (tmp_path / "sweeps").exists()
+
+
+def test_a_trial_that_is_larger_than_the_disk_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    sweep = spec(tmp_path / "sweeps" / "large", choice("optimizer.lr", 0.1), config={"fault": "large"})
+    refused(sweep, ResourceError, "1000000000.0 GB of disk")
+    assert not (tmp_path / "sweeps").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_the_users_mistake(tmp_path: Path) -> None:
+    (tmp_path / "sweeps").write_text("a file")
+    sweep = spec(tmp_path / "sweeps" / "x", choice("optimizer.lr", 0.1))
+    refused(sweep, UserError, "cannot be made: Not a directory")
 
 
 def test_a_space_without_a_legal_point_is_refused(tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def test_time_left_is_guessed_from_trials_that_ended_and_those_that_run(story: S
     assert story.board.left_s(story.now) is None  # nor can a first report say how fast it goes
     story.now += 10
     story.report(0, 50, train__loss=1.0)
-    # After 30 s of start-up it takes 20 s: 10 s are left of each of the first two trials, and two are to come.
+    # After 30 s of start-up it takes 20 s: 10 s are left of each of the two trials, and two are to come.
     assert story.board.left_s(story.now) == pytest.approx((10 + 10 + 2 * 50) / 2)
     story.now += 20
     story.end(0, "completed")

@@ -159,6 +159,8 @@ def test_the_worker_has_its_threads_and_prints_to_the_trials_log(ended: Any) -> 
     log = (trial_folder(folder, 0) / "worker.log").read_text()
     assert "rank 0 of 1 trains with 1 threads" in log
     assert "OMP_NUM_THREADS=1" in log
+    # Relative paths in a configuration mean the folder that the sweep was launched from.
+    assert f"works in {Path.cwd()}\n" in log
     assert "the parabola is flat here" in (trial_folder(folder, 2) / "worker.log").read_text()
 
 
