@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
+from trainables.evaluation.environment import Step
 from trainables.features import ACTION, STATE, Feature, FeatureType, PolicyFeatures
 
 REACH = PolicyFeatures((Feature(STATE, FeatureType.STATE, (2,)),), Feature(ACTION, FeatureType.ACTION, (2,)))
@@ -66,6 +67,31 @@ class Reach(gymnasium.Env):
 
 def make_reach(features: PolicyFeatures) -> gymnasium.Env:
     return Reach()
+
+
+class Line:
+    """An adapter of the user's own: no gymnasium, one number."""
+
+    action_shape = (1,)
+    max_steps = 4
+    fps = 5.0
+
+    def __init__(self, features: PolicyFeatures) -> None:
+        self.position = 0.0
+
+    def reset(self, seed: int) -> dict[str, np.ndarray]:
+        self.position = float(seed)
+        return {STATE: np.array([self.position], np.float32)}
+
+    def step(self, action: np.ndarray, observe: bool = True) -> Step:
+        self.position += float(action[0])
+        return Step({STATE: np.array([self.position], np.float32)}, self.position, False, False)
+
+    def frame(self) -> np.ndarray:
+        return np.zeros((8, 8, 3), np.uint8)
+
+    def close(self) -> None:
+        pass
 
 
 def make_nonsense(features: PolicyFeatures) -> int:

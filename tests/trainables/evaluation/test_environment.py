@@ -73,6 +73,16 @@ def test_adapter_of_the_user_is_found_by_module_and_attribute() -> None:
     assert environment_faults(f"{HERE}:make_reach", REACH, max_steps=10) == []
 
 
+def test_adapter_without_gymnasium_is_used_as_it_is() -> None:
+    one = PolicyFeatures(
+        (Feature(STATE, FeatureType.STATE, (1,)),), Feature(ACTION, FeatureType.ACTION, (1,))
+    )
+    assert environment_faults(f"{HERE}:Line", one) == []
+    environment = make_environment(f"{HERE}:Line", one)
+    environment.reset(3)
+    assert environment.step(np.array([2.0])).reward == 5.0
+
+
 def faults(env_id: str, features: PolicyFeatures, **arguments: Any) -> str:
     return "\n".join(str(fault) for fault in environment_faults(env_id, features, **arguments))
 
