@@ -445,6 +445,7 @@ class _Run:
             workers=self._resources.workers,
             gpu_per_worker=self._resources.gpu_per_worker,
             cpu_per_worker=self._resources.cpu_per_worker,
+            objective=(spec.objectives[0].name, spec.objectives[0].goal),
             python_path=tuple(place or str(Path.cwd()) for place in sys.path),
         )
         trainable = tune.with_parameters(run_trial, settings=settings)

@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sweeper.errors import TrialError
 from sweeper.system import system_metrics
@@ -104,6 +104,7 @@ class TrialSettings:
         workers: Processes of a trial.
         gpu_per_worker: GPUs of each.
         cpu_per_worker: CPUs of each.
+        objective: The metric and direction by which a trial's best checkpoint is chosen.
         python_path: Where the launching process finds modules; workers look there after their own path.
     """
 
@@ -114,6 +115,7 @@ class TrialSettings:
     workers: int = 1
     gpu_per_worker: float = 0.0
     cpu_per_worker: float = 1.0
+    objective: tuple[str, Literal["minimize", "maximize"]] | None = None
     python_path: tuple[str, ...] = ()
 
     @property
@@ -314,6 +316,7 @@ def train_worker(loop: Mapping[str, Any]) -> str:
         world_size=ray.train.get_context().get_world_size(),
         device=_device(settings),
         threads=settings.threads,
+        objective=settings.objective,
         stop_requested=stop,
         progress=_Progress(folder / PROGRESS) if rank == 0 else _silent,
     )

@@ -87,8 +87,8 @@ def serve(folder: Path, port: int = PORT, uri: str | None = None) -> Iterator[Pa
     database = folder / DATABASE
     if uri is None and not database.is_file():
         raise SweepNotFoundError(
-            f"{folder}: no runs of MLflow lie here ({DATABASE} is missing). Where MLFLOW_TRACKING_URI was set "
-            "when the sweep ran, they are on that server."
+            f"{folder}: no runs of MLflow lie here ({DATABASE} is missing). Where MLFLOW_TRACKING_URI was "
+            "set when the sweep ran, they are on that server."
         )
     port = free_port(port)
     log = folder / "ui.log"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-# The tests compare numbers: one thread makes them the same everywhere, and two cores are enough for two tests.
+# The tests compare numbers, and one thread makes them the same everywhere.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 

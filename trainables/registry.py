@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import importlib
 
-
 from trainables.interface import ConfigError, Fault, Trainable
 
 __all__ = ["load", "names"]

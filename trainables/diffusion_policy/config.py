@@ -323,7 +323,7 @@ class RolloutConfig:
     final_episodes: int | None = _field(
         "int", None, "Episodes of the last evaluation; null: as many as episodes.", minimum=1
     )
-    parallel: int = _field("int", 10, "Environments stepped at once; does not change the result.", minimum=1)
+    parallel: int = _field("int", 32, "Environments stepped at once; does not change the result.", minimum=1)
     seed: int = _field(
         "int", 100_000, "Episode i starts from seed + i: the same starts for every trial.", minimum=0
     )

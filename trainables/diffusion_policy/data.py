@@ -68,7 +68,7 @@ def preflight(config: DiffusionConfig, cache: Path) -> list[Fault]:
     features = load_dataset(dataset, cache).policy_features
     faults = _camera_faults(config, features)
     if config.rollout.env is not None:
-        faults += environment_faults(config.rollout.env, features)
+        faults += environment_faults(config.rollout.env, features, config.rollout.max_steps)
     return faults
 
 

@@ -27,6 +27,7 @@ from trainables.diffusion_policy.config import DiffusionConfig, OptimizerConfig
 from trainables.diffusion_policy.data import image_sizes, load_dataset
 from trainables.diffusion_policy.ema import Ema
 from trainables.diffusion_policy.evaluate import evaluate
+from trainables.diffusion_policy.memory import keep_freed_memory
 from trainables.diffusion_policy.policy import DiffusionPolicy, build_policy
 from trainables.diffusion_policy.progress import Interval, Progress
 from trainables.diffusion_policy.stream import NOISE, TIMESTEPS, BatchStream
@@ -76,6 +77,8 @@ def _train(config: DiffusionConfig, context: TrainContext, closing: contextlib.E
     device = torch.device(context.device)
     if context.threads > 0:
         torch.set_num_threads(context.threads)
+    if device.type == "cpu":
+        keep_freed_memory()
     _check_group(config, context)
 
     # Data: windows of the training episodes, and of the held-out ones for the evaluation.

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from trainables.dataset.windows import Windows
 
 from trainables.dataset.lerobot import open_dataset
 from trainables.dataset.schema import DatasetFeature
+from trainables.dataset.windows import Windows
 from trainables.dataset.write import DatasetWriter
 from trainables.evaluation.offline import OfflineSettings, action_error, choose_windows, chunk_latency
 
