@@ -164,10 +164,7 @@ class Recorder:
             fault = objective_fault(self._spec.objectives, trial.final)
             if fault is not None:
                 outcome = Outcome("failed", *fault)
-        # As it stands after this end, which the journal does not have yet.
-        trial.status = outcome.status
-        best, ended = self.sweep.best_so_far(), self.sweep.ended_trials
-        trial.status = "running"
+        completed = trial if outcome.status == "completed" else None
         self._write(
             EventKind.TRIAL_END,
             trial=number,
@@ -177,8 +174,8 @@ class Recorder:
             step=trial.step,
             final=trial.final,
             best=trial.best,
-            sweep_best=best,
-            ended=ended,
+            sweep_best=self.sweep.best_so_far(completed),
+            ended=self.sweep.ended_trials + (outcome.status != "interrupted"),
         )
         self._tell_study(number, outcome)
 

@@ -247,15 +247,14 @@ class Sweep:
         ranked = self.ranking()
         return ranked[0] if ranked and ranked[0].status == "completed" else None
 
-    def best_so_far(self) -> dict[str, float]:
-        """The best final value of each objective among completed trials."""
+    def best_so_far(self, also: TrialResult | None = None) -> dict[str, float]:
+        """The best final value of each objective among completed trials, and one that is about to be."""
+        completed = [trial for trial in self.trials.values() if trial.status == "completed" or trial is also]
         best: dict[str, float] = {}
         for objective in self.objectives:
-            for trial in self.trials.values():
+            for trial in completed:
                 value = trial.final.get(objective.name, math.nan)
-                if trial.status == "completed" and _is_better(
-                    value, best.get(objective.name), objective.goal
-                ):
+                if _is_better(value, best.get(objective.name), objective.goal):
                     best[objective.name] = value
         return best
 

@@ -81,8 +81,8 @@ class Delivery:
         complete: Whether it has everything.
         events: Events that it lacks.
         artifacts: Files that it lacks.
-        refused: Requests that it will never accept; the log has each.
-        problem: Why, in one line; empty where it has everything.
+        refused: Requests that it will never accept.
+        problem: Why, or what it refused last, in one line; empty where it has everything.
     """
 
     complete: bool
@@ -410,7 +410,8 @@ class Tracker:
         return True
 
     def _refuse(self, why: str) -> None:
-        _log.warning("MLflow does not get everything: %s", why)
+        # Not a warning: that would be printed over the table on the terminal. `close` says it.
+        _log.info("MLflow does not get everything: %s", why)
         self._state.refused += 1
         self._refusal = why
 

@@ -116,6 +116,14 @@ def test_a_trial_that_starts_again_and_repeats_its_steps_is_judged_once(method):
     assert play(scheduler, "again", again) is None
 
 
+def test_steps_that_a_trial_repeats_do_not_count_twice_in_its_mean():
+    scheduler = rule("median")
+    for name in ("a", "b", "c"):
+        play(scheduler, name, [(100, 0.0), (200, 1.0), (200, 1.0), (200, 1.0)])
+    # The others' mean is 0.5; with the repeated steps it would be 0.75.
+    assert play(scheduler, "fair", [(100, 0.6), (200, 0.6)]) is None
+
+
 def test_no_trial_is_stopped_before_its_first_steps_are_done():
     scheduler = rule(min_steps=500)
     play(scheduler, "good", steps(0.9))

@@ -179,6 +179,8 @@ def test_choices_that_are_equal_in_python_stay_apart(tmp_path):
     with Study(sweep(tmp_path, choice("a", 1, True, "1", None, 1.5), method="grid")) as study:
         values = [suggestion.config["a"] for suggestion in run(study, 5, value=lambda config: 1.0)]
     assert sorted(map(repr, values)) == sorted(map(repr, [1, True, "1", None, 1.5]))
+    recorded = optuna.load_study(study_name="sweep", storage=f"sqlite:///{tmp_path / STUDY}").trials
+    assert len({repr(trial.params["a"]) for trial in recorded}) == 5
 
 
 def test_a_range_that_its_step_does_not_fill_stays_in_bounds(tmp_path):
