@@ -124,7 +124,8 @@ def results(
     as_json: Json = False,
 ) -> None:
     """Show the ranking of a sweep's trials, also while it runs."""
-    from sweeper.results import ranking_table, read_sweep, to_json
+    from sweeper.results import read_sweep, to_json
+    from sweeper.tables import ranking_table
     from sweeper.ui import find_sweep
 
     found = read_sweep(find_sweep(sweep, sweeps))
@@ -137,7 +138,8 @@ def results(
 @app.command(name="list")
 def list_command(sweeps: SweepsFolder = Path("sweeps"), as_json: Json = False) -> None:
     """List the sweeps, the last started first."""
-    from sweeper.results import list_sweeps, sweeps_table, to_json
+    from sweeper.results import list_sweeps, to_json
+    from sweeper.tables import sweeps_table
 
     found = list_sweeps(sweeps)
     if as_json:

@@ -33,10 +33,11 @@ from sweeper.journal import Event, Journal
 from sweeper.live import Board, Display
 from sweeper.plan import find_machine
 from sweeper.recorder import Recorder
-from sweeper.results import Sweep, ranking_table, read_series, read_sweep
+from sweeper.results import Sweep, read_series, read_sweep
 from sweeper.settings import STEPS
 from sweeper.study import Study
 from sweeper.sweep import SettledResources, SweepSpec
+from sweeper.tables import ranking_table
 from sweeper.tracking import Delivery, Tracker
 from sweeper.trial import RAY, STOP, TrialSettings, group_prefix, run_trial, trial_folder
 from sweeper.ui import HOST, PORT

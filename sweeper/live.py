@@ -18,9 +18,18 @@ from rich.table import Table
 from rich.text import Text
 
 from sweeper.journal import Event, EventKind
-from sweeper.results import Sweep, TrialResult, duration_text, number_text, state_text, value_text
+from sweeper.results import Sweep, TrialResult
 from sweeper.settings import STEPS
 from sweeper.sweep import Objective
+from sweeper.tables import (
+    clock_text,
+    duration_text,
+    number_text,
+    short_names,
+    stacked,
+    state_text,
+    value_text,
+)
 from sweeper.trial import progress_of, trial_folder
 
 __all__ = ["Board", "Display", "trials_table"]
@@ -245,11 +254,11 @@ def trials_table(board: Board, trials: Sequence[TrialResult], now: float) -> Tab
     table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim")
     table.add_column("trial", justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)
-    for name in _short_names(parameters):
-        table.add_column(name, justify="right", overflow="ellipsis", no_wrap=True)
+    for name in short_names(parameters).values():
+        table.add_column(stacked(name), justify="right", no_wrap=True)
     table.add_column("step", justify="right", no_wrap=True)
-    for name in _short_names([*losses, *objectives]):
-        table.add_column(name, justify="right", overflow="ellipsis", no_wrap=True)
+    for name in short_names([*losses, *objectives]).values():
+        table.add_column(stacked(name), justify="right", no_wrap=True)
     table.add_column("time", justify="right", no_wrap=True)
     for trial in trials:
         state = state_text(trial.status)
@@ -258,14 +267,21 @@ def trials_table(board: Board, trials: Sequence[TrialResult], now: float) -> Tab
         table.add_row(
             f"★ {trial.number}" if trial is best else str(trial.number),
             state,
-            *(value_text(trial.values[name]) if name in trial.values else "–" for name in parameters),
+            *(
+                stacked(value_text(trial.values[name])) if name in trial.values else "–"
+                for name in parameters
+            ),
             _step(board, trial),
             *(number_text(trial.metrics.get(name)) for name in losses),
             *(number_text(trial.final.get(name)) for name in objectives),
-            duration_text(trial.duration_s(now)),
+            clock_text(trial.duration_s(now)),
             style="bold" if trial is best else ("" if trial.status == "running" else "dim"),
         )
     return table
+
+
+def _value(trial: TrialResult, name: str) -> str:
+    return stacked(value_text(trial.values[name])) if name in trial.values else "–"
 
 
 def _varying(board: Board) -> list[str]:
@@ -304,12 +320,6 @@ def _step(board: Board, trial: TrialResult) -> str:
 
 def _values(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={value_text(value)}" for name, value in values.items())
-
-
-def _short_names(names: Sequence[str]) -> list[str]:
-    """The last part of each dotted or slashed name, where that is enough to tell them apart."""
-    ends = [name.replace("/", ".").rpartition(".")[2] for name in names]
-    return [end if ends.count(end) == 1 else name for name, end in zip(names, ends, strict=True)]
 
 
 def _one_line(text: str, style: str) -> Text:

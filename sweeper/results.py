@@ -19,8 +19,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import psutil
-from rich.table import Table
-from rich.text import Text
 
 from sweeper.errors import SweepNotFoundError
 from sweeper.journal import JOURNAL, Event, EventKind, read_journal
@@ -32,11 +30,8 @@ __all__ = [
     "TrialResult",
     "TrialStatus",
     "list_sweeps",
-    "ranking_table",
     "read_series",
     "read_sweep",
-    "short_names",
-    "sweeps_table",
     "to_json",
 ]
 
@@ -44,14 +39,6 @@ TrialStatus = Literal["running", "completed", "stopped_early", "failed", "interr
 
 ORDER = ("completed", "running", "stopped_early", "interrupted", "failed")
 """States in the order in which the ranking shows them."""
-STYLES = {
-    "completed": "green",
-    "running": "cyan",
-    "stopped_early": "yellow",
-    "interrupted": "magenta",
-    "failed": "red",
-    "done": "green",
-}
 
 
 @dataclass
@@ -376,108 +363,3 @@ def _trial_json(trial: TrialResult, position: int, sweep: Sweep) -> dict[str, An
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
     return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-
-
-def short_names(names: Sequence[str]) -> dict[str, str]:
-    """Each dotted name's last word, or the whole name where two would be alike."""
-    last = [name.rpartition(".")[2] for name in names]
-    return {name: word if last.count(word) == 1 else name for name, word in zip(names, last, strict=True)}
-
-
-def ranking_table(sweep: Sweep, top: int | None = None) -> Table:
-    """The ranking as a table for the terminal.
-
-    Args:
-        sweep: The sweep.
-        top: Show this many trials; None for all.
-    """
-    objectives = sweep.objectives
-    table = Table(title=f"{sweep.name}: {_summary(sweep)}", title_justify="left", header_style="bold")
-    table.add_column("#", justify="right")
-    table.add_column("trial", justify="right")
-    table.add_column("state")
-    for objective in objectives:
-        arrow = "↑" if objective.goal == "maximize" else "↓"
-        table.add_column(f"{objective.name} {arrow}", justify="right", style="bold")
-        table.add_column("best", justify="right", style="dim")
-    for name in short_names(sweep.varying).values():
-        table.add_column(name, justify="right")
-    table.add_column("step", justify="right")
-    table.add_column("time", justify="right")
-    table.add_column("reason", overflow="fold")
-    for position, trial in enumerate(sweep.ranking()[:top], start=1):
-        table.add_row(*_cells(sweep, trial, position))
-    return table
-
-
-def _cells(sweep: Sweep, trial: TrialResult, position: int) -> list[Text | str]:
-    cells: list[Text | str] = [
-        str(position) if trial.status == "completed" else "",
-        str(trial.number),
-        state_text(trial.status),
-    ]
-    for objective in sweep.objectives:
-        cells += [number_text(values.get(objective.name)) for values in (trial.final, trial.best)]
-    cells += [value_text(trial.values.get(name, "")) for name in sweep.varying]
-    return [*cells, str(trial.step), duration_text(trial.duration_s()), Text(trial.reason)]
-
-
-def sweeps_table(sweeps: Sequence[Sweep]) -> Table:
-    """Several sweeps as a table for the terminal."""
-    table = Table(header_style="bold")
-    for name in ("sweep", "state", "trials", "failed", "objective", "best", "started", "folder"):
-        table.add_column(name, justify="right" if name in ("trials", "failed", "best") else "left")
-    for sweep in sweeps:
-        best = sweep.best_so_far()
-        budget = sweep.spec.get("budget", {}).get("trials", "?")
-        table.add_row(
-            sweep.name,
-            state_text(_state(sweep)),
-            f"{sweep.ended_trials}/{budget}",
-            str(sweep.count("failed")),
-            ", ".join(objective.name for objective in sweep.objectives),
-            ", ".join(number_text(best.get(objective.name)) for objective in sweep.objectives),
-            time.strftime("%Y-%m-%d %H:%M", time.localtime(sweep.started)),
-            Text(str(sweep.folder)),
-        )
-    return table
-
-
-def _state(sweep: Sweep) -> str:
-    return "interrupted" if sweep.status == "running" and not sweep.is_alive() else sweep.status
-
-
-def _summary(sweep: Sweep) -> str:
-    counts = [(status, sweep.count(status)) for status in ORDER]
-    return (
-        ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in counts if count) or "no trials"
-    )
-
-
-def state_text(status: str) -> Text:
-    """A state in its words and its colour."""
-    return Text(status.replace("_", " "), style=STYLES.get(status, ""))
-
-
-def number_text(value: float | None) -> str:
-    """A metric to four digits."""
-    return "–" if value is None else f"{value:.4g}"
-
-
-def value_text(value: Any) -> str:
-    """A parameter's value, short."""
-    if isinstance(value, float):
-        return f"{value:.3g}"
-    if isinstance(value, (list, tuple)):
-        return ",".join(value_text(element) for element in value)
-    return str(value)
-
-
-def duration_text(seconds: float) -> str:
-    """A duration such as ``45 s``, ``3 min 05 s`` or ``2 h 10 min``."""
-    whole = int(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -61,8 +61,8 @@ def test_the_demo_fits_a_laptop():
     assert made.resources.at_once >= 2
     assert made.resources.gpu_per_trial == 0
     assert made.warnings == ()
-    assert made.rungs == (400, 800)
-    assert made.steps == (1200, 1200)
+    assert made.rungs == (750, 1500)
+    assert made.steps == (3000, 3000)
     assert 0 < made.disk_per_trial_gb < 0.2
     assert made.disk_gb == made.trials * made.disk_per_trial_gb
     assert made.combinations is None
@@ -77,11 +77,11 @@ def test_the_paper_setting_fills_a_node():
 
 def test_a_discrete_space_is_counted():
     made = plan("parameters.optimizer.lr.values=[1e-4, 1e-3]", "budget.trials=9999")
-    # horizon 8, 16, 24 with n_action_steps of 4 to 12, at most horizon - 1
-    assert made.combinations == (4 + 9 + 9) * 2 * 2
+    # horizon 8, 12, 16 with n_action_steps of 4 to 12, at most horizon - 1
+    assert made.combinations == (4 + 8 + 9) * 2 * 2
     assert made.size == 3 * 9 * 2 * 2
-    assert made.trials == 88
-    assert any("only 88 combinations" in warning for warning in made.warnings)
+    assert made.trials == 84
+    assert any("only 84 combinations" in warning for warning in made.warnings)
 
 
 def test_searched_steps_are_a_range():

@@ -1,0 +1,218 @@
+"""Trials and sweeps as tables for the terminal: nothing is cut off in 80 columns."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from sweeper.results import ORDER, Sweep, TrialResult
+
+__all__ = [
+    "clock_text",
+    "duration_text",
+    "number_text",
+    "ranking_table",
+    "short_names",
+    "stacked",
+    "state_text",
+    "sweeps_table",
+    "value_text",
+]
+
+STYLES = {
+    "completed": "green",
+    "running": "cyan",
+    "stopped_early": "yellow",
+    "interrupted": "magenta",
+    "failed": "red",
+    "done": "green",
+}
+NAME_WIDTH = 12
+"""Names and values longer than this are broken into lines."""
+
+
+def short_names(names: Sequence[str]) -> dict[str, str]:
+    """Each dotted or slashed name's last part, or the whole name where two would be alike."""
+    last = [name.replace("/", ".").rpartition(".")[2] for name in names]
+    return {name: word if last.count(word) == 1 else name for name, word in zip(names, last, strict=True)}
+
+
+def stacked(name: str, width: int = NAME_WIDTH) -> str:
+    """A name of several words as lines of at most ``width`` characters, where its words allow that."""
+    lines = [""]
+    for word in re.findall(r"[^_/]+[_/]?", name):
+        if lines[-1] and len(lines[-1]) + len(word) > width:
+            lines.append("")
+        lines[-1] += word
+    return "\n".join(lines)
+
+
+def ranking_table(sweep: Sweep, top: int | None = None) -> Table:
+    """The ranking as a table for the terminal.
+
+    Args:
+        sweep: The sweep.
+        top: Show this many trials; None for all.
+    """
+    trials = sweep.ranking()[:top]
+    names = short_names(sweep.varying)
+    columns = [Column("#"), Column("trial"), Column("state", justify="left", wraps=True)]
+    for objective in sweep.objectives:
+        arrow = "↑" if objective.goal == "maximize" else "↓"
+        columns.append(Column(stacked(f"{objective.name} {arrow}"), style="bold"))
+        if _best_differs(trials, objective.name):
+            columns.append(Column("best", style="dim"))
+    columns += [Column(stacked(name)) for name in names.values()]
+    columns += [Column("step"), Column("time")]
+    rows = [_cells(sweep, trials, trial, position) for position, trial in enumerate(trials, start=1)]
+    return _table(f"{sweep.name}: {_summary(sweep)}", columns, rows)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    Attributes:
+        header: Its header, of one or more lines.
+        justify: Where its cells stand.
+        style: How they look.
+        wraps: Whether a cell may be broken into lines where the terminal is narrow.
+    """
+
+    header: str
+    justify: Literal["left", "right"] = "right"
+    style: str = ""
+    wraps: bool = False
+
+
+def _table(title: str | None, columns: Sequence[Column], rows: Sequence[Sequence[Text | str]]) -> Table:
+    """A table without lines whose cells are never cut off: a column is as wide as its longest word."""
+    table = Table(
+        title=title,
+        title_justify="left",
+        header_style="bold",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=0,
+    )
+    for number, column in enumerate(columns):
+        texts = [column.header, *(str(row[number]) for row in rows)]
+        pieces = [piece for text in texts for piece in (text.split() if column.wraps else text.splitlines())]
+        table.add_column(
+            column.header,
+            justify=column.justify,
+            style=column.style,
+            vertical="top",
+            overflow="fold",
+            no_wrap=not column.wraps,
+            min_width=max((len(piece) for piece in pieces), default=1),
+        )
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _best_differs(trials: Sequence[TrialResult], name: str) -> bool:
+    return any(trial.final.get(name) != trial.best.get(name) for trial in trials)
+
+
+def _cells(
+    sweep: Sweep, trials: Sequence[TrialResult], trial: TrialResult, position: int
+) -> list[Text | str]:
+    state = state_text(trial.status)
+    if trial.status == "failed" and trial.reason:
+        state.append(f": {trial.reason}")
+    cells: list[Text | str] = [
+        str(position) if trial.status == "completed" else "",
+        str(trial.number),
+        state,
+    ]
+    for objective in sweep.objectives:
+        cells.append(number_text(trial.final.get(objective.name)))
+        if _best_differs(trials, objective.name):
+            cells.append(number_text(trial.best.get(objective.name)))
+    cells += [stacked(value_text(trial.values.get(name, ""))) for name in sweep.varying]
+    return [*cells, str(trial.step), clock_text(trial.duration_s())]
+
+
+def sweeps_table(sweeps: Sequence[Sweep]) -> Table:
+    """Several sweeps as a table for the terminal."""
+    columns = [
+        Column("sweep", "left"),
+        Column("state", "left"),
+        Column("trials"),
+        Column("failed"),
+        Column("best", style="bold"),
+        Column("objective", "left"),
+        Column("started", "left", wraps=True),
+    ]
+    return _table(None, columns, [_sweep_cells(sweep) for sweep in sweeps])
+
+
+def _sweep_cells(sweep: Sweep) -> list[Text | str]:
+    best = sweep.best_so_far()
+    budget = sweep.spec.get("budget", {}).get("trials", "?")
+    return [
+        sweep.name,
+        state_text(_state(sweep)),
+        f"{sweep.ended_trials}/{budget}",
+        str(sweep.count("failed")),
+        "\n".join(number_text(best.get(objective.name)) for objective in sweep.objectives),
+        "\n".join(objective.name for objective in sweep.objectives),
+        time.strftime("%Y-%m-%d %H:%M", time.localtime(sweep.started)),
+    ]
+
+
+def _state(sweep: Sweep) -> str:
+    return "interrupted" if sweep.status == "running" and not sweep.is_alive() else sweep.status
+
+
+def _summary(sweep: Sweep) -> str:
+    counts = [(status, sweep.count(status)) for status in ORDER]
+    return (
+        ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in counts if count) or "no trials"
+    )
+
+
+def state_text(status: str) -> Text:
+    """A state in its words and its colour."""
+    return Text(status.replace("_", " "), style=STYLES.get(status, ""))
+
+
+def number_text(value: float | None) -> str:
+    """A metric to four digits."""
+    return "–" if value is None else f"{value:.4g}"
+
+
+def value_text(value: Any) -> str:
+    """A parameter's value, short."""
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    if isinstance(value, (list, tuple)):
+        return ",".join(value_text(element) for element in value)
+    return str(value)
+
+
+def clock_text(seconds: float) -> str:
+    """A duration as in a column: ``0:45``, ``3:05`` or ``2:10:00``."""
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
+
+
+def duration_text(seconds: float) -> str:
+    """A duration such as ``45 s``, ``3 min 05 s`` or ``2 h 10 min``."""
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
