@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import shutil
+import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -31,6 +32,7 @@ OBJECT_STORE_BYTES = 128 * 1024**2
 """Trials exchange a few kilobytes; Ray's own choice is a third of the memory."""
 LEAST_OBJECT_STORE_BYTES = 80 * 1024**2
 SHM = Path("/dev/shm")
+KNOCK_TIMEOUT_S = 10.0
 
 RAY_ENVIRONMENT = {
     "RAY_TRAIN_V2_ENABLED": "1",
@@ -191,8 +193,10 @@ def connect(address: str | None = None, cpus: int | None = None) -> Cluster:
     else:
         options["address"] = address
     try:
+        if address is not None and not local:
+            _knock(address)
         context = ray.init(**options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         if local:
             raise
         raise UserError(
@@ -200,6 +204,17 @@ def connect(address: str | None = None, cpus: int | None = None) -> Cluster:
             "(`ray status --address ...`), and does it run the same Python and Ray as this machine?"
         ) from error
     return _look(local, str(context.address_info.get("gcs_address") or address))
+
+
+def _knock(address: str) -> None:
+    """See whether anybody listens: Ray itself tries for minutes, and is loud about it.
+
+    Raises:
+        OSError: Where nobody does.
+    """
+    host, separator, port = address.removeprefix("ray://").rpartition(":")
+    if separator and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_TIMEOUT_S).close()
 
 
 def disconnect() -> None:

@@ -49,16 +49,23 @@ class TrialTrainer(TorchTrainer):
 
     Args:
         group_name: Prefix of the placement groups' names.
+        on_start: Called before each start of the workers.
         on_report: Told the metrics of rank 0 at each report. It may raise `SystemExit` to end the run.
         *args: As for `TorchTrainer`.
         **kwargs: As for `TorchTrainer`.
     """
 
     def __init__(
-        self, *args: Any, group_name: str, on_report: Callable[[Mapping[str, Any]], None], **kwargs: Any
+        self,
+        *args: Any,
+        group_name: str,
+        on_start: Callable[[], None],
+        on_report: Callable[[Mapping[str, Any]], None],
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self._group_name = group_name
+        self._on_start = on_start
         self._on_report = on_report
 
     def _create_default_callbacks(self) -> list[Any]:
@@ -67,7 +74,7 @@ class TrialTrainer(TorchTrainer):
             callback for callback in super()._create_default_callbacks() if not isinstance(callback, spared)
         ]
         reports = UserCallbackHandler([_Reports(self._on_report)], self.train_run_context)
-        return [*callbacks, reports, _StopWithTrial()]
+        return [*callbacks, reports, _WithTrial(self._on_start)]
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
         arguments["failure_policy"] = _RetryLostWorkers(self.run_config.failure_config)
@@ -91,8 +98,14 @@ class _Reports(UserCallback):
         self._on_report(metrics[0])
 
 
-class _StopWithTrial(WorkerGroupCallback):
-    """Ends the control loop when Tune has told the trial to stop between two reports."""
+class _WithTrial(WorkerGroupCallback):
+    """Tells the trial of each start, and ends the control loop when Tune has told the trial to stop."""
+
+    def __init__(self, on_start: Callable[[], None]) -> None:
+        self._on_start = on_start
+
+    def before_worker_group_start(self, worker_group_context: Any) -> None:  # noqa: ARG002
+        self._on_start()
 
     def after_worker_group_poll_status(self, worker_group_status: Any) -> None:  # noqa: ARG002
         session = get_session()

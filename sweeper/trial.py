@@ -71,12 +71,16 @@ START_TIMEOUT_S = 600
 """How long a trial waits for its workers: an autoscaler may have to start machines first."""
 START_ATTEMPTS = 3
 HEALTH_TIMEOUT_S = 600
+COLLECTIVE_TIMEOUT_S = 3600
+"""How long ranks wait for each other at a report: rank 0 may be at its rollouts."""
 
 TRAIN_ENVIRONMENT = {
     # Reports reach Tune at this interval; the default of 2 s would hold up trainables that report often.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(START_TIMEOUT_S),
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": str(HEALTH_TIMEOUT_S),
+    # Ranks wait for each other at every report; one that left its loop must not hold the others for ever.
+    "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": str(COLLECTIVE_TIMEOUT_S),
     # The watcher is a process per trial; without it a preempted machine shows as a lost worker: retried.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
@@ -203,8 +207,6 @@ def run_trial(config: Mapping[str, Any], settings: TrialSettings) -> None:
     number = int(config["trial"])
     folder = trial_folder(settings.folder, number)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (ERROR, ERROR_TEXT, PROGRESS):
-        (folder / name).unlink(missing_ok=True)
     _write(folder / "config.json", json.dumps(dict(config["config"]), indent=1))
     try:
         interrupted = _train(number, dict(config["config"]), settings)
@@ -225,7 +227,13 @@ def _train(number: int, config: dict[str, Any], settings: TrialSettings) -> bool
 
     from sweeper.trainer import TrialTrainer
 
+    folder = trial_folder(settings.folder, number)
     last_step = -1
+
+    def on_start() -> None:
+        # An earlier attempt failed, and this one may not.
+        for name in (ERROR, ERROR_TEXT, PROGRESS):
+            (folder / name).unlink(missing_ok=True)
 
     def on_report(metrics: Mapping[str, Any]) -> None:
         nonlocal last_step
@@ -258,6 +266,7 @@ def _train(number: int, config: dict[str, Any], settings: TrialSettings) -> bool
             worker_runtime_env={"env_vars": _worker_environment(settings)},
         ),
         group_name=group_prefix(settings.sweep, number).rstrip("/"),
+        on_start=on_start,
         on_report=on_report,
     )
     return trainer.fit().return_value == "interrupted"
@@ -414,7 +423,10 @@ def _print_to(log: Path) -> None:
         force=True,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
-    logging.getLogger("ray").setLevel(logging.WARNING)
+    for name in logging.root.manager.loggerDict:
+        # Ray Train repeats every report; some of its loggers are named by their file.
+        if name == "ray" or f"{os.sep}ray{os.sep}" in name:
+            logging.getLogger(name).setLevel(logging.WARNING)
     faulthandler.enable(file=sys.stderr)
 
 

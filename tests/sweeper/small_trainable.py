@@ -70,7 +70,7 @@ class Parabola:
             time.sleep(config["pause_s"])
             if state["step"] == config["fault_step"]:
                 _go_wrong(config["fault"], context)
-            stopped = context.stop_requested()
+            stopped = _agreed(context.stop_requested(), context)
             if state["step"] % config["train.log_every"] == 0 or state["step"] == steps or stopped:
                 if context.rank == 0:
                     last.parent.mkdir(exist_ok=True)
@@ -84,6 +84,18 @@ class Parabola:
                 )
             if stopped:
                 return
+
+
+def _agreed(stop: bool, context: TrainContext) -> bool:
+    """Whether any rank was told to stop: all must leave at the same step."""
+    if context.world_size == 1:
+        return stop
+    import torch
+    import torch.distributed as dist
+
+    flag = torch.tensor(float(stop))
+    dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+    return bool(flag)
 
 
 def _go_wrong(fault: str | None, context: TrainContext) -> None:

@@ -48,10 +48,12 @@ def test_what_is_left_out_of_ray_train_is_what_we_think_it_is(tmp_path) -> None:
         "run_config": RunConfig(name="trial-0", storage_path=str(tmp_path)),
     }
     stock = TorchTrainer(**common)._create_default_callbacks()
-    lean = TrialTrainer(**common, group_name="sweeper/x/0", on_report=print)._create_default_callbacks()
+    lean = TrialTrainer(
+        **common, group_name="sweeper/x/0", on_start=print, on_report=print
+    )._create_default_callbacks()
     names = [[type(callback).__name__ for callback in callbacks] for callbacks in (stock, lean)]
     assert sorted(set(names[0]) - set(names[1])) == ["DatasetsCallback", "PlacementGroupCleanerCallback"]
-    assert sorted(set(names[1]) - set(names[0])) == ["_StopWithTrial"]
+    assert sorted(set(names[1]) - set(names[0])) == ["_WithTrial"]
 
 
 @pytest.mark.parametrize(("lost", "decision"), [(False, "RAISE"), (True, "RETRY")])
