@@ -1,5 +1,7 @@
 # Every target does its own set-up: a fresh clone needs Python 3.11 or newer and make, nothing else.
 PYTHON ?= python3
+# The sweep whose pages `make ui` serves.
+SWEEP ?= pusht-quick
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -22,7 +24,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks
 
 ui: $(STAMP)
-	$(BIN)/sweeper ui
+	$(BIN)/sweeper ui $(SWEEP)
 
 install: $(STAMP)
 
