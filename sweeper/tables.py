@@ -34,7 +34,7 @@ STYLES = {
     "failed": "red",
     "done": "green",
 }
-NAME_WIDTH = 12
+NAME_WIDTH = 11
 """Names and values longer than this are broken into lines."""
 
 
@@ -63,7 +63,7 @@ def ranking_table(sweep: Sweep, top: int | None = None) -> Table:
     """
     trials = sweep.ranking()[:top]
     names = short_names(sweep.varying)
-    columns = [Column("#"), Column("trial"), Column("state", justify="left", wraps=True)]
+    columns = [Column("trial"), Column("state", justify="left", wraps=True)]
     for objective in sweep.objectives:
         arrow = "↑" if objective.goal == "maximize" else "↓"
         columns.append(Column(stacked(f"{objective.name} {arrow}"), style="bold"))
@@ -71,7 +71,7 @@ def ranking_table(sweep: Sweep, top: int | None = None) -> Table:
             columns.append(Column("best", style="dim"))
     columns += [Column(stacked(name)) for name in names.values()]
     columns += [Column("step"), Column("time")]
-    rows = [_cells(sweep, trials, trial, position) for position, trial in enumerate(trials, start=1)]
+    rows = [_cells(sweep, trials, trial) for trial in trials]
     return _table(f"{sweep.name}: {_summary(sweep)}", columns, rows)
 
 
@@ -124,17 +124,11 @@ def _best_differs(trials: Sequence[TrialResult], name: str) -> bool:
     return any(trial.final.get(name) != trial.best.get(name) for trial in trials)
 
 
-def _cells(
-    sweep: Sweep, trials: Sequence[TrialResult], trial: TrialResult, position: int
-) -> list[Text | str]:
+def _cells(sweep: Sweep, trials: Sequence[TrialResult], trial: TrialResult) -> list[Text | str]:
     state = state_text(trial.status)
     if trial.status == "failed" and trial.reason:
         state.append(f": {trial.reason}")
-    cells: list[Text | str] = [
-        str(position) if trial.status == "completed" else "",
-        str(trial.number),
-        state,
-    ]
+    cells: list[Text | str] = [str(trial.number), state]
     for objective in sweep.objectives:
         cells.append(number_text(trial.final.get(objective.name)))
         if _best_differs(trials, objective.name):

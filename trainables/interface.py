@@ -218,8 +218,8 @@ class TrainContext:
         objective: The metric and the direction by which the best checkpoint is chosen; None leaves the choice
             to the trainable.
         resume: Whether to continue from ``folder/checkpoints/last`` where it exists.
-        stop_requested: Asked once per step; when it answers True the run ends after a checkpoint. With several
-            workers the answers may differ for a moment: they must agree before one of them leaves.
+        stop_requested: Asked once per step; when it answers True the run ends after a checkpoint. With
+            several workers the answers may differ for a moment: they must agree before one leaves.
         progress: Told what a person would like to know while nothing is reported yet.
     """
 

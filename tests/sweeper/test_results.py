@@ -114,7 +114,7 @@ def test_with_several_objectives_no_trial_stands_before_one_that_beats_it_in_eve
     assert ranking(tmp_path) == [1, 0, 2, 3, 4]  # 1, 0 and 2 are the front
     shown = text_of(ranking_table(read_sweep(tmp_path)))
     assert shown.count("rate ↑") == 1
-    assert "eval/action_mse ↓" in shown
+    assert shown.count("mse ↓") == 1
 
 
 def test_the_metric_of_early_stopping_is_followed_too(tmp_path, monkeypatch):
@@ -140,7 +140,7 @@ def test_the_table_shows_objective_parameters_step_time_and_reason(played, tmp_p
     shown = text_of(ranking_table(read_sweep(tmp_path)))
     assert "1 completed, 1 failed" in shown
     row = next(line for line in shown.splitlines()[2:] if "completed" in line)
-    for word in ("1", "0", "0.5", "0.0003", "linear", "32,64", "20", "0:20"):
+    for word in ("0", "0.5", "0.0003", "linear", "32,64", "20", "0:20"):
         assert word in row.split()
     assert "failed: diverged" in shown
 
@@ -157,7 +157,7 @@ def test_nothing_is_cut_off_in_eighty_columns(played, tmp_path):
 
 def test_long_names_are_broken_between_their_words():
     assert stacked("squaredcos_cap_v2") == "squaredcos_\ncap_v2"
-    assert stacked("rollout/avg_max_reward ↑") == "rollout/avg_\nmax_reward ↑"
+    assert stacked("rollout/avg_max_reward ↑") == "rollout/\navg_max_\nreward ↑"
     assert stacked("lr") == "lr"
     assert stacked("unbreakablyLong") == "unbreakablyLong"
 
