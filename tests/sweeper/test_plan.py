@@ -61,8 +61,8 @@ def test_the_demo_fits_a_laptop():
     assert made.resources.at_once >= 2
     assert made.resources.gpu_per_trial == 0
     assert made.warnings == ()
-    assert made.rungs == (750, 1500)
-    assert made.steps == (3000, 3000)
+    assert made.rungs == (600, 1200)
+    assert made.steps == (2400, 2400)
     assert 0 < made.disk_per_trial_gb < 0.2
     assert made.disk_gb == made.trials * made.disk_per_trial_gb
     assert made.combinations is None
