@@ -39,17 +39,18 @@ class _Tried:
     faults: tuple[Fault, ...]
 
 
-def check_combinations(reading: Reading, space: Space, places: SpacePlaces) -> None:
-    """Add faults and warnings about combinations to ``reading``."""
+def check_combinations(reading: Reading, space: Space, places: SpacePlaces, workers: int = 1) -> None:
+    """Add faults and warnings about combinations, of trials of so many workers, to ``reading``."""
     configs = list(_configs(space, reading.config))
     _check_conditions(reading, space, places, configs)
     kept = _keep_constraints(reading, space, places, configs)
     if not kept or reading.trainable is None:
         return
-    tried = [_tried(reading, space, config) for config in kept]
+    tried = [_tried(reading, space, config, workers) for config in kept]
     if all(trial.faults for trial in tried):
-        _all_illegal(reading, space, places, tried)
-        return
+        tried = _all_illegal(reading, space, places, tried)
+        if all(trial.faults for trial in tried):
+            return
     tried = _check_values(reading, space, places, tried)
     _warn_of_clashes(reading, tried)
 
@@ -170,21 +171,28 @@ def _span(parameter: Parameter) -> str:
     return f"{low:g} to {high:g}"
 
 
-def _tried(reading: Reading, space: Space, config: dict[str, Any]) -> _Tried:
+def _tried(reading: Reading, space: Space, config: dict[str, Any], workers: int) -> _Tried:
     assert reading.trainable is not None
     searched = {
         parameter.name: config[parameter.name]
         for parameter in space.parameters
         if space.exists(parameter, config)
     }
-    return _Tried(searched, tuple(reading.trainable.faults(config)))
+    return _Tried(searched, tuple(reading.trainable.faults(config, workers)))
 
 
-def _all_illegal(reading: Reading, space: Space, places: SpacePlaces, tried: Sequence[_Tried]) -> None:
-    """Nothing can be trained: say which fields are at fault everywhere, or else most often."""
+def _all_illegal(
+    reading: Reading, space: Space, places: SpacePlaces, tried: Sequence[_Tried]
+) -> list[_Tried]:
+    """Nothing can be trained: say which fields are at fault everywhere, or else most often.
+
+    Returns:
+        The trials without the faults of these fields: what else would be found once they are put right.
+    """
     counts = Counter(where for trial in tried for where in {fault.where for fault in trial.faults})
     always = [where for where, count in counts.items() if count == len(tried)]
-    for where in always or [counts.most_common(1)[0][0]]:
+    said = always or [counts.most_common(1)[0][0]]
+    for where in said:
         fault = next(fault for trial in tried for fault in trial.faults if fault.where == where)
         if where in places.parameters:
             values = _values_of(where, tried)
@@ -194,7 +202,18 @@ def _all_illegal(reading: Reading, space: Space, places: SpacePlaces, tried: Seq
             reading.faults.add(places.parameters[where], f"parameters.{where}", fault.problem, fault.remedy)
         else:
             place = reading.config_places.get(where, reading.place("config"))
-            reading.faults.add(place, f"config.{where}", fault.problem, fault.remedy)
+            remedy = f"{fault.remedy} {_default(reading, where)}".strip()
+            reading.faults.add(place, f"config.{where}", fault.problem, remedy)
+    return [_Tried(t.values, tuple(fault for fault in t.faults if fault.where not in said)) for t in tried]
+
+
+def _default(reading: Reading, where: str) -> str:
+    """Tell of a field that the file does not name, where its value comes from."""
+    assert reading.trainable is not None
+    field = reading.trainable.fields.get(where)
+    if field is None or where in reading.config_places:
+        return ""
+    return f"Not set here, {where} is {field.default}."
 
 
 def _values_of(name: str, tried: Sequence[_Tried]) -> list[Any]:

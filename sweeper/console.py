@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweeper.errors import SpecError
-from sweeper.plan import Plan, describe_range, describe_scale, describe_value
+from sweeper.plan import Plan, describe_range, describe_scale, describe_size, describe_value
 from trainables.interface import ConfigError
 
 __all__ = ["print_config_error", "print_error", "print_plan", "print_spec_error"]
@@ -128,8 +128,8 @@ def _lines(plan: Plan) -> Iterable[tuple[str, str]]:
     yield (
         "disk",
         (
-            f"up to {_size(plan.disk_gb)} ({_size(plan.disk_per_trial_gb)} per trial), "
-            f"{_size(machine.disk_gb)} free"
+            f"up to {describe_size(plan.disk_gb)} ({describe_size(plan.disk_per_trial_gb)} per trial), "
+            f"{describe_size(machine.disk_gb)} free"
         ),
     )
     yield "folder", str(spec.folder)
@@ -188,10 +188,6 @@ def _early_stop(plan: Plan) -> str:
 
 def _count(number: float, what: str) -> str:
     return f"no {what}" if number == 0 else f"{number:g} {what}" + ("s" if number > 1 else "")
-
-
-def _size(size_gb: float) -> str:
-    return f"{size_gb * 1000:.0f} MB" if size_gb < 1 else f"{size_gb:,.1f} GB"
 
 
 def _tracking(plan: Plan) -> str:

@@ -16,9 +16,11 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +33,7 @@ from sweeper.ending import Ending, Signals, Status, common_reason, ended_by_sign
 from sweeper.errors import ResourceError, SweepExistsError, SweepNotFoundError, UserError
 from sweeper.journal import Event, Journal
 from sweeper.live import Board, Display
-from sweeper.plan import find_machine
+from sweeper.plan import describe_size, find_machine
 from sweeper.recorder import Recorder
 from sweeper.results import Sweep, read_series, read_sweep
 from sweeper.settings import STEPS
@@ -130,9 +132,10 @@ def run_sweep(spec: SweepSpec, *, address: str | None = None, console: Console) 
     remote = address or os.environ.get("RAY_ADDRESS")
     if not remote or remote == "local":
         settle(spec.resources, this_machine(spec.folder), left)
+    cache = _usable_cache()
     console.print(f"Checking {spec.name} …", style="dim")
-    base = preflight(spec, trainable, cache_folder())
-    data = trainable.describe(base, cache_folder())
+    base = preflight(spec, trainable, cache)
+    data = trainable.describe(base, cache)
     _check_disk(spec, trainable.disk_gb(base), left, console)
     with contextlib.ExitStack() as stack:
         if remote:
@@ -175,6 +178,26 @@ def cache_folder() -> Path:
     return Path(base).expanduser().absolute() / "diffusion-policy-sweeper"
 
 
+def _usable_cache() -> Path:
+    """The cache folder, made and found writable: every trial needs it.
+
+    Raises:
+        UserError: Where nothing can be written there.
+    """
+    named = os.environ.get("SWEEPER_CACHE")
+    where = "The cache" if not named else "SWEEPER_CACHE"
+    remedy = "Set SWEEPER_CACHE to a folder on a disk with room."
+    try:
+        cache = cache_folder()
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache):
+            return cache
+    except OSError as error:
+        raise UserError(f"{where}: {cache} cannot be written: {error.strerror}. {remedy}") from error
+    except RuntimeError as error:  # `~somebody`, whom this machine does not know
+        raise UserError(f"{where}: there is no home folder for {named or '~'!r}. {remedy}") from error
+
+
 def preflight(spec: SweepSpec, trainable: Trainable, cache: Path) -> dict[str, Any]:
     """Check the sweep against its dataset and environment; a legal configuration of the space.
 
@@ -191,7 +214,7 @@ def preflight(spec: SweepSpec, trainable: Trainable, cache: Path) -> dict[str, A
         config = spec.space.draw(generator, spec.config)
         if spec.space.violated(config):
             continue
-        faults = trainable.faults(config)
+        faults = trainable.faults(config, spec.resources.workers)
         if faults:
             refused = refused or faults
             continue
@@ -220,14 +243,15 @@ def _check_disk(spec: SweepSpec, trial_gb: float, left: int, console: Console) -
         ResourceError: Where there is no room for a single trial.
     """
     free_gb = find_machine(spec.folder).disk_gb
+    free = describe_size(free_gb)
     if trial_gb > free_gb:
         raise ResourceError(
-            f"{spec.folder}: a trial needs about {trial_gb:.1f} GB of disk, and {free_gb:.1f} GB are free. "
+            f"{spec.folder}: a trial needs about {describe_size(trial_gb)} of disk, and {free} are free. "
             "Make room, or name another folder with --sweeps."
         )
     if trial_gb * left > free_gb:
-        needed = f"All {left} trials may need {trial_gb * left:.1f} GB"
-        console.print(f"! {needed}, and {free_gb:.1f} GB are free in {spec.folder}.", style="yellow")
+        needed = f"All {left} trials may need {describe_size(trial_gb * left)}"
+        console.print(f"! {needed}, and {free} are free in {spec.folder}.", style="yellow")
 
 
 def _earlier(spec: SweepSpec) -> Sweep | None:
@@ -236,9 +260,11 @@ def _earlier(spec: SweepSpec) -> Sweep | None:
     Raises:
         SweepExistsError: Where the folder holds something else than this sweep.
     """
-    if not spec.folder.exists() or not any(spec.folder.iterdir()):
+    if not spec.folder.exists() or (spec.folder.is_dir() and not any(spec.folder.iterdir())):
         return None
     remedy = f"Give this one another name, e.g. `name={_free_name(spec)}` behind the space file."
+    if not spec.folder.is_dir():
+        raise SweepExistsError(f"{spec.folder} exists already and is no folder. {remedy}")
     try:
         earlier = read_sweep(spec.folder)
     except SweepNotFoundError:
@@ -337,8 +363,9 @@ def _records(spec: SweepSpec, trainable: Trainable, earlier: Sweep | None) -> It
         raise UserError(f"{spec.folder}: the sweep's folder cannot be made: {error.strerror}.") from error
     try:
         defaults = {name: field.default for name, field in trainable.fields.items()}
+        accept = partial(trainable.faults, workers=spec.resources.workers)
         with (
-            Study(spec, accept=trainable.faults, defaults=defaults) as study,
+            Study(spec, accept=accept, defaults=defaults) as study,
             Journal(spec.folder / "journal.jsonl") as journal,
         ):
             _write_spec(spec)

@@ -54,7 +54,11 @@ def _fix(reading: Reading, own: str, place: Place, value: Any, info: FieldInfo) 
     else:
         value = coerce(info, value)
         if is_path(info) and isinstance(value, str):
-            value = str(Path(value).expanduser().absolute())
+            try:
+                value = str(Path(value).expanduser().absolute())
+            except RuntimeError:  # `~somebody`, whom this machine does not know
+                remedy = "Write the path from the root: /home/..."
+                reading.faults.add(place, f"config.{own}", f"there is no home folder for {value!r}.", remedy)
         reading.config[own] = value
 
 

@@ -25,6 +25,7 @@ __all__ = [
     "Plan",
     "describe_range",
     "describe_scale",
+    "describe_size",
     "describe_value",
     "find_machine",
     "make_plan",
@@ -142,7 +143,7 @@ def make_plan(spec: SweepSpec, machine: Machine | None = None, trainable: Traina
     resources = spec.resources.settled(machine.cpus, machine.gpus, spec.budget.trials)
     drawn = _draws(spec)
     kept = [config for config in drawn if not spec.space.violated(config)]
-    disk = max((_disk_gb(trainable, config) for config in kept[:DISK_DRAWS]), default=0.0)
+    disk = max((_disk_gb(trainable, config, resources.workers) for config in kept[:DISK_DRAWS]), default=0.0)
     plan = Plan(
         spec=spec,
         machine=machine,
@@ -165,9 +166,9 @@ def _draws(spec: SweepSpec) -> list[dict[str, Any]]:
     return [spec.space.draw(generator, spec.config) for _ in range(count)]
 
 
-def _disk_gb(trainable: Trainable, config: Mapping[str, Any]) -> float:
+def _disk_gb(trainable: Trainable, config: Mapping[str, Any], workers: int) -> float:
     # A combination that cannot be trained has no size; it takes no disk either.
-    return 0.0 if trainable.faults(config) else trainable.disk_gb(config)
+    return 0.0 if trainable.faults(config, workers) else trainable.disk_gb(config)
 
 
 def _steps(spec: SweepSpec, trainable: Trainable) -> tuple[int, int] | None:
@@ -205,8 +206,8 @@ def _resource_warnings(plan: Plan) -> list[str]:
         )
     if plan.disk_gb > machine.disk_gb:
         found.append(
-            f"The sweep may need {plan.disk_gb:,.1f} GB, and {machine.disk_gb:,.1f} GB are free where "
-            f"{plan.spec.folder} would lie. Choose another folder with --sweeps, or fewer trials."
+            f"The sweep may need {describe_size(plan.disk_gb)}, and {describe_size(machine.disk_gb)} are "
+            f"free where {plan.spec.folder} would lie. Choose another folder with --sweeps, or fewer trials."
         )
     if plan.spec.budget.gpu_hours is not None and resources.gpu_per_trial == 0:
         found.append("budget.gpu_hours has no effect: trials hold no GPU.")
@@ -314,6 +315,11 @@ def describe_value(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(describe_value, value))}]"
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def describe_size(size_gb: float) -> str:
+    """A size on the disk, e.g. ``33 MB`` or ``1.5 GB``."""
+    return f"{size_gb * 1000:.0f} MB" if size_gb < 1 else f"{size_gb:,.1f} GB"
 
 
 def describe_range(parameter: Parameter) -> str:

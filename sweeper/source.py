@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,8 +132,12 @@ for _tag, _pattern, _first in (
     _Loader.add_implicit_resolver(_tag, re.compile(_pattern), _first)
 
 
-def read_file(path: Path) -> tuple[str, Node]:
+def read_file(path: Path, known: Sequence[str] = ()) -> tuple[str, Node]:
     """Read a YAML file whose top is a mapping.
+
+    Args:
+        path: The file.
+        known: Names that are taken in place of a file's; a missing file may be one of them, misspelt.
 
     Returns:
         Its text, and the mapping.
@@ -144,7 +148,7 @@ def read_file(path: Path) -> tuple[str, Node]:
     whole = Place(str(path))
     if not path.is_file():
         problem = "is no file." if path.exists() else "there is no such file."
-        raise SpecError([SpecFault(whole.label, 0, "", problem, _similar_files(path))])
+        raise SpecError([SpecFault(whole.label, 0, "", problem, _similar_files(path, known))])
     size = path.stat().st_size
     if size > MAX_BYTES:
         remedy = f"At most {MAX_BYTES / 1e6:g} MB. Is this the right file?"
@@ -173,14 +177,17 @@ def read_file(path: Path) -> tuple[str, Node]:
     return text, root
 
 
-def _similar_files(path: Path) -> str:
-    folder = path.parent
+def _similar_files(path: Path, known: Sequence[str]) -> str:
+    folder = path if path.is_dir() else path.parent
     if not folder.is_dir():
         return f"There is no folder {folder} either."
     names = sorted(entry.name for entry in folder.iterdir() if entry.suffix in (".yaml", ".yml"))
-    near = nearest(path.name, names)
-    if near is not None:
-        return f"Did you mean {folder / near}?"
+    near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.65)
+    if near:
+        return f"Did you mean {folder / near[0]}?"
+    near = difflib.get_close_matches(path.stem, known, n=1, cutoff=0.65)
+    if near and path.name == str(path):
+        return f"Did you mean {near[0]}, which comes with the package?"
     return f"In {folder}: {', '.join(names[:8])}." if names else ""
 
 
@@ -316,6 +323,10 @@ def parse_override(argument: str, faults: FaultList) -> Override | None:
     if not separator or not key or key.startswith("-"):
         remedy = "Write key=value, e.g. budget.trials=8 or parameters.optimizer.lr.max=3e-4."
         faults.add(place, "", "is no override.", remedy)
+        return None
+    if not raw.strip():
+        # An unset variable of the shell, more often than not: the sweep would quietly run on something else.
+        faults.add(place, key, "has no value.", f"Write {key}=null where none is meant.")
         return None
     if len(raw) > MAX_BYTES:
         faults.add(place, key, "is too long.")

@@ -67,7 +67,7 @@ def load_spec(
         SpecError: With every fault of the file and of the overrides, each with its place.
     """
     path = find_space(path)
-    text, root = read_file(path)
+    text, root = read_file(path, tuple(packaged_spaces()))
     reading = Reading(root.value, Place(str(path)))
     parsed = [parse_override(argument, reading.faults) for argument in overrides]
     known = [override for override in parsed if override is not None]
@@ -88,7 +88,7 @@ def load_spec(
     if not len(reading.faults):
         _check_search(reading, search, space, objectives)
     if not len(reading.faults):
-        check_combinations(reading, space, places)
+        check_combinations(reading, space, places, resources.workers)
     grid = _grid_size(reading, space) if search.method == "grid" and not len(reading.faults) else None
     budget = reading.budget(grid, may_be_missing=search.method == "grid")
     reading.faults.raise_any()

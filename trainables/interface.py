@@ -247,8 +247,13 @@ class Trainable(Protocol):
     aliases: Mapping[str, str]
     metrics: Mapping[str, Metric]
 
-    def faults(self, config: Mapping[str, Any]) -> list[Fault]:
-        """Check one whole configuration, field by field and across fields. Reads no file."""
+    def faults(self, config: Mapping[str, Any], workers: int = 1) -> list[Fault]:
+        """Check one whole configuration, field by field and across fields. Reads no file.
+
+        Args:
+            config: Values by dotted name; what is not named has its default.
+            workers: Processes that train it together.
+        """
         ...
 
     def preflight(self, config: Mapping[str, Any], cache: Path) -> list[Fault]:

@@ -39,7 +39,7 @@ class Parabola:
         "eval/x": Metric("eval/x", None, "log"),
     }
 
-    def faults(self, config: Mapping[str, Any]) -> list[Fault]:
+    def faults(self, config: Mapping[str, Any], workers: int = 1) -> list[Fault]:
         return [fault for name, value in config.items() for fault in self.fields[name].faults(value)]
 
     def preflight(self, config: Mapping[str, Any], cache: Path) -> list[Fault]:

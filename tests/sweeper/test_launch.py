@@ -263,8 +263,28 @@ def test_what_the_preflight_finds_is_refused_and_leaves_nothing(tmp_path: Path) 
 
 def test_a_trial_that_is_larger_than_the_disk_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     sweep = spec(tmp_path / "sweeps" / "large", choice("optimizer.lr", 0.1), config={"fault": "large"})
-    refused(sweep, ResourceError, "1000000000.0 GB of disk")
+    refused(sweep, ResourceError, "1,000,000,000.0 GB of disk")
     assert not (tmp_path / "sweeps").exists()
+
+
+@pytest.mark.parametrize(
+    ("cache", "words"),
+    [("file/cache", "cannot be written: Not a directory"), ("~nobody-of-this-name/x", "no home folder")],
+)
+def test_a_cache_that_cannot_be_written_is_refused_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: str, words: str
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SWEEPER_CACHE", cache if cache.startswith("~") else str(tmp_path / cache))
+    sweep = spec(tmp_path / "sweeps" / "x", choice("optimizer.lr", 0.1))
+    refused(sweep, UserError, f"SWEEPER_CACHE: .*{words}")
+    assert not (tmp_path / "sweeps").exists()
+
+
+def test_a_file_in_the_way_of_the_sweeps_folder_is_refused_and_kept(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("a file")
+    refused(spec(tmp_path / "x", choice("optimizer.lr", 0.1)), SweepExistsError, "is no folder.*name=x-2")
+    assert (tmp_path / "x").read_text() == "a file"
 
 
 def test_a_folder_that_cannot_be_made_is_the_users_mistake(tmp_path: Path) -> None:

@@ -93,9 +93,13 @@ def test_searched_steps_are_a_range():
     ("overrides", "machine", "words"),
     [
         (["resources.gpu_per_worker=1"], LAPTOP, "needs 1 GPU, and this machine has 0"),
-        (["resources={workers: 9}"], NODE, "needs 9 GPUs, and this machine has 8"),
+        (
+            ["resources={workers: 9}", "config.train.batch_size=63"],
+            NODE,
+            "9 GPUs, and this machine has 8",
+        ),
         (["resources.cpu_per_worker=9"], LAPTOP, "needs 9 CPUs, and this machine has 8"),
-        (["budget.trials=900"], Machine(8, 0, disk_gb=0.5), "0.5 GB are free"),
+        (["budget.trials=900"], Machine(8, 0, disk_gb=0.5), "500 MB are free"),
         (["budget.gpu_hours=3"], LAPTOP, "no effect"),
         (["search.startup_trials=8"], LAPTOP, "drawn at random"),
         (["constraints=[optimizer.lr > 0.009]"], LAPTOP, "keep the constraints"),

@@ -349,6 +349,9 @@ def test_a_number_may_name_a_sweep(write):
         ("parameters.optimizer.lr.maximum=1", "parameters.optimizer.lr.maximum", "no field has this name"),
         ("constraints.0=x", "constraints.0", "no parts with names"),
         ("name=a/b", "name", "cannot name a folder"),
+        ("config.dataset.root=", "config.dataset.root", "has no value. Write config.dataset.root=null"),
+        ("config.dataset.root=~nobody-of-this-name/x", "config.dataset.root", "no home folder"),
+        ("config.dataset.repo_id=builtin/push", "config.dataset.repo_id", "only one is builtin/pusht"),
         ("config=3", "config", "not a mapping"),
         ("trainable=diffusion", "trainable", "Did you mean 'diffusion_policy'?"),
         ("metric.name=rollout/sucess_rate", "metric.name", "Did you mean rollout/success_rate?"),
@@ -425,6 +428,25 @@ def test_a_value_that_clashes_with_everything_else_is_a_fault_at_its_line(write)
     (fault,) = faults_of(write(text))
     assert fault.line == line_of(text, "policy.down_dims")
     assert fault.problem.startswith("[8, 16, 24, 32, 40] cannot be used: policy.horizon:")
+
+
+def test_a_fault_of_every_trial_does_not_hide_those_of_single_values(write):
+    text = swapped("[8, 16, 24, 32]", "[8, 10, 16]").replace("train.steps: 20000", "train.steps: 200")
+    text = text.replace("train.eval_every: 1000", "train.eval_every: 100").replace(
+        "min_steps: 2000", "min_steps: 100"
+    )
+    warmup, horizon = faults_of(write(text))
+    assert warmup.name == "config.lr_scheduler.warmup_steps"
+    assert warmup.remedy.endswith("Not set here, lr_scheduler.warmup_steps is 500.")
+    assert horizon.line == line_of(text, "policy.horizon:")
+    assert horizon.problem.startswith("10 is no multiple of 4")
+
+
+def test_a_batch_that_the_workers_cannot_share_is_a_fault_before_any_trial(write):
+    (fault,) = faults_of(write(), "resources.workers=2", "config.train.batch_size=33")
+    assert fault.place == "argument config.train.batch_size=33"
+    (fault,) = faults_of(write(), "resources.workers=2", "parameters.train.batch_size={values: [32, 33]}")
+    assert fault.problem.startswith("33 samples cannot be split evenly among 2 workers")
 
 
 def test_combinations_that_clash_now_and_then_are_a_warning_that_says_what_to_write(write):
@@ -536,6 +558,21 @@ def test_a_missing_file_comes_with_its_neighbour(write, tmp_path):
     assert fault.problem == "is no file."
     (fault,) = faults_of(tmp_path / "no" / "space.yaml")
     assert "no folder" in fault.remedy
+
+
+def test_a_missing_file_of_a_strange_name_is_not_said_to_be_another_file(write, tmp_path):
+    write()
+    (fault,) = faults_of(tmp_path / "robot.yaml")
+    assert fault.remedy == f"In {tmp_path}: space.yaml."
+    (fault,) = faults_of(tmp_path)
+    assert fault.remedy == f"In {tmp_path}: space.yaml."
+
+
+def test_a_misspelt_name_of_a_shipped_space_comes_with_the_right_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for misspelt in ("pusht_quik", "pusht_quik.yaml"):
+        (fault,) = faults_of(Path(misspelt))
+        assert fault.remedy == "Did you mean pusht_quick, which comes with the package?"
 
 
 _scalars = st.none() | st.booleans() | st.integers(-5, 50) | st.floats()

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from trainables.dataset.decode import FramePart, VideoError, probe_video
 from trainables.dataset.metadata import listed
 from trainables.dataset.tables import available_cpus
+from trainables.features import ACTION, STATE
 from trainables.interface import Fault
 
 if TYPE_CHECKING:
@@ -63,8 +64,11 @@ def _number_faults(dataset: LeRobotDataset) -> list[Fault]:
         if len(rows):
             row = int(rows[0])
             bad = values[row][~np.isfinite(values[row])][0]
-            problem = f"{feature.name} is {bad} in {dataset.name_row(row)}; {_holding(dataset, rows)}."
-            faults.append(Fault("data", problem, f"Repair it, or {_exclude(dataset, rows)}."))
+            problem = f"is {bad} in {dataset.name_row(row)}"
+            if len(rows) > 1:
+                problem += f"; {len(rows):,} such frames in {_holding(dataset, rows)}"
+            remedy = f"Repair the dataset, or {_exclude(dataset, rows, feature.name)}."
+            faults.append(Fault(feature.name, f"{problem}.", remedy))
     return faults
 
 
@@ -82,7 +86,9 @@ def _video_faults(dataset: LeRobotDataset) -> list[Fault]:
             rows = np.concatenate([probed[number][1] for number in which])
             several = f"{len(which)} of {len(parts)} videos, first " if len(which) > 1 else ""
             problem = f"the video {kind}; {_holding(dataset, rows)} ({several}{parts[which[0]].path})."
-            faults.append(Fault(camera.name, problem, f"Fetch again, or {_exclude(dataset, rows)}."))
+            faults.append(
+                Fault(camera.name, problem, f"Fetch again, or {_exclude(dataset, rows, camera.name)}.")
+            )
     return faults
 
 
@@ -105,7 +111,11 @@ def _holding(dataset: LeRobotDataset, rows: NDArray[np.int64]) -> str:
     return f"episode {indices[0]}" if len(indices) == 1 else f"episodes {listed(indices)}"
 
 
-def _exclude(dataset: LeRobotDataset, rows: NDArray[np.int64]) -> str:
+def _exclude(dataset: LeRobotDataset, rows: NDArray[np.int64], feature: str) -> str:
+    """What to do without the episodes of these rows; without the feature, where no episode would be left."""
+    if len(_episodes(dataset, rows)) == len(dataset.episodes):
+        needed = feature in (STATE, ACTION)
+        return "use another dataset" if needed else f"leave {feature} out of dataset.observations"
     return f"set dataset.exclude_episodes: {listed(_episodes(dataset, rows), EXCLUDE_AT_MOST)}"
 
 

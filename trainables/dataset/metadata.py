@@ -396,8 +396,9 @@ def _unknown_observation(name: str, inputs: Sequence[str], features: Mapping[str
 
 def _near_names(name: str, features: Mapping[str, DatasetFeature]) -> str:
     last = name.rpartition(".")[2]
-    near = [other for other in features if last in other or other in name]
-    near += [other for other in difflib.get_close_matches(name, features, n=3) if other not in near]
+    vectors = [other for other, described in features.items() if not described.is_camera]
+    near = [other for other in vectors if last in other or other in name]
+    near += [other for other in difflib.get_close_matches(name, vectors, n=3) if other not in near]
     if near:
         return f"Nearest: {', '.join(near)}. Rename the feature to {name} (in info.json and in the data)."
     return f"A diffusion policy needs it. The dataset has: {', '.join(features)}."

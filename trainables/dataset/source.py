@@ -60,8 +60,9 @@ def find_source(
     if isinstance(root_or_repo_id, Path) or Path(root_or_repo_id).is_dir():
         return Source(Path(root_or_repo_id))
     if not REPO_ID.fullmatch(root_or_repo_id):
-        remedy = "Expected the path of a folder, or a hub name such as lerobot/pusht."
-        raise dataset_error("dataset.root", f"{root_or_repo_id!r} is no folder.", remedy)
+        remedy = "Expected owner/name, such as lerobot/pusht; a folder belongs under dataset.root."
+        problem = f"{root_or_repo_id!r} is no folder and no name of the hub."
+        raise dataset_error("dataset.repo_id", problem, remedy)
     if progress is not None:
         progress(f"{root_or_repo_id}: fetching the metadata")
     root = _snapshot(root_or_repo_id, revision, ["meta/*"], cache)
@@ -131,6 +132,7 @@ def _snapshot(repo_id: str, revision: str | None, patterns: list[str], cache: Pa
     except (HfHubHTTPError, OSError, ValueError) as error:
         # Without a network and without a cached copy the client raises one of several kinds of OSError.
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = reason.removeprefix("Got: ")
         remedy = "Without a network, set dataset.root to a folder that has the dataset."
         raise dataset_error("dataset.repo_id", f"{named} cannot be fetched: {reason}", remedy) from error
     return Path(folder)

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from trainables.dataset.errors import dataset_error
+from trainables.dataset.errors import DatasetError, dataset_error
 from trainables.dataset.metadata import EpisodeRecord, listed
 from trainables.dataset.schema import DatasetFeature
 
@@ -154,7 +154,12 @@ def _open(path: Path, names: Sequence[str]) -> Any:
     except FileNotFoundError as error:
         raise dataset_error(str(path), "the data file is missing.", "Fetch the dataset again.") from error
     except (pa.ArrowException, OSError) as error:
-        raise dataset_error(str(path), f"cannot be read: {error}.", "Fetch the dataset again.") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> DatasetError:
+    reason = str(error).rstrip(".")
+    return dataset_error(str(path), f"cannot be read: {reason}.", "Fetch the dataset again.")
 
 
 def _pick(path: Path, table: Any, name: str, feature: DatasetFeature) -> np.ndarray:
@@ -256,7 +261,7 @@ def image_cells(
             if position == len(in_file):
                 return
     except (pa.ArrowException, OSError) as error:
-        raise dataset_error(str(path), f"cannot be read: {error}.", "Fetch the dataset again.") from error
+        raise _unreadable(path, error) from error
 
 
 def _cell(cell: Any) -> tuple[bytes | None, str | None]:

@@ -31,6 +31,7 @@ __all__ = [
     "PolicyConfig",
     "RolloutConfig",
     "TrainConfig",
+    "batch_faults",
     "config_faults",
 ]
 
@@ -428,8 +429,13 @@ def _build(config: Mapping[str, Any]) -> DiffusionConfig:
     return DiffusionConfig(**{section: cls(**sections[section]) for section, cls in _SECTIONS.items()})
 
 
-def config_faults(config: Mapping[str, Any]) -> list[Fault]:
-    """Everything wrong with a configuration of dotted names: unknown names, values, values that clash."""
+def config_faults(config: Mapping[str, Any], workers: int = 1) -> list[Fault]:
+    """Everything wrong with a configuration of dotted names: unknown names, values, values that clash.
+
+    Args:
+        config: Values by dotted name.
+        workers: Processes that share each batch.
+    """
     faults: list[Fault] = []
     for name, value in config.items():
         if name in FIELDS:
@@ -447,8 +453,13 @@ def config_faults(config: Mapping[str, Any]) -> list[Fault]:
         *_network_faults(built.policy),
         *_diffusion_faults(built.policy, built.eval),
         *_image_faults(built.policy),
+        *batch_faults(built.train, workers),
         *_training_faults(built),
     ]
+
+
+def _misspelt_builtin(repo_id: str) -> bool:
+    return repo_id.startswith("builtin/") and repo_id != BUILTIN_PUSHT
 
 
 def _dataset_faults(dataset: DatasetConfig) -> list[Fault]:
@@ -456,6 +467,9 @@ def _dataset_faults(dataset: DatasetConfig) -> list[Fault]:
     if dataset.root is None and dataset.repo_id is None:
         remedy = f"Set it to a LeRobot folder, or set dataset.repo_id ({BUILTIN_PUSHT} is built in)."
         faults.append(Fault("dataset.root", "no dataset is named.", remedy))
+    elif dataset.root is None and _misspelt_builtin(str(dataset.repo_id)):
+        problem = f"there is no built-in dataset {dataset.repo_id!r}."
+        faults.append(Fault("dataset.repo_id", problem, f"The only one is {BUILTIN_PUSHT}."))
     if dataset.episodes is not None:
         if not dataset.episodes:
             faults.append(
@@ -597,12 +611,25 @@ def crop_faults(policy: PolicyConfig, image: tuple[int, int], source: str) -> li
     return []
 
 
+def batch_faults(train: TrainConfig, workers: int) -> list[Fault]:
+    """Every worker takes the same share of a batch, in equal parts."""
+    parts = train.gradient_accumulation_steps
+    if train.batch_size % (workers * parts) == 0:
+        return []
+    if workers == 1:
+        remedy = f"Use a multiple of train.gradient_accumulation_steps = {parts}."
+        return [Fault("train.batch_size", f"{train.batch_size} cannot be split evenly.", remedy)]
+    problem = f"{train.batch_size} samples cannot be split evenly among {workers} workers"
+    remedy = f"Use a multiple of {workers * parts}"
+    if parts > 1:
+        problem += f" in {parts} parts each (train.gradient_accumulation_steps)"
+        remedy += f" = {workers} workers × {parts} parts"
+    return [Fault("train.batch_size", f"{problem}.", f"{remedy}.")]
+
+
 def _training_faults(config: DiffusionConfig) -> list[Fault]:
     faults = []
     train = config.train
-    if train.batch_size % train.gradient_accumulation_steps:
-        remedy = f"Use a multiple of train.gradient_accumulation_steps = {train.gradient_accumulation_steps}."
-        faults.append(Fault("train.batch_size", f"{train.batch_size} cannot be split evenly.", remedy))
     if config.lr_scheduler.warmup_steps >= train.steps:
         warmup = config.lr_scheduler.warmup_steps
         problem = f"{warmup} steps of warmup leave nothing of train.steps = {train.steps}."

@@ -23,7 +23,7 @@ from trainables.dataset.frames import open_frames
 from trainables.dataset.lerobot import LeRobotDataset
 from trainables.dataset.windows import Windows, split_episodes
 from trainables.diffusion_policy import checkpoint as checkpoints
-from trainables.diffusion_policy.config import DiffusionConfig, OptimizerConfig
+from trainables.diffusion_policy.config import DiffusionConfig, OptimizerConfig, batch_faults
 from trainables.diffusion_policy.data import image_sizes, load_dataset
 from trainables.diffusion_policy.ema import Ema
 from trainables.diffusion_policy.evaluate import evaluate
@@ -211,11 +211,9 @@ def _train(config: DiffusionConfig, context: TrainContext, closing: contextlib.E
 
 
 def _check_group(config: DiffusionConfig, context: TrainContext) -> None:
-    share = context.world_size * config.train.gradient_accumulation_steps
-    if config.train.batch_size % share:
-        problem = f"{config.train.batch_size} samples cannot be split among {context.world_size} workers"
-        remedy = f"Use a multiple of {share} (workers times train.gradient_accumulation_steps)."
-        raise ConfigError([Fault("train.batch_size", f"{problem}.", remedy)])
+    faults = batch_faults(config.train, context.world_size)
+    if faults:
+        raise ConfigError(faults)
 
 
 def _check_same_run(found: DiffusionConfig, wanted: DiffusionConfig, folder: Path) -> None:

@@ -57,9 +57,9 @@ class DiffusionPolicyTrainable:
     aliases: Mapping[str, str] = ALIASES
     metrics: Mapping[str, Metric] = {metric.name: metric for metric in _METRICS}
 
-    def faults(self, config: Mapping[str, Any]) -> list[Fault]:
+    def faults(self, config: Mapping[str, Any], workers: int = 1) -> list[Fault]:
         """Check one whole configuration, field by field and across fields. Reads no file."""
-        return config_faults(config)
+        return config_faults(config, workers)
 
     def preflight(self, config: Mapping[str, Any], cache: Path) -> list[Fault]:
         """Check a configuration against its dataset and environment. Leaves nothing behind but the cache."""

@@ -103,7 +103,8 @@ def test_numbers_that_are_none_are_found(make_dataset, feature, bad):
     values[3, 1] = bad
     root = make_dataset(changes={(feature, 1): values, (feature, 3): np.full((10, 2), bad, np.float32)})
     fault = only(preflight(root))
-    assert f"{feature} is {bad} in episode 1, frame 3; episodes [1, 3]" in fault.problem
+    assert fault.where == feature
+    assert fault.problem == f"is {bad} in episode 1, frame 3; 11 such frames in episodes [1, 3]."
     assert "dataset.exclude_episodes: [1, 3]" in fault.remedy
     assert preflight(root, exclude_episodes=[1, 3]) == []
 
@@ -129,11 +130,44 @@ def test_a_missing_video_costs_its_episodes_only(make_dataset, tmp_path, version
 
 def test_several_missing_videos_are_one_fault(make_dataset):
     root = make_dataset(cameras={CAMERA: PICTURE}, version="v2.1", lengths=(2,) * 14)
+    for video in sorted(root.rglob("*.mp4"))[:12]:
+        video.unlink()
+    fault = only(preflight(root))
+    assert "12 of 14 videos, first" in fault.problem
+    assert "[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ... 12 in all]" in fault.problem
+    assert "[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]" in fault.remedy
+
+
+def test_nobody_is_told_to_leave_out_every_episode(make_dataset):
+    root = make_dataset(cameras={CAMERA: PICTURE})
     shutil.rmtree(root / "videos")
     fault = only(preflight(root))
-    assert "14 of 14 videos, first" in fault.problem
-    assert "[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ... 14 in all]" in fault.problem
-    assert "[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13]" in fault.remedy
+    assert fault.remedy == f"Fetch again, or leave {CAMERA} out of dataset.observations."
+
+
+def test_numbers_that_are_bad_everywhere_call_for_another_dataset(make_dataset):
+    bad = make_dataset(lengths=(5,), changes={("action", 0): np.full((5, 2), np.nan, np.float32)})
+    assert only(preflight(bad)).remedy == "Repair the dataset, or use another dataset."
+
+
+def test_a_camera_is_not_taken_for_a_misnamed_state(make_dataset):
+    root = make_dataset(cameras={CAMERA: PICTURE})
+    info = json.loads((root / "meta/info.json").read_text())
+    del info["features"]["observation.state"]
+    edit_info(root, features=info["features"])
+    fault = only(preflight(root))
+    assert "no feature 'observation.state'" in fault.problem
+    assert "Rename" not in fault.remedy
+    assert "The dataset has: observation.image, action" in fault.remedy
+
+
+def test_a_broken_off_data_file_is_said_in_one_clean_sentence(make_dataset):
+    root = make_dataset()
+    file = next((root / "data").rglob("*.parquet"))
+    file.write_bytes(file.read_bytes()[:500])
+    fault = only(preflight(root))
+    assert "cannot be read: Parquet magic bytes not found" in fault.problem
+    assert not fault.problem.endswith("..")
 
 
 def test_a_video_cut_off_before_its_index_is_damaged(make_dataset, tmp_path):

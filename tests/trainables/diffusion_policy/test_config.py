@@ -28,7 +28,7 @@ DATA = {"dataset.root": "somewhere"}
         ("policy.horizon", 16.5, ["16.5", "not an int"]),
         ("policy.horizon", True, ["True", "not an int"]),
         ("policy.horizon", None, ["null"]),
-        ("policy.n_action_steps", 16, ["16 actions", "leave 15", "horizon - n_obs_steps + 1"]),
+        ("policy.n_action_steps", 16, ["16 actions", "leave 15", "policy.horizon - policy.n_obs_steps + 1"]),
         ("policy.beta_schedule", "cosine", ["cosine", "squaredcos_cap_v2, linear, scaled_linear"]),
         ("policy.down_dims", [512, 100], ["100", "multiples of 8"]),
         ("policy.down_dims", [], ["is empty"]),
@@ -67,6 +67,25 @@ def test_a_missing_dataset_is_named_with_what_to_do() -> None:
 
     assert fault.where == "dataset.root"
     assert "builtin/pusht" in fault.remedy
+
+
+def test_a_misspelt_builtin_dataset_is_not_looked_for_on_the_hub() -> None:
+    (fault,) = config_faults({"dataset.repo_id": "builtin/push"})
+
+    assert (fault.where, fault.remedy) == ("dataset.repo_id", "The only one is builtin/pusht.")
+    assert config_faults(DATA | {"dataset.repo_id": "builtin/push"}) == []  # the root wins
+
+
+def test_a_batch_that_the_workers_cannot_share_evenly_is_refused() -> None:
+    (fault,) = config_faults(DATA | {"train.batch_size": 33}, workers=2)
+    assert (fault.where, fault.remedy) == ("train.batch_size", "Use a multiple of 2.")
+    assert fault.problem == "33 samples cannot be split evenly among 2 workers."
+
+    parts = DATA | {"train.batch_size": 36, "train.gradient_accumulation_steps": 4}
+    assert config_faults(parts) == []
+    (fault,) = config_faults(parts, workers=2)
+    assert fault.remedy == "Use a multiple of 8 = 2 workers × 4 parts."
+    assert config_faults(parts, workers=3) == []
 
 
 def test_a_crop_that_keeps_little_of_the_image_is_refused() -> None:
