@@ -125,14 +125,14 @@ def results(
 ) -> None:
     """Show the ranking of a sweep's trials, also while it runs."""
     from sweeper.results import read_sweep, to_json
-    from sweeper.tables import ranking_table
+    from sweeper.tables import print_ranking
     from sweeper.ui import find_sweep
 
     found = read_sweep(find_sweep(sweep, sweeps))
     if as_json:
         typer.echo(json.dumps(to_json(found), indent=2))
     else:
-        _console().print(ranking_table(found, top))
+        print_ranking(_console(), found, top)
 
 
 @app.command(name="list")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -18,6 +19,7 @@ __all__ = [
     "clock_text",
     "duration_text",
     "number_text",
+    "print_ranking",
     "ranking_table",
     "short_names",
     "stacked",
@@ -34,6 +36,8 @@ STYLES = {
     "failed": "red",
     "done": "green",
 }
+WIDE = 200
+"""Characters of a line in a file."""
 NAME_WIDTH = 11
 """Names and values longer than this are broken into lines."""
 
@@ -54,12 +58,14 @@ def stacked(name: str, width: int = NAME_WIDTH) -> str:
     return "\n".join(lines)
 
 
-def ranking_table(sweep: Sweep, top: int | None = None) -> Table:
+def ranking_table(sweep: Sweep, top: int | None = None, width: int | None = None) -> Table:
     """The ranking as a table for the terminal.
 
     Args:
         sweep: The sweep.
         top: Show this many trials; None for all.
+        width: Characters of the terminal; None for as many as the table takes. In a narrow one the columns
+            that say least are left out.
     """
     trials = sweep.ranking()[:top]
     names = short_names(sweep.varying)
@@ -68,11 +74,17 @@ def ranking_table(sweep: Sweep, top: int | None = None) -> Table:
         arrow = "↑" if objective.goal == "maximize" else "↓"
         columns.append(Column(stacked(f"{objective.name} {arrow}"), style="bold"))
         if _best_differs(trials, objective.name):
-            columns.append(Column("best", style="dim"))
+            columns.append(Column("best", style="dim", spare=2))
     columns += [Column(stacked(name)) for name in names.values()]
-    columns += [Column("step"), Column("time")]
+    columns += [Column("step", spare=1), Column("time", spare=3)]
     rows = [_cells(sweep, trials, trial) for trial in trials]
-    return _table(f"{sweep.name}: {_summary(sweep)}", columns, rows)
+    while width is not None and _width(columns, rows) > width and any(column.spare for column in columns):
+        least = max(range(len(columns)), key=lambda number: columns[number].spare)
+        columns = [*columns[:least], *columns[least + 1 :]]
+        rows = [[*row[:least], *row[least + 1 :]] for row in rows]
+    # What then still does not fit is folded: an ugly number is better than a wrong one.
+    folds = width is not None and _width(columns, rows) > width
+    return _table(f"{sweep.name}: {_summary(sweep)}", columns, rows, folds=folds)
 
 
 @dataclass(frozen=True)
@@ -84,16 +96,35 @@ class Column:
         justify: Where its cells stand.
         style: How they look.
         wraps: Whether a cell may be broken into lines where the terminal is narrow.
+        spare: The higher, the sooner it is left out where there is no room; 0: never.
     """
 
     header: str
     justify: Literal["left", "right"] = "right"
     style: str = ""
     wraps: bool = False
+    spare: int = 0
+
+    def width(self, cells: Sequence[Text | str]) -> int:
+        """Characters that it takes at least."""
+        texts = [self.header, *(str(cell) for cell in cells)]
+        pieces = [piece for text in texts for piece in (text.split() if self.wraps else text.splitlines())]
+        return max((len(piece) for piece in pieces), default=1)
 
 
-def _table(title: str | None, columns: Sequence[Column], rows: Sequence[Sequence[Text | str]]) -> Table:
-    """A table without lines whose cells are never cut off: a column is as wide as its longest word."""
+def _width(columns: Sequence[Column], rows: Sequence[Sequence[Text | str]]) -> int:
+    widths = [column.width([row[number] for row in rows]) for number, column in enumerate(columns)]
+    return sum(widths) + len(widths) - 1
+
+
+def _table(
+    title: str | None,
+    columns: Sequence[Column],
+    rows: Sequence[Sequence[Text | str]],
+    *,
+    folds: bool = False,
+) -> Table:
+    """A table whose cells are never cut off: a column is as wide as its longest word, or folds."""
     table = Table(
         title=title,
         title_justify="left",
@@ -104,20 +135,28 @@ def _table(title: str | None, columns: Sequence[Column], rows: Sequence[Sequence
         padding=0,
     )
     for number, column in enumerate(columns):
-        texts = [column.header, *(str(row[number]) for row in rows)]
-        pieces = [piece for text in texts for piece in (text.split() if column.wraps else text.splitlines())]
         table.add_column(
             column.header,
             justify=column.justify,
             style=column.style,
             vertical="top",
             overflow="fold",
-            no_wrap=not column.wraps,
-            min_width=max((len(piece) for piece in pieces), default=1),
+            no_wrap=not (column.wraps or folds),
+            min_width=None if folds else column.width([row[number] for row in rows]),
         )
     for row in rows:
         table.add_row(*row)
     return table
+
+
+def print_ranking(console: Console, sweep: Sweep, top: int | None = None) -> None:
+    """Print the ranking: fitted to a terminal, and whole into a file or a pipe."""
+    if console.is_terminal:
+        console.print(ranking_table(sweep, top, console.width))
+    else:
+        narrow, console.width = console.width, WIDE
+        console.print(ranking_table(sweep, top))
+        console.width = narrow
 
 
 def _best_differs(trials: Sequence[TrialResult], name: str) -> bool:

@@ -149,10 +149,19 @@ def test_nothing_is_cut_off_in_eighty_columns(played, tmp_path):
     played.trial(0, [(10, 0.25), (20, 0.5)], lr=3e-4)
     played.trial(1, [(10, 0.1)], "stopped_early", "early_stop")
     console = Console(width=80, file=io.StringIO(), color_system=None)
-    console.print(ranking_table(read_sweep(tmp_path)))
+    console.print(ranking_table(read_sweep(tmp_path), width=80))
     shown = console.file.getvalue()
     assert "…" not in shown
     assert "stopped early" in shown
+    assert "0:20" in shown
+
+
+def test_a_narrow_terminal_loses_the_columns_that_say_least(played, tmp_path):
+    played.trial(0, [(10, 0.25), (20, 0.5)], lr=3e-4)
+    table = ranking_table(read_sweep(tmp_path), width=50)
+    headers = [str(column.header) for column in table.columns]
+    assert "time" not in headers
+    assert {"trial", "state", "lr"} <= set(headers)
 
 
 def test_long_names_are_broken_between_their_words():
