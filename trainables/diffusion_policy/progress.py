@@ -91,11 +91,13 @@ class Interval:
         device: Where the sums live.
         steps: Optimiser steps since the last report.
         wait_s: Seconds spent waiting for data.
+        checked: Of these steps, so many are known to have been finite.
     """
 
     device: torch.device
     steps: int = 0
     wait_s: float = 0.0
+    checked: int = 0
     loss: Tensor = field(init=False)
     grad_norm: Tensor = field(init=False)
     start_s: float = field(init=False)
@@ -105,7 +107,7 @@ class Interval:
 
     def restart(self) -> None:
         """Begin a new interval."""
-        self.steps, self.wait_s = 0, 0.0
+        self.steps, self.wait_s, self.checked = 0, 0.0, 0
         self.loss = torch.zeros((), device=self.device)
         self.grad_norm = torch.zeros((), device=self.device)
         self.start_s = time.perf_counter()
@@ -129,8 +131,10 @@ class Interval:
         """
         numbers = self.loss if scaled else self.loss + self.grad_norm
         if bool(torch.isfinite(numbers)):
+            self.checked = self.steps
             return
-        when = f"at step {step}" if self.steps == 1 else f"between steps {step - self.steps + 1} and {step}"
+        first = step - self.steps + 1 + self.checked
+        when = f"at step {step}" if first >= step else f"between steps {first} and {step}"
         raise DivergedError(
             f"{self._culprit(policy)} is not finite {when}. Lower optimizer.lr, or check the data."
         )
