@@ -175,6 +175,7 @@ def connect(address: str | None = None, cpus: int | None = None) -> Cluster:
 
     if ray.is_initialized():
         return _look(True, ray.get_runtime_context().gcs_address)
+    named_by = "--address" if address else "RAY_ADDRESS"
     address = address or os.environ.get("RAY_ADDRESS") or None
     local = address in (None, "local")
     options: dict[str, Any] = {
@@ -200,7 +201,7 @@ def connect(address: str | None = None, cpus: int | None = None) -> Cluster:
         if local:
             raise
         raise UserError(
-            f"--address: no Ray cluster can be used at {address!r}: {_first_line(error)}. Is it running "
+            f"{named_by}: no Ray cluster can be used at {address!r}: {_first_line(error)}. Is it running "
             "(`ray status --address ...`), and does it run the same Python and Ray as this machine?"
         ) from error
     return _look(local, str(context.address_info.get("gcs_address") or address))

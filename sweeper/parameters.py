@@ -52,14 +52,20 @@ def _fix(reading: Reading, own: str, place: Place, value: Any, info: FieldInfo) 
     if problem is not None:
         reading.faults.add(place, f"config.{own}", *problem)
     else:
-        value = coerce(info, value)
-        if is_path(info) and isinstance(value, str):
-            try:
-                value = str(Path(value).expanduser().absolute())
-            except RuntimeError:  # `~somebody`, whom this machine does not know
-                remedy = "Write the path from the root: /home/..."
-                reading.faults.add(place, f"config.{own}", f"there is no home folder for {value!r}.", remedy)
-        reading.config[own] = value
+        reading.config[own] = _settled(reading, place, f"config.{own}", value, info)
+
+
+def _settled(reading: Reading, place: Place, name: str, value: Any, info: FieldInfo) -> Any:
+    """A legal value in the field's own type; a path from the root, for trials work in other folders."""
+    value = coerce(info, value)
+    if not is_path(info) or not isinstance(value, str):
+        return value
+    try:
+        return str(Path(value).expanduser().absolute())
+    except RuntimeError:  # `~somebody`, whom this machine does not know
+        remedy = "Write the path from the root: /home/..."
+        reading.faults.add(place, name, f"there is no home folder for {value!r}.", remedy)
+        return value
 
 
 def _fields(reading: Reading, section: str) -> list[tuple[str, Node, FieldInfo]]:
@@ -166,7 +172,7 @@ def _categorical(
         if problem is not None:
             reading.faults.add(element.place, name, *problem)
             continue
-        value = coerce(info, element.plain())
+        value = _settled(reading, element.place, name, element.plain(), info)
         if any(type(value) is type(other) and value == other for other in values):
             reading.faults.add(element.place, name, f"{_short(value)} stands twice.", "Keep one of them.")
         values.append(value)

@@ -232,11 +232,13 @@ class Reading:
             others = [
                 m.name
                 for m in self.trainable.metrics.values()
-                if m.every == "eval" and m.goal and not m.needs
+                if m.every == "eval" and m.goal and (m.needs is None or self.is_set(m.needs))
             ]
             instead = f", or use {others[0]}" if others else ""
             remedy = f"Set config {known.needs}{instead}."
-            self.faults.add(place, path, f"{name} is only reported when {known.needs} is set.", remedy)
+            zero = " and not 0" if self.config.get(known.needs) == 0 else ""
+            problem = f"{name} is only reported when {known.needs} is set{zero}."
+            self.faults.add(place, path, problem, remedy)
         if goal is None and known.goal is None:
             self.faults.add(
                 place, path, f"{name} has no better direction of its own.", "Add goal: minimize or maximize."
@@ -248,13 +250,13 @@ class Reading:
         return Objective(name, goal or cast(Goal, known.goal))
 
     def is_set(self, name: str) -> bool:
-        """Whether a field has a value other than null: fixed, searched or by default."""
-        if self.config.get(name) is not None or name in self.searched_names():
+        """Whether a field has a value other than null and 0: fixed, searched or by default."""
+        if self.config.get(name) not in (None, 0) or name in self.searched_names():
             return True
         if self.trainable is None or name in self.config:
             return False
         info = self.trainable.fields.get(name)
-        return info is not None and info.default is not None
+        return info is not None and info.default not in (None, 0)
 
     def searched_names(self) -> set[str]:
         """Own names of the fields under parameters."""

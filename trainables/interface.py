@@ -166,7 +166,7 @@ class Metric:
         name: Name in reports and in MLflow, e.g. ``rollout/success_rate``.
         goal: The direction that is better, or None where there is none.
         every: ``log`` where every report has it, ``eval`` where only reports of an evaluation have it.
-        needs: Dotted name of a field that must be set for the metric to appear, or None.
+        needs: Dotted name of a field that must be set, and not 0, for the metric to appear; or None.
         doc: One line for a person, with the unit.
     """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -108,6 +109,15 @@ def test_a_cluster_that_does_not_answer_is_said_at_once() -> None:
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
     assert "UserError: --address: no Ray cluster can be used at '127.0.0.1:1'" in ended.stderr
     assert "Connection refused" in ended.stderr
+    code, environment = "from sweeper.cluster import connect; connect()", {"RAY_ADDRESS": "127.0.0.1:1"}
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env=os.environ | environment,
+    )
+    assert "UserError: RAY_ADDRESS: no Ray cluster can be used at '127.0.0.1:1'" in ended.stderr
 
 
 def test_the_cluster_file_is_valid_for_ray_up() -> None:

@@ -233,6 +233,19 @@ def test_a_relative_dataset_is_settled_where_the_user_stands(write, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     spec = load_spec(write(), ["config.dataset.root=data/it's #1: mine"])
     assert spec.config["dataset.root"] == str(tmp_path / "data/it's #1: mine")
+    spec = load_spec(write(), ["parameters.dataset.root={values: [one, ~/two]}"])
+    (roots,) = (p.values for p in spec.space.parameters if p.name == "dataset.root")
+    assert roots == (str(tmp_path / "one"), str(Path.home() / "two"))
+    (fault,) = faults_of(write(), "parameters.dataset.root={values: [one, ~nobody-of-this-name/x]}")
+    assert fault.problem == "there is no home folder for '~nobody-of-this-name/x'."
+
+
+def test_a_metric_of_held_out_episodes_needs_some(write):
+    metric, early_stop = "metric={name: eval/action_mse}", "early_stop=null"
+    (fault,) = faults_of(write(), metric, early_stop, "config.dataset.holdout_fraction=0")
+    assert fault.place == f"argument {metric}"
+    assert "only reported when dataset.holdout_fraction is set and not 0" in fault.problem
+    assert load_spec(write(), [metric, early_stop]).objectives == (Objective("eval/action_mse", "minimize"),)
 
 
 # Overrides.

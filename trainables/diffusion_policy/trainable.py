@@ -16,6 +16,7 @@ from trainables.interface import Fault, FieldInfo, Metric, Report, TrainContext
 
 __all__ = ["TRAINABLE", "DiffusionPolicyTrainable"]
 
+_HELDOUT = "dataset.holdout_fraction"
 _METRICS = (
     Metric("train/loss", "minimize", "log", doc="denoising loss, mean since the last report"),
     Metric("train/grad_norm", None, "log", doc="gradient norm before clipping, mean since the last report"),
@@ -23,12 +24,14 @@ _METRICS = (
     Metric("train/samples_per_s", "maximize", "log", doc="samples per second, over all workers"),
     Metric("train/data_wait_fraction", "minimize", "log", doc="share of the time spent waiting for data"),
     Metric("train/gpu_memory_gb", None, "log", doc="largest GPU memory of a worker so far, in GB"),
-    Metric("eval/action_mse", "minimize", "eval", doc="held-out squared action error, original units"),
-    Metric("eval/action_mae", "minimize", "eval", doc="held-out absolute action error, original units"),
-    Metric("eval/action_std", None, "eval", doc="spread of the actions drawn for one observation"),
-    Metric("eval/jerk", "minimize", "eval", doc="mean norm of the predicted actions' third difference"),
-    Metric("eval/chunk_latency_ms", "minimize", "eval", doc="time to predict one action chunk, in ms"),
-    Metric("eval/action_rate_hz", "maximize", "eval", doc="actions per second that this latency allows"),
+    Metric("eval/action_mse", "minimize", "eval", _HELDOUT, "held-out squared action error, original units"),
+    Metric("eval/action_mae", "minimize", "eval", _HELDOUT, "held-out absolute action error, original units"),
+    Metric("eval/action_std", None, "eval", _HELDOUT, "spread of the actions drawn for one observation"),
+    Metric("eval/jerk", "minimize", "eval", _HELDOUT, "mean norm of the predicted actions' third difference"),
+    Metric("eval/chunk_latency_ms", "minimize", "eval", _HELDOUT, "time to predict one action chunk, in ms"),
+    Metric(
+        "eval/action_rate_hz", "maximize", "eval", _HELDOUT, "actions per second that this latency allows"
+    ),
     Metric("rollout/success_rate", "maximize", "eval", "rollout.env", "share of the episodes that succeed"),
     Metric("rollout/success_rate_low", "maximize", "eval", "rollout.env", "lower end of its 95 % interval"),
     Metric("rollout/success_rate_high", "maximize", "eval", "rollout.env", "upper end of its 95 % interval"),
