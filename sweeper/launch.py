@@ -39,7 +39,7 @@ from sweeper.results import Sweep, read_series, read_sweep
 from sweeper.settings import STEPS
 from sweeper.study import Study
 from sweeper.sweep import SettledResources, SweepSpec
-from sweeper.tables import ranking_table
+from sweeper.tables import print_ranking
 from sweeper.tracking import Delivery, Tracker
 from sweeper.trial import RAY, STOP, TrialSettings, group_prefix, run_trial, trial_folder
 from sweeper.ui import HOST, PORT
@@ -83,7 +83,8 @@ class SweepResult:
         message: Why, in a sentence.
         delivery: What MLflow has of it.
         url: Address that compares the best trials in MLflow's pages; None where MLflow has none of them.
-        served: Whether that address is served already.
+        charts: Address that charts all trials, the best first; None where MLflow has none of them.
+        served: Whether these addresses are served already.
     """
 
     sweep: Sweep
@@ -91,6 +92,7 @@ class SweepResult:
     message: str
     delivery: Delivery
     url: str | None = None
+    charts: str | None = None
     served: bool = False
 
     @property
@@ -448,7 +450,7 @@ class _Run:
             delivery = tracker.close(patience_s)
             # What Ray keeps there is for a restore that we never do.
             shutil.rmtree(self._spec.folder / RAY, ignore_errors=True)
-        return SweepResult(self._sweep, status, message, delivery, *self._comparison())
+        return SweepResult(self._sweep, status, message, delivery, *self._pages())
 
     def _tune(self, left: int) -> None:
         for name, value in TUNE_ENVIRONMENT.items():
@@ -516,15 +518,14 @@ class _Run:
             return "done", f"The space has no more configurations: {ended} trials ended."
         return "done", f"All {ended} trials ended."
 
-    def _comparison(self) -> tuple[str | None, bool]:
-        """Where MLflow's pages compare the best trials, and whether anybody serves them already."""
+    def _pages(self) -> tuple[str | None, str | None, bool]:
+        """Where MLflow's pages compare and chart the trials, and whether anybody serves them already."""
         tracker = self._records.tracker
+        served = tracker.uri.startswith("http")
+        base = None if served else f"http://{HOST}:{PORT}"
         ranked = [trial for trial in self._sweep.ranking() if trial.final] or self._sweep.ranking()
-        numbers = [trial.number for trial in ranked[:COMPARED]]
-        served = tracker.comparison_url(numbers)
-        if served is not None:
-            return served, True
-        return tracker.comparison_url(numbers, f"http://{HOST}:{PORT}"), False
+        compared = tracker.comparison_url([trial.number for trial in ranked[:COMPARED]], base)
+        return compared, tracker.charts_url(self._spec.objectives[0], base), served
 
 
 def _trial_name(trial: Trial) -> str:
@@ -600,7 +601,7 @@ def print_result(console: Console, result: SweepResult) -> None:
     sweep = result.sweep
     console.print()
     if sweep.trials:
-        console.print(ranking_table(sweep))
+        print_ranking(console, sweep)
         console.print()
     style = {"done": "bold green", "failed": "bold red", "interrupted": "bold magenta"}[result.status]
     console.print(Text(result.message, style=style))
@@ -613,13 +614,13 @@ def print_result(console: Console, result: SweepResult) -> None:
     option = (
         "" if sweep.folder.parent == Path("sweeps") else f" --sweeps {shlex.quote(str(sweep.folder.parent))}"
     )
-    if result.url is not None and result.served:
+    if result.url is not None:
+        if not result.served:
+            console.print(
+                f"MLflow's pages: `sweeper ui {shlex.quote(sweep.name)}{option}`, then", soft_wrap=True
+            )
         console.print(f"Compare the best trials: {result.url}", soft_wrap=True)
-    elif result.url is not None:
-        console.print(
-            f"Compare the best trials: `sweeper ui {shlex.quote(sweep.name)}{option}`, then\n{result.url}",
-            soft_wrap=True,
-        )
+        console.print(f"Chart all trials: {result.charts}", soft_wrap=True)
     if result.status == "interrupted":
         console.print(f"To go on where it stopped: {_same_command(sweep)}", soft_wrap=True)
 

@@ -252,6 +252,18 @@ class Tracker:
             return None
         return comparison_url(base, self.experiment_id, found)
 
+    def charts_url(self, objective: Objective, base: str | None = None) -> str | None:
+        """The address at which all trials are charted, or None where MLflow has none of their runs.
+
+        Args:
+            objective: What the trials are sorted by, the best first.
+            base: Where MLflow's pages are served; None for the server that the runs go to.
+        """
+        base = base or (self.uri if self.uri.startswith("http") else None)
+        if base is None or not self._state.runs:
+            return None
+        return charts_url(base, self.experiment_id, self._state.sweep_id, objective)
+
     def close(self, deadline_s: float = 30.0) -> Delivery:
         """Send what is left, for at most ``deadline_s`` seconds, and stop."""
         self._deadline = time.monotonic() + deadline_s

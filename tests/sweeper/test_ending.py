@@ -71,7 +71,7 @@ def test_a_second_ctrl_c_does_not_wait() -> None:
 @pytest.mark.parametrize(
     ("statuses", "gpus", "budget", "status", "words"),
     [
-        (["running"], 0, {"hours": 1e-9}, "done", "budget.hours: the 1e-09 hours are used up"),
+        (["running"], 0, {"hours": 1e-15}, "done", "budget.hours: the 1e-15 hours are used up"),
         (["completed", "completed"], 2, {"gpu_hours": 2}, "done", "budget.gpu_hours: the 2 GPU-hours"),
         (
             ["completed", "failed", "failed"],
