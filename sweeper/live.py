@@ -22,8 +22,10 @@ from sweeper.results import Sweep, TrialResult
 from sweeper.settings import STEPS
 from sweeper.sweep import Objective
 from sweeper.tables import (
+    Column,
     clock_text,
     duration_text,
+    fitted_table,
     number_text,
     short_names,
     stacked,
@@ -198,7 +200,10 @@ class Display:
         now = time.time()
         every = self._board.trials()
         trials = self._board.shown(max(FEWEST_ROWS, self._console.height - OTHER_ROWS))
-        parts: list[RenderableType] = [_title(self._board, now), trials_table(self._board, trials, now)]
+        parts: list[RenderableType] = [
+            _title(self._board, now),
+            trials_table(self._board, trials, now, self._console.width),
+        ]
         if len(every) > len(trials):
             parts.append(Text(f"… and {len(every) - len(trials)} more", style="dim"))
         parts += self._progress(trials)
@@ -243,41 +248,38 @@ def event_line(board: Board, event: Event) -> str:
     return ""
 
 
-def trials_table(board: Board, trials: Sequence[TrialResult], now: float) -> Table:
-    """Trials as a table."""
+def trials_table(board: Board, trials: Sequence[TrialResult], now: float, width: int | None = None) -> Table:
+    """Trials as a table that fits into a terminal of ``width`` characters."""
     every = board.trials()
     objectives = [objective.name for objective in board.sweep.objectives]
     losses = [name for name in (LOSS, GRAD_NORM) if name not in objectives]
     losses = [name for name in losses if any(name in trial.metrics for trial in every)]
     parameters = _varying(board)
     best = board.best()
-    table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim")
-    table.add_column("trial", justify="right", no_wrap=True)
-    table.add_column("state", no_wrap=True)
-    for name in short_names(parameters).values():
-        table.add_column(stacked(name), justify="right", no_wrap=True)
-    table.add_column("step", justify="right", no_wrap=True)
-    for name in short_names([*losses, *objectives]).values():
-        table.add_column(stacked(name), justify="right", no_wrap=True)
-    table.add_column("time", justify="right", no_wrap=True)
+    columns = [Column("trial"), Column("state", "left", wraps=True)]
+    columns += [Column(stacked(name)) for name in short_names(parameters).values()]
+    columns.append(Column("step"))
+    for name, short in short_names([*losses, *objectives]).items():
+        columns.append(Column(stacked(short), spare=2 if name == GRAD_NORM else 0))
+    columns.append(Column("time", spare=1))
+    rows: list[list[Text | str]] = []
     for trial in trials:
         state = state_text(trial.status)
         if trial.status == "failed" and trial.reason:
             state.append(f": {trial.reason}")
-        table.add_row(
-            f"★ {trial.number}" if trial is best else str(trial.number),
-            state,
-            *(
-                stacked(value_text(trial.values[name])) if name in trial.values else "–"
-                for name in parameters
-            ),
-            _step(board, trial),
-            *(number_text(trial.metrics.get(name)) for name in losses),
-            *(number_text(trial.final.get(name)) for name in objectives),
-            clock_text(trial.duration_s(now)),
-            style="bold" if trial is best else ("" if trial.status == "running" else "dim"),
+        rows.append(
+            [
+                f"★ {trial.number}" if trial is best else str(trial.number),
+                state,
+                *(_value(trial, name) for name in parameters),
+                _step(board, trial),
+                *(number_text(trial.metrics.get(name)) for name in losses),
+                *(number_text(trial.final.get(name)) for name in objectives),
+                clock_text(trial.duration_s(now)),
+            ]
         )
-    return table
+    styles = ["bold" if t is best else ("" if t.status == "running" else "dim") for t in trials]
+    return fitted_table(columns, rows, width, styles=styles, lines=False)
 
 
 def _value(trial: TrialResult, name: str) -> str:

@@ -16,8 +16,10 @@ from rich.text import Text
 from sweeper.results import ORDER, Sweep, TrialResult
 
 __all__ = [
+    "Column",
     "clock_text",
     "duration_text",
+    "fitted_table",
     "number_text",
     "print_ranking",
     "ranking_table",
@@ -78,13 +80,7 @@ def ranking_table(sweep: Sweep, top: int | None = None, width: int | None = None
     columns += [Column(stacked(name)) for name in names.values()]
     columns += [Column("step", spare=1), Column("time", spare=3)]
     rows = [_cells(sweep, trials, trial) for trial in trials]
-    while width is not None and _width(columns, rows) > width and any(column.spare for column in columns):
-        least = max(range(len(columns)), key=lambda number: columns[number].spare)
-        columns = [*columns[:least], *columns[least + 1 :]]
-        rows = [[*row[:least], *row[least + 1 :]] for row in rows]
-    # What then still does not fit is folded: an ugly number is better than a wrong one.
-    folds = width is not None and _width(columns, rows) > width
-    return _table(f"{sweep.name}: {_summary(sweep)}", columns, rows, folds=folds)
+    return fitted_table(columns, rows, width, title=f"{sweep.name}: {_summary(sweep)}")
 
 
 @dataclass(frozen=True)
@@ -117,22 +113,40 @@ def _width(columns: Sequence[Column], rows: Sequence[Sequence[Text | str]]) -> i
     return sum(widths) + len(widths) - 1
 
 
-def _table(
-    title: str | None,
+def fitted_table(
     columns: Sequence[Column],
     rows: Sequence[Sequence[Text | str]],
+    width: int | None = None,
     *,
-    folds: bool = False,
+    title: str | None = None,
+    styles: Sequence[str] = (),
+    lines: bool = True,
 ) -> Table:
-    """A table whose cells are never cut off: a column is as wide as its longest word, or folds."""
+    """A table whose cells are never cut off: a column is as wide as its longest word.
+
+    Args:
+        columns: Its columns.
+        rows: Its cells.
+        width: Characters there are; None for as many as it takes. Where they do not suffice, columns that can
+            be spared are left out, and what then still does not fit is folded: an ugly number is better than
+            a wrong one.
+        title: What stands above it.
+        styles: The style of each row.
+        lines: Whether a line stands below the headers.
+    """
+    while width is not None and _width(columns, rows) > width and any(column.spare for column in columns):
+        least = max(range(len(columns)), key=lambda number: columns[number].spare)
+        columns = [*columns[:least], *columns[least + 1 :]]
+        rows = [[*row[:least], *row[least + 1 :]] for row in rows]
+    folds = width is not None and _width(columns, rows) > width
     table = Table(
         title=title,
         title_justify="left",
-        header_style="bold",
-        box=SIMPLE_HEAD,
+        header_style="bold" if lines else "dim",
+        box=SIMPLE_HEAD if lines else None,
         show_edge=False,
         pad_edge=False,
-        padding=0,
+        padding=0 if lines else (0, 1, 0, 0),
     )
     for number, column in enumerate(columns):
         table.add_column(
@@ -144,8 +158,8 @@ def _table(
             no_wrap=not (column.wraps or folds),
             min_width=None if folds else column.width([row[number] for row in rows]),
         )
-    for row in rows:
-        table.add_row(*row)
+    for number, row in enumerate(rows):
+        table.add_row(*row, style=styles[number] if styles else None)
     return table
 
 
@@ -187,7 +201,7 @@ def sweeps_table(sweeps: Sequence[Sweep]) -> Table:
         Column("objective", "left"),
         Column("started", "left", wraps=True),
     ]
-    return _table(None, columns, [_sweep_cells(sweep) for sweep in sweeps])
+    return fitted_table(columns, [_sweep_cells(sweep) for sweep in sweeps])
 
 
 def _sweep_cells(sweep: Sweep) -> list[Text | str]:
