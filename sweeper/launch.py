@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import logging
+import math
 import os
 import platform
 import random
@@ -17,7 +18,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -51,6 +53,8 @@ if TYPE_CHECKING:
 
 __all__ = ["SweepResult", "cache_folder", "launch", "run_sweep"]
 
+CHECKING_EVERY_S = 10.0
+"""How often a log is told how far the checks before a sweep are."""
 COMPARED = 5
 """Trials that the link to MLflow compares."""
 DELIVERY_S = 30.0
@@ -135,9 +139,9 @@ def run_sweep(spec: SweepSpec, *, address: str | None = None, console: Console) 
     if not remote or remote == "local":
         settle(spec.resources, this_machine(spec.folder), left)
     cache = _usable_cache()
-    console.print(f"Checking {spec.name} …", style="dim")
-    base = preflight(spec, trainable, cache)
-    data = trainable.describe(base, cache)
+    with _checking(console, spec.name) as progress:
+        base = preflight(spec, trainable, cache, progress)
+        data = trainable.describe(base, cache)
     _check_disk(spec, trainable.disk_gb(base), left, console)
     with contextlib.ExitStack() as stack:
         if remote:
@@ -200,7 +204,31 @@ def _usable_cache() -> Path:
         raise UserError(f"{where}: there is no home folder for {named or '~'!r}. {remedy}") from error
 
 
-def preflight(spec: SweepSpec, trainable: Trainable, cache: Path) -> dict[str, Any]:
+@contextlib.contextmanager
+def _checking(console: Console, name: str) -> Iterator[Callable[[str], None]]:
+    """Show that the sweep is checked; gives what shows a dataset that is fetched or built meanwhile."""
+    console.print(f"Checking {name} …", style="dim")
+    if not console.is_terminal:
+        last_s = -math.inf
+
+        def line(message: str) -> None:
+            nonlocal last_s
+            if time.monotonic() - last_s >= CHECKING_EVERY_S:
+                last_s = time.monotonic()
+                console.print(Text(message, style="dim"), soft_wrap=True)
+
+        yield line
+        return
+    with console.status("") as status:
+        yield lambda message: status.update(Text(message, style="dim"))
+
+
+def preflight(
+    spec: SweepSpec,
+    trainable: Trainable,
+    cache: Path,
+    progress: Callable[[str], None] = lambda _message: None,
+) -> dict[str, Any]:
     """Check the sweep against its dataset and environment; a legal configuration of the space.
 
     Where fields that decide what is read are searched, each of their combinations is checked.
@@ -226,7 +254,7 @@ def preflight(spec: SweepSpec, trainable: Trainable, cache: Path) -> dict[str, A
     if not checked:
         raise ConfigError(refused or [_NO_POINT])
     found = dict.fromkeys(
-        fault for config in checked.values() for fault in trainable.preflight(config, cache)
+        fault for config in checked.values() for fault in trainable.preflight(config, cache, progress)
     )
     if found:
         raise ConfigError(list(found))

@@ -256,8 +256,13 @@ class Trainable(Protocol):
         """
         ...
 
-    def preflight(self, config: Mapping[str, Any], cache: Path) -> list[Fault]:
-        """Check a configuration against its dataset and environment. Leaves nothing behind but the cache."""
+    def preflight(
+        self, config: Mapping[str, Any], cache: Path, progress: Callable[[str], None] = _ignore
+    ) -> list[Fault]:
+        """Check a configuration against its dataset and environment. Leaves nothing behind but the cache.
+
+        ``progress`` is told about what takes long: a dataset that is fetched or built.
+        """
         ...
 
     def describe(self, config: Mapping[str, Any], cache: Path) -> Mapping[str, Any]:

@@ -42,7 +42,7 @@ class Parabola:
     def faults(self, config: Mapping[str, Any], workers: int = 1) -> list[Fault]:
         return [fault for name, value in config.items() for fault in self.fields[name].faults(value)]
 
-    def preflight(self, config: Mapping[str, Any], cache: Path) -> list[Fault]:
+    def preflight(self, config: Mapping[str, Any], cache: Path, progress: Any = None) -> list[Fault]:
         if config.get("fault") == "preflight":
             return [Fault("fault", "'preflight' is refused.", "Give none.")]
         return self.faults(config)

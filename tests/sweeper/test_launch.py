@@ -21,7 +21,7 @@ from small_sweeps import choice
 from sweeper.errors import ResourceError, SweepExistsError, UserError
 from sweeper.expressions import Expression
 from sweeper.journal import JOURNAL, read_journal
-from sweeper.launch import launch, preflight, print_result, run_sweep
+from sweeper.launch import _checking, launch, preflight, print_result, run_sweep
 from sweeper.results import read_sweep
 from sweeper.space import Parameter, Space
 from sweeper.sweep import (
@@ -343,7 +343,7 @@ def test_every_combination_of_searched_data_fields_is_checked(tmp_path: Path) ->
             "fault": dataclasses.replace(Parabola.fields["fault"], phase="data"),
         }
 
-        def preflight(self, config: Any, cache: Path) -> Any:
+        def preflight(self, config: Any, cache: Path, progress: Any = None) -> Any:
             seen.append(config["fault"])
             return super().preflight(config, cache)
 
@@ -353,3 +353,11 @@ def test_every_combination_of_searched_data_fields_is_checked(tmp_path: Path) ->
     with pytest.raises(ConfigError, match="'preflight' is refused"):
         preflight(sweep, Watched(), tmp_path)
     assert sorted(seen) == ["die", "preflight", "raise"]
+
+
+def test_a_log_hears_of_a_slow_check_now_and_then(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=80)
+    with _checking(console, "slow") as progress:
+        for number in range(100):
+            progress(f"episode {number} [of 100]")
+    assert console.file.getvalue().splitlines() == ["Checking slow …", "episode 0 [of 100]"]

@@ -50,18 +50,19 @@ def source(config: DatasetConfig, cache: Path, progress: Callable[[str], None] =
     return str(config.repo_id)
 
 
-def preflight(config: DiffusionConfig, cache: Path) -> list[Fault]:
+def preflight(config: DiffusionConfig, cache: Path, progress: Callable[[str], None] = _ignore) -> list[Fault]:
     """Check a configuration against its dataset and its environment, without decoding anything."""
     from trainables.evaluation.environment import environment_faults
 
     dataset = config.dataset
     faults = dataset_faults(
-        source(dataset, cache),
+        source(dataset, cache, progress),
         revision=dataset.revision,
         episodes=dataset.episodes,
         exclude_episodes=dataset.exclude_episodes,
         observations=dataset.observations,
         holdout_fraction=dataset.holdout_fraction,
+        progress=progress,
     )
     if faults:
         return faults

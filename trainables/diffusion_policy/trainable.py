@@ -5,7 +5,7 @@ Fields, metrics and checks answer without torch; what needs torch or the data is
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,10 @@ _BYTES_BESIDE = 16  # a new checkpoint is complete before the old one goes
 _GB_EXTRAS = 0.01  # videos, logs, configuration
 
 
+def _silent(_message: str) -> None:
+    return None
+
+
 class DiffusionPolicyTrainable:
     """A Diffusion Policy trained on a LeRobot dataset and judged by held-out error and rollouts."""
 
@@ -64,12 +68,14 @@ class DiffusionPolicyTrainable:
         """Check one whole configuration, field by field and across fields. Reads no file."""
         return config_faults(config, workers)
 
-    def preflight(self, config: Mapping[str, Any], cache: Path) -> list[Fault]:
+    def preflight(
+        self, config: Mapping[str, Any], cache: Path, progress: Callable[[str], None] = _silent
+    ) -> list[Fault]:
         """Check a configuration against its dataset and environment. Leaves nothing behind but the cache."""
         from trainables.diffusion_policy.data import preflight
 
         faults = config_faults(config)
-        return faults or preflight(DiffusionConfig.from_flat(config), cache)
+        return faults or preflight(DiffusionConfig.from_flat(config), cache, progress)
 
     def describe(self, config: Mapping[str, Any], cache: Path) -> Mapping[str, Any]:
         """Identify the data of a configuration: fingerprint, revision, split hash, sizes."""
