@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -165,10 +166,12 @@ def ui(
     if uri is not None and uri.startswith(("http://", "https://")):
         typer.echo(f"The runs of {sweep} are on the MLflow server at {uri}")
         return
-    with serve(folder, port, uri) as pages:
+    # The server is a process of its own: however this one is ended, it must not stay behind.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    with contextlib.suppress(KeyboardInterrupt), serve(folder, port, uri) as pages:
         typer.echo(f"{pages.url}  (Ctrl-C ends it)")
-        with contextlib.suppress(KeyboardInterrupt):
-            pages.wait()
+        pages.wait()
 
 
 def _launch(spec: SweepSpec, address: str | None, as_json: bool) -> None:

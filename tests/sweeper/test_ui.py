@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+import subprocess
+import sys
 import urllib.request
 from pathlib import Path
 
 import psutil
 import pytest
+from small_sweeps import sweep
 
 from sweeper.errors import SweepNotFoundError, UserError
+from sweeper.journal import JOURNAL, EventKind, Journal
 from sweeper.ui import HOST, find_sweep, free_port, serve
 
 
@@ -76,3 +81,30 @@ def test_the_pages_are_served_to_this_machine_alone_and_end_with_the_context(tmp
         assert set(listening) == {HOST}
     assert all(not child.is_running() for child in children)
     assert pages._process.poll() is not None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGHUP])
+def test_the_server_does_not_outlive_the_command(tmp_path: Path, sign: signal.Signals) -> None:
+    folder = tmp_path / "sweeps" / "small"
+    folder.mkdir(parents=True)
+    (folder / "mlflow.db").touch()
+    Journal(folder / JOURNAL).append(
+        EventKind.SWEEP_START,
+        sweep="small",
+        sweep_id="0",
+        spec=sweep(folder).to_dict(),
+        space="",
+        info={"versions": {}},
+        driver={"host": "", "pid": 1, "started": 0.0},
+    )
+    program = [sys.executable, "-c", "from sweeper.cli import main; main()", "ui", "small", "--port", "5650"]
+    with subprocess.Popen(program, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as command:
+        assert command.stdout is not None
+        assert "127.0.0.1" in command.stdout.readline()
+        started = psutil.Process(command.pid).children(recursive=True)
+        assert started
+        command.send_signal(sign)
+        assert command.wait(30) == 0
+    _, alive = psutil.wait_procs(started, timeout=15)
+    assert alive == []
