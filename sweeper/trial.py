@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from sweeper.errors import TrialError
 from sweeper.system import system_metrics
-from trainables.interface import Report, TrainableError, TrainContext
+from trainables.interface import Report, TrainableError, TrainContext, silent
 
 __all__ = [
     "ARTIFACTS",
@@ -327,7 +327,7 @@ def train_worker(loop: Mapping[str, Any]) -> str:
         threads=settings.threads,
         objective=settings.objective,
         stop_requested=stop,
-        progress=_Progress(folder / PROGRESS) if rank == 0 else _silent,
+        progress=_Progress(folder / PROGRESS) if rank == 0 else silent,
     )
     try:
         final = False
@@ -458,10 +458,6 @@ class _Progress:
         if now >= self._next_write:
             self._next_write = now + POLL_S
             _write(self._path, json.dumps({"time": time.time(), "message": message}))
-
-
-def _silent(_message: str) -> None:
-    return None
 
 
 def _write(path: Path, text: str) -> None:

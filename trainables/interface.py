@@ -21,6 +21,7 @@ __all__ = [
     "TrainContext",
     "Trainable",
     "TrainableError",
+    "silent",
 ]
 
 Phase = Literal["data", "train", "inference"]
@@ -200,8 +201,8 @@ def _never() -> bool:
     return False
 
 
-def _ignore(_message: str) -> None:
-    return None
+def silent(_message: str) -> None:
+    """A listener to progress that tells nobody."""
 
 
 @dataclass(frozen=True)
@@ -232,7 +233,7 @@ class TrainContext:
     objective: tuple[str, Literal["minimize", "maximize"]] | None = None
     resume: bool = True
     stop_requested: Callable[[], bool] = _never
-    progress: Callable[[str], None] = _ignore
+    progress: Callable[[str], None] = silent
 
 
 @runtime_checkable
@@ -257,7 +258,7 @@ class Trainable(Protocol):
         ...
 
     def preflight(
-        self, config: Mapping[str, Any], cache: Path, progress: Callable[[str], None] = _ignore
+        self, config: Mapping[str, Any], cache: Path, progress: Callable[[str], None] = silent
     ) -> list[Fault]:
         """Check a configuration against its dataset and environment. Leaves nothing behind but the cache.
 

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from trainables.dataset.decode import FramePart, decode_part, decoder_version
 from trainables.dataset.errors import DiskFullError
 from trainables.dataset.tables import available_cpus
-from trainables.interface import Fault
+from trainables.interface import Fault, silent
 
 if TYPE_CHECKING:
     from trainables.dataset.lerobot import LeRobotDataset
@@ -90,7 +90,7 @@ def open_frames(
         DatasetError: Where a frame cannot be decoded; names its episode, camera and file.
         DiskFullError: Where the cache's disk has not enough room.
     """
-    tell = progress or _say_nothing
+    tell = progress or silent
     parts = dataset.frame_parts(camera)
     recorded = parts[0].shape
     if size is not None and tuple(size) == recorded[1:]:
@@ -129,10 +129,6 @@ def frames_gb(dataset: LeRobotDataset, size: tuple[int, int] | None = None) -> f
         for feature in dataset.policy_features.cameras
     ]
     return len(dataset) * sum(pixels) / 1e9
-
-
-def _say_nothing(_message: str) -> None:
-    return None
 
 
 def _path(folder: Path, identity: str, camera: str, shape: tuple[int, ...], video: bool) -> Path:

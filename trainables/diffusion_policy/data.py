@@ -10,17 +10,13 @@ from trainables.dataset.lerobot import LeRobotDataset, open_dataset
 from trainables.dataset.lerobot import preflight as dataset_faults
 from trainables.diffusion_policy.config import BUILTIN_PUSHT, DatasetConfig, DiffusionConfig, crop_faults
 from trainables.features import PolicyFeatures
-from trainables.interface import Fault
+from trainables.interface import Fault, silent
 
 __all__ = ["describe", "load_dataset", "preflight"]
 
 
-def _ignore(_message: str) -> None:
-    return None
-
-
 def load_dataset(
-    config: DatasetConfig, cache: Path, progress: Callable[[str], None] = _ignore
+    config: DatasetConfig, cache: Path, progress: Callable[[str], None] = silent
 ) -> LeRobotDataset:
     """Open the dataset that a configuration names; builds the built-in one where it is the first to ask.
 
@@ -38,7 +34,7 @@ def load_dataset(
     )
 
 
-def source(config: DatasetConfig, cache: Path, progress: Callable[[str], None] = _ignore) -> Path | str:
+def source(config: DatasetConfig, cache: Path, progress: Callable[[str], None] = silent) -> Path | str:
     """Local folder (a Path) or hub id (a str) of the dataset; a root wins over a repo_id."""
     if config.root is not None:
         return Path(config.root).expanduser()
@@ -50,7 +46,7 @@ def source(config: DatasetConfig, cache: Path, progress: Callable[[str], None] =
     return str(config.repo_id)
 
 
-def preflight(config: DiffusionConfig, cache: Path, progress: Callable[[str], None] = _ignore) -> list[Fault]:
+def preflight(config: DiffusionConfig, cache: Path, progress: Callable[[str], None] = silent) -> list[Fault]:
     """Check a configuration against its dataset and its environment, without decoding anything."""
     from trainables.evaluation.environment import environment_faults
 

@@ -12,7 +12,7 @@ from typing import Any
 from trainables.diffusion_policy.config import ALIASES, FIELDS, DiffusionConfig, config_faults
 from trainables.diffusion_policy.size import parameter_count
 from trainables.features import ENVIRONMENT_STATE, STATE
-from trainables.interface import Fault, FieldInfo, Metric, Report, TrainContext
+from trainables.interface import Fault, FieldInfo, Metric, Report, TrainContext, silent
 
 __all__ = ["TRAINABLE", "DiffusionPolicyTrainable"]
 
@@ -52,10 +52,6 @@ _BYTES_BESIDE = 16  # a new checkpoint is complete before the old one goes
 _GB_EXTRAS = 0.01  # videos, logs, configuration
 
 
-def _silent(_message: str) -> None:
-    return None
-
-
 class DiffusionPolicyTrainable:
     """A Diffusion Policy trained on a LeRobot dataset and judged by held-out error and rollouts."""
 
@@ -69,7 +65,7 @@ class DiffusionPolicyTrainable:
         return config_faults(config, workers)
 
     def preflight(
-        self, config: Mapping[str, Any], cache: Path, progress: Callable[[str], None] = _silent
+        self, config: Mapping[str, Any], cache: Path, progress: Callable[[str], None] = silent
     ) -> list[Fault]:
         """Check a configuration against its dataset and environment. Leaves nothing behind but the cache."""
         from trainables.diffusion_policy.data import preflight

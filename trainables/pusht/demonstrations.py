@@ -18,7 +18,7 @@ import numpy as np
 from filelock import FileLock
 
 from trainables.features import ACTION, ENVIRONMENT_STATE, STATE
-from trainables.interface import TrainableError
+from trainables.interface import TrainableError, silent
 from trainables.pusht.geometry import KEYPOINTS, to_world
 from trainables.pusht.task import FPS, IMAGE, IMAGE_SIZE_PX, TASK
 
@@ -117,12 +117,8 @@ def ensure_dataset(cache: Path, images: bool, progress: Callable[[str], None] | 
     root.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(root.with_name(f".{root.name}.lock")):
         if not root.is_dir():
-            _build(root, images, progress or _ignore)
+            _build(root, images, progress or silent)
     return root
-
-
-def _ignore(_message: str) -> None:
-    return None
 
 
 @lru_cache(maxsize=1)
