@@ -14,8 +14,11 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 __all__ = [
     "ConfigError",
+    "ExaminesData",
+    "ExportsCheckpoints",
     "Fault",
     "FieldInfo",
+    "Finding",
     "Metric",
     "Report",
     "TrainContext",
@@ -52,6 +55,30 @@ class Fault:
 
     def __str__(self) -> str:
         return f"{self.where}: {self.problem}" + (f" {self.remedy}" if self.remedy else "")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was noticed in a dataset, as a small report.
+
+    Attributes:
+        check: Stable name of the check, e.g. ``truncated_video``.
+        severity: ``error`` where training cannot or must not go on, ``warning`` where it will suffer,
+            ``note`` where it is merely worth knowing.
+        where: The feature or the file.
+        problem: What was found, with numbers.
+        why: Why it matters to the policy.
+        remedy: What to do about it.
+        episodes: The episodes concerned; empty where all are, or none in particular.
+    """
+
+    check: str
+    severity: Literal["error", "warning", "note"]
+    where: str
+    problem: str
+    why: str
+    remedy: str
+    episodes: tuple[int, ...] = ()
 
 
 class ConfigError(TrainableError):
@@ -276,4 +303,60 @@ class Trainable(Protocol):
 
     def train(self, config: Mapping[str, Any], context: TrainContext) -> Iterator[Report]:
         """Train with ``config``; yields a report at every logging step and at every evaluation."""
+        ...
+
+
+@runtime_checkable
+class ExaminesData(Protocol):
+    """A trainable that can say what is in a dataset, and what is wrong with it."""
+
+    def examine(
+        self, config: Mapping[str, Any], cache: Path, progress: Callable[[str], None] = silent
+    ) -> list[Finding]:
+        """Look at the dataset of a configuration as closely as possible, pictures included.
+
+        Raises:
+            TrainableError: Where the dataset cannot be opened at all.
+        """
+        ...
+
+    def portray(
+        self,
+        config: Mapping[str, Any],
+        folder: Path,
+        cache: Path,
+        progress: Callable[[str], None] = silent,
+    ) -> Mapping[str, Any]:
+        """Describe the dataset of a configuration as JSON values; draws pictures of it into ``folder``.
+
+        Raises:
+            TrainableError: Where the dataset cannot be opened.
+        """
+        ...
+
+
+@runtime_checkable
+class ExportsCheckpoints(Protocol):
+    """A trainable whose checkpoints can be written in another system's format."""
+
+    export_targets: Sequence[str]
+    """Formats that can be written, the default first, e.g. ``lerobot==0.4.4``."""
+
+    def export(
+        self,
+        checkpoint: Path,
+        folder: Path,
+        target: str,
+        *,
+        ema: bool = True,
+        progress: Callable[[str], None] = silent,
+    ) -> list[str]:
+        """Write a checkpoint of this trainable into ``folder`` as ``target`` would have, and verify it.
+
+        Returns:
+            What a person should know of it: what was replaced, what was compared.
+
+        Raises:
+            TrainableError: Where ``target`` cannot express it, with the reason; nothing is left behind then.
+        """
         ...

@@ -18,10 +18,12 @@ import pytest
 from rich.console import Console
 from small_sweeps import choice
 
+from sweeper.ended import print_result
 from sweeper.errors import ResourceError, SweepExistsError, UserError
 from sweeper.expressions import Expression
 from sweeper.journal import JOURNAL, read_journal
-from sweeper.launch import _checking, launch, preflight, print_result, run_sweep
+from sweeper.launch import launch, run_sweep
+from sweeper.preflight import checking, preflight
 from sweeper.results import read_sweep
 from sweeper.space import Parameter, Space
 from sweeper.sweep import (
@@ -357,7 +359,7 @@ def test_every_combination_of_searched_data_fields_is_checked(tmp_path: Path) ->
 
 def test_a_log_hears_of_a_slow_check_now_and_then(tmp_path: Path) -> None:
     console = Console(file=io.StringIO(), width=80)
-    with _checking(console, "slow") as progress:
+    with checking(console, "slow") as progress:
         for number in range(100):
             progress(f"episode {number} [of 100]")
     assert console.file.getvalue().splitlines() == ["Checking slow …", "episode 0 [of 100]"]

@@ -1,0 +1,1 @@
+"""What each command does, a module per kind. Nothing heavy is imported before a command runs."""

@@ -1,0 +1,69 @@
+"""Commands that show what sweeps found."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sweeper.commands.options import Json, Sweep, SweepsFolder, open_console
+
+__all__ = ["list_sweeps", "results", "ui"]
+
+
+def results(
+    sweep: Sweep,
+    top: Annotated[int | None, typer.Option(min=1, help="Show the best N trials only.", metavar="N")] = None,
+    sweeps: SweepsFolder = Path("sweeps"),
+    as_json: Json = False,
+) -> None:
+    """Show the ranking of a sweep's trials, also while it runs."""
+    from sweeper.results import read_sweep, to_json
+    from sweeper.tables import print_ranking
+    from sweeper.ui import find_sweep
+
+    found = read_sweep(find_sweep(sweep, sweeps))
+    if as_json:
+        typer.echo(json.dumps(to_json(found), indent=2))
+    else:
+        print_ranking(open_console(), found, top)
+
+
+def list_sweeps(sweeps: SweepsFolder = Path("sweeps"), as_json: Json = False) -> None:
+    """List the sweeps, the last started first."""
+    from sweeper import results as reading
+    from sweeper.tables import sweeps_table
+
+    found = reading.list_sweeps(sweeps)
+    if as_json:
+        typer.echo(json.dumps([reading.to_json(sweep) for sweep in found], indent=2))
+    elif found:
+        open_console().print(sweeps_table(found))
+    else:
+        open_console().print(f"No sweeps in {sweeps}. `sweeper demo` makes one.")
+
+
+def ui(
+    sweep: Sweep,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000,
+    sweeps: SweepsFolder = Path("sweeps"),
+) -> None:
+    """Serve MLflow's pages for a sweep on this machine, until Ctrl-C."""
+    from sweeper.results import read_sweep
+    from sweeper.ui import find_sweep, serve
+
+    folder = find_sweep(sweep, sweeps)
+    uri = read_sweep(folder).spec["tracking"]["uri"]
+    if uri is not None and uri.startswith(("http://", "https://")):
+        typer.echo(f"The runs of {sweep} are on the MLflow server at {uri}")
+        return
+    # The server is a process of its own: however this one is ended, it must not stay behind.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    with contextlib.suppress(KeyboardInterrupt), serve(folder, port, uri) as pages:
+        typer.echo(f"{pages.url}  (Ctrl-C ends it)")
+        pages.wait()

@@ -1,0 +1,76 @@
+"""Commands that check and run a sweep."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sweeper.commands.options import Address, Json, Overrides, SpaceFile, SweepsFolder, open_console
+
+if TYPE_CHECKING:
+    from sweeper.sweep import SweepSpec
+
+__all__ = ["check", "demo", "launch"]
+
+DEMO = "pusht_quick"
+
+
+def check(
+    space: SpaceFile,
+    overrides: Overrides = None,
+    sweeps: SweepsFolder = Path("sweeps"),
+    as_json: Json = False,
+) -> None:
+    """Check a space file and say what would run. Starts nothing."""
+    from sweeper.plan import make_plan
+    from sweeper.spec import load_spec
+
+    plan = make_plan(load_spec(space, overrides or (), sweeps))
+    if as_json:
+        typer.echo(json.dumps(plan.to_dict(), indent=2))
+        return
+    from sweeper.console import print_plan
+
+    print_plan(open_console(), plan)
+
+
+def launch(
+    space: SpaceFile,
+    overrides: Overrides = None,
+    address: Address = None,
+    name: Annotated[str | None, typer.Option(help="Name of the sweep, instead of the file's.")] = None,
+    sweeps: SweepsFolder = Path("sweeps"),
+    as_json: Json = False,
+) -> None:
+    """Run a sweep. Ctrl-C stops it cleanly; the same command goes on where it stopped."""
+    from sweeper.spec import load_spec
+
+    changes = [*(overrides or ()), *([] if name is None else [f"name={name}"])]
+    _launch(load_spec(space, changes, sweeps), address, as_json)
+
+
+def demo(
+    overrides: Overrides = None,
+    address: Address = None,
+    sweeps: SweepsFolder = Path("sweeps"),
+    as_json: Json = False,
+) -> None:
+    """Run a small sweep on the built-in Push-T demonstrations: minutes on a laptop, no GPU."""
+    from sweeper.spec import load_spec, packaged_spaces
+
+    _launch(load_spec(packaged_spaces()[DEMO], overrides or (), sweeps), address, as_json)
+
+
+def _launch(spec: SweepSpec, address: str | None, as_json: bool) -> None:
+    from sweeper.launch import launch as run
+
+    # With --json the answer alone goes to stdout; what a person watches goes to stderr.
+    code = run(spec, address=address, console=open_console(stderr=as_json))
+    if as_json:
+        from sweeper.results import read_sweep, to_json
+
+        typer.echo(json.dumps(to_json(read_sweep(spec.folder)), indent=2))
+    raise typer.Exit(code)

@@ -1,0 +1,232 @@
+"""What is done before a sweep starts: everything that can be found wrong is found before anything is made."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import math
+import os
+import platform
+import random
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from sweeper.cluster import Cluster
+from sweeper.errors import ResourceError, SweepExistsError, SweepNotFoundError, UserError
+from sweeper.plan import describe_size, find_machine
+from sweeper.results import Sweep, read_sweep
+from sweeper.sweep import SweepSpec
+from trainables.interface import ConfigError, Fault, Trainable
+
+__all__ = [
+    "cache_folder",
+    "check_disk",
+    "checking",
+    "earlier_sweep",
+    "information",
+    "preflight",
+    "usable_cache",
+]
+
+CHECKING_EVERY_S = 10.0
+"""How often a log is told how far the checks before a sweep are."""
+DRAWS = 2000
+DATA_VARIANTS = 16
+"""Combinations of searched data fields that are checked before the sweep starts."""
+
+
+def cache_folder() -> Path:
+    """Where decoded frames and built-in datasets lie on each machine: SWEEPER_CACHE, or below ~/.cache."""
+    named = os.environ.get("SWEEPER_CACHE")
+    if named:
+        return Path(named).expanduser().absolute()
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser().absolute() / "diffusion-policy-sweeper"
+
+
+def usable_cache() -> Path:
+    """The cache folder, made and found writable: every trial needs it.
+
+    Raises:
+        UserError: Where nothing can be written there.
+    """
+    named = os.environ.get("SWEEPER_CACHE")
+    where = "The cache" if not named else "SWEEPER_CACHE"
+    remedy = "Set SWEEPER_CACHE to a folder on a disk with room."
+    try:
+        cache = cache_folder()
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache):
+            return cache
+    except OSError as error:
+        raise UserError(f"{where}: {cache} cannot be written: {error.strerror}. {remedy}") from error
+    except RuntimeError as error:  # `~somebody`, whom this machine does not know
+        raise UserError(f"{where}: there is no home folder for {named or '~'!r}. {remedy}") from error
+
+
+@contextlib.contextmanager
+def checking(console: Console, name: str) -> Iterator[Callable[[str], None]]:
+    """Show that the sweep is checked; gives what shows a dataset that is fetched or built meanwhile."""
+    console.print(f"Checking {name} …", style="dim")
+    if not console.is_terminal:
+        last_s = -math.inf
+
+        def line(message: str) -> None:
+            nonlocal last_s
+            if time.monotonic() - last_s >= CHECKING_EVERY_S:
+                last_s = time.monotonic()
+                console.print(Text(message, style="dim"), soft_wrap=True)
+
+        yield line
+        return
+    with console.status("") as status:
+        yield lambda message: status.update(Text(message, style="dim"))
+
+
+def preflight(
+    spec: SweepSpec,
+    trainable: Trainable,
+    cache: Path,
+    progress: Callable[[str], None] = lambda _message: None,
+) -> dict[str, Any]:
+    """Check the sweep against its dataset and environment; a legal configuration of the space.
+
+    Where fields that decide what is read are searched, each of their combinations is checked.
+
+    Raises:
+        ConfigError: With all faults, where there are any.
+    """
+    generator = random.Random(spec.search.seed)
+    data_fields = [name for name in spec.space.names if trainable.fields[name].phase == "data"]
+    checked: dict[str, dict[str, Any]] = {}
+    refused: list[Fault] = []
+    for _ in range(DRAWS if data_fields else DRAWS // 10):
+        config = spec.space.draw(generator, spec.config)
+        if spec.space.violated(config):
+            continue
+        faults = trainable.faults(config, spec.resources.workers)
+        if faults:
+            refused = refused or faults
+            continue
+        checked.setdefault(repr([config.get(name) for name in data_fields]), config)
+        if not data_fields or len(checked) == DATA_VARIANTS:
+            break
+    if not checked:
+        raise ConfigError(refused or [_NO_POINT])
+    found = dict.fromkeys(
+        fault for config in checked.values() for fault in trainable.preflight(config, cache, progress)
+    )
+    if found:
+        raise ConfigError(list(found))
+    return next(iter(checked.values()))
+
+
+_NO_POINT = Fault(
+    "constraints", "no combination of the parameters keeps them.", "Widen a range or drop a constraint."
+)
+
+
+def check_disk(spec: SweepSpec, trial_gb: float, left: int, console: Console) -> None:
+    """Refuse a sweep of which not one trial fits on the disk; warn where not all of them do.
+
+    Raises:
+        ResourceError: Where there is no room for a single trial.
+    """
+    free_gb = find_machine(spec.folder).disk_gb
+    free = describe_size(free_gb)
+    if trial_gb > free_gb:
+        raise ResourceError(
+            f"{spec.folder}: a trial needs about {describe_size(trial_gb)} of disk, and {free} are free. "
+            "Make room, or name another folder with --sweeps."
+        )
+    if trial_gb * left > free_gb:
+        needed = f"All {left} trials may need {describe_size(trial_gb * left)}"
+        console.print(f"! {needed}, and {free} are free in {spec.folder}.", style="yellow")
+
+
+def earlier_sweep(spec: SweepSpec) -> Sweep | None:
+    """What an earlier driver left in the sweep's folder, or None where there is nothing.
+
+    Raises:
+        SweepExistsError: Where the folder holds something else than this sweep.
+    """
+    if not spec.folder.exists() or (spec.folder.is_dir() and not any(spec.folder.iterdir())):
+        return None
+    remedy = f"Give this one another name, e.g. `name={_free_name(spec)}` behind the space file."
+    if not spec.folder.is_dir():
+        raise SweepExistsError(f"{spec.folder} exists already and is no folder. {remedy}")
+    try:
+        earlier = read_sweep(spec.folder)
+    except SweepNotFoundError:
+        raise SweepExistsError(
+            f"{spec.folder} exists already, is not empty, and holds no sweep. {remedy}"
+        ) from None
+    changed = _changes(earlier.spec, spec.to_dict())
+    if changed:
+        raise SweepExistsError(
+            f"{spec.folder} holds another sweep of the name {spec.name} ({earlier.ended_trials} trials): "
+            f"{'; '.join(changed)}. {remedy} `sweeper results {spec.name}` shows the one that is there."
+        )
+    return earlier
+
+
+def _free_name(spec: SweepSpec) -> str:
+    number = 2
+    while (spec.folder.parent / f"{spec.name}-{number}").exists():
+        number += 1
+    return f"{spec.name}-{number}"
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What makes a sweep another one. Its budget, machines, sampler and tracking may change as it goes on."""
+    changes = []
+    for section in ("trainable", "config", "space", "objectives", "early_stop"):
+        old, new = before.get(section), now[section]
+        if isinstance(old, Mapping) and isinstance(new, Mapping) and section == "config":
+            names = sorted(set(old) | set(new))
+            changes += [
+                f"config.{name} was {old.get(name)!r} and is now {new.get(name)!r}"
+                for name in names
+                if old.get(name) != new.get(name)
+            ]
+        elif old != new:
+            changes.append(f"its {section} differ" if section == "objectives" else f"its {section} differs")
+    return changes
+
+
+def information(data: Mapping[str, Any], cluster: Cluster) -> dict[str, Any]:
+    """What a sweep was run with."""
+    packages = ("diffusion-policy-sweeper", "ray", "torch", "diffusers", "optuna", "mlflow", "numpy")
+    versions = {"python": platform.python_version()}
+    for package in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return {
+        "versions": versions,
+        "git": _git(),
+        "data": dict(data),
+        "cluster": str(cluster),
+        "command": shlex.join(sys.argv),
+    }
+
+
+def _git() -> dict[str, Any]:
+    """Commit of the folder that the sweep is launched from, and whether it has changes; empty without git."""
+
+    def ask(*arguments: str) -> str:
+        answer = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10, check=True)
+        return answer.stdout.strip()
+
+    try:
+        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain", "-uno"))}
+    except (OSError, subprocess.SubprocessError):
+        return {}
