@@ -15,6 +15,7 @@ from typing import Any
 
 from sweeper.sections import is_path
 from sweeper.settings import STEPS
+from sweeper.source import is_there
 from sweeper.space import Parameter
 from sweeper.sweep import SettledResources, SweepSpec
 from trainables import registry
@@ -250,7 +251,7 @@ def _path_warnings(spec: SweepSpec, trainable: Trainable) -> list[str]:
     return [
         f"{name}: there is no {path} on this machine."
         for name, path in paths.items()
-        if path is not None and not Path(path).exists()
+        if path is not None and not is_there(Path(path))
     ]
 
 
@@ -268,7 +269,7 @@ def find_machine(folder: Path = Path()) -> Machine:
 def _existing(folder: Path) -> Path:
     """The folder, or the nearest one above it that exists."""
     path = folder.absolute()
-    return next(parent for parent in (path, *path.parents) if parent.exists())
+    return next(parent for parent in (path, *path.parents) if is_there(parent))
 
 
 def _cpus() -> int:

@@ -18,7 +18,7 @@ import yaml
 
 from sweeper.errors import SpecError, SpecFault
 
-__all__ = ["FaultList", "Node", "Override", "Place", "nearest", "parse_override", "read_file"]
+__all__ = ["FaultList", "Node", "Override", "Place", "is_there", "nearest", "parse_override", "read_file"]
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 24
@@ -146,8 +146,8 @@ def read_file(path: Path, known: Sequence[str] = ()) -> tuple[str, Node]:
         SpecError: Where the file is missing, too large, not UTF-8, or not YAML in the sense of this module.
     """
     whole = Place(str(path))
-    if not path.is_file():
-        problem = "is no file." if path.exists() else "there is no such file."
+    if not (is_there(path) and path.is_file()):
+        problem = "is no file." if is_there(path) else "there is no such file."
         raise SpecError([SpecFault(whole.label, 0, "", problem, _similar_files(path, known))])
     size = path.stat().st_size
     if size > MAX_BYTES:
@@ -177,9 +177,17 @@ def read_file(path: Path, known: Sequence[str] = ()) -> tuple[str, Node]:
     return text, root
 
 
+def is_there(path: Path) -> bool:
+    """Say whether a path exists; a text that no file system would take for one does not."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
 def _similar_files(path: Path, known: Sequence[str]) -> str:
-    folder = path if path.is_dir() else path.parent
-    if not folder.is_dir():
+    folder = path if is_there(path) and path.is_dir() else path.parent
+    if not (is_there(folder) and folder.is_dir()):
         return f"There is no folder {folder} either."
     names = sorted(entry.name for entry in folder.iterdir() if entry.suffix in (".yaml", ".yml"))
     near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.65)

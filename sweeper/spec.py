@@ -13,7 +13,7 @@ from sweeper.overrides import apply_overrides
 from sweeper.parameters import read_config, read_space
 from sweeper.sampling import search_faults
 from sweeper.sections import Reading
-from sweeper.source import Node, Place, parse_override, read_file
+from sweeper.source import Node, Place, is_there, parse_override, read_file
 from sweeper.space import Space
 from sweeper.sweep import (
     BudgetSpec,
@@ -170,6 +170,6 @@ def packaged_spaces() -> dict[str, Path]:
 def find_space(path: Path | str) -> Path:
     """The file itself, or the packaged space of that name; what is not there is found missing later."""
     path = Path(path)
-    if path.suffix == "" and len(path.parts) == 1 and not path.exists():
+    if path.suffix == "" and len(path.parts) == 1 and not is_there(path):
         return packaged_spaces().get(path.name, path)
     return path
