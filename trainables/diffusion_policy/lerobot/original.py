@@ -1,0 +1,21 @@
+"""Files of the original code (``.ckpt``), where they can be read without running what they contain."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trainables.diffusion_policy.pretrained import PretrainedConfig, path_error
+
+__all__ = ["read_original_config"]
+
+
+def read_original_config(file: Path) -> PretrainedConfig:
+    """Read the configuration of a ``.ckpt`` file.
+
+    Raises:
+        ConfigError: Where it cannot be read safely.
+    """
+    raise path_error(
+        f"{file} cannot be read safely: such a file pickles objects, and loading them runs code.",
+        "Convert it where it was made: save its EMA weights with LeRobot's names as safetensors.",
+    )
