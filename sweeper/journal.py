@@ -49,6 +49,11 @@ class EventKind(StrEnum):
         ``ended`` (trials that ended so far).
     ``sweep_end``
         ``status``, ``message``.
+    ``trial_wait``
+        ``trial``, ``needs``: what the cluster has not given it yet (``1 GPU``); empty once it has.
+    ``steer``
+        ``action`` (``pause``, ``paused`` once every trial has stopped, ``resume``, ``stop``, ``cancel``,
+        ``budget``), ``text``; ``trial`` where one trial is meant, ``budget`` where that is new.
     ``note``
         ``text``, perhaps ``trial``.
     """
@@ -58,6 +63,8 @@ class EventKind(StrEnum):
     REPORT = "report"
     TRIAL_END = "trial_end"
     SWEEP_END = "sweep_end"
+    TRIAL_WAIT = "trial_wait"
+    STEER = "steer"
     NOTE = "note"
 
 

@@ -112,7 +112,17 @@ class Recorder:
         """Write a remark into the journal."""
         self._write(EventKind.NOTE, text=text, **fields)
 
+    def steer(self, action: str, text: str, **fields: Any) -> None:
+        """Note what somebody asked of the sweep while it runs, and was granted."""
+        self._write(EventKind.STEER, action=action, text=text, **fields)
+
     # A trial
+
+    def wait_trial(self, number: int, needs: str) -> None:
+        """Note what a running trial waits for; empty where it waits no longer."""
+        trial = self.sweep.trials.get(number)
+        if trial is not None and trial.status == "running" and trial.needs != needs:
+            self._write(EventKind.TRIAL_WAIT, durable=False, trial=number, needs=needs)
 
     def start_trial(self, number: int, config: Mapping[str, Any]) -> None:
         """Note that a trial runs; one that runs already was only started again by its cluster."""

@@ -22,7 +22,7 @@ import psutil
 
 from sweeper.errors import SweepNotFoundError
 from sweeper.journal import JOURNAL, Event, EventKind, read_journal
-from sweeper.sweep import Objective
+from sweeper.sweep import BudgetSpec, Objective
 from sweeper.trial import trial_folder
 
 __all__ = [
@@ -61,6 +61,7 @@ class TrialResult:
         best_checkpoint: Folder of the checkpoint of the best value of the first objective, or None.
         started: When it first started, in seconds since 1970.
         ended: When it ended, or None.
+        needs: What it waits for before it can train, e.g. ``1 GPU``; empty where it has everything.
     """
 
     number: int
@@ -78,15 +79,20 @@ class TrialResult:
     checkpoint: str | None = None
     best_checkpoint: str | None = None
     ended: float | None = None
+    needs: str = ""
     at_last_step: set[str] = field(default_factory=set)
     _segment: float = 0.0
     _ran_s: float = 0.0
 
     def duration_s(self, now: float | None = None) -> float:
-        """Seconds for which it ran, pauses between drivers left out."""
-        if self.status != "running":
+        """Seconds for which it ran; pauses, and waiting for its resources, are left out."""
+        if self.status != "running" or self.needs:
             return self._ran_s
         return self._ran_s + max(0.0, (time.time() if now is None else now) - self._segment)
+
+    def _pause(self, now: float) -> None:
+        self._ran_s = self.duration_s(now)
+        self._segment = now
 
     def new_at(self, step: int, names: Iterable[str]) -> set[str]:
         """Which of these metrics a report at ``step`` may still add; none where the step has passed."""
@@ -111,6 +117,9 @@ class Sweep:
         started: When it first started, in seconds since 1970.
         ended: When it last ended, or None.
         trials: Its trials, by number.
+        steered: What somebody asked of it while it runs: empty, ``pausing``, ``paused``, ``stopping`` or
+            ``cancelling``.
+        heard: When it was last heard of, in seconds since 1970.
     """
 
     folder: Path
@@ -124,6 +133,22 @@ class Sweep:
     started: float = 0.0
     ended: float | None = None
     trials: dict[int, TrialResult] = field(default_factory=dict)
+    steered: str = ""
+    heard: float = 0.0
+    _since: float | None = None
+    _ran_s: float = 0.0
+
+    def running_s(self, now: float | None = None) -> float:
+        """Seconds for which drivers ran it; pauses, and the time between drivers, are left out."""
+        if self._since is None:
+            return self._ran_s
+        now = time.time() if now is None else now
+        return self._ran_s + max(0.0, now - self._since)
+
+    @property
+    def budget(self) -> BudgetSpec:
+        """When it is over, as it stands: a budget may be changed while the sweep runs."""
+        return BudgetSpec(**self.spec["budget"])
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
@@ -178,27 +203,61 @@ class Sweep:
                 self._report(self.trials[event["trial"]], event)
             case EventKind.TRIAL_END:
                 trial = self.trials[event["trial"]]
+                trial._pause(event["time"])
                 trial.status, trial.reason, trial.message = event["status"], event["reason"], event["message"]
-                trial.ended = event["time"]
-                trial._ran_s += max(0.0, event["time"] - trial._segment)
+                trial.ended, trial.needs = event["time"], ""
+            case EventKind.TRIAL_WAIT:
+                trial = self.trials[event["trial"]]
+                trial._pause(event["time"])
+                trial.needs = event["needs"]
+            case EventKind.STEER if "trial" not in event:
+                self._steer(event)
             case EventKind.SWEEP_END:
                 self.status, self.message, self.ended = event["status"], event["message"], event["time"]
+                self.steered = ""
+                self._halt(event["time"])
+        self.heard = event["time"]
 
     def _sweep_start(self, event: Event) -> None:
         self.name, self.sweep_id, self.spec = event["sweep"], event["sweep_id"], event["spec"]
         self.info, self.driver = event["info"], event["driver"]
         self.started = self.started or event["time"]
-        self.status, self.message, self.ended = "running", "", None
+        # A driver that died without a word ran at least until it was last heard of.
+        self._halt(self.heard)
+        self._since = event["time"]
+        self.status, self.message, self.ended, self.steered = "running", "", None, ""
         for trial in self.trials.values():
-            if trial.status == "running":  # its driver died without a word
-                trial.status = "interrupted"
+            if trial.status == "running":
+                trial._pause(self.heard)
+                trial.status, trial.needs = "interrupted", ""
+
+    def _halt(self, now: float) -> None:
+        self._ran_s = self.running_s(now)
+        self._since = None
+
+    def _steer(self, event: Event) -> None:
+        match event["action"]:
+            case "pause":
+                self.steered = "pausing"
+            case "paused":
+                self.steered = "paused"
+                self._halt(event["time"])
+            case "resume":
+                self.steered = ""
+                self._since = event["time"] if self._since is None else self._since
+            case "stop":
+                self.steered = "stopping"
+            case "cancel":
+                self.steered = "cancelling"
+            case "budget":
+                self.spec = {**self.spec, "budget": event["budget"]}
 
     def _trial_start(self, event: Event) -> None:
         number = event["trial"]
         if number not in self.trials:
             self.trials[number] = TrialResult(number, event["values"], event["config"], event["time"])
         trial = self.trials[number]
-        trial.status, trial.reason, trial.message, trial.ended = "running", "", "", None
+        trial.status, trial.reason, trial.message, trial.ended, trial.needs = "running", "", "", None, ""
         trial._segment = event["time"]
 
     def _report(self, trial: TrialResult, event: Event) -> None:
