@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -24,7 +24,15 @@ from trainables.dataset.errors import dataset_error
 from trainables.dataset.metadata import inside
 from trainables.dataset.tables import image_cells
 
-__all__ = ["FramePart", "VideoEnd", "VideoError", "decode_part", "decoder_version", "probe_video"]
+__all__ = [
+    "FramePart",
+    "VideoEnd",
+    "VideoError",
+    "decode_part",
+    "decoder_version",
+    "packet_times",
+    "probe_video",
+]
 
 # Between wanted frames further apart than this, seeking costs less than decoding what lies between.
 SEEK_BEYOND_FRAMES = 100
@@ -137,11 +145,13 @@ class VideoEnd:
         last_frame_s: Time of the last frame that is really there; -1 where there is none.
         height: Height of the pictures, in pixels.
         width: Width of the pictures, in pixels.
+        frames: Frames by the file's own account; 0 where it does not say.
     """
 
     last_frame_s: float
     height: int
     width: int
+    frames: int = 0
 
 
 def probe_video(path: Path) -> VideoEnd:
@@ -158,7 +168,24 @@ def probe_video(path: Path) -> VideoEnd:
         frame_s = 1 / float(stream.average_rate or 1)
         if last_s < promised_s - 1.5 * frame_s:
             last_s = _last_packet_s(container, stream, 0.0)
-        return VideoEnd(last_s, stream.codec_context.height, stream.codec_context.width)
+        return VideoEnd(last_s, stream.codec_context.height, stream.codec_context.width, stream.frames)
+
+
+def packet_times(path: Path) -> NDArray[np.float64]:
+    """Times of all frames of a video file in seconds, ascending; reads the whole file, decodes nothing.
+
+    Raises:
+        VideoError: Where the file is missing or cannot be opened.
+    """
+    times: list[int] = []
+    with _opened(path) as (container, stream):
+        with suppress(av.FFmpegError):  # what lies behind a break has no frames
+            for packet in container.demux(stream):
+                if packet.size and packet.pts is not None:
+                    times.append(packet.pts)  # noqa: PERF401  (what was read before a break counts)
+        if not times:
+            raise VideoError("has no frames")
+        return np.sort(np.array(times, np.float64)) * float(stream.time_base)
 
 
 @contextmanager

@@ -1,0 +1,99 @@
+"""How findings speak of episodes, dimensions and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainables.dataset.metadata import listed
+from trainables.features import ACTION, STATE
+
+if TYPE_CHECKING:
+    from trainables.dataset.lerobot import LeRobotDataset
+
+__all__ = [
+    "counted",
+    "dimension_names",
+    "episodes_of",
+    "exclude",
+    "in_episodes",
+    "leave_out",
+    "name_dimensions",
+    "sentence",
+    "vectors",
+]
+
+EXCLUDE_AT_MOST = 100
+"""A remedy can be copied as it stands up to so many episodes; longer lists are a matter for ``--json``."""
+
+
+def episodes_of(dataset: LeRobotDataset, rows: NDArray[np.int64]) -> list[int]:
+    """Indices of the episodes that hold some rows, ascending."""
+    starts = np.array([episode.start for episode in dataset.episodes])
+    places = np.unique(np.searchsorted(starts, rows, side="right") - 1)
+    return sorted(dataset.episodes[int(place)].index for place in places)
+
+
+def in_episodes(episodes: Sequence[int]) -> str:
+    """``episode 3``, or ``episodes [3, 7]``."""
+    return f"episode {episodes[0]}" if len(episodes) == 1 else f"episodes {listed(episodes)}"
+
+
+def exclude(dataset: LeRobotDataset, episodes: Collection[int]) -> str:
+    """The option that leaves out episodes; without an option, where none would be left."""
+    if len(episodes) >= len(dataset.episodes):
+        return "use another dataset"
+    return f"set dataset.exclude_episodes: {listed(sorted(episodes), EXCLUDE_AT_MOST)}"
+
+
+def leave_out(dataset: LeRobotDataset, episodes: Collection[int], feature: str) -> str:
+    """The option that does without these episodes; without the feature, where no episode would be left."""
+    if len(episodes) >= len(dataset.episodes) and feature not in (STATE, ACTION):
+        return f"leave {feature} out of dataset.observations"
+    return exclude(dataset, episodes)
+
+
+def counted(number: int, word: str) -> str:
+    """``1 frame``, ``1,200 frames``."""
+    return f"{number:,} {word}" + ("" if number == 1 else "s")
+
+
+def sentence(text: str) -> str:
+    """The same with a capital letter."""
+    return text[:1].upper() + text[1:]
+
+
+def vectors(dataset: LeRobotDataset) -> list[str]:
+    """Names of the policy's inputs and output that are no pictures."""
+    cameras = {feature.name for feature in dataset.policy_features.cameras}
+    return [feature.name for feature in dataset.policy_features.all() if feature.name not in cameras]
+
+
+def dimension_names(dataset: LeRobotDataset, feature: str) -> list[str]:
+    """Names of a vector's dimensions as info.json has them; their numbers where it has none."""
+    described = dataset.features[feature]
+    size = int(np.prod(described.shape))
+    names = list(_texts(described.names))
+    return names if len(names) == size else [str(number) for number in range(size)]
+
+
+def _texts(names: Any) -> Iterable[str]:
+    if isinstance(names, dict):
+        for value in names.values():
+            yield from _texts(value)
+    elif isinstance(names, (list, tuple)):
+        for value in names:
+            yield from _texts(value)
+    elif isinstance(names, str):
+        yield names
+
+
+def name_dimensions(dataset: LeRobotDataset, feature: str, dimensions: Sequence[int]) -> str:
+    """``dimension 5 (gripper)``, or ``dimensions 2 (z), 5 (gripper)``."""
+    names = dimension_names(dataset, feature)
+    shown = [str(d) if names[d] == str(d) else f"{d} ({names[d]})" for d in dimensions[:10]]
+    more = f", ... {len(dimensions)} in all" if len(dimensions) > len(shown) else ""
+    return f"dimension{'' if len(dimensions) == 1 else 's'} {', '.join(shown)}{more}"
