@@ -72,7 +72,10 @@ def _override_config(reading: Reading, override: Override, name: str) -> None:
         del config[key]
     own = reading.own_name(name)
     info = None if own is None or reading.trainable is None else reading.trainable.fields[own]
-    config[name] = _as_text(override) if info is not None and info.kind == "str" else override.value
+    text = info is not None and info.kind in ("str", "texts")
+    # A list of texts is the one thing that brackets mean where a text may stand too.
+    whole_list = info is not None and info.kind == "texts" and isinstance(override.value.value, list)
+    config[name] = _as_text(override) if text and not whole_list else override.value
 
 
 def _as_text(override: Override) -> Node:

@@ -58,7 +58,11 @@ def _fix(reading: Reading, own: str, place: Place, value: Any, info: FieldInfo) 
 def _settled(reading: Reading, place: Place, name: str, value: Any, info: FieldInfo) -> Any:
     """A legal value in the field's own type; a path from the root, for trials work in other folders."""
     value = coerce(info, value)
-    if not is_path(info) or not isinstance(value, str):
+    if not is_path(info):
+        return value
+    if isinstance(value, list):
+        return [_settled(reading, place, name, element, info) for element in value]
+    if not isinstance(value, str):
         return value
     try:
         return str(Path(value).expanduser().absolute())
@@ -331,7 +335,7 @@ def _check_literals(reading: Reading, place: Place, name: str, expression: Expre
     """A field compared with what it can never be is a slip of the pen."""
     for known, literal in expression.literals():
         info = None if reading.trainable is None else reading.trainable.fields[known]
-        if info is None or info.kind.startswith(("list", "dict")):
+        if info is None or info.kind.startswith(("list", "dict", "ranges")):
             continue
         problem = value_problem(info, literal) if literal is not None or not info.nullable else None
         if problem is not None:

@@ -247,10 +247,11 @@ def _objective_warnings(spec: SweepSpec, trainable: Trainable) -> list[str]:
 
 
 def _path_warnings(spec: SweepSpec, trainable: Trainable) -> list[str]:
-    paths = {name: spec.config.get(name) for name, info in trainable.fields.items() if is_path(info)}
+    named = {name: spec.config.get(name) for name, info in trainable.fields.items() if is_path(info)}
     return [
         f"{name}: there is no {path} on this machine."
-        for name, path in paths.items()
+        for name, paths in named.items()
+        for path in (paths if isinstance(paths, list) else [paths])
         if path is not None and not is_there(Path(path))
     ]
 

@@ -499,7 +499,7 @@ def value_problem(info: FieldInfo, value: Any) -> tuple[str, str] | None:
         near = nearest(value, [str(choice) for choice in info.choices])
         if near is not None:
             return (faults[0].problem, f"Did you mean {near}? {faults[0].remedy}")
-    if info.kind == "str" and isinstance(value, (int, float)):
+    if info.kind in ("str", "texts") and isinstance(value, (int, float)):
         return (faults[0].problem, f"{faults[0].remedy.removesuffix('.')}: put it in quotes.")
     return (faults[0].problem, faults[0].remedy)
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from trainables.ranges import parse_choice
+
 __all__ = [
     "ConfigError",
     "ExaminesData",
@@ -100,7 +102,8 @@ class FieldInfo:
 
     Attributes:
         name: Dotted name, e.g. ``policy.horizon``.
-        kind: ``int``, ``float``, ``bool``, ``str``, ``dict``, ``list[int]``, ``list[float]``, ``list[str]``.
+        kind: ``int``, ``float``, ``bool``, ``str``, ``dict``, ``list[int]``, ``list[float]``, ``list[str]``;
+            ``texts``, a text or a list of them; ``ranges``, what ``trainables.ranges.parse_choice`` reads.
         default: The value that holds when the field is not given.
         nullable: Whether ``null`` is a value.
         minimum: Smallest legal value of a number (or of each element of a list), inclusive.
@@ -140,6 +143,8 @@ class FieldInfo:
             "bool": "true or false",
             "str": "a text",
             "dict": "a mapping",
+            "texts": "a text or a list of texts",
+            "ranges": "ints and ranges such as 0-99 or 0:100, alone or in a list",
         }
         words = names.get(self.kind, f"a {self.kind}")
         if self.choices is not None:
@@ -155,6 +160,10 @@ class FieldInfo:
         return words + (", or null" if self.nullable else "")
 
     def _problem(self, value: Any) -> str | None:
+        if self.kind == "ranges":
+            return _ranges_problem(value)
+        if self.kind == "texts":
+            return _texts_problem(value)
         if self.kind.startswith("list["):
             if not isinstance(value, (list, tuple)):
                 return f"{value!r} is not a list"
@@ -184,6 +193,20 @@ class FieldInfo:
         if number and self.maximum is not None and not value <= self.maximum:
             return f"{value!r} is too large"
         return None
+
+
+def _ranges_problem(value: Any) -> str | None:
+    try:
+        parse_choice(value)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _texts_problem(value: Any) -> str | None:
+    texts = value if isinstance(value, (list, tuple)) else [value]
+    wrong = [text for text in texts if not isinstance(text, str)]
+    return f"{wrong[0]!r} is not a text" if wrong else None
 
 
 @dataclass(frozen=True)
