@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -47,6 +48,8 @@ WHAT_A_DATASET_IS = (
     "videos/."
 )
 LISTED_AT_MOST = 10
+MAX_NUMBER = 2**40
+"""No dataset has as many episodes or frames; a larger number is damage."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,10 @@ def read_metadata(root: Path, where: str = "dataset.root") -> Metadata:
     reader = _read_v3 if version == "v3.0" else _read_v2
     try:
         episodes, tasks, files = reader(root, info, features)
-    except (KeyError, ValueError, TypeError, AttributeError, IndexError, OSError, pa.ArrowException) as error:
+        _check_episodes(episodes)
+    except (
+        ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError, pa.ArrowException
+    ) as error:  # fmt: skip
         detail = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise dataset_error(str(root / "meta"), f"cannot be read as {version}: {detail}.") from error
     return Metadata(
@@ -159,6 +165,17 @@ def read_metadata(root: Path, where: str = "dataset.root") -> Metadata:
         tasks=tasks,
         files=("meta/info.json", *files),
     )
+
+
+def _check_episodes(episodes: Sequence[EpisodeRecord]) -> None:
+    """Refuse what no dataset can mean: the same episode twice, a number or a length that cannot be."""
+    indices = [episode.index for episode in episodes]
+    twice = sorted(index for index, times in Counter(indices).items() if times > 1)
+    if twice:
+        raise ValueError(f"episodes {listed(twice)} are there more than once")
+    for episode in episodes:
+        if not 0 <= episode.index < MAX_NUMBER or not 0 <= episode.length < MAX_NUMBER:
+            raise ValueError(f"an episode has number {episode.index} and {episode.length} frames")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -179,7 +196,7 @@ def _features(path: Path, described: Any) -> dict[str, DatasetFeature]:
         try:
             shape = tuple(int(size) for size in value["shape"]) or (1,)
             feature = DatasetFeature(str(value["dtype"]), shape, value.get("names"))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (ArithmeticError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise dataset_error(
                 str(path), f"feature {name!r} is {value!r}.", "It needs dtype, shape."
             ) from error
