@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainables.interface import ConfigError, Fault, FieldInfo, Phase
+from trainables.ranges import parse_choice
 
 __all__ = [
     "ALIASES",
@@ -40,6 +41,8 @@ BUILTIN_PUSHT = "builtin/pusht"
 
 NORMALIZATIONS = ("MIN_MAX", "MEAN_STD", "QUANTILES", "IDENTITY")
 PRECISIONS = ("fp32", "bf16", "fp16")
+PATH_OR_HUB = "path or hub id"
+"""Unit of a field that takes either."""
 FINAL_CONV_GROUPS = 8
 """Groups of the U-Net's last GroupNorm: fixed in LeRobot and in the original code."""
 MIN_CROP_COVERAGE = 0.25
@@ -75,18 +78,30 @@ def _field(
 class DatasetConfig:
     """Which demonstrations are learned from."""
 
-    root: str | None = _field("str", None, "Folder of a LeRobot dataset; wins over repo_id.", phase="data")
-    repo_id: str | None = _field(
-        "str", None, f"Hub id of a LeRobot dataset, or {BUILTIN_PUSHT} for the built-in one.", phase="data"
+    root: str | tuple[str, ...] | None = _field(
+        "texts",
+        None,
+        "Folder of a LeRobot dataset, or several whose features match; wins over repo_id.",
+        phase="data",
+    )
+    repo_id: str | tuple[str, ...] | None = _field(
+        "texts",
+        None,
+        f"Hub id of a LeRobot dataset, or several; {BUILTIN_PUSHT} is the built-in one.",
+        phase="data",
     )
     revision: str | None = _field(
-        "str", None, "Branch, tag or commit on the hub; null: newest.", phase="data"
+        "str", None, "Branch, tag or commit on the hub, of every repo_id; null: newest.", phase="data"
     )
-    episodes: tuple[int, ...] | None = _field(
-        "list[int]", None, "Episodes to use; null: all.", minimum=0, phase="data"
+    episodes: tuple[int | str, ...] | None = _field(
+        "ranges", None, "Episodes to use; null: all. 0-99 has its end, 0:100 does not.", phase="data"
     )
-    exclude_episodes: tuple[int, ...] = _field(
-        "list[int]", (), "Episodes to leave out.", minimum=0, phase="data"
+    exclude_episodes: tuple[int | str, ...] = _field("ranges", (), "Episodes to leave out.", phase="data")
+    features: Mapping[str, str] | None = _field(
+        "dict",
+        None,
+        "Features that have another name in the dataset: {its name: ours}, e.g. {actions: action}.",
+        phase="data",
     )
     observations: tuple[str, ...] | None = _field(
         "list[str]", None, "Observation features to use; null: every one the dataset has.", phase="data"
@@ -115,8 +130,22 @@ class DatasetConfig:
 
 @dataclass(frozen=True)
 class PolicyConfig:
-    """The network, the diffusion process and the window of time it sees."""
+    """The network, the diffusion process, the window of time it sees, and the weights it starts from."""
 
+    path: str | None = _field(
+        "str",
+        None,
+        "Checkpoint to fine-tune: LeRobot's, a trial's, a .ckpt file; gives what is not named under policy.",
+        unit=PATH_OR_HUB,
+        phase="data",
+    )
+    stats: str = _field(
+        "str", "dataset", "Statistics to normalise with: the dataset's, as LeRobot does, or policy.path's.",
+        choices=("dataset", "checkpoint"),
+    )  # fmt: skip
+    reinit_mismatched: bool = _field(
+        "bool", False, "Begin layers anew that do not fit policy.path's, in place of refusing."
+    )
     n_obs_steps: int = _field(
         "int", 2, "Observation steps that condition the policy.", minimum=1, unit="steps"
     )
@@ -256,6 +285,9 @@ class OptimizerConfig:
     eps: float = _field("float", 1e-8, "Adam's epsilon.", minimum=1e-16)
     weight_decay: float = _field("float", 1e-6, "Weight decay.", minimum=0.0)
     grad_clip_norm: float = _field("float", 10.0, "Clip the gradient's norm to this; 0: never.", minimum=0.0)
+    vision_encoder_lr_multiplier: float = _field(
+        "float", 1.0, "Learning rate of the vision encoder, as a multiple of lr; 0: frozen.", minimum=0.0
+    )
 
 
 @dataclass(frozen=True)
@@ -294,6 +326,9 @@ class TrainConfig:
     seed: int = _field("int", 0, "Seed of weights, order, noise and crops.", minimum=0)
     log_every: int = _field("int", 100, "Steps between reports.", minimum=1, unit="steps")
     eval_every: int = _field("int", 5_000, "Steps between evaluations.", minimum=1, unit="steps")
+    eval_at_start: bool | None = _field(
+        "bool", None, "Evaluate, and keep a checkpoint, before the first step; null: with policy.path."
+    )
     checkpoint_every: int | None = _field(
         "int", None, "Steps between checkpoints; null: at every evaluation.", minimum=1, unit="steps"
     )
@@ -348,17 +383,35 @@ class DiffusionConfig:
     eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
     rollout: RolloutConfig = dataclasses.field(default_factory=RolloutConfig)
 
+    @property
+    def evaluates_at_start(self) -> bool:
+        """Whether there is an evaluation before the first step."""
+        if self.train.eval_at_start is None:
+            return self.policy.path is not None
+        return self.train.eval_at_start
+
+    @property
+    def freezes_encoder(self) -> bool:
+        """Whether the vision encoder keeps the weights that it starts with."""
+        return self.optimizer.vision_encoder_lr_multiplier == 0.0
+
     @staticmethod
-    def from_flat(config: Mapping[str, Any]) -> DiffusionConfig:
+    def from_flat(config: Mapping[str, Any], *, reconcile: bool = True) -> DiffusionConfig:
         """Build a configuration from dotted names.
+
+        Args:
+            config: Values by dotted name. With ``policy.path``, what is not named under ``policy`` is taken
+                from that checkpoint; without, and where it is not on this machine, it has its default.
+            reconcile: Whether to look at that checkpoint. Not where ``config`` is complete and was reconciled
+                before, as in a checkpoint of ours: what it started from may be gone.
 
         Raises:
             ConfigError: With every fault of ``config``.
         """
-        faults = config_faults(config)
+        faults = config_faults(config, reconcile=reconcile)
         if faults:
             raise ConfigError(faults)
-        return _build(config)
+        return _build(_completed(config) if reconcile else config)
 
     def to_flat(self) -> dict[str, Any]:
         """Every field by its dotted name; lists where the dataclasses hold tuples."""
@@ -367,8 +420,14 @@ class DiffusionConfig:
             values = getattr(self, section.name)
             for item in dataclasses.fields(values):
                 value = getattr(values, item.name)
-                flat[f"{section.name}.{item.name}"] = list(value) if isinstance(value, tuple) else value
+                flat[f"{section.name}.{item.name}"] = _plain(value)
         return flat
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return list(value)
+    return dict(value) if isinstance(value, Mapping) else value
 
 
 _SECTIONS: dict[str, type[Any]] = {
@@ -421,6 +480,8 @@ def _build(config: Mapping[str, Any]) -> DiffusionConfig:
         kind = FIELDS[name].kind
         if isinstance(value, (list, tuple)):
             value = tuple(int(v) if kind == "list[int]" else v for v in value)
+        elif value is not None and kind == "ranges":
+            value = (value,)
         elif value is not None and kind == "int":
             value = int(value)
         elif value is not None and kind == "float":
@@ -429,12 +490,26 @@ def _build(config: Mapping[str, Any]) -> DiffusionConfig:
     return DiffusionConfig(**{section: cls(**sections[section]) for section, cls in _SECTIONS.items()})
 
 
-def config_faults(config: Mapping[str, Any], workers: int = 1) -> list[Fault]:
+def _completed(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The configuration with what it takes from the checkpoint that it starts from.
+
+    Raises:
+        ConfigError: Where that checkpoint cannot be read.
+    """
+    if config.get("policy.path") is None:
+        return config
+    from trainables.diffusion_policy.finetuning import inherited
+
+    return {**config, **inherited(config)}
+
+
+def config_faults(config: Mapping[str, Any], workers: int = 1, *, reconcile: bool = True) -> list[Fault]:
     """Everything wrong with a configuration of dotted names: unknown names, values, values that clash.
 
     Args:
         config: Values by dotted name.
         workers: Processes that share each batch.
+        reconcile: As for :meth:`DiffusionConfig.from_flat`.
     """
     faults: list[Fault] = []
     for name, value in config.items():
@@ -446,8 +521,12 @@ def config_faults(config: Mapping[str, Any], workers: int = 1) -> list[Fault]:
             faults.append(Fault(name, "no field has this name.", hint))
     if faults:
         return faults
-    built = _build(config)
+    try:
+        built = _build(_completed(config) if reconcile else config)
+    except ConfigError as error:
+        return list(error.faults)
     return [
+        *_start_faults(built, reconcile),
         *_dataset_faults(built.dataset),
         *_window_faults(built.policy, built.eval),
         *_network_faults(built.policy),
@@ -458,8 +537,23 @@ def config_faults(config: Mapping[str, Any], workers: int = 1) -> list[Fault]:
     ]
 
 
-def _misspelt_builtin(repo_id: str) -> bool:
-    return repo_id.startswith("builtin/") and repo_id != BUILTIN_PUSHT
+def _start_faults(config: DiffusionConfig, reconcile: bool) -> list[Fault]:
+    policy = config.policy
+    if policy.path is not None:
+        if not reconcile:
+            return []
+        from trainables.diffusion_policy.finetuning import start_faults
+
+        return start_faults(config)
+    faults = []
+    if policy.stats == "checkpoint":
+        remedy = "Set policy.path, or policy.stats: dataset."
+        faults.append(Fault("policy.stats", "there is no checkpoint to take them from.", remedy))
+    if config.freezes_encoder:
+        problem = "0 would freeze an encoder of random weights."
+        remedy = "Set policy.path to a checkpoint whose encoder has learnt to see, or use a number above 0."
+        faults.append(Fault("optimizer.vision_encoder_lr_multiplier", problem, remedy))
+    return faults
 
 
 def _dataset_faults(dataset: DatasetConfig) -> list[Fault]:
@@ -467,19 +561,33 @@ def _dataset_faults(dataset: DatasetConfig) -> list[Fault]:
     if dataset.root is None and dataset.repo_id is None:
         remedy = f"Set it to a LeRobot folder, or set dataset.repo_id ({BUILTIN_PUSHT} is built in)."
         faults.append(Fault("dataset.root", "no dataset is named.", remedy))
-    elif dataset.root is None and _misspelt_builtin(str(dataset.repo_id)):
-        problem = f"there is no built-in dataset {dataset.repo_id!r}."
-        faults.append(Fault("dataset.repo_id", problem, f"The only one is {BUILTIN_PUSHT}."))
-    if dataset.episodes is not None:
-        if not dataset.episodes:
-            faults.append(
-                Fault("dataset.episodes", "is empty.", "List at least two episodes, or null for all.")
+    faults += [
+        Fault(f"dataset.{name}", "is an empty list.", "Name a dataset, or several, or use null.")
+        for name in ("root", "repo_id")
+        if getattr(dataset, name) == ()
+    ]
+    if dataset.root is None:
+        repo_ids = dataset.repo_id if isinstance(dataset.repo_id, tuple) else (dataset.repo_id or "",)
+        faults += [
+            Fault(
+                "dataset.repo_id",
+                f"there is no built-in dataset {repo_id!r}.",
+                f"The only one is {BUILTIN_PUSHT}.",
             )
-        both = sorted(set(dataset.episodes) & set(dataset.exclude_episodes))
-        if both:
-            faults.append(
-                Fault("dataset.exclude_episodes", f"{both} are in dataset.episodes too.", "Name each once.")
-            )
+            for repo_id in repo_ids
+            if repo_id.startswith("builtin/") and repo_id != BUILTIN_PUSHT
+        ]
+    if dataset.episodes is not None and not dataset.episodes:
+        faults.append(Fault("dataset.episodes", "is empty.", "List at least two episodes, or null for all."))
+    both = parse_choice(dataset.episodes or ()).numbers & parse_choice(dataset.exclude_episodes).numbers
+    if both:
+        problem = f"{sorted(both)} are in dataset.episodes too."
+        faults.append(Fault("dataset.exclude_episodes", problem, "Name each once."))
+    faults += [
+        Fault("dataset.features", f"{name!r} becomes {target!r}.", "Expected a name such as action.")
+        for name, target in (dataset.features or {}).items()
+        if not isinstance(target, str) or not target
+    ]
     return faults
 
 
