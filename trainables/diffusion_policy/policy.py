@@ -32,7 +32,7 @@ from trainables.diffusion_policy.vision import (
 from trainables.features import ACTION, ENVIRONMENT_STATE, STATE, Feature, FeatureType, PolicyFeatures
 from trainables.interface import ConfigError, Fault
 
-__all__ = ["DiffusionPolicy", "build_policy"]
+__all__ = ["DiffusionPolicy", "assemble_policy", "build_networks", "build_policy"]
 
 PAD = "action_is_pad"
 
@@ -69,6 +69,7 @@ class DiffusionPolicy(nn.Module):
         self.diffusion = networks
         self.normalizer = normalizer
         self.process = process
+        self._encoders_frozen = False
 
     @property
     def n_obs_steps(self) -> int:
@@ -98,6 +99,25 @@ class DiffusionPolicy(nn.Module):
     def statistics(self) -> dict[str, dict[str, np.ndarray]]:
         """The statistics that observations and actions are normalised with."""
         return {name: dict(entry) for name, entry in self.normalizer.statistics.items()}
+
+    def freeze_encoders(self) -> None:
+        """Keep the image encoders as they are: no gradients, and BatchNorm's running statistics stay."""
+        self._encoders_frozen = True
+        for encoder in self.diffusion.encoders:
+            encoder.requires_grad_(False)
+        self.train(self.training)
+
+    def encoder_parameters(self) -> list[nn.Parameter]:
+        """The parameters of the image encoders."""
+        return [parameter for encoder in self.diffusion.encoders for parameter in encoder.parameters()]
+
+    def train(self, mode: bool = True) -> DiffusionPolicy:
+        """Set training mode; encoders that are frozen stay in evaluation mode."""
+        super().train(mode)
+        if self._encoders_frozen:
+            for encoder in self.diffusion.encoders:
+                encoder.eval()
+        return self
 
     def set_gradient_checkpointing(self, enabled: bool) -> None:
         """Compute activations again in the backward pass instead of keeping them; the numbers stay."""
@@ -331,6 +351,11 @@ def build_policy(config: PolicyConfig, features: PolicyFeatures, statistics: Sta
         ConfigError: Where the cameras' images do not fit the configuration.
         NormalizationError: Where the statistics do not fit the features.
     """
+    return assemble_policy(config, features, statistics, build_networks(config, features))
+
+
+def build_networks(config: PolicyConfig, features: PolicyFeatures) -> Networks:
+    """Build the networks of a policy with new weights, as :func:`build_policy` does."""
     encoder = _build_encoder(config, features)
     image_dim = 2 * config.spatial_softmax_num_keypoints * len(features.cameras)
     vectors = {f.name: f.shape[0] for f in features.inputs if f.name in (STATE, ENVIRONMENT_STATE)}
@@ -343,6 +368,13 @@ def build_policy(config: PolicyConfig, features: PolicyFeatures, statistics: Sta
         diffusion_step_embed_dim=config.diffusion_step_embed_dim,
         use_film_scale_modulation=config.use_film_scale_modulation,
     )
+    return Networks(encoder, unet)
+
+
+def assemble_policy(
+    config: PolicyConfig, features: PolicyFeatures, statistics: Statistics, networks: Networks
+) -> DiffusionPolicy:
+    """Make a policy of networks that exist; arguments and errors as of :func:`build_policy`."""
     modes = {
         FeatureType.VISUAL: config.normalization_visual,
         FeatureType.STATE: config.normalization_state,
@@ -360,7 +392,7 @@ def build_policy(config: PolicyConfig, features: PolicyFeatures, statistics: Sta
         clip_sample_range=config.clip_sample_range,
     )
     normalizer = Normalizer(features, statistics, modes)
-    return DiffusionPolicy(config, features, Networks(encoder, unet), normalizer, process)
+    return DiffusionPolicy(config, features, networks, normalizer, process)
 
 
 def _build_encoder(config: PolicyConfig, features: PolicyFeatures) -> RgbEncoder | nn.ModuleList | None:
