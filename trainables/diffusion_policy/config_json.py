@@ -7,12 +7,20 @@ missing key here is read as the default of the version that the other keys point
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from trainables.diffusion_policy.config import FIELDS
 from trainables.features import ACTION, ENVIRONMENT_STATE, STATE, Feature, FeatureType, PolicyFeatures
 
-__all__ = ["NORMALIZATION_FIELDS", "POLICY_FIELDS", "InvalidConfigError", "read_lerobot_config"]
+__all__ = [
+    "NORMALIZATION_FIELDS",
+    "POLICY_FIELDS",
+    "InvalidConfigError",
+    "LerobotConfig",
+    "read_lerobot_config",
+    "read_normalization",
+]
 
 POLICY_FIELDS = (
     "n_obs_steps",
@@ -94,12 +102,13 @@ _DEFAULTS_0_6 = {
     "use_group_norm": False,
     "use_separate_rgb_encoder_per_camera": True,
 }
+_DEFAULTS_BEFORE_0_4 = {"crop_shape": [84, 84]}
 _ONLY_FROM_0_6 = "gradient_checkpointing"
 _DEFAULT_NORMALIZATION = {"VISUAL": "MEAN_STD", "STATE": "MIN_MAX", "ACTION": "MIN_MAX"}
 
 _NOT_OF_THE_POLICY = {
     *("type", "device", "use_amp", "push_to_hub", "repo_id", "private", "tags", "license", "pretrained_path"),
-    *("use_peft", "compile_model", "compile_mode", _ONLY_FROM_0_6),
+    *("use_peft", "pretrained_revision", "compile_model", "compile_mode", _ONLY_FROM_0_6),
 }
 """Where and how LeRobot ran it; of no meaning to the weights."""
 
@@ -113,6 +122,23 @@ MOST_SIZE = 1_000_000
 MOST_PIXELS = 16_384
 
 
+@dataclass(frozen=True)
+class LerobotConfig:
+    """A ``config.json`` in this project's words.
+
+    Attributes:
+        values: Its values by dotted name.
+        features: What the policy sees and does.
+        deciles: Types of features that are normalised by their 10th and 90th percentile.
+        notes: What was not understood, or taken over differently.
+    """
+
+    values: dict[str, Any]
+    features: PolicyFeatures
+    deciles: frozenset[str]
+    notes: list[str]
+
+
 class InvalidConfigError(ValueError):
     """A ``config.json`` that is no diffusion policy, or one that cannot be built here."""
 
@@ -121,16 +147,12 @@ class InvalidConfigError(ValueError):
         super().__init__(problem)
 
 
-def read_lerobot_config(
-    stated: Mapping[str, Any],
-) -> tuple[dict[str, Any], PolicyFeatures, tuple[str, ...]]:
+def read_lerobot_config(stated: Mapping[str, Any], *, before_0_4: bool = False) -> LerobotConfig:
     """Read a ``config.json``.
 
     Args:
         stated: Its content.
-
-    Returns:
-        The values by dotted name, the features, and what was not understood or taken over differently.
+        before_0_4: Whether LeRobot before 0.4 wrote it, as files beside it tell.
 
     Raises:
         InvalidConfigError: Where it is of another policy, or holds values that cannot be built.
@@ -147,16 +169,21 @@ def read_lerobot_config(
         )
     notes: list[str] = []
     features = _read_features(stated, notes)
-    values = _read_policy(stated)
-    values |= _read_normalization(stated, notes)
+    values = _read_policy(stated, before_0_4)
+    modes, deciles = read_normalization(stated.get("normalization_mapping", _DEFAULT_NORMALIZATION))
+    values |= modes
     values |= _read_training(stated, notes)
     _check(values)
     _note_rest(stated, values, notes)
-    return values, features, tuple(notes)
+    return LerobotConfig(values, features, deciles, notes)
 
 
-def _read_policy(stated: Mapping[str, Any]) -> dict[str, Any]:
-    defaults = _DEFAULTS | (_DEFAULTS_0_6 if _ONLY_FROM_0_6 in stated else {})
+def _read_policy(stated: Mapping[str, Any], before_0_4: bool) -> dict[str, Any]:
+    defaults = dict(_DEFAULTS)
+    if _ONLY_FROM_0_6 in stated:
+        defaults |= _DEFAULTS_0_6
+    elif before_0_4:
+        defaults |= _DEFAULTS_BEFORE_0_4
     read = {name: stated.get(name, defaults[name]) for name in POLICY_FIELDS}
     # LeRobot heeds crop_ratio only beside resize_shape, and then crop_shape not at all.
     resized, ratio = read["resize_shape"], read["crop_ratio"]
@@ -176,22 +203,31 @@ def _are_numbers(values: Any) -> bool:
     )
 
 
-def _read_normalization(stated: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
-    mapping = stated.get("normalization_mapping", _DEFAULT_NORMALIZATION)
+def read_normalization(mapping: Any) -> tuple[dict[str, str], frozenset[str]]:
+    """Read a mapping of feature types to normalisations (``normalization_mapping``, ``norm_map``).
+
+    Returns:
+        The normalisations by dotted name, and the types that are QUANTILE10, which is QUANTILES with other
+        percentiles.
+
+    Raises:
+        InvalidConfigError: Where it is no mapping of known normalisations.
+    """
     if not isinstance(mapping, dict):
-        raise InvalidConfigError(f"normalization_mapping is {mapping!r}, no mapping.")
+        raise InvalidConfigError(f"its normalisations are {_short(mapping)}, no mapping.")
+    # LeRobot has no entry for ENV, and passes through what has none.
+    stated = {kind.value: mapping.get(kind.value, "IDENTITY") for kind in NORMALIZATION_FIELDS}
+    deciles = frozenset(kind for kind, mode in stated.items() if mode == "QUANTILE10")
     values = {}
     for kind, field in NORMALIZATION_FIELDS.items():
-        # LeRobot has no entry for ENV, and passes through what has none.
-        mode = mapping.get(kind.value, "IDENTITY")
-        if mode == "QUANTILE10":
-            notes.append(
-                f"{kind.value} is normalised by its 10th and 90th percentile (QUANTILE10): {field} is "
-                "QUANTILES with those in place of the 1st and 99th. New statistics would be the 1st and 99th."
+        mode = "QUANTILES" if kind.value in deciles else stated[kind.value]
+        if FIELDS[field].faults(mode):
+            raise InvalidConfigError(
+                f"the normalisation of {kind.value} is {_short(mode)}.",
+                f"Expected {FIELDS[field].expected()}.",
             )
-            mode = "QUANTILES"
         values[field] = mode
-    return values
+    return values, deciles
 
 
 def _read_training(stated: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:

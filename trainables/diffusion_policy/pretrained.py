@@ -16,7 +16,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from trainables.diffusion_policy.config import FIELDS
-from trainables.diffusion_policy.config_json import InvalidConfigError, read_lerobot_config
+from trainables.diffusion_policy.config_json import (
+    InvalidConfigError,
+    LerobotConfig,
+    read_lerobot_config,
+    read_normalization,
+)
+from trainables.diffusion_policy.processors import NORMALIZER, PREPROCESSOR, RENAMER, find_step
 from trainables.features import Feature, FeatureType, PolicyFeatures
 from trainables.interface import ConfigError, Fault
 
@@ -31,6 +37,12 @@ MOST_LEVELS = 4
 """Folders between a training's output and its checkpoint: ``checkpoints/last/pretrained_model``."""
 
 _SECTIONS = ("policy.", "optimizer.", "lr_scheduler.")
+_OF_THE_RUN = {
+    "policy.path",
+    "policy.stats",
+    "policy.reinit_mismatched",
+}
+"""How a checkpoint of ours came about, which says nothing of what it is."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +57,7 @@ class PretrainedConfig:
             where it says them.
         features: What the policy sees and does, cameras in the order of its encoders.
         notes: What was taken over differently, or not at all, in a sentence each.
+        deciles: Types of features (``STATE``) whose 1st and 99th percentile are the 10th and the 90th.
     """
 
     folder: Path
@@ -52,6 +65,7 @@ class PretrainedConfig:
     values: Mapping[str, Any]
     features: PolicyFeatures
     notes: tuple[str, ...] = ()
+    deciles: frozenset[str] = frozenset()
 
 
 def path_error(problem: str, remedy: str = "") -> ConfigError:
@@ -110,14 +124,16 @@ def read_config(folder: Path) -> PretrainedConfig:
     stated = read_json(folder / "config.json")
     if isinstance(stated.get("config"), dict) and "features" in stated:
         return _read_own(folder, stated)
+    before_0_4 = not (folder / PREPROCESSOR).exists()
     try:
-        values, features, notes = read_lerobot_config(stated)
+        read = read_lerobot_config(stated, before_0_4=before_0_4)
     except InvalidConfigError as error:
         raise path_error(f"{folder / 'config.json'}: {error}", error.remedy) from error
-    has_processors = (folder / "policy_preprocessor.json").exists()
-    return PretrainedConfig(
-        folder, "lerobot" if has_processors else "lerobot_buffers", values, features, notes
-    )
+    if not before_0_4:
+        read = _with_processors(folder, read)
+    notes = [*read.notes, *(_decile_note(kind) for kind in sorted(read.deciles))]
+    kind = "lerobot_buffers" if before_0_4 else "lerobot"
+    return PretrainedConfig(folder, kind, read.values, read.features, tuple(notes), read.deciles)
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -207,10 +223,45 @@ def _fetch(repo_id: str, cache: Path | None) -> Path:
     return Path(folder)
 
 
+def _with_processors(folder: Path, read: LerobotConfig) -> LerobotConfig:
+    """Take over from the processors what LeRobot would take from there."""
+    file = folder / PREPROCESSOR
+    try:
+        content = read_json(file)
+        normalizer, renamer = find_step(content, NORMALIZER), find_step(content, RENAMER)
+        mapping = {} if normalizer is None else normalizer.get("config", {}).get("norm_map")
+        modes, deciles = read_normalization(mapping)
+    except InvalidConfigError as error:
+        raise path_error(f"{file}: {error}", error.remedy) from error
+    except ValueError as error:
+        raise path_error(f"{file}: {error}.") from error
+    notes = [
+        f"{name} is {mode}, as {PREPROCESSOR} says; config.json says {read.values[name]}."
+        for name, mode in modes.items()
+        if mode != read.values[name]
+    ]
+    renames = None if renamer is None else renamer.get("config", {}).get("rename_map")
+    if renames:
+        problem = f"LeRobot renames observations before this policy ({renames})"
+        notes.append(f"{problem}; here they have the names that the policy knows.")
+    return LerobotConfig(read.values | modes, read.features, deciles, [*read.notes, *notes])
+
+
+def _decile_note(kind: str) -> str:
+    return (
+        f"{kind} is normalised by its 10th and 90th percentile (QUANTILE10): taken over as QUANTILES, with "
+        "those in place of the 1st and 99th. Statistics of a new dataset would be the 1st and 99th."
+    )
+
+
 def _read_own(folder: Path, stated: Mapping[str, Any]) -> PretrainedConfig:
     """The configuration of one of this project's own checkpoints."""
     config = folder / "config.json"
-    wanted = {name: value for name, value in stated["config"].items() if name.startswith(_SECTIONS)}
+    wanted = {
+        name: value
+        for name, value in stated["config"].items()
+        if name.startswith(_SECTIONS) and name not in _OF_THE_RUN
+    }
     values = {name: value for name, value in wanted.items() if name in FIELDS}
     notes = tuple(f"{name} is not known here and was ignored." for name in wanted if name not in FIELDS)
     faults = [str(fault) for name, value in values.items() for fault in FIELDS[name].faults(value)]

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trainables.diffusion_policy.pretrained import PretrainedConfig, path_error
 
-__all__ = ["read_original_config"]
+if TYPE_CHECKING:
+    from trainables.diffusion_policy.lerobot.read import Pretrained
+
+__all__ = ["read_original", "read_original_config"]
 
 
 def read_original_config(file: Path) -> PretrainedConfig:
     """Read the configuration of a ``.ckpt`` file.
+
+    Raises:
+        ConfigError: Where it cannot be read safely.
+    """
+    return read_original(file).config
+
+
+def read_original(file: Path, *, ema: bool = True) -> Pretrained:
+    """Read a ``.ckpt`` file.
 
     Raises:
         ConfigError: Where it cannot be read safely.

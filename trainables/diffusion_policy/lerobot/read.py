@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from trainables.diffusion_policy import checkpoint as own
 from trainables.diffusion_policy.config import PolicyConfig
 from trainables.diffusion_policy.config_json import NORMALIZATION_FIELDS
-from trainables.diffusion_policy.normalize import NEEDED, Statistics
-from trainables.diffusion_policy.policy import DiffusionPolicy, build_policy
+from trainables.diffusion_policy.normalize import EPSILON, NEEDED, NormalizationError, Statistics
+from trainables.diffusion_policy.policy import DiffusionPolicy
 from trainables.diffusion_policy.pretrained import (
     PretrainedConfig,
     find_checkpoint,
@@ -25,12 +23,27 @@ from trainables.diffusion_policy.pretrained import (
     read_config,
     read_json,
 )
+from trainables.diffusion_policy.processors import (
+    NORMALIZER,
+    POSTPROCESSOR,
+    PREPROCESSOR,
+    UNNORMALIZER,
+    find_step,
+    state_file,
+)
+from trainables.diffusion_policy.weights import WeightsError, policy_from_weights
+from trainables.features import Feature, FeatureType
 
-__all__ = ["Pretrained", "load", "read_checkpoint"]
+__all__ = ["Pretrained", "load", "policy_of", "read_checkpoint"]
+
+WEIGHTS = "model.safetensors"
+KNOWN_STATISTICS = {"min", "max", "mean", "std", "q01", "q10", "q50", "q90", "q99"}
 
 _COMPILED = "._orig_mod"
-_NORMALIZER = "normalizer_processor"
-_UNNORMALIZER = "unnormalizer_processor"
+_INPUT_BUFFERS = "normalize_inputs.buffer_"
+_TARGET_BUFFERS = "normalize_targets.buffer_"
+_OUTPUT_BUFFERS = "unnormalize_outputs.buffer_"
+_BUFFERS = (_INPUT_BUFFERS, _TARGET_BUFFERS, _OUTPUT_BUFFERS)
 
 
 @dataclass(frozen=True)
@@ -39,8 +52,9 @@ class Pretrained:
 
     Attributes:
         config: What it says of itself.
-        weights: float32 on the CPU, under the names of ``DiffusionPolicy.state_dict()``.
-        statistics: What its observations and actions are normalised with, for :class:`Normalizer`.
+        weights: float32 on the CPU (integers stay), under the names of ``DiffusionPolicy.state_dict()``.
+        statistics: What its observations and actions are normalised with, for :class:`Normalizer`: vectors
+            (D,), images (C, 1, 1), float32.
     """
 
     config: PretrainedConfig
@@ -55,10 +69,9 @@ class Pretrained:
             for name, value in self.config.values.items()
             if name.startswith("policy.")
         }
-        fields = {field.name for field in dataclasses.fields(PolicyConfig)}
-        if self.config.format.startswith("lerobot"):
+        if self.config.format in ("lerobot", "lerobot_buffers"):
             stated.setdefault("crop_per", "batch")
-        return PolicyConfig(**{name: value for name, value in stated.items() if name in fields})
+        return PolicyConfig(**stated)
 
 
 def load(
@@ -67,101 +80,177 @@ def load(
     """Load a policy, ready to predict.
 
     Args:
-        path: What :func:`find_checkpoint` takes.
-        ema: Use the averaged weights where the checkpoint has them.
+        path: A checkpoint's folder, or whatever else
+            :func:`trainables.diffusion_policy.pretrained.find_checkpoint` takes.
+        ema: Use the averaged weights where the checkpoint has them (this project's own, the original code's).
         device: Where the policy is put.
         cache: Folder for what is fetched from the hub; None: Hugging Face's own cache.
 
     Returns:
-        The policy in evaluation mode. Its ``predict_action`` and ``loss`` take raw values.
+        The policy in evaluation mode. ``policy.predict_action`` takes raw observations under LeRobot's names,
+        (B, To, D) and images (B, To, C, H, W) as uint8 or as floats in [0, 1], and gives actions
+        (B, n_action_steps, A) in original units; ``policy.loss`` takes the same with ``action`` (B, T, A).
 
     Raises:
-        ConfigError: Where there is no checkpoint, it is damaged, or its weights do not fit its configuration.
+        ConfigError: Where there is no checkpoint, it is damaged, or its weights or its statistics do not fit
+            its configuration.
     """
-    read = read_checkpoint(path, cache, ema=ema)
-    policy = build_policy(read.policy_config, read.config.features, read.statistics)
-    _fill(policy, read)
-    return policy.to(device).eval()
+    return policy_of(read_checkpoint(path, cache, ema=ema)).to(device)
+
+
+def policy_of(read: Pretrained) -> DiffusionPolicy:
+    """The policy that a checkpoint holds, in evaluation mode; it takes the checkpoint's tensors over.
+
+    Raises:
+        ConfigError: Where weights or statistics do not fit the configuration.
+    """
+    config = read.config
+    try:
+        policy = policy_from_weights(read.policy_config, config.features, read.statistics, read.weights)
+    except WeightsError as error:
+        raise path_error(f"{config.folder}: {error}") from error
+    except NormalizationError as error:
+        remedy = "Fine-tuning can take the dataset's statistics instead: policy.stats: dataset."
+        raise path_error(f"{config.folder}: its statistics cannot be used: {error}.", remedy) from error
+    return policy.eval()
 
 
 def read_checkpoint(path: str | Path, cache: Path | None = None, *, ema: bool = True) -> Pretrained:
     """Read a checkpoint's configuration, weights and statistics.
 
     Args:
-        path: What :func:`find_checkpoint` takes.
+        path: What :func:`trainables.diffusion_policy.pretrained.find_checkpoint` takes.
         cache: Folder for what is fetched from the hub; None: Hugging Face's own cache.
         ema: Take the averaged weights where the checkpoint has them.
 
     Raises:
         ConfigError: Where there is no checkpoint, or it is damaged.
     """
-    config = read_config(find_checkpoint(path, cache))
-    if config.format == "sweeper":
-        return _read_own(config, ema)
-    tensors = _tensors(config.folder / "model.safetensors")
-    weights = {
-        name.replace(_COMPILED, ""): value.float() if value.is_floating_point() else value
-        for name, value in tensors.items()
-        if name.startswith("diffusion.")
+    place = find_checkpoint(path, cache)
+    if place.is_file():
+        from trainables.diffusion_policy.lerobot.original import read_original
+
+        return read_original(place, ema=ema)
+    config = read_config(place)
+    readers: dict[str, Callable[[PretrainedConfig], Pretrained]] = {
+        "sweeper": lambda config: _read_own(config, ema),
+        "lerobot": _read_with_processors,
+        "lerobot_buffers": _read_with_buffers,
     }
-    return Pretrained(config, weights, _processor_statistics(config))
+    return readers[config.format](config)
 
 
-def _fill(policy: DiffusionPolicy, read: Pretrained) -> None:
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """Read a safetensors file, floats as float32.
+
+    The format's header is checked against the file's length, so no more is allocated than the file has.
+
+    Raises:
+        ConfigError: Where it is missing or damaged.
+    """
     try:
-        own.load_weights(policy, read.weights)
-    except own.CheckpointError as error:
-        raise path_error(f"{read.config.folder}: {error}") from error
+        with safe_open(file, framework="pt") as opened:
+            return {name: _single(opened.get_tensor(name)) for name in opened.keys()}  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise path_error(f"{file} is missing.") from error
+    except (OSError, SafetensorError) as error:
+        raise path_error(f"{file} cannot be read: {str(error).rstrip('.')}.") from error
+
+
+def _single(value: Tensor) -> Tensor:
+    return value.float() if value.is_floating_point() else value
 
 
 def _read_own(config: PretrainedConfig, ema: bool) -> Pretrained:
     folder = config.folder
-    weights = _tensors(folder / "model.safetensors")
+    weights = read_tensors(folder / WEIGHTS)
     if ema and (folder / "ema.safetensors").exists():
-        averaged = _tensors(folder / "ema.safetensors")
+        averaged = read_tensors(folder / "ema.safetensors")
         weights |= {name: value for name, value in averaged.items() if name in weights}
-    flat = {name: value.numpy() for name, value in _tensors(folder / "statistics.safetensors").items()}
-    return Pretrained(config, weights, own._unflatten(flat))
+    return Pretrained(config, weights, _sorted_out(read_tensors(folder / "statistics.safetensors"), "/"))
 
 
-def _tensors(file: Path) -> dict[str, Tensor]:
-    """A file's tensors. Its header is checked against its length before anything is allocated."""
-    try:
-        with safe_open(file, framework="pt") as opened:
-            return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
-    except FileNotFoundError as error:
-        raise path_error(f"{file} is missing.") from error
-    except (OSError, SafetensorError) as error:
-        raise path_error(f"{file} cannot be read: {error}.") from error
+def _read_with_processors(config: PretrainedConfig) -> Pretrained:
+    """LeRobot from 0.4 on. Statistics among the weights (a migration's remains) are not what it uses."""
+    weights = _renamed(read_tensors(config.folder / WEIGHTS))
+    weights = {name: value for name, value in weights.items() if not name.startswith(_BUFFERS)}
+    before = _processor_statistics(config.folder, PREPROCESSOR, NORMALIZER)
+    after = _processor_statistics(config.folder, POSTPROCESSOR, UNNORMALIZER)
+    # The actions that come out are what matters; the statistics of those that go in are for training alone.
+    action = config.features.action
+    found = {feature.name: before.get(feature.name, {}) for feature in config.features.inputs}
+    found[action.name] = after.get(action.name, {})
+    return Pretrained(config, weights, _usable(config, found))
 
 
-def _processor_statistics(config: PretrainedConfig) -> Statistics:
-    """Statistics of LeRobot's processors: inputs from before the policy, actions from after it."""
-    before = _statistics(config.folder, "policy_preprocessor.json", _NORMALIZER)
-    after = _statistics(config.folder, "policy_postprocessor.json", _UNNORMALIZER)
-    found: dict[str, Mapping[str, np.ndarray]] = {}
+def _read_with_buffers(config: PretrainedConfig) -> Pretrained:
+    """LeRobot before 0.4, which kept statistics among the weights."""
+    tensors = _renamed(read_tensors(config.folder / WEIGHTS))
+    weights = {name: value for name, value in tensors.items() if not name.startswith(_BUFFERS)}
+    if len(weights) == len(tensors):
+        raise path_error(
+            f"{config.folder} has neither {PREPROCESSOR} nor statistics among its weights.",
+            "Copy the whole folder: config.json, model.safetensors and the four processor files.",
+        )
+    found = {}
     for feature in config.features.all():
-        source = after if feature == config.features.action else before
-        mode = config.values[NORMALIZATION_FIELDS[feature.type]]
-        if NEEDED[mode]:
-            found[feature.name] = source.get(feature.name, {})
-    return found
+        kind = _OUTPUT_BUFFERS if feature.type is FeatureType.ACTION else _INPUT_BUFFERS
+        # From the feature's name to the buffer's: the way back is ambiguous, since both dots and underscores
+        # become underscores.
+        start = f"{kind}{feature.name.replace('.', '_')}."
+        found[feature.name] = {
+            name.removeprefix(start): value.numpy()
+            for name, value in tensors.items()
+            if name.startswith(start)
+        }
+    return Pretrained(config, weights, _usable(config, found))
 
 
-def _statistics(folder: Path, name: str, registered: str) -> dict[str, dict[str, np.ndarray]]:
-    step = next(
-        (step for step in read_json(folder / name)["steps"] if step.get("registry_name") == registered), None
-    )
-    if step is None:
-        raise path_error(f"{folder / name} has no step {registered}.")
+def _renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without the mark that torch.compile leaves in names."""
+    return {name.replace(_COMPILED, ""): value for name, value in tensors.items()}
+
+
+def _processor_statistics(folder: Path, file: str, registered: str) -> dict[str, dict[str, np.ndarray]]:
+    try:
+        step = find_step(read_json(folder / file), registered)
+        if step is None:
+            raise ValueError(f"it has no step {registered}")
+        epsilon = step.get("config", {}).get("eps", EPSILON)
+        if epsilon != EPSILON:
+            raise ValueError(f"{registered} has eps {epsilon!r}; only {EPSILON} can be reproduced")
+        # A step without statistics has no file: LeRobot passes everything through.
+        tensors = {} if step.get("state_file") is None else read_tensors(state_file(folder, step))
+    except ValueError as error:
+        raise path_error(f"{folder / file}: {error}.") from error
+    return _sorted_out(tensors, ".")
+
+
+def _sorted_out(tensors: Mapping[str, Tensor], separator: str) -> dict[str, dict[str, np.ndarray]]:
+    """``{"<feature><separator><statistic>": tensor}`` as a mapping of mappings."""
     statistics: dict[str, dict[str, np.ndarray]] = {}
-    for joined, value in _tensors(_beside(folder, step.get("state_file"))).items():
-        feature, _, statistic = joined.rpartition(".")
-        statistics.setdefault(feature, {})[statistic] = value.numpy()
+    for joined, value in tensors.items():
+        feature, _, statistic = joined.rpartition(separator)
+        if statistic in KNOWN_STATISTICS:
+            statistics.setdefault(feature, {})[statistic] = value.numpy()
     return statistics
 
 
-def _beside(folder: Path, name: Any) -> Path:
-    if not isinstance(name, str) or not name or Path(name).name != name:
-        raise path_error(f"{folder}: the state_file {name!r} is no file of this folder.")
-    return folder / name
+def _usable(config: PretrainedConfig, found: Mapping[str, Mapping[str, np.ndarray]]) -> Statistics:
+    """Statistics as this project's normaliser knows them: its names, its shapes."""
+    usable = {}
+    for feature in config.features.all():
+        entry = {name: _shaped(value, feature) for name, value in found[feature.name].items()}
+        field = NORMALIZATION_FIELDS[feature.type]
+        if feature.type.value in config.deciles and {"q10", "q90"} <= set(entry):
+            entry |= {"q01": entry["q10"], "q99": entry["q90"]}
+        if entry or NEEDED[config.values[field]]:
+            usable[feature.name] = entry
+    return usable
+
+
+def _shaped(value: np.ndarray, feature: Feature) -> np.ndarray:
+    """Newer versions of LeRobot take statistics of images without the dimensions of height and width."""
+    if feature.type is FeatureType.VISUAL and value.ndim == 1:
+        return value.reshape(-1, 1, 1)
+    return value
