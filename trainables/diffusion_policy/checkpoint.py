@@ -157,7 +157,7 @@ def read(folder: Path, *, device: str | torch.device = "cpu") -> Snapshot:
         ema = folder / "ema.safetensors"
         return Snapshot(
             step=int(state["step"]),
-            config=DiffusionConfig.from_flat(config),
+            config=DiffusionConfig.from_flat(config, reconcile=False),
             features=_features_from_json(described["features"]),
             statistics=_unflatten(load_arrays(folder / "statistics.safetensors")),
             model=load_file(folder / "model.safetensors", device=str(device)),

@@ -21,12 +21,14 @@ from trainables.interface import ConfigError, Fault
 __all__ = [
     "aligned",
     "feature_faults",
+    "image_remarks",
     "inherited",
     "layers_begun_anew",
     "ordered_like",
     "read_start",
     "remarks",
     "start_faults",
+    "start_policy",
 ]
 
 OWN_FIELDS = {
@@ -127,8 +129,8 @@ def inherited(config: Mapping[str, Any]) -> dict[str, Any]:
         ConfigError: Where the checkpoint cannot be read.
     """
     path = config.get("policy.path")
-    start = None if path is None else read_start(path)
-    if start is None:
+    start = None if path is None else read_start(str(path))
+    if path is None or start is None:
         return {}
     values = {
         name: value
@@ -263,10 +265,22 @@ def remarks(config: DiffusionConfig) -> list[str]:
     return said
 
 
+def image_remarks(policy: PolicyConfig, start: PretrainedConfig, found: PolicyFeatures) -> list[str]:
+    """Cameras whose images have another size than those that the checkpoint's encoder has learnt to see."""
+    known = {camera.name: _image_size(start_policy(start), camera) for camera in start.features.cameras}
+    sizes = {camera.name: _image_size(policy, camera) for camera in found.cameras}
+    return [
+        f"{name}: the checkpoint saw images of {_times(known[name])}, and sees {_times(size)} now; "
+        f"policy.resize_shape: {list(known[name])} would keep what things look like to it."
+        for name, size in sizes.items()
+        if name in known and known[name] != size
+    ]
+
+
 def start_policy(start: PretrainedConfig) -> PolicyConfig:
     """The checkpoint's own configuration of its policy."""
     names = {item.name for item in dataclasses.fields(PolicyConfig)}
-    values = {
+    values: dict[str, Any] = {
         name.removeprefix("policy."): tuple(value) if isinstance(value, list) else value
         for name, value in start.values.items()
         if name.startswith("policy.") and name not in OWN_FIELDS
@@ -366,6 +380,14 @@ def _shapes(policy: PolicyConfig, features: PolicyFeatures) -> dict[str, tuple[i
         vector_dim=features.state_dim + features.environment_state_dim,
         cameras=len(features.cameras),
     )
+
+
+def _image_size(policy: PolicyConfig, camera: Feature) -> tuple[int, ...]:
+    return policy.resize_shape or camera.shape[1:]
+
+
+def _times(size: tuple[int, ...]) -> str:
+    return "×".join(map(str, size))
 
 
 def _statistics_shape(feature: Feature) -> tuple[int, ...]:

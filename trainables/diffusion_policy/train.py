@@ -7,6 +7,7 @@ timesteps and the crops. So a resumed run equals a straight one, and nothing ran
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -28,14 +29,18 @@ from trainables.diffusion_policy.data import image_sizes, load_dataset
 from trainables.diffusion_policy.ema import Ema
 from trainables.diffusion_policy.evaluate import evaluate
 from trainables.diffusion_policy.memory import keep_freed_memory
-from trainables.diffusion_policy.policy import DiffusionPolicy, build_policy
+from trainables.diffusion_policy.policy import DiffusionPolicy, assemble_policy, build_networks
 from trainables.diffusion_policy.progress import Interval, Progress
 from trainables.diffusion_policy.stream import NOISE, TIMESTEPS, BatchStream
+from trainables.diffusion_policy.warm_start import START, WarmStart, read_warm_start, tell
+from trainables.features import PolicyFeatures
 from trainables.interface import ConfigError, Fault, Report, TrainableError, TrainContext
 
 __all__ = ["OutOfMemoryError", "train"]
 
 STOP_AGREED_EVERY = 10
+_SAME_RESULT = ("train.gradient_accumulation_steps", "train.gradient_checkpointing")
+"""Fields that decide how much memory a step takes and not what comes of it."""
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -49,7 +54,8 @@ def train(config: DiffusionConfig, context: TrainContext) -> Iterator[Report]:
     """Train a policy; yields a report at every logging step and at every evaluation.
 
     Every rank of a worker group runs this and yields as many reports; the metrics are rank 0's. Resumes from
-    ``context.folder/checkpoints/last`` where ``context.resume`` is set and it exists.
+    ``context.folder/checkpoints/last`` where ``context.resume`` is set and it exists; begins from
+    ``policy.path`` otherwise, where that is set.
 
     Args:
         config: What is trained.
@@ -104,12 +110,32 @@ def _train(config: DiffusionConfig, context: TrainContext, closing: contextlib.E
     )
     closing.callback(stream.close)
 
-    # Model: weights by the seed alone, the same on every rank.
+    # Where an earlier process of this trial stopped, or else the checkpoint that is fine-tuned.
+    store = checkpoints.Checkpoints(context.folder / "checkpoints")
+    snapshot = _last_snapshot(store, config, context)
+    start = None
+    if snapshot is None and config.policy.path is not None:
+        start = read_warm_start(config, dataset.policy_features, context)
+    earlier = snapshot or start
+    features = dataset.policy_features if earlier is None else earlier.features
+
+    # Model: weights by the seed alone, the same on every rank, or those of the checkpoint.
     torch.manual_seed(settings.seed)
-    statistics = dataset.statistics(
-        split.train, use_imagenet_stats=config.dataset.use_imagenet_stats, frames=frames
-    )
-    policy = build_policy(config.policy, dataset.policy_features, statistics).to(device)
+    if earlier is not None and config.policy.stats == "checkpoint":
+        statistics = earlier.statistics
+    else:
+        statistics = dataset.statistics(
+            split.train, use_imagenet_stats=config.dataset.use_imagenet_stats, frames=frames
+        )
+    drawn = config.policy
+    if earlier is not None and not (start is not None and start.fetches_backbone):
+        # Weights that would be replaced at once are not fetched.
+        drawn = dataclasses.replace(drawn, pretrained_backbone_weights=None)
+    policy = assemble_policy(config.policy, features, statistics, build_networks(drawn, features)).to(device)
+    started = None if start is None else _start_from(start, policy, context)
+    earlier = start = None  # the weights are in the policy now
+    if config.freezes_encoder:
+        policy.freeze_encoders()
     policy.set_gradient_checkpointing(settings.gradient_checkpointing)
     ema = (
         Ema(policy, config.ema.inv_gamma, config.ema.power, config.ema.max_decay)
@@ -125,24 +151,49 @@ def _train(config: DiffusionConfig, context: TrainContext, closing: contextlib.E
     )
     scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
 
-    # Where an earlier process of this trial stopped.
-    store = checkpoints.Checkpoints(context.folder / "checkpoints")
     progress = Progress()
-    last = store.find("last") if context.resume else None
-    if last is not None:
-        snapshot = checkpoints.read(last, device=device)
-        _check_same_run(snapshot.config, config, last)
+    fresh = snapshot is None
+    if snapshot is not None:
         _restore(snapshot, policy, ema, optimizer, lr_scheduler, scaler)
         progress = Progress.from_json(snapshot.step, snapshot.progress)
+        snapshot = None
         if progress.due is not None:
             # The process may have died between writing this checkpoint and handing over its report.
-            yield _due_report(progress.due, last, final=snapshot.step >= settings.steps)
+            yield _due_report(progress.due, store.find("last"), final=progress.step >= settings.steps)
     if settings.compile:
         policy.compile_network(settings.compile_mode)
     loss_of = _distributed(policy, context)
     autocast = _autocast(settings.precision, device)
 
+    def evaluated(step: int) -> tuple[dict[str, float], dict[str, Path]]:
+        policy.eval()
+        with torch.no_grad(), ema.applied(policy) if ema is not None else contextlib.nullcontext():
+            measured = evaluate(policy, heldout, config, context, step)
+        policy.train()
+        return measured
+
+    def saved(metrics: dict[str, float], artifacts: dict[str, Path], *, best: bool) -> Path | None:
+        progress.saved_step = progress.step
+        progress.due = {
+            "step": progress.step,
+            "metrics": metrics,
+            "artifacts": {name: str(path) for name, path in artifacts.items()},
+        }
+        if context.rank != 0:
+            return None
+        state = _snapshot(config, policy, ema, optimizer, scaler, features, statistics, progress)
+        return store.save(state, best=best)
+
     policy.train()
+    if fresh and config.evaluates_at_start:
+        # The level to improve on; the checkpoint remains the best one where training makes it worse.
+        measured, artifacts = evaluated(0)
+        metrics = {**measured, "trial/step": 0.0, "trial/epoch": 0.0}
+        artifacts |= started or {}
+        written = saved(metrics, artifacts, best=progress.improves(metrics, context.objective))
+        _barrier(context)
+        yield Report(0, metrics, artifacts, written)
+
     interval = Interval(device)
     for step in range(progress.step + 1, settings.steps + 1):
         wait_start_s = time.perf_counter()
@@ -184,25 +235,14 @@ def _train(config: DiffusionConfig, context: TrainContext, closing: contextlib.E
         metrics = interval.metrics(step, settings.batch_size, len(training), lr)
         progress.step = step
         progress.check_loss(metrics["train/loss"])
-        artifacts: dict[str, Path] = {}
+        artifacts = {}
         if evaluating:
-            policy.eval()
-            with torch.no_grad(), ema.applied(policy) if ema is not None else contextlib.nullcontext():
-                measured, artifacts = evaluate(policy, heldout, config, context, step)
-            policy.train()
+            measured, artifacts = evaluated(step)
             metrics |= measured
+        written = None
         if saving:
             best = evaluating and progress.improves(metrics, context.objective)
-            progress.saved_step = step
-            progress.due = {
-                "step": step,
-                "metrics": metrics,
-                "artifacts": {k: str(v) for k, v in artifacts.items()},
-            }
-        written = None
-        if saving and context.rank == 0:
-            snapshot = _snapshot(config, policy, ema, optimizer, scaler, dataset, statistics, progress)
-            written = store.save(snapshot, best=best)
+            written = saved(metrics, artifacts, best=best)
         _barrier(context)
         yield Report(step, metrics, artifacts, written, final=finished)
         interval.restart()
@@ -216,9 +256,36 @@ def _check_group(config: DiffusionConfig, context: TrainContext) -> None:
         raise ConfigError(faults)
 
 
+def _last_snapshot(
+    store: checkpoints.Checkpoints, config: DiffusionConfig, context: TrainContext
+) -> checkpoints.Snapshot | None:
+    last = store.find("last") if context.resume else None
+    if last is None:
+        return None
+    snapshot = checkpoints.read(last, device=context.device)
+    _check_same_run(snapshot.config, config, last)
+    return snapshot
+
+
+def _start_from(start: WarmStart, policy: DiffusionPolicy, context: TrainContext) -> dict[str, Path]:
+    """Put a checkpoint's weights into the policy, and write down what it began as."""
+    record = start.put_into(policy)
+    if context.rank != 0:
+        return {}
+    tell(record, context)
+    context.folder.mkdir(parents=True, exist_ok=True)
+    path = context.folder / START
+    checkpoints.write_json(path, record)
+    return {"policy/start": path}
+
+
 def _check_same_run(found: DiffusionConfig, wanted: DiffusionConfig, folder: Path) -> None:
     before, now = found.to_flat(), wanted.to_flat()
-    changed = [name for name in now if before.get(name) != now[name] and not name.startswith("rollout.")]
+    changed = [
+        name
+        for name in now
+        if before.get(name) != now[name] and not name.startswith("rollout.") and name not in _SAME_RESULT
+    ]
     if changed:
         shown = ", ".join(f"{name} ({before.get(name)} -> {now[name]})" for name in changed[:5])
         remedy = "Use another folder, or take the old configuration."
@@ -244,16 +311,33 @@ def _windows(
     )
 
 
-def _optimizer(policy: nn.Module, settings: OptimizerConfig) -> torch.optim.Optimizer:
+def _optimizer(policy: DiffusionPolicy, settings: OptimizerConfig) -> torch.optim.Optimizer:
     kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[settings.name]
     return kind(
-        policy.parameters(),
+        _parameter_groups(policy, settings),
         lr=settings.lr,
         betas=(settings.betas[0], settings.betas[1]),
         eps=settings.eps,
         weight_decay=settings.weight_decay,
         fused=True,
     )
+
+
+def _parameter_groups(policy: DiffusionPolicy, settings: OptimizerConfig) -> list[dict[str, Any]]:
+    """What is trained: one group, or the encoders in a second one with a learning rate of their own."""
+    trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+    multiplier = settings.vision_encoder_lr_multiplier
+    encoders = {id(parameter) for parameter in policy.encoder_parameters() if parameter.requires_grad}
+    if not encoders or multiplier == 1.0:
+        return [{"params": trained}]
+    # The U-Net's group first: train/lr is its learning rate.
+    return [
+        {"params": [parameter for parameter in trained if id(parameter) not in encoders]},
+        {
+            "params": [parameter for parameter in trained if id(parameter) in encoders],
+            "lr": settings.lr * multiplier,
+        },
+    ]
 
 
 class _Loss(nn.Module):
@@ -314,14 +398,14 @@ def _snapshot(
     ema: Ema | None,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
-    dataset: LeRobotDataset,
+    features: PolicyFeatures,
     statistics: Any,
     progress: Progress,
 ) -> checkpoints.Snapshot:
     return checkpoints.Snapshot(
         step=progress.step,
         config=config,
-        features=dataset.policy_features,
+        features=features,
         statistics=statistics,
         model=policy.state_dict(),
         ema=None if ema is None else ema.state_dict(),
@@ -350,6 +434,6 @@ def _restore(
         group["lr"] = base * factor(snapshot.step)
 
 
-def _due_report(due: Mapping[str, Any], folder: Path, *, final: bool) -> Report:
+def _due_report(due: Mapping[str, Any], folder: Path | None, *, final: bool) -> Report:
     artifacts = {name: Path(path) for name, path in due["artifacts"].items()}
     return Report(int(due["step"]), due["metrics"], artifacts, folder, final=final)
