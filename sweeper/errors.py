@@ -5,6 +5,7 @@
     SweeperError                 exit code 1: the sweep, or a part of the machinery, failed
     ├── TrialError               one trial failed; carries a stable reason
     ├── TrackingError            MLflow or the journal cannot be written
+    ├── StudyBusyError           the study cannot be read or written at the moment
     └── UserError                exit code 2: something the user gave is wrong
         ├── SpecError            the space file or an override; carries every fault with its line
         ├── ExpressionError      the text of a condition or constraint
@@ -25,6 +26,7 @@ __all__ = [
     "ResourceError",
     "SpecError",
     "SpecFault",
+    "StudyBusyError",
     "SweepExistsError",
     "SweepNotFoundError",
     "SweeperError",
@@ -57,6 +59,10 @@ class TrialError(SweeperError):
 
 class TrackingError(SweeperError):
     """Results cannot be recorded."""
+
+
+class StudyBusyError(SweeperError):
+    """The study cannot be read or written at the moment: its file is locked, or its disk full."""
 
 
 class UserError(SweeperError):

@@ -44,6 +44,11 @@ class EventKind(StrEnum):
         ``trial``, ``config`` (all of it), ``values`` (what was searched).
     ``report``
         ``trial``, ``step``, ``metrics``; ``artifacts`` and ``checkpoint`` where there are any.
+    ``trial_retry``
+        ``trial``, ``reason``, ``message``, ``step``, ``changes`` (fields of its configuration that change
+        with the next attempt). The trial goes on from its last checkpoint with another ``trial_start``.
+    ``checkpoints_dropped``
+        ``trial``, ``folders``. Written before they go.
     ``trial_end``
         ``trial``, ``status``, ``reason``, ``message``, ``step``, ``final``, ``best``, ``sweep_best``,
         ``ended`` (trials that ended so far).
@@ -61,6 +66,8 @@ class EventKind(StrEnum):
     SWEEP_START = "sweep_start"
     TRIAL_START = "trial_start"
     REPORT = "report"
+    TRIAL_RETRY = "trial_retry"
+    CHECKPOINTS_DROPPED = "checkpoints_dropped"
     TRIAL_END = "trial_end"
     SWEEP_END = "sweep_end"
     TRIAL_WAIT = "trial_wait"

@@ -8,23 +8,30 @@ dropped by the trial's own step, which never goes back.
 
 from __future__ import annotations
 
+import math
 import os
 import socket
+import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import psutil
 
+from sweeper.errors import StudyBusyError
 from sweeper.journal import JOURNAL, Event, EventKind, Journal, read_journal
 from sweeper.results import Sweep, TrialStatus
 from sweeper.study import Study, objective_fault
 from sweeper.sweep import SweepSpec
 from sweeper.tracking import Tracker
-from sweeper.trial import ARTIFACTS, CHECKPOINT, STEP
+from sweeper.trial import ARTIFACTS, CHECKPOINT, STEP, read_reports, trial_folder
 
 __all__ = ["Outcome", "Recorder"]
+
+TELL_AGAIN_S = 10.0
+"""How long a study that was busy is left alone: each attempt waits for its lock and holds up the sweep."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,8 @@ class Recorder:
         self._tracker = tracker
         self._spec = spec
         self._listener = listener
+        self._untold: deque[Callable[[], None]] = deque()
+        self._next_telling = -math.inf
         for event in read_journal(spec.folder / JOURNAL).events:
             self.sweep.apply(event)
 
@@ -106,6 +115,8 @@ class Recorder:
         """Note that the driver leaves; trials that still run are interrupted."""
         for number in [t.number for t in self.sweep.trials.values() if t.status == "running"]:
             self.end_trial(number, Outcome("interrupted", "interrupted", message))
+        self._next_telling = -math.inf
+        self.tell_study()
         self._write(EventKind.SWEEP_END, status=status, message=message)
 
     def note(self, text: str, **fields: Any) -> None:
@@ -133,6 +144,35 @@ class Recorder:
         space = self._spec.space
         values = {p.name: config[p.name] for p in space.parameters if space.exists(p, config)}
         self._write(EventKind.TRIAL_START, trial=number, config=config, values=values)
+        if trial is not None:
+            # Its worker may have said more than the driver that was killed could hear.
+            self.catch_up(number)
+
+    def retry_trial(self, number: int, outcome: Outcome, changes: Mapping[str, Any]) -> None:
+        """Note that a running trial was cut off, why, and that it is to go on from its last checkpoint.
+
+        Args:
+            number: The trial.
+            outcome: How the attempt ended.
+            changes: Fields of its configuration that are changed for the next one.
+        """
+        self.catch_up(number)
+        trial = self.sweep.trials[number]
+        self._write(
+            EventKind.TRIAL_RETRY,
+            trial=number,
+            reason=outcome.reason,
+            message=outcome.message,
+            step=trial.step,
+            changes=changes,
+        )
+        notes = {"retries": dict(trial.retries), "changes": dict(trial.changes)}
+        self._to_study(lambda: self._study.annotate(number, notes))
+
+    def catch_up(self, number: int) -> None:
+        """Pass on what a trial reported and nobody heard, because a process between was killed."""
+        for result in read_reports(trial_folder(self.sweep.folder, number)):
+            self.report(number, result)
 
     def report(self, number: int, result: Mapping[str, Any]) -> bool:
         """Pass on what a trial reported; whether there was anything new in it.
@@ -158,7 +198,8 @@ class Recorder:
         self._write(EventKind.REPORT, durable=CHECKPOINT in event, trial=number, step=step, **event)
         objective = self._spec.objectives[0].name
         if objective in fresh:
-            self._study.report(number, step, metrics[objective])
+            value = metrics[objective]
+            self._to_study(lambda: self._study.report(number, step, value))
         return True
 
     def end_trial(self, number: int, outcome: Outcome) -> None:
@@ -170,6 +211,8 @@ class Recorder:
         trial = self.sweep.trials.get(number)
         if trial is None or trial.status != "running":
             return
+        if outcome.status != "stopped_early":  # what came after the report that ended it does not count
+            self.catch_up(number)
         if outcome.status == "completed":
             fault = objective_fault(self._spec.objectives, trial.final)
             if fault is not None:
@@ -189,7 +232,27 @@ class Recorder:
         )
         self._tell_study(number, outcome)
 
+    # The study
+
+    def _to_study(self, tell: Callable[[], None]) -> None:
+        """Tell the study something, later where its file is locked or its disk full: the journal has it."""
+        self._untold.append(tell)
+        self.tell_study()
+
+    def tell_study(self) -> None:
+        """Tell the study what it could not be told before, in order."""
+        while self._untold and time.monotonic() >= self._next_telling:
+            try:
+                self._untold[0]()
+            except StudyBusyError:
+                self._next_telling = time.monotonic() + TELL_AGAIN_S
+                return
+            self._untold.popleft()
+
     def _tell_study(self, number: int, outcome: Outcome) -> None:
+        self._to_study(lambda: self._end_in_study(number, outcome))
+
+    def _end_in_study(self, number: int, outcome: Outcome) -> None:
         if not self._study.is_running(number):
             return
         match outcome.status:

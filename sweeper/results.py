@@ -23,7 +23,7 @@ import psutil
 from sweeper.errors import SweepNotFoundError
 from sweeper.journal import JOURNAL, Event, EventKind, read_journal
 from sweeper.sweep import BudgetSpec, Objective
-from sweeper.trial import trial_folder
+from sweeper.trial import LOG, trial_folder
 
 __all__ = [
     "Sweep",
@@ -62,6 +62,9 @@ class TrialResult:
         started: When it first started, in seconds since 1970.
         ended: When it ended, or None.
         needs: What it waits for before it can train, e.g. ``1 GPU``; empty where it has everything.
+        retries: How often it was tried again, by the reason.
+        changes: What was changed of its configuration on the way, for want of memory.
+        dropped: Folders of checkpoints that were taken away again, as ``keep`` says.
     """
 
     number: int
@@ -80,6 +83,9 @@ class TrialResult:
     best_checkpoint: str | None = None
     ended: float | None = None
     needs: str = ""
+    retries: dict[str, int] = field(default_factory=dict)
+    changes: dict[str, Any] = field(default_factory=dict)
+    dropped: list[str] = field(default_factory=list)
     at_last_step: set[str] = field(default_factory=set)
     _segment: float = 0.0
     _ran_s: float = 0.0
@@ -89,6 +95,14 @@ class TrialResult:
         if self.status != "running" or self.needs:
             return self._ran_s
         return self._ran_s + max(0.0, (time.time() if now is None else now) - self._segment)
+
+    def drop(self, folders: Sequence[str]) -> None:
+        """Note that checkpoints are gone: nothing may point at them any more."""
+        self.dropped += [folder for folder in folders if folder not in self.dropped]
+        if self.checkpoint in folders:
+            self.checkpoint = None
+        if self.best_checkpoint in folders:
+            self.best_checkpoint = None
 
     def _pause(self, now: float) -> None:
         self._ran_s = self.duration_s(now)
@@ -145,6 +159,10 @@ class Sweep:
         now = time.time() if now is None else now
         return self._ran_s + max(0.0, now - self._since)
 
+    def trials_s(self, now: float | None = None) -> float:
+        """Seconds for which its trials ran, all together."""
+        return sum(trial.duration_s(now) for trial in list(self.trials.values()))
+
     @property
     def budget(self) -> BudgetSpec:
         """When it is over, as it stands: a budget may be changed while the sweep runs."""
@@ -190,6 +208,19 @@ class Sweep:
         except (psutil.Error, KeyError, ValueError):
             return False
 
+    @property
+    def state(self) -> str:
+        """How it stands in one word: its status, what was asked of it, and ``interrupted`` without a driver."""
+        if self.status != "running":
+            return self.status
+        return (self.steered or "running") if self.is_alive() else "interrupted"
+
+    def bury(self) -> None:
+        """Where the driver died without a word, end what it left running when it was last heard of."""
+        if self.status == "running" and not self.is_alive():
+            self._halt(self.heard)
+            self._cut_off()
+
     # Following the journal
 
     def apply(self, event: Event) -> None:
@@ -206,6 +237,10 @@ class Sweep:
                 trial._pause(event["time"])
                 trial.status, trial.reason, trial.message = event["status"], event["reason"], event["message"]
                 trial.ended, trial.needs = event["time"], ""
+            case EventKind.TRIAL_RETRY:
+                self._trial_retry(self.trials[event["trial"]], event)
+            case EventKind.CHECKPOINTS_DROPPED:
+                self.trials[event["trial"]].drop(event["folders"])
             case EventKind.TRIAL_WAIT:
                 trial = self.trials[event["trial"]]
                 trial._pause(event["time"])
@@ -226,6 +261,9 @@ class Sweep:
         self._halt(self.heard)
         self._since = event["time"]
         self.status, self.message, self.ended, self.steered = "running", "", None, ""
+        self._cut_off()
+
+    def _cut_off(self) -> None:
         for trial in self.trials.values():
             if trial.status == "running":
                 trial._pause(self.heard)
@@ -259,6 +297,14 @@ class Sweep:
         trial = self.trials[number]
         trial.status, trial.reason, trial.message, trial.ended, trial.needs = "running", "", "", None, ""
         trial._segment = event["time"]
+
+    def _trial_retry(self, trial: TrialResult, event: Event) -> None:
+        trial._pause(event["time"])
+        trial.status, trial.reason, trial.message = "interrupted", event["reason"], event["message"]
+        trial.ended, trial.needs = event["time"], ""
+        trial.retries[event["reason"]] = trial.retries.get(event["reason"], 0) + 1
+        trial.changes |= event["changes"]
+        trial.config = {**trial.config, **event["changes"]}
 
     def _report(self, trial: TrialResult, event: Event) -> None:
         metrics = {name: float(value) for name, value in event["metrics"].items()}
@@ -391,6 +437,7 @@ def to_json(sweep: Sweep) -> dict[str, Any]:
         "sweep": sweep.name,
         "folder": str(sweep.folder),
         "status": sweep.status,
+        "state": sweep.state,
         "alive": sweep.is_alive(),
         "message": sweep.message,
         "started": sweep.started,
@@ -416,8 +463,18 @@ def _trial_json(trial: TrialResult, position: int, sweep: Sweep) -> dict[str, An
         "metrics": _finite(trial.metrics),
         "checkpoint": trial.checkpoint,
         "best_checkpoint": trial.best_checkpoint,
+        "dropped_checkpoints": list(trial.dropped),
+        "retries": dict(trial.retries),
+        "changes": dict(trial.changes),
+        "log": _log(sweep, trial),
         "folder": str(trial_folder(sweep.folder, trial.number)),
     }
+
+
+def _log(sweep: Sweep, trial: TrialResult) -> str | None:
+    """Where the log of a trial is, where there is one."""
+    log = trial_folder(sweep.folder, trial.number) / LOG
+    return str(log) if log.exists() else None
 
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:

@@ -25,7 +25,9 @@ from sweeper.space import Space
 from sweeper.sweep import (
     BudgetSpec,
     EarlyStopSpec,
+    FailureSpec,
     Goal,
+    KeepSpec,
     Objective,
     ResourceSpec,
     SearchSpec,
@@ -454,6 +456,14 @@ class Reading:
                 self.place("resources", "gpu_per_worker"), "resources.gpu_per_worker", problem, remedy
             )
         return resources
+
+    def failures(self) -> FailureSpec:
+        """How often a trial is tried again."""
+        return FailureSpec(**{key: node.value for key, node in (self.section("failures") or {}).items()})
+
+    def keep(self) -> KeepSpec:
+        """Which checkpoints stay."""
+        return KeepSpec(**{key: node.value for key, node in (self.section("keep") or {}).items()})
 
     def tracking(self, name: str) -> TrackingSpec:
         """Where MLflow keeps the runs."""

@@ -38,6 +38,8 @@ SECTIONS = (
     "early_stop",
     "budget",
     "resources",
+    "failures",
+    "keep",
     "tracking",
 )
 
@@ -153,6 +155,49 @@ SETTINGS: Mapping[str, Mapping[str, FieldInfo]] = {
                 "max_concurrent", "int", "auto", minimum=1, doc="Most trials at once; auto: as many as fit."
             ),
         ),
+        "failures": (
+            FieldInfo(
+                "retries",
+                "int",
+                2,
+                minimum=0,
+                maximum=100,
+                doc="Times that a trial goes on after it lost a process or a machine.",
+            ),
+            FieldInfo(
+                "preemptions",
+                "int",
+                10,
+                minimum=0,
+                maximum=1000,
+                doc="The same for machines that their provider took back.",
+            ),
+            FieldInfo(
+                "lighten",
+                "int",
+                3,
+                minimum=0,
+                maximum=10,
+                doc="Times that a trial out of memory goes on with half the batch at once, twice as often.",
+            ),
+        ),
+        "keep": (
+            FieldInfo(
+                "checkpoints",
+                "str",
+                "best+last",
+                choices=("best+last", "best", "last"),
+                doc="Which checkpoints of a trial that ended stay.",
+            ),
+            FieldInfo(
+                "trials",
+                "int",
+                None,
+                nullable=True,
+                minimum=1,
+                doc="Of how many trials, the best; null: of all.",
+            ),
+        ),
         "tracking": (
             FieldInfo(
                 "uri",
@@ -179,6 +224,9 @@ ELSEWHERE = {
     "objective": "Write `metric: {name: ..., goal: ...}`, or `objectives: [...]` for several.",
     "trials": "Write `budget: {trials: 64}`.",
     "n_trials": "Write `budget: {trials: 64}`.",
+    "retries": "Write `failures: {retries: 2}`.",
+    "max_failures": "Write `failures: {retries: 2}` for one trial, `budget: {max_failed: 5}` for the sweep.",
+    "checkpoint_config": "Write `keep: {checkpoints: best, trials: 5}`.",
 }
 """Words of neighbouring tools, and where they go here."""
 

@@ -83,6 +83,7 @@ def load_spec(
     objectives = reading.objectives()
     early_stop = reading.early_stop(objectives)
     resources = reading.resources()
+    failures, keep = reading.failures(), reading.keep()
     tracking = reading.tracking(name)
     search = reading.search(space)
     if not len(reading.faults):
@@ -105,6 +106,8 @@ def load_spec(
         tracking=tracking,
         folder=Path(sweeps_dir) / name,
         source=text,
+        failures=failures,
+        keep=keep,
         overrides=tuple(overrides),
         notes=tuple(reading.notes),
         warnings=tuple(reading.warnings),

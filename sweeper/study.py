@@ -11,6 +11,7 @@ that is handed out is written down, so trials are numbered 0, 1, 2 and so on wit
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import math
 import random
@@ -26,7 +27,7 @@ from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from sweeper.errors import SweeperError, UserError
+from sweeper.errors import StudyBusyError, SweeperError, UserError
 from sweeper.sampling import config_hash, search_faults
 from sweeper.space import Parameter, Space
 from sweeper.sweep import Objective, SearchSpec, SweepSpec
@@ -43,7 +44,8 @@ DRAWS = 10_000
 """Configurations that are then drawn at random from a space too large to be listed."""
 LISTED = 20_000
 """Combinations up to which a space is listed instead: then it is known for certain when nothing is left."""
-BUSY_TIMEOUT_S = 30
+BUSY_TIMEOUT_S = 5
+"""How long one attempt to write waits for whoever else holds the file."""
 
 _PACKAGES = {"cmaes": ("cmaes",), "gp": ("scipy", "torch")}
 
@@ -122,7 +124,7 @@ class Study:
     Raises:
         UserError: Where the method cannot search the space, the study in the folder searched something else,
             or another process runs this sweep.
-        SweeperError: Where the study cannot be read or written.
+        StudyBusyError: Where the study cannot be read or written. What was asked may be asked again.
     """
 
     def __init__(
@@ -261,7 +263,12 @@ class Study:
                 )
                 trial = self._optuna.ask()
                 self._suggest(trial)
-                return self._hand_out(trial, values, config)
+                try:
+                    return self._hand_out(trial, values, config)
+                except StudyBusyError:
+                    if self._points is not None:  # a grid must not lose a point
+                        self._points = itertools.chain([config], self._points)
+                    raise
             repeated = repeated or objection.repeats
             if not objection.repeats:
                 refused[str(objection)] += 1
@@ -308,9 +315,13 @@ class Study:
     ) -> Suggestion:
         frozen = self._optuna._storage.get_trial(trial._trial_id)
         frozen.user_attrs = {"values": dict(values), "config": dict(config)}
-        with self._storage_errors():
-            trial_id = self._storage.create_new_trial(self._record._study_id, template_trial=frozen)
-            number = self._storage.get_trial_number_from_id(trial_id)
+        try:
+            with self._storage_errors():
+                trial_id = self._storage.create_new_trial(self._record._study_id, template_trial=frozen)
+                number = self._storage.get_trial_number_from_id(trial_id)
+        except SweeperError:
+            self._optuna.tell(trial, state=TrialState.FAIL)
+            raise
         self._numbers_by_hash[config_hash(config)] = number
         self._live[number] = _LiveTrial(trial_id, trial)
         return Suggestion(number, dict(values), dict(config))
@@ -361,11 +372,18 @@ class Study:
 
     def _tell(self, number: int, state: TrialState, values: list[float] | None = None) -> None:
         trial = self._live[number]
-        # Optuna wants no value for a pruned trial, and gives it the last one that was reported.
-        told = self._optuna.tell(trial.asked, values, state=state)
+        if trial.told is None:  # what failed below is asked for again
+            # Optuna wants no value for a pruned trial, and gives it the last one that was reported.
+            trial.told = self._optuna.tell(trial.asked, values, state=state)
         with self._storage_errors():
-            self._storage.set_trial_state_values(trial.trial_id, state, told.values)
+            self._storage.set_trial_state_values(trial.trial_id, state, trial.told.values)
         del self._live[number]
+
+    def annotate(self, number: int, notes: Mapping[str, Any]) -> None:
+        """Note something about a running trial, as user attributes."""
+        with self._storage_errors():
+            for name, value in notes.items():
+                self._storage.set_trial_user_attr(self._live[number].trial_id, name, value)
 
     # Looking back
 
@@ -410,7 +428,7 @@ class Study:
             yield
         except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
             cause = error.__cause__ or error
-            raise SweeperError(
+            raise StudyBusyError(
                 f"{self.path}: the study cannot be read or written: {str(cause).splitlines()[0]}. "
                 "Is the disk full, or the file on a network drive that knows no locks?"
             ) from error
@@ -423,6 +441,7 @@ class _LiveTrial:
     trial_id: int
     asked: optuna.trial.Trial
     last_step: int = -1
+    told: FrozenTrial | None = None
 
 
 @dataclass(frozen=True)

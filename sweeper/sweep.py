@@ -17,7 +17,9 @@ from sweeper.space import Space
 __all__ = [
     "BudgetSpec",
     "EarlyStopSpec",
+    "FailureSpec",
     "Goal",
+    "KeepSpec",
     "Objective",
     "ResourceSpec",
     "SearchSpec",
@@ -106,6 +108,35 @@ class BudgetSpec:
     hours: float | None = None
     gpu_hours: float | None = None
     max_failed: int | None = None
+
+
+@dataclass(frozen=True)
+class FailureSpec:
+    """How often a trial is tried again, in all, before it has failed.
+
+    Attributes:
+        retries: After a worker, a driver or a machine was lost or did not answer.
+        preemptions: After its machine was taken back by the provider.
+        lighten: After it ran out of memory, each time with a configuration that takes less.
+    """
+
+    retries: int = 2
+    preemptions: int = 10
+    lighten: int = 3
+
+
+@dataclass(frozen=True)
+class KeepSpec:
+    """Which checkpoints stay on the disk. Those of a trial that may still go on always do.
+
+    Attributes:
+        checkpoints: Of a trial that ended: the one of its best evaluation, the last one, or both.
+        trials: Of this many trials, the best that ended; None for all. Of a trial that failed the last
+            checkpoint stays, for whoever looks into it.
+    """
+
+    checkpoints: Literal["best+last", "best", "last"] = "best+last"
+    trials: int | None = None
 
 
 @dataclass(frozen=True)
@@ -211,6 +242,8 @@ class SweepSpec:
         tracking: Where MLflow keeps the runs.
         folder: Where the sweep lies.
         source: Text of the space file.
+        failures: How often a trial is tried again.
+        keep: Which checkpoints stay.
         overrides: What the command line changed, as it was typed.
         notes: What was changed on the way, for the user to know.
         warnings: What is legal and yet probably not meant.
@@ -228,6 +261,8 @@ class SweepSpec:
     tracking: TrackingSpec
     folder: Path
     source: str
+    failures: FailureSpec = FailureSpec()
+    keep: KeepSpec = KeepSpec()
     overrides: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -244,6 +279,8 @@ class SweepSpec:
             "early_stop": None if self.early_stop is None else dataclasses.asdict(self.early_stop),
             "budget": dataclasses.asdict(self.budget),
             "resources": dataclasses.asdict(self.resources),
+            "failures": dataclasses.asdict(self.failures),
+            "keep": dataclasses.asdict(self.keep),
             "tracking": dataclasses.asdict(self.tracking),
             "folder": str(self.folder),
             "overrides": list(self.overrides),
@@ -266,6 +303,9 @@ class SweepSpec:
             early_stop=None if stop is None else EarlyStopSpec(**stop),
             budget=BudgetSpec(**plain["budget"]),
             resources=ResourceSpec(**plain["resources"]),
+            # Sweeps of earlier versions have neither.
+            failures=FailureSpec(**plain.get("failures", {})),
+            keep=KeepSpec(**plain.get("keep", {})),
             tracking=TrackingSpec(**plain["tracking"]),
             folder=Path(plain["folder"]) if folder is None else folder,
             overrides=tuple(plain["overrides"]),

@@ -18,34 +18,27 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ray.exceptions import RayActorError
 from ray.train import UserCallback
 from ray.train._internal.session import get_session
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.callbacks.user_callback import UserCallbackHandler
-from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from ray.train.v2._internal.execution.controller import TrainController
-from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.train.v2._internal.execution.worker_group.placement_group_handle import DefaultPlacementGroupHandle
 from ray.util.placement_group import placement_group
 
 __all__ = ["TrialTrainer"]
 
-_LOST = (RayActorError, WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError)
-"""What a worker's error is when its process or its machine is gone, not its training."""
-
 
 class TrialTrainer(TorchTrainer):
     """A `TorchTrainer` for use in a Tune function trainable. Takes the arguments of `TorchTrainer`.
 
-    It differs in four things: the controller runs in the calling thread, so that a trial that Tune stops
-    takes its workers along; a worker group whose training raised is not started again, one that lost a worker
-    is (as often as ``FailureConfig.max_failures`` says); datasets are not served; and placement groups are
-    called ``<group_name>/<random>``.
+    It differs in three things: the controller runs in the calling thread, so that a trial that Tune stops
+    takes its workers along; datasets are not served; and placement groups are called
+    ``<group_name>/<random>``.
 
     Args:
         group_name: Prefix of the placement groups' names.
@@ -77,7 +70,6 @@ class TrialTrainer(TorchTrainer):
         return [*callbacks, reports, _WithTrial(self._on_start)]
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
-        arguments["failure_policy"] = _RetryLostWorkers(self.run_config.failure_config)
         controller = _named_controller(self._group_name)(**arguments)
         try:
             asyncio.run(controller.run())
@@ -111,17 +103,6 @@ class _WithTrial(WorkerGroupCallback):
         session = get_session()
         if session is None or session.stop_event.is_set():
             raise SystemExit(0)
-
-
-class _RetryLostWorkers(DefaultFailurePolicy):
-    """Starts the workers again only where one was lost: what training raised, it would raise again."""
-
-    def make_decision(self, training_failed_error: Any) -> FailureDecision:
-        failures = getattr(training_failed_error, "worker_failures", None)
-        # When one rank is lost, the others fail in their collective calls: any lost rank explains the rest.
-        if failures and not any(isinstance(error, _LOST) for error in failures.values()):
-            return FailureDecision.RAISE
-        return super().make_decision(training_failed_error)
 
 
 def _named_controller(group_name: str) -> type[TrainController]:

@@ -1,47 +1,49 @@
 """One trial: a Tune function that runs a Ray Train worker group over a trainable.
 
 The function runs in a Tune actor that is used again for the next trial; the workers are fresh processes. What
-a worker prints goes to ``worker.log`` in the trial's folder, why it failed to ``error.json``.
+a worker prints goes to ``worker.log`` in the trial's folder, what it reports to ``reports.jsonl``, why it
+failed to ``error.json``. A trial that lost a worker ends, and whoever runs the sweep starts it again from its
+checkpoint.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import math
 import os
+import socket
 import sys
 import time
 import traceback
+import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from sweeper.errors import TrialError
+from sweeper.failure import failure_of, failure_of_group, forget_failure, read_failure, write_failure
 from sweeper.system import system_metrics
-from trainables.interface import Report, TrainableError, TrainContext, silent
+from trainables.interface import Report, TrainContext, silent
 
 __all__ = [
     "ARTIFACTS",
+    "ATTEMPT",
     "CHECKPOINT",
-    "ERROR",
     "FINAL",
+    "LOG",
     "PROGRESS",
     "STEP",
     "STOP",
     "TIME",
-    "Failure",
     "TrialSettings",
-    "failure_of",
     "group_prefix",
     "progress_of",
-    "read_failure",
+    "read_reports",
     "request_stop",
     "run_trial",
     "trial_folder",
-    "write_failure",
 ]
 
 STEP = "trial/step"
@@ -55,18 +57,19 @@ CHECKPOINT = "checkpoint"
 FINAL = "final"
 """Key of a result: whether the trainable says that this is its last report."""
 
-ERROR = "error.json"
-ERROR_TEXT = "error.txt"
+ATTEMPT = "attempt.json"
+"""Who trains at the moment: a worker of an attempt that is over must not write beside its successor."""
+REPORTS = "reports.jsonl"
+"""What the first worker reported, written before anybody else hears of it."""
 LOG = "worker.log"
+"""What the first worker, its libraries and its children print."""
 PROGRESS = "progress.json"
 STOP = "stop.request"
 RAY = "ray"
 """Folder in the sweep's folder for what Ray writes of its own."""
 
-TRACEBACK_LINES = 40
 POLL_S = 0.5
 """How often a worker looks whether it is to stop, and says how it gets on, at most."""
-LOST_WORKER_RETRIES = 2
 START_TIMEOUT_S = 600
 """How long a trial waits for its workers: an autoscaler may have to start machines first."""
 START_ATTEMPTS = 3
@@ -81,7 +84,7 @@ TRAIN_ENVIRONMENT = {
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": str(HEALTH_TIMEOUT_S),
     # Ranks wait for each other at every report; one that left its loop must not hold the others for ever.
     "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": str(COLLECTIVE_TIMEOUT_S),
-    # The watcher is a process per trial; without it a preempted machine shows as a lost worker: retried.
+    # The watcher is a process per trial; without it a preempted machine shows when it is gone: soon enough.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     # worker.log has what workers print; Ray's structured logs would take it there only in part.
@@ -128,23 +131,6 @@ class TrialSettings:
         return max(1, math.floor(self.cpu_per_worker))
 
 
-@dataclass(frozen=True)
-class Failure:
-    """Why a trial failed.
-
-    Attributes:
-        reason: One stable word, as in `trainables.interface.TrainableError`, or ``lost`` for lost workers.
-        message: What went wrong, for a person.
-        traceback: The end of the traceback; empty where there is none.
-        log: Path of the worker's log.
-    """
-
-    reason: str
-    message: str
-    traceback: str = ""
-    log: str = ""
-
-
 def trial_folder(sweep_folder: Path, number: int) -> Path:
     """The folder of a trial."""
     return sweep_folder / "trials" / str(number)
@@ -153,6 +139,21 @@ def trial_folder(sweep_folder: Path, number: int) -> Path:
 def group_prefix(sweep: str, number: int | None = None) -> str:
     """How the names of the placement groups of a trial begin, or of all trials of a sweep."""
     return f"sweeper/{sweep}/" if number is None else f"sweeper/{sweep}/{number}/"
+
+
+def read_reports(folder: Path) -> list[dict[str, Any]]:
+    """What the trial in ``folder`` reported, as Tune gets it; a line that a crash cut short is left out.
+
+    A worker that began again from a checkpoint repeats what came after it.
+    """
+    reports = []
+    with contextlib.suppress(FileNotFoundError):
+        for line in (folder / REPORTS).read_bytes().splitlines():
+            with contextlib.suppress(ValueError):
+                report = json.loads(line)
+                if isinstance(report, dict) and STEP in report:
+                    reports.append(report)
+    return reports
 
 
 def request_stop(folder: Path) -> None:
@@ -167,29 +168,6 @@ def progress_of(folder: Path) -> str:
         return str(json.loads((folder / PROGRESS).read_text())["message"])
     except (OSError, ValueError, KeyError):
         return ""
-
-
-def read_failure(folder: Path) -> Failure | None:
-    """Why the trial in ``folder`` failed, where a worker wrote it down."""
-    try:
-        return Failure(**json.loads((folder / ERROR).read_text()))
-    except (OSError, ValueError, TypeError):
-        return None
-
-
-def write_failure(folder: Path, failure: Failure) -> None:
-    """Write down why the trial failed, unless somebody did so before: the first fault causes the others."""
-    folder.mkdir(parents=True, exist_ok=True)
-    beside = folder / f"{ERROR}.{os.getpid()}.new"
-    beside.write_text(json.dumps(vars(failure), indent=1))
-    try:
-        os.link(beside, folder / ERROR)
-    except FileExistsError:
-        return
-    finally:
-        beside.unlink()
-    parts = [f"{failure.reason}: {failure.message}", failure.traceback, f"The worker's log: {failure.log}"]
-    _write(folder / ERROR_TEXT, "\n\n".join(part for part in parts if part) + "\n")
 
 
 def run_trial(config: Mapping[str, Any], settings: TrialSettings) -> None:
@@ -211,7 +189,9 @@ def run_trial(config: Mapping[str, Any], settings: TrialSettings) -> None:
     try:
         interrupted = _train(number, dict(config["config"]), settings)
     except Exception as error:
-        failure = read_failure(folder) or _failure_of_group(error, folder)
+        failure = failure_of_group(error, read_failure(folder), folder / LOG)
+        if failure != read_failure(folder):
+            forget_failure(folder)
         write_failure(folder, failure)
         raise TrialError(failure.message, failure.reason) from None
     finally:
@@ -228,27 +208,22 @@ def _train(number: int, config: dict[str, Any], settings: TrialSettings) -> bool
     from sweeper.trainer import TrialTrainer
 
     folder = trial_folder(settings.folder, number)
-    last_step = -1
+    attempt = uuid.uuid4().hex
 
     def on_start() -> None:
-        # An earlier attempt failed, and this one may not.
-        for name in (ERROR, ERROR_TEXT, PROGRESS):
-            (folder / name).unlink(missing_ok=True)
-
-    def on_report(metrics: Mapping[str, Any]) -> None:
-        nonlocal last_step
-        # Workers that were lost and began again from a checkpoint repeat what was reported before. A step may
-        # have two reports.
-        if metrics[STEP] >= last_step:
-            last_step = metrics[STEP]
-            tune.report(dict(metrics))
+        forget_failure(folder)
+        (folder / PROGRESS).unlink(missing_ok=True)
+        _write(
+            folder / ATTEMPT,
+            json.dumps({"attempt": attempt, "host": socket.gethostname(), "pid": os.getpid()}),
+        )
 
     resources = {"CPU": settings.cpu_per_worker}
     if settings.gpu_per_worker:
         resources["GPU"] = settings.gpu_per_worker
     trainer = TrialTrainer(
         train_worker,
-        train_loop_config={"number": number, "config": config, "settings": settings},
+        train_loop_config={"number": number, "config": config, "settings": settings, "attempt": attempt},
         scaling_config=ray.train.ScalingConfig(
             num_workers=settings.workers,
             use_gpu=settings.gpu_per_worker > 0,
@@ -259,15 +234,16 @@ def _train(number: int, config: dict[str, Any], settings: TrialSettings) -> bool
             name=f"trial-{number}",
             storage_path=str(settings.folder.absolute() / RAY / "train"),
             failure_config=ray.train.FailureConfig(
-                max_failures=LOST_WORKER_RETRIES,
-                max_preemption_failures=LOST_WORKER_RETRIES,
+                # Workers that were lost are replaced by a new attempt, which is counted and told of.
+                max_failures=0,
+                max_preemption_failures=0,
                 controller_failure_limit=START_ATTEMPTS - 1,
             ),
             worker_runtime_env={"env_vars": _worker_environment(settings)},
         ),
         group_name=group_prefix(settings.sweep, number).rstrip("/"),
         on_start=on_start,
-        on_report=on_report,
+        on_report=lambda metrics: tune.report(dict(metrics)),
     )
     return trainer.fit().return_value == "interrupted"
 
@@ -283,20 +259,6 @@ def _worker_environment(settings: TrialSettings) -> dict[str, str]:
     }
 
 
-def _failure_of_group(error: BaseException, folder: Path) -> Failure:
-    """Say why a group failed in which no worker could write down a reason."""
-    text = str(error)
-    log = str(folder / LOG)
-    if "memory" in text.lower() and ("OutOfMemory" in text or "memory pressure" in text):
-        message = "a worker was killed because its machine ran out of memory"
-        return Failure("out_of_memory", message, _tail(text), log)
-    if "timed out" in text.lower() and "start" in text.lower():
-        message = f"its workers could not be started within {START_TIMEOUT_S} s, {START_ATTEMPTS} times"
-        return Failure("lost", message, _tail(text), log)
-    last = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), type(error).__name__)
-    return Failure("lost", f"a worker died: {last}", _tail(text), log)
-
-
 # In the worker
 
 
@@ -304,7 +266,8 @@ def train_worker(loop: Mapping[str, Any]) -> str:
     """Train in one process of the worker group, and report.
 
     Args:
-        loop: ``number`` and ``config`` of the trial, and the ``settings`` of the sweep.
+        loop: ``number`` and ``config`` of the trial, the ``settings`` of the sweep, and the ``attempt`` that
+            this worker belongs to.
 
     Returns:
         ``interrupted`` where the run ended because it was asked to, else ``done``.
@@ -317,7 +280,7 @@ def train_worker(loop: Mapping[str, Any]) -> str:
     log = folder / (LOG if rank == 0 else f"worker-{rank}.log")
     _print_to(log)
     sys.path += [place for place in settings.python_path if place not in sys.path and Path(place).exists()]
-    stop = _StopFile(folder / STOP)
+    stop = _Watch(folder, loop["attempt"])
     context = TrainContext(
         folder=folder,
         cache=settings.cache,
@@ -333,12 +296,16 @@ def train_worker(loop: Mapping[str, Any]) -> str:
         final = False
         for report in _reports(settings.trainable, loop["config"], context):
             final = report.final
-            ray.train.report(_metrics(report) if rank == 0 else {})
+            result = _metrics(report) if rank == 0 else {}
+            if rank == 0:
+                _append(folder / REPORTS, result)
+            ray.train.report(result)
             # What was said before the report is history.
             (folder / PROGRESS).unlink(missing_ok=True)
     except Exception as error:
         traceback.print_exc()
-        write_failure(folder, failure_of(error, log))
+        if not stop.superseded():
+            write_failure(folder, failure_of(error, log))
         raise
     return "interrupted" if stop.seen and not final else "done"
 
@@ -383,25 +350,6 @@ def _device(settings: TrialSettings) -> str:
     return str(get_device())
 
 
-def failure_of(error: BaseException, log: Path) -> Failure:
-    """Sort what a trainable raised by its reason."""
-    message = f"{type(error).__name__}: {str(error).strip()}".rstrip(": ")
-    if isinstance(error, (TrainableError, TrialError)):
-        reason = error.reason
-        message = str(error).strip() or message
-    elif isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        reason = "out_of_memory"
-    elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        reason = "disk"
-    else:
-        reason = "error"
-    return Failure(reason, message, _tail("".join(traceback.format_exception(error))), str(log))
-
-
-def _tail(text: str) -> str:
-    return "\n".join(text.rstrip().splitlines()[-TRACEBACK_LINES:])
-
-
 def _print_to(log: Path) -> None:
     """Send what this process, its libraries and its children print to a file."""
     import faulthandler
@@ -430,20 +378,34 @@ def _print_to(log: Path) -> None:
     faulthandler.enable(file=sys.stderr)
 
 
-class _StopFile:
-    """Whether the trial is to stop; looks at the disk every now and then."""
+class _Watch:
+    """Whether the trial is to stop; looks at the disk every now and then.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    A worker whose machine was cut off may live on when its trial has been started again elsewhere: it ends as
+    soon as it sees that, before it writes into its successor's checkpoints.
+    """
+
+    def __init__(self, folder: Path, attempt: str) -> None:
+        self._folder = folder
+        self._attempt = attempt
         self._next_look = -math.inf
         self.seen = False
 
     def __call__(self) -> bool:
         now = time.monotonic()
         if not self.seen and now >= self._next_look:
-            self.seen = self._path.exists()
+            if self.superseded():
+                raise SystemExit("another attempt at this trial has begun; this one ends")
+            self.seen = (self._folder / STOP).exists()
             self._next_look = now + POLL_S
         return self.seen
+
+    def superseded(self) -> bool:
+        """Whether another attempt at the trial has begun."""
+        try:
+            return bool(json.loads((self._folder / ATTEMPT).read_text())["attempt"] != self._attempt)
+        except (OSError, ValueError, KeyError):
+            return False
 
 
 class _Progress:
@@ -464,3 +426,14 @@ def _write(path: Path, text: str) -> None:
     beside = path.with_name(path.name + ".new")
     beside.write_text(text)
     beside.replace(path)
+
+
+def _append(path: Path, result: Mapping[str, Any]) -> None:
+    """Add a line to a file of JSON lines, whatever a crash left at its end."""
+    line = json.dumps(result).encode() + b"\n"
+    with path.open("ab+") as file:
+        end = file.seek(0, os.SEEK_END)
+        if end:
+            file.seek(end - 1)
+            line = line if file.read(1) == b"\n" else b"\n" + line
+        file.write(line)

@@ -21,6 +21,7 @@ __all__ = [
     "Fault",
     "FieldInfo",
     "Finding",
+    "Lightens",
     "Metric",
     "Report",
     "TrainContext",
@@ -326,6 +327,23 @@ class Trainable(Protocol):
 
     def train(self, config: Mapping[str, Any], context: TrainContext) -> Iterator[Report]:
         """Train with ``config``; yields a report at every logging step and at every evaluation."""
+        ...
+
+
+@runtime_checkable
+class Lightens(Protocol):
+    """A trainable that can train the same thing with less memory."""
+
+    def lighter(self, config: Mapping[str, Any], workers: int = 1) -> Mapping[str, Any] | None:
+        """The configuration that trains the same with about half the memory for a batch, or None.
+
+        What comes of it must be the same but for rounding, so that the trial stays the same point of the
+        space, and a checkpoint of the one must do for the other.
+
+        Args:
+            config: Values by dotted name; what is not named has its default.
+            workers: Processes that train it together.
+        """
         ...
 
 

@@ -27,7 +27,8 @@ def train(config, folder):
     from ray import tune
 
     from sweeper.errors import TrialError
-    from sweeper.trial import Failure, trial_folder, write_failure
+    from sweeper.failure import Failure, write_failure
+    from sweeper.trial import trial_folder
 
     kind = config["config"]["kind"]
     for step in (10, 20, 30, 40):
@@ -106,7 +107,7 @@ def test_every_way_in_which_a_trial_ends_reaches_study_and_journal(cluster, tmp_
     assert {kind: (trial.state, trial.reason) for kind, trial in found.items()} == {
         "good": ("completed", ""),
         "bad": ("stopped_early", ""),
-        "raises": ("failed", "lost"),
+        "raises": ("failed", "error"),
         "nan": ("failed", "diverged"),
         "silent": ("failed", "no_objective"),
         "says why": ("failed", "out_of_memory"),

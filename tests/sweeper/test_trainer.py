@@ -16,7 +16,6 @@ pytestmark = [
 def test_ray_still_has_what_the_trainer_overrides() -> None:
     from ray.train.torch import TorchTrainer
     from ray.train.v2._internal.execution.controller import TrainController
-    from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy
     from ray.train.v2._internal.execution.worker_group import WorkerGroup
 
     from sweeper.trainer import TrialTrainer
@@ -25,7 +24,7 @@ def test_ray_still_has_what_the_trainer_overrides() -> None:
     assert own <= set(dir(TorchTrainer))
     assert issubclass(TrialTrainer, TorchTrainer)
     arguments = list(inspect.signature(TrainController.__init__).parameters)
-    assert {"failure_policy", "callbacks", "train_run_context"} <= set(arguments)
+    assert {"callbacks", "train_run_context"} <= set(arguments)
     assert inspect.iscoroutinefunction(TrainController.run)
     assert TrainController.worker_group_cls is WorkerGroup
     assert list(inspect.signature(WorkerGroup._create_placement_group).parameters) == [
@@ -33,7 +32,6 @@ def test_ray_still_has_what_the_trainer_overrides() -> None:
         "scaling_config",
         "worker_group_context",
     ]
-    assert "training_failed_error" in inspect.signature(DefaultFailurePolicy.make_decision).parameters
 
 
 def test_what_is_left_out_of_ray_train_is_what_we_think_it_is(tmp_path) -> None:
@@ -54,20 +52,3 @@ def test_what_is_left_out_of_ray_train_is_what_we_think_it_is(tmp_path) -> None:
     names = [[type(callback).__name__ for callback in callbacks] for callbacks in (stock, lean)]
     assert sorted(set(names[0]) - set(names[1])) == ["DatasetsCallback", "PlacementGroupCleanerCallback"]
     assert sorted(set(names[1]) - set(names[0])) == ["_WithTrial"]
-
-
-@pytest.mark.parametrize(("lost", "decision"), [(False, "RAISE"), (True, "RETRY")])
-def test_only_a_lost_worker_is_worth_another_attempt(lost: bool, decision: str) -> None:
-    from ray.exceptions import RayActorError
-    from ray.train import FailureConfig, WorkerGroupError
-    from ray.train.v2._internal.execution.failure_handling import FailureDecision
-
-    from sweeper.trainer import _RetryLostWorkers
-
-    failures: dict[int, Exception] = {0: RuntimeError("Connection closed by peer")}
-    if lost:
-        failures[1] = RayActorError()
-    policy = _RetryLostWorkers(FailureConfig(max_failures=1))
-    error = WorkerGroupError("a worker failed", failures)
-    assert policy.make_decision(error) is FailureDecision[decision]
-    assert policy.make_decision(error) is FailureDecision.RAISE  # not for ever

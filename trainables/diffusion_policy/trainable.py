@@ -91,6 +91,14 @@ class DiffusionPolicyTrainable:
         weights = parameter_count(built.policy, action_dim=6, vector_dim=12, cameras=cameras)
         return weights * (_BYTES_LAST + _BYTES_BEST + _BYTES_BESIDE) / 1e9 + _GB_EXTRAS
 
+    def lighter(self, config: Mapping[str, Any], workers: int = 1) -> Mapping[str, Any] | None:
+        """The same training in twice as many passes of half the size; None where a pass cannot be halved."""
+        train = DiffusionConfig.from_flat(config).train
+        parts = 2 * train.gradient_accumulation_steps
+        if train.batch_size % (workers * parts):
+            return None
+        return {**config, "train.gradient_accumulation_steps": parts}
+
     def train(self, config: Mapping[str, Any], context: TrainContext) -> Iterator[Report]:
         """Train with ``config``; yields a report at every logging step and at every evaluation.
 

@@ -1,0 +1,250 @@
+"""Why a trial failed: one stable word, a sentence, the end of the traceback, and where the whole log is.
+
+``error.json`` in a trial's folder says it for programs, ``error.txt`` for a person. docs/reliability.md lists
+the words, and what is done about each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sweeper.errors import TrialError
+from trainables.interface import TrainableError
+
+__all__ = [
+    "ERROR",
+    "ERROR_TEXT",
+    "LIGHTENED",
+    "REASONS",
+    "RETRIED",
+    "Failure",
+    "failure_of",
+    "failure_of_actor",
+    "failure_of_group",
+    "forget_failure",
+    "read_failure",
+    "tail",
+    "write_failure",
+]
+
+ERROR = "error.json"
+ERROR_TEXT = "error.txt"
+TRACEBACK_LINES = 40
+
+REASONS: Mapping[str, str] = {
+    "out_of_memory": "the GPU's memory did not suffice",
+    "out_of_host_memory": "the machine's memory did not suffice",
+    "out_of_disk": "a disk, a quota or /dev/shm is full",
+    "diverged": "a loss, a gradient or an objective is not finite, or the loss exploded",
+    "data": "the dataset cannot be read, or is not what it says",
+    "environment": "the simulator cannot be made or run",
+    "config": "the configuration cannot be trained",
+    "no_objective": "the trial ended without reporting the objective",
+    "timed_out": "workers did not start, did not answer, or waited too long for each other",
+    "preempted": "the machine was taken back by its provider",
+    "lost": "a process or a machine was gone without a word",
+    "error": "anything else that the training raised",
+}
+"""Every reason for which a trial fails, and what it means."""
+RETRIED = ("lost", "timed_out", "preempted")
+"""Reasons that are no fault of the trial: it goes on from its last checkpoint."""
+LIGHTENED = ("out_of_memory", "out_of_host_memory")
+"""Reasons for which a trial is tried again with a configuration that takes less memory."""
+
+_UNDERLYING = ("out_of_disk", "out_of_host_memory", "out_of_memory")
+_HOST_MEMORY = re.compile(
+    r"memory pressure|memory monitor|DefaultCPUAllocator|can't allocate memory|Cannot allocate memory"
+    r"|running low on memory",
+    re.IGNORECASE,
+)
+_OVER = re.compile(r"No space left on device|Disk quota exceeded", re.IGNORECASE)
+_DEVICE_MEMORY = re.compile(r"CUDA out of memory|CUDA error: out of memory|CUDNN_STATUS_ALLOC_FAILED")
+_SHARED_MEMORY = re.compile(
+    r"bus error|SIGBUS|unable to (?:open|mmap|write to) (?:shared memory|file </torch_)"
+)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a trial failed.
+
+    Attributes:
+        reason: One stable word of `REASONS`, or one of the trainable's own.
+        message: What went wrong, for a person.
+        traceback: The end of the traceback; empty where there is none.
+        log: Path of the worker's log.
+    """
+
+    reason: str
+    message: str
+    traceback: str = ""
+    log: str = ""
+
+
+def read_failure(folder: Path) -> Failure | None:
+    """Why the trial in ``folder`` failed, where somebody wrote it down."""
+    try:
+        return Failure(**json.loads((folder / ERROR).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def write_failure(folder: Path, failure: Failure) -> None:
+    """Write down why the trial failed, unless somebody did so before: the first fault causes the others.
+
+    A disk that is full must not hide the fault itself: then nothing is written, and no error raised.
+    """
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        beside = folder / f"{ERROR}.{os.getpid()}.new"
+        try:
+            beside.write_text(json.dumps(vars(failure), indent=1))
+            os.link(beside, folder / ERROR)
+        except FileExistsError:
+            return
+        finally:
+            beside.unlink(missing_ok=True)
+        log = f"The worker's log: {failure.log}" if failure.log else ""
+        parts = [f"{failure.reason}: {failure.message}", failure.traceback, log]
+        text = folder / f"{ERROR_TEXT}.new"
+        text.write_text("\n\n".join(part for part in parts if part) + "\n")
+        text.replace(folder / ERROR_TEXT)
+
+
+def forget_failure(folder: Path) -> None:
+    """Take away what an earlier attempt wrote: this one may not fail."""
+    for name in (ERROR, ERROR_TEXT):
+        (folder / name).unlink(missing_ok=True)
+
+
+def failure_of(error: BaseException, log: Path) -> Failure:
+    """Sort what a trainable raised by its reason."""
+    message = f"{type(error).__name__}: {str(error).strip()}".rstrip(": ")
+    reasons = [found for cause in _causes(error) if (found := _reason_of(cause)) is not None]
+    # A dataset that cannot be written for want of room is no bad dataset.
+    reason = next((found for found in reasons if found in _UNDERLYING), reasons[0] if reasons else "error")
+    if isinstance(error, (TrainableError, TrialError)):
+        message = str(error).strip() or message
+    if reason == "out_of_disk":
+        message = f"{_place(error)}{message}"
+    return Failure(reason, message, tail("".join(traceback.format_exception(error))), str(log))
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and what it was raised from, as often as a chain of errors is long."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        yield cause
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+
+
+def _reason_of(error: BaseException) -> str | None:
+    """The reason that one error of a chain tells; None where it tells none."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "out_of_disk"
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return "out_of_host_memory"
+    if isinstance(error, (TrainableError, TrialError)):
+        return error.reason if error.reason != "error" else None
+    if isinstance(error, MemoryError):
+        return "out_of_host_memory"
+    text = str(error)
+    if type(error).__name__ == "OutOfMemoryError" or _DEVICE_MEMORY.search(text):
+        return "out_of_memory"
+    if isinstance(error, RuntimeError) and _HOST_MEMORY.search(text):
+        return "out_of_host_memory"
+    if _OVER.search(text) or _SHARED_MEMORY.search(text):
+        # Libraries in Rust and C++ (safetensors, torch) turn what the disk said into a text of their own.
+        return "out_of_disk"
+    if type(error).__name__ in ("CollectiveTimeoutError", "BroadcastCollectiveTimeoutError"):
+        return "timed_out"
+    return None
+
+
+def _place(error: BaseException) -> str:
+    """The file that could not be written, where the error knows it."""
+    names = [cause.filename for cause in _causes(error) if isinstance(cause, OSError) and cause.filename]
+    return f"{names[0]}: " if names and str(names[0]) not in str(error) else ""
+
+
+def failure_of_group(error: BaseException, written: Failure | None, log: Path) -> Failure:
+    """Say why a worker group failed.
+
+    Where a rank is gone the others fail in their collective calls, and what they wrote is no reason but a
+    consequence; unless it has a reason of its own, which then may have killed the rank.
+
+    Args:
+        error: What the group's controller raised.
+        written: What a worker wrote down, or None.
+        log: The log of the first worker.
+    """
+    if written is not None and written.reason not in ("error", "timed_out"):
+        return written
+    workers: Mapping[int, Any] = getattr(error, "worker_failures", None) or {}
+    for rank, failure in sorted(workers.items()):
+        cause = getattr(failure, "health_check_failure", None) or failure
+        found = failure_of_actor(cause, f"worker {rank}", log)
+        if found is not None:
+            return found
+    if written is not None:
+        return written
+    text = str(error)
+    if "timed out" in text.lower() or "Timeout" in type(getattr(error, "controller_failure", error)).__name__:
+        return Failure(
+            "timed_out", f"its workers could not be started: {_last_line(text)}", tail(text), str(log)
+        )
+    return Failure("lost", f"its workers ended: {_last_line(text)}", tail(text), str(log))
+
+
+def failure_of_actor(error: BaseException | None, who: str, log: Path) -> Failure | None:
+    """Say why a process of Ray's is gone; None where the error does not say that one is."""
+    text = str(error or "")
+    kind = type(error).__name__
+    end = tail(text)
+    if _HOST_MEMORY.search(text) or kind == "OutOfMemoryError":
+        return Failure(
+            "out_of_host_memory", f"{who} was killed: its machine ran out of memory", end, str(log)
+        )
+    if getattr(error, "preempted", False):
+        return Failure("preempted", f"the machine of {who} was taken back by its provider", end, str(log))
+    if "HealthCheckTimeout" in kind or "HangError" in kind:
+        return Failure("timed_out", f"{who} did not answer: {_last_line(text)}", end, str(log))
+    if kind in (
+        "ActorDiedError",
+        "ActorUnavailableError",
+        "RayActorError",
+        "NodeDiedError",
+        "WorkerCrashedError",
+    ):
+        if "SIGBUS" in text or "signal 7" in text:
+            return Failure("out_of_disk", f"{who} was killed by SIGBUS: /dev/shm is full", end, str(log))
+        return Failure("lost", f"{who} is gone: {_why_gone(text)}", end, str(log))
+    return None
+
+
+def _why_gone(text: str) -> str:
+    """The line in which Ray says what became of a process."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    telling = [line for line in lines if re.search(r"node|killed|SIG|connection error code|exit", line)]
+    return (telling or lines or ["its process ended without a word"])[-1].rstrip(".")
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1].rstrip(".") if lines else "without a word"
+
+
+def tail(text: str) -> str:
+    """The last lines of a traceback or a log."""
+    return "\n".join(text.rstrip().splitlines()[-TRACEBACK_LINES:])

@@ -1,0 +1,110 @@
+"""Whether a trial that was cut off goes on: how often, and with what.
+
+A trial that lost a process or a machine goes on from its last checkpoint as it was. One that ran out of
+memory goes on with what its trainable calls a lighter configuration, where the space leaves those fields
+alone. What the training itself raised it would raise again: that trial has failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from sweeper.failure import LIGHTENED, RETRIED
+from sweeper.recorder import Outcome, Recorder
+from sweeper.results import TrialResult
+from sweeper.sweep import SweepSpec
+from trainables.interface import Lightens, Trainable
+
+__all__ = ["Retries"]
+
+_COUNTED_APART = ("preempted", "out_of_memory")
+
+
+class Retries:
+    """Decides, and has the trial run again. Give it to `sweeper.search.RecorderCallback`.
+
+    Args:
+        spec: The sweep; ``failures`` says how often.
+        trainable: Knows what a lighter configuration is.
+        recorder: Told of every retry.
+        again: Has a trial run again, by its number and its configuration.
+        ending: Whether the sweep is ending: then a trial that was cut off is left for the next driver.
+        stop: Called with a sentence where no trial can go on, since a disk is full.
+    """
+
+    def __init__(
+        self,
+        spec: SweepSpec,
+        trainable: Trainable,
+        recorder: Recorder,
+        *,
+        again: Callable[[int, Mapping[str, Any]], None],
+        ending: Callable[[], bool],
+        stop: Callable[[str], None],
+    ) -> None:
+        self._spec = spec
+        self._trainable = trainable
+        self._recorder = recorder
+        self._again = again
+        self._ending = ending
+        self._stop = stop
+
+    def __call__(self, number: int, outcome: Outcome) -> Outcome | None:
+        """Say what counts as the end of the trial whose attempt ended like this; None where it goes on."""
+        trial = self._recorder.sweep.trials.get(number)
+        if trial is None or trial.status != "running" or outcome.status != "failed":
+            return outcome
+        if outcome.reason == "out_of_disk":
+            # It would be the next trial's end, too; none of them is at fault.
+            self._stop(f"There is no room to write: trial {number}: {outcome.message}")
+            return replace(outcome, status="interrupted")
+        if outcome.reason not in (*RETRIED, *LIGHTENED):
+            return outcome
+        if self._ending():
+            return replace(outcome, status="interrupted")
+        changes, said = self._next_attempt(trial, outcome)
+        if changes is None:
+            return replace(outcome, message=f"{outcome.message}{said}")
+        self._recorder.retry_trial(number, replace(outcome, message=f"{outcome.message}{said}"), changes)
+        self._again(number, trial.config)
+        return None
+
+    def _next_attempt(self, trial: TrialResult, outcome: Outcome) -> tuple[dict[str, Any] | None, str]:
+        """What is changed for the next attempt, None where there is none; and what is said of it."""
+        allowed, failures = self._spec.failures, trial.retries
+        if outcome.reason in LIGHTENED:
+            made = sum(failures.get(reason, 0) for reason in LIGHTENED)
+            changes = self._lighter(trial) if made < allowed.lighten else None
+            if changes is not None:
+                new = ", ".join(
+                    f"{name} {trial.config.get(name)} -> {value}" for name, value in changes.items()
+                )
+                return changes, f". It goes on from its last checkpoint with less at once: {new}"
+            if outcome.reason == "out_of_memory":
+                return None, f". It was made lighter {made} times and cannot be again" if made else ""
+            # What fills a machine's memory may as well have been another trial.
+        if outcome.reason == "preempted":
+            limit, made = allowed.preemptions, failures.get("preempted", 0)
+        else:
+            limit = allowed.retries
+            made = sum(count for reason, count in failures.items() if reason not in _COUNTED_APART)
+        if made < limit:
+            return {}, f". It goes on from its last checkpoint (attempt {made + 2} of {limit + 1})"
+        return None, f". That was attempt {made + 1} of {limit + 1}"
+
+    def _lighter(self, trial: TrialResult) -> dict[str, Any] | None:
+        """The fields that a lighter configuration changes; None where there is none that the space allows."""
+        if not isinstance(self._trainable, Lightens):
+            return None
+        workers, space = self._spec.resources.workers, self._spec.space
+        found = self._trainable.lighter(trial.config, workers)
+        if found is None:
+            return None
+        changes = {name: value for name, value in found.items() if trial.config.get(name) != value}
+        searched = set(changes) & set(space.names)
+        whole = {**trial.config, **changes}
+        if not changes or searched or space.violated(whole) or self._trainable.faults(whole, workers):
+            return None
+        return changes
