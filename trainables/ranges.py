@@ -1,6 +1,6 @@
-"""Whole numbers as people choose them: ``7``, ``"0-99"``, ``"0:100"``, alone or in a list. Standard library only.
+"""Whole numbers as people choose them: ``7``, ``"0-99"``, ``"0:100"``, alone or in a list.
 
-A range is never written out, so ``0-999999999999`` costs as little as ``0-9``.
+Standard library only. A range is never written out, so ``0-999999999999`` costs as little as ``0-9``.
 """
 
 from __future__ import annotations

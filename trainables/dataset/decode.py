@@ -53,6 +53,7 @@ class FramePart:
         fps: Frames per second.
         tolerance_s: How far a frame may lie from its time.
         root: The dataset's folder, where pictures may be stored beside the parquet file.
+        column: What the camera is called in the parquet file.
     """
 
     camera: str
@@ -64,6 +65,7 @@ class FramePart:
     fps: float
     tolerance_s: float
     root: Path
+    column: str
 
     def split(self, most_frames: int) -> list[FramePart]:
         """Cut into parts that can be decoded one by one: short enough, and without long gaps in time."""
@@ -282,7 +284,7 @@ def _last_packet_s(container: Any, stream: Any, start_s: float) -> float:
 def _from_parquet(part: FramePart, name_row: Callable[[int], str]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     assert part.in_file is not None
     mode = "L" if part.shape[0] == 1 else "RGB"
-    for position, encoded, beside in image_cells(part.path, part.camera, part.in_file):
+    for position, encoded, beside in image_cells(part.path, part.column, part.in_file):
         row = int(part.rows[position])
         try:
             picture = _open_picture(encoded, beside, part.root).convert(mode)

@@ -98,16 +98,17 @@ def open_frames(
     height, width = size or recorded[1:]
     shape = (recorded[0], height, width)
     folder = cache / "frames"
-    video = parts[0].times_s is not None
+    video = any(part.times_s is not None for part in parts)
+    recorded_as = dataset.recorded_as(camera)
 
     if not dataset.is_whole:
         # Frames of the whole dataset serve any choice of its episodes.
-        whole_path = _path(folder, dataset.fingerprint, camera, shape, video)
+        whole_path = _path(folder, dataset.fingerprint, recorded_as, shape, video)
         whole = _open(whole_path, (dataset.frames_on_disk, *shape))
         if whole is not None:
             return FrameArray(whole[0], whole[1], dataset.rows_on_disk)
     identity = dataset.fingerprint if dataset.is_whole else dataset.identity
-    path = _path(folder, identity, camera, shape, video)
+    path = _path(folder, identity, recorded_as, shape, video)
     wanted = (len(dataset), *shape)
     found = _open(path, wanted)
     if found is None:

@@ -6,11 +6,10 @@ carry wrong numbers there, so rows are found by their ``episode_index`` instead.
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -25,22 +24,15 @@ from trainables.dataset.schema import (
     VIDEO_PATH_V2,
     VIDEO_PATH_V3,
     DatasetFeature,
-    policy_feature,
 )
-from trainables.features import ACTION, ENVIRONMENT_STATE, STATE, Feature, FeatureType, PolicyFeatures
-from trainables.interface import Fault
 
 __all__ = [
     "EpisodeRecord",
     "Metadata",
     "VideoPlace",
-    "feature_faults",
     "inside",
     "listed",
-    "policy_features",
     "read_metadata",
-    "select_episodes",
-    "selection_faults",
 ]
 
 WHAT_A_DATASET_IS = (
@@ -70,11 +62,12 @@ class EpisodeRecord:
     """One episode as the metadata has it.
 
     Attributes:
-        index: Its number in the dataset.
+        index: Its number in the opened dataset.
         length: Frames.
         tasks: What is done in it, in words.
         data: Its data file relative to the dataset's folder (v2.x); None in v3.0.
         videos: Where each camera's frames are.
+        before: Numbers that the datasets opened before this one take up; 0 for the first, or the only one.
     """
 
     index: int
@@ -82,6 +75,12 @@ class EpisodeRecord:
     tasks: tuple[str, ...]
     data: str | None = None
     videos: Mapping[str, VideoPlace] = field(default_factory=dict)
+    before: int = 0
+
+    @property
+    def own(self) -> int:
+        """Its number in its own files."""
+        return self.index - self.before
 
 
 @dataclass(frozen=True)
@@ -96,6 +95,8 @@ class Metadata:
         episodes: Every episode, by ascending index.
         tasks: Text of each task by its number.
         files: The metadata files that were read, relative to the folder.
+        renamed: For each feature with another name in the files, that name.
+        before: As for ``EpisodeRecord``.
     """
 
     root: Path
@@ -105,6 +106,22 @@ class Metadata:
     episodes: tuple[EpisodeRecord, ...]
     tasks: Mapping[int, str]
     files: tuple[str, ...]
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    before: int = 0
+
+    @property
+    def frames(self) -> int:
+        """Frames of all episodes."""
+        return sum(episode.length for episode in self.episodes)
+
+    def recorded(self, name: str) -> str:
+        """What a feature is called in the files."""
+        return self.renamed.get(name, name)
+
+    def numbered_from(self, first: int) -> Metadata:
+        """The same with ``first`` added to the episodes' numbers."""
+        episodes = tuple(replace(e, index=e.own + first, before=first) for e in self.episodes)
+        return replace(self, episodes=episodes, before=first)
 
     def data_files(self, episodes: Iterable[EpisodeRecord]) -> list[str]:
         """List the data files of ``episodes``, relative to the folder; in v3.0 those of the whole dataset."""
@@ -317,105 +334,8 @@ def inside(path: str) -> str:
     return parts.as_posix()
 
 
-# -- what is chosen
-
-
-def select_episodes(
-    metadata: Metadata, episodes: Collection[int] | None, exclude_episodes: Collection[int]
-) -> tuple[EpisodeRecord, ...]:
-    """Choose episodes, by ascending index."""
-    return tuple(
-        record
-        for record in metadata.episodes
-        if (episodes is None or record.index in episodes) and record.index not in exclude_episodes
-    )
-
-
-def selection_faults(
-    metadata: Metadata, episodes: Collection[int] | None, exclude_episodes: Collection[int]
-) -> list[Fault]:
-    """Say what is wrong with a choice of episodes."""
-    there = {record.index for record in metadata.episodes}
-    if not there:
-        return [Fault("dataset.root", f"{str(metadata.root)!r} has no episodes.")]
-    faults = []
-    named = {"dataset.episodes": episodes or (), "dataset.exclude_episodes": exclude_episodes}
-    for where, chosen in named.items():
-        unknown = sorted(set(chosen) - there)
-        if unknown:
-            remedy = f"The dataset has episodes {min(there)} to {max(there)}, {len(there)} of them."
-            faults.append(Fault(where, f"{listed(unknown)} do not exist.", remedy))
-    if not faults and not select_episodes(metadata, episodes, exclude_episodes):
-        faults.append(Fault("dataset.episodes", "no episode is left.", "Choose at least two."))
-    return faults
-
-
 def listed(numbers: Sequence[object], most: int = LISTED_AT_MOST) -> str:
     """Name at most a few of many: ``[1, 2, 3, ... 120 in all]``."""
     shown = ", ".join(str(number) for number in numbers[:most])
     more = f", ... {len(numbers)} in all" if len(numbers) > most else ""
     return f"[{shown}{more}]"
-
-
-def policy_features(metadata: Metadata, observations: Collection[str] | None) -> PolicyFeatures:
-    """Choose a policy's inputs and output; ``feature_faults`` has said that it can be done."""
-    usable = _usable(metadata)
-    return PolicyFeatures.of(
-        feature
-        for name, feature in usable.items()
-        if feature.type is FeatureType.ACTION or observations is None or name in observations
-    )
-
-
-def _usable(metadata: Metadata) -> dict[str, Feature]:
-    """The features a diffusion policy uses: every camera, the two states by their exact names, the action."""
-    usable = {}
-    for name, described in metadata.features.items():
-        feature = policy_feature(name, described)
-        if feature is not None and (described.is_camera or name in (STATE, ENVIRONMENT_STATE, ACTION)):
-            usable[name] = feature
-    return usable
-
-
-def feature_faults(metadata: Metadata, observations: Collection[str] | None) -> list[Fault]:
-    """Say what is wrong with a dataset's features, and with the choice of observations."""
-    usable = _usable(metadata)
-    info = str(metadata.root / "meta" / "info.json")
-    faults = [
-        Fault(info, f"there is no feature {name!r}.", _near_names(name, metadata.features))
-        for name in (STATE, ACTION)
-        if name not in usable
-    ]
-    for name, feature in usable.items():
-        described = metadata.features[name]
-        if not described.is_camera and len(feature.shape) != 1:
-            faults.append(Fault(info, f"{name} has shape {list(feature.shape)}.", "It must be a vector."))
-        if described.dtype == "string":
-            faults.append(Fault(info, f"{name} is text.", "It must be numbers."))
-    inputs = [name for name, feature in usable.items() if feature.type is not FeatureType.ACTION]
-    unknown = [name for name in observations or () if name not in inputs]
-    faults += [_unknown_observation(name, inputs, metadata.features) for name in unknown]
-    if observations is not None and STATE in inputs and STATE not in observations:
-        remedy = "A diffusion policy needs it: add it, or use null for every observation."
-        faults.append(Fault("dataset.observations", f"{STATE} is not among them.", remedy))
-    return faults
-
-
-def _unknown_observation(name: str, inputs: Sequence[str], features: Mapping[str, DatasetFeature]) -> Fault:
-    if name in features:
-        problem = f"{name!r} is in the dataset, but no diffusion policy takes it as an input."
-    else:
-        problem = f"the dataset has no {name!r}."
-    near = difflib.get_close_matches(name, inputs, n=1)
-    hint = f"Did you mean {near[0]!r}? " if near else ""
-    return Fault("dataset.observations", problem, f"{hint}It has: {', '.join(inputs)}.")
-
-
-def _near_names(name: str, features: Mapping[str, DatasetFeature]) -> str:
-    last = name.rpartition(".")[2]
-    vectors = [other for other, described in features.items() if not described.is_camera]
-    near = [other for other in vectors if last in other or other in name]
-    near += [other for other in difflib.get_close_matches(name, vectors, n=3) if other not in near]
-    if near:
-        return f"Nearest: {', '.join(near)}. Rename the feature to {name} (in info.json and in the data)."
-    return f"A diffusion policy needs it. The dataset has: {', '.join(features)}."

@@ -5,11 +5,11 @@ from __future__ import annotations
 import glob
 import re
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trainables.dataset.errors import dataset_error
-from trainables.dataset.metadata import Metadata, policy_features, read_metadata, select_episodes
+from trainables.dataset.metadata import EpisodeRecord, Metadata
 
 __all__ = ["Source", "fetch_files", "find_source"]
 
@@ -36,6 +36,11 @@ class Source:
     def field(self) -> str:
         """The configuration field that named it."""
         return "dataset.root" if self.repo_id is None else "dataset.repo_id"
+
+    @property
+    def name(self) -> str:
+        """What a person calls it: the hub's name, or the folder."""
+        return self.repo_id or str(self.root)
 
 
 def find_source(
@@ -73,36 +78,33 @@ def find_source(
 def fetch_files(
     source: Source,
     metadata: Metadata,
+    records: Collection[EpisodeRecord],
+    cameras: Collection[str],
     *,
-    episodes: Collection[int] | None,
-    exclude_episodes: Collection[int],
-    observations: Collection[str] | None,
     cache: Path | None,
     progress: Callable[[str], None] | None = None,
 ) -> Metadata:
-    """Fetch the data files of a hub dataset, and the videos of the chosen cameras and episodes.
+    """Fetch the data files of a hub dataset, and the videos of some cameras and episodes.
 
     Returns:
-        The metadata, read again where files were fetched.
+        The metadata, of the folder that has the files.
 
     Raises:
         DatasetError: Where the hub cannot be reached and the files are not in the cache.
     """
-    if source.repo_id is None:
+    if source.repo_id is None or not records:
         return metadata
-    cameras = [feature.name for feature in policy_features(metadata, observations).cameras]
-    records = select_episodes(metadata, episodes, exclude_episodes)
     data = ["data/*"] if metadata.version == "v3.0" else metadata.data_files(records)
     videos = {r.videos[camera].path for r in records for camera in cameras if camera in r.videos}
     patterns = [*data, *sorted(videos), *(path.replace("videos/", "video/", 1) for path in sorted(videos))]
     if len(patterns) > MOST_PATTERNS:
-        patterns = ["data/*", *(f"video*/*{glob.escape(camera)}/*" for camera in cameras)]
+        keys = [metadata.recorded(camera) for camera in cameras]
+        patterns = ["data/*", *(f"video*/*{glob.escape(key)}/*" for key in keys)]
     else:
         patterns = [path if path == "data/*" else glob.escape(path) for path in patterns]
     if progress is not None:
         progress(f"{source.repo_id}: fetching the files of {len(records):,} episodes")
-    root = _snapshot(source.repo_id, source.revision, ["meta/*", *patterns], cache)
-    return read_metadata(root, source.field)
+    return replace(metadata, root=_snapshot(source.repo_id, source.revision, ["meta/*", *patterns], cache))
 
 
 def _snapshot(repo_id: str, revision: str | None, patterns: list[str], cache: Path | None) -> Path:

@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,21 +50,20 @@ class Rows:
 class Table:
     """The rows of the chosen episodes: for each file which rows, and the columns that were asked for."""
 
-    files: tuple[Rows, ...]
-    columns: Mapping[str, np.ndarray]
-    length: int
+    files: tuple[Rows, ...] = ()
+    columns: dict[str, np.ndarray] = field(default_factory=dict)
+    length: int = 0
 
-    def read(self, name: str, feature: DatasetFeature) -> np.ndarray:
-        """Read one more column, (N, *shape).
+    def take(self, name: str, feature: DatasetFeature) -> np.ndarray:
+        """Hand over a column, (N, *shape); one that was not asked for before, or taken before, is read.
 
         Raises:
             DatasetError: Where a file lacks it or holds something else there.
         """
+        if name in self.columns:
+            return self.columns.pop(name)
         parts = _each(self.files, lambda rows: _read_column(rows.path, name, feature)[rows.in_file])
-        whole = np.empty((self.length, *parts[0].shape[1:]), parts[0].dtype)
-        for rows, part in zip(self.files, parts, strict=True):
-            whole[rows.in_dataset] = part
-        return whole
+        return _joined(parts, [rows.in_dataset for rows in self.files], self.length)
 
 
 def available_cpus() -> int:
@@ -80,13 +79,14 @@ def read_table(
 ) -> Table:
     """Find the rows of ``episodes`` in the files ``paths`` and read the columns ``names``.
 
-    Rows are ordered by episode, as in ``episodes``, then by ``index``.
+    Rows are ordered by episode, as in ``episodes``, then by ``index``. Features and ``names`` are called as
+    in the files. For a moment twice as much memory is needed as the columns take.
 
     Raises:
         DatasetError: Where a file or a column cannot be read, or an episode has more or fewer rows than the
             metadata says.
     """
-    wanted = np.array(sorted(record.index for record in episodes))
+    wanted = np.array(sorted(record.own for record in episodes))
     parts = _each(paths, lambda path: _read_part(path, wanted, features, names))
     file_number = np.concatenate([np.full(len(part.rows), number) for number, part in enumerate(parts)])
     in_file = np.concatenate([part.rows for part in parts])
@@ -94,6 +94,8 @@ def read_table(
     index = np.concatenate([part.index for part in parts])
     order = np.lexsort((in_file, file_number, index, episode))
     _check_lengths(episode, episodes)
+    if not len(order):
+        raise dataset_error("data", "the chosen episodes have no frames.", "Choose others.")
     place = np.empty(len(order), np.int64)
     place[order] = np.arange(len(order))
     files = tuple(
@@ -101,17 +103,31 @@ def read_table(
         for number, (path, part) in enumerate(zip(paths, parts, strict=True))
         if len(part.rows)
     )
-    columns = {name: np.concatenate([part.columns[name] for part in parts])[order] for name in names}
+    filled = [part for part in parts if len(part.rows)]
+    places = [rows.in_dataset for rows in files]
+    # Column by column, and the parts of each are let go before the next: a large set must not be held twice.
+    columns = {
+        name: _joined([part.columns.pop(name) for part in filled], places, len(order)) for name in names
+    }
     return Table(files, columns, len(order))
+
+
+def _joined(parts: Sequence[np.ndarray], places: Sequence[NDArray[np.int64]], length: int) -> np.ndarray:
+    """Put the rows of several files in their places."""
+    kind = np.result_type(*parts)
+    whole = np.empty((length, *parts[0].shape[1:]), kind)
+    for place, part in zip(places, parts, strict=True):
+        whole[place] = part
+    return whole
 
 
 def _check_lengths(episode: NDArray[np.int64], episodes: Sequence[EpisodeRecord]) -> None:
     found = dict(zip(*(values.tolist() for values in np.unique(episode, return_counts=True)), strict=True))
-    wrong = [record for record in episodes if found.get(record.index, 0) != record.length]
+    wrong = [record for record in episodes if found.get(record.own, 0) != record.length]
     if wrong:
         first = wrong[0]
         problem = (
-            f"episode {first.index} has {found.get(first.index, 0)} rows, the metadata says {first.length}"
+            f"episode {first.index} has {found.get(first.own, 0)} rows, the metadata says {first.length}"
         )
         others = f" (such episodes: {listed([record.index for record in wrong])})"
         remedy = "Repair the data files, or leave the episodes out with dataset.exclude_episodes."
@@ -123,7 +139,7 @@ class _Part:
     rows: NDArray[np.int64]
     episode: NDArray[np.int64]
     index: NDArray[np.int64]
-    columns: Mapping[str, np.ndarray]
+    columns: dict[str, np.ndarray]
 
 
 def _read_part(

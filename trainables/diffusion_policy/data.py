@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from trainables.dataset.lerobot import LeRobotDataset, open_dataset
+from trainables.dataset.lerobot import LeRobotDataset, Sources, open_dataset
 from trainables.dataset.lerobot import preflight as dataset_faults
 from trainables.diffusion_policy.config import BUILTIN_PUSHT, DatasetConfig, DiffusionConfig, crop_faults
 from trainables.features import PolicyFeatures
@@ -29,21 +29,32 @@ def load_dataset(
         episodes=config.episodes,
         exclude_episodes=config.exclude_episodes,
         observations=config.observations,
+        features=config.features,
         tolerance_s=config.tolerance_s,
         progress=progress,
     )
 
 
-def source(config: DatasetConfig, cache: Path, progress: Callable[[str], None] = silent) -> Path | str:
-    """Local folder (a Path) or hub id (a str) of the dataset; a root wins over a repo_id."""
+def source(config: DatasetConfig, cache: Path, progress: Callable[[str], None] = silent) -> Sources:
+    """Local folder (a Path) or hub id (a str) of the dataset, or several; a root wins over a repo_id."""
     if config.root is not None:
-        return Path(config.root).expanduser()
-    if config.repo_id == BUILTIN_PUSHT:
-        from trainables.pusht import IMAGE, ensure_dataset
+        roots = [Path(root).expanduser() for root in _each(config.root)]
+        return roots if isinstance(config.root, tuple) else roots[0]
+    places = [_place(repo_id, config, cache, progress) for repo_id in _each(config.repo_id or "")]
+    return places if isinstance(config.repo_id, tuple) else places[0]
 
-        images = config.observations is None or IMAGE in config.observations
-        return ensure_dataset(cache, images=images, progress=progress)
-    return str(config.repo_id)
+
+def _each(named: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (named,) if isinstance(named, str) else named
+
+
+def _place(repo_id: str, config: DatasetConfig, cache: Path, progress: Callable[[str], None]) -> Path | str:
+    if repo_id != BUILTIN_PUSHT:
+        return repo_id
+    from trainables.pusht import IMAGE, ensure_dataset
+
+    images = config.observations is None or IMAGE in config.observations
+    return ensure_dataset(cache, images=images, progress=progress)
 
 
 def preflight(config: DiffusionConfig, cache: Path, progress: Callable[[str], None] = silent) -> list[Fault]:
@@ -57,6 +68,7 @@ def preflight(config: DiffusionConfig, cache: Path, progress: Callable[[str], No
         episodes=dataset.episodes,
         exclude_episodes=dataset.exclude_episodes,
         observations=dataset.observations,
+        features=dataset.features,
         holdout_fraction=dataset.holdout_fraction,
         progress=progress,
     )
@@ -75,9 +87,11 @@ def describe(config: DiffusionConfig, cache: Path) -> Mapping[str, Any]:
 
     dataset = load_dataset(config.dataset, cache)
     split = split_episodes(dataset, config.dataset.holdout_fraction, config.dataset.split_seed)
+    named = config.dataset.root or config.dataset.repo_id
+    revisions = [source.revision for source in dataset.sources]
     return {
-        "dataset": config.dataset.root or config.dataset.repo_id,
-        "revision": dataset.revision,
+        "dataset": list(named) if isinstance(named, tuple) else named,
+        "revision": dataset.revision if len(dataset.sources) == 1 else revisions,
         "fingerprint": dataset.fingerprint,
         "episodes": len(dataset.episodes),
         "frames": len(dataset),

@@ -79,10 +79,10 @@ def test_observations_without_the_state_are_a_fault(make_dataset):
 
 def test_episodes_that_do_not_exist_are_named(make_dataset):
     root = make_dataset()
-    faults = preflight(root, episodes=[0, 4, 9], exclude_episodes=[-1])
+    faults = preflight(root, episodes=[0, 4, 9], exclude_episodes=[7])
     assert [(fault.where, fault.problem) for fault in faults] == [
         ("dataset.episodes", "[4, 9] do not exist."),
-        ("dataset.exclude_episodes", "[-1] do not exist."),
+        ("dataset.exclude_episodes", "[7] do not exist."),
     ]
     assert "episodes 0 to 3, 4 of them" in faults[0].remedy
 
