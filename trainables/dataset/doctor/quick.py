@@ -125,8 +125,8 @@ def _order(dataset: LeRobotDataset) -> list[Finding]:
                 severity="warning",
                 where="frame_index",
                 problem=f"leaves out frames in {in_episodes(gapped)}.",
-                why="A window takes neighbouring rows for neighbouring moments: across the gap the robot seems to "
-                "move faster than it did.",
+                why="A window takes neighbouring rows for neighbouring moments: across the gap the robot "
+                "seems to move faster than it did.",
                 remedy=sentence(f"{exclude(dataset, gapped)}, or record them again."),
                 episodes=tuple(gapped),
             )

@@ -1,0 +1,298 @@
+"""Whether the dataset's books agree: totals, numbering, frames in the videos, recorded statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainables.dataset.decode import VideoError, probe_video
+from trainables.dataset.doctor.wording import counted, episodes_of, exclude, in_episodes, sentence, vectors
+from trainables.dataset.metadata import listed
+from trainables.dataset.recorded import recorded_statistics, recorded_totals
+from trainables.dataset.statistics import Statistics
+from trainables.dataset.tables import available_cpus
+from trainables.interface import Finding
+
+if TYPE_CHECKING:
+    from trainables.dataset.lerobot import LeRobotDataset
+
+__all__ = ["bookkeeping_findings", "image_statistics_findings"]
+
+PROBES_AT_ONCE = 8
+EXTREMES_OFF = 1e-4
+"""Recorded extremes are copies of float32 values: a ten-thousandth of the range covers every rounding."""
+MOMENTS_OFF = 0.02
+"""LeRobot puts mean and std together from those of the episodes, some versions in float32: 2 % of a std
+covers it."""
+PIXELS_OFF = 0.05
+"""Image statistics are taken from samples of frames and of pixels, there and here: a twentieth of the range
+of brightness is more than two samples differ by."""
+STD_RATIO = 2.0
+"""The same for the std, by which pixels are divided: half or double is no matter of samples."""
+
+
+def bookkeeping_findings(dataset: LeRobotDataset) -> list[Finding]:
+    """Compare what the dataset says of itself with what is there; decodes nothing."""
+    findings = _outside_recorded(dataset)
+    if dataset.is_whole:
+        findings += [
+            *_totals(dataset),
+            *_numbering(dataset),
+            *_video_lengths(dataset),
+            *_contradictions(dataset),
+        ]
+    return findings
+
+
+def _totals(dataset: LeRobotDataset) -> list[Finding]:
+    there = {"total_episodes": len(dataset.episodes), "total_frames": len(dataset)}
+    totals = recorded_totals(dataset.root)
+    wrong = [name for name, count in there.items() if totals.get(name, count) != count]
+    if not wrong:
+        return []
+    said = " and ".join(f"{name} {totals[name]:,}, there are {there[name]:,}" for name in wrong)
+    return [
+        Finding(
+            check="totals",
+            severity="warning",
+            where="meta/info.json",
+            problem=f"has {said}.",
+            why="Something was lost or added after recording. What is there is used; LeRobot goes by the "
+            "totals.",
+            remedy="Find out what is missing, then set the totals right.",
+        )
+    ]
+
+
+def _numbering(dataset: LeRobotDataset) -> list[Finding]:
+    indices = [episode.index for episode in dataset.episodes]
+    findings = []
+    missing = sorted(set(range(indices[-1] + 1)) - set(indices))[:1000]
+    if missing:
+        findings.append(
+            Finding(
+                check="missing_episodes",
+                severity="warning",
+                where="meta/episodes",
+                problem=f"{counted(len(missing), 'episode')} of 0 to {indices[-1]} "
+                f"{'is' if len(missing) == 1 else 'are'} not there: {listed(missing)}.",
+                why="They were lost or deleted. The others are read rightly here; LeRobot counts on numbers "
+                "without gaps.",
+                remedy="Nothing, where they were deleted on purpose; number the episodes anew for LeRobot.",
+            )
+        )
+    if "index" not in dataset.features:
+        return findings
+    index = dataset.column("index")[:, 0].astype(np.int64)
+    back = np.flatnonzero(np.diff(index) <= 0) + 1
+    if len(back):
+        episodes = episodes_of(dataset, back)
+        findings.append(
+            Finding(
+                check="episodes_out_of_order",
+                severity="warning",
+                where="index",
+                problem=f"does not ascend with the episodes, first at {dataset.name_row(int(back[0]))}; "
+                f"{in_episodes(episodes)}.",
+                why="Rows are found by their episode here, so that it does no harm; LeRobot finds them by "
+                "their index, and reads other frames than it should.",
+                remedy="Number the rows anew in the order of the episodes.",
+                episodes=tuple(episodes),
+            )
+        )
+    return findings
+
+
+def _video_lengths(dataset: LeRobotDataset) -> list[Finding]:
+    """Videos with more frames than rows; those with fewer end too early, which is an error of its own."""
+    findings = []
+    for camera in dataset.policy_features.cameras:
+        if dataset.features[camera.name].dtype != "video":
+            continue
+        parts = dataset.frame_parts(camera.name)
+        with ThreadPoolExecutor(max_workers=min(PROBES_AT_ONCE, 2 * available_cpus())) as pool:
+            counts = list(pool.map(lambda part: _frames_in(part.path), parts))
+        longer = [(part, count) for part, count in zip(parts, counts, strict=True) if count > len(part.rows)]
+        if not longer:
+            continue
+        episodes = episodes_of(dataset, np.concatenate([part.rows for part, _ in longer]))
+        part, count = longer[0]
+        several = f"; {len(longer)} of {len(parts)} videos" if len(longer) > 1 else ""
+        findings.append(
+            Finding(
+                check="video_frame_count",
+                severity="warning",
+                where=camera.name,
+                problem=f"the video has {count:,} frames for {len(part.rows):,} rows: {part.path} "
+                f"({in_episodes(episodes)}{several}).",
+                why="If the camera ran ahead of the other sensors, every picture is that of another moment "
+                "than its action.",
+                remedy=sentence(
+                    "look whether pictures and motion match (`sweeper data show`); else "
+                    f"{exclude(dataset, episodes)}."
+                ),
+                episodes=tuple(episodes),
+            )
+        )
+    return findings
+
+
+def _frames_in(path: Path) -> int:
+    try:
+        return probe_video(path).frames
+    except VideoError:
+        return 0  # is reported as a broken video
+
+
+# -- recorded statistics
+
+
+def _outside_recorded(dataset: LeRobotDataset) -> list[Finding]:
+    recorded = recorded_statistics(dataset.root) or {}
+    findings = []
+    for name in vectors(dataset):
+        values = dataset.vector(name)
+        low, high = (recorded.get(name, {}).get(key) for key in ("min", "max"))
+        if low is None or high is None or low.shape != values.shape[1:] or high.shape != low.shape:
+            continue
+        slack = EXTREMES_OFF * np.maximum(high - low, np.abs(high))
+        outside = (values < low - slack) | (values > high + slack)
+        if not outside.any():
+            continue
+        rows, dimensions = np.nonzero(outside)
+        row, d = int(rows[0]), int(dimensions[0])
+        episodes = episodes_of(dataset, rows)
+        findings.append(
+            Finding(
+                check="outside_recorded_range",
+                severity="warning",
+                where=name,
+                problem=f"dimension {d} is {values[row, d]:.6g} in {dataset.name_row(row)}, recorded were "
+                f"{low[d]:.6g} to {high[d]:.6g}; {counted(len(np.unique(rows)), 'such frame')} in "
+                f"{in_episodes(episodes)}.",
+                why="The numbers were changed or episodes added after the statistics were taken. Here they "
+                "are computed anew; LeRobot would map these values outside [-1, 1] and never predict them.",
+                remedy=f"Check where these values come from: repair the statistics, or "
+                f"{exclude(dataset, episodes)}.",
+                episodes=tuple(episodes),
+            )
+        )
+    return findings
+
+
+def _contradictions(dataset: LeRobotDataset) -> list[Finding]:
+    """Recorded statistics of vectors that are not those of the data, besides values outside their range."""
+    recorded = recorded_statistics(dataset.root) or {}
+    findings = []
+    for name in vectors(dataset):
+        if name not in recorded:
+            continue
+        problem = _contradiction(recorded[name], dataset.vector(name))
+        if problem:
+            findings.append(_wrong_statistics(name, problem, "warning"))
+    return findings
+
+
+def _contradiction(recorded: Mapping[str, NDArray[np.float64]], values: NDArray[np.float32]) -> str:
+    width = values.shape[1:]
+    for key, numbers in recorded.items():
+        if numbers.shape != width:
+            return f"{key} has shape {list(numbers.shape)}, the data {list(width)}"
+    for d in range(values.shape[1]):
+        column = values[:, d].astype(np.float64)
+        if not np.isfinite(column).all():
+            continue
+        low, high, mean, std = column.min(), column.max(), column.mean(), column.std()
+        slack = EXTREMES_OFF * max(high - low, abs(high), abs(low)) + np.finfo(np.float32).tiny
+        moment = MOMENTS_OFF * std + slack
+        # A recorded range that is too narrow is reported with the values outside it.
+        found = {"min": (low, recorded_at(recorded, "min", d, low) < low - slack)}
+        found["max"] = (high, recorded_at(recorded, "max", d, high) > high + slack)
+        found["mean"] = (mean, abs(recorded_at(recorded, "mean", d, mean) - mean) > moment)
+        found["std"] = (std, abs(recorded_at(recorded, "std", d, std) - std) > moment)
+        for key, (true, wrong) in found.items():
+            if wrong:
+                said = recorded_at(recorded, key, d, true)
+                return f"{key} of dimension {d} is {said:.6g}, that of the data {true:.6g}"
+    return ""
+
+
+def recorded_at(recorded: Mapping[str, NDArray[np.float64]], key: str, d: int, otherwise: float) -> float:
+    """A recorded number, or what counts where it was not recorded."""
+    return float(recorded[key][d]) if key in recorded else float(otherwise)
+
+
+def image_statistics_findings(
+    dataset: LeRobotDataset, measured: Statistics, recorded_of_all: bool
+) -> list[Finding]:
+    """Compare the recorded statistics of cameras with those of the frames that were looked at.
+
+    Args:
+        dataset: The opened dataset.
+        measured: Statistics of each camera, (C, 1, 1) in [0, 1].
+        recorded_of_all: Whether all episodes were opened, so that the two are of the same frames.
+    """
+    recorded = recorded_statistics(dataset.root) or {}
+    findings = []
+    for camera in dataset.policy_features.cameras:
+        if camera.name in recorded and camera.name in measured:
+            problem = _image_contradiction(
+                recorded[camera.name], measured[camera.name], camera.shape[0], recorded_of_all
+            )
+            if problem:
+                findings.append(_wrong_statistics(camera.name, problem, "note"))
+    return findings
+
+
+def _image_contradiction(
+    recorded: Mapping[str, NDArray[np.float64]],
+    measured: Mapping[str, NDArray[np.float64]],
+    channels: int,
+    recorded_of_all: bool,
+) -> str:
+    for key, numbers in recorded.items():
+        if numbers.shape != (channels, 1, 1):
+            return (
+                f"{key} has shape {list(numbers.shape)}, expected {[channels, 1, 1]}: one number per channel"
+            )
+        if not ((numbers >= 0) & (numbers <= 1)).all():
+            return f"{key} is {_plain(numbers)}, outside [0, 1]"
+    std = recorded.get("std")
+    if std is not None:
+        true = measured["std"]
+        ratio = np.maximum(std, 1e-9) / np.maximum(true, 1e-9)
+        if ((std == 0) & (true > 0)).any() or (
+            recorded_of_all and ((ratio > STD_RATIO) | (ratio < 1 / STD_RATIO)).any()
+        ):
+            small = " (LeRobot up to 0.4.4 writes it far too small)" if (ratio < 1 / STD_RATIO).all() else ""
+            return f"std is {_plain(std)}{small}, that of the frames looked at {_plain(true)}"
+    mean = recorded.get("mean")
+    if mean is not None and recorded_of_all and (np.abs(mean - measured["mean"]) > PIXELS_OFF).any():
+        return f"mean is {_plain(mean)}, that of the frames looked at {_plain(measured['mean'])}"
+    return ""
+
+
+def _plain(numbers: NDArray[np.float64]) -> str:
+    return ", ".join(f"{number:.4g}" for number in numbers.reshape(-1)[:3])
+
+
+def _wrong_statistics(name: str, problem: str, severity: Literal["warning", "note"]) -> Finding:
+    return Finding(
+        check="recorded_statistics",
+        severity=severity,
+        where=name,
+        problem=f"the recorded statistics contradict the data: {problem}.",
+        why="Here statistics are computed from the data, so that it does no harm; LeRobot normalises with "
+        "the recorded ones"
+        + (
+            ", unless use_imagenet_stats hides them."
+            if severity == "note"
+            else ", and its actions come out in another scale."
+        ),
+        remedy="Nothing for training here; compute the statistics anew before LeRobot uses the set.",
+    )

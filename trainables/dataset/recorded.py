@@ -1,0 +1,82 @@
+"""What a dataset's own files say of it: the statistics and totals that were recorded. Nothing is computed.
+
+Training uses none of these numbers (``statistics`` says why); LeRobot does, and where they contradict the
+data somebody changed the one without the other.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Recorded", "recorded_statistics", "recorded_totals"]
+
+Recorded = dict[str, dict[str, np.ndarray]]
+"""Feature -> ``min``, ``max``, ``mean``, ``std`` as they stand in the file, whatever their shape."""
+
+KEPT = ("min", "max", "mean", "std")
+STATS, EPISODES_STATS = Path("meta", "stats.json"), Path("meta", "episodes_stats.jsonl")
+
+
+def recorded_statistics(root: Path) -> Recorded | None:
+    """Read the statistics of a dataset's folder; those of v2.1 are put together from its episodes'.
+
+    Returns:
+        The statistics by feature; None where none were recorded or they cannot be read.
+    """
+    try:
+        if (root / STATS).is_file():
+            return _features(json.loads((root / STATS).read_text(encoding="utf-8")))
+        if (root / EPISODES_STATS).is_file():
+            return _of_episodes(root / EPISODES_STATS)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+    return None
+
+
+def recorded_totals(root: Path) -> dict[str, int]:
+    """Read ``total_episodes`` and ``total_frames`` of info.json, as far as they are there."""
+    try:
+        info = json.loads((root / "meta" / "info.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    names = ("total_episodes", "total_frames")
+    return {name: info[name] for name in names if isinstance(info.get(name), int)}
+
+
+def _features(described: Mapping[str, Mapping[str, Any]]) -> Recorded:
+    return {
+        name: {key: np.array(values[key], np.float64) for key in KEPT if key in values}
+        for name, values in described.items()
+    }
+
+
+def _of_episodes(path: Path) -> Recorded:
+    parts: dict[str, list[Mapping[str, np.ndarray]]] = {}
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            if line.strip():
+                for name, values in json.loads(line)["stats"].items():
+                    numbers = {key: np.array(values[key], np.float64) for key in (*KEPT, "count")}
+                    parts.setdefault(name, []).append(numbers)
+    return {name: _together(episodes) for name, episodes in parts.items()}
+
+
+def _together(episodes: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Statistics of all episodes from those of each: weighted mean, parallel variance."""
+    shape = (-1, *(1,) * episodes[0]["mean"].ndim)
+    weight = np.array([episode["count"].reshape(-1)[0] for episode in episodes]).reshape(shape)
+    weight = weight / weight.sum()
+    stacked = {key: np.stack([episode[key] for episode in episodes]) for key in KEPT}
+    mean = (weight * stacked["mean"]).sum(axis=0)
+    variance = (weight * (stacked["std"] ** 2 + (stacked["mean"] - mean) ** 2)).sum(axis=0)
+    return {
+        "min": stacked["min"].min(axis=0),
+        "max": stacked["max"].max(axis=0),
+        "mean": mean,
+        "std": np.sqrt(variance),
+    }
