@@ -24,6 +24,7 @@ __all__ = [
     "Lightens",
     "Metric",
     "Report",
+    "StartsFromCheckpoints",
     "TrainContext",
     "Trainable",
     "TrainableError",
@@ -300,7 +301,9 @@ class Trainable(Protocol):
     metrics: Mapping[str, Metric]
 
     def faults(self, config: Mapping[str, Any], workers: int = 1) -> list[Fault]:
-        """Check one whole configuration, field by field and across fields. Reads no file.
+        """Check one whole configuration, field by field and across fields.
+
+        Reads no data; of a checkpoint that the configuration names, what it says of itself.
 
         Args:
             config: Values by dotted name; what is not named has its default.
@@ -327,6 +330,28 @@ class Trainable(Protocol):
 
     def train(self, config: Mapping[str, Any], context: TrainContext) -> Iterator[Report]:
         """Train with ``config``; yields a report at every logging step and at every evaluation."""
+        ...
+
+
+@runtime_checkable
+class StartsFromCheckpoints(Protocol):
+    """A trainable that can start from a checkpoint, which then decides what a configuration leaves open."""
+
+    def inherited(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The values that a configuration takes from the checkpoint that it names, by dotted name.
+
+        Empty where it names none, or where that cannot be read here. What ``config`` names is among them
+        only where it is a pointer to a checkpoint, which is followed.
+        """
+        ...
+
+    def remarks(self, config: Mapping[str, Any], cache: Path | None = None) -> list[str]:
+        """What is legal in a configuration and yet worth knowing before it is trained, in a sentence each.
+
+        Args:
+            config: Values by dotted name.
+            cache: For datasets; None where none may be opened.
+        """
         ...
 
 

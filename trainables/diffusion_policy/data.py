@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from trainables.dataset.errors import DatasetError
 from trainables.dataset.lerobot import LeRobotDataset, Sources, open_dataset
 from trainables.dataset.lerobot import preflight as dataset_faults
 from trainables.diffusion_policy.config import BUILTIN_PUSHT, DatasetConfig, DiffusionConfig, crop_faults
 from trainables.features import PolicyFeatures
-from trainables.interface import Fault, silent
+from trainables.interface import ConfigError, Fault, silent
 
 __all__ = ["describe", "load_dataset", "preflight"]
 
@@ -61,6 +63,9 @@ def preflight(config: DiffusionConfig, cache: Path, progress: Callable[[str], No
     """Check a configuration against its dataset and its environment, without decoding anything."""
     from trainables.evaluation.environment import environment_faults
 
+    faults = _start_faults(config, cache, progress)
+    if faults:
+        return faults
     dataset = config.dataset
     faults = dataset_faults(
         source(dataset, cache, progress),
@@ -79,6 +84,30 @@ def preflight(config: DiffusionConfig, cache: Path, progress: Callable[[str], No
     if config.rollout.env is not None:
         faults += environment_faults(config.rollout.env, features, config.rollout.max_steps)
     return faults
+
+
+def _start_faults(config: DiffusionConfig, cache: Path, progress: Callable[[str], None]) -> list[Fault]:
+    """Why the checkpoint of ``policy.path`` cannot be fine-tuned on this dataset; fetches it from the hub."""
+    path, dataset = config.policy.path, config.dataset
+    if path is None:
+        return []
+    from trainables.diffusion_policy.finetuning import feature_faults
+    from trainables.diffusion_policy.pretrained import find_checkpoint, read_config
+
+    try:
+        progress(f"reading the checkpoint {path}")
+        start = read_config(find_checkpoint(path))
+        built_in = dataset.root is None and BUILTIN_PUSHT in _each(dataset.repo_id or "")
+        # All that the dataset has, so as to say how it differs; of the built-in one the images are costly.
+        whole = dataset if built_in else dataclasses.replace(dataset, observations=None)
+        found = load_dataset(whole, cache, progress).policy_features
+    except DatasetError:
+        return []  # which the dataset's own check explains
+    except ConfigError as error:
+        return list(error.faults)
+    asked = dataset.observations
+    inputs = [feature for feature in found.inputs if asked is None or feature.name in asked]
+    return feature_faults(config, start, PolicyFeatures(tuple(inputs), found.action))
 
 
 def describe(config: DiffusionConfig, cache: Path) -> Mapping[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from trainables.diffusion_policy.config import FIELDS, DiffusionConfig, PolicyConfig
 from trainables.diffusion_policy.pretrained import REPO_ID, PretrainedConfig, find_checkpoint, read_config
-from trainables.diffusion_policy.shapes import layers_anew, tensor_shapes
+from trainables.diffusion_policy.shapes import layer_of, layers_anew, tensor_shapes
 from trainables.features import ENVIRONMENT_STATE, STATE, Feature, FeatureType, PolicyFeatures
 from trainables.interface import ConfigError, Fault
 
@@ -29,6 +29,7 @@ __all__ = [
     "remarks",
     "start_faults",
     "start_policy",
+    "start_sizes",
 ]
 
 OWN_FIELDS = {
@@ -233,8 +234,22 @@ def ordered_like(found: PolicyFeatures, known: PolicyFeatures) -> PolicyFeatures
     return PolicyFeatures(tuple(inputs), found.action)
 
 
-def remarks(config: DiffusionConfig) -> list[str]:
+def start_sizes(path: str) -> dict[str, int]:
+    """Sizes of what a checkpoint's policy sees and does, as `tensor_shapes` takes them; empty where unknown.
+
+    Raises:
+        ConfigError: Where the checkpoint cannot be read.
+    """
+    start = read_start(path)
+    return {} if start is None else _sizes(start.features)
+
+
+def remarks(config: DiffusionConfig, found: PolicyFeatures | None = None) -> list[str]:
     """What is legal in a completed configuration and yet worth knowing before it is trained.
+
+    Args:
+        config: The completed configuration.
+        found: The dataset's features; None where they are not known: then they are taken to fit.
 
     Raises:
         ConfigError: Where the checkpoint cannot be read.
@@ -253,16 +268,23 @@ def remarks(config: DiffusionConfig) -> list[str]:
         for name, consequence in LEARNT_FIELDS.items()
         if name in start.values and _differ(values[name], start.values[name])
     ]
-    anew = layers_begun_anew(policy, start, start.features) if policy.reinit_mismatched else []
-    changed = _changed_fields(policy, start) if policy.reinit_mismatched else []
-    if changed:
-        total = len({name.rpartition(".")[0] for name in _shapes(policy, start.features)})
-        cause = ", ".join(f"policy.{name}" for name in changed)
-        said.append(
-            f"policy.reinit_mismatched: of {total} layers {_count(len(anew), 'begins', 'begin')} anew "
-            f"({cause}): {_listed(anew)}."
-        )
+    if found is not None:
+        said += image_remarks(policy, start, found)
+    if policy.reinit_mismatched:
+        said += _reinit_remarks(policy, start, found or start.features)
     return said
+
+
+def _reinit_remarks(policy: PolicyConfig, start: PretrainedConfig, found: PolicyFeatures) -> list[str]:
+    causes = [f"policy.{name}" for name in _changed_fields(policy, start)]
+    if _camera_faults(start.features.cameras, found.cameras) or _vector_faults(start.features, found):
+        causes.append("the dataset's features")
+    if not causes:
+        return []
+    anew = layers_begun_anew(policy, start, found)
+    total = len({layer_of(name) for name in _shapes(policy, found)})
+    words = f"of {total} layers {_count(len(anew), 'begins', 'begin')} anew ({', '.join(causes)})"
+    return [f"policy.reinit_mismatched: {words}{': ' + _listed(anew) if anew else ''}."]
 
 
 def image_remarks(policy: PolicyConfig, start: PretrainedConfig, found: PolicyFeatures) -> list[str]:
@@ -312,7 +334,7 @@ def _field_fault(name: str, policy: PolicyConfig, start: PretrainedConfig) -> Fa
     )
 
 
-def _camera_faults(known: tuple[Feature, ...], found: tuple[Feature, ...], remedy: str) -> list[Fault]:
+def _camera_faults(known: tuple[Feature, ...], found: tuple[Feature, ...], remedy: str = "") -> list[Fault]:
     missing = [camera.name for camera in known if camera.name not in {item.name for item in found}]
     added = [camera.name for camera in found if camera.name not in {item.name for item in known}]
     if not missing and not added:
@@ -328,7 +350,7 @@ def _camera_faults(known: tuple[Feature, ...], found: tuple[Feature, ...], remed
     return [Fault("dataset.observations", problem, f"{first} {remedy}")]
 
 
-def _vector_faults(known: PolicyFeatures, found: PolicyFeatures, remedy: str) -> list[Fault]:
+def _vector_faults(known: PolicyFeatures, found: PolicyFeatures, remedy: str = "") -> list[Fault]:
     faults = []
     for name in (STATE, ENVIRONMENT_STATE, known.action.name):
         had, has = _dim(known, name), _dim(found, name)
@@ -374,12 +396,15 @@ def _frozen_faults(config: DiffusionConfig, start: PretrainedConfig, found: Poli
 
 
 def _shapes(policy: PolicyConfig, features: PolicyFeatures) -> dict[str, tuple[int, ...]]:
-    return tensor_shapes(
-        policy,
-        action_dim=features.action_dim,
-        vector_dim=features.state_dim + features.environment_state_dim,
-        cameras=len(features.cameras),
-    )
+    return tensor_shapes(policy, **_sizes(features))
+
+
+def _sizes(features: PolicyFeatures) -> dict[str, int]:
+    return {
+        "action_dim": features.action_dim,
+        "vector_dim": features.state_dim + features.environment_state_dim,
+        "cameras": len(features.cameras),
+    }
 
 
 def _image_size(policy: PolicyConfig, camera: Feature) -> tuple[int, ...]:

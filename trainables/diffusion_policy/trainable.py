@@ -6,13 +6,14 @@ Fields, metrics and checks answer without torch; what needs torch or the data is
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from trainables.diffusion_policy.config import ALIASES, FIELDS, DiffusionConfig, config_faults
 from trainables.diffusion_policy.size import parameter_count
 from trainables.features import ENVIRONMENT_STATE, STATE
-from trainables.interface import Fault, FieldInfo, Metric, Report, TrainContext, silent
+from trainables.interface import ConfigError, Fault, FieldInfo, Metric, Report, TrainContext, silent
 
 __all__ = ["TRAINABLE", "DiffusionPolicyTrainable"]
 
@@ -46,9 +47,9 @@ _METRICS = (
     Metric("trial/epoch", None, "log", doc="passes over the training samples"),
 )
 
-_BYTES_LAST = 16  # weights, average, and Adam's two moments, in float32
-_BYTES_BEST = 16
-_BYTES_BESIDE = 16  # a new checkpoint is complete before the old one goes
+_BYTES_KEPT = 8  # weights and their average, in float32
+_BYTES_TRAINED = 8  # Adam's two moments
+_CHECKPOINTS = 3  # last and best, and a new one, which is complete before an old one goes
 _GB_EXTRAS = 0.01  # videos, logs, configuration
 
 
@@ -61,7 +62,10 @@ class DiffusionPolicyTrainable:
     metrics: Mapping[str, Metric] = {metric.name: metric for metric in _METRICS}
 
     def faults(self, config: Mapping[str, Any], workers: int = 1) -> list[Fault]:
-        """Check one whole configuration, field by field and across fields. Reads no file."""
+        """Check one whole configuration, field by field and across fields.
+
+        Reads no data; of the checkpoint of ``policy.path``, its ``config.json``.
+        """
         return config_faults(config, workers)
 
     def preflight(
@@ -82,14 +86,44 @@ class DiffusionPolicyTrainable:
     def disk_gb(self, config: Mapping[str, Any]) -> float:
         """Estimate how much disk one trial's folder takes, in gigabytes.
 
-        The dataset is not opened, so the sizes of its features are taken to be a usual arm's; they matter
-        little beside the U-Net's.
+        The dataset is not opened, so the sizes of its features are taken to be those that the checkpoint of
+        ``policy.path`` knows, or else a usual arm's; they matter little beside the U-Net's.
         """
         built = DiffusionConfig.from_flat(config)
         observations = built.dataset.observations
         cameras = 1 if observations is None else len(set(observations) - {STATE, ENVIRONMENT_STATE})
-        weights = parameter_count(built.policy, action_dim=6, vector_dim=12, cameras=cameras)
-        return weights * (_BYTES_LAST + _BYTES_BEST + _BYTES_BESIDE) / 1e9 + _GB_EXTRAS
+        sizes = {"action_dim": 6, "vector_dim": 12, "cameras": cameras}
+        if built.policy.path is not None:
+            from trainables.diffusion_policy.finetuning import start_sizes
+
+            sizes |= start_sizes(built.policy.path)
+        count = partial(parameter_count, built.policy, **sizes)
+        kept, trained = count(encoders=True), count(encoders=not built.freezes_encoder)
+        return _CHECKPOINTS * (kept * _BYTES_KEPT + trained * _BYTES_TRAINED) / 1e9 + _GB_EXTRAS
+
+    def inherited(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What the checkpoint of ``policy.path`` decides; empty where it cannot be read."""
+        if config.get("policy.path") is None:
+            return {}
+        from trainables.diffusion_policy.finetuning import inherited
+
+        try:
+            return inherited(config)
+        except ConfigError:
+            return {}  # which `faults` reports
+
+    def remarks(self, config: Mapping[str, Any], cache: Path | None = None) -> list[str]:
+        """What is worth knowing of the checkpoint of ``policy.path``, before it is fine-tuned."""
+        if config.get("policy.path") is None or config_faults(config):
+            return []
+        from trainables.diffusion_policy.finetuning import remarks
+
+        built = DiffusionConfig.from_flat(config)
+        if cache is None:
+            return remarks(built)
+        from trainables.diffusion_policy.data import load_dataset
+
+        return remarks(built, load_dataset(built.dataset, cache).policy_features)
 
     def lighter(self, config: Mapping[str, Any], workers: int = 1) -> Mapping[str, Any] | None:
         """The same training in twice as many passes of half the size; None where a pass cannot be halved."""
