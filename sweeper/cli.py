@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from sweeper import __version__
-from sweeper.commands import results, sweeps
+from sweeper.commands import results, steering, sweeps
 from sweeper.commands.options import open_console
 
 __all__ = ["app", "main"]
@@ -45,6 +45,16 @@ def options(
 
 _PANELS: dict[str, dict[str, Callable[..., None]]] = {
     "Sweeps": {"check": sweeps.check, "launch": sweeps.launch, "demo": sweeps.demo},
+    "While it runs": {
+        "status": steering.status,
+        "watch": steering.watch,
+        "logs": steering.logs,
+        "pause": steering.pause,
+        "resume": steering.resume,
+        "stop": steering.stop,
+        "cancel": steering.cancel,
+        "budget": steering.budget,
+    },
     "Results": {"results": results.results, "list": results.list_sweeps, "ui": results.ui},
 }
 for _panel, _commands in _PANELS.items():

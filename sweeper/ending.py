@@ -1,4 +1,4 @@
-"""How a sweep ends before its trials are used up: signals, and the limits of its budget."""
+"""How a sweep ends or pauses before its trials are used up: signals, requests, the limits of its budget."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from types import FrameType
 from typing import Literal
 
 from sweeper.results import Sweep
-from sweeper.sweep import SettledResources, SweepSpec
+from sweeper.sweep import SettledResources
 from sweeper.trial import request_stop, trial_folder
 
-__all__ = ["GRACE_S", "Ending", "Signals", "Status", "common_reason", "ended_by_signals"]
+__all__ = ["GRACE_S", "PAUSE_GRACE_S", "Ending", "Signals", "Status", "common_reason", "ended_by_signals"]
 
 Status = Literal["done", "failed", "interrupted"]
 
 GRACE_S = 30.0
 """How long trials that were asked to stop may take to write a checkpoint."""
+PAUSE_GRACE_S = 900.0
+"""The same where nobody is in a hurry: a trial may be at its rollouts, and its checkpoint comes after."""
 CANARIES = 3
 """When this many trials ended (or all that run at once, if more) and all failed, the sweep gives up."""
 
@@ -53,37 +55,81 @@ def ended_by_signals() -> Iterator[Signals]:
 
 
 class Ending:
-    """Why and how a sweep ends before its trials are used up. Asked by Tune, again and again, as a stopper.
+    """Why and how a sweep ends, or pauses, before its trials are used up. Asked by Tune, again and again.
 
     Args:
-        spec: The sweep.
         resources: What a trial holds.
-        sweep: The sweep as it stands.
+        sweep: The sweep as it stands; its budget may change.
         signals: Whether somebody said stop.
+
+    Attributes:
+        status: How it ends.
+        message: Why, in a sentence.
+        begun: Whether running trials are to stop.
+        paused: Whether they are to stop because the sweep pauses, and is to go on.
+        stopping: Whether no new trial is to begin, while those that run go on.
     """
 
-    def __init__(self, spec: SweepSpec, resources: SettledResources, sweep: Sweep, signals: Signals) -> None:
+    def __init__(self, resources: SettledResources, sweep: Sweep, signals: Signals) -> None:
         self.status: Status = "done"
         self.message = ""
         self.begun = False
-        self._spec = spec
+        self.paused = False
+        self.stopping = False
         self._resources = resources
         self._sweep = sweep
         self._signals = signals
-        self._started = time.monotonic()
+        self._cancelled = False
+        self._go_on = False
         self._deadline = 0.0
         self._asked: set[int] = set()
+        # Somebody who goes on with a sweep of which everything failed knows of that.
+        self._before = sweep.ended_trials
+
+    # What somebody may ask for
+
+    def pause(self) -> None:
+        """Have running trials stop after a checkpoint, and let no other begin."""
+        self._begin("interrupted", "Paused.", PAUSE_GRACE_S)
+        self.paused, self._go_on = True, False
+
+    def resume(self) -> None:
+        """Go on after a pause as soon as all trials have stopped; or let new trials begin again."""
+        self._go_on, self.stopping = True, False
+
+    def stop(self) -> None:
+        """Let running trials go on to their end, and no other begin; a sweep that is paused ends."""
+        self.stopping = True
+        self._go_on = self.paused
+
+    def cancel(self) -> None:
+        """Cut off what runs."""
+        self._cancelled = True
+
+    # What the sweep asks
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the sweep is paused and nobody has said that it is to go on."""
+        return self.paused and not self._go_on
+
+    def go_on(self) -> bool:
+        """Begin again after a pause; whether the sweep goes on, or has come to its end meanwhile."""
+        if not self.paused:
+            return False
+        self.begun = self.paused = self._go_on = False
+        self._asked.clear()
+        return not self.stopping
 
     def check(self) -> bool:
         """Look whether the sweep is to end; whether that is new."""
-        if self.begun:
+        if self.begun and not self.paused and not (self._cancelled and self._grace_left()):
             return False
         why = self._why()
         if why is None:
             return False
-        self.status, self.message = why
-        self.begun = True
-        self._deadline = time.monotonic() + GRACE_S
+        self.paused = False
+        self._begin(*why, 0.0 if self._cancelled else GRACE_S)
         return True
 
     def over(self) -> bool:
@@ -92,14 +138,14 @@ class Ending:
             return False
         running = self._running()
         for number in set(running) - self._asked:
-            request_stop(trial_folder(self._spec.folder, number))
+            request_stop(trial_folder(self._sweep.folder, number))
             self._asked.add(number)
-        return not running or time.monotonic() > self._deadline
+        return not running or not self._grace_left()
 
     def notice(self) -> str:
         """What a person is told while the sweep ends."""
         running = len(self._running())
-        if not running:
+        if not running or not self._grace_left():
             return self.message
         trials = "1 trial" if running == 1 else f"{running} trials"
         return (
@@ -107,24 +153,33 @@ class Ending:
             "Ctrl-C again ends at once."
         )
 
+    def _begin(self, status: Status, message: str, grace_s: float) -> None:
+        self.status, self.message = status, message
+        self.begun = True
+        self._deadline = time.monotonic() + grace_s
+
+    def _grace_left(self) -> bool:
+        return time.monotonic() < self._deadline
+
     def _running(self) -> list[int]:
         return [trial.number for trial in list(self._sweep.trials.values()) if trial.status == "running"]
 
     def _why(self) -> tuple[Status, str] | None:
-        budget, sweep = self._spec.budget, self._sweep
+        sweep = self._sweep
         if self._signals.count:
             return "interrupted", "Interrupted."
-        hours = (time.monotonic() - self._started) / 3600
-        if budget.hours is not None and hours >= budget.hours:
+        if self._cancelled:
+            return "interrupted", "Cancelled."
+        budget = sweep.budget
+        if budget.hours is not None and sweep.running_s() >= budget.hours * 3600:
             return "done", f"budget.hours: the {budget.hours:g} hours are used up."
         held = self._resources.gpu_per_trial
-        used = sum(trial.duration_s() for trial in list(sweep.trials.values())) / 3600 * held
-        if budget.gpu_hours is not None and held and used >= budget.gpu_hours:
+        if budget.gpu_hours is not None and held and sweep.trials_s() / 3600 * held >= budget.gpu_hours:
             return "done", f"budget.gpu_hours: the {budget.gpu_hours:g} GPU-hours are used up."
         failed, ended = sweep.count("failed"), sweep.ended_trials
         if budget.max_failed is not None and failed >= max(1, budget.max_failed):
             return "failed", f"budget.max_failed: {failed} trials failed. {common_reason(sweep)}"
-        if failed == ended >= max(CANARIES, self._resources.at_once):
+        if failed == ended and ended - self._before >= max(CANARIES, self._resources.at_once):
             return "failed", f"All of the first {failed} trials failed. {common_reason(sweep)}"
         return None
 

@@ -7,10 +7,13 @@ on where it stopped: trials that were cut off run again under their numbers, fro
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
+import shlex
 import shutil
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,7 +21,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from rich.console import Console
 
 from sweeper.cluster import Cluster, connect, disconnect, free_placement_groups, settle, this_machine
@@ -26,7 +28,7 @@ from sweeper.ended import SweepResult, print_result
 from sweeper.ending import Ending, Signals, Status, common_reason, ended_by_signals
 from sweeper.errors import SweepNotFoundError, UserError
 from sweeper.journal import Event, Journal
-from sweeper.live import Board, Display
+from sweeper.live import GO_ON, Board, Display
 from sweeper.preflight import (
     cache_folder,
     check_disk,
@@ -36,9 +38,11 @@ from sweeper.preflight import (
     preflight,
     usable_cache,
 )
-from sweeper.recorder import Recorder
+from sweeper.recorder import Outcome, Recorder
+from sweeper.remote import open_entrance
 from sweeper.results import Sweep, read_series, read_sweep
 from sweeper.settings import STEPS
+from sweeper.steering import Steering, write_spec
 from sweeper.study import Study
 from sweeper.sweep import SettledResources, SweepSpec
 from sweeper.tracking import Delivery, Tracker
@@ -50,6 +54,8 @@ from trainables.interface import Trainable
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
+    from sweeper.search import RecorderCallback
+
 __all__ = ["launch", "run_sweep"]
 
 COMPARED = 5
@@ -57,6 +63,7 @@ COMPARED = 5
 DELIVERY_S = 30.0
 HASTY_DELIVERY_S = 3.0
 """How long the end waits for MLflow to take what it lacks, and when somebody is in a hurry."""
+PAUSED_LOOK_S = 0.2
 TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
@@ -68,13 +75,21 @@ TUNE_ENVIRONMENT = {
 }
 
 
-def launch(spec: SweepSpec, *, address: str | None = None, console: Console | None = None) -> int:
+def launch(
+    spec: SweepSpec,
+    *,
+    address: str | None = None,
+    console: Console | None = None,
+    earlier: Sweep | None = None,
+) -> int:
     """Run a sweep, show it, and say what came of it.
 
     Args:
         spec: The sweep.
         address: Ray cluster; None for RAY_ADDRESS, or a Ray of our own on this machine.
         console: Where to show it.
+        earlier: The sweep that this one goes on with, though it may have changed; None to look for one that
+            has not.
 
     Returns:
         0 where the sweep is done, 1 where it failed, 130 where it was interrupted.
@@ -85,15 +100,17 @@ def launch(spec: SweepSpec, *, address: str | None = None, console: Console | No
         SweeperError: Where the sweep cannot be recorded.
     """
     console = console or Console(highlight=False)
-    result = run_sweep(spec, address=address, console=console)
+    result = run_sweep(spec, address=address, console=console, earlier=earlier)
     print_result(console, result)
     return result.exit_code
 
 
-def run_sweep(spec: SweepSpec, *, address: str | None = None, console: Console) -> SweepResult:
+def run_sweep(
+    spec: SweepSpec, *, address: str | None = None, console: Console, earlier: Sweep | None = None
+) -> SweepResult:
     """Run a sweep and show it while it runs; arguments and errors as for `launch`."""
     trainable = registry.load(spec.trainable)
-    earlier = earlier_sweep(spec)
+    earlier = earlier or earlier_sweep(spec)
     left = spec.budget.trials - (0 if earlier is None else earlier.ended_trials)
     if earlier is not None and left <= 0:
         return _nothing_left(earlier)
@@ -116,13 +133,18 @@ def run_sweep(spec: SweepSpec, *, address: str | None = None, console: Console) 
             opened = pool.submit(records.tracker.start)
             console.print("Starting Ray …", style="dim")
             cluster = cluster or _connected(stack, address)
-            resources = settle(spec.resources, cluster, left)
+            # As many at once as there may be, though fewer are left: the budget may be raised.
+            resources = settle(spec.resources, cluster)
             opened.result()
         # Ray takes SIGTERM for itself when it starts; only now is it ours.
         signals = stack.enter_context(ended_by_signals())
         run = _Run(spec, trainable, records, cluster, resources, signals)
-        info = information(data, cluster)
-        return run.to_the_end(console, info, left)
+        info = {
+            **information(data, cluster),
+            "resources": dataclasses.asdict(resources),
+            "steps": None if STEPS not in trainable.fields else trainable.fields[STEPS].default,
+        }
+        return run.to_the_end(console, info)
 
 
 def _connected(stack: contextlib.ExitStack, address: str | None) -> Cluster:
@@ -170,7 +192,7 @@ def _records(spec: SweepSpec, trainable: Trainable, earlier: Sweep | None) -> It
             Study(spec, accept=accept, defaults=defaults) as study,
             Journal(spec.folder / "journal.jsonl") as journal,
         ):
-            _write_spec(spec)
+            write_spec(spec.folder, spec.to_dict())
             yield _Records(study, journal, Tracker(spec.folder, spec.tracking.uri, spec.tracking.experiment))
     finally:
         if earlier is None and not _has_begun(spec.folder):
@@ -185,12 +207,6 @@ def _has_begun(folder: Path) -> bool:
         return bool(read_sweep(folder).trials)
     except SweepNotFoundError:
         return False
-
-
-def _write_spec(spec: SweepSpec) -> None:
-    beside = spec.folder / "spec.yaml.new"
-    beside.write_text(yaml.safe_dump(spec.to_dict(), sort_keys=False, allow_unicode=True))
-    beside.replace(spec.folder / "spec.yaml")
 
 
 # While it runs
@@ -214,7 +230,15 @@ class _Run:
         self._resources = resources
         self._recorder = Recorder(records.study, records.journal, records.tracker, spec, listener=self._tell)
         self._sweep = self._recorder.sweep
-        self._ending = Ending(spec, resources, self._sweep, signals)
+        self._ending = Ending(resources, self._sweep, signals)
+        self._steering = Steering(
+            self._recorder,
+            self._ending,
+            free=lambda number: free_groups(spec.name, number),
+            expect=self._expect,
+            say=self._say,
+        )
+        self._callback: RecorderCallback | None = None
         self._display: Display | None = None
         field = trainable.fields.get(STEPS)
         self._steps = None if field is None else field.default
@@ -223,11 +247,16 @@ class _Run:
         if self._display is not None:
             self._display.tell(event)
 
-    def to_the_end(self, console: Console, info: Mapping[str, Any], left: int) -> SweepResult:
+    def _expect(self, number: int, outcome: Outcome) -> None:
+        if self._callback is not None:
+            self._callback.expect(number, outcome)
+
+    def to_the_end(self, console: Console, info: Mapping[str, Any]) -> SweepResult:
         """Run trials until the sweep ends, and close the books."""
         tracker = self._records.tracker
         self._recorder.start_sweep(info)
         board = Board(self._sweep, self._resources.at_once, self._steps)
+        entrance = None if self._cluster.local else open_entrance(self._sweep)
         status: Status = "failed"
         message = "the driver failed"
         patience_s = DELIVERY_S
@@ -236,7 +265,9 @@ class _Run:
                 Display(console, board, lambda: tracker.problem) as self._display,
                 _quiet_ray(self._spec.folder),
             ):
-                self._tune(left)
+                self._tune()
+                while self._paused():
+                    self._tune()
             status, message = self._verdict()
         except KeyboardInterrupt:
             status, message = "interrupted", "Interrupted at once."
@@ -245,14 +276,34 @@ class _Run:
             message = str(error)
             raise
         finally:
-            free_placement_groups(group_prefix(self._spec.name))
+            free_groups(self._spec.name)
             self._recorder.end_sweep(status, message)
+            self._steering.close()
             delivery = tracker.close(patience_s)
             # What Ray keeps there is for a restore that we never do.
             shutil.rmtree(self._spec.folder / RAY, ignore_errors=True)
+            del entrance
         return SweepResult(self._sweep, status, message, delivery, *self._pages())
 
-    def _tune(self, left: int) -> None:
+    def _paused(self) -> bool:
+        """Wait for the end of a pause; whether the sweep goes on then."""
+        if not self._ending.paused:
+            return False
+        # Whatever was cut off holds nothing while nobody knows how long this lasts.
+        free_groups(self._spec.name)
+        if self._ending.waiting:
+            self._recorder.steer("paused", f"Paused. {GO_ON.format(shlex.quote(self._spec.name))}")
+        while self._ending.waiting:
+            self._steering.look()
+            self._ending.check()
+            time.sleep(PAUSED_LOOK_S)
+        return self._ending.go_on()
+
+    def _left(self) -> int:
+        """How many more trials may come to their end."""
+        return 0 if self._ending.stopping else self._sweep.budget.trials - self._sweep.ended_trials
+
+    def _tune(self) -> None:
         for name, value in TUNE_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         from ray import tune
@@ -260,13 +311,20 @@ class _Run:
         from sweeper.schedule import make_scheduler
         from sweeper.search import RecorderCallback, StudySearcher
 
-        if self._ending.check():
+        if self._ending.check() or self._left() <= 0:
             return  # somebody said stop while Ray started
         spec, study = self._spec, self._records.study
         stop = spec.early_stop
         history = read_series(spec.folder, stop.metric) if stop is not None and self._sweep.trials else None
         scheduler = make_scheduler(stop, history)
-        searcher = StudySearcher(study, study.unfinished())
+        searcher = StudySearcher(study, study.unfinished(), self._left())
+        self._callback = RecorderCallback(self._recorder, scheduler)
+        begun_with = self._sweep.ended_trials
+
+        def look() -> None:
+            self._steering.look()
+            searcher.limit = 0 if self._ending.stopping else self._sweep.budget.trials - begun_with
+
         settings = TrialSettings(
             sweep=spec.name,
             trainable=spec.trainable,
@@ -284,7 +342,7 @@ class _Run:
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=scheduler,
-                num_samples=left,
+                num_samples=-1,
                 max_concurrent_trials=self._resources.at_once,
                 reuse_actors=True,
                 trial_name_creator=_trial_name,
@@ -294,8 +352,8 @@ class _Run:
                 name="tune",
                 storage_path=str(spec.folder.absolute() / RAY),
                 verbose=0,
-                stop=_stopper(self._ending, searcher, self._say),
-                callbacks=[_groups_freed(spec, self._ending), RecorderCallback(self._recorder, scheduler)],
+                stop=_stopper(self._ending, searcher, look, self._say),
+                callbacks=[_groups_freed(spec, self._ending), self._callback],
             ),
         ).fit()
         if searcher.error is not None:
@@ -312,9 +370,11 @@ class _Run:
         if ending.begun:
             return ending.status, ending.message
         failed, ended = sweep.count("failed"), sweep.ended_trials
+        if self._ending.stopping:
+            return "done", f"Stopped by request: {ended} of {sweep.budget.trials} trials ended."
         if ended and failed == ended:
             return "failed", f"Every trial failed. {common_reason(sweep)}"
-        if ended < self._spec.budget.trials:
+        if ended < sweep.budget.trials:
             return "done", f"The space has no more configurations: {ended} trials ended."
         return "done", f"All {ended} trials ended."
 
@@ -332,7 +392,7 @@ def _trial_name(trial: Trial) -> str:
     return f"trial-{trial.config['trial']}"
 
 
-def _stopper(ending: Ending, searcher: Any, say: Any) -> Any:
+def _stopper(ending: Ending, searcher: Any, look: Any, say: Any) -> Any:
     from ray import tune
 
     class EndSweep(tune.Stopper):
@@ -342,9 +402,11 @@ def _stopper(ending: Ending, searcher: Any, say: Any) -> Any:
             return False
 
         def stop_all(self) -> bool:
+            look()
             if ending.check():
-                searcher.finish()
                 say(ending.notice())
+            if ending.begun:
+                searcher.finish()
             return ending.over()
 
         def __reduce__(self) -> Any:
@@ -365,15 +427,20 @@ def _groups_freed(spec: SweepSpec, ending: Ending) -> Any:
                 (trial_folder(spec.folder, trial.config["trial"]) / STOP).unlink(missing_ok=True)
 
         def on_trial_complete(self, *, trial: Trial, **_info: Any) -> None:
-            free_placement_groups(group_prefix(spec.name, trial.config["trial"]))
+            free_groups(spec.name, trial.config["trial"])
 
         def on_trial_error(self, *, trial: Trial, **_info: Any) -> None:
-            free_placement_groups(group_prefix(spec.name, trial.config["trial"]))
+            free_groups(spec.name, trial.config["trial"])
 
         def __reduce__(self) -> Any:
             return (tune.Callback, ())
 
     return FreeGroups()
+
+
+def free_groups(sweep: str, number: int | None = None) -> int:
+    """Take the workers of a trial, or of all trials of a sweep, away at once; how many groups there were."""
+    return free_placement_groups(group_prefix(sweep, number))
 
 
 @contextlib.contextmanager

@@ -7,8 +7,10 @@ between reports is read from their folders.
 from __future__ import annotations
 
 import math
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -22,6 +24,7 @@ from sweeper.results import Sweep, TrialResult
 from sweeper.settings import STEPS
 from sweeper.sweep import Objective
 from sweeper.tables import (
+    ASKED,
     Column,
     clock_text,
     duration_text,
@@ -34,13 +37,14 @@ from sweeper.tables import (
 )
 from sweeper.trial import progress_of, trial_folder
 
-__all__ = ["Board", "Display", "trials_table"]
+__all__ = ["GO_ON", "Board", "Display", "told_events", "trials_table"]
 
 LOSS = "train/loss"
 GRAD_NORM = "train/grad_norm"
 REFRESH_PER_S = 2.0
 OTHER_ROWS = 9
 """Lines of the display that are not trials."""
+GO_ON = "`sweeper resume {}` goes on."
 FEWEST_ROWS = 4
 FEW_PARAMETERS = 6
 """As many parameters fit into the table on most terminals."""
@@ -113,7 +117,7 @@ class Board:
         left = (left + to_come * mean) / self.at_once
         hours = self.sweep.spec["budget"]["hours"]
         if hours is not None:
-            left = min(left, max(0.0, self.sweep.started + hours * 3600 - now))
+            left = min(left, max(0.0, hours * 3600 - self.sweep.running_s(now)))
         return left
 
     def shown(self, most: int) -> list[TrialResult]:
@@ -152,12 +156,21 @@ class Display:
         console: Where to.
         board: What is shown.
         problem: Asked for a warning that holds at the moment, such as a tracking server that does not answer.
+        elsewhere: Whether the trials' folders are not on this machine.
     """
 
-    def __init__(self, console: Console, board: Board, problem: Callable[[], str] = str) -> None:
+    def __init__(
+        self,
+        console: Console,
+        board: Board,
+        problem: Callable[[], str] = str,
+        *,
+        elsewhere: bool = False,
+    ) -> None:
         self._console = console
         self._board = board
         self._problem = problem
+        self._elsewhere = elsewhere
         self._notice = ""
         self._live: Live | None = None
 
@@ -210,7 +223,9 @@ class Display:
         problem = self._problem()
         if problem:
             parts.append(_one_line(f"! {problem}", "yellow"))
-        if self._notice:
+        if self._board.sweep.steered == "paused":
+            parts.append(Text(f"Paused. {GO_ON.format(shlex.quote(self._board.sweep.name))}", style="bold"))
+        elif self._notice:
             parts.append(Text(self._notice, style="bold"))
         return Group(*parts)
 
@@ -218,16 +233,32 @@ class Display:
         """What trials say that have not reported anything for a while."""
         said: list[RenderableType] = []
         for trial in trials:
-            if trial.status == "running":
+            if trial.needs:
+                said.append(_one_line(f"trial {trial.number}: waiting for {trial.needs}", "yellow"))
+            elif trial.status == "running" and not self._elsewhere:
                 message = progress_of(trial_folder(self._board.sweep.folder, trial.number))
                 if message:
                     said.append(_one_line(f"trial {trial.number}: {message}", "dim"))
         return said
 
 
+def told_events(events: Sequence[Event]) -> list[str]:
+    """What a journal tells from its beginning: a line for each event that says something, with its time."""
+    followed = Sweep(Path())
+    board = Board(followed, 1)
+    lines = []
+    for event in events:
+        followed.apply(event)
+        board.tell(event)
+        said = event_line(board, event)
+        if said:
+            lines.append(f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(event['time']))} {said}")
+    return lines
+
+
 def event_line(board: Board, event: Event) -> str:
     """An event as a line for a log; empty for those that nobody waits for."""
-    if event["event"] == EventKind.NOTE:
+    if event["event"] in (EventKind.NOTE, EventKind.STEER):
         return str(event["text"])
     if "trial" not in event:
         return ""
@@ -237,11 +268,13 @@ def event_line(board: Board, event: Event) -> str:
     match event["event"]:
         case EventKind.TRIAL_START:
             return f"trial {trial.number} started: {_values(trial.values)}"
+        case EventKind.TRIAL_WAIT if trial.needs:
+            return f"trial {trial.number} is waiting for {trial.needs}"
         case EventKind.REPORT if {item.name for item in board.sweep.tracked} & set(event["metrics"]):
             return f"trial {trial.number} {at}: {numbers}"
         case EventKind.TRIAL_END:
             state = trial.status.replace("_", " ")
-            reason = f" ({trial.reason})" if trial.status == "failed" else ""
+            reason = f" ({trial.reason})" if trial.status == "failed" or trial.reason in ASKED else ""
             words = f"trial {trial.number} {state}{reason} at {at} after {duration_text(trial.duration_s())}"
             message = f"\n    {trial.message}" if trial.status == "failed" and trial.message else ""
             return words + (f": {numbers}" if numbers else "") + message
@@ -265,7 +298,7 @@ def trials_table(board: Board, trials: Sequence[TrialResult], now: float, width:
     rows: list[list[Text | str]] = []
     for trial in trials:
         state = state_text(trial.status)
-        if trial.status == "failed" and trial.reason:
+        if trial.reason and (trial.status == "failed" or trial.reason in ASKED):
             state.append(f": {trial.reason}")
         rows.append(
             [
@@ -300,8 +333,10 @@ def _title(board: Board, now: float) -> Text:
     title = Text.assemble(
         (sweep.name, "bold"), f"  {sweep.ended_trials} of {board.budget} trials ended, {running} running"
     )
-    title.append(f", {duration_text(now - sweep.started)} so far")
-    left = board.left_s(now)
+    if sweep.steered:
+        title.append(f" ({sweep.steered})", "yellow")
+    title.append(f", {duration_text(sweep.running_s(now))} so far")
+    left = None if sweep.steered in ("pausing", "paused") else board.left_s(now)
     if left is not None and (running or sweep.ended_trials < board.budget):
         title.append(f", about {duration_text(left)} left")
     if best is not None:

@@ -210,7 +210,7 @@ class Sweep:
 
     @property
     def state(self) -> str:
-        """How it stands in one word: its status, what was asked of it, and ``interrupted`` without a driver."""
+        """How it stands in one word: as `status` and `steered`, or ``interrupted`` without a driver."""
         if self.status != "running":
             return self.status
         return (self.steered or "running") if self.is_alive() else "interrupted"

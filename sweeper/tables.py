@@ -16,6 +16,7 @@ from rich.text import Text
 from sweeper.results import ORDER, Sweep, TrialResult
 
 __all__ = [
+    "ASKED",
     "Column",
     "clock_text",
     "duration_text",
@@ -37,7 +38,13 @@ STYLES = {
     "interrupted": "magenta",
     "failed": "red",
     "done": "green",
+    "pausing": "yellow",
+    "paused": "yellow",
+    "stopping": "yellow",
+    "cancelling": "magenta",
 }
+ASKED = ("stopped", "cancelled")
+"""Reasons of trials that somebody ended before their time."""
 WIDE = 200
 """Characters of a line in a file."""
 NAME_WIDTH = 11
@@ -179,7 +186,7 @@ def _best_differs(trials: Sequence[TrialResult], name: str) -> bool:
 
 def _cells(sweep: Sweep, trials: Sequence[TrialResult], trial: TrialResult) -> list[Text | str]:
     state = state_text(trial.status)
-    if trial.status == "failed" and trial.reason:
+    if trial.reason and (trial.status == "failed" or trial.reason in ASKED):
         state.append(f": {trial.reason}")
     cells: list[Text | str] = [str(trial.number), state]
     for objective in sweep.objectives:
@@ -209,17 +216,13 @@ def _sweep_cells(sweep: Sweep) -> list[Text | str]:
     budget = sweep.spec.get("budget", {}).get("trials", "?")
     return [
         sweep.name,
-        state_text(_state(sweep)),
+        state_text(sweep.state),
         f"{sweep.ended_trials}/{budget}",
         str(sweep.count("failed")),
         "\n".join(number_text(best.get(objective.name)) for objective in sweep.objectives),
         "\n".join(objective.name for objective in sweep.objectives),
         time.strftime("%Y-%m-%d %H:%M", time.localtime(sweep.started)),
     ]
-
-
-def _state(sweep: Sweep) -> str:
-    return "interrupted" if sweep.status == "running" and not sweep.is_alive() else sweep.status
 
 
 def _summary(sweep: Sweep) -> str:

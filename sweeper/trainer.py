@@ -14,8 +14,8 @@ new Ray no longer fits.
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from ray.train import UserCallback
@@ -28,7 +28,8 @@ from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.train.v2._internal.execution.worker_group.placement_group_handle import DefaultPlacementGroupHandle
-from ray.util.placement_group import placement_group
+
+from sweeper.places import take_place
 
 __all__ = ["TrialTrainer"]
 
@@ -36,12 +37,15 @@ __all__ = ["TrialTrainer"]
 class TrialTrainer(TorchTrainer):
     """A `TorchTrainer` for use in a Tune function trainable. Takes the arguments of `TorchTrainer`.
 
-    It differs in three things: the controller runs in the calling thread, so that a trial that Tune stops
-    takes its workers along; datasets are not served; and placement groups are called
-    ``<group_name>/<random>``.
+    It differs in four things: the controller runs in the calling thread, so that a trial that Tune stops
+    takes its workers along; datasets are not served; placement groups are called ``<group_name>/<random>``;
+    and the run waits for its placement group for as long as it takes (`sweeper.places`).
 
     Args:
         group_name: Prefix of the placement groups' names.
+        folder: Where it is said what the run waits for.
+        given_up: Asked while it waits whether it is not to begin any more; then `sweeper.places.Withdrawn` is
+            raised.
         on_start: Called before each start of the workers.
         on_report: Told the metrics of rank 0 at each report. It may raise `SystemExit` to end the run.
         *args: As for `TorchTrainer`.
@@ -52,12 +56,16 @@ class TrialTrainer(TorchTrainer):
         self,
         *args: Any,
         group_name: str,
+        folder: Path,
+        given_up: Callable[[], bool],
         on_start: Callable[[], None],
         on_report: Callable[[Mapping[str, Any]], None],
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self._group_name = group_name
+        self._folder = folder
+        self._given_up = given_up
         self._on_start = on_start
         self._on_report = on_report
 
@@ -70,7 +78,7 @@ class TrialTrainer(TorchTrainer):
         return [*callbacks, reports, _WithTrial(self._on_start)]
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
-        controller = _named_controller(self._group_name)(**arguments)
+        controller = _placed_controller(self._group_name, self._folder, self._given_up)(**arguments)
         try:
             asyncio.run(controller.run())
         finally:
@@ -100,24 +108,29 @@ class _WithTrial(WorkerGroupCallback):
         self._on_start()
 
     def after_worker_group_poll_status(self, worker_group_status: Any) -> None:  # noqa: ARG002
-        session = get_session()
-        if session is None or session.stop_event.is_set():
+        if _stopped_by_tune():
             raise SystemExit(0)
 
 
-def _named_controller(group_name: str) -> type[TrainController]:
-    class NamedWorkerGroup(WorkerGroup):
+def _stopped_by_tune() -> bool:
+    session = get_session()
+    return session is None or session.stop_event.is_set()
+
+
+def _placed_controller(group_name: str, folder: Path, given_up: Callable[[], bool]) -> type[TrainController]:
+    class PlacedWorkerGroup(WorkerGroup):
         def _create_placement_group(self, scaling_config: Any, worker_group_context: Any) -> Any:  # noqa: ARG002
-            group = placement_group(
-                bundles=[worker_group_context.resources_per_worker] * worker_group_context.num_workers,
-                strategy=worker_group_context.placement_strategy,
-                # Names of living groups are unique in a cluster, and a retried trial has a second one.
-                name=f"{group_name}/{uuid.uuid4().hex[:8]}",
+            group = take_place(
+                group_name,
+                [worker_group_context.resources_per_worker] * worker_group_context.num_workers,
+                worker_group_context.placement_strategy,
+                folder=folder,
+                given_up=lambda: _stopped_by_tune() or given_up(),
                 bundle_label_selector=worker_group_context.label_selector,
             )
             return DefaultPlacementGroupHandle(group)
 
-    class NamedController(TrainController):
-        worker_group_cls = NamedWorkerGroup
+    class PlacedController(TrainController):
+        worker_group_cls = PlacedWorkerGroup
 
-    return NamedController
+    return PlacedController

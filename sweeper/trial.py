@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 from sweeper.errors import TrialError
 from sweeper.failure import failure_of, failure_of_group, forget_failure, read_failure, write_failure
+from sweeper.places import Withdrawn
 from sweeper.system import system_metrics
 from trainables.interface import Report, TrainContext, silent
 
@@ -242,10 +243,17 @@ def _train(number: int, config: dict[str, Any], settings: TrialSettings) -> bool
             worker_runtime_env={"env_vars": _worker_environment(settings)},
         ),
         group_name=group_prefix(settings.sweep, number).rstrip("/"),
+        folder=folder,
+        given_up=(folder / STOP).exists,
         on_start=on_start,
         on_report=lambda metrics: tune.report(dict(metrics)),
     )
-    return trainer.fit().return_value == "interrupted"
+    try:
+        return trainer.fit().return_value == "interrupted"
+    except Withdrawn:
+        if not (folder / STOP).exists():
+            raise  # by Tune, which waits for no answer
+        return True
 
 
 def _worker_environment(settings: TrialSettings) -> dict[str, str]:

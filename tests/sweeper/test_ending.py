@@ -19,15 +19,17 @@ from sweeper.trial import STOP, trial_folder
 
 def make(folder: Path, statuses: list[str], *, gpus: float = 0.0, at_once: int = 2, **budget: Any) -> Any:
     spec: SweepSpec = dataclasses.replace(sweep(folder, LR), budget=BudgetSpec(trials=20, **budget))
-    state = Sweep(folder)
+    state = Sweep(folder, spec=spec.to_dict())
+    state._ran_s = 3600.0
+    signals = Signals()
+    sweep_ending = Ending(SettledResources(1, gpus, 1.0, at_once), state, signals)
     for number, status in enumerate(statuses):
         trial = TrialResult(number, {}, {}, started=0.0, status=status, reason="diverged", message="nan")
         trial.ended = float(number)
         trial._ran_s = 1800.0
         state.trials[number] = trial
         trial_folder(folder, number).mkdir(parents=True)
-    signals = Signals()
-    return Ending(spec, SettledResources(1, gpus, 1.0, at_once), state, signals), state, signals
+    return sweep_ending, state, signals
 
 
 def test_a_sweep_goes_on_while_nothing_speaks_against_it(tmp_path: Path) -> None:
@@ -71,7 +73,7 @@ def test_a_second_ctrl_c_does_not_wait() -> None:
 @pytest.mark.parametrize(
     ("statuses", "gpus", "budget", "status", "words"),
     [
-        (["running"], 0, {"hours": 1e-15}, "done", "budget.hours: the 1e-15 hours are used up"),
+        (["running"], 0, {"hours": 1}, "done", "budget.hours: the 1 hours are used up"),
         (["completed", "completed"], 2, {"gpu_hours": 2}, "done", "budget.gpu_hours: the 2 GPU-hours"),
         (
             ["completed", "failed", "failed"],
@@ -110,3 +112,54 @@ def test_a_limit_that_is_not_reached_ends_nothing(
 ) -> None:
     sweep_ending, _, _ = make(tmp_path, statuses, gpus=gpus, at_once=at_once, **budget)
     assert not sweep_ending.check()
+
+
+def test_a_pause_has_trials_stop_and_goes_on_when_told(tmp_path: Path) -> None:
+    sweep_ending, state, _ = make(tmp_path, ["running", "completed"])
+    sweep_ending.pause()
+    assert sweep_ending.begun
+    assert not sweep_ending.over()
+    assert (trial_folder(tmp_path, 0) / STOP).exists()
+    state.trials[0].status = "interrupted"
+    assert sweep_ending.over()
+    assert sweep_ending.waiting
+    assert not sweep_ending.check()
+    sweep_ending.resume()
+    assert not sweep_ending.waiting
+    assert sweep_ending.go_on()
+    assert not sweep_ending.begun
+
+
+def test_ctrl_c_ends_a_paused_sweep(tmp_path: Path) -> None:
+    sweep_ending, _, signals = make(tmp_path, ["interrupted"])
+    sweep_ending.pause()
+    signals(signal.SIGINT, None)
+    assert sweep_ending.check()
+    assert not sweep_ending.waiting
+    assert not sweep_ending.go_on()
+    assert (sweep_ending.status, sweep_ending.message) == ("interrupted", "Interrupted.")
+
+
+def test_a_cancelled_sweep_waits_for_no_checkpoint_even_if_it_was_to(tmp_path: Path) -> None:
+    sweep_ending, _, signals = make(tmp_path, ["running"])
+    signals(signal.SIGTERM, None)
+    assert sweep_ending.check()
+    assert not sweep_ending.over()
+    sweep_ending.cancel()
+    assert sweep_ending.check()
+    assert sweep_ending.over()
+    assert sweep_ending.status == "interrupted"
+
+
+def test_a_paused_sweep_that_is_stopped_ends(tmp_path: Path) -> None:
+    sweep_ending, _, _ = make(tmp_path, ["interrupted"])
+    sweep_ending.pause()
+    sweep_ending.stop()
+    assert not sweep_ending.waiting
+    assert not sweep_ending.go_on()
+
+
+def test_failures_of_an_earlier_driver_do_not_end_the_next_one_at_once(tmp_path: Path) -> None:
+    earlier, state, signals = make(tmp_path, ["failed"] * 3)
+    assert earlier.check()
+    assert not Ending(SettledResources(1, 0.0, 1.0, 2), state, signals).check()

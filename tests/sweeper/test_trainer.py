@@ -47,7 +47,12 @@ def test_what_is_left_out_of_ray_train_is_what_we_think_it_is(tmp_path) -> None:
     }
     stock = TorchTrainer(**common)._create_default_callbacks()
     lean = TrialTrainer(
-        **common, group_name="sweeper/x/0", on_start=print, on_report=print
+        **common,
+        group_name="sweeper/x/0",
+        folder=tmp_path,
+        given_up=lambda: False,
+        on_start=print,
+        on_report=print,
     )._create_default_callbacks()
     names = [[type(callback).__name__ for callback in callbacks] for callbacks in (stock, lean)]
     assert sorted(set(names[0]) - set(names[1])) == ["DatasetsCallback", "PlacementGroupCleanerCallback"]

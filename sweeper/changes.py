@@ -1,0 +1,205 @@
+"""What may be changed of a sweep that has begun: its budget, its resources, and the ends of its ranges.
+
+Everything else would make it another sweep, in which the trials that ended say nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from sweeper.errors import SpecError, SpecFault
+from sweeper.sections import coerce, value_problem
+from sweeper.settings import AUTO, SETTINGS
+from sweeper.source import FaultList, Override, nearest, parse_override
+from sweeper.space import Parameter
+from sweeper.sweep import BudgetSpec, ResourceSpec, SweepSpec
+from trainables.interface import FieldInfo, Trainable
+
+__all__ = ["budget_words", "changed_budget", "changed_sweep"]
+
+_RELATIVE = re.compile(r"[+-](?=[0-9.])")
+_ENDS = {"min": "low", "max": "high"}
+
+
+def changed_budget(budget: BudgetSpec, changes: Sequence[str]) -> BudgetSpec:
+    """A budget after changes such as ``trials=+20``, ``hours=12`` or ``budget.gpu_hours=null``.
+
+    A number with a sign is added to what there is.
+
+    Raises:
+        SpecError: With everything that is wrong with them.
+    """
+    faults: list[SpecFault] = []
+    for override in _parsed(changes, faults):
+        key = override.key.removeprefix("budget.")
+        budget = _with_budget(budget, key, override, faults)
+    _raise_any(faults)
+    return budget
+
+
+def budget_words(before: BudgetSpec, now: BudgetSpec) -> str:
+    """What changed from one budget to another, e.g. ``trials 8 → 28``; empty where nothing did."""
+    old, new = dataclasses.asdict(before), dataclasses.asdict(now)
+    return ", ".join(
+        f"{name.replace('_', ' ')} {_word(old[name])} → {_word(new[name])}"
+        for name in old
+        if old[name] != new[name]
+    )
+
+
+def changed_sweep(spec: SweepSpec, changes: Sequence[str], trainable: Trainable) -> SweepSpec:
+    """A sweep as it goes on after changes to its budget, its resources and the ends of its ranges.
+
+    Args:
+        spec: The sweep as it was.
+        changes: ``budget.…``, ``resources.…``, ``parameters.NAME.min`` and ``parameters.NAME.max``.
+        trainable: What is trained; knows which values are legal.
+
+    Raises:
+        SpecError: With everything that is wrong with them.
+    """
+    faults: list[SpecFault] = []
+    budget, resources = spec.budget, spec.resources
+    parameters = {parameter.name: parameter for parameter in spec.space.parameters}
+    for override in _parsed(changes, faults):
+        section, _, rest = override.key.partition(".")
+        if section == "budget" and rest:
+            budget = _with_budget(budget, rest, override, faults)
+        elif section == "resources" and rest:
+            resources = _with_resources(resources, rest, override, faults)
+        elif section == "parameters" and rest:
+            _change_range(parameters, rest, override, trainable, faults)
+        else:
+            faults.append(
+                _fault(
+                    override,
+                    "cannot be changed in a sweep that has begun.",
+                    "What can: budget.…, resources.…, parameters.NAME.min and parameters.NAME.max. For "
+                    "anything else launch a new sweep under another name.",
+                )
+            )
+    for parameter in parameters.values():
+        faults += _order_faults(parameter)
+    _raise_any(faults)
+    space = dataclasses.replace(spec.space, parameters=tuple(parameters.values()))
+    return dataclasses.replace(
+        spec,
+        budget=budget,
+        resources=resources,
+        space=space,
+        overrides=(*spec.overrides, *changes),
+    )
+
+
+def _parsed(changes: Sequence[str], faults: list[SpecFault]) -> list[Override]:
+    found = FaultList()
+    overrides = [parse_override(change, found) for change in changes]
+    faults += found
+    return [override for override in overrides if override is not None]
+
+
+def _raise_any(faults: Sequence[SpecFault]) -> None:
+    if faults:
+        raise SpecError(list(dict.fromkeys(faults)))
+
+
+def _fault(override: Override, problem: str, remedy: str = "") -> SpecFault:
+    return SpecFault(override.place.label, 0, override.key, problem, remedy)
+
+
+def _with_budget(budget: BudgetSpec, key: str, override: Override, faults: list[SpecFault]) -> BudgetSpec:
+    known = SETTINGS["budget"]
+    if key not in known:
+        near = nearest(key, known)
+        remedy = f"Did you mean {near}?" if near else f"A budget has {', '.join(known)}."
+        faults.append(_fault(override, "is no limit of a budget.", remedy))
+        return budget
+    value = override.value.plain()
+    if _RELATIVE.match(override.raw.strip()) and isinstance(value, (int, float)):
+        before = getattr(budget, key)
+        if before is None:
+            problem = f"{override.raw} cannot be added: this sweep has no limit of {key.replace('_', ' ')}."
+            faults.append(_fault(override, problem, "Give the whole number."))
+            return budget
+        value = before + value
+    problem_and_remedy = value_problem(known[key], value)
+    if problem_and_remedy is not None:
+        faults.append(_fault(override, *problem_and_remedy))
+        return budget
+    return dataclasses.replace(budget, **{key: coerce(known[key], value)})
+
+
+def _with_resources(
+    resources: ResourceSpec, key: str, override: Override, faults: list[SpecFault]
+) -> ResourceSpec:
+    known = SETTINGS["resources"]
+    value = override.value.plain()
+    if key not in known:
+        near = nearest(key, known)
+        remedy = f"Did you mean {near}?" if near else f"Resources are {', '.join(known)}."
+        faults.append(_fault(override, "is no resource.", remedy))
+        return resources
+    if value == "auto" and key in AUTO:
+        return dataclasses.replace(resources, **{key: value})
+    problem_and_remedy = value_problem(known[key], value)
+    if problem_and_remedy is not None:
+        faults.append(_fault(override, *problem_and_remedy))
+        return resources
+    return dataclasses.replace(resources, **{key: coerce(known[key], value)})
+
+
+def _change_range(
+    parameters: dict[str, Parameter],
+    rest: str,
+    override: Override,
+    trainable: Trainable,
+    faults: list[SpecFault],
+) -> None:
+    name, _, end = rest.rpartition(".")
+    name = trainable.aliases.get(name, name)
+    parameter = parameters.get(name)
+    if parameter is None:
+        near = nearest(name, parameters)
+        remedy = f"Did you mean {near}?" if near else f"Searched are {', '.join(parameters)}."
+        faults.append(_fault(override, f"{name or rest} is not searched by this sweep.", remedy))
+    elif end not in _ENDS:
+        problem = f"{end} cannot be changed: the search could not compare the trials it knows."
+        faults.append(_fault(override, problem, f"Change parameters.{name}.min or .max."))
+    elif parameter.kind == "categorical":
+        problem = f"{name} is a choice, and a search cannot take other choices once it has begun."
+        faults.append(_fault(override, problem, "Launch a new sweep under another name."))
+    else:
+        value = _end_of(parameter, trainable.fields[name], override, faults)
+        if value is not None:
+            parameters[name] = dataclasses.replace(parameter, **{_ENDS[end]: value})
+
+
+def _end_of(
+    parameter: Parameter, field: FieldInfo, override: Override, faults: list[SpecFault]
+) -> Any | None:
+    value = override.value.plain()
+    problem_and_remedy = value_problem(field, value)
+    if problem_and_remedy is None and not isinstance(value, (int, float)):
+        problem_and_remedy = (f"{value!r} is no number.", "An end of a range is one.")
+    if problem_and_remedy is None and parameter.log and value <= 0:
+        problem_and_remedy = (f"{value!r} has no logarithm.", "A range with log: true lies above 0.")
+    if problem_and_remedy is not None:
+        faults.append(_fault(override, *problem_and_remedy))
+        return None
+    return coerce(field, value)
+
+
+def _order_faults(parameter: Parameter) -> list[SpecFault]:
+    if parameter.kind == "categorical" or parameter.low is None or parameter.high is None:
+        return []
+    if parameter.low <= parameter.high:
+        return []
+    problem = f"its least value {parameter.low:g} lies above its greatest, {parameter.high:g}."
+    return [SpecFault("the changes", 0, f"parameters.{parameter.name}", problem, "Change both ends.")]
+
+
+def _word(value: Any) -> str:
+    return "no limit" if value is None else f"{value:g}"

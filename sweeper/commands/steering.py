@@ -1,0 +1,297 @@
+"""Commands that look at and steer a sweep that runs, from any terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sweeper.commands.options import Json, Sweep, SweepsFolder, open_console
+
+if TYPE_CHECKING:
+    from sweeper.control import Reach
+    from sweeper.results import Sweep as FoundSweep
+
+__all__ = ["budget", "cancel", "logs", "pause", "resume", "status", "stop", "watch"]
+
+FOLLOW_S = 0.5
+"""How often a log or a journal that is followed is looked at."""
+
+Trial = Annotated[int | None, typer.Argument(metavar="TRIAL", min=0, help="Number of one trial.")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE", help="Changes, e.g. budget.trials=+20 parameters.optimizer.lr.max=1e-3."
+    ),
+]
+Limits = Annotated[
+    list[str],
+    typer.Argument(metavar="KEY=VALUE", help="e.g. trials=+20 hours=12 gpu_hours=null max_failed=5."),
+]
+Elsewhere = Annotated[
+    str | None,
+    typer.Option(
+        "--address", metavar="ADDRESS", help="Ask a sweep on this Ray cluster, whose folder need not be here."
+    ),
+]
+
+
+def status(
+    sweep: Annotated[
+        str | None, typer.Argument(metavar="SWEEP", help="Name or folder of a sweep; left out: all.")
+    ] = None,
+    address: Elsewhere = None,
+    sweeps: SweepsFolder = Path("sweeps"),
+    as_json: Json = False,
+) -> None:
+    """Show how a sweep stands, or all of them: trials, the best so far, what is left of the budget."""
+    if sweep is None:
+        _status_of_all(address, sweeps, as_json)
+        return
+    with _reach(sweep, sweeps, address) as reach:
+        found = reach.call("status")
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    from sweeper.status import print_status
+
+    print_status(open_console(), found)
+
+
+def _status_of_all(address: str | None, sweeps: Path, as_json: bool) -> None:
+    from sweeper import remote
+    from sweeper.results import list_sweeps
+    from sweeper.status import status_of, summary_table
+
+    if address is None:
+        found = [status_of(one.folder) for one in list_sweeps(sweeps)]
+        place = str(sweeps)
+    else:
+        try:
+            found = [one.call("status") for one in remote.entrances(address)]
+        finally:
+            remote.leave()
+        place = address
+    console = open_console()
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+    elif found:
+        console.print(summary_table(found, console.width if console.is_terminal else None))
+    else:
+        console.print(f"No sweeps in {place}." if address is None else f"No sweep runs on {place}.")
+
+
+def watch(
+    sweep: Sweep,
+    address: Elsewhere = None,
+    sweeps: SweepsFolder = Path("sweeps"),
+    as_json: Json = False,
+) -> None:
+    """Watch a sweep that runs elsewhere, until it ends. Ctrl-C leaves the sweep alone."""
+    from sweeper.live import Display
+    from sweeper.status import board_of
+    from sweeper.tables import print_ranking
+
+    console = open_console()
+    with _reach(sweep, sweeps, address) as reach, contextlib.suppress(KeyboardInterrupt):
+        found, offset = _followed(reach)
+        if as_json:
+            _echo_events(reach)
+            return
+        board = board_of(found)
+        with Display(console, board, elsewhere=address is not None) as display:
+            while found.status == "running":
+                chunk = reach.call("events", offset=offset)
+                offset = chunk["offset"]
+                for event in chunk["events"]:
+                    found.apply(event)
+                    display.tell(event)
+                if not chunk["events"]:
+                    if not reach.call("alive")["alive"]:
+                        break
+                    time.sleep(FOLLOW_S)
+        if found.trials:
+            print_ranking(console, found)
+        if found.status == "running":
+            console.print(
+                "Its driver died without a word. `sweeper resume` goes on with it.", style="bold red"
+            )
+        else:
+            console.print(found.message, markup=False, style="bold")
+
+
+def _followed(reach: Reach) -> tuple[FoundSweep, int]:
+    """A sweep as its journal tells it, and the byte behind what was read."""
+    from sweeper.results import Sweep as Followed
+
+    followed, offset = None, 0
+    while True:
+        chunk = reach.call("events", offset=offset)
+        followed = followed or Followed(Path(chunk["folder"]))
+        for event in chunk["events"]:
+            followed.apply(event)
+        if chunk["offset"] == offset:
+            return followed, offset
+        offset = chunk["offset"]
+
+
+def _echo_events(reach: Reach) -> None:
+    """Print the events of a sweep, a line each, until it ends."""
+    offset, ended = 0, False
+    while True:
+        alive = reach.call("alive")["alive"]
+        chunk = reach.call("events", offset=offset)
+        offset = chunk["offset"]
+        for event in chunk["events"]:
+            ended = event["event"] == "sweep_end"
+            typer.echo(json.dumps(event))
+        if not chunk["events"]:
+            if ended or not alive:
+                return
+            time.sleep(FOLLOW_S)
+
+
+def logs(
+    sweep: Sweep,
+    trial: Trial = None,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on as it grows, until Ctrl-C.")] = False,
+    lines: Annotated[int, typer.Option("-n", "--lines", min=0, help="Show this many lines of its end.")] = 40,
+    worker: Annotated[int, typer.Option(min=0, help="Worker of the trial, by its rank.")] = 0,
+    address: Elsewhere = None,
+    sweeps: SweepsFolder = Path("sweeps"),
+    as_json: Json = False,
+) -> None:
+    """Show the end of a trial's log; without a trial that of the driver, and what happened last."""
+    with _reach(sweep, sweeps, address) as reach, contextlib.suppress(KeyboardInterrupt):
+        found = reach.call("log", trial=trial, lines=lines, rank=worker)
+        happened = _last_events(reach, lines) if trial is None else []
+        if as_json:
+            typer.echo(json.dumps({**found, "happened": happened}, indent=2))
+            return
+        console = open_console(stderr=True)
+        if happened:
+            console.print("What happened last", style="dim")
+            typer.echo("\n".join(happened))
+        console.print(f"The end of {found['path']} on {found['host']}", style="dim", soft_wrap=True)
+        typer.echo(found["text"], nl=False)
+        while follow:
+            time.sleep(FOLLOW_S)
+            found = reach.call("log", trial=trial, offset=found["offset"], rank=worker)
+            if found["text"]:
+                typer.echo(found["text"], nl=False)
+
+
+def _last_events(reach: Reach, lines: int) -> list[str]:
+    from sweeper.live import told_events
+
+    return told_events(_every_event(reach))[-lines:] if lines else []
+
+
+def _every_event(reach: Reach) -> list[dict[str, Any]]:
+    events: list[dict[str, Any]] = []
+    offset = 0
+    while True:
+        chunk = reach.call("events", offset=offset)
+        if chunk["offset"] == offset:
+            return events
+        events += chunk["events"]
+        offset = chunk["offset"]
+
+
+def pause(
+    sweep: Sweep,
+    address: Elsewhere = None,
+    sweeps: SweepsFolder = Path("sweeps"),
+    as_json: Json = False,
+) -> None:
+    """Have running trials stop after a checkpoint and free what they hold; the driver waits for resume."""
+    _ask("pause", sweep, address, sweeps, as_json)
+
+
+def stop(
+    sweep: Sweep,
+    trial: Trial = None,
+    address: Elsewhere = None,
+    sweeps: SweepsFolder = Path("sweeps"),
+    as_json: Json = False,
+) -> None:
+    """Begin no more trials; those that run go on to the end. With TRIAL: end it after a checkpoint."""
+    _ask("stop", sweep, address, sweeps, as_json, trial=trial)
+
+
+def cancel(
+    sweep: Sweep,
+    trial: Trial = None,
+    address: Elsewhere = None,
+    sweeps: SweepsFolder = Path("sweeps"),
+    as_json: Json = False,
+) -> None:
+    """End a sweep now, or one trial of it. A sweep can be resumed, from its trials' last checkpoints."""
+    _ask("cancel", sweep, address, sweeps, as_json, trial=trial)
+
+
+def budget(
+    sweep: Sweep,
+    limits: Limits,
+    address: Elsewhere = None,
+    sweeps: SweepsFolder = Path("sweeps"),
+    as_json: Json = False,
+) -> None:
+    """Raise or lower the budget of a sweep that runs: at once, and for whoever resumes it."""
+    _ask("budget", sweep, address, sweeps, as_json, changes=limits)
+
+
+def resume(
+    sweep: Sweep,
+    changes: Changes = None,
+    address: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Ray cluster on which the sweep waits, or is to go on."),
+    ] = None,
+    sweeps: SweepsFolder = Path("sweeps"),
+    as_json: Json = False,
+) -> None:
+    """Go on with a sweep that is paused, that ended, or whose driver is gone; also with a larger budget."""
+    from sweeper.resume import is_driven
+    from sweeper.resume import resume as go_on
+
+    if is_driven(sweep, sweeps, address):
+        _ask("resume", sweep, address, sweeps, as_json, changes=changes or [])
+        return
+    code, folder = go_on(sweep, changes or (), sweeps, address, open_console(stderr=as_json))
+    if as_json:
+        from sweeper.results import read_sweep, to_json
+
+        typer.echo(json.dumps(to_json(read_sweep(folder)), indent=2))
+    raise typer.Exit(code)
+
+
+def _ask(action: str, sweep: str, address: str | None, sweeps: Path, as_json: bool, **arguments: Any) -> None:
+    with _reach(sweep, sweeps, address) as reach:
+        answer = reach.call("request", action=action, **arguments)
+    if as_json:
+        typer.echo(json.dumps(answer, indent=2))
+    else:
+        open_console().print(answer["text"], markup=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def _reach(sweep: str, sweeps: Path, address: str | None) -> Iterator[Reach]:
+    """The sweep that is meant, here or on a cluster."""
+    if address is None:
+        from sweeper.control import Local
+        from sweeper.ui import find_sweep
+
+        yield Local(find_sweep(sweep, sweeps))
+        return
+    from sweeper import remote
+
+    try:
+        yield remote.find_remote(sweep, address)
+    finally:
+        remote.leave()

@@ -1,0 +1,165 @@
+"""Looking at and steering a sweep from another process: what each command asks, here or through a cluster.
+
+Every operation is a function of the sweep's folder that gives plain types. On the machine of the folder it is
+called as it is; from elsewhere the cluster's entrance to the sweep (`sweeper.remote`) calls it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from sweeper.errors import UserError
+from sweeper.journal import JOURNAL, read_journal
+from sweeper.requests import ACTIONS, Action, send
+from sweeper.results import Sweep, read_sweep
+from sweeper.status import status_of
+from sweeper.trial import LOG, trial_folder
+
+__all__ = ["OPERATIONS", "Local", "Reach", "alive", "events", "log", "request", "status"]
+
+DRIVER_LOG = "ray.log"
+LARGEST_STRETCH = 1024**2
+"""Bytes of a log or a journal that are read at a time."""
+
+Plain = dict[str, Any]
+
+
+class Reach(Protocol):
+    """A sweep that can be asked."""
+
+    def call(self, operation: str, **arguments: Any) -> Plain:
+        """What one of `OPERATIONS` gives for this sweep."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Local:
+    """A sweep whose folder is here."""
+
+    folder: Path
+
+    def call(self, operation: str, **arguments: Any) -> Plain:
+        """What one of `OPERATIONS` gives for this sweep."""
+        return OPERATIONS[operation](self.folder, **arguments)
+
+
+def status(folder: Path) -> Plain:
+    """How the sweep stands (`sweeper.status.status_of`)."""
+    return status_of(folder)
+
+
+def request(folder: Path, action: Action, trial: int | None = None, changes: Sequence[str] = ()) -> Plain:
+    """Ask the driver for something and wait until it has answered: ``done`` and ``text``.
+
+    Raises:
+        UserError: Where no driver runs the sweep, or it refuses.
+        SweeperError: Where it does not answer.
+    """
+    sweep = read_sweep(folder)
+    if action not in ACTIONS:
+        raise UserError(f"{action!r} is nothing that can be asked of a sweep. Known: {', '.join(ACTIONS)}.")
+    if not sweep.is_alive():
+        raise UserError(f"{not_running(sweep)} `sweeper resume {sweep.name}` goes on with it.")
+    answer = send(folder, action, sweep.driver, alive=sweep.is_alive, trial=trial, changes=changes)
+    if not answer.done:
+        raise UserError(answer.text)
+    return {"sweep": sweep.name, "action": action, "trial": trial, "text": answer.text}
+
+
+def not_running(sweep: Sweep) -> str:
+    """Say that nobody runs a sweep, and since when."""
+    if sweep.status == "running":
+        return f"{sweep.name} does not run: its driver died without a word."
+    return f"{sweep.name} does not run: it is {sweep.status}. {sweep.message}".rstrip()
+
+
+def events(folder: Path, offset: int = 0) -> Plain:
+    """The journal from byte ``offset`` on, about a megabyte at most: ``events``, ``offset``, ``folder``."""
+    chunk = read_journal(folder / JOURNAL, offset, LARGEST_STRETCH)
+    return {"events": chunk.events, "offset": chunk.offset, "folder": str(folder.absolute())}
+
+
+def alive(folder: Path) -> Plain:
+    """Whether a driver runs the sweep: ``alive``."""
+    return {"alive": read_sweep(folder).is_alive()}
+
+
+def log(
+    folder: Path, trial: int | None = None, offset: int | None = None, lines: int | None = None, rank: int = 0
+) -> Plain:
+    """A stretch of a log: ``path``, ``host``, ``text`` and ``offset``, the byte behind it.
+
+    Args:
+        folder: The sweep's folder.
+        trial: The trial whose worker's log is meant; None for the driver's.
+        offset: Where to begin; None for the last ``lines`` lines.
+        lines: How many lines of the end are wanted; None for all.
+        rank: The worker of the trial, by its rank.
+
+    Raises:
+        UserError: Where there is no such log.
+    """
+    path = _log_of(folder, trial, rank)
+    size = path.stat().st_size
+    begin = _begin_of_lines(path, size, lines) if offset is None else min(offset, size)
+    with path.open("rb") as file:
+        file.seek(begin)
+        data = file.read(LARGEST_STRETCH)
+    return {
+        "path": str(path.absolute()),
+        "host": socket.gethostname(),
+        "text": data.decode(errors="replace"),
+        "offset": begin + len(data),
+        "size": size,
+    }
+
+
+def _log_of(folder: Path, trial: int | None, rank: int) -> Path:
+    if trial is None:
+        path = folder / DRIVER_LOG
+        if not path.is_file():
+            raise UserError(f"{folder}: the driver has written no {DRIVER_LOG} yet.")
+        return path
+    sweep = read_sweep(folder)
+    if trial not in sweep.trials:
+        numbers = sorted(sweep.trials)
+        known = f"There are {numbers[0]} to {numbers[-1]}." if numbers else "There is none yet."
+        raise UserError(f"{sweep.name} has no trial {trial}. {known}")
+    path = trial_folder(folder, trial) / (LOG if rank == 0 else f"worker-{rank}.log")
+    if not path.is_file():
+        found = sweep.trials[trial]
+        why = f"it waits for {found.needs}" if found.needs else f"it is {found.status.replace('_', ' ')}"
+        raise UserError(
+            f"Trial {trial} has written no {path.name} yet: {why}. It would lie in {path.parent}."
+        )
+    return path
+
+
+def _begin_of_lines(path: Path, size: int, lines: int | None) -> int:
+    """The byte at which the last ``lines`` lines begin, within the last stretch that may be read."""
+    begin = 0 if lines is None else max(0, size - LARGEST_STRETCH)
+    if lines is None:
+        return begin
+    with path.open("rb") as file:
+        file.seek(begin)
+        data = file.read(size - begin)
+    at = len(data) - data.endswith(b"\n")
+    for _ in range(lines):
+        at = data.rfind(b"\n", 0, max(0, at))
+        if at < 0:
+            return begin
+    return begin + at + 1 if lines else size
+
+
+OPERATIONS: Mapping[str, Callable[..., Plain]] = {
+    "status": status,
+    "request": request,
+    "events": events,
+    "alive": alive,
+    "log": log,
+}
+"""What can be asked of a sweep, by name; all else is refused."""

@@ -1,0 +1,125 @@
+"""The place of a trial in a cluster that it shares: it waits until there is room, says so, and gets its turn.
+
+A trial's workers run in a placement group. Ray gives free resources to whichever waiting group fits, so that
+small trials could keep a large one waiting for ever. Therefore a trial of one sweep does not ask while one of
+another sweep has waited long for the same thing: it queues behind it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+__all__ = ["WAITING", "Withdrawn", "needs_text", "take_place", "waits_for"]
+
+WAITING = "waiting.json"
+"""In a trial's folder while its workers have no place."""
+SAID_AFTER_S = 2.0
+"""A place is found in less than this where there is room."""
+LOOK_S = 0.5
+STARVED_S = 60.0
+"""A trial that has waited for this long goes before those of other sweeps that come later."""
+
+
+class Withdrawn(SystemExit):
+    """The trial was asked to stop while it waited for its place."""
+
+
+def take_place(
+    group_name: str,
+    bundles: Sequence[Mapping[str, float]],
+    strategy: str,
+    *,
+    folder: Path,
+    given_up: Callable[[], bool],
+    **options: Any,
+) -> Any:
+    """Make a placement group and wait until it stands, however long that takes.
+
+    Args:
+        group_name: ``sweeper/<sweep>/<trial>``; the group's name begins with it.
+        bundles: What each worker takes.
+        strategy: Ray's placement strategy.
+        folder: The trial's folder, in which `WAITING` says what it waits for.
+        given_up: Asked whether the trial is not to begin any more.
+        **options: For Ray's ``placement_group``.
+
+    Raises:
+        Withdrawn: Where the trial is given up; it holds nothing then.
+    """
+    from ray.util.placement_group import placement_group, remove_placement_group
+
+    needs = needs_text(bundles)
+    since = time.time()
+    group = None
+    try:
+        while group is None or not group.wait(LOOK_S):
+            if given_up():
+                raise Withdrawn(0)
+            if group is None and not _starved_rival(group_name, bundles):
+                # Names of living groups are unique in a cluster, and a retried trial has a second one.
+                name = f"{group_name}/{int(since)}-{uuid.uuid4().hex[:8]}"
+                group = placement_group(list(map(dict, bundles)), strategy, name=name, **options)
+            elif group is None:
+                time.sleep(LOOK_S)
+            if time.time() - since > SAID_AFTER_S:
+                _say(folder, needs, since)
+    except BaseException:
+        if group is not None:
+            remove_placement_group(group)
+        raise
+    finally:
+        (folder / WAITING).unlink(missing_ok=True)
+    return group
+
+
+def needs_text(bundles: Sequence[Mapping[str, float]]) -> str:
+    """What bundles hold together, e.g. ``1 GPU and 4 CPUs``."""
+    parts = []
+    for kind in ("GPU", "CPU"):
+        total = sum(bundle.get(kind, 0.0) for bundle in bundles)
+        if total:
+            parts.append(f"{total:g} {kind}" + ("" if total == 1 else "s"))
+    return " and ".join(parts) or "a place"
+
+
+def waits_for(folder: Path) -> str:
+    """What the trial in ``folder`` waits for; empty where it has its place."""
+    try:
+        return str(json.loads((folder / WAITING).read_text())["needs"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _say(folder: Path, needs: str, since: float) -> None:
+    path = folder / WAITING
+    if not path.exists():
+        beside = path.with_name(path.name + ".new")
+        beside.write_text(json.dumps({"needs": needs, "since": since}))
+        beside.replace(path)
+
+
+def _starved_rival(group_name: str, bundles: Sequence[Mapping[str, float]]) -> bool:
+    """Whether a trial of another sweep has waited long for what this one would take."""
+    import ray
+    from ray.util.placement_group import placement_group_table
+
+    ours = group_name.rpartition("/")[0] + "/"
+    totals = ray.cluster_resources()
+    for entry in placement_group_table().values():
+        name = entry["name"]
+        if entry["state"] != "PENDING" or not name.startswith("sweeper/") or name.startswith(ours):
+            continue
+        asked = name.rpartition("/")[2].partition("-")[0]
+        if not asked.isdigit() or time.time() - int(asked) < STARVED_S:
+            continue
+        wanted = list(entry["bundles"].values())
+        scarce = "GPU" if any(bundle.get("GPU") for bundle in wanted) else "CPU"
+        fits_at_all = sum(bundle.get(scarce, 0.0) for bundle in wanted) <= totals.get(scarce, 0.0)
+        if fits_at_all and any(bundle.get(scarce) for bundle in bundles):
+            return True
+    return False

@@ -1,0 +1,144 @@
+"""A sweep on a cluster, asked from elsewhere: the driver leaves an entrance there, a small actor beside it.
+
+The entrance runs on the driver's machine, where the sweep's folder is, takes no CPU, and does what
+`sweeper.control` can do. It belongs to the driver and is gone with it.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sweeper.cluster import connect, disconnect
+from sweeper.errors import SweeperError, SweepNotFoundError, UserError
+from sweeper.results import Sweep
+from sweeper.source import nearest
+
+__all__ = ["NAMESPACE", "Remote", "entrances", "find_remote", "leave", "open_entrance"]
+
+NAMESPACE = "sweeper"
+AT_ONCE = 8
+"""Callers that an entrance serves at the same time; a request waits for the driver's answer."""
+ANSWER_TIMEOUT_S = 240.0
+_log = logging.getLogger(__name__)
+
+
+class _Entrance:
+    """Calls the operations of `sweeper.control` on one sweep's folder."""
+
+    def __init__(self, folder: str, python_path: Sequence[str]) -> None:
+        sys.path += [place for place in python_path if place not in sys.path]
+        self._folder = Path(folder)
+
+    def call(self, operation: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """What an operation gives; an error of ours as ``error`` and ``exit_code``."""
+        from sweeper.control import OPERATIONS
+
+        try:
+            if operation not in OPERATIONS:
+                raise UserError(f"{operation!r} is nothing that can be asked of a sweep.")
+            return OPERATIONS[operation](self._folder, **arguments)
+        except SweeperError as error:
+            return {"error": str(error), "exit_code": error.exit_code}
+
+
+def open_entrance(sweep: Sweep) -> Any:
+    """Let a sweep be asked from elsewhere on the cluster; lasts until what this gives is dropped.
+
+    A sweep that cannot be asked from elsewhere runs all the same.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    options = {
+        "name": f"{sweep.name}/{sweep.sweep_id}",
+        "namespace": NAMESPACE,
+        "num_cpus": 0,
+        "max_concurrency": AT_ONCE,
+        "scheduling_strategy": here,
+    }
+    try:
+        actor = ray.remote(_Entrance).options(**options)
+        return actor.remote(str(sweep.folder.absolute()), [place or str(Path.cwd()) for place in sys.path])
+    except Exception as error:  # whatever Ray has against it
+        _log.warning("the sweep cannot be asked from elsewhere: %s", error)
+        return None
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A sweep that runs on a cluster to which we are connected."""
+
+    name: str
+    actor: Any
+
+    def call(self, operation: str, **arguments: Any) -> dict[str, Any]:
+        """What one of `sweeper.control.OPERATIONS` gives for this sweep.
+
+        Raises:
+            UserError: Where the sweep is gone, or refuses.
+            SweeperError: Where it does not answer.
+        """
+        import ray
+
+        try:
+            answer = ray.get(self.actor.call.remote(operation, arguments), timeout=ANSWER_TIMEOUT_S)
+        except ray.exceptions.GetTimeoutError:
+            raise SweeperError(f"{self.name} did not answer within {ANSWER_TIMEOUT_S:.0f} s.") from None
+        except ray.exceptions.RayActorError:
+            raise UserError(
+                f"The driver of {self.name} has just ended; its folder has what came of it."
+            ) from None
+        if "error" in answer:
+            error = UserError if answer["exit_code"] == UserError.exit_code else SweeperError
+            raise error(answer["error"])
+        return dict(answer)
+
+
+def entrances(address: str) -> list[Remote]:
+    """The sweeps that run on a cluster; connects to it.
+
+    Raises:
+        UserError: Where no cluster answers at the address.
+    """
+    import ray
+
+    connect(address)
+    found = []
+    for entry in ray.util.list_named_actors(all_namespaces=True):
+        if entry["namespace"] == NAMESPACE:
+            name = entry["name"].partition("/")[0]
+            found.append(Remote(name, ray.get_actor(entry["name"], namespace=NAMESPACE)))
+    return sorted(found, key=lambda remote: remote.name)
+
+
+def find_remote(name: str, address: str) -> Remote:
+    """The sweep called ``name`` that runs on a cluster; connects to it.
+
+    Raises:
+        SweepNotFoundError: Where there is none, or more than one; says what there is.
+        UserError: Where no cluster answers at the address.
+    """
+    every = entrances(address)
+    found = [remote for remote in every if remote.name == name]
+    if len(found) == 1:
+        return found[0]
+    known = sorted({remote.name for remote in every})
+    if found:
+        raise SweepNotFoundError(
+            f"{len(found)} sweeps on {address} are called {name!r}. Ask from the machine that runs yours."
+        )
+    near = nearest(name, known)
+    hint = f" Did you mean {near!r}?" if near else ""
+    listed = f" There run: {', '.join(known)}." if known else " No sweep runs there."
+    raise SweepNotFoundError(f"no sweep called {name!r} runs on {address}.{hint}{listed}")
+
+
+def leave() -> None:
+    """Let go of the cluster."""
+    disconnect()

@@ -1,0 +1,94 @@
+"""Going on with a sweep whose driver is gone, or that ended, perhaps with a larger budget or wider ranges."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from sweeper.changes import changed_sweep
+from sweeper.errors import SweepNotFoundError, UserError
+from sweeper.results import Sweep, read_sweep
+from sweeper.sweep import SweepSpec
+from sweeper.ui import find_sweep
+from trainables import registry
+
+__all__ = ["is_driven", "resume"]
+
+
+def is_driven(name: str, sweeps: Path, address: str | None) -> bool:
+    """Whether somebody drives the sweep, here or on the cluster at ``address``.
+
+    Raises:
+        SweepNotFoundError: Where there is no such sweep.
+        UserError: Where no cluster answers at the address.
+    """
+    if address is None:
+        return read_sweep(find_sweep(name, sweeps)).is_alive()
+    from sweeper import remote
+
+    try:
+        remote.find_remote(name, address)
+    except SweepNotFoundError as missing:
+        try:
+            folder = find_sweep(name, sweeps)
+        except SweepNotFoundError:
+            raise SweepNotFoundError(
+                f"{missing} To go on with one that ended, resume it where its folder is."
+            ) from None
+        if read_sweep(folder).is_alive():
+            raise UserError(f"{name} runs already, not on {address}. Ask it without --address.") from None
+        return False
+    finally:
+        remote.leave()
+    return True
+
+
+def resume(
+    name: str, changes: Sequence[str], sweeps: Path, address: str | None, console: Console
+) -> tuple[int, Path]:
+    """Go on with a sweep that nobody drives, in this process; its exit code, and its folder.
+
+    Args:
+        name: The sweep's name, or the path of its folder.
+        changes: As for `sweeper.changes.changed_sweep`.
+        sweeps: The folder in which sweeps lie.
+        address: Ray cluster; None for RAY_ADDRESS, or a Ray of our own on this machine.
+        console: Where to show it.
+
+    Raises:
+        SweepNotFoundError: Where there is no such sweep.
+        SpecError: Where the changes are wrong.
+        UserError: Where nothing is left of its budget.
+    """
+    folder = find_sweep(name, sweeps)
+    earlier = read_sweep(folder)
+    # The journal has the budget as it was last changed; spec.yaml is made from it.
+    before = SweepSpec.from_dict(earlier.spec, folder)
+    spec = changed_sweep(before, changes, registry.load(before.trainable))
+    _refuse_used_up(earlier, spec)
+    from sweeper.launch import launch
+
+    return launch(spec, address=address, console=console, earlier=earlier), folder
+
+
+def _refuse_used_up(sweep: Sweep, spec: SweepSpec) -> None:
+    budget, name = spec.budget, spec.name
+    hours = sweep.running_s(sweep.heard) / 3600
+    if sweep.ended_trials >= budget.trials:
+        raise UserError(
+            f"{name} is complete: {sweep.ended_trials} of {budget.trials} trials ended. "
+            f"`sweeper resume {name} budget.trials=+20` runs 20 more."
+        )
+    if budget.hours is not None and hours >= budget.hours:
+        raise UserError(
+            f"{name} has used up its {budget.hours:g} hours. "
+            f"`sweeper resume {name} budget.hours=+2` gives it 2 more."
+        )
+    failed = sweep.count("failed")
+    if budget.max_failed is not None and failed >= budget.max_failed:
+        raise UserError(
+            f"{name} has {failed} failed trials, and budget.max_failed is {budget.max_failed:g}. "
+            f"`sweeper resume {name} budget.max_failed=+5` allows 5 more."
+        )
