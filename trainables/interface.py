@@ -16,6 +16,7 @@ from trainables.ranges import parse_choice
 
 __all__ = [
     "ConfigError",
+    "Examination",
     "ExaminesData",
     "ExportsCheckpoints",
     "Fault",
@@ -51,11 +52,13 @@ class Fault:
         where: The dotted name of the field, or the file, that is at fault.
         problem: What is wrong, with the offending value.
         remedy: What is allowed and what to do.
+        episodes: The episodes without which it would not be; empty where leaving out episodes is no remedy.
     """
 
     where: str
     problem: str
     remedy: str = ""
+    episodes: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.where}: {self.problem}" + (f" {self.remedy}" if self.remedy else "")
@@ -83,6 +86,20 @@ class Finding:
     why: str
     remedy: str
     episodes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What was found in a dataset, and how closely it was looked at.
+
+    Attributes:
+        findings: What was noticed, errors first.
+        summary: What was looked at, as JSON values: ``version``, ``episodes``, ``frames``, and ``pictures``,
+            how many were looked at by camera. Empty where the dataset could not be opened.
+    """
+
+    findings: tuple[Finding, ...]
+    summary: Mapping[str, Any]
 
 
 class ConfigError(TrainableError):
@@ -376,13 +393,26 @@ class Lightens(Protocol):
 class ExaminesData(Protocol):
     """A trainable that can say what is in a dataset, and what is wrong with it."""
 
+    def dataset_config(self, root_or_repo_id: str) -> Mapping[str, Any]:
+        """Name a dataset as a configuration does: a folder, or a dataset of the hub."""
+        ...
+
     def examine(
-        self, config: Mapping[str, Any], cache: Path, progress: Callable[[str], None] = silent
-    ) -> list[Finding]:
+        self,
+        config: Mapping[str, Any],
+        cache: Path,
+        progress: Callable[[str], None] = silent,
+        *,
+        every_frame: bool = False,
+    ) -> Examination:
         """Look at the dataset of a configuration as closely as possible, pictures included.
 
+        A dataset that cannot be opened is a finding, too. With ``every_frame`` no picture is left out;
+        without it a sample is taken that does not grow with the dataset.
+
         Raises:
-            TrainableError: Where the dataset cannot be opened at all.
+            ConfigError: Where the configuration itself is wrong.
+            TrainableError: Where the configuration names what the dataset does not have.
         """
         ...
 

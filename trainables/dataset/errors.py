@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from trainables.interface import Fault, TrainableError
 
@@ -28,6 +28,6 @@ class DiskFullError(DatasetError):
     reason = "disk"
 
 
-def dataset_error(where: str, problem: str, remedy: str = "") -> DatasetError:
-    """Make an error of one fault: where, what is wrong, what is allowed and what to do."""
-    return DatasetError([Fault(where, problem, remedy)])
+def dataset_error(where: str, problem: str, remedy: str = "", episodes: Iterable[int] = ()) -> DatasetError:
+    """Make an error of one fault: where, what is wrong, what is allowed and what to do, whom to leave out."""
+    return DatasetError([Fault(where, problem, remedy, tuple(episodes))])

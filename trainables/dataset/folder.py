@@ -153,7 +153,7 @@ def _read_vectors(metadata: Metadata, records: tuple[EpisodeRecord, ...], featur
         episodes = compressed(record.index for record in gone)
         problem = f"the data files of episodes {episodes} are missing; first {gone[0].data}."
         remedy = f"Fetch the dataset again, or set dataset.exclude_episodes: {episodes}."
-        raise dataset_error(str(metadata.root), problem, remedy)
+        raise dataset_error(str(metadata.root), problem, remedy, [record.index for record in gone])
     recorded = {metadata.recorded(name): metadata.features[name] for name in names}
     return read_table(paths, records, recorded, list(recorded))
 

@@ -107,6 +107,11 @@ class LeRobotDataset:
         return int(self._folder_starts[-1])
 
     @property
+    def folders(self) -> tuple[DatasetFolder, ...]:
+        """Each of the datasets by itself, in the order of the rows."""
+        return self._folders
+
+    @property
     def is_whole(self) -> bool:
         """Whether every episode of the dataset was chosen."""
         return len(self.episodes) == sum(len(folder.metadata.episodes) for folder in self._folders)

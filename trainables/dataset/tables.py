@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from trainables.dataset.errors import DatasetError, dataset_error
 from trainables.dataset.metadata import EpisodeRecord, listed
 from trainables.dataset.schema import DatasetFeature
+from trainables.ranges import compressed
 
 __all__ = ["Rows", "Table", "available_cpus", "image_cells", "read_table"]
 
@@ -130,8 +131,9 @@ def _check_lengths(episode: NDArray[np.int64], episodes: Sequence[EpisodeRecord]
             f"episode {first.index} has {found.get(first.own, 0)} rows, the metadata says {first.length}"
         )
         others = f" (such episodes: {listed([record.index for record in wrong])})"
-        remedy = "Repair the data files, or leave the episodes out with dataset.exclude_episodes."
-        raise dataset_error("data", problem + others + ".", remedy)
+        indices = [record.index for record in wrong]
+        remedy = f"Repair the data files, or set dataset.exclude_episodes: {compressed(indices)}."
+        raise dataset_error("data", problem + others + ".", remedy, indices)
 
 
 @dataclass(frozen=True)

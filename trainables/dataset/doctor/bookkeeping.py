@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -12,13 +14,13 @@ from numpy.typing import NDArray
 
 from trainables.dataset.decode import VideoError, probe_video
 from trainables.dataset.doctor.wording import counted, episodes_of, exclude, in_episodes, sentence, vectors
-from trainables.dataset.metadata import listed
-from trainables.dataset.recorded import recorded_statistics, recorded_totals
+from trainables.dataset.recorded import Recorded, recorded_statistics, recorded_totals
 from trainables.dataset.statistics import Statistics
 from trainables.dataset.tables import available_cpus
 from trainables.interface import Finding
 
 if TYPE_CHECKING:
+    from trainables.dataset.folder import DatasetFolder
     from trainables.dataset.lerobot import LeRobotDataset
 
 __all__ = ["bookkeeping_findings", "image_statistics_findings"]
@@ -37,21 +39,57 @@ STD_RATIO = 2.0
 
 
 def bookkeeping_findings(dataset: LeRobotDataset) -> list[Finding]:
-    """Compare what the dataset says of itself with what is there; decodes nothing."""
-    findings = _outside_recorded(dataset)
-    if dataset.is_whole:
-        findings += [
-            *_totals(dataset),
-            *_numbering(dataset),
-            *_video_lengths(dataset),
-            *_contradictions(dataset),
-        ]
-    return findings
+    """Compare what the dataset, or each of several, says of itself with what is there; decodes nothing."""
+    findings = []
+    for part in _parts(dataset):
+        findings += _outside_recorded(part)
+        if part.is_whole:
+            findings += [*_totals(part), *_numbering(part), *_contradictions(part)]
+    return [*findings, *(_video_lengths(dataset) if dataset.is_whole else [])]
 
 
-def _totals(dataset: LeRobotDataset) -> list[Finding]:
-    there = {"total_episodes": len(dataset.episodes), "total_frames": len(dataset)}
-    totals = recorded_totals(dataset.root)
+@dataclass(frozen=True)
+class _Part:
+    """One of the datasets that were opened as one."""
+
+    dataset: LeRobotDataset
+    folder: DatasetFolder
+    rows: slice
+
+    @property
+    def is_whole(self) -> bool:
+        return len(self.folder.records) == len(self.folder.metadata.episodes)
+
+    @property
+    def recorded(self) -> Recorded:
+        """The recorded statistics, by the features' names after renaming."""
+        named = recorded_statistics(self.folder.metadata.root) or {}
+        here = {name: self.folder.metadata.recorded(name) for name in self.folder.metadata.features}
+        return {name: named[other] for name, other in here.items() if other in named}
+
+    def vector(self, name: str) -> NDArray[np.float32]:
+        return self.dataset.vector(name)[self.rows]
+
+    def name_row(self, row: int) -> str:
+        return self.dataset.name_row(self.rows.start + row)
+
+    def episodes_of(self, rows: NDArray[np.int64]) -> list[int]:
+        return episodes_of(self.dataset, self.rows.start + rows)
+
+
+def _parts(dataset: LeRobotDataset) -> list[_Part]:
+    parts, start = [], 0
+    for folder in dataset.folders:
+        if len(folder):
+            parts.append(_Part(dataset, folder, slice(start, start + len(folder))))
+        start += len(folder)
+    return parts
+
+
+def _totals(part: _Part) -> list[Finding]:
+    root = part.folder.metadata.root
+    there = {"total_episodes": len(part.folder.records), "total_frames": len(part.folder)}
+    totals = recorded_totals(root)
     wrong = [name for name, count in there.items() if totals.get(name, count) != count]
     if not wrong:
         return []
@@ -60,44 +98,47 @@ def _totals(dataset: LeRobotDataset) -> list[Finding]:
         Finding(
             check="totals",
             severity="warning",
-            where="meta/info.json",
+            where=str(root / "meta" / "info.json"),
             problem=f"has {said}.",
-            why="Something was lost or added after recording. What is there is used; LeRobot goes by the "
-            "totals.",
+            why="Something was lost or added after recording. What is there is used; LeRobot goes by these.",
             remedy="Find out what is missing, then set the totals right.",
         )
     ]
 
 
-def _numbering(dataset: LeRobotDataset) -> list[Finding]:
-    indices = [episode.index for episode in dataset.episodes]
+def _numbering(part: _Part) -> list[Finding]:
+    before = part.folder.metadata.before
+    indices = [record.index for record in part.folder.records]
     findings = []
-    missing = sorted(set(range(indices[-1] + 1)) - set(indices))[:1000]
-    if missing:
+    # A set of numbers up to a wild one would fill the memory: the gaps between neighbours are enough.
+    gaps = [range(one + 1, two) for one, two in pairwise([before - 1, *indices]) if two > one + 1]
+    if gaps:
+        missing = sum(len(gap) for gap in gaps)
+        named = ", ".join(str(gap[0]) if len(gap) == 1 else f"{gap[0]}-{gap[-1]}" for gap in gaps[:10])
         findings.append(
             Finding(
                 check="missing_episodes",
                 severity="warning",
-                where="meta/episodes",
-                problem=f"{counted(len(missing), 'episode')} of 0 to {indices[-1]} "
-                f"{'is' if len(missing) == 1 else 'are'} not there: {listed(missing)}.",
+                where=str(part.folder.metadata.root / "meta"),
+                problem=f"{counted(missing, 'episode')} of {before} to {indices[-1]} "
+                f"{'is' if missing == 1 else 'are'} not there: {named}{', ...' if len(gaps) > 10 else ''}.",
                 why="They were lost or deleted. The others are read rightly here; LeRobot counts on numbers "
                 "without gaps.",
                 remedy="Nothing, where they were deleted on purpose; number the episodes anew for LeRobot.",
             )
         )
-    if "index" not in dataset.features:
+    if "index" not in part.dataset.features:
         return findings
-    index = dataset.column("index")[:, 0].astype(np.int64)
+    index = part.dataset.column("index")[part.rows, 0].astype(np.int64)
     back = np.flatnonzero(np.diff(index) <= 0) + 1
     if len(back):
-        episodes = episodes_of(dataset, back)
+        episodes = part.episodes_of(back)
         findings.append(
             Finding(
                 check="episodes_out_of_order",
                 severity="warning",
                 where="index",
-                problem=f"does not ascend with the episodes, first at {dataset.name_row(int(back[0]))}; "
+                problem=f"does not ascend with the episodes, first at {part.name_row(int(back[0]))}; "
                 f"{in_episodes(episodes)}.",
                 why="Rows are found by their episode here, so that it does no harm; LeRobot finds them by "
                 "their index, and reads other frames than it should.",
@@ -152,11 +193,11 @@ def _frames_in(path: Path) -> int:
 # -- recorded statistics
 
 
-def _outside_recorded(dataset: LeRobotDataset) -> list[Finding]:
-    recorded = recorded_statistics(dataset.root) or {}
+def _outside_recorded(part: _Part) -> list[Finding]:
+    recorded = part.recorded
     findings = []
-    for name in vectors(dataset):
-        values = dataset.vector(name)
+    for name in vectors(part.dataset):
+        values = part.vector(name)
         low, high = (recorded.get(name, {}).get(key) for key in ("min", "max"))
         if low is None or high is None or low.shape != values.shape[1:] or high.shape != low.shape:
             continue
@@ -166,33 +207,33 @@ def _outside_recorded(dataset: LeRobotDataset) -> list[Finding]:
             continue
         rows, dimensions = np.nonzero(outside)
         row, d = int(rows[0]), int(dimensions[0])
-        episodes = episodes_of(dataset, rows)
+        episodes = part.episodes_of(rows)
         findings.append(
             Finding(
                 check="outside_recorded_range",
                 severity="warning",
                 where=name,
-                problem=f"dimension {d} is {values[row, d]:.6g} in {dataset.name_row(row)}, recorded were "
+                problem=f"dimension {d} is {values[row, d]:.6g} in {part.name_row(row)}, recorded were "
                 f"{low[d]:.6g} to {high[d]:.6g}; {counted(len(np.unique(rows)), 'such frame')} in "
                 f"{in_episodes(episodes)}.",
                 why="The numbers were changed or episodes added after the statistics were taken. Here they "
                 "are computed anew; LeRobot would map these values outside [-1, 1] and never predict them.",
                 remedy=f"Check where these values come from: repair the statistics, or "
-                f"{exclude(dataset, episodes)}.",
+                f"{exclude(part.dataset, episodes)}.",
                 episodes=tuple(episodes),
             )
         )
     return findings
 
 
-def _contradictions(dataset: LeRobotDataset) -> list[Finding]:
+def _contradictions(part: _Part) -> list[Finding]:
     """Recorded statistics of vectors that are not those of the data, besides values outside their range."""
-    recorded = recorded_statistics(dataset.root) or {}
+    recorded = part.recorded
     findings = []
-    for name in vectors(dataset):
+    for name in vectors(part.dataset):
         if name not in recorded:
             continue
-        problem = _contradiction(recorded[name], dataset.vector(name))
+        problem = _contradiction(recorded[name], part.vector(name))
         if problem:
             findings.append(_wrong_statistics(name, problem, "warning"))
     return findings
@@ -237,8 +278,10 @@ def image_statistics_findings(
         measured: Statistics of each camera, (C, 1, 1) in [0, 1].
         recorded_of_all: Whether all episodes were opened, so that the two are of the same frames.
     """
-    recorded = recorded_statistics(dataset.root) or {}
-    findings = []
+    findings: list[Finding] = []
+    if len(dataset.folders) > 1:
+        return findings  # what was looked at is of all of them, what was recorded of each
+    recorded = _parts(dataset)[0].recorded
     for camera in dataset.policy_features.cameras:
         if camera.name in recorded and camera.name in measured:
             problem = _image_contradiction(

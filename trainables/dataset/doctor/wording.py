@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from trainables.dataset.metadata import listed
 from trainables.features import ACTION, STATE
+from trainables.ranges import compressed
 
 if TYPE_CHECKING:
     from trainables.dataset.lerobot import LeRobotDataset
@@ -25,9 +26,6 @@ __all__ = [
     "sentence",
     "vectors",
 ]
-
-EXCLUDE_AT_MOST = 100
-"""A remedy can be copied as it stands up to so many episodes; longer lists are a matter for ``--json``."""
 
 
 def episodes_of(dataset: LeRobotDataset, rows: NDArray[np.int64]) -> list[int]:
@@ -46,7 +44,7 @@ def exclude(dataset: LeRobotDataset, episodes: Collection[int]) -> str:
     """The option that leaves out episodes; without an option, where none would be left."""
     if len(episodes) >= len(dataset.episodes):
         return "use another dataset"
-    return f"set dataset.exclude_episodes: {listed(sorted(episodes), EXCLUDE_AT_MOST)}"
+    return f"set dataset.exclude_episodes: {compressed(episodes)}"
 
 
 def leave_out(dataset: LeRobotDataset, episodes: Collection[int], feature: str) -> str:
