@@ -242,6 +242,10 @@ class LeRobotDataset:
         """
         return self._parts(camera, None)
 
+    def video_parts(self, camera: str) -> list[FramePart]:
+        """The same without pictures that lie in parquet files: one of several datasets may keep them so."""
+        return [part for part in self.frame_parts(camera) if part.times_s is not None]
+
     def _parts(self, camera: str, episodes: NDArray[np.int64] | None) -> list[FramePart]:
         """The parts of some episodes, by their places in ``episodes``; None: of all."""
         feature = next((f for f in self.policy_features.cameras if f.name == camera), None)

@@ -153,9 +153,7 @@ def _video_lengths(dataset: LeRobotDataset) -> list[Finding]:
     """Videos with more frames than rows; those with fewer end too early, which is an error of its own."""
     findings = []
     for camera in dataset.policy_features.cameras:
-        if dataset.features[camera.name].dtype != "video":
-            continue
-        parts = dataset.frame_parts(camera.name)
+        parts = dataset.video_parts(camera.name)
         with ThreadPoolExecutor(max_workers=min(PROBES_AT_ONCE, 2 * available_cpus())) as pool:
             counts = list(pool.map(lambda part: _frames_in(part.path), parts))
         longer = [(part, count) for part, count in zip(parts, counts, strict=True) if count > len(part.rows)]

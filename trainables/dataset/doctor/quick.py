@@ -207,9 +207,7 @@ def _without_picture(dataset: LeRobotDataset, rows: NDArray[np.int64]) -> NDArra
     """Which of some rows have no video frame near their time; None: all have one, or there is no video."""
     lost: list[NDArray[np.int64]] = []
     for camera in dataset.policy_features.cameras:
-        if dataset.features[camera.name].dtype != "video":
-            continue
-        chosen = [part.choose(rows) for part in dataset.frame_parts(camera.name)]
+        chosen = [part.choose(rows) for part in dataset.video_parts(camera.name)]
         for part in [part for part in chosen if len(part.rows)][:UNEVEN_FILES]:
             assert part.times_s is not None
             try:
@@ -235,9 +233,7 @@ def _nearest(sorted_s: NDArray[np.float64], wanted_s: NDArray[np.float64]) -> ND
 def _broken_videos(dataset: LeRobotDataset) -> list[Finding]:
     findings = []
     for camera in dataset.policy_features.cameras:
-        if dataset.features[camera.name].dtype != "video":
-            continue
-        parts = dataset.frame_parts(camera.name)
+        parts = dataset.video_parts(camera.name)
         with ThreadPoolExecutor(max_workers=min(PROBES_AT_ONCE, 2 * available_cpus())) as pool:
             probed = list(pool.map(_broken, parts))
         # One finding for each kind of damage, not for each of perhaps thousands of files.
