@@ -213,6 +213,8 @@ def _default(reading: Reading, where: str) -> str:
     field = reading.trainable.fields.get(where)
     if field is None or where in reading.config_places:
         return ""
+    if where in reading.config:
+        return f"Not set here, {where} is {reading.config[where]}, as in the checkpoint."
     return f"Not set here, {where} is {field.default}."
 
 

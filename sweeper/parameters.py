@@ -13,11 +13,14 @@ from sweeper.errors import ExpressionError
 from sweeper.expressions import Expression
 from sweeper.sections import Reading, coerce, is_path, value_problem
 from sweeper.settings import PARAMETER_KEYS, PARAMETER_WORDS
-from sweeper.source import Node, Place, nearest
+from sweeper.source import Node, Place, is_there, nearest
 from sweeper.space import Parameter, Space
-from trainables.interface import FieldInfo
+from trainables.interface import FieldInfo, StartsFromCheckpoints
 
-__all__ = ["SpacePlaces", "read_config", "read_space"]
+__all__ = ["SpacePlaces", "read_config", "read_inherited", "read_space"]
+
+PATH_OR_HUB = "path or hub id"
+"""Unit of a field that names a folder or, where there is no such folder, something on the hub."""
 
 
 @dataclass
@@ -46,6 +49,22 @@ def read_config(reading: Reading) -> None:
         _fix(reading, own, node.place, value, info)
 
 
+def read_inherited(reading: Reading) -> None:
+    """Fill ``reading.config`` with what the checkpoint that it names decides and nobody else does."""
+    trainable = reading.trainable
+    if trainable is None or not isinstance(trainable, StartsFromCheckpoints):
+        return
+    always = reading.searched_names(conditional=False)
+    found = trainable.inherited(reading.config)
+    values = {name: value for name, value in found.items() if name not in always}
+    added = [name for name in values if name not in reading.config]
+    reading.config.update(values)
+    if added:
+        reading.notes.append(
+            f"{len(added)} fields that the file leaves open are as in the checkpoint: {', '.join(added)}."
+        )
+
+
 def _fix(reading: Reading, own: str, place: Place, value: Any, info: FieldInfo) -> None:
     problem = value_problem(info, value)
     reading.config_places[own] = place
@@ -58,7 +77,9 @@ def _fix(reading: Reading, own: str, place: Place, value: Any, info: FieldInfo) 
 def _settled(reading: Reading, place: Place, name: str, value: Any, info: FieldInfo) -> Any:
     """A legal value in the field's own type; a path from the root, for trials work in other folders."""
     value = coerce(info, value)
-    if not is_path(info):
+    named = info.unit == PATH_OR_HUB and isinstance(value, str)
+    # A name on the hub has no folder, and begins like none.
+    if not is_path(info) and not (named and (value[:1] in ("~", "/", ".") or is_there(Path(value)))):
         return value
     if isinstance(value, list):
         return [_settled(reading, place, name, element, info) for element in value]

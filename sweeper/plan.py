@@ -8,7 +8,7 @@ import os
 import random
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from sweeper.source import is_there
 from sweeper.space import Parameter
 from sweeper.sweep import SettledResources, SweepSpec
 from trainables import registry
-from trainables.interface import Trainable
+from trainables.interface import StartsFromCheckpoints, Trainable
 
 __all__ = [
     "Machine",
@@ -35,6 +35,7 @@ __all__ = [
 DRAWS = 1000
 """Random configurations by which the share that keeps the constraints is estimated: ± 3 %."""
 DISK_DRAWS = 20
+REMARKED_DRAWS = 100
 MAX_COUNTED = 2000
 """Spaces of at most this many combinations are counted, larger ones estimated."""
 RARE = 0.05
@@ -158,7 +159,8 @@ def make_plan(spec: SweepSpec, machine: Machine | None = None, trainable: Traina
         warnings=(),
         notes=spec.notes,
     )
-    return Plan(**{**vars(plan), "warnings": (*spec.warnings, *_warnings(plan, trainable))})
+    warnings = (*spec.warnings, *_warnings(plan, trainable), *_remarks(trainable, kept[:REMARKED_DRAWS]))
+    return Plan(**{**vars(plan), "warnings": warnings})
 
 
 def _draws(spec: SweepSpec) -> list[dict[str, Any]]:
@@ -190,6 +192,13 @@ def _warnings(plan: Plan, trainable: Trainable) -> list[str]:
         *_objective_warnings(plan.spec, trainable),
         *_path_warnings(plan.spec, trainable),
     ]
+
+
+def _remarks(trainable: Trainable, configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the trainable finds worth knowing of some combinations, each thing once."""
+    if not isinstance(trainable, StartsFromCheckpoints):
+        return []
+    return list(dict.fromkeys(remark for config in configs for remark in trainable.remarks(config)))
 
 
 def _resource_warnings(plan: Plan) -> list[str]:

@@ -35,7 +35,7 @@ from sweeper.sweep import (
 )
 from trainables.interface import FieldInfo, Trainable
 
-__all__ = ["Reading", "coerce", "is_path", "value_problem"]
+__all__ = ["Reading", "coerce", "is_path", "is_store", "value_problem"]
 
 LARGEST_INT = 2**63 - 1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
@@ -260,12 +260,17 @@ class Reading:
         info = self.trainable.fields.get(name)
         return info is not None and info.default not in (None, 0)
 
-    def searched_names(self) -> set[str]:
-        """Own names of the fields under parameters."""
+    def searched_names(self, *, conditional: bool = True) -> set[str]:
+        """Own names of the fields under parameters; without ``conditional``, of those that have no `when`."""
         node = self.root.get("parameters")
         if node is None or not isinstance(node.value, dict):
             return set()
-        return {own for key in node.value if (own := self.own_name(key)) is not None}
+        return {
+            own
+            for key, form in node.value.items()
+            if (own := self.own_name(key)) is not None
+            and (conditional or not (isinstance(form.value, dict) and "when" in form.value))
+        }
 
     def search(self, space: Space) -> SearchSpec:
         """How trials are chosen."""
@@ -469,7 +474,7 @@ class Reading:
         """Where MLflow keeps the runs."""
         entries = self.section("tracking") or {}
         uri = entries["uri"].value if "uri" in entries else None
-        if uri is not None and not _STORES.fullmatch(uri):
+        if uri is not None and not is_store(uri):
             remedy = (
                 "Use http://HOST:5000, sqlite:///PATH/mlflow.db or postgresql://...; a folder will not do."
             )
@@ -482,6 +487,11 @@ class Reading:
                 entries["experiment"].place, "tracking.experiment", "is empty.", "Leave it out for the name."
             )
         return TrackingSpec(uri, experiment)
+
+
+def is_store(uri: str) -> bool:
+    """Whether a text is the address of an MLflow server or database."""
+    return _STORES.fullmatch(uri) is not None
 
 
 def possible_numbers(parameter: Node) -> list[float]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sweeper.combinations import check_combinations
 from sweeper.overrides import apply_overrides
-from sweeper.parameters import read_config, read_space
+from sweeper.parameters import read_config, read_inherited, read_space
 from sweeper.sampling import search_faults
 from sweeper.sections import Reading
 from sweeper.source import Node, Place, is_there, parse_override, read_file
@@ -79,6 +79,7 @@ def load_spec(
     reading.check_sections()
     name = reading.name(default=path.stem)
     read_config(reading)
+    read_inherited(reading)
     space, places = read_space(reading)
     objectives = reading.objectives()
     early_stop = reading.early_stop(objectives)

@@ -85,7 +85,7 @@ def read_start(path: str) -> PretrainedConfig | None:
             return start
     if path in _unreachable:
         raise _unreachable[path]
-    on_hub = not Path(path).expanduser().exists()
+    on_hub = not _is_there(path)
     if on_hub and not REPO_ID.fullmatch(path):
         return None
     try:
@@ -97,6 +97,13 @@ def read_start(path: str) -> PretrainedConfig | None:
         raise
     _read[path] = (_stamp(start.folder), start)
     return start
+
+
+def _is_there(path: str) -> bool:
+    try:
+        return Path(path).expanduser().exists()
+    except (OSError, ValueError, RuntimeError):  # what no file system has: too long, a null byte, ~nobody
+        return False
 
 
 def _stamp(folder: Path) -> int:
@@ -140,7 +147,7 @@ def inherited(config: Mapping[str, Any]) -> dict[str, Any]:
     }
     if "dataset.observations" not in config:
         values["dataset.observations"] = [feature.name for feature in start.features.inputs]
-    if Path(path).expanduser().exists():
+    if _is_there(path):
         values["policy.path"] = str(_settled(start.folder))
     return values
 

@@ -5,17 +5,20 @@ Fields, metrics and checks answer without torch; what needs torch or the data is
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from trainables.diffusion_policy.config import ALIASES, FIELDS, DiffusionConfig, config_faults
-from trainables.diffusion_policy.size import parameter_count
+from trainables.diffusion_policy.size import encoder_count, parameter_count
 from trainables.features import ENVIRONMENT_STATE, STATE
 from trainables.interface import ConfigError, Fault, FieldInfo, Metric, Report, TrainContext, silent
 
 __all__ = ["TRAINABLE", "DiffusionPolicyTrainable"]
+
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+"""``owner/name``; a path that climbs or starts at the root does not look so."""
 
 _HELDOUT = "dataset.holdout_fraction"
 _METRICS = (
@@ -83,6 +86,48 @@ class DiffusionPolicyTrainable:
 
         return describe(DiffusionConfig.from_flat(config), cache)
 
+    def dataset_config(self, root_or_repo_id: str) -> Mapping[str, Any]:
+        """Name a dataset as a configuration does: what looks like a hub id and is no folder is one."""
+        is_hub_id = HUB_ID.fullmatch(root_or_repo_id) and not Path(root_or_repo_id).is_dir()
+        return {"dataset.repo_id" if is_hub_id else "dataset.root": root_or_repo_id}
+
+    def examine(
+        self,
+        config: Mapping[str, Any],
+        cache: Path,
+        progress: Callable[[str], None] = silent,
+        *,
+        every_frame: bool = False,
+    ) -> Examination:
+        """Look at the dataset of a configuration as closely as possible, pictures included.
+
+        Raises:
+            ConfigError: Where the configuration itself is wrong.
+            DatasetError: Where it names episodes or features that the dataset does not have.
+        """
+        from trainables.diffusion_policy.examine import examine
+
+        return examine(DiffusionConfig.from_flat(config), cache, progress, every_frame=every_frame)
+
+    def portray(
+        self,
+        config: Mapping[str, Any],
+        folder: Path,
+        cache: Path,
+        progress: Callable[[str], None] = silent,
+    ) -> Mapping[str, Any]:
+        """Describe the dataset of a configuration as JSON values; draws pictures of it into ``folder``.
+
+        Raises:
+            ConfigError: Where the configuration itself is wrong.
+            DatasetError: Where the dataset cannot be opened.
+        """
+        from trainables.dataset.portrait import portray
+        from trainables.diffusion_policy.data import load_dataset
+
+        dataset = load_dataset(DiffusionConfig.from_flat(config).dataset, cache, progress)
+        return portray(dataset, folder, progress)
+
     def disk_gb(self, config: Mapping[str, Any]) -> float:
         """Estimate how much disk one trial's folder takes, in gigabytes.
 
@@ -97,8 +142,8 @@ class DiffusionPolicyTrainable:
             from trainables.diffusion_policy.finetuning import start_sizes
 
             sizes |= start_sizes(built.policy.path)
-        count = partial(parameter_count, built.policy, **sizes)
-        kept, trained = count(encoders=True), count(encoders=not built.freezes_encoder)
+        kept = parameter_count(built.policy, **sizes)
+        trained = kept - encoder_count(built.policy, sizes["cameras"]) if built.freezes_encoder else kept
         return _CHECKPOINTS * (kept * _BYTES_KEPT + trained * _BYTES_TRAINED) / 1e9 + _GB_EXTRAS
 
     def inherited(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
