@@ -11,6 +11,7 @@ them back.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -29,6 +30,9 @@ __all__ = ["JOURNAL", "Chunk", "Event", "EventKind", "Journal", "read_journal"]
 
 JOURNAL = "journal.jsonl"
 """Name of the journal in a sweep's folder."""
+RESERVE = "journal.reserve"
+RESERVE_BYTES = 1_000_000
+"""Room that a journal gives up when its disk is full: enough to write down how everything ended."""
 
 Event = dict[str, Any]
 """One line: ``event`` (an `EventKind`), ``time`` (seconds since 1970), and what belongs to that kind."""
@@ -45,8 +49,9 @@ class EventKind(StrEnum):
     ``report``
         ``trial``, ``step``, ``metrics``; ``artifacts`` and ``checkpoint`` where there are any.
     ``trial_retry``
-        ``trial``, ``reason``, ``message``, ``step``, ``changes`` (fields of its configuration that change
-        with the next attempt). The trial goes on from its last checkpoint with another ``trial_start``.
+        ``trial``, ``reason``, ``message``, ``step``, ``retry`` (which one it is, counted from 1), ``changes``
+        (fields of its configuration that change with the next attempt). The trial goes on from its last
+        checkpoint with another ``trial_start``.
     ``checkpoints_dropped``
         ``trial``, ``folders``. Written before they go.
     ``trial_end``
@@ -78,21 +83,30 @@ class EventKind(StrEnum):
 class Journal:
     """Appends events to a journal; safe to call from several threads of the one process that writes it.
 
+    A file beside it keeps some room. When the disk is full, that room is given up, so that a sweep can end in
+    order.
+
     Args:
         path: The file; made where it is missing, its folder too.
 
+    Attributes:
+        problem: What is wrong with the disk, in one line; empty where nothing is. The sweep ought to end.
+
     Raises:
-        TrackingError: Where the file cannot be opened.
+        TrackingError: Where the file cannot be opened, or the disk is full already.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.problem = ""
+        self._reserve = path.with_name(RESERVE)
         self._lock = threading.Lock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
             size = os.fstat(self._file).st_size
             self._torn = size > 0 and os.pread(self._file, 1, size - 1) != b"\n"
+            self._keep_room()
         except OSError as error:
             raise self._error(error) from error
 
@@ -111,18 +125,40 @@ class Journal:
         line = json.dumps(_plain(event), ensure_ascii=False, allow_nan=False)
         with self._lock:
             # A line that was cut short, by a crash or a full disk, is ended here, so that it spoils no other.
-            data = (b"\n" if self._torn else b"") + line.encode() + b"\n"
-            self._torn = True
             try:
-                written = os.write(self._file, data)
-                if written < len(data):
-                    raise OSError(f"only {written} of {len(data)} bytes were written; the disk may be full")
-                if durable:
-                    os.fsync(self._file)
+                self._write(line.encode(), durable)
             except OSError as error:
-                raise self._error(error) from error
-            self._torn = False
+                if not self._give_up_room(error):
+                    raise self._error(error) from error
+                try:
+                    self._write(line.encode(), durable)
+                except OSError as again:
+                    raise self._error(again) from again
         return json.loads(line)
+
+    def _write(self, line: bytes, durable: bool) -> None:
+        data = (b"\n" if self._torn else b"") + line + b"\n"
+        self._torn = True
+        written = os.write(self._file, data)
+        if written < len(data):
+            raise OSError(errno.ENOSPC, f"only {written} of {len(data)} bytes were written")
+        if durable:
+            os.fsync(self._file)
+        self._torn = False
+
+    def _keep_room(self) -> None:
+        """Take the room that a full disk will need."""
+        with self._reserve.open("wb") as file:
+            file.write(bytes(RESERVE_BYTES))
+            os.fsync(file.fileno())
+
+    def _give_up_room(self, error: OSError) -> bool:
+        """Make room where the disk is full; whether there was any to make."""
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not self._reserve.exists():
+            return False
+        self._reserve.unlink(missing_ok=True)
+        self.problem = f"There is no room left in {self.path.parent}: {error.strerror}."
+        return True
 
     def close(self) -> None:
         """Close the file; may be called twice."""
@@ -130,6 +166,7 @@ class Journal:
             if self._file >= 0:
                 os.close(self._file)
                 self._file = -1
+                self._reserve.unlink(missing_ok=True)
 
     def __enter__(self) -> Journal:
         return self

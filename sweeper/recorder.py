@@ -22,7 +22,8 @@ import psutil
 
 from sweeper.errors import StudyBusyError
 from sweeper.journal import JOURNAL, Event, EventKind, Journal, read_journal
-from sweeper.results import Sweep, TrialStatus
+from sweeper.keep import remove_checkpoints, superfluous
+from sweeper.results import Sweep, TrialResult, TrialStatus
 from sweeper.study import Study, objective_fault
 from sweeper.sweep import SweepSpec
 from sweeper.tracking import Tracker
@@ -110,6 +111,8 @@ class Recorder:
         for trial in self.sweep.trials.values():
             if trial.status != "interrupted":
                 self._tell_study(trial.number, Outcome(trial.status, trial.reason, trial.message))
+            self._remove_checkpoints(trial)
+        self._drop_checkpoints()
 
     def end_sweep(self, status: Literal["done", "failed", "interrupted"], message: str = "") -> None:
         """Note that the driver leaves; trials that still run are interrupted."""
@@ -163,6 +166,7 @@ class Recorder:
             trial=number,
             reason=outcome.reason,
             message=outcome.message,
+            retry=sum(trial.retries.values()) + 1,
             step=trial.step,
             changes=changes,
         )
@@ -231,6 +235,17 @@ class Recorder:
             ended=self.sweep.ended_trials + (outcome.status != "interrupted"),
         )
         self._tell_study(number, outcome)
+        self._drop_checkpoints()
+
+    def _drop_checkpoints(self) -> None:
+        """Remove the checkpoints that need not stay."""
+        for number, folders in superfluous(self.sweep, self._spec.keep).items():
+            self._write(EventKind.CHECKPOINTS_DROPPED, trial=number, folders=folders)
+            self._remove_checkpoints(self.sweep.trials[number])
+
+    def _remove_checkpoints(self, trial: TrialResult) -> None:
+        for problem in remove_checkpoints(self.sweep, trial):
+            self.note(problem, trial=trial.number)
 
     # The study
 

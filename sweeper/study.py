@@ -33,10 +33,12 @@ from sweeper.space import Parameter, Space
 from sweeper.sweep import Objective, SearchSpec, SweepSpec
 from trainables.interface import Fault
 
-__all__ = ["STUDY", "Study", "StudyTrial", "Suggestion", "objective_fault"]
+__all__ = ["LOCK", "STUDY", "Study", "StudyTrial", "Suggestion", "objective_fault"]
 
 STUDY = "study.db"
 """Name of the study in a sweep's folder."""
+LOCK = "study.lock"
+"""Held by the process that runs the sweep."""
 
 SAMPLER_ATTEMPTS = 20
 """Suggestions that are asked of the sampler for one trial before we look for a legal one ourselves."""
@@ -146,7 +148,7 @@ class Study:
         self._grid = spec.search.method == "grid"
         self._codecs = {parameter.name: _Codec(parameter) for parameter in spec.space.parameters}
         spec.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(spec.folder / "study.lock")
+        self._lock = FileLock(spec.folder / LOCK)
         self._take_lock()
         try:
             self._open(spec)

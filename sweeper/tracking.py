@@ -28,10 +28,21 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sweeper.errors import UserError
+from sweeper.failure import ERROR_TEXT
 from sweeper.journal import JOURNAL, Event, EventKind, read_journal
 from sweeper.sweep import Objective
+from sweeper.trial import trial_folder
 
-__all__ = ["DATABASE", "Delivery", "Tracker", "charts_url", "comparison_url", "tracking_uri"]
+__all__ = [
+    "DATABASE",
+    "STATE",
+    "Delivery",
+    "Tracker",
+    "charts_url",
+    "comparison_url",
+    "safe_uri",
+    "tracking_uri",
+]
 
 DATABASE = "mlflow.db"
 ARTIFACTS = "artifacts"
@@ -126,6 +137,11 @@ def tracking_uri(folder: Path, uri: str | None) -> str:
     return uri or os.environ.get("MLFLOW_TRACKING_URI") or _own_database(folder)
 
 
+def safe_uri(uri: str) -> str:
+    """An address as it may be shown: without a user's name and password."""
+    return re.sub(r"//[^/@\s]+@", "//", uri)
+
+
 def _own_database(folder: Path) -> str:
     return f"sqlite:///{(folder / DATABASE).absolute()}"
 
@@ -170,13 +186,15 @@ class Tracker:
         folder: The sweep's folder, with its journal.
         uri: MLflow server or database; None as `tracking_uri` says.
         experiment: Name of the MLflow experiment; made where it is missing.
+        state: Name of the file beside the journal that says how far it was sent.
 
     Attributes:
         uri: Where the runs go.
     """
 
-    def __init__(self, folder: Path, uri: str | None, experiment: str) -> None:
+    def __init__(self, folder: Path, uri: str | None, experiment: str, *, state: str = STATE) -> None:
         self.uri = tracking_uri(folder, uri)
+        self._state_name = state
         self._folder = folder
         self._experiment = experiment
         self._state = self._load_state()
@@ -207,7 +225,7 @@ class Tracker:
         try:
             self._connect()
         except _OutageError as outage:
-            if self.uri.startswith("sqlite:"):
+            if self.uri.startswith("sqlite:") and "locked" not in str(outage):
                 raise UserError(
                     f"tracking.uri: the database {self.uri} cannot be opened: {outage}."
                 ) from outage
@@ -264,6 +282,25 @@ class Tracker:
             return None
         return charts_url(base, self.experiment_id, self._state.sweep_id, objective)
 
+    def send_all(self, waiting: Callable[[Delivery], object], patience_s: float = 20.0) -> Delivery:
+        """Send everything, however long it takes, unless MLflow does not answer for ``patience_s`` seconds.
+
+        Args:
+            waiting: Told every now and then what is still missing.
+            patience_s: How long the server may be away.
+        """
+        self.notify()
+        since = time.monotonic()
+        while not (delivery := self.delivery()).complete:
+            alive = self._thread is not None and self._thread.is_alive()
+            if not self._problem:
+                since = time.monotonic()
+            if not alive or time.monotonic() - since > patience_s:
+                break
+            waiting(delivery)
+            self._closing.wait(0.2)
+        return self.close(1.0)
+
     def close(self, deadline_s: float = 30.0) -> Delivery:
         """Send what is left, for at most ``deadline_s`` seconds, and stop."""
         self._deadline = time.monotonic() + deadline_s
@@ -291,7 +328,8 @@ class Tracker:
                 busy = self._send_chunk()
                 self._problem = ""
                 pause_s = FIRST_PAUSE_S
-            except (_OutageError, UserError) as outage:
+            except (_OutageError, UserError, OSError) as outage:
+                # OSError: the journal or the state cannot be read or written, as on a disk that is full.
                 self._problem = _one_line(outage)
                 self._rest(min(pause_s, 1.0) if self._closing.is_set() else pause_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
@@ -363,7 +401,7 @@ class Tracker:
         chunk = read_journal(journal, self._state.offset, CHUNK_BYTES)
         moved = chunk.offset > self._state.offset
         if moved:
-            batch = _Batch(self._state, self._client, self._send)
+            batch = _Batch(self._state, self._client, self._send, self._folder)
             for event in chunk.events:
                 batch.add(event)
             batch.send()
@@ -437,7 +475,7 @@ class Tracker:
 
     def _load_state(self) -> _State:
         try:
-            state = _State(**json.loads((self._folder / STATE).read_text()))
+            state = _State(**json.loads((self._folder / self._state_name).read_text()))
         except (OSError, ValueError, TypeError):
             state = None
         if state is None or (state.uri, state.experiment) != (self.uri, self._experiment):
@@ -446,7 +484,7 @@ class Tracker:
         return state
 
     def _save_state(self) -> None:
-        path = self._folder / STATE
+        path = self._folder / self._state_name
         beside = path.with_suffix(".json.new")
         beside.write_text(json.dumps(asdict(self._state), indent=1))
         beside.replace(path)
@@ -466,7 +504,9 @@ class _Batch:
         artifacts: Files to send later.
     """
 
-    def __init__(self, state: _State, client: Any, send: Callable[[Callable[[], object]], bool]) -> None:
+    def __init__(
+        self, state: _State, client: Any, send: Callable[[Callable[[], object]], bool], folder: Path
+    ) -> None:
         from mlflow.entities import Metric, Param, RunTag
 
         self.sweep_id = state.sweep_id
@@ -475,6 +515,7 @@ class _Batch:
         self.runs = dict(state.runs)
         self.artifacts: list[dict[str, str]] = []
         self._experiment_id = state.experiment_id
+        self._folder = folder
         self._client = client
         self._send = send
         self._metric, self._param, self._tag = Metric, Param, RunTag
@@ -492,6 +533,10 @@ class _Batch:
                 self._trial_start(event)
             case EventKind.REPORT:
                 self._report(event)
+            case EventKind.TRIAL_RETRY:
+                self._trial_retry(event)
+            case EventKind.CHECKPOINTS_DROPPED:
+                self._tags[self.runs[str(event["trial"])]]["checkpoints.dropped"] = _text(event["folders"])
             case EventKind.TRIAL_END:
                 self._trial_end(event)
             case EventKind.SWEEP_END:
@@ -529,8 +574,9 @@ class _Batch:
         run = self.runs.get(number) or self._run(f"trial {number}", tags, event)
         self.runs[number] = run
         self._tags[run]["status"] = "running"
-        self._params[run] |= {name: _text(value) for name, value in event["config"].items()}
         if first:
+            # MLflow keeps parameters for good: what a retry changes stands in tags.
+            self._params[run] |= {name: _text(value) for name, value in event["config"].items()}
             # MLflow's comparison begins with the metric that a run got first: that is to be the objective.
             self._add_metrics(run, _prefixed("final", dict.fromkeys(self.objectives, math.nan)), 0, event)
         self._status[run] = ("running", 0)
@@ -545,8 +591,18 @@ class _Batch:
             folder = name.rpartition("/")[0]
             self.artifacts.append({"trial": number, "path": path, "folder": folder})
 
+    def _trial_retry(self, event: Event) -> None:
+        tags = self._tags[self.runs[str(event["trial"])]]
+        tags["retries"] = str(event["retry"])
+        tags[f"retry.{event['retry']}"] = f"{event['reason']}: {event['message']}"
+        tags |= {f"changed.{name}": _text(value) for name, value in event["changes"].items()}
+
     def _trial_end(self, event: Event) -> None:
-        run = self.runs[str(event["trial"])]
+        number = str(event["trial"])
+        run = self.runs[number]
+        error = trial_folder(self._folder, event["trial"]) / ERROR_TEXT
+        if event["status"] == "failed" and error.exists():
+            self.artifacts.append({"trial": number, "path": str(error), "folder": ""})
         # At step 0: MLflow then draws them as bars to compare runs by, not as lines of one point.
         self._add_metrics(run, _prefixed("final", event["final"]), 0, event)
         self._add_metrics(run, _prefixed("best", event["best"]), 0, event)
