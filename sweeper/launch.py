@@ -36,6 +36,7 @@ from sweeper.preflight import (
     earlier_sweep,
     information,
     preflight,
+    remark,
     usable_cache,
 )
 from sweeper.recorder import Outcome, Recorder
@@ -122,6 +123,7 @@ def run_sweep(
     with checking(console, spec.name) as progress:
         base = preflight(spec, trainable, cache, progress)
         data = trainable.describe(base, cache)
+    remark(trainable, base, cache, console)
     check_disk(spec, trainable.disk_gb(base), left, console)
     with contextlib.ExitStack() as stack:
         if remote:
@@ -144,7 +146,7 @@ def run_sweep(
             "resources": dataclasses.asdict(resources),
             "steps": None if STEPS not in trainable.fields else trainable.fields[STEPS].default,
         }
-        return run.to_the_end(console, info)
+        return dataclasses.replace(run.to_the_end(console, info), address=address)
 
 
 def _connected(stack: contextlib.ExitStack, address: str | None) -> Cluster:

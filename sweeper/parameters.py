@@ -57,12 +57,16 @@ def read_inherited(reading: Reading) -> None:
     always = reading.searched_names(conditional=False)
     found = trainable.inherited(reading.config)
     values = {name: value for name, value in found.items() if name not in always}
-    added = [name for name in values if name not in reading.config]
+    added = {name: value for name, value in values.items() if name not in reading.config}
     reading.config.update(values)
     if added:
-        reading.notes.append(
-            f"{len(added)} fields that the file leaves open are as in the checkpoint: {', '.join(added)}."
-        )
+        unusual = [
+            f"{name}: {_short(value)}"
+            for name, value in added.items()
+            if value != trainable.fields[name].default
+        ]
+        words = f"{len(added)} fields that the file leaves open are as in the checkpoint"
+        reading.notes.append(f"{words}; not as by default are {', '.join(unusual) or 'none'}.")
 
 
 def _fix(reading: Reading, own: str, place: Place, value: Any, info: FieldInfo) -> None:

@@ -25,7 +25,7 @@ from sweeper.errors import ResourceError, SweepExistsError, SweepNotFoundError, 
 from sweeper.plan import describe_size, find_machine
 from sweeper.results import Sweep, read_sweep
 from sweeper.sweep import SweepSpec
-from trainables.interface import ConfigError, Fault, Trainable
+from trainables.interface import ConfigError, Fault, StartsFromCheckpoints, Trainable
 
 __all__ = [
     "cache_folder",
@@ -34,6 +34,7 @@ __all__ = [
     "earlier_sweep",
     "information",
     "preflight",
+    "remark",
     "usable_cache",
 ]
 
@@ -128,6 +129,13 @@ def preflight(
     if found:
         raise ConfigError(list(found))
     return next(iter(checked.values()))
+
+
+def remark(trainable: Trainable, config: Mapping[str, Any], cache: Path, console: Console) -> None:
+    """Show what the trainable finds worth knowing of a configuration before it is trained."""
+    if isinstance(trainable, StartsFromCheckpoints):
+        for text in trainable.remarks(config, cache):
+            console.print(Text(f"! {text}", style="yellow"))
 
 
 _NO_POINT = Fault(

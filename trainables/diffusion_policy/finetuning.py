@@ -275,6 +275,10 @@ def remarks(config: DiffusionConfig, found: PolicyFeatures | None = None) -> lis
         for name, consequence in LEARNT_FIELDS.items()
         if name in start.values and _differ(values[name], start.values[name])
     ]
+    multiplier = config.optimizer.vision_encoder_lr_multiplier
+    if multiplier != 1.0 and not start.features.cameras:
+        field = "optimizer.vision_encoder_lr_multiplier"
+        said.append(f"{field}: {multiplier:g} has no effect: the checkpoint has no vision encoder.")
     if found is not None:
         said += image_remarks(policy, start, found)
     if policy.reinit_mismatched:
