@@ -445,9 +445,18 @@ class ExportsCheckpoints(Protocol):
         target: str,
         *,
         ema: bool = True,
+        replace: bool = False,
         progress: Callable[[str], None] = silent,
     ) -> list[str]:
         """Write a checkpoint of this trainable into ``folder`` as ``target`` would have, and verify it.
+
+        Args:
+            checkpoint: Folder of the checkpoint.
+            folder: The folder to make.
+            target: One of ``export_targets``.
+            ema: Write averaged weights where the checkpoint has them.
+            replace: Replace an earlier export in ``folder``; anything else there is refused all the same.
+            progress: Told what is being done.
 
         Returns:
             What a person should know of it: what was replaced, what was compared.

@@ -16,11 +16,15 @@ from trainables.features import ACTION, ENVIRONMENT_STATE, STATE, Feature, Featu
 __all__ = [
     "NORMALIZATION_FIELDS",
     "POLICY_FIELDS",
+    "TARGETS",
     "InvalidConfigError",
     "LerobotConfig",
     "read_lerobot_config",
     "read_normalization",
 ]
+
+TARGETS = ("lerobot==0.4.4", "lerobot==0.6.1")
+"""Versions of LeRobot whose format can be written, the default first."""
 
 POLICY_FIELDS = (
     "n_obs_steps",

@@ -6,14 +6,24 @@ Fields, metrics and checks answer without torch; what needs torch or the data is
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from trainables.diffusion_policy.config import ALIASES, FIELDS, DiffusionConfig, config_faults
+from trainables.diffusion_policy.config_json import TARGETS
 from trainables.diffusion_policy.size import encoder_count, parameter_count
 from trainables.features import ENVIRONMENT_STATE, STATE
-from trainables.interface import ConfigError, Fault, FieldInfo, Metric, Report, TrainContext, silent
+from trainables.interface import (
+    ConfigError,
+    Examination,
+    Fault,
+    FieldInfo,
+    Metric,
+    Report,
+    TrainContext,
+    silent,
+)
 
 __all__ = ["TRAINABLE", "DiffusionPolicyTrainable"]
 
@@ -63,6 +73,7 @@ class DiffusionPolicyTrainable:
     fields: Mapping[str, FieldInfo] = FIELDS
     aliases: Mapping[str, str] = ALIASES
     metrics: Mapping[str, Metric] = {metric.name: metric for metric in _METRICS}
+    export_targets: Sequence[str] = TARGETS
 
     def faults(self, config: Mapping[str, Any], workers: int = 1) -> list[Fault]:
         """Check one whole configuration, field by field and across fields.
@@ -190,6 +201,26 @@ class DiffusionPolicyTrainable:
         from trainables.diffusion_policy.train import train
 
         return train(DiffusionConfig.from_flat(config), context)
+
+    def export(
+        self,
+        checkpoint: Path,
+        folder: Path,
+        target: str,
+        *,
+        ema: bool = True,
+        replace: bool = False,
+        progress: Callable[[str], None] = silent,
+    ) -> list[str]:
+        """Write a checkpoint as a version of LeRobot would have, read it back and compare its actions.
+
+        Raises:
+            ConfigError: Where the checkpoint cannot be read.
+            ExportError: Where LeRobot cannot express it, or ``folder`` holds something else.
+        """
+        from trainables.diffusion_policy.lerobot.export import export
+
+        return export(checkpoint, folder, target, ema=ema, replace=replace, progress=progress)
 
 
 TRAINABLE = DiffusionPolicyTrainable()

@@ -19,16 +19,17 @@ def read_original_config(file: Path) -> PretrainedConfig:
     Raises:
         ConfigError: Where it cannot be read safely.
     """
-    return read_original(file).config
+    return read_original(file, ema=True).config
 
 
-def read_original(file: Path, *, ema: bool = True) -> Pretrained:
+def read_original(file: Path, *, ema: bool) -> Pretrained:
     """Read a ``.ckpt`` file.
 
     Raises:
         ConfigError: Where it cannot be read safely.
     """
+    weights = "EMA weights" if ema else "weights"
     raise path_error(
         f"{file} cannot be read safely: such a file pickles objects, and loading them runs code.",
-        "Convert it where it was made: save its EMA weights with LeRobot's names as safetensors.",
+        f"Convert it where it was made: save its {weights} under LeRobot's names as safetensors.",
     )

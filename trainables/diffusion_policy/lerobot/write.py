@@ -1,0 +1,281 @@
+"""Write a policy as LeRobot would have, and read it back before it counts."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from trainables.diffusion_policy.config_json import TARGETS
+from trainables.diffusion_policy.lerobot.express import ExportError, express
+from trainables.diffusion_policy.lerobot.read import WEIGHTS, load
+from trainables.diffusion_policy.lerobot.train_settings import TRAIN_SETTINGS_TARGET, train_settings
+from trainables.diffusion_policy.normalize import EPSILON, NEEDED, constant_dimensions
+from trainables.diffusion_policy.policy import DiffusionPolicy
+from trainables.diffusion_policy.processors import (
+    NORMALIZER,
+    POSTPROCESSOR,
+    PREPROCESSOR,
+    RENAMER,
+    UNNORMALIZER,
+)
+from trainables.features import FeatureType
+from trainables.interface import TrainableError
+
+__all__ = ["FILES", "save"]
+
+_INPUT_STATE = "policy_preprocessor_step_3_normalizer_processor.safetensors"
+_OUTPUT_STATE = "policy_postprocessor_step_0_unnormalizer_processor.safetensors"
+TRAIN_SETTINGS = "train_config.json"
+FILES = {
+    *("config.json", WEIGHTS, TRAIN_SETTINGS),
+    *(PREPROCESSOR, _INPUT_STATE, POSTPROCESSOR, _OUTPUT_STATE),
+}
+"""What an export consists of."""
+
+FAR = 1e12
+"""So many times its value (or 1) a constant dimension is written to vary: then any value is its constant."""
+COMPARED_SAMPLES = 2
+COMPARED_STEPS = 10
+"""Denoising steps of the comparison; DDIM, which draws no noise of its own."""
+TOLERANCE = 1e-4
+"""Largest difference of an action that rounding explains, as a share of the actions' spread."""
+
+
+def save(
+    policy: DiffusionPolicy,
+    path: str | Path,
+    target: str = TARGETS[0],
+    *,
+    settings: Mapping[str, Any] | None = None,
+    replace: bool = False,
+) -> list[str]:
+    """Write a policy as a version of LeRobot would have, and verify it.
+
+    The export is written beside ``path``, read back with :func:`load` and compared for a fixed observation
+    and fixed noise; then it is renamed. Where anything fails nothing is left behind.
+
+    Args:
+        policy: The policy; its weights are written as they are, in float32.
+        path: The folder to make: what ``lerobot-eval --policy.path`` takes. May exist where it is empty.
+        target: The version of LeRobot to write for: ``lerobot==0.4.4`` or ``lerobot==0.6.1``.
+        settings: What it was trained with, by dotted name. ``train_config.json`` is written too where they
+            are a training's (``train.steps``) and the target's form of it is known (0.4.4).
+        replace: Replace an earlier export in ``path``.
+
+    Returns:
+        What was replaced with what LeRobot can express, and what the comparison gave, in a sentence each.
+
+    Raises:
+        ExportError: Where LeRobot cannot express the policy, with every reason; where ``path`` holds
+            something else; or where what was written is not the policy.
+    """
+    folder = Path(path).expanduser()
+    _check_place(folder, replace)
+    expression = express(policy, target, settings or {})
+    beside = folder.with_name(f".{folder.name}.{os.getpid()}.writing")
+    shutil.rmtree(beside, ignore_errors=True)
+    try:
+        beside.mkdir(parents=True)
+        constant = _write(beside, policy, expression.config)
+        if settings and "train.steps" in settings and target == TRAIN_SETTINGS_TARGET:
+            _write_json(beside / TRAIN_SETTINGS, train_settings(expression.config, settings), indent=4)
+        compared = _compare(policy, beside)
+        _put_in_place(beside, folder)
+    except OSError as error:
+        raise ExportError(f"{folder} cannot be written: {error}.") from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return [*expression.notes, *constant, compared]
+
+
+def _check_place(folder: Path, replace: bool) -> None:
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ExportError(f"{folder} is a file. Name a folder to make.")
+    there = {entry.name for entry in folder.iterdir()}
+    if there and not there <= FILES:
+        other = ", ".join(sorted(there - FILES)[:3])
+        raise ExportError(f"{folder} holds something else ({other}). Name a new folder.")
+    if there and not replace:
+        raise ExportError(
+            f"{folder} holds a checkpoint already. Name a new folder, or replace it with --force."
+        )
+
+
+def _put_in_place(beside: Path, folder: Path) -> None:
+    for file in beside.iterdir():
+        _sync(file)
+    _sync(beside)
+    earlier = folder.with_name(f".{folder.name}.{os.getpid()}.earlier")
+    if folder.exists():
+        folder.replace(earlier)
+    try:
+        beside.replace(folder)
+    except OSError:
+        if earlier.exists():
+            earlier.replace(folder)
+        raise
+    shutil.rmtree(earlier, ignore_errors=True)
+    _sync(folder.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write(folder: Path, policy: DiffusionPolicy, config: Mapping[str, Any]) -> list[str]:
+    """Write everything but the settings of training; returns what to note of constant dimensions."""
+    _write_json(folder / "config.json", config, indent=4)
+    weights = {name: _ready(value) for name, value in policy.state_dict().items()}
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+
+    constant = constant_dimensions(policy.features, policy.statistics(), policy.normalizer.modes)
+    inputs, outputs = _statistics(policy, constant)
+    save_file(inputs, folder / _INPUT_STATE)
+    save_file(outputs, folder / _OUTPUT_STATE)
+    _write_json(folder / PREPROCESSOR, _preprocessor(config), indent=2)
+    _write_json(folder / POSTPROCESSOR, _postprocessor(config), indent=2)
+    return [
+        f"{name}: dimensions {dimensions} never vary; their statistics are written so that LeRobot, which "
+        "would divide by 1e-8, treats them as here."
+        for name, dimensions in constant.items()
+    ]
+
+
+def _ready(value: Tensor) -> Tensor:
+    value = value.detach().cpu()
+    return (value.float() if value.is_floating_point() else value).contiguous().clone()
+
+
+def _statistics(
+    policy: DiffusionPolicy, constant: Mapping[str, list[int]]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Statistics for before and for after the policy.
+
+    LeRobot divides a dimension that never varies by 1e-8. On the way in such a dimension is written to vary
+    very widely from its constant on, so that any value gives the constant's. On the way out it is written not
+    to vary at all, which gives the constant whatever the policy predicts.
+    """
+    inputs: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
+    for feature in policy.features.all():
+        entry = {
+            name: np.array(value, np.float32)
+            for name, value in policy.statistics().get(feature.name, {}).items()
+        }
+        narrow = {name: value.copy() for name, value in entry.items()}
+        mode = policy.normalizer.modes[feature.type]
+        for place in constant.get(feature.name, []):
+            first, second = NEEDED[mode]
+            value = entry[first].reshape(-1)[place]
+            far = np.float32(FAR) * max(np.abs(value), np.float32(1))
+            entry[second].reshape(-1)[place] = far if mode == "MEAN_STD" else value + far
+            narrow[second].reshape(-1)[place] = 0 if mode == "MEAN_STD" else value
+        after = narrow if feature.type is FeatureType.ACTION else entry
+        inputs |= {f"{feature.name}.{name}": torch.from_numpy(value) for name, value in entry.items()}
+        outputs |= {
+            f"{feature.name}.{name}": torch.from_numpy(value).clone() for name, value in after.items()
+        }
+    return inputs, outputs
+
+
+def _preprocessor(config: Mapping[str, Any]) -> dict[str, Any]:
+    features = config["input_features"] | config["output_features"]
+    return {
+        "name": "policy_preprocessor",
+        "steps": [
+            {"registry_name": RENAMER, "config": {"rename_map": {}}},
+            {"registry_name": "to_batch_processor", "config": {}},
+            {
+                "registry_name": "device_processor",
+                "config": {"device": config["device"], "float_dtype": None},
+            },
+            _normalizing_step(NORMALIZER, features, config, _INPUT_STATE),
+        ],
+    }
+
+
+def _postprocessor(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "name": "policy_postprocessor",
+        "steps": [
+            _normalizing_step(UNNORMALIZER, config["output_features"], config, _OUTPUT_STATE),
+            {"registry_name": "device_processor", "config": {"device": "cpu", "float_dtype": None}},
+        ],
+    }
+
+
+def _normalizing_step(
+    registered: str, features: Mapping[str, Any], config: Mapping[str, Any], state: str
+) -> dict[str, Any]:
+    settings = {"eps": EPSILON, "features": features, "norm_map": config["normalization_mapping"]}
+    return {"registry_name": registered, "config": settings, "state_file": state}
+
+
+def _write_json(file: Path, content: Mapping[str, Any], indent: int) -> None:
+    file.write_text(json.dumps(content, indent=indent, allow_nan=False), encoding="utf-8")
+
+
+def _compare(policy: DiffusionPolicy, folder: Path) -> str:
+    """Read an export back and compare its actions with the policy's.
+
+    Raises:
+        ExportError: Where it cannot be read, or its actions are others.
+    """
+    try:
+        again = load(folder, device=policy.device)
+    except TrainableError as error:
+        raise ExportError(f"the export cannot be read back: {error}") from error
+    observation = _observation(policy)
+    generator = torch.Generator().manual_seed(0)
+    shape = (COMPARED_SAMPLES, policy.horizon, policy.action_dim)
+    arguments: dict[str, Any] = {
+        "noise": torch.randn(shape, generator=generator),
+        "sampler": "DDIM",
+        "num_inference_steps": min(COMPARED_STEPS, policy.config.num_train_timesteps),
+    }
+    expected = policy.predict_action(observation, **arguments).cpu()
+    found = again.predict_action(observation, **arguments).cpu()
+    difference = float((expected - found).abs().max())
+    spread = float((expected.amax(dim=(0, 1)) - expected.amin(dim=(0, 1))).max())
+    allowed = TOLERANCE * max(spread, float(expected.abs().max()), 1e-3)
+    if not difference <= allowed:
+        raise ExportError(
+            f"the export, read back, gives other actions: they differ by up to {difference:.3g}, where "
+            f"rounding explains {allowed:.3g}."
+        )
+    return (
+        f"read back: for the same observations and noise ({shape[0]} samples, DDIM of "
+        f"{arguments['num_inference_steps']} steps) the actions differ by at most {difference:.3g}."
+    )
+
+
+def _observation(policy: DiffusionPolicy) -> dict[str, Tensor]:
+    """Observations (B, To, ...) as the data may have them, and beside it where a dimension never varied."""
+    generator = torch.Generator().manual_seed(0)
+    observation = {}
+    for feature in policy.features.inputs:
+        shape = (COMPARED_SAMPLES, policy.n_obs_steps, *feature.shape)
+        if feature.type is FeatureType.VISUAL:
+            observation[feature.name] = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
+        else:
+            spread = torch.rand(shape, generator=generator) * 2 - 1
+            observation[feature.name] = policy.normalizer.unnormalize(
+                feature.name, spread.to(policy.device)
+            ).cpu()
+            observation[feature.name] += 1e-3 * spread
+    return observation
