@@ -63,7 +63,7 @@ class Table:
         """
         if name in self.columns:
             return self.columns.pop(name)
-        parts = _each(self.files, lambda rows: _read_column(rows.path, name, feature)[rows.in_file])
+        parts = _each(self.files, lambda rows: _read_column(rows, name, feature))
         return _joined(parts, [rows.in_dataset for rows in self.files], self.length)
 
 
@@ -160,8 +160,12 @@ def _read_part(
     return _Part(rows, episode[rows].reshape(-1), index[rows].reshape(-1), columns)
 
 
-def _read_column(path: Path, name: str, feature: DatasetFeature) -> np.ndarray:
-    return _pick(path, _open(path, [name]), name, feature)
+def _read_column(rows: Rows, name: str, feature: DatasetFeature) -> np.ndarray:
+    values = _pick(rows.path, _open(rows.path, [name]), name, feature)
+    if rows.in_file.max() >= len(values):
+        problem = f"has {len(values)} rows, it had more when the dataset was opened."
+        raise dataset_error(str(rows.path), problem, "Open the dataset again.")
+    return values[rows.in_file]
 
 
 def _open(path: Path, names: Sequence[str]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -50,8 +51,60 @@ def test_every_recorded_window_is_the_same(shared: Path, tmp_path: Path, name: s
     alone = [dataset.window(int(row), n_obs_steps, horizon) for row in index]
     for key, value in batch.items():
         np.testing.assert_array_equal(np.stack([window[key] for window in alone]), value)
-    for key in ("timestamp", "frame_index", "episode_index", "task_index"):
-        np.testing.assert_array_equal(dataset.column(key)[index, 0], recorded[key])
+    scalars = [name for name, feature in dataset.features.items() if feature.shape == (1,)]
+    assert {"timestamp", "frame_index", "episode_index", "index", "task_index"} <= set(scalars)
+    for key in scalars:
+        found = dataset.column(key)[index, 0]
+        assert found.dtype == recorded[key].dtype
+        np.testing.assert_array_equal(found, recorded[key], err_msg=key)
+
+
+@pytest.mark.parametrize("name", [name for name in RECORDED if "keypoints" not in name])
+def test_every_recorded_picture_is_the_one_lerobot_hands_to_its_policy(shared: Path, name: str):
+    """LeRobot's pictures are float32 in [0, 1]: ours divided by 255 are the same to the last bit."""
+    recorded = np.load(shared / "reference" / RECORDED[name])
+    dataset = open_dataset(shared / "data" / "small" / name)
+    cameras = [feature.name for feature in dataset.policy_features.cameras]
+    assert cameras
+    for camera in cameras:
+        for number, row in enumerate(recorded["index"]):
+            shown = dataset.window(int(row), 2, 16)[camera].astype(np.float32) / 255
+            assert hashlib.sha256(shown.tobytes()).hexdigest() == recorded[f"{camera}__sha256"][number]
+            exact = shown.astype(np.float64)
+            for key, value in (("mean", exact.mean((-1, -2))), ("std", exact.std((-1, -2)))):
+                np.testing.assert_allclose(value, recorded[f"{camera}__{key}"][number], rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_observations_are_repeated_where_lerobot_pads_them(shared: Path, name: str):
+    recorded = np.load(shared / "reference" / RECORDED[name])
+    dataset = open_dataset(shared / "data" / "small" / name)
+    deltas = recorded["delta_observation"]
+    padded = [row + deltas < dataset.episode_of(int(row)).start for row in recorded["index"]]
+    for feature in dataset.policy_features.inputs:
+        np.testing.assert_array_equal(padded, recorded[f"{feature.name}_is_pad"])
+    assert 0 < np.sum(padded) < len(padded)
+    for row, is_pad in zip(recorded["index"], padded, strict=True):
+        window = dataset.window(int(row), 2, 16)
+        if is_pad[0]:
+            for feature in dataset.policy_features.inputs:
+                np.testing.assert_array_equal(window[feature.name][0], window[feature.name][1])
+
+
+def test_sets_of_one_robot_are_read_together_as_apart(shared: Path):
+    """The first comparison again, where the recorded set is the second of two."""
+    recorded = np.load(shared / "reference" / RECORDED["pusht_v30"])
+    small = shared / "data" / "small"
+    dataset = open_dataset([small / "pusht_v21", small / "pusht_v30"])
+    before = len(open_dataset(small / "pusht_v21"))
+    assert len(dataset.episodes) == 24
+    for number, row in enumerate(recorded["index"]):
+        window = dataset.window(before + int(row), 2, 16)
+        for key in ("observation.state", "action", "action_is_pad"):
+            np.testing.assert_array_equal(window[key], recorded[key][number])
+        np.testing.assert_array_equal(
+            window["observation.image"], recorded["observation.image__uint8"][number]
+        )
 
 
 @pytest.mark.parametrize("name", [*(f"small/{name}" for name in RECORDED), "pusht"])

@@ -4,15 +4,19 @@ import json
 import shutil
 import subprocess
 import sys
+from fractions import Fraction
 
+import av
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from small_sets import HEIGHT, PICTURE, WIDTH, edit_info, edit_table, pictures, states
 
 from trainables.dataset.errors import DatasetError
-from trainables.dataset.lerobot import open_dataset
+from trainables.dataset.lerobot import open_dataset, preflight
 from trainables.dataset.schema import DatasetFeature
+from trainables.dataset.windows import Windows
 
 CAMERA = "observation.image"
 
@@ -27,6 +31,32 @@ def test_wrong_file_numbers_in_the_metadata_are_not_believed(make_dataset):
     edit_table(root / "meta/episodes/chunk-000/file-000.parquet", swap)
     expected = np.concatenate([states(e, n) for e, n in enumerate((5, 6, 7))])
     np.testing.assert_array_equal(open_dataset(root).column("observation.state"), expected)
+
+
+@pytest.mark.parametrize("version", ["v3.0", "v2.1"])
+def test_an_episode_may_lie_in_several_files(make_dataset, version):
+    """Rows are taken wherever they are, also where a conversion cut a file in the middle of an episode."""
+    lengths = (5, 6, 7)
+    root = make_dataset(lengths=lengths, episodes_per_file=1, version=version, cameras={CAMERA: PICTURE})
+    before = open_dataset(root)
+    names = ("observation.state", "action", "timestamp", "index")
+    expected = {name: before.column(name) for name in names}
+    pictures_before = before.pictures(CAMERA, np.arange(18))
+    first, second = sorted((root / "data").rglob("*.parquet"))[:2]
+    tables = [pq.ParquetFile(path).read() for path in (first, second)]
+    moved = pa.concat_tables([tables[0].slice(3), tables[1]])
+    pq.write_table(tables[0].slice(0, 3), first)
+    pq.write_table(moved, second)
+    if version == "v2.1":
+        # Its file name says that it holds one episode: what else is in it is not looked for.
+        with pytest.raises(DatasetError, match="episode 0 has 3 rows, the metadata says 5"):
+            open_dataset(root, episodes=[0])
+    dataset = open_dataset(root)
+    for name in names:
+        np.testing.assert_array_equal(dataset.column(name), expected[name])
+    np.testing.assert_array_equal(dataset.pictures(CAMERA, np.arange(18)), pictures_before)
+    with pytest.raises(DatasetError, match=r"has \d rows, it had more when the dataset was opened"):
+        before.column("frame_index")
 
 
 def test_rows_are_put_in_order_by_episode_and_index(make_dataset):
@@ -117,14 +147,51 @@ def test_numbers_of_every_kind_are_read(make_dataset):
     assert [feature.name for feature in dataset.policy_features.inputs] == ["observation.state"]
 
 
-def test_a_state_of_whole_numbers_becomes_float32(make_dataset):
-    extra = {"observation.environment_state": DatasetFeature("int64", (2,))}
-    values = {("observation.environment_state", -1): np.arange(18).reshape(9, 2)}
-    dataset = open_dataset(make_dataset(lengths=(9,), extra=extra, changes=values))
-
+@pytest.mark.parametrize("dtype", ["int64", "int32", "uint8", "bool", "float64", "float16"])
+def test_whatever_numbers_a_policy_uses_they_are_float32(make_dataset, dtype):
+    names = ("observation.state", "observation.environment_state", "action")
+    values = {name: (np.arange(18).reshape(9, 2) + place).astype(dtype) for place, name in enumerate(names)}
+    root = make_dataset(
+        lengths=(9,),
+        extra={name: DatasetFeature(dtype, (2,)) for name in names},
+        changes={(name, -1): written for name, written in values.items()},
+    )
+    dataset = open_dataset(root)
     window = dataset.window(4, 2, 8)
-    assert window["observation.environment_state"].dtype == np.float32
-    np.testing.assert_array_equal(window["observation.environment_state"], [[6, 7], [8, 9]])
+    batch = Windows(dataset, [0], n_obs_steps=2, horizon=8, drop_n_last_frames=0, frames={}).gather(
+        np.array([4])
+    )
+    for name, written in values.items():
+        rows = np.clip(np.arange(3, 11), 0, 8) if name == "action" else [3, 4]
+        assert window[name].dtype == np.float32
+        np.testing.assert_array_equal(window[name], written[rows].astype(np.float32))
+        np.testing.assert_array_equal(batch[name][0].numpy(), window[name])
+    assert preflight(root) == []
+
+
+@pytest.mark.parametrize("cell", ["plain", "list", "fixed_size_list"])
+def test_one_number_is_a_vector_of_one(make_dataset, cell):
+    names = ("observation.state", "action")
+    root = make_dataset(
+        lengths=(4,),
+        extra={name: DatasetFeature("float32", (1,)) for name in names},
+        changes={(name, -1): np.arange(4.0) for name in names},
+    )
+
+    def wrap(table: pa.Table) -> pa.Table:
+        for name in names:
+            numbers = table[name].combine_chunks()
+            kinds = {"list": pa.list_(pa.float32()), "fixed_size_list": pa.list_(pa.float32(), 1)}
+            if cell != "plain":
+                wrapped = pa.array([[number] for number in numbers.to_pylist()], kinds[cell])
+                table = table.set_column(table.column_names.index(name), name, wrapped)
+        return table
+
+    edit_table(root / "data/chunk-000/file-000.parquet", wrap)
+    window = open_dataset(root).window(1, 2, 4)
+    np.testing.assert_array_equal(window["observation.state"], [[0], [1]])
+    np.testing.assert_array_equal(window["action"], [[0], [1], [2], [3]])
+    assert window["action"].dtype == np.float32
 
 
 @pytest.mark.parametrize("beside", [False, True])
@@ -181,6 +248,89 @@ def test_what_ported_sets_do_differently_is_understood(make_dataset):
     np.testing.assert_array_equal(dataset.pictures(CAMERA, np.arange(7)), expected)
 
 
+def test_a_frame_rate_need_not_be_a_whole_number(make_dataset):
+    root = make_dataset(cameras={CAMERA: PICTURE}, lengths=(9, 4, 6))
+    expected = open_dataset(root).pictures(CAMERA, np.arange(19))
+    rate = Fraction(30000, 1001)
+    show_at(next(root.rglob("*.mp4")), rate)
+    edit_info(root, fps=29.97)
+
+    def in_time(table: pa.Table) -> pa.Table:
+        for name, numbers in (
+            ("timestamp", pa.array(np.array(table["frame_index"]) / float(rate), pa.float32())),
+            (f"videos/{CAMERA}/from_timestamp", pa.array([0.0, 9 / float(rate), 13 / float(rate)])),
+        ):
+            if name in table.column_names:
+                table = table.set_column(table.column_names.index(name), name, numbers)
+        return table
+
+    edit_table(root / "meta/episodes/chunk-000/file-000.parquet", lambda t: t.append_column(
+        "frame_index", pa.array([0, 0, 0])
+    ))  # fmt: skip
+    edit_table(
+        root / "meta/episodes/chunk-000/file-000.parquet", lambda t: in_time(t).drop_columns("frame_index")
+    )
+    edit_table(root / "data/chunk-000/file-000.parquet", in_time)
+    dataset = open_dataset(root, tolerance_s=1e-3)
+    assert dataset.fps == 29.97
+    np.testing.assert_array_equal(dataset.pictures(CAMERA, np.arange(19)), expected)
+
+
+def show_at(video, rate):
+    """Write the same packets again, shown at another rate."""
+    other = video.with_suffix(".other.mp4")
+    with av.open(str(video)) as source, av.open(str(other), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        packets = [packet for packet in source.demux(source.streams.video[0]) if packet.dts is not None]
+        for packet in packets:
+            frame = Fraction(packet.pts) * packet.time_base * 10
+            decoded = Fraction(packet.dts) * packet.time_base * 10
+            packet.stream = stream
+            packet.time_base = 1 / (rate * 1000)
+            packet.pts, packet.dts = round(frame * 1000), round(decoded * 1000)
+            target.mux(packet)
+    other.replace(video)
+
+
+def test_cameras_are_chosen_by_name_and_come_in_the_order_of_the_set(make_dataset):
+    names = [f"observation.images.{name}" for name in ("front", "wrist", "top")]
+    root = make_dataset(cameras=dict.fromkeys(names, PICTURE), lengths=(3, 2))
+    chosen = open_dataset(root, observations=[names[2], "observation.state", names[0]])
+    assert [camera.name for camera in chosen.policy_features.cameras] == [names[0], names[2]]
+    assert names[1] not in chosen.window(1, 2, 4)
+    np.testing.assert_array_equal(
+        chosen.window(1, 2, 4)[names[2]], open_dataset(root).window(1, 2, 4)[names[2]]
+    )
+
+
+@pytest.mark.parametrize(
+    "episodes", ["1-2", "1:3", ["1", 2], range(1, 3), np.array([2, 1]), [range(1, 3), 2]]
+)
+def test_episodes_are_chosen_by_number_and_by_range(make_dataset, episodes):
+    root = make_dataset(lengths=(3, 2, 4, 5))
+    assert [episode.index for episode in open_dataset(root, episodes=episodes).episodes] == [1, 2]
+    left = open_dataset(root, exclude_episodes=episodes).episodes
+    assert [episode.index for episode in left] == [0, 3]
+
+
+@pytest.mark.parametrize(
+    ("episodes", "words"),
+    [
+        ("9-3", "dataset.episodes: '9-3' ends before it begins. Expected ints and ranges such as 0-99"),
+        ("x", "dataset.episodes: 'x' is neither a whole number nor a range"),
+        ([-1], "dataset.episodes: -1 is negative"),
+        (
+            "0-999999999999",
+            r"dataset.episodes: \[4-999999999999\] do not exist. The dataset has episodes 0 to 3",
+        ),
+        ([], "dataset.episodes: no episode is left"),
+    ],
+)
+def test_a_choice_of_episodes_that_means_nothing_is_an_error(make_dataset, episodes, words):
+    with pytest.raises(DatasetError, match=words):
+        open_dataset(make_dataset(), episodes=episodes)
+
+
 def test_each_frame_knows_its_task(make_dataset):
     root = make_dataset(lengths=(3, 2, 2), tasks=("Open.", "Close."))
     dataset = open_dataset(root)
@@ -204,6 +354,20 @@ def test_a_window_repeats_the_edge_and_says_where(make_dataset):
     alone = dataset.window(9, 3, 4)
     np.testing.assert_array_equal(alone["observation.state"], state[[9, 9, 9]])
     np.testing.assert_array_equal(alone["action_is_pad"], [True, True, False, True])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((10, 2, 8), "index: 10 is no row. The dataset has rows 0 to 9"),
+        ((-1, 2, 8), "index: -1 is no row"),
+        ((0, 0, 8), "n_obs_steps 0 and horizon 8 make no window"),
+        ((0, 1, 0), "n_obs_steps 1 and horizon 0 make no window"),
+    ],
+)
+def test_a_window_that_is_not_there_is_an_error(make_dataset, arguments, words):
+    with pytest.raises(DatasetError, match=words):
+        open_dataset(make_dataset(lengths=(4, 5, 1))).window(*arguments)
 
 
 @pytest.mark.parametrize(
@@ -279,6 +443,26 @@ def test_the_fingerprint_is_of_the_content_not_of_the_place(make_dataset, tmp_pa
     video = next(root.rglob("*.mp4"))
     video.write_bytes(video.read_bytes()[:-1] + b"?")
     assert open_dataset(root).fingerprint != before
+
+
+def test_the_package_itself_opens_datasets_and_is_light_until_then(make_dataset):
+    code = (
+        "import sys, trainables.dataset; "
+        "assert not {'numpy', 'pyarrow', 'av'} & set(sys.modules); "
+        "from trainables.dataset import DatasetError, LeRobotDataset, open_dataset; "
+        "dataset = open_dataset(sys.argv[1]); assert isinstance(dataset, LeRobotDataset); "
+        "window = dataset.window(index=7, n_obs_steps=2, horizon=8); "
+        "print(len(dataset), len(dataset.episodes), dataset.fps, list(dataset.features)[:2], "
+        "sorted(dataset.statistics()), {name: value.shape for name, value in window.items()})"
+    )
+    root = make_dataset(cameras={CAMERA: PICTURE})
+    done = subprocess.run([sys.executable, "-c", code, str(root)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == (
+        "38 4 10.0 ['observation.image', 'observation.state'] "
+        "['action', 'observation.image', 'observation.state'] "
+        "{'observation.image': (2, 3, 32, 48), 'observation.state': (2, 2), 'action': (8, 2), "
+        "'action_is_pad': (8,)}"
+    )
 
 
 def test_opening_needs_neither_torch_nor_pandas(make_dataset):
