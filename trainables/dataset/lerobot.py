@@ -105,6 +105,7 @@ def preflight(
     features: Mapping[str, str] | None = None,
     holdout_fraction: float = 0.0,
     cache: Path | None = None,
+    tolerance_s: float = 1e-4,
     progress: Progress | None = None,
 ) -> list[Fault]:
     """Check a dataset as training would use it, before anything is trained: quick, nothing is decoded.
@@ -120,6 +121,7 @@ def preflight(
         features: As for ``open_dataset``.
         holdout_fraction: Share of the episodes to be held out.
         cache: As for ``open_dataset``.
+        tolerance_s: As for ``open_dataset``.
         progress: Told before something slow.
 
     Returns:
@@ -134,6 +136,7 @@ def preflight(
             observations=observations,
             features=features,
             cache=cache,
+            tolerance_s=tolerance_s,
             progress=progress,
         )
     except DatasetError as error:

@@ -14,7 +14,7 @@ from trainables.diffusion_policy.config import BUILTIN_PUSHT, DatasetConfig, Dif
 from trainables.features import PolicyFeatures
 from trainables.interface import ConfigError, Fault, silent
 
-__all__ = ["describe", "load_dataset", "preflight"]
+__all__ = ["camera_faults", "describe", "image_sizes", "load_dataset", "preflight"]
 
 
 def load_dataset(
@@ -75,12 +75,13 @@ def preflight(config: DiffusionConfig, cache: Path, progress: Callable[[str], No
         observations=dataset.observations,
         features=dataset.features,
         holdout_fraction=dataset.holdout_fraction,
+        tolerance_s=dataset.tolerance_s,
         progress=progress,
     )
     if faults:
         return faults
     features = load_dataset(dataset, cache).policy_features
-    faults = _camera_faults(config, features)
+    faults = camera_faults(config, features)
     if config.rollout.env is not None:
         faults += environment_faults(config.rollout.env, features, config.rollout.max_steps)
     return faults
@@ -138,7 +139,8 @@ def image_sizes(config: DiffusionConfig, features: PolicyFeatures) -> dict[str, 
     return {camera.name: resized or (camera.shape[1], camera.shape[2]) for camera in features.cameras}
 
 
-def _camera_faults(config: DiffusionConfig, features: PolicyFeatures) -> list[Fault]:
+def camera_faults(config: DiffusionConfig, features: PolicyFeatures) -> list[Fault]:
+    """Say why the cameras' pictures cannot be given to the policy: sizes that differ, a crop that is none."""
     faults: list[Fault] = []
     sizes = image_sizes(config, features)
     if len(set(sizes.values())) > 1:

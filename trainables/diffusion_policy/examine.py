@@ -1,0 +1,130 @@
+"""What a Diffusion Policy's doctor says: the findings of the dataset, and those of its settings."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from trainables.dataset.doctor.examination import Aims
+from trainables.dataset.doctor.examination import examine as examine_dataset
+from trainables.dataset.errors import DatasetError
+from trainables.dataset.lerobot import LeRobotDataset
+from trainables.diffusion_policy.config import FIELDS, DatasetConfig, DiffusionConfig
+from trainables.diffusion_policy.data import camera_faults, image_sizes, load_dataset
+from trainables.features import FeatureType
+from trainables.interface import Examination, Fault, Finding, silent
+
+__all__ = ["examine"]
+
+SMALL_CROP = 0.6
+"""The paper's crops keep 76 % (Push-T) to 81 % (real arms) of the picture."""
+OPENINGS = 5
+"""A dataset is opened again without the episodes that keep it from being opened; each kind of damage is told
+at once for all its episodes, so that a few openings are enough."""
+
+
+def examine(
+    config: DiffusionConfig,
+    cache: Path,
+    progress: Callable[[str], None] = silent,
+    *,
+    every_frame: bool = False,
+) -> Examination:
+    """Look at the dataset of a configuration as closely as possible, pictures included.
+
+    Args:
+        config: The dataset, and the windows, normalisation and crop that it is to be used with.
+        cache: Folder for the built-in dataset.
+        progress: Told what is being looked at.
+        every_frame: Decode every picture instead of a sample.
+
+    Raises:
+        DatasetError: Where the configuration names episodes or features that the dataset does not have.
+    """
+    findings, dataset = _open(config.dataset, cache, progress)
+    if dataset is None:
+        return Examination(tuple(findings), {})
+    policy = config.policy
+    aims = Aims(policy.n_obs_steps, policy.horizon, policy.drop_n_last_frames, _min_max(config, dataset))
+    found, looked_at = examine_dataset(dataset, aims, progress, every_frame=every_frame)
+    findings += [*found, *_crops(config, dataset)]
+    order = ("error", "warning", "note")
+    findings.sort(key=lambda finding: order.index(finding.severity))
+    summary: dict[str, Any] = {
+        "version": dataset.version,
+        "fps": dataset.fps,
+        "episodes": len(dataset.episodes),
+        "frames": len(dataset),
+        "pictures": looked_at,
+    }
+    return Examination(tuple(findings), summary)
+
+
+def _open(
+    config: DatasetConfig, cache: Path, progress: Callable[[str], None]
+) -> tuple[list[Finding], LeRobotDataset | None]:
+    """Open as much of the dataset as can be; what cannot is a finding."""
+    findings: list[Finding] = []
+    left_out: tuple[int | str, ...] = tuple(config.exclude_episodes)
+    for _ in range(OPENINGS):
+        try:
+            chosen = dataclasses.replace(config, exclude_episodes=left_out)
+            return findings, load_dataset(chosen, cache, progress)
+        except DatasetError as error:
+            if not findings and any(_is_a_choice(fault) for fault in error.faults):
+                raise
+            nothing_left = findings and any(_is_a_choice(fault) for fault in error.faults)
+            if not nothing_left:
+                findings += [_unreadable(fault) for fault in error.faults]
+            if nothing_left or not all(fault.episodes for fault in error.faults):
+                break
+            left_out += tuple(index for fault in error.faults for index in fault.episodes)
+    return findings, None
+
+
+def _is_a_choice(fault: Fault) -> bool:
+    """Whether it is the configuration that is wrong about the dataset, and not the dataset that is broken."""
+    return fault.where in FIELDS and fault.where not in ("dataset.root", "dataset.repo_id")
+
+
+def _unreadable(fault: Fault) -> Finding:
+    return Finding(
+        check="unreadable_episodes" if fault.episodes else "unreadable_dataset",
+        severity="error",
+        where=fault.where,
+        problem=fault.problem,
+        why="These episodes cannot be read as a whole, so that nothing can be learned from them."
+        if fault.episodes
+        else "What cannot be read cannot be trained on.",
+        remedy=fault.remedy or "Repair the dataset, or fetch it again.",
+        episodes=fault.episodes,
+    )
+
+
+def _min_max(config: DiffusionConfig, dataset: LeRobotDataset) -> frozenset[str]:
+    """Features that are normalised by their extremes."""
+    modes = {
+        FeatureType.STATE: config.policy.normalization_state,
+        FeatureType.ENV: config.policy.normalization_environment_state,
+        FeatureType.ACTION: config.policy.normalization_action,
+    }
+    features = dataset.policy_features.all()
+    return frozenset(feature.name for feature in features if modes.get(feature.type) == "MIN_MAX")
+
+
+def _crops(config: DiffusionConfig, dataset: LeRobotDataset) -> list[Finding]:
+    """Whether the cameras fit the policy, and how much of each a crop keeps."""
+    why = "The policy sees only the crop: at run time its middle, and what lies outside does not exist for "
+    "it."
+    faults = camera_faults(config, dataset.policy_features)
+    findings = [Finding("crop", "error", fault.where, fault.problem, why, fault.remedy) for fault in faults]
+    for name, size in image_sizes(config, dataset.policy_features).items():
+        crop = config.policy.crop_size(size)
+        share = 1.0 if crop is None else crop[0] * crop[1] / (size[0] * size[1])
+        if crop is not None and not faults and share < SMALL_CROP:
+            problem = f"{crop[0]}×{crop[1]} keeps {share:.0%} of {name}, {size[0]}×{size[1]}."
+            remedy = "Set a smaller policy.resize_shape first, or a larger policy.crop_shape."
+            findings.append(Finding("crop", "warning", "policy.crop_shape", problem, why, remedy))
+    return findings
