@@ -23,7 +23,9 @@ GRACE_S = 30.0
 PAUSE_GRACE_S = 900.0
 """The same where nobody is in a hurry: a trial may be at its rollouts, and its checkpoint comes after."""
 CANARIES = 3
-"""When this many trials ended (or all that run at once, if more) and all failed, the sweep gives up."""
+"""When this many trials ended (or all that run at once, if more) and all failed alike, the sweep gives up."""
+CANARIES_APART = 3
+"""Trials that all failed, but in several ways, must be this many times more."""
 
 
 class Signals:
@@ -79,6 +81,7 @@ class Ending:
         self._resources = resources
         self._sweep = sweep
         self._signals = signals
+        self._given_up = ""
         self._cancelled = False
         self._go_on = False
         self._deadline = 0.0
@@ -105,6 +108,10 @@ class Ending:
     def cancel(self) -> None:
         """Cut off what runs."""
         self._cancelled = True
+
+    def give_up(self, why: str) -> None:
+        """End the sweep, since it cannot go on; what runs is asked for a checkpoint, and can be continued."""
+        self._given_up = self._given_up or why
 
     # What the sweep asks
 
@@ -166,6 +173,8 @@ class Ending:
 
     def _why(self) -> tuple[Status, str] | None:
         sweep = self._sweep
+        if self._given_up:
+            return "failed", self._given_up
         if self._signals.count:
             return "interrupted", "Interrupted."
         if self._cancelled:
@@ -179,8 +188,13 @@ class Ending:
         failed, ended = sweep.count("failed"), sweep.ended_trials
         if budget.max_failed is not None and failed >= max(1, budget.max_failed):
             return "failed", f"budget.max_failed: {failed} trials failed. {common_reason(sweep)}"
-        if failed == ended and ended - self._before >= max(CANARIES, self._resources.at_once):
-            return "failed", f"All of the first {failed} trials failed. {common_reason(sweep)}"
+        if failed == ended and failed:
+            reasons = {trial.reason for trial in sweep.trials.values() if trial.status == "failed"}
+            # Trials that fail in several ways may be unlucky for longer than those that all fail alike.
+            enough = max(CANARIES, self._resources.at_once) * (1 if len(reasons) == 1 else CANARIES_APART)
+            if ended - self._before >= enough:
+                how = f"the same way ({reasons.pop()})" if len(reasons) == 1 else "in several ways"
+                return "failed", f"All of the first {failed} trials failed {how}. {common_reason(sweep)}"
         return None
 
 

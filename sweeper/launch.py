@@ -26,7 +26,7 @@ from rich.console import Console
 from sweeper.cluster import Cluster, connect, disconnect, free_placement_groups, settle, this_machine
 from sweeper.ended import SweepResult, print_result
 from sweeper.ending import Ending, Signals, Status, common_reason, ended_by_signals
-from sweeper.errors import SweepNotFoundError, UserError
+from sweeper.errors import SweepNotFoundError, TrackingError, UserError
 from sweeper.journal import Event, Journal
 from sweeper.live import GO_ON, Board, Display
 from sweeper.preflight import (
@@ -36,15 +36,15 @@ from sweeper.preflight import (
     earlier_sweep,
     information,
     preflight,
-    remark,
     usable_cache,
 )
 from sweeper.recorder import Outcome, Recorder
 from sweeper.remote import open_entrance
 from sweeper.results import Sweep, read_series, read_sweep
+from sweeper.retry import Retries
 from sweeper.settings import STEPS
 from sweeper.steering import Steering, write_spec
-from sweeper.study import Study
+from sweeper.study import Study, Suggestion
 from sweeper.sweep import SettledResources, SweepSpec
 from sweeper.tracking import Delivery, Tracker
 from sweeper.trial import RAY, STOP, TrialSettings, group_prefix, run_trial, trial_folder
@@ -123,7 +123,6 @@ def run_sweep(
     with checking(console, spec.name) as progress:
         base = preflight(spec, trainable, cache, progress)
         data = trainable.describe(base, cache)
-    remark(trainable, base, cache, console)
     check_disk(spec, trainable.disk_gb(base), left, console)
     with contextlib.ExitStack() as stack:
         if remote:
@@ -146,7 +145,7 @@ def run_sweep(
             "resources": dataclasses.asdict(resources),
             "steps": None if STEPS not in trainable.fields else trainable.fields[STEPS].default,
         }
-        return dataclasses.replace(run.to_the_end(console, info), address=address)
+        return run.to_the_end(console, info)
 
 
 def _connected(stack: contextlib.ExitStack, address: str | None) -> Cluster:
@@ -227,6 +226,7 @@ class _Run:
         signals: Signals,
     ) -> None:
         self._spec = spec
+        self._trainable = trainable
         self._records = records
         self._cluster = cluster
         self._resources = resources
@@ -279,7 +279,8 @@ class _Run:
             raise
         finally:
             free_groups(self._spec.name)
-            self._recorder.end_sweep(status, message)
+            with contextlib.suppress(TrackingError):  # what the next driver will see for itself
+                self._recorder.end_sweep(status, message)
             self._steering.close()
             delivery = tracker.close(patience_s)
             # What Ray keeps there is for a restore that we never do.
@@ -319,12 +320,21 @@ class _Run:
         stop = spec.early_stop
         history = read_series(spec.folder, stop.metric) if stop is not None and self._sweep.trials else None
         scheduler = make_scheduler(stop, history)
-        searcher = StudySearcher(study, study.unfinished(), self._left())
-        self._callback = RecorderCallback(self._recorder, scheduler)
+        searcher = StudySearcher(study, self._unfinished(), self._left())
+        retries = Retries(
+            spec,
+            self._trainable,
+            self._recorder,
+            again=searcher.again,
+            ending=lambda: self._ending.begun,
+            stop=self._ending.give_up,
+        )
+        self._callback = RecorderCallback(self._recorder, scheduler, retries)
         begun_with = self._sweep.ended_trials
 
         def look() -> None:
             self._steering.look()
+            self._watch_disk()
             searcher.limit = 0 if self._ending.stopping else self._sweep.budget.trials - begun_with
 
         settings = TrialSettings(
@@ -362,6 +372,22 @@ class _Run:
             raise searcher.error
         if searcher.exhausted and not self._ending.begun:
             self._recorder.note("the space has no more configurations")
+
+    def _unfinished(self) -> list[Suggestion]:
+        """Trials that were handed out and never ended, as their last attempt had them."""
+        trials = self._sweep.trials
+        return [
+            dataclasses.replace(left, config={**left.config, **trials[left.number].changes})
+            if left.number in trials
+            else left
+            for left in self._records.study.unfinished()
+        ]
+
+    def _watch_disk(self) -> None:
+        """End the sweep where nothing more can be written down, and tell the study what it has missed."""
+        if self._records.journal.problem:
+            self._ending.give_up(self._records.journal.problem)
+        self._recorder.tell_study()
 
     def _say(self, text: str) -> None:
         if self._display is not None:
