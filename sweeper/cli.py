@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from sweeper import __version__
-from sweeper.commands import results, steering, sweeps
+from sweeper.commands import checkpoints, results, steering, sweeps
 from sweeper.commands.options import open_console
 
 __all__ = ["app", "main"]
@@ -56,6 +56,7 @@ _PANELS: dict[str, dict[str, Callable[..., None]]] = {
         "budget": steering.budget,
     },
     "Results": {"results": results.results, "list": results.list_sweeps, "ui": results.ui},
+    "Checkpoints": {"export": checkpoints.export},
 }
 for _panel, _commands in _PANELS.items():
     for _name, _command in _commands.items():

@@ -1,0 +1,168 @@
+"""Find the checkpoint that a person means, and have its trainable export it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from sweeper.errors import SweepNotFoundError, UserError
+from sweeper.results import Sweep, TrialResult, read_sweep
+from sweeper.trial import trial_folder
+from sweeper.ui import find_sweep
+from trainables import registry
+from trainables.interface import ExportsCheckpoints, silent
+
+__all__ = ["Exported", "Source", "export", "find_source"]
+
+Which = Literal["best", "last"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint that can be exported.
+
+    Attributes:
+        checkpoint: Its folder.
+        trainable: Name of the trainable that wrote it.
+        chosen: How it was chosen, for a person.
+        sweep: Name of its sweep; None for a checkpoint that was named by its path.
+        trial: Number of its trial; None likewise.
+    """
+
+    checkpoint: Path
+    trainable: str
+    chosen: str
+    sweep: str | None = None
+    trial: int | None = None
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export made.
+
+    Attributes:
+        sweep: Name of the sweep, or None.
+        trial: Number of the trial, or None.
+        checkpoint: The checkpoint that was exported.
+        chosen: How it was chosen, for a person.
+        folder: The folder that was made.
+        target: The format that it has.
+        notes: What was replaced and what was compared, in a sentence each.
+    """
+
+    sweep: str | None
+    trial: int | None
+    checkpoint: str
+    chosen: str
+    folder: str
+    target: str
+    notes: list[str]
+
+
+def find_source(named: str, sweeps: Path, which: Which) -> Source:
+    """Find a checkpoint.
+
+    Args:
+        named: ``SWEEP`` for the best trial of its ranking, ``SWEEP:TRIAL`` for another, or the path of a
+            checkpoint. A sweep is a name or the path of its folder.
+        sweeps: The folder in which sweeps lie.
+        which: The trial's checkpoint of the best value, or its last.
+
+    Raises:
+        UserError: Where there is none, saying what there is.
+    """
+    name, separator, number = named.rpartition(":")
+    if separator and number.isdigit():
+        return _of_trial(read_sweep(find_sweep(name, sweeps)), int(number), which)
+    try:
+        folder = find_sweep(named, sweeps)
+    except SweepNotFoundError:
+        if Path(named).exists():
+            return Source(Path(named), registry.names()[0], "the checkpoint that was named")
+        raise
+    return _of_trial(read_sweep(folder), None, which)
+
+
+def export(
+    source: Source,
+    folder: Path,
+    target: str | None,
+    *,
+    ema: bool = True,
+    replace: bool = False,
+    progress: Callable[[str], None] = silent,
+) -> Exported:
+    """Export a checkpoint.
+
+    Args:
+        source: The checkpoint.
+        folder: The folder to make.
+        target: The format; None: the trainable's default.
+        ema: Write averaged weights where there are any.
+        replace: Replace an earlier export in ``folder``.
+        progress: Told what is being done.
+
+    Raises:
+        UserError: Where the trainable exports nothing, or not to ``target``.
+        TrainableError: Where the checkpoint cannot be read or expressed.
+    """
+    trainable = registry.load(source.trainable)
+    if not isinstance(trainable, ExportsCheckpoints):
+        raise UserError(f"{source.trainable}: this trainable exports no checkpoints.")
+    chosen = trainable.export_targets[0] if target is None else target
+    if chosen not in trainable.export_targets:
+        known = ", ".join(trainable.export_targets)
+        raise UserError(f"--target {chosen}: no such format. {source.trainable} can write: {known}.")
+    notes = trainable.export(source.checkpoint, folder, chosen, ema=ema, replace=replace, progress=progress)
+    return Exported(
+        source.sweep, source.trial, str(source.checkpoint), source.chosen, str(folder), chosen, notes
+    )
+
+
+def _of_trial(sweep: Sweep, number: int | None, which: Which) -> Source:
+    trial = _trial(sweep, number)
+    objective = sweep.objectives[0]
+    recorded = trial.best_checkpoint if which == "best" else trial.checkpoint
+    if recorded is None:
+        other = " --checkpoint last has one." if which == "best" and trial.checkpoint is not None else ""
+        raise UserError(f"{sweep.name}: trial {trial.number} has no {which} checkpoint.{other}")
+    checkpoint = _where_it_lies(sweep, trial, Path(recorded))
+    values = trial.best if which == "best" else trial.final
+    value = f", {objective.name} {values[objective.name]:.6g}" if objective.name in values else ""
+    chosen = f"trial {trial.number} of {sweep.name}" + (
+        "" if number is not None else ", the best of its ranking"
+    )
+    return Source(
+        checkpoint,
+        str(sweep.spec["trainable"]),
+        f"{chosen}: its {which} checkpoint, step {checkpoint.name.lstrip('0') or '0'}{value}",
+        sweep.name,
+        trial.number,
+    )
+
+
+def _trial(sweep: Sweep, number: int | None) -> TrialResult:
+    if number is None:
+        best = sweep.best_trial()
+        if best is None:
+            remedy = f"Name one, as in {sweep.name}:0, to export a trial that did not end."
+            raise UserError(f"{sweep.name}: no trial has completed. {remedy}")
+        return best
+    if number not in sweep.trials:
+        known = ", ".join(str(known) for known in sorted(sweep.trials)) or "none"
+        raise UserError(f"{sweep.name}: there is no trial {number}. There are: {known}.")
+    return sweep.trials[number]
+
+
+def _where_it_lies(sweep: Sweep, trial: TrialResult, recorded: Path) -> Path:
+    """The checkpoint's folder, also where the sweep's folder was moved since it was written."""
+    inside = trial_folder(sweep.folder, trial.number) / recorded.parent.name / recorded.name
+    for place in (inside, recorded):
+        if place.is_dir():
+            return place
+    raise UserError(
+        f"{sweep.name}: the checkpoint of trial {trial.number} is gone from {recorded}. "
+        "Checkpoints of trials far down the ranking are removed; name another trial."
+    )
