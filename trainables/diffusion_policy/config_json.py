@@ -19,6 +19,7 @@ __all__ = [
     "TARGETS",
     "InvalidConfigError",
     "LerobotConfig",
+    "check_values",
     "read_lerobot_config",
     "read_normalization",
 ]
@@ -177,7 +178,7 @@ def read_lerobot_config(stated: Mapping[str, Any], *, before_0_4: bool = False) 
     modes, deciles = read_normalization(stated.get("normalization_mapping", _DEFAULT_NORMALIZATION))
     values |= modes
     values |= _read_training(stated, notes)
-    _check(values)
+    check_values(values)
     _note_rest(stated, values, notes)
     return LerobotConfig(values, features, deciles, notes)
 
@@ -295,8 +296,12 @@ def _is_used(feature: Feature, group: str) -> bool:
     return feature.type is FeatureType.VISUAL or by_name.get(feature.type) == feature.name
 
 
-def _check(values: Mapping[str, Any]) -> None:
-    """Values that this project can build, of sizes that can be meant."""
+def check_values(values: Mapping[str, Any]) -> None:
+    """Refuse values that cannot be built here, and sizes that cannot be meant.
+
+    Raises:
+        InvalidConfigError: With every value that is wrong.
+    """
     problems = [str(fault) for name, value in values.items() for fault in FIELDS[name].faults(value)]
     for name, value in values.items():
         numbers = value if isinstance(value, list) else [value]
