@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from sweeper import __version__
-from sweeper.commands import checkpoints, results, steering, sweeps
+from sweeper.commands import checkpoints, data, results, steering, sweeps
 from sweeper.commands.options import open_console
 
 __all__ = ["app", "main"]
@@ -61,6 +61,7 @@ _PANELS: dict[str, dict[str, Callable[..., None]]] = {
 for _panel, _commands in _PANELS.items():
     for _name, _command in _commands.items():
         app.command(name=_name, rich_help_panel=_panel)(_command)
+app.add_typer(data.app, name="data", rich_help_panel="Data")
 
 
 def main(arguments: list[str] | None = None) -> None:

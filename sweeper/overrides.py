@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from sweeper.sections import Reading
-from sweeper.settings import PARAMETER_KEYS, SECTIONS, SETTINGS
-from sweeper.source import Node, Override, Place, nearest
+from collections.abc import Sequence
+from typing import Any
 
-__all__ = ["apply_overrides"]
+from sweeper.sections import Reading, coerce, value_problem
+from sweeper.settings import PARAMETER_KEYS, SECTIONS, SETTINGS
+from sweeper.source import FaultList, Node, Override, Place, nearest, parse_override
+from trainables.interface import ConfigError, Fault, FieldInfo, Trainable
+
+__all__ = ["apply_overrides", "read_config"]
 
 _SCALARS = ("name", "trainable")
 
@@ -72,10 +76,54 @@ def _override_config(reading: Reading, override: Override, name: str) -> None:
         del config[key]
     own = reading.own_name(name)
     info = None if own is None or reading.trainable is None else reading.trainable.fields[own]
+    config[name] = _field_value(override, info)
+
+
+def _field_value(override: Override, info: FieldInfo | None) -> Node:
+    """What was typed for a field of the configuration: texts as they stand, everything else as YAML."""
     text = info is not None and info.kind in ("str", "texts")
     # A list of texts is the one thing that brackets mean where a text may stand too.
     whole_list = info is not None and info.kind == "texts" and isinstance(override.value.value, list)
-    config[name] = _as_text(override) if text and not whole_list else override.value
+    return _as_text(override) if text and not whole_list else override.value
+
+
+def read_config(trainable: Trainable, arguments: Sequence[str]) -> dict[str, Any]:
+    """Read ``field=value`` arguments as a configuration, for commands that have no space file.
+
+    Args:
+        trainable: Knows the fields; its aliases are accepted, and so is ``config.`` before a name.
+        arguments: As they were typed; the last word on a field counts.
+
+    Returns:
+        Values by the trainable's own names.
+
+    Raises:
+        ConfigError: With every argument that is wrong.
+    """
+    unread = FaultList()
+    faults: list[Fault] = []
+    config: dict[str, Any] = {}
+    for argument in arguments:
+        override = parse_override(argument, unread)
+        if override is None:
+            continue
+        key = override.key.removeprefix("config.")
+        own = trainable.aliases.get(key, key)
+        if own not in trainable.fields:
+            near = nearest(key, [*trainable.fields, *trainable.aliases])
+            remedy = f"Did you mean {near}?" if near else "See docs/configuration.md for every field."
+            faults.append(Fault(key, "no field has this name.", remedy))
+            continue
+        info = trainable.fields[own]
+        value = _field_value(override, info).plain()
+        problem = value_problem(info, value)
+        if problem is not None:
+            faults.append(Fault(own, *problem))
+        config[own] = coerce(info, value)
+    faults += [Fault(fault.place, fault.problem, fault.remedy) for fault in unread]
+    if faults:
+        raise ConfigError(faults)
+    return config
 
 
 def _as_text(override: Override) -> Node:

@@ -75,9 +75,9 @@ def usable_cache() -> Path:
 
 
 @contextlib.contextmanager
-def checking(console: Console, name: str) -> Iterator[Callable[[str], None]]:
-    """Show that the sweep is checked; gives what shows a dataset that is fetched or built meanwhile."""
-    console.print(f"Checking {name} …", style="dim")
+def checking(console: Console, name: str, what: str = "Checking") -> Iterator[Callable[[str], None]]:
+    """Show that something is checked; gives what shows a dataset that is fetched or built meanwhile."""
+    console.print(Text(f"{what} {name} …", style="dim"), soft_wrap=True)
     if not console.is_terminal:
         last_s = -math.inf
 

@@ -94,8 +94,9 @@ class Examination:
 
     Attributes:
         findings: What was noticed, errors first.
-        summary: What was looked at, as JSON values: ``version``, ``episodes``, ``frames``, and ``pictures``,
-            how many were looked at by camera. Empty where the dataset could not be opened.
+        summary: What was looked at, as JSON values: ``version``, ``fps``, ``episodes``, ``frames``,
+            ``pictures``, how many were looked at by camera, and ``exclude_episodes``, the value of that
+            option that leaves no error, or None. Empty where the dataset could not be opened.
     """
 
     findings: tuple[Finding, ...]

@@ -9,12 +9,13 @@ from typing import Any
 
 from trainables.dataset.doctor.examination import Aims
 from trainables.dataset.doctor.examination import examine as examine_dataset
-from trainables.dataset.errors import DatasetError
+from trainables.dataset.errors import DatasetError, dataset_error
 from trainables.dataset.lerobot import LeRobotDataset
 from trainables.diffusion_policy.config import FIELDS, DatasetConfig, DiffusionConfig
 from trainables.diffusion_policy.data import camera_faults, image_sizes, load_dataset
 from trainables.features import FeatureType
 from trainables.interface import Examination, Fault, Finding, silent
+from trainables.ranges import compressed, parse_choice
 
 __all__ = ["examine"]
 
@@ -58,6 +59,7 @@ def examine(
         "episodes": len(dataset.episodes),
         "frames": len(dataset),
         "pictures": looked_at,
+        "exclude_episodes": _exclude(config.dataset, dataset, findings),
     }
     return Examination(tuple(findings), summary)
 
@@ -65,7 +67,15 @@ def examine(
 def _open(
     config: DatasetConfig, cache: Path, progress: Callable[[str], None]
 ) -> tuple[list[Finding], LeRobotDataset | None]:
-    """Open as much of the dataset as can be; what cannot is a finding."""
+    """Open as much of the dataset as can be; what cannot is a finding.
+
+    Raises:
+        DatasetError: Where there is no dataset, or it is the configuration that is wrong.
+    """
+    roots = (config.root,) if isinstance(config.root, str) else config.root or ()
+    for root in roots:
+        if not Path(root).expanduser().is_dir():
+            raise dataset_error("dataset.root", f"{root!r} is no folder.", "Name the folder of a dataset.")
     findings: list[Finding] = []
     left_out: tuple[int | str, ...] = tuple(config.exclude_episodes)
     for _ in range(OPENINGS):
@@ -84,9 +94,25 @@ def _open(
     return findings, None
 
 
+def _exclude(config: DatasetConfig, dataset: LeRobotDataset, findings: list[Finding]) -> str | None:
+    """The value of dataset.exclude_episodes that leaves no error; None where none does or is needed."""
+    errors = [found for found in findings if found.severity == "error"]
+    concerned = {index for found in errors for index in found.episodes}
+    there = {episode.index for episode in dataset.episodes}
+    if not errors or not all(found.episodes for found in errors) or there <= concerned:
+        return None
+    return compressed([*concerned, *_chosen_already(config)])
+
+
+def _chosen_already(config: DatasetConfig) -> list[int]:
+    """Episodes that the configuration leaves out, ranges written out: they exist, so that they are few."""
+    choice = parse_choice(config.exclude_episodes)
+    return [*choice.numbers, *(number for numbers in choice.ranges for number in numbers)]
+
+
 def _is_a_choice(fault: Fault) -> bool:
-    """Whether it is the configuration that is wrong about the dataset, and not the dataset that is broken."""
-    return fault.where in FIELDS and fault.where not in ("dataset.root", "dataset.repo_id")
+    """Whether it is the configuration that is wrong, or the hub has no such set; else the data is broken."""
+    return fault.where in FIELDS and fault.where != "dataset.root"
 
 
 def _unreadable(fault: Fault) -> Finding:
@@ -116,8 +142,7 @@ def _min_max(config: DiffusionConfig, dataset: LeRobotDataset) -> frozenset[str]
 
 def _crops(config: DiffusionConfig, dataset: LeRobotDataset) -> list[Finding]:
     """Whether the cameras fit the policy, and how much of each a crop keeps."""
-    why = "The policy sees only the crop: at run time its middle, and what lies outside does not exist for "
-    "it."
+    why = "The policy sees nothing but the crop, at run time the middle one."
     faults = camera_faults(config, dataset.policy_features)
     findings = [Finding("crop", "error", fault.where, fault.problem, why, fault.remedy) for fault in faults]
     for name, size in image_sizes(config, dataset.policy_features).items():

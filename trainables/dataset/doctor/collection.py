@@ -102,7 +102,7 @@ def _too_few(dataset: LeRobotDataset) -> list[Finding]:
             severity="warning" if few else "note",
             where="episodes",
             problem=f"{counted(count, 'episode')}; {RECOMMENDED_EPISODES} are recommended"
-            + (f", {FEWEST_EPISODES} are few." if few else "."),
+            + (f", below {FEWEST_EPISODES} is few." if few else "."),
             why=why + more,
             remedy="Record more, with starts and objects in other places each time."
             if few

@@ -1,0 +1,157 @@
+"""What is said of a dataset: findings and portraits, for a person and for a script."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from trainables.interface import Examination, Finding
+
+__all__ = ["print_examination", "print_portrait", "to_json"]
+
+SEVERITIES = ("error", "warning", "note")
+_SIGNS = {"error": ("✗", "bold red"), "warning": ("!", "bold yellow"), "note": ("·", "cyan")}
+LISTED_TASKS = 10
+
+
+def to_json(root: str, examination: Examination) -> dict[str, Any]:
+    """An examination as a document: every key is always there, null where the dataset could not be opened."""
+    names = ("version", "fps", "episodes", "frames", "pictures", "exclude_episodes")
+    return {
+        "root": root,
+        **{name: examination.summary.get(name) for name in names},
+        "counts": _counts(examination),
+        "findings": [
+            dataclasses.asdict(found) | {"episodes": list(found.episodes)} for found in examination.findings
+        ],
+    }
+
+
+def _counts(examination: Examination) -> dict[str, int]:
+    counted: Counter[str] = Counter(found.severity for found in examination.findings)
+    return {severity: counted[severity] for severity in SEVERITIES}
+
+
+def print_examination(console: Console, root: str, examination: Examination) -> None:
+    """Print what was looked at and every finding, errors first."""
+    counts = _counts(examination)
+    sign, style = _SIGNS["error"] if counts["error"] else ("✓", "bold green")
+    console.print(Text.assemble((f"{sign} ", style), (root, "bold")), soft_wrap=True)
+    for line in _looked_at(examination.summary):
+        console.print(Padding(Text(line, style="dim"), (0, 0, 0, 2), expand=False))
+    for found in examination.findings:
+        _print_finding(console, found)
+    console.print()
+    named = [f"{number} {word}{'' if number == 1 else 's'}" for word, number in counts.items() if number]
+    console.print(Text(", ".join(named) + "." if named else "Nothing wrong was found.", style="bold"))
+    exclude = examination.summary.get("exclude_episodes")
+    if exclude:
+        words = f"No error is left with dataset.exclude_episodes: {exclude}"
+        console.print(Text(words, style="green"), soft_wrap=True)
+
+
+def _looked_at(summary: Mapping[str, Any]) -> list[str]:
+    if not summary:
+        return []
+    frames = f"{summary['frames']:,}"
+    episodes = f"{summary['episodes']:,} episodes"
+    lines = [f"{summary['version']}, {episodes}, {frames} frames, {summary['fps']:g} fps"]
+    lines += [
+        f"{camera}: looked at {count:,} of {frames} pictures" for camera, count in summary["pictures"].items()
+    ]
+    return lines
+
+
+def _print_finding(console: Console, found: Finding) -> None:
+    sign, style = _SIGNS[found.severity]
+    console.print()
+    title = Text.assemble((f"{sign} ", style), (found.where, "bold"), (f"  {found.check}", "dim"))
+    console.print(Padding(title, (0, 0, 0, 2), expand=False))
+    body = Text.assemble(found.problem, (f"\n{found.why}", "dim"), (f"\n{found.remedy}", "green"))
+    console.print(Padding(body, (0, 0, 0, 4), expand=False))
+
+
+# -- portraits
+
+
+def print_portrait(console: Console, root: str, portrait: Mapping[str, Any]) -> None:
+    """Print what a dataset is, and where its pictures are."""
+    console.print(Text(root, style="bold"), soft_wrap=True)
+    console.print()
+    console.print(Padding(_facts(portrait), (0, 0, 0, 2), expand=False))
+    console.print()
+    console.print(Padding(_features(portrait["features"]), (0, 0, 0, 2), expand=False))
+    console.print()
+    for path in portrait["pictures"]:
+        # A path stays on one line, so that a terminal can open it.
+        console.print(Text.assemble("  ", (path, "cyan")), soft_wrap=True)
+
+
+def _facts(portrait: Mapping[str, Any]) -> Table:
+    lengths, sizes = portrait["episode_s"], portrait["size_gb"]
+    grid = Table.grid(padding=(0, 2))
+    facts = [
+        ("format", f"LeRobot {portrait['version']}"),
+        ("episodes", f"{portrait['episodes']:,}"),
+        ("frames", f"{portrait['frames']:,} at {portrait['fps']:g} fps, {_duration(portrait['hours'])}"),
+        (
+            "length",
+            f"{lengths['shortest']:.1f} to {lengths['longest']:.1f} s, half of the episodes above "
+            f"{lengths['median']:.1f} s, 9 in 10 between {lengths['q05']:.1f} and {lengths['q95']:.1f} s",
+        ),
+        (
+            "on disk",
+            f"{_size(sizes['all'])}: data {_size(sizes['data'])}, videos {_size(sizes['videos'])}, "
+            f"metadata {_size(sizes['meta'])}",
+        ),
+    ]
+    if len(portrait["sources"]) > 1:
+        facts.insert(0, ("datasets", ", ".join(portrait["sources"])))
+    for title, words in facts:
+        grid.add_row(Text(title, style="dim"), Text(words))
+    tasks = portrait["tasks"]
+    for number, task in enumerate(tasks[:LISTED_TASKS]):
+        title = "" if number else "tasks" if len(tasks) > 1 else "task"
+        count = f" ({task['episodes']:,} episodes)" if len(tasks) > 1 else ""
+        grid.add_row(Text(title, style="dim"), Text(task["task"] + count))
+    if len(tasks) > LISTED_TASKS:
+        grid.add_row("", Text(f"... {len(tasks)} in all"))
+    return grid
+
+
+def _features(features: Mapping[str, Mapping[str, Any]]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    table.add_column("feature", no_wrap=True)
+    table.add_column("type", no_wrap=True)
+    table.add_column("shape", no_wrap=True)
+    table.add_column("used as", no_wrap=True)
+    table.add_column("dimensions")
+    for name, feature in features.items():
+        used = feature["used_as"] or ""
+        table.add_row(
+            Text(name, style="bold" if used else "dim"),
+            feature["dtype"],
+            " × ".join(map(str, feature["shape"])),
+            used,
+            Text(", ".join(feature["names"] or ())),
+        )
+    return table
+
+
+def _duration(hours: float) -> str:
+    if hours >= 1:
+        return f"{hours:.1f} hours"
+    return f"{hours * 60:.1f} minutes" if hours * 60 >= 1 else f"{hours * 3600:.1f} s"
+
+
+def _size(gb: float) -> str:
+    if gb >= 1:
+        return f"{gb:,.1f} GB"
+    return f"{gb * 1e3:.1f} MB" if gb >= 1e-3 else f"{gb * 1e6:.0f} kB"
