@@ -39,6 +39,7 @@ __all__ = [
 ERROR = "error.json"
 ERROR_TEXT = "error.txt"
 TRACEBACK_LINES = 40
+LONGEST_LINE = 200
 
 REASONS: Mapping[str, str] = {
     "out_of_memory": "the GPU's memory did not suffice",
@@ -234,10 +235,19 @@ def failure_of_actor(error: BaseException | None, who: str, log: Path) -> Failur
 
 
 def _why_gone(text: str) -> str:
-    """The line in which Ray says what became of a process."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    telling = [line for line in lines if re.search(r"node|killed|SIG|connection error code|exit", line)]
-    return (telling or lines or ["its process ended without a word"])[-1].rstrip(".")
+    """What became of a process, in the words of Ray where they say more than that it is gone."""
+    found = re.search(r"exit detail: (.*)", text)
+    if found is not None and "connection error code" in found.group(1):
+        # Ray then lists what may have been the cause; it knows no more than this.
+        return "its process was killed, or crashed, without a word"
+    lines = (
+        [found.group(1)]
+        if found is not None
+        else [line.strip() for line in text.splitlines() if line.strip()]
+    )
+    telling = [line for line in lines if re.search(r"node|killed|exit", line)]
+    line = (telling or lines or ["its process ended without a word"])[-1].rstrip(".")
+    return line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE - 1]}…"
 
 
 def _last_line(text: str) -> str:

@@ -78,9 +78,7 @@ class Retries:
             made = sum(failures.get(reason, 0) for reason in LIGHTENED)
             changes = self._lighter(trial) if made < allowed.lighten else None
             if changes is not None:
-                new = ", ".join(
-                    f"{name} {trial.config.get(name)} -> {value}" for name, value in changes.items()
-                )
+                new = ", ".join(f"{name} {self._now(trial, name)} -> {to}" for name, to in changes.items())
                 return changes, f". It goes on from its last checkpoint with less at once: {new}"
             if outcome.reason == "out_of_memory":
                 return None, f". It was made lighter {made} times and cannot be again" if made else ""
@@ -94,6 +92,9 @@ class Retries:
             return {}, f". It goes on from its last checkpoint (attempt {made + 2} of {limit + 1})"
         return None, f". That was attempt {made + 1} of {limit + 1}"
 
+    def _now(self, trial: TrialResult, name: str) -> Any:
+        return trial.config.get(name, self._trainable.fields[name].default)
+
     def _lighter(self, trial: TrialResult) -> dict[str, Any] | None:
         """The fields that a lighter configuration changes; None where there is none that the space allows."""
         if not isinstance(self._trainable, Lightens):
@@ -102,7 +103,7 @@ class Retries:
         found = self._trainable.lighter(trial.config, workers)
         if found is None:
             return None
-        changes = {name: value for name, value in found.items() if trial.config.get(name) != value}
+        changes = {name: value for name, value in found.items() if self._now(trial, name) != value}
         searched = set(changes) & set(space.names)
         whole = {**trial.config, **changes}
         if not changes or searched or space.violated(whole) or self._trainable.faults(whole, workers):

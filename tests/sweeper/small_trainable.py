@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -31,6 +32,8 @@ class Parabola:
             FieldInfo("pause_s", "float", 0.0, minimum=0.0, doc="Sleep in every step."),
             FieldInfo("fault", "str", None, nullable=True, doc="What goes wrong, at fault_step."),
             FieldInfo("fault_step", "int", 10),
+            FieldInfo("train.save_every", "int", None, nullable=True, doc="Checkpoints; null: at reports."),
+            FieldInfo("parts", "int", 1, minimum=1, doc="Passes of a step; 2 fit into memory."),
         )
     }
     aliases: Mapping[str, str] = {}
@@ -46,6 +49,10 @@ class Parabola:
         if config.get("fault") == "preflight":
             return [Fault("fault", "'preflight' is refused.", "Give none.")]
         return self.faults(config)
+
+    def lighter(self, config: Mapping[str, Any], workers: int = 1) -> Mapping[str, Any] | None:
+        parts = 2 * config.get("parts", 1)
+        return {**config, "parts": parts} if parts <= 8 else None
 
     def describe(self, config: Mapping[str, Any], cache: Path) -> Mapping[str, Any]:
         return {"fingerprint": "parabola"}
@@ -69,17 +76,19 @@ class Parabola:
             state["x"] -= config["optimizer.lr"] * 2 * state["x"]
             time.sleep(config["pause_s"])
             if state["step"] == config["fault_step"]:
-                _go_wrong(config["fault"], context)
+                _go_wrong(config["fault"], context, config["parts"])
             stopped = _agreed(context.stop_requested(), context)
             if state["step"] % config["train.log_every"] == 0 or state["step"] == steps or stopped:
-                if context.rank == 0:
+                every = config["train.save_every"] or 1
+                saved = state["step"] % every == 0 or state["step"] == steps or stopped
+                if context.rank == 0 and saved:
                     last.parent.mkdir(exist_ok=True)
                     last.with_suffix(".new").write_text(json.dumps(state))
                     last.with_suffix(".new").replace(last)
                 yield Report(
                     state["step"],
                     {"train/loss": state["x"] ** 2, "eval/x": state["x"]},
-                    checkpoint=last.parent,
+                    checkpoint=last.parent if saved else None,
                     final=state["step"] == steps,
                 )
             if stopped:
@@ -98,7 +107,11 @@ def _agreed(stop: bool, context: TrainContext) -> bool:
     return bool(flag)
 
 
-def _go_wrong(fault: str | None, context: TrainContext) -> None:
+class OutOfMemoryError(RuntimeError):
+    """Named as torch's."""
+
+
+def _go_wrong(fault: str | None, context: TrainContext, parts: int) -> None:
     match fault:
         case "raise":
             raise ValueError("the parabola is flat here")
@@ -107,6 +120,10 @@ def _go_wrong(fault: str | None, context: TrainContext) -> None:
         case "die" if not (context.folder / "died").exists():
             (context.folder / "died").touch()
             os.abort()
+        case "memory" if parts < 2:
+            raise OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        case "disk":
+            raise OSError(errno.ENOSPC, "No space left on device", str(context.folder / "checkpoints"))
         case "die_always":
             os.abort()
         case "child":
