@@ -16,21 +16,13 @@ import pytest
 import torch
 from diffusers.optimization import get_scheduler
 from diffusers.schedulers import scheduling_ddpm
-from safetensors.torch import load_file
 from torch import Tensor
 
+from trainables.diffusion_policy import lerobot
 from trainables.diffusion_policy.config import PolicyConfig
-from trainables.diffusion_policy.policy import DiffusionPolicy, build_policy
-from trainables.features import Feature, FeatureType, PolicyFeatures
+from trainables.diffusion_policy.policy import DiffusionPolicy
 
 pytestmark = pytest.mark.reference
-
-NORMALIZATIONS = {
-    "VISUAL": "normalization_visual",
-    "STATE": "normalization_state",
-    "ACTION": "normalization_action",
-}
-"""config.json's types, and the fields here. LeRobot has no ENV: it passes the environment state through."""
 
 
 @dataclass(frozen=True)
@@ -51,35 +43,9 @@ class Reference:
         return self.observation() | {"action": self["raw/action"], "action_is_pad": self["raw/action_is_pad"]}
 
 
-def policy_config(config: dict[str, Any]) -> PolicyConfig:
-    """A LeRobot config.json as this project's configuration."""
-    known = {name: value for name, value in config.items() if name in PolicyConfig.__dataclass_fields__}
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in known.items()}
-    values |= {ours: config["normalization_mapping"][theirs] for theirs, ours in NORMALIZATIONS.items()}
-    return PolicyConfig(**values, normalization_environment_state="IDENTITY", crop_per="batch")
-
-
-def policy_features(config: dict[str, Any]) -> PolicyFeatures:
-    listed = config["input_features"] | config["output_features"]
-    return PolicyFeatures.of(
-        Feature(name, FeatureType(item["type"]), tuple(item["shape"])) for name, item in listed.items()
-    )
-
-
-def read_statistics(folder: Path) -> dict[str, dict[str, np.ndarray]]:
-    file = folder / "policy_preprocessor_step_3_normalizer_processor.safetensors"
-    statistics: dict[str, dict[str, np.ndarray]] = {}
-    for name, value in load_file(file).items():
-        feature, _, statistic = name.rpartition(".")
-        statistics.setdefault(feature, {})[statistic] = value.numpy()
-    return statistics
-
-
 def load_reference(folder: Path) -> Reference:
     config = json.loads((folder / "config.json").read_text())
-    policy = build_policy(policy_config(config), policy_features(config), read_statistics(folder))
-    policy.load_state_dict(load_file(folder / "model.safetensors"))
-    return Reference(config, policy.eval(), np.load(folder / "reference.npz"))
+    return Reference(config, lerobot.load(folder), np.load(folder / "reference.npz"))
 
 
 @pytest.fixture(scope="module", params=["policy_tiny", "policy_tiny_state"])
