@@ -220,7 +220,8 @@ def _range(
     name = f"parameters.{own}"
     if info.kind not in ("int", "float"):
         remedy = f"Write {{values: [...]}}, each {info.expected()}."
-        reading.faults.add(place, name, f"a {info.kind} has no range.", remedy)
+        what = {"texts": "text", "ranges": "choice of numbers"}.get(info.kind, info.kind)
+        reading.faults.add(place, name, f"a {what} has no range.", remedy)
         return None
     before = len(reading.faults)
     bounds: dict[str, Any] = {}

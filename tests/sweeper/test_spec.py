@@ -240,6 +240,67 @@ def test_a_relative_dataset_is_settled_where_the_user_stands(write, tmp_path, mo
     assert fault.problem == "there is no home folder for '~nobody-of-this-name/x'."
 
 
+def test_several_datasets_are_settled_one_by_one(write, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    spec = load_spec(write(), ["config.dataset.root=[one, ~/two]"])
+    both = [str(tmp_path / "one"), str(Path.home() / "two")]
+    assert spec.config["dataset.root"] == both
+    spec = load_spec(write(), ["parameters.dataset.root={values: [one, [one, ~/two]]}"])
+    (roots,) = (p.values for p in spec.space.parameters if p.name == "dataset.root")
+    assert roots == (both[0], both)
+    spec = load_spec(write(), ["config.dataset.root='[one]'"])
+    assert spec.config["dataset.root"] == str(tmp_path / "[one]")
+    (fault,) = faults_of(write(), "config.dataset.root=[one, 2024]")
+    assert "2024 is not a text" in fault.problem
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        ("0-99", "0-99"),
+        ("0:100", "0:100"),
+        ("7", 7),
+        ("[0-4, 7, 9:11]", ["0-4", 7, "9:11"]),
+        ("null", None),
+    ],
+)
+def test_episodes_are_written_as_ranges(write, written, value):
+    spec = load_spec(write(), [f"config.dataset.episodes={written}"])
+    assert spec.config["dataset.episodes"] == value
+    text = GOOD.replace("config:\n", f"config:\n  dataset.episodes: {written}\n", 1)
+    assert load_spec(write(text)).config["dataset.episodes"] == value
+
+
+def test_how_many_episodes_are_learned_from_can_be_searched(write):
+    spec = load_spec(write(), ["parameters.dataset.episodes={values: [0-24, 0-49, [0-49, 60]]}"])
+    (values,) = (p.values for p in spec.space.parameters if p.name == "dataset.episodes")
+    assert values == ("0-24", "0-49", ["0-49", 60])
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("config.dataset.episodes=9-3", "'9-3' ends before it begins"),
+        ("config.dataset.episodes=-1", "-1 is negative"),
+        ("config.dataset.episodes=[0-9, x]", "'x' is neither a whole number nor a range"),
+        ("config.dataset.episodes=1.5", "1.5 is neither"),
+        ("config.dataset.episodes=0-99999999999999999999", "larger than any number"),
+        ("config.dataset.exclude_episodes=null", "is null"),
+        ("config.dataset.features={actions: [a]}", "'actions' becomes ['a']"),
+        ("parameters.dataset.episodes={min: 1, max: 9}", "a choice of numbers has no range"),
+    ],
+)
+def test_episodes_that_cannot_be_are_faults(write, override, words):
+    (fault,) = faults_of(write(), override)
+    assert fault.place == f"argument {override}"
+    assert words in fault.problem
+
+
+def test_features_are_renamed_in_a_space(write):
+    spec = load_spec(write(), ["config.dataset.features={actions: action, state: observation.state}"])
+    assert spec.config["dataset.features"] == {"actions": "action", "state": "observation.state"}
+
+
 def test_a_metric_of_held_out_episodes_needs_some(write):
     metric, early_stop = "metric={name: eval/action_mse}", "early_stop=null"
     (fault,) = faults_of(write(), metric, early_stop, "config.dataset.holdout_fraction=0")

