@@ -21,7 +21,7 @@ from sweeper.errors import ResourceError, UserError
 from sweeper.plan import find_machine
 from sweeper.sweep import ResourceSpec, SettledResources
 
-__all__ = ["Cluster", "Node", "connect", "disconnect", "free_placement_groups", "settle"]
+__all__ = ["Cluster", "Node", "connect", "disconnect", "free_placement_groups", "is_connected", "settle"]
 
 DRIVER = "sweep_driver"
 """Custom resource by which a cluster says where trials' drivers may run, and how many (see cluster.yaml)."""
@@ -41,6 +41,8 @@ RAY_ENVIRONMENT = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
 }
 """Settings of Ray itself; they must stand before it is imported. The caller's environment wins."""
+AUTH_MODE = "RAY_AUTH_MODE"
+TOKEN = Path("~/.ray/auth_token")
 
 
 @dataclass(frozen=True)
@@ -171,13 +173,16 @@ def connect(address: str | None = None, cpus: int | None = None) -> Cluster:
     """
     for name, value in RAY_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    named_by = "--address" if address else "RAY_ADDRESS"
+    address = address or os.environ.get("RAY_ADDRESS") or None
+    local = address in (None, "local")
+    if not local:
+        _bring_token()
+    # Ray reads its settings when it is imported.
     import ray
 
     if ray.is_initialized():
         return _look(True, ray.get_runtime_context().gcs_address)
-    named_by = "--address" if address else "RAY_ADDRESS"
-    address = address or os.environ.get("RAY_ADDRESS") or None
-    local = address in (None, "local")
     options: dict[str, Any] = {
         "log_to_driver": False,
         "logging_level": logging.ERROR,
@@ -207,6 +212,13 @@ def connect(address: str | None = None, cpus: int | None = None) -> Cluster:
     return _look(local, str(context.address_info.get("gcs_address") or address))
 
 
+def _bring_token() -> None:
+    """Show the user's token to a cluster: one that Ray started where there is a token asks for it."""
+    named = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ)
+    if named or TOKEN.expanduser().is_file():
+        os.environ.setdefault(AUTH_MODE, "token")
+
+
 def _knock(address: str) -> None:
     """See whether anybody listens: Ray itself tries for minutes, and is loud about it.
 
@@ -216,6 +228,12 @@ def _knock(address: str) -> None:
     host, separator, port = address.removeprefix("ray://").rpartition(":")
     if separator and port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_TIMEOUT_S).close()
+
+
+def is_connected() -> bool:
+    """Whether this process is connected to a Ray already. Loads nothing."""
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
 
 
 def disconnect() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +32,7 @@ class SweepResult:
         url: Address that compares the best trials in MLflow's pages; None where MLflow has none of them.
         charts: Address that charts all trials, the best first; None where MLflow has none of them.
         served: Whether these addresses are served already.
+        address: Ray cluster that was named for it.
     """
 
     sweep: Sweep
@@ -42,6 +42,7 @@ class SweepResult:
     url: str | None = None
     charts: str | None = None
     served: bool = False
+    address: str | None = None
 
     @property
     def exit_code(self) -> int:
@@ -75,10 +76,10 @@ def print_result(console: Console, result: SweepResult) -> None:
         console.print(f"Compare the best trials: {result.url}", soft_wrap=True)
         console.print(f"Chart all trials: {result.charts}", soft_wrap=True)
     if result.status == "interrupted":
-        console.print(f"To go on where it stopped: {_same_command(sweep)}", soft_wrap=True)
+        console.print(f"To go on where it stopped: {_go_on(result, option)}", soft_wrap=True)
 
 
-def _same_command(sweep: Sweep) -> str:
-    if Path(sys.argv[0]).name in ("sweeper", "sweeper.exe"):
-        return f"`{shlex.join(['sweeper', *sys.argv[1:]])}`"
-    return f"launch the same sweep again ({sweep.name})"
+def _go_on(result: SweepResult, option: str) -> str:
+    """The command that goes on with a sweep, from the same folder and on the same cluster."""
+    address = "" if result.address is None else f" --address {shlex.quote(result.address)}"
+    return f"`sweeper resume {shlex.quote(result.sweep.name)}{option}{address}`"

@@ -23,7 +23,15 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from sweeper.cluster import Cluster, connect, disconnect, free_placement_groups, settle, this_machine
+from sweeper.cluster import (
+    Cluster,
+    connect,
+    disconnect,
+    free_placement_groups,
+    is_connected,
+    settle,
+    this_machine,
+)
 from sweeper.ended import SweepResult, print_result
 from sweeper.ending import Ending, Signals, Status, common_reason, ended_by_signals
 from sweeper.errors import SweepNotFoundError, TrackingError, UserError
@@ -149,9 +157,7 @@ def run_sweep(
 
 
 def _connected(stack: contextlib.ExitStack, address: str | None) -> Cluster:
-    import ray
-
-    ours = not ray.is_initialized()
+    ours = not is_connected()
     cluster = connect(address)
     if ours:
         stack.callback(disconnect)

@@ -336,7 +336,7 @@ def _title(board: Board, now: float) -> Text:
     if sweep.steered:
         title.append(f" ({sweep.steered})", "yellow")
     title.append(f", {duration_text(sweep.running_s(now))} so far")
-    left = None if sweep.steered in ("pausing", "paused") else board.left_s(now)
+    left = None if sweep.steered else board.left_s(now)
     if left is not None and (running or sweep.ended_trials < board.budget):
         title.append(f", about {duration_text(left)} left")
     if best is not None:

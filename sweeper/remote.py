@@ -106,9 +106,9 @@ def entrances(address: str) -> list[Remote]:
     Raises:
         UserError: Where no cluster answers at the address.
     """
+    connect(address)
     import ray
 
-    connect(address)
     found = []
     for entry in ray.util.list_named_actors(all_namespaces=True):
         if entry["namespace"] == NAMESPACE:

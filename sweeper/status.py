@@ -186,7 +186,8 @@ def _trials(status: Mapping[str, Any]) -> str:
 
 def _running_table(status: Mapping[str, Any], width: int | None) -> Any:
     columns = [Column("trial"), Column("step"), Column("done"), Column("value"), Column("time")]
-    columns += [Column("says", "left", wraps=True, spare=1)]
+    silent = not any(trial["needs"] or trial["progress"] for trial in status["running"])
+    columns += [] if silent else [Column("", "left", wraps=True, spare=1)]
     rows: list[list[Text | str]] = []
     for trial in status["running"]:
         steps = trial["steps"]
@@ -198,7 +199,7 @@ def _running_table(status: Mapping[str, Any], width: int | None) -> Any:
                 "" if not steps else f"{trial['step'] / steps:.0%}",
                 number_text(trial["value"]),
                 duration_text(trial["running_s"]),
-                Text(says, style="yellow" if trial["needs"] else ""),
+                *([] if silent else [Text(says, style="yellow" if trial["needs"] else "")]),
             ]
         )
     return fitted_table(columns, rows, width, lines=False)

@@ -165,7 +165,7 @@ class Steering:
         return text
 
     def _numbers(self) -> list[int]:
-        return [trial.number for trial in self._sweep.trials.values() if trial.status == "running"]
+        return sorted(trial.number for trial in self._sweep.trials.values() if trial.status == "running")
 
 
 def write_spec(folder: Path, spec: Mapping[str, Any]) -> None:
