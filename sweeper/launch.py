@@ -153,7 +153,7 @@ def run_sweep(
             "resources": dataclasses.asdict(resources),
             "steps": None if STEPS not in trainable.fields else trainable.fields[STEPS].default,
         }
-        return run.to_the_end(console, info)
+        return dataclasses.replace(run.to_the_end(console, info), address=address)
 
 
 def _connected(stack: contextlib.ExitStack, address: str | None) -> Cluster:
