@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from small_sets import PICTURE, states
 from test_renames import call_otherwise
 
@@ -85,8 +88,8 @@ def test_the_hub_the_built_in_set_and_folders_are_told_apart(tmp_path):
     assert source(built(repo_id="a/b").dataset, tmp_path) == "a/b"
     assert source(built(repo_id=["a/b", "c/d"]).dataset, tmp_path) == ["a/b", "c/d"]
     assert source(built(repo_id="a/b", root=["x", "y"]).dataset, tmp_path) == [
-        tmp_path.__class__("x"),
-        tmp_path.__class__("y"),
+        Path("x"),
+        Path("y"),
     ]
 
 
@@ -113,3 +116,31 @@ def test_what_no_dataset_could_satisfy_is_told_before_one_is_looked_for(fields, 
     (fault,) = config_faults({f"dataset.{name}": value for name, value in fields.items()})
     assert fault.where == where
     assert words in fault.problem
+
+
+DOCS = (Path(__file__).parents[3] / "docs" / "datasets.md").read_text()
+
+
+def test_the_example_of_the_page_runs(make_dataset, tmp_path, monkeypatch, capsys):
+    make_dataset("data/pusht", cameras={FRONT: PICTURE}, lengths=(12, 20, 5))
+    monkeypatch.chdir(tmp_path)
+    (example,) = re.findall(
+        r"```python\n(from trainables.dataset import open_dataset\n.*?)```", DOCS, re.DOTALL
+    )
+    exec(compile(example, "docs/datasets.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert printed.startswith("32 frames in 2 episodes at 10.0 fps\n")
+    assert "'action': (dtype('float32'), (16, 2))" in printed
+
+
+def test_every_line_of_the_page_can_be_written_so():
+    page = DOCS[DOCS.index("## Choosing and combining") : DOCS.index("### How large")]
+    lines = [
+        line.partition(" #")[0]
+        for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+        for line in block.splitlines()
+    ]
+    assert len(lines) == 7
+    for line in lines:
+        config = {"dataset.root": "somewhere", **yaml.safe_load(line)}
+        assert config_faults(config) == [], line
