@@ -325,6 +325,8 @@ def describe_value(value: Any) -> str:
         return {True: "true", False: "false", None: "null"}[value]
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(describe_value, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key}: {describe_value(entry)}' for key, entry in value.items())}}}"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -157,6 +157,7 @@ def test_a_broken_driver_means_no_gpus(tmp_path, monkeypatch, script):
 
 def test_values_are_described_as_they_are_written():
     assert describe_value([True, None, 1e-5, 3, "x"]) == "[true, null, 1e-05, 3, x]"
+    assert describe_value({"actions": "action", "n": [1]}) == "{actions: action, n: [1]}"
     lr = Parameter("lr", "float", 1e-5, 1e-3, log=True)
     assert (describe_range(lr), describe_scale(lr)) == ("1e-05 … 0.001", "log")
     steps = Parameter("steps", "int", 100, 900, step=100)
