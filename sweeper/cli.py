@@ -6,12 +6,12 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from sweeper import __version__
-from sweeper.commands import checkpoints, data, results, steering, sweeps
+from sweeper.commands import checkpoints, cluster, data, results, steering, sweeps
 from sweeper.commands.options import open_console
 
 __all__ = ["app", "main"]
@@ -39,6 +39,14 @@ def options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
+    cluster_file: Annotated[
+        str | None,
+        typer.Option(
+            "--cluster",
+            metavar="FILE",
+            help="Run the command on the cluster that `ray up FILE` made, over SSH; also behind the command.",
+        ),
+    ] = None,
 ) -> None:
     """Hyperparameter sweeps for Diffusion Policies on LeRobot datasets."""
 
@@ -57,6 +65,7 @@ _PANELS: dict[str, dict[str, Callable[..., None]]] = {
     },
     "Results": {"results": results.results, "list": results.list_sweeps, "ui": results.ui},
     "Checkpoints": {"export": checkpoints.export},
+    "Machines": {"doctor": cluster.doctor, "jobs": cluster.jobs},
 }
 for _panel, _commands in _PANELS.items():
     for _name, _command in _commands.items():
@@ -70,7 +79,7 @@ def main(arguments: list[str] | None = None) -> None:
     Exit codes: 0 done, 1 the sweep failed, 2 the user's input is wrong, 130 interrupted.
     """
     try:
-        app(args=arguments, prog_name="sweeper")
+        _run(sys.argv[1:] if arguments is None else arguments)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
@@ -79,6 +88,30 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(0)
     except Exception as error:
         sys.exit(_explain(error))
+
+
+def _run(arguments: list[str]) -> None:
+    """Run a command here, or on the cluster that ``--cluster`` names."""
+    file, left = cluster.split_cluster(arguments)
+    if file is None or not left or {"-h", "--help"} & set(left):
+        app(args=left, prog_name="sweeper")
+        return
+    sys.exit(cluster.on_cluster(file, left, _parsed(left)))
+
+
+def _parsed(arguments: list[str]) -> dict[str, Any]:
+    """What a command is given, by name. It is read here so that what is typed wrong is said at once."""
+    command = getattr(typer.main.get_command(app), "commands", {}).get(arguments[0])
+    if command is None or hasattr(command, "commands"):
+        return {}
+    parsed: dict[str, Any] = {}
+    command.callback = parsed.update
+    try:
+        command.main(args=arguments[1:], prog_name=f"sweeper {arguments[0]}")
+    except SystemExit as ended:
+        if ended.code:
+            raise
+    return parsed
 
 
 def _explain(error: Exception) -> int:

@@ -23,11 +23,16 @@ Overrides = Annotated[
     ),
 ]
 Sweep = Annotated[str, typer.Argument(metavar="SWEEP", help="Name of a sweep, or the path of its folder.")]
-SweepsFolder = Annotated[Path, typer.Option("--sweeps", help="The folder in which sweeps lie.")]
+SweepsFolder = Annotated[
+    Path, typer.Option("--sweeps", envvar="SWEEPER_SWEEPS", help="The folder in which sweeps lie.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
 Address = Annotated[
     str | None,
-    typer.Option(help="Ray cluster to run on; without it RAY_ADDRESS, or a local Ray.", metavar="ADDRESS"),
+    typer.Option(
+        help="Ray cluster to run on, or http:// and its job server; without it RAY_ADDRESS, or a local Ray.",
+        metavar="ADDRESS",
+    ),
 ]
 
 

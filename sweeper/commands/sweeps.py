@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -48,6 +49,9 @@ def launch(
     """Run a sweep. Ctrl-C stops it cleanly; the same command goes on where it stopped."""
     from sweeper.spec import load_spec
 
+    if address is not None and address.startswith(("http://", "https://")):
+        raise typer.Exit(_send(space, overrides or (), name, address, as_json))
+
     changes = [*(overrides or ()), *([] if name is None else [f"name={name}"])]
     _launch(load_spec(space, changes, sweeps), address, as_json)
 
@@ -62,6 +66,16 @@ def demo(
     from sweeper.spec import load_spec, packaged_spaces
 
     _launch(load_spec(packaged_spaces()[DEMO], overrides or (), sweeps), address, as_json)
+
+
+def _send(space: str, overrides: Sequence[str], name: str | None, address: str, as_json: bool) -> int:
+    """Send a sweep to the job server at an address."""
+    from sweeper.commands.cluster import launch_job
+    from sweeper.jobs import pack_space, reach_jobs
+
+    parcel = pack_space(space, overrides, name)
+    with reach_jobs(address=address) as server:
+        return launch_job(server, parcel, as_json)
 
 
 def _launch(spec: SweepSpec, address: str | None, as_json: bool) -> None:

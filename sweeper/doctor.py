@@ -1,0 +1,477 @@
+"""What is wrong with a machine or with the nodes of a cluster before a sweep is launched there.
+
+Every node is asked by a task of its own, so that what is said is what a trial would find. Checks that pass
+are told too: whoever runs the doctor wants to know what was looked at.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
+
+from sweeper import probe
+
+__all__ = ["Finding", "Level", "NodeReport", "examine", "judge", "print_findings"]
+
+Level = Literal["wrong", "doubtful", "note", "fine"]
+
+PATIENCE_S = 120.0
+"""How long a node may take to answer: its first task starts a process."""
+LEAST_DISK_GB = 10.0
+LEAST_SHM_GB = 1.0
+LEAST_FILES = 4096
+LARGEST_SKEW_S = 2.0
+"""Clocks that differ by more put events of several machines into a wrong order."""
+PLACES = {"sweeps": "sweeps", "cache": "decoded frames"}
+"""The folders that a node writes to, and what for."""
+OLDEST_DRIVERS = {"13": 580, "12": 525, "11": 450}
+"""NVIDIA's drivers that can run what was built for a CUDA, by its major version."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        level: ``wrong`` where sweeps will fail, ``doubtful`` where they may suffer, ``note`` where it is
+            worth knowing, ``fine``.
+        check: Stable name of the check, e.g. ``clock``.
+        where: The node, or ``cluster``.
+        found: What was found.
+        remedy: What to do about it; empty where nothing is to be done.
+    """
+
+    level: Level
+    check: str
+    where: str
+    found: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class NodeReport:
+    """What a node said.
+
+    Attributes:
+        name: What it is called here.
+        is_head: Whether drivers of sweeps run there.
+        gpus: GPUs that Ray gives out there.
+        measured: What `sweeper.probe.look` found; empty where it did not answer.
+        skew_s: How far its clock is ahead of the one that asked, as far as can be told.
+        silence: Why it did not answer; empty where it did.
+        unread: Files of other nodes in the shared folder that it cannot read.
+        unwritten: Why it cannot write there; empty where it can.
+    """
+
+    name: str
+    is_head: bool
+    gpus: float
+    measured: Mapping[str, Any]
+    skew_s: float = 0.0
+    silence: str = ""
+    unread: tuple[str, ...] = ()
+    unwritten: str = ""
+
+
+def examine(address: str | None = None, sweeps: Path = Path("sweeps")) -> list[Finding]:
+    """Look at this machine, or at every node of a cluster.
+
+    Args:
+        address: The cluster; None for this machine alone, where nothing is started.
+        sweeps: The folder in which sweeps lie.
+
+    Raises:
+        UserError: Where no cluster answers at the address.
+    """
+    mlflow = os.environ.get("MLFLOW_TRACKING_URI") or None
+    server = mlflow if mlflow is not None and mlflow.startswith(("http://", "https://")) else None
+    folder = str(sweeps.absolute())
+    if address is None:
+        measured = probe.look(folder, server)
+        gpus = float(len(measured["gpus"]))
+        return judge([NodeReport("this machine", True, gpus, measured)], server, alone=True)
+    from sweeper.cluster import connect, disconnect
+
+    cluster = connect(address)
+    try:
+        reports = _ask_nodes(folder, server)
+        extra = _cluster_findings(cluster)
+    finally:
+        disconnect()
+    return [*judge(reports, server), *extra]
+
+
+# Asking
+
+
+def _ask_nodes(sweeps: str, mlflow: str | None) -> list[NodeReport]:
+    import ray
+
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    heads = {node["NodeID"] for node in nodes if "node:__internal_head__" in node["Resources"]}
+    asked = {node["NodeID"]: _on_node(probe.look, node["NodeID"], sweeps, mlflow) for node in nodes}
+    answers = _answers(asked)
+    skews = {identity: _skew(identity) for identity, (_, silence) in answers.items() if not silence}
+    unwritten, unread = _marks(list(skews), Path(sweeps))
+    reports = []
+    for node in nodes:
+        identity = node["NodeID"]
+        measured, silence = answers[identity]
+        reports.append(
+            NodeReport(
+                node.get("NodeManagerHostname") or node["NodeManagerAddress"],
+                identity in heads,
+                node["Resources"].get("GPU", 0.0),
+                measured or {},
+                skews.get(identity, 0.0),
+                silence,
+                tuple(unread.get(identity, ())),
+                unwritten.get(identity, ""),
+            )
+        )
+    return sorted(reports, key=lambda report: (not report.is_head, report.name))
+
+
+def _on_node(function: Callable[..., Any], identity: str, *arguments: Any) -> Any:
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    where = NodeAffinitySchedulingStrategy(identity, soft=False)
+    task = ray.remote(function).options(num_cpus=0, scheduling_strategy=where, max_retries=0)
+    return task.remote(*arguments)
+
+
+def _answers(asked: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
+    """What each node answered, and why not where it did not."""
+    import ray
+
+    ready, _ = ray.wait(list(asked.values()), num_returns=len(asked), timeout=PATIENCE_S)
+    answers: dict[str, tuple[Any, str]] = {}
+    for identity, reference in asked.items():
+        if reference not in ready:
+            answers[identity] = (None, f"it did not answer within {PATIENCE_S:.0f} s")
+            continue
+        try:
+            answers[identity] = (ray.get(reference), "")
+        except Exception as error:
+            # Whatever a node's task ends with is what is wrong with the node.
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            answers[identity] = (None, lines[-1] if lines else type(error).__name__)
+    return answers
+
+
+def _skew(identity: str) -> float:
+    """How far a node's clock is ahead of ours; 0 where it lies within the time that asking took."""
+    import ray
+
+    least = (float("inf"), 0.0)
+    for _ in range(3):
+        asked = time.time()
+        there = float(ray.get(_on_node(probe.now, identity)))
+        took = time.time() - asked
+        least = min(least, (took, there - (asked + took / 2)))
+    took, ahead = least
+    return ahead if abs(ahead) > took / 2 else 0.0
+
+
+def _marks(nodes: Sequence[str], sweeps: Path) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """Have each node write a file into the shared folder, and all of them read all files."""
+    import ray
+
+    folder = sweeps / f".doctor-{uuid.uuid4().hex[:8]}"
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        return dict.fromkeys(nodes, error.strerror or str(error)), {}
+    try:
+        written = {node: ray.get(_on_node(probe.leave_mark, node, str(folder))) for node in nodes}
+        marks = {name: content for name, content in written.values() if name}
+        unwritten = {node: content for node, (name, content) in written.items() if not name}
+        asked = {node: _on_node(probe.missing_marks, node, str(folder), marks) for node in nodes}
+        return unwritten, {node: ray.get(reference) for node, reference in asked.items()}
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _cluster_findings(cluster: Any) -> list[Finding]:
+    text = f"{len(cluster.nodes)} machines are up: {cluster.cpus:g} CPUs, {cluster.gpus:g} GPUs"
+    if cluster.scaled:
+        text += f"; the autoscaler may reach {cluster.cpus:g} CPUs and {cluster.gpus:g} GPUs"
+    found = [Finding("fine", "size", "cluster", text)]
+    if not cluster.gpus:
+        found.append(Finding("note", "gpus", "cluster", "No machine has a GPU: trials train on CPUs."))
+    return found
+
+
+# Judging
+
+
+def judge(reports: Sequence[NodeReport], mlflow: str | None = None, *, alone: bool = False) -> list[Finding]:
+    """Say what is wrong, from what the nodes said.
+
+    Args:
+        reports: What they said.
+        mlflow: MLflow's server, or None where runs lie in each sweep's folder.
+        alone: Whether this is one machine without a cluster.
+    """
+    findings = [
+        Finding(
+            "wrong",
+            "answer",
+            report.name,
+            f"The node cannot run our code: {report.silence}",
+            "Run scripts/setup_node.sh there, or end the node (`ray stop`).",
+        )
+        for report in reports
+        if report.silence
+    ]
+    answered = [report for report in reports if not report.silence]
+    if not answered:
+        return findings
+    findings += _versions(answered)
+    for report in answered:
+        findings += [*_gpus(report), *_disks(report), *_store(report, alone), *_mlflow(report, mlflow)]
+        findings += _clock(report)
+    return [*findings, *_token(answered, alone)]
+
+
+def _versions(reports: Sequence[NodeReport]) -> list[Finding]:
+    """All nodes must run the same; what most of them run, or else the head, is taken for right."""
+    findings = []
+    names = {
+        "python": ("Python", "Install the same Python, to the patch level, and run scripts/setup_node.sh."),
+        "ray": ("Ray", "Run scripts/setup_node.sh there: it installs what constraints.txt says."),
+        "code": ("our code, by its digest,", "Bring the cluster up to date: `ray up FILE`."),
+        "packages": ("packages", "Run scripts/setup_node.sh there: it installs what constraints.txt says."),
+    }
+    head = next((report for report in reports if report.is_head), reports[0])
+    for key, (word, remedy) in names.items():
+        counted = Counter(str(report.measured["identity"][key]) for report in reports)
+        usual, count = counted.most_common(1)[0]
+        if count * 2 <= len(reports):
+            usual = str(head.measured["identity"][key])
+        for report in reports:
+            found = str(report.measured["identity"][key])
+            if found != usual:
+                text = f"{word} is {_told(found, usual)}, and other nodes have {_told(usual, found)}."
+                findings.append(Finding("wrong", key, report.name, text[0].upper() + text[1:], remedy))
+    if not findings:
+        identity = head.measured["identity"]
+        text = f"Python {identity['python']}, Ray {identity['ray']}, sweeper {identity['package']}"
+        every = f" on all {len(reports)} nodes" if len(reports) > 1 else ""
+        where = "cluster" if len(reports) > 1 else head.name
+        findings.append(Finding("fine", "versions", where, f"{text} ({identity['code']}){every}"))
+    return findings
+
+
+def _told(found: str, other: str) -> str:
+    """Of two dictionaries as texts, what differs."""
+    if not found.startswith("{"):
+        return found
+    pairs = set(found.strip("{}").split(", ")) - set(other.strip("{}").split(", "))
+    return ", ".join(sorted(pair.replace("'", "").replace(":", "") for pair in pairs))
+
+
+def _gpus(report: NodeReport) -> list[Finding]:
+    measured = report.measured
+    names, driver, cuda = measured["gpus"], measured["driver"], measured["torch_cuda"]
+    if not report.gpus and not names:
+        return [Finding("note", "gpus", report.name, f"No GPU; {measured['cpus']} CPUs.")]
+    if report.gpus > len(names):
+        return [
+            Finding(
+                "wrong",
+                "gpus",
+                report.name,
+                f"Ray gives out {report.gpus:g} GPUs, and nvidia-smi sees {len(names)}.",
+                "Install NVIDIA's driver, give the container its GPUs, or correct `resources` in the cluster "
+                "file.",
+            )
+        ]
+    if cuda is None:
+        return [
+            Finding(
+                "wrong",
+                "gpus",
+                report.name,
+                f"{len(names)} GPUs ({names[0]}), and torch was built without CUDA.",
+                "Run scripts/setup_node.sh there without a wheel for CPUs in the way.",
+            )
+        ]
+    oldest = OLDEST_DRIVERS.get(cuda.partition(".")[0], 0)
+    if driver is None or int(driver.partition(".")[0]) < oldest:
+        return [
+            Finding(
+                "wrong",
+                "driver",
+                report.name,
+                f"NVIDIA's driver is {driver or 'missing'}, and torch, built for CUDA {cuda}, needs {oldest} "
+                "or newer.",
+                "Install a newer driver, or start the machines from a newer image.",
+            )
+        ]
+    text = f"{len(names)} × {names[0]}, driver {driver}, torch for CUDA {cuda}"
+    return [Finding("fine", "gpus", report.name, text)]
+
+
+def _disks(report: NodeReport) -> list[Finding]:
+    measured = report.measured
+    findings = []
+    for key, what in PLACES.items():
+        place = measured[key]
+        if not place["writable"]:
+            findings.append(
+                Finding(
+                    "wrong",
+                    "disk",
+                    report.name,
+                    f"{place['path']} ({what}) cannot be written.",
+                    "Give the account the right to, or name another folder to scripts/setup_node.sh.",
+                )
+            )
+        elif place["free_gb"] < LEAST_DISK_GB:
+            findings.append(
+                Finding(
+                    "doubtful",
+                    "disk",
+                    report.name,
+                    f"{place['path']} ({what}) has {place['free_gb']:.1f} GB free, of "
+                    f"{place['total_gb']:.0f}.",
+                    "Make room, or name a folder on a larger disk to scripts/setup_node.sh.",
+                )
+            )
+    if measured["shm_gb"] is not None and measured["shm_free_gb"] < LEAST_SHM_GB:
+        findings.append(
+            Finding(
+                "doubtful",
+                "shm",
+                report.name,
+                f"/dev/shm has {measured['shm_free_gb']:.2f} of {measured['shm_gb']:.2f} GB free: Ray and "
+                "torch's workers exchange data through it.",
+                "Give the container more (`--shm-size=8g`), or remove what lies there.",
+            )
+        )
+    if measured["files"] < LEAST_FILES:
+        findings.append(
+            Finding(
+                "doubtful",
+                "files",
+                report.name,
+                f"A process may open {measured['files']} files only.",
+                "`ulimit -n 65536` before `ray start`, as the cluster files here do.",
+            )
+        )
+    rooms = [f"{measured[key]['free_gb']:.0f} GB free for {word}" for key, word in PLACES.items()]
+    return findings or [Finding("fine", "disk", report.name, ", ".join(rooms))]
+
+
+def _store(report: NodeReport, alone: bool) -> list[Finding]:
+    if alone:
+        return []
+    path = report.measured["sweeps"]["path"]
+    remedy = (
+        "Mount the shared folder there, at the same path as on the head, and name it to "
+        "scripts/setup_node.sh --sweeps."
+    )
+    if report.unwritten:
+        return [Finding("wrong", "store", report.name, f"{path} takes no file: {report.unwritten}.", remedy)]
+    if report.unread:
+        text = f"{path} is not shared: {len(report.unread)} files that other nodes wrote are missing here."
+        return [Finding("wrong", "store", report.name, text, remedy)]
+    return [Finding("fine", "store", report.name, f"{path} is shared: what every node writes is read here")]
+
+
+def _mlflow(report: NodeReport, server: str | None) -> list[Finding]:
+    if server is None:
+        text = "MLflow: no server is named; each sweep keeps its runs in its own folder."
+        return [Finding("note", "mlflow", report.name, text)] if report.is_head else []
+    problem = report.measured["mlflow"]
+    if not problem:
+        return [Finding("fine", "mlflow", report.name, f"MLflow answers at {server}")]
+    if report.is_head:
+        return [
+            Finding(
+                "wrong",
+                "mlflow",
+                report.name,
+                f"MLflow does not answer at {server}: {problem}.",
+                "`sh scripts/mlflow_service.sh start` on the head, or correct MLFLOW_TRACKING_URI. Sweeps go "
+                "on without it, and `sweeper sync` brings it what it lacks.",
+            )
+        ]
+    text = f"{server} (MLflow) is not reached from here and need not be: the head alone writes to it."
+    return [Finding("note", "mlflow", report.name, text)]
+
+
+def _clock(report: NodeReport) -> list[Finding]:
+    if abs(report.skew_s) <= LARGEST_SKEW_S:
+        return []
+    ahead = "ahead of" if report.skew_s > 0 else "behind"
+    return [
+        Finding(
+            "doubtful",
+            "clock",
+            report.name,
+            f"The clock is {abs(report.skew_s):.1f} s {ahead} the head's: times of trials will be wrong.",
+            "Have it set by NTP: `sudo timedatectl set-ntp true`.",
+        )
+    ]
+
+
+def _token(reports: Sequence[NodeReport], alone: bool) -> list[Finding]:
+    if alone:
+        return []
+    without = [report.name for report in reports if not report.measured["token"]]
+    if not without:
+        return [Finding("fine", "token", "cluster", "Ray asks everybody for the token")]
+    return [
+        Finding(
+            "doubtful",
+            "token",
+            ", ".join(without),
+            "Ray runs without token authentication: whoever reaches its ports can run anything there.",
+            "`ray get-auth-token --generate` on the laptop; the cluster files here copy it to every node. "
+            "Then `ray up` again.",
+        )
+    ]
+
+
+# Telling
+
+_SIGNS: Mapping[Level, tuple[str, str]] = {
+    "wrong": ("✗", "bold red"),
+    "doubtful": ("!", "bold yellow"),
+    "note": ("·", "cyan"),
+    "fine": ("✓", "green"),
+}
+
+
+def print_findings(console: Console, findings: Sequence[Finding]) -> None:
+    """Print what was found, the worst first."""
+    for level, (sign, style) in _SIGNS.items():
+        for finding in findings:
+            if finding.level != level:
+                continue
+            console.print(
+                Text.assemble((f"{sign} ", style), (f"{finding.where}  ", "bold"), finding.found),
+                soft_wrap=True,
+            )
+            if finding.remedy:
+                console.print(Padding(Text(finding.remedy, style="green"), (0, 0, 0, 2), expand=False))
+    counted = Counter(finding.level for finding in findings)
+    wrong, doubtful = counted["wrong"], counted["doubtful"]
+    if not wrong and not doubtful:
+        console.print("Nothing is wrong.", style="bold")
+    else:
+        console.print(f"{wrong} wrong, {doubtful} doubtful.", style="bold")
