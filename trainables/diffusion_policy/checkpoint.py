@@ -36,7 +36,8 @@ from torch import Tensor, nn
 
 from trainables.dataset.statistics import Statistics
 from trainables.diffusion_policy.config import FIELDS, DiffusionConfig
-from trainables.diffusion_policy.policy import DiffusionPolicy, build_policy
+from trainables.diffusion_policy.policy import DiffusionPolicy
+from trainables.diffusion_policy.weights import WeightsError, policy_from_weights
 from trainables.features import Feature, FeatureType, PolicyFeatures
 from trainables.interface import TrainableError
 
@@ -180,13 +181,15 @@ def load_policy(folder: Path, *, ema: bool = True, device: str | torch.device = 
     Raises:
         CheckpointError: Where the checkpoint cannot be read or its weights do not fit its configuration.
     """
-    snapshot = read(folder, device=device)
-    policy = build_policy(snapshot.config.policy, snapshot.features, snapshot.statistics).to(device)
-    load_weights(policy, snapshot.model)
+    snapshot = read(folder)
+    weights = dict(snapshot.model)
     if ema and snapshot.ema is not None:
-        weights = dict(snapshot.model) | {k: v for k, v in snapshot.ema.items() if k in snapshot.model}
-        load_weights(policy, weights)
-    return policy.eval()
+        weights |= {name: value for name, value in snapshot.ema.items() if name in weights}
+    try:
+        policy = policy_from_weights(snapshot.config.policy, snapshot.features, snapshot.statistics, weights)
+    except WeightsError as error:
+        raise CheckpointError(f"the checkpoint {folder}: {error}") from error
+    return policy.to(device).eval()
 
 
 def load_weights(policy: nn.Module, weights: Mapping[str, Tensor]) -> None:

@@ -134,12 +134,10 @@ def _payload(file: Path) -> Mapping[str, Any]:
 
 
 def _refusal(file: Path, error: Exception) -> ConfigError:
-    found = re.search(r"Unsupported (?:global|class|operand)[^.]*?([\w]+(?:\.[\w]+)+)", str(error))
+    # What torch itself says ends with the advice to read it unsafely.
+    found = re.search(r"unsupported (?:global|class)[: ]+(?:global )?([\w.]*\w)", str(error), re.IGNORECASE)
     if found is None:
-        first = str(error).strip().splitlines()
-        return path_error(
-            f"{file} cannot be read: {first[0][:200] if first else type(error).__name__}", _CONVERT
-        )
+        return path_error(f"{file} cannot be read: it is damaged, or no file of PyTorch.", _CONVERT)
     return path_error(
         f"{file} cannot be read safely: it holds {found[1]}, and building an object of a class that the file "
         "names would run its code.",
