@@ -170,7 +170,7 @@ def read_lerobot_config(stated: Mapping[str, Any], *, before_0_4: bool = False) 
                 "it has input_shapes, the form of LeRobot before 2025, which is not read.", remedy
             )
         raise InvalidConfigError(
-            f"its type is {kind!r}.", "Expected 'diffusion': only a Diffusion Policy can be loaded."
+            f"its type is {_short(kind)}.", "Expected 'diffusion': only a Diffusion Policy can be loaded."
         )
     notes: list[str] = []
     features = _read_features(stated, notes)
@@ -242,10 +242,10 @@ def _read_training(stated: Mapping[str, Any], notes: list[str]) -> dict[str, Any
     name = stated.get("scheduler_name")
     if name == "constant":
         values |= {"lr_scheduler.name": "constant", "lr_scheduler.warmup_steps": 0}
-    elif name in _SCHEDULERS:
+    elif isinstance(name, str) and name in _SCHEDULERS:
         values["lr_scheduler.name"] = _SCHEDULERS[name]
     elif name is not None:
-        notes.append(f"scheduler_name {name!r} is not known here; lr_scheduler.name was left alone.")
+        notes.append(f"scheduler_name {_short(name)} is not known here; lr_scheduler.name was left alone.")
     return values
 
 
@@ -273,7 +273,7 @@ def _read_feature(group: str, name: str, entry: Any) -> Feature | None:
     where = f"{group}.{name}"
     if not isinstance(entry, dict) or not {"type", "shape"} <= set(entry):
         raise InvalidConfigError(f"{where} is {_short(entry)}.", "Expected a type and a shape.")
-    if entry["type"] not in set(FeatureType):
+    if entry["type"] not in list(FeatureType):
         return None
     shape = entry["shape"]
     kind = FeatureType(entry["type"])
