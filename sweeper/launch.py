@@ -44,6 +44,7 @@ from sweeper.preflight import (
     earlier_sweep,
     information,
     preflight,
+    remark,
     usable_cache,
 )
 from sweeper.recorder import Outcome, Recorder
@@ -131,6 +132,7 @@ def run_sweep(
     with checking(console, spec.name) as progress:
         base = preflight(spec, trainable, cache, progress)
         data = trainable.describe(base, cache)
+    remark(trainable, base, cache, console)
     check_disk(spec, trainable.disk_gb(base), left, console)
     with contextlib.ExitStack() as stack:
         if remote:
