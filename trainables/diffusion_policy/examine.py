@@ -83,12 +83,12 @@ def _open(
             chosen = dataclasses.replace(config, exclude_episodes=left_out)
             return findings, load_dataset(chosen, cache, progress)
         except DatasetError as error:
-            if not findings and any(_is_a_choice(fault) for fault in error.faults):
-                raise
-            nothing_left = findings and any(_is_a_choice(fault) for fault in error.faults)
-            if not nothing_left:
-                findings += [_unreadable(fault) for fault in error.faults]
-            if nothing_left or not all(fault.episodes for fault in error.faults):
+            if any(_is_a_choice(fault) for fault in error.faults):
+                if not findings:
+                    raise
+                break  # no episode is left
+            findings += [_unreadable(fault) for fault in error.faults]
+            if not all(fault.episodes for fault in error.faults):
                 break
             left_out += tuple(index for fault in error.faults for index in fault.episodes)
     return findings, None

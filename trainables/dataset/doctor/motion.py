@@ -15,6 +15,7 @@ from trainables.dataset.doctor.wording import (
     episodes_of,
     exclude,
     in_episodes,
+    name_dimensions,
     sentence,
     vectors,
 )
@@ -159,31 +160,35 @@ def _rows_after(dataset: LeRobotDataset, steps: NDArray[np.bool_]) -> NDArray[np
 def _jumps(dataset: LeRobotDataset, spreads: dict[str, Spread]) -> list[Finding]:
     findings = []
     for name, spread in spreads.items():
-        names = dimension_names(dataset, name)
+        found: dict[int, tuple[NDArray[np.int64], float]] = {}
         for d in range(len(spread.low)):
-            if spread.constant[d] or _turn(spread, d) is not None:
-                continue
-            rows, factor = _jumping_rows(dataset, dataset.vector(name)[:, d], float(spread.scale[d]))
-            episodes = episodes_of(dataset, rows) if len(rows) else []
-            if not episodes or len(episodes) > max(1, JUMP_EPISODES * len(dataset.episodes)):
-                continue
-            row = int(rows[0])
-            before, after = dataset.vector(name)[row - 1 : row + 1, d]
-            findings.append(
-                Finding(
-                    check="jumps",
-                    severity="warning",
-                    where=f"{name}[{d}] ({names[d]})",
-                    problem=f"jumps {counted(len(rows), 'time')}, first from {before:.6g} to {after:.6g} at "
-                    f"{dataset.name_row(row)}, with up to {factor:.0f} times the jerk of the fastest 1 % of "
-                    f"frames; in {in_episodes(episodes)}.",
-                    why="No robot moves so: it is a lost packet, a glitch or a cut, and the policy learns it "
-                    "as a motion.",
-                    remedy=f"Look at these frames; {exclude(dataset, episodes)}.",
-                    episodes=tuple(episodes),
-                )
-            )
+            if not spread.constant[d] and _turn(spread, d) is None:
+                rows, factor = _jumping_rows(dataset, dataset.vector(name)[:, d], float(spread.scale[d]))
+                if 0 < len(episodes_of(dataset, rows)) <= max(1, JUMP_EPISODES * len(dataset.episodes)):
+                    found[d] = rows, factor
+        if found:
+            findings.append(_jump(dataset, name, found))
     return findings
+
+
+def _jump(dataset: LeRobotDataset, name: str, found: dict[int, tuple[NDArray[np.int64], float]]) -> Finding:
+    """One finding for all dimensions of a feature: a lost packet costs them all."""
+    rows = np.unique(np.concatenate([rows for rows, _ in found.values()]))
+    episodes = episodes_of(dataset, rows)
+    worst = max(found, key=lambda d: found[d][1])
+    row, factor = int(found[worst][0][0]), found[worst][1]
+    before, after = dataset.vector(name)[row - 1 : row + 1, worst]
+    return Finding(
+        check="jumps",
+        severity="warning",
+        where=name,
+        problem=f"{name_dimensions(dataset, name, sorted(found))}: {counted(len(rows), 'jump')} in "
+        f"{in_episodes(episodes)}; the worst is dimension {worst} at {dataset.name_row(row)}, from "
+        f"{before:.6g} to {after:.6g}, with {factor:.0f} times the jerk of the fastest 1 % of frames.",
+        why="No robot moves so: it is a lost packet, a glitch or a cut, learned as if it were a motion.",
+        remedy=f"Look at these frames; {exclude(dataset, episodes)}.",
+        episodes=tuple(episodes),
+    )
 
 
 def _jumping_rows(

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from trainables.dataset.doctor.wording import (
     counted,
-    dimension_names,
     episodes_of,
     exclude,
+    in_episodes,
     name_dimensions,
     sentence,
     vectors,
@@ -163,38 +163,44 @@ def _whiteness(dataset: LeRobotDataset, column: NDArray[np.float32]) -> float:
 def _stretched(
     dataset: LeRobotDataset, name: str, values: NDArray[np.float32], spread: Spread
 ) -> list[Finding]:
-    findings = []
-    names = dimension_names(dataset, name)
+    """Values so far out that the others share a small part of the normalised range."""
     central = spread.q99 - spread.q01
-    # Where the central values coincide, the others are rare events (a gripper that closes), not outliers.
     beyond = np.maximum(spread.high - spread.q99, spread.q01 - spread.low)
-    for d in np.flatnonzero((central > 0) & ~spread.constant & (beyond > STRETCHED_BEYOND * central)):
-        # Values less than half as far out as the furthest are the tail they came from.
-        far = 0.5 * beyond[d]
-        column = values[:, d]
-        rows = np.flatnonzero((column > spread.q99[d] + far) | (column < spread.q01[d] - far))
-        episodes = episodes_of(dataset, rows)
-        share = central[d] / (spread.high[d] - spread.low[d])
-        worst = int(rows[np.argmax(np.abs(column[rows] - 0.5 * (spread.q01[d] + spread.q99[d])))])
-        kind = "action" if name == ACTION else "state" if name == STATE else "environment_state"
-        remedy = f"set policy.normalization_{kind}: QUANTILES"
-        if len(episodes) <= max(1, FEW_EPISODES * len(dataset.episodes)):
-            remedy = f"{exclude(dataset, episodes)}; or {remedy}"
-        findings.append(
-            Finding(
-                check="outliers",
-                severity="warning",
-                where=f"{name}[{d}]" if names[d] == str(d) else f"{name}[{d}] ({names[d]})",
-                problem=f"{counted(len(rows), 'value')} far outside the rest, {column[worst]:.6g} in "
-                f"{dataset.name_row(worst)}: 98 % of the values lie between {spread.q01[d]:.6g} and "
-                f"{spread.q99[d]:.6g}.",
-                why=f"MIN_MAX maps the extremes to -1 and 1, so that all other values share {share:.1%} of "
-                "that range, and errors that are large to the robot are small to the loss.",
-                remedy=f"{sentence(remedy)}.",
-                episodes=tuple(episodes),
-            )
+    # Where the central values coincide, the others are rare events (a gripper that closes), not outliers.
+    which = np.flatnonzero((central > 0) & ~spread.constant & (beyond > STRETCHED_BEYOND * central)).tolist()
+    if not which:
+        return []
+    far = {d: _far_out(values[:, d], spread, d, float(beyond[d])) for d in which}
+    rows = np.unique(np.concatenate(list(far.values())))
+    episodes = episodes_of(dataset, rows)
+    share = central / np.where(spread.constant, np.inf, spread.high - spread.low)
+    d = min(which, key=lambda d: float(share[d]))
+    worst = int(far[d][np.argmax(np.abs(values[far[d], d] - 0.5 * (spread.q01[d] + spread.q99[d])))])
+    kind = "action" if name == ACTION else "state" if name == STATE else "environment_state"
+    remedy = f"set policy.normalization_{kind}: QUANTILES"
+    if len(episodes) <= max(1, FEW_EPISODES * len(dataset.episodes)):
+        remedy = f"{exclude(dataset, episodes)}; or {remedy}"
+    return [
+        Finding(
+            check="outliers",
+            severity="warning",
+            where=name,
+            problem=f"{name_dimensions(dataset, name, which)}: values far outside the rest in "
+            f"{counted(len(rows), 'frame')} of {in_episodes(episodes)}; the worst is dimension {d}, "
+            f"{values[worst, d]:.6g} in {dataset.name_row(worst)}, while 98 % of its values lie between "
+            f"{spread.q01[d]:.6g} and {spread.q99[d]:.6g}.",
+            why=f"MIN_MAX maps the extremes to -1 and 1, so that all other values share {share[d]:.1%} of "
+            "that range: errors that are large to the robot are small to the loss.",
+            remedy=f"{sentence(remedy)}.",
+            episodes=tuple(episodes),
         )
-    return findings
+    ]
+
+
+def _far_out(column: NDArray[np.float32], spread: Spread, d: int, beyond: float) -> NDArray[np.int64]:
+    """Rows more than half as far out as the furthest; those nearer are the tail that they stretch."""
+    far = 0.5 * beyond
+    return np.flatnonzero((column > spread.q99[d] + far) | (column < spread.q01[d] - far))
 
 
 def _levels(dataset: LeRobotDataset) -> list[Finding]:

@@ -1,0 +1,176 @@
+"""`sweeper data`: what it prints, how it ends, and that the dataset stays as it is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sweeper.cli import main
+from sweeper.overrides import read_config
+from trainables.dataset.schema import DatasetFeature
+from trainables.dataset.write import DatasetWriter
+from trainables.interface import ConfigError
+from trainables.registry import load
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("SWEEPER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+
+
+def write(name: str = "set", bad: int | None = None, image: bool = False) -> Path:
+    """A small dataset of circles; the episode ``bad`` has an action that is no number."""
+    vector = DatasetFeature("float32", (2,), ["x", "y"])
+    features = {"observation.state": vector, "action": vector}
+    if image:
+        features["observation.image"] = DatasetFeature("image", (16, 16, 3), ["height", "width", "channels"])
+    generator = np.random.default_rng(0)
+    with DatasetWriter(Path(name), fps=10, features=features) as writer:
+        for episode in range(5):
+            angle = np.linspace(0, 5 + episode / 3, 31)[:, None] + [0, np.pi / 2]
+            path = ((1 + episode / 10) * np.sin(angle)).astype(np.float32)
+            columns = {"observation.state": path[:-1], "action": path[1:].copy()}
+            if image:
+                columns["observation.image"] = generator.integers(0, 255, (30, 16, 16, 3), np.uint8)
+            if episode == bad:
+                columns["action"][4, 1] = np.nan
+            writer.add_episode(columns, task="Draw a circle.")
+    return Path(name)
+
+
+def ended(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as caught:
+        main(list(arguments))
+    return caught.value.code or 0
+
+
+def test_a_sound_dataset_ends_with_0(capsys):
+    write()
+    assert ended("data", "check", "set") == 0
+    out = capsys.readouterr().out
+    assert "✓ set" in out
+    assert "v3.0, 5 episodes, 150 frames, 10 fps" in out
+    assert "few_episodes" in out
+    assert out.rstrip().endswith("1 warning.")
+
+
+def test_an_error_ends_with_1_and_names_the_option(capsys):
+    write(bad=3)
+    assert ended("data", "check", "set") == 1
+    out = capsys.readouterr().out
+    assert "✗ action  not_finite" in out
+    assert "is nan in episode 3, frame 4." in out
+    assert "set dataset.exclude_episodes: [3]" in out
+    assert "1 error, 1 warning." in out
+    assert "No error is left with dataset.exclude_episodes: [3]" in out
+    assert ended("data", "check", "set", "dataset.exclude_episodes=[3]") == 0
+
+
+def test_json_is_one_document_with_every_field(capsys):
+    write(bad=3, image=True)
+    assert ended("data", "check", "set", "--json") == 1
+    out, err = capsys.readouterr()
+    document = json.loads(out)
+    assert "Checking set" in err
+    assert list(document) == [
+        "root",
+        "version",
+        "fps",
+        "episodes",
+        "frames",
+        "pictures",
+        "exclude_episodes",
+        "counts",
+        "findings",
+    ]
+    assert document["counts"] == {"error": 1, "warning": 1, "note": 0}
+    assert document["pictures"] == {"observation.image": 150}
+    assert document["exclude_episodes"] == "[3]"
+    first = document["findings"][0]
+    assert list(first) == ["check", "severity", "where", "problem", "why", "remedy", "episodes"]
+    assert (first["check"], first["severity"], first["episodes"]) == ("not_finite", "error", [3])
+
+
+def test_a_dataset_that_cannot_be_opened_is_a_finding(capsys):
+    root = write()
+    (root / "meta" / "info.json").write_text("{")
+    assert ended("data", "check", "set", "--json") == 1
+    document = json.loads(capsys.readouterr().out)
+    assert document["version"] is None
+    assert [found["check"] for found in document["findings"]] == ["unreadable_dataset"]
+    assert ended("data", "check", "set") == 1
+    assert "✗ set" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere"], "'nowhere' is no folder"),
+        (["set", "policy.horizont=32"], "Did you mean policy.horizon?"),
+        (["set", "policy.horizon=x"], "'x' is not an int"),
+        (["set", "policy.horizon=7"], "7 is no multiple of 8"),
+        (["set", "horizon"], "is no override"),
+        (["set", "dataset.exclude_episodes=[9]"], "[9] do not exist"),
+        (["set", "--trainable", "other"], "no trainable is called 'other'"),
+    ],
+)
+def test_wrong_input_ends_with_2_and_says_what_to_do(capsys, arguments, words):
+    write()
+    assert ended("data", "check", *arguments) == 2
+    assert words in " ".join(capsys.readouterr().err.split())
+
+
+def test_fields_are_read_as_a_configuration():
+    trainable = load("diffusion_policy")
+    config = read_config(
+        trainable, ["config.policy.horizon=32", "batch_size=16", "dataset.root=a: b#c", "policy.horizon=8"]
+    )
+    assert config == {"policy.horizon": 8, "train.batch_size": 16, "dataset.root": "a: b#c"}
+    with pytest.raises(ConfigError) as caught:
+        read_config(trainable, ["policy.horizon=", "lr=1"])
+    assert len(caught.value.faults) == 2
+
+
+def test_show_says_what_it_is_and_draws_it(capsys):
+    root = write(image=True)
+    before = sorted((path, path.stat().st_mtime_ns) for path in root.rglob("*"))
+    assert ended("data", "show", "set") == 0
+    out = capsys.readouterr().out
+    assert "LeRobot v3.0" in out
+    assert "150 at 10 fps, 15.0 s" in out
+    assert "Draw a circle." in out
+    for name in ("contact-sheet-observation.image.png", "distributions.png"):
+        assert f"set-portrait/{name}" in out
+        assert (Path("set-portrait") / name).is_file()
+    assert sorted((path, path.stat().st_mtime_ns) for path in root.rglob("*")) == before
+
+
+def test_show_writes_where_it_is_told_and_prints_json(capsys):
+    write()
+    assert ended("data", "show", "set", "--to", "pictures/new", "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["pictures"] == ["pictures/new/distributions.png"]
+    assert document["episodes"] == 5
+    assert not Path("set-portrait").exists()
+
+
+def test_show_writes_nothing_into_the_dataset(capsys, monkeypatch):
+    root = write().resolve()
+    assert ended("data", "show", "set", "--to", "set/pictures") == 2
+    monkeypatch.chdir(root)
+    assert ended("data", "show", ".") == 2
+    assert "lies in the dataset" in capsys.readouterr().err
+    assert sorted(path.name for path in root.iterdir()) == ["data", "meta"]
+
+
+def test_a_folder_that_cannot_be_made_ends_with_2(capsys):
+    write()
+    Path("taken").write_text("")
+    assert ended("data", "show", "set", "--to", "taken") == 2
+    assert "taken: cannot be made" in capsys.readouterr().err
