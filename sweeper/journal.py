@@ -138,10 +138,12 @@ class Journal:
 
     def _write(self, line: bytes, durable: bool) -> None:
         data = (b"\n" if self._torn else b"") + line + b"\n"
-        self._torn = True
+        whole, self._torn = os.fstat(self._file).st_size, True
         written = os.write(self._file, data)
         if written < len(data):
-            raise OSError(errno.ENOSPC, f"only {written} of {len(data)} bytes were written")
+            # Half a line would be left out by whoever reads it, but why leave it there?
+            os.ftruncate(self._file, whole)
+            raise OSError(errno.ENOSPC, f"only {written} of {len(data)} bytes could be written")
         if durable:
             os.fsync(self._file)
         self._torn = False

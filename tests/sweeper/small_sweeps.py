@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -67,3 +68,10 @@ def sweep(
         folder=folder,
         source="name: small\n",
     )
+
+
+def fill(folder: Path) -> None:
+    """Leave no room on the disk of a folder."""
+    with (folder / "full").open("ab", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(bytes(1000)):
+            pass

@@ -91,7 +91,7 @@ def run(sweep: SweepSpec) -> SweepResult:
 
 @pytest.fixture(scope="module")
 def stormy(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A sweep whose trials lose a worker, a driver, all workers, and memory, and that keeps one checkpoint."""
+    """A sweep whose trials lose a worker, a driver, all workers, and memory; it keeps one checkpoint."""
     folder = tmp_path_factory.mktemp("stormy") / "stormy"
     sweep = spec(
         folder,
@@ -240,6 +240,7 @@ def test_a_trial_whose_worker_was_killed_equals_a_straight_one_bit_for_bit(
         "policy.num_train_timesteps": 20,
         "policy.num_inference_steps": 4,
         "policy.sampler": "DDIM",
+        "lr_scheduler.warmup_steps": 5,
         "train.steps": 240,
         "train.batch_size": 16,
         "train.log_every": 7,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_sweeps import fill
 
 from sweeper.errors import TrackingError
 from sweeper.journal import EventKind, Journal, read_journal
@@ -106,14 +107,41 @@ def test_a_journal_that_is_not_there_has_no_events(tmp_path):
     assert read_journal(tmp_path / "journal.jsonl").events == []
 
 
-def test_a_full_disk_is_a_clear_error():
+def test_a_full_disk_is_a_clear_error(tmp_path):
     full = Path("/dev/full")
     if not full.exists():
         pytest.skip("this system has no /dev/full")
-    journal = Journal(full)
+    (tmp_path / "journal.jsonl").symlink_to(full)
+    journal = Journal(tmp_path / "journal.jsonl")
     with pytest.raises(TrackingError, match="the journal cannot be written"):
         journal.append(EventKind.NOTE, durable=False, text="x")
     journal.close()
+
+
+def test_when_the_disk_is_full_there_is_still_room_to_write_down_how_everything_ended(small_disk):
+    with Journal(small_disk / "journal.jsonl") as journal:
+        journal.append(EventKind.NOTE, text="all is well")
+        fill(small_disk)
+        assert journal.problem == ""
+        for number in range(100):
+            journal.append(EventKind.NOTE, text="x" * 1000, number=number)
+        assert "There is no room left" in journal.problem
+        assert [e.get("number") for e in read_journal(journal.path).events] == [None, *range(100)]
+        # What is still written by somebody else ends it.
+        fill(small_disk)
+        with pytest.raises(TrackingError, match="the journal cannot be written"):
+            journal.append(EventKind.NOTE, text="x" * 10_000)
+        (small_disk / "full").unlink()
+        journal.append(EventKind.NOTE, text="room again")
+    found = read_journal(small_disk / "journal.jsonl")
+    assert found.events[-1]["text"] == "room again"
+    assert found.damaged == 0
+
+
+def test_a_sweep_does_not_begin_on_a_disk_that_is_full(small_disk):
+    fill(small_disk)
+    with pytest.raises(TrackingError, match="No space left on device"):
+        Journal(small_disk / "journal.jsonl")
 
 
 def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path):

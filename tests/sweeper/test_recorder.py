@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import json
 import math
+import sqlite3
+from pathlib import Path
 
 import pytest
 from small_sweeps import BETA_END, ERROR, LR, SCHEDULE, SUCCESS, sweep
 
+from sweeper.errors import StudyBusyError
 from sweeper.journal import JOURNAL, Journal, read_journal
 from sweeper.recorder import Outcome, Recorder
 from sweeper.results import read_sweep
 from sweeper.study import Study
+from sweeper.sweep import KeepSpec
+from sweeper.trial import trial_folder
 
 
 class Driver:
@@ -234,3 +242,123 @@ def test_several_objectives_are_all_kept(tmp_path):
         (end,) = driver.events("trial_end")
     assert end["best"] == {SUCCESS: 0.4, ERROR: 3.0}
     assert end["sweep_best"] == {SUCCESS: 0.3, ERROR: 5.0}
+
+
+# When the study cannot be written
+
+
+@contextlib.contextmanager
+def locked(driver):
+    """Somebody else holds the study's file."""
+    other = sqlite3.connect(driver.study.path, isolation_level=None)
+    other.execute("begin exclusive")
+    try:
+        yield
+    finally:
+        other.execute("rollback")
+        other.close()
+
+
+@pytest.fixture
+def hasty(monkeypatch):
+    monkeypatch.setattr("sweeper.study.BUSY_TIMEOUT_S", 0.05)
+
+
+def test_while_the_study_is_locked_the_journal_goes_on_and_the_study_is_told_later(tmp_path, hasty):
+    with Driver(sweep(tmp_path, LR)) as driver:
+        first, second = driver.trial(), driver.trial()
+        with locked(driver):
+            assert driver.report(first, 10, rollout__success_rate=0.2)
+            driver.recorder.end_trial(first, Outcome("completed"))
+            driver.recorder.end_trial(second, Outcome("failed", "diverged", "NaN"))
+            assert [event["trial"] for event in driver.events("trial_end")] == [first, second]
+            assert driver.study.is_running(first)
+        driver.recorder._next_telling = 0.0  # it does not ask again at once
+        driver.recorder.tell_study()
+        assert told(driver) == {first: ("completed", ""), second: ("failed", "diverged")}
+        assert driver.study.trials()[first].reports == {10: 0.2}
+
+
+def test_a_grid_loses_no_point_when_its_study_is_locked(tmp_path, hasty):
+    with Driver(sweep(tmp_path, SCHEDULE, method="grid")) as driver:
+        with locked(driver):
+            for _ in range(3):
+                with pytest.raises(StudyBusyError, match="locked"):
+                    driver.study.ask()
+        found = [driver.study.ask() for _ in range(3)]
+    assert [trial and trial.number for trial in found] == [0, 1, None]
+    assert {trial.config["policy.beta_schedule"] for trial in found[:2]} == set(SCHEDULE.values)
+
+
+# What nobody heard
+
+
+def test_what_a_trial_reported_and_nobody_heard_is_read_from_its_folder_once(driver):
+    number = driver.trial()
+    driver.report(number, 10, rollout__success_rate=0.2)
+    folder = trial_folder(driver.spec.folder, number)
+    folder.mkdir(parents=True)
+    # The worker began again from step 10 and repeated 20; the last line was cut short.
+    lines = [json.dumps({"trial/step": step, SUCCESS: step / 100}) for step in (10, 20, 20, 30)]
+    (folder / "reports.jsonl").write_text("\n".join([*lines, '{"trial/step": 40, "rollo']))
+    driver.recorder.retry_trial(number, Outcome("failed", "lost", "gone"), {})
+    assert [event["step"] for event in driver.events("report")] == [10, 20, 30]
+    assert driver.study.trials()[0].reports == {10: 0.2, 20: 0.2, 30: 0.3}
+
+
+# Checkpoints
+
+
+def test_losers_checkpoints_go_as_soon_as_they_are_losers(tmp_path):
+    spec = dataclasses.replace(sweep(tmp_path, LR), keep=KeepSpec(checkpoints="best", trials=1))
+    with Driver(spec) as driver:
+
+        def finish(value, status="completed"):
+            number = driver.trial()
+            for step, name in ((10, "best"), (20, "last")):
+                folder = trial_folder(spec.folder, number) / "checkpoints" / name
+                folder.mkdir(parents=True)
+                result = {"trial/step": step, SUCCESS: value - step / 1000, "checkpoint": str(folder)}
+                driver.recorder.report(number, result)
+            driver.recorder.end_trial(number, Outcome(status, "diverged" if status == "failed" else ""))
+            return number
+
+        def left():
+            return sorted(
+                f"{path.parent.parent.name}/{path.name}"
+                for path in spec.folder.glob("trials/*/checkpoints/*")
+            )
+
+        finish(0.5)
+        assert left() == ["0/best"]
+        finish(0.2)
+        assert left() == ["0/best"]
+        finish(0.9, "failed")
+        assert left() == ["0/best", "2/last"]
+        finish(0.8)
+        assert left() == ["2/last", "3/best"]
+        cut = finish(0.1, "interrupted")
+        assert left() == ["2/last", "3/best", f"{cut}/best", f"{cut}/last"]
+        trials = read_sweep(tmp_path).trials
+        pointers = [p for t in trials.values() for p in (t.checkpoint, t.best_checkpoint) if p is not None]
+        assert len(pointers) == 4
+        assert all(Path(pointer).is_dir() for pointer in pointers)
+    # A driver that died had written that a folder goes, and left it there.
+    gone = Path(trials[0].dropped[0])
+    gone.mkdir()
+    with Driver(spec):
+        assert not gone.exists()
+
+
+def test_a_checkpoint_outside_its_trials_folder_is_never_removed(tmp_path):
+    outside = tmp_path / "precious"
+    outside.mkdir()
+    spec = dataclasses.replace(sweep(tmp_path / "sweep", LR), keep=KeepSpec(checkpoints="best"))
+    with Driver(spec) as driver:
+        number = driver.trial()
+        for step, folder in ((10, tmp_path / "best"), (20, outside)):
+            result = {"trial/step": step, SUCCESS: 1 / step, "checkpoint": str(folder)}
+            driver.recorder.report(number, result)
+        driver.recorder.end_trial(number, Outcome("completed"))
+        assert outside.is_dir()
+        assert "stays" in driver.events("note")[0]["text"]
