@@ -55,8 +55,7 @@ def read_inherited(reading: Reading) -> None:
     if trainable is None or not isinstance(trainable, StartsFromCheckpoints):
         return
     always = reading.searched_names(conditional=False)
-    found = trainable.inherited(reading.config)
-    values = {name: value for name, value in found.items() if name not in always}
+    values = trainable.inherited({**dict.fromkeys(always), **reading.config})
     added = {name: value for name, value in values.items() if name not in reading.config}
     reading.config.update(values)
     if added:

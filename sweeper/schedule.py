@@ -86,7 +86,8 @@ class StepScheduler(FIFOScheduler):
         return TrialScheduler.STOP
 
     def _decide(self, tune_controller: Any, trial: Any, step: int, value: float) -> str:
-        if step <= self._last_step.get(trial.trial_id, -1):
+        # What a trial reports before its first step is what it started from, and not its doing.
+        if step <= self._last_step.get(trial.trial_id, 0):
             return TrialScheduler.CONTINUE
         self._last_step[trial.trial_id] = step
         decision = self._rule.on_trial_result(

@@ -58,6 +58,18 @@ def play(scheduler, name, points, **extra):
     return None
 
 
+@pytest.mark.parametrize("method", ["asha", "median"])
+def test_the_level_that_a_trial_starts_from_neither_saves_nor_stops_it(method):
+    scheduler = rule(method, reduction=2)
+    good = [(0, 0.5), (100, 0.6), (300, 0.8), (600, 0.8)]
+    for number in range(4):
+        assert play(scheduler, f"good {number}", good) is None
+    assert play(scheduler, "spoilt", [(0, 0.9), (100, 0.1), (300, 0.1)]) is not None
+    assert play(scheduler, "begins low", [(0, 0.0), *good[1:]]) is None
+    earlier = dict.fromkeys(range(4), good)
+    assert play(rule(method, reduction=2, history=earlier), "spoilt", [(0, 0.9), (100, 0.1)]) == 100
+
+
 def steps(value, every=50, until=900):
     return [(step, value) for step in range(every, until + 1, every)]
 

@@ -145,6 +145,9 @@ def inherited(config: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in start.values.items()
         if name.startswith("policy.") and name in FIELDS and name not in OWN_FIELDS and name not in config
     }
+    if "policy.crop_ratio" in config and "policy.crop_shape" in values:
+        # A crop of fixed size would win over the one that is asked for.
+        values["policy.crop_shape"] = None
     if "dataset.observations" not in config:
         values["dataset.observations"] = [feature.name for feature in start.features.inputs]
     if _is_there(path):

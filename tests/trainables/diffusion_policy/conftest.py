@@ -39,6 +39,10 @@ def circles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def small_config(circles: Path) -> dict[str, Any]:
     """A configuration that trains for a few seconds on one core."""
+    return small_settings(circles)
+
+
+def small_settings(circles: Path) -> dict[str, Any]:
     return {
         "dataset.root": str(circles),
         "dataset.holdout_fraction": 0.25,

@@ -134,6 +134,13 @@ def test_inherited_values_say_the_same_as_the_configuration_built(checkpoint: Pa
     assert complete.keys() <= FIELDS.keys()
 
 
+def test_a_crop_by_ratio_replaces_the_checkpoints_crop_by_size(checkpoint: Path) -> None:
+    built = DiffusionConfig.from_flat(config(checkpoint, **{"policy.crop_ratio": 0.9}))
+
+    assert built.policy.crop_shape is None
+    assert built.policy.crop_size((48, 48)) == (43, 43)
+
+
 def test_a_link_to_the_last_checkpoint_is_followed_once(tmp_path: Path) -> None:
     tree = tmp_path / "train" / "checkpoints"
     for step, horizon in (("000100", 8), ("000200", 16)):
