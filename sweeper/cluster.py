@@ -12,21 +12,34 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from sweeper.errors import ResourceError, UserError
 from sweeper.plan import find_machine
 from sweeper.sweep import ResourceSpec, SettledResources
 
-__all__ = ["Cluster", "Node", "connect", "disconnect", "free_placement_groups", "is_connected", "settle"]
+__all__ = [
+    "Cluster",
+    "Kind",
+    "Node",
+    "connect",
+    "disconnect",
+    "free_placement_groups",
+    "is_connected",
+    "settle",
+]
 
 DRIVER = "sweep_driver"
 """Custom resource by which a cluster says where trials' drivers may run, and how many (see cluster.yaml)."""
 HEAD = "node:__internal_head__"
 HEAD_SHARE = 0.001
+BOOTSTRAP = "ray_bootstrap_config.yaml"
+"""What `ray up` leaves in the home folder on the head: the cluster file, filled in."""
 
 OBJECT_STORE_BYTES = 128 * 1024**2
 """Trials exchange a few kilobytes; Ray's own choice is a third of the memory."""
@@ -72,37 +85,66 @@ class Node:
 
 
 @dataclass(frozen=True)
+class Kind:
+    """A kind of machine that an autoscaler may start.
+
+    Attributes:
+        node: What one of them has.
+        most: How many there may be at the same time.
+    """
+
+    node: Node
+    most: int
+
+
+@dataclass(frozen=True)
 class Cluster:
     """What trials can run on.
 
     Attributes:
         nodes: The machines that are up.
-        most: CPUs and GPUs that an autoscaler may reach, by Ray's names; empty where nothing is scaled.
+        kinds: What an autoscaler may start; empty where nothing is scaled.
+        at_most: Machines beside the head that it may start, of all kinds together.
         drivers: Most trials whose drivers the cluster takes; None for as many as there are.
         local: Whether this is a Ray of our own on this machine.
         address: Address of the cluster's head.
     """
 
     nodes: tuple[Node, ...]
-    most: Mapping[str, float]
+    kinds: tuple[Kind, ...] = ()
+    at_most: int = 0
     drivers: int | None = None
     local: bool = True
     address: str = ""
 
     @property
     def cpus(self) -> float:
-        """CPUs of all machines, and of those that an autoscaler may add."""
-        return max(sum(node.cpus for node in self.nodes), self.most.get("CPU", 0.0))
+        """CPUs of all machines that are up, or that an autoscaler may reach."""
+        return max(sum(node.cpus for node in self.nodes), self._reached(lambda node: node.cpus))
 
     @property
     def gpus(self) -> float:
-        """GPUs of all machines, and of those that an autoscaler may add."""
-        return max(sum(node.gpus for node in self.nodes), self.most.get("GPU", 0.0))
+        """GPUs of all machines that are up, or that an autoscaler may reach."""
+        return max(sum(node.gpus for node in self.nodes), self._reached(lambda node: node.gpus))
 
     @property
     def scaled(self) -> bool:
         """Whether an autoscaler may add machines."""
-        return bool(self.most)
+        return bool(self.kinds)
+
+    def workers(self, cpu: float, gpu: float) -> int:
+        """How many workers that take this much fit, on machines that are up or may come."""
+        up = sum(node.workers(cpu, gpu) for node in self.nodes)
+        return max(up, int(self._reached(lambda node: node.workers(cpu, gpu))))
+
+    def _reached(self, share: Callable[[Node], float]) -> float:
+        """Most of something that the autoscaler may reach, starting those that have most of it."""
+        left, reached = self.at_most, 0.0
+        for kind in sorted(self.kinds, key=lambda kind: -share(kind.node)):
+            count = min(kind.most, left)
+            reached += count * share(kind.node)
+            left -= count
+        return reached
 
     def driver_resources(self) -> dict[str, float]:
         """What the driver of a trial asks Ray for: a place, and no CPU, since it only waits."""
@@ -138,11 +180,10 @@ def settle(wanted: ResourceSpec, cluster: Cluster, trials: int | None = None) ->
             f"{cluster.cpus:g}. Lower resources.cpu_per_worker or resources.workers, or name a cluster with "
             "--address."
         )
-    fits = sum(node.workers(cpu, gpu) for node in cluster.nodes) // settled.workers
-    if cluster.scaled:
-        fits = max(fits, wanted.settled(cluster.cpus, cluster.gpus).at_once)
+    fits = cluster.workers(cpu, gpu) // settled.workers
     if fits < 1:
-        nodes = "; ".join(f"{node.name}: {node.cpus:g} CPUs, {node.gpus:g} GPUs" for node in cluster.nodes)
+        machines = [*cluster.nodes, *(kind.node for kind in cluster.kinds)]
+        nodes = "; ".join(f"{node.name}: {node.cpus:g} CPUs, {node.gpus:g} GPUs" for node in machines)
         raise ResourceError(
             f"resources: a trial of {settled.workers} worker(s), each with {gpu:g} GPU and {cpu:g} CPUs, "
             f"does not fit: each worker must fit on one machine ({nodes}). Lower resources.cpu_per_worker or "
@@ -158,7 +199,7 @@ def settle(wanted: ResourceSpec, cluster: Cluster, trials: int | None = None) ->
 def this_machine(folder: Path) -> Cluster:
     """This machine as a cluster, without starting anything."""
     machine = find_machine(folder)
-    return Cluster((Node(machine.cpus, machine.gpus, "this machine"),), {})
+    return Cluster((Node(machine.cpus, machine.gpus, "this machine"),))
 
 
 def connect(address: str | None = None, cpus: int | None = None) -> Cluster:
@@ -273,15 +314,50 @@ def _look(local: bool, address: str) -> Cluster:
         for node in resources
     )
     drivers = sum(node["Resources"].get(DRIVER, 0.0) for node in resources)
-    return Cluster(nodes, {} if local else _most(), int(drivers) if drivers else None, local, address)
+    kinds, at_most = ((), 0) if local else scaled_kinds(cluster_file())
+    return Cluster(nodes, kinds, at_most, int(drivers) if drivers else None, local, address)
 
 
-def _most() -> dict[str, float]:
-    """CPUs and GPUs that the autoscaler may reach; empty where there is none or it does not say."""
-    from ray._private.state import state
+def cluster_file() -> Path | None:
+    """The file by which this cluster grows: SWEEPER_CLUSTER_FILE, or what `ray up` left on its head.
 
-    most: Mapping[str, Any] = state.get_max_resources_from_cluster_config() or {}
-    return {name: float(most[name]) for name in ("CPU", "GPU") if most.get(name)}
+    Ray itself does not say: its record of what an autoscaler may start is empty for clusters of `ray up`.
+    """
+    named = os.environ.get("SWEEPER_CLUSTER_FILE")
+    path = Path(named).expanduser() if named else Path.home() / BOOTSTRAP
+    return path if path.is_file() else None
+
+
+def scaled_kinds(file: Path | None) -> tuple[tuple[Kind, ...], int]:
+    """The kinds of machine that an autoscaler may start, and how many machines it may start in all.
+
+    Machines of one's own (``provider: local``) are there or not: nothing is started.
+
+    Raises:
+        UserError: Where the file cannot be read.
+    """
+    if file is None:
+        return (), 0
+    try:
+        config = yaml.safe_load(file.read_text())
+        if (config.get("provider") or {}).get("type") == "local":
+            return (), 0
+        at_most = int(config.get("max_workers", 0))
+        kinds = tuple(
+            Kind(
+                Node(
+                    float((kind.get("resources") or {}).get("CPU", 0)),
+                    float((kind.get("resources") or {}).get("GPU", 0)),
+                    f"each {name}",
+                ),
+                int(kind.get("max_workers", at_most)),
+            )
+            for name, kind in config["available_node_types"].items()
+            if name != config.get("head_node_type")
+        )
+    except (OSError, yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{file}: the machines of the cluster cannot be read: {error}.") from error
+    return tuple(kind for kind in kinds if kind.most), at_most
 
 
 def _object_store_bytes() -> int:

@@ -5,23 +5,28 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from sweeper.cluster import Cluster, Node, connect, settle, this_machine
-from sweeper.errors import ResourceError
+from sweeper.cluster import Cluster, Kind, Node, connect, scaled_kinds, settle, this_machine
+from sweeper.errors import ResourceError, UserError
 from sweeper.sweep import ResourceSpec
 
 ROOT = Path(__file__).parent.parent.parent
 
 
-def cluster(*nodes: tuple[float, float], most: Mapping[str, float] | None = None, **more: Any) -> Cluster:
+def cluster(*nodes: tuple[float, float], **more: Any) -> Cluster:
     named = tuple(Node(cpus, gpus, f"node-{number}") for number, (cpus, gpus) in enumerate(nodes))
-    return Cluster(named, most or {}, **more)
+    return Cluster(named, **more)
+
+
+def scaled(*kinds: tuple[float, float, int], at_most: int, head: tuple[float, float] = (0, 0)) -> Cluster:
+    """A cluster of a head, to which machines of these CPUs, GPUs and numbers may be added."""
+    named = tuple(Kind(Node(cpus, gpus, f"each {cpus:g}-{gpus:g}"), most) for cpus, gpus, most in kinds)
+    return Cluster((Node(*head, "head"),), named, at_most, local=False, address="head:6379")
 
 
 @pytest.mark.parametrize(
@@ -57,8 +62,33 @@ def test_trials_at_once_keep_every_limit() -> None:
 
 
 def test_machines_that_an_autoscaler_may_add_count() -> None:
-    scaled = cluster((4, 0), most={"CPU": 36.0, "GPU": 4.0}, local=False)
-    assert settle(ResourceSpec(1, 1, 4), scaled).at_once == 4
+    assert settle(ResourceSpec(1, 1, 4), scaled((8, 1, 4), at_most=4)).at_once == 4
+    # Spot machines and those that stand in for them: not more than the cluster may have in all.
+    assert settle(ResourceSpec(1, 1, 4), scaled((8, 1, 4), (8, 1, 4), at_most=5)).at_once == 5
+    assert settle(ResourceSpec(2, 1, 4), scaled((8, 1, 4), at_most=4)).at_once == 2
+    assert settle(ResourceSpec(), scaled((8, 1, 4), at_most=4)).gpu_per_worker == 1
+
+
+def test_a_worker_that_no_machine_to_come_can_hold_is_refused_at_launch() -> None:
+    # 32 CPUs in all, and none of the machines has 16.
+    with pytest.raises(ResourceError, match=r"each 8-1: 8 CPUs, 1 GPUs"):
+        settle(ResourceSpec(1, 1, 16), scaled((8, 1, 4), at_most=4))
+    # The kind with GPUs may not be started at all.
+    with pytest.raises(ResourceError, match="needs 1 GPU"):
+        settle(ResourceSpec(1, 1, 4), scaled((8, 0, 4), at_most=4))
+
+
+def test_what_ray_up_left_on_the_head_says_which_machines_may_come(tmp_path: Path) -> None:
+    kinds, at_most = scaled_kinds(ROOT / "cluster.yaml")
+    assert at_most == 4
+    assert [(kind.node.cpus, kind.node.gpus, kind.most) for kind in kinds] == [(8, 1, 4), (8, 1, 4)]
+    # Nothing is started in a lab, and nothing without a file.
+    assert scaled_kinds(ROOT / "docs" / "clusters" / "on-premises.yaml") == ((), 0)
+    assert scaled_kinds(None) == ((), 0)
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("max_workers: many")
+    with pytest.raises(UserError, match=r"broken\.yaml: the machines of the cluster cannot be read"):
+        scaled_kinds(broken)
 
 
 @pytest.mark.parametrize(
