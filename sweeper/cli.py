@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import sys
 import traceback
@@ -9,17 +10,32 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from sweeper import __version__
-from sweeper.commands import checkpoints, cluster, data, results, steering, sweeps
+from sweeper.commands import checkpoints, cluster, data, results, steering, sweeps, sync
 from sweeper.commands.options import open_console
 
 __all__ = ["app", "main"]
 
 INTERRUPTED = 130
 
+
+class _Commands(TyperGroup):
+    """Commands that are listed where somebody names another one."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command that is meant."""
+        if args[0] not in self.commands and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], self.commands)
+            hint = f"Did you mean {' or '.join(repr(name) for name in near)}? " if near else ""
+            ctx.fail(f"There is no command {args[0]!r}. {hint}Commands: {', '.join(self.commands)}.")
+        return super().resolve_command(ctx, args)
+
+
 app = typer.Typer(
     name="sweeper",
+    cls=_Commands,
     help="Hyperparameter sweeps for Diffusion Policies on LeRobot datasets.",
     no_args_is_help=True,
     add_completion=False,
@@ -63,7 +79,7 @@ _PANELS: dict[str, dict[str, Callable[..., None]]] = {
         "cancel": steering.cancel,
         "budget": steering.budget,
     },
-    "Results": {"results": results.results, "list": results.list_sweeps, "ui": results.ui},
+    "Results": {"results": results.results, "list": results.list_sweeps, "sync": sync.sync, "ui": results.ui},
     "Checkpoints": {"export": checkpoints.export},
     "Machines": {"doctor": cluster.doctor, "jobs": cluster.jobs},
 }

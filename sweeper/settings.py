@@ -119,7 +119,13 @@ SETTINGS: Mapping[str, Mapping[str, FieldInfo]] = {
         "budget": (
             FieldInfo("trials", "int", None, minimum=1, doc="Trials to run; a grid may leave it out."),
             FieldInfo(
-                "hours", "float", None, nullable=True, minimum=0.01, unit="h", doc="Hours of the clock."
+                "hours",
+                "float",
+                None,
+                nullable=True,
+                minimum=0.01,
+                unit="h",
+                doc="Hours it runs, pauses left out.",
             ),
             FieldInfo(
                 "gpu_hours",

@@ -99,7 +99,7 @@ class BudgetSpec:
 
     Attributes:
         trials: Trials that are run to an end of their own (done, stopped early or failed).
-        hours: Hours of the clock.
+        hours: Hours for which drivers run the sweep, pauses left out.
         gpu_hours: Hours times GPUs held.
         max_failed: Failed trials after which the sweep gives up.
     """

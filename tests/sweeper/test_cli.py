@@ -172,6 +172,12 @@ def test_a_misspelt_command_comes_with_the_right_one(capsys):
     assert "'check'" in capsys.readouterr().err
 
 
+def test_a_word_that_is_no_command_comes_with_all_that_are(capsys):
+    assert ended("xyzzy") == 2
+    told = capsys.readouterr().err
+    assert all(name in told for name in ("check", "launch", "status", "resume", "results"))
+
+
 @pytest.mark.parametrize("command", [["results", "nobody"], ["ui", "nobody"]])
 def test_a_sweep_that_is_not_there_ends_with_2(capsys, command):
     assert ended(*command) == 2
