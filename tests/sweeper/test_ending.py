@@ -82,7 +82,7 @@ def test_a_second_ctrl_c_does_not_wait() -> None:
             "failed",
             "2 trials failed. The last one, trial 2: diverged: nan",
         ),
-        (["failed"] * 3, 0, {}, "failed", "All of the first 3 trials failed."),
+        (["failed"] * 3, 0, {}, "failed", "All of the first 3 trials failed the same way (diverged)."),
     ],
 )
 def test_each_limit_of_the_budget_ends_the_sweep_in_words(
@@ -163,3 +163,25 @@ def test_failures_of_an_earlier_driver_do_not_end_the_next_one_at_once(tmp_path:
     earlier, state, signals = make(tmp_path, ["failed"] * 3)
     assert earlier.check()
     assert not Ending(SettledResources(1, 0.0, 1.0, 2), state, signals).check()
+
+
+def test_trials_that_fail_in_several_ways_are_given_longer(tmp_path: Path) -> None:
+    sweep_ending, state, _ = make(tmp_path, ["failed"] * 8)
+    state.trials[0].reason = "data"
+    assert not sweep_ending.check()
+    extra, other, _ = make(tmp_path / "more", ["failed"] * 9)
+    other.trials[0].reason = "data"
+    assert extra.check()
+    assert "All of the first 9 trials failed in several ways." in extra.message
+
+
+def test_a_sweep_that_cannot_go_on_asks_its_trials_for_a_checkpoint_and_ends(tmp_path: Path) -> None:
+    sweep_ending, state, _ = make(tmp_path, ["running"])
+    sweep_ending.give_up("There is no room left.")
+    sweep_ending.give_up("Something else, later.")
+    assert sweep_ending.check()
+    assert not sweep_ending.over()
+    assert (trial_folder(tmp_path, 0) / STOP).exists()
+    state.trials[0].status = "interrupted"
+    assert sweep_ending.over()
+    assert (sweep_ending.status, sweep_ending.message) == ("failed", "There is no room left.")

@@ -137,6 +137,30 @@ def test_accumulated_gradients_equal_those_of_the_whole_batch(
         assert other.metrics["train/grad_norm"] == pytest.approx(one.metrics["train/grad_norm"], rel=1e-4)
 
 
+def test_a_run_goes_on_with_half_the_batch_at_once_as_if_it_had_never_been_otherwise(
+    small_config: dict[str, Any], tmp_path: Path
+) -> None:
+    straight = run(small_config, tmp_path / "straight")
+    list(itertools.islice(TRAINABLE.train(small_config, context(tmp_path / "cut")), 2))
+    lighter = TRAINABLE.lighter(small_config)
+    assert lighter is not None
+    changed = {name: value for name, value in lighter.items() if small_config.get(name) != value}
+    assert changed == {"train.gradient_accumulation_steps": 2}
+    resumed = run(lighter, tmp_path / "cut")
+
+    assert [report.step for report in resumed] == [6, 9, 12]
+    for one, other in zip(straight[-2:], resumed[-2:], strict=True):
+        assert other.metrics["train/loss"] == pytest.approx(one.metrics["train/loss"], rel=1e-4)
+
+
+def test_a_batch_is_halved_until_a_worker_has_one_sample_in_a_pass() -> None:
+    config: Mapping[str, Any] | None = {"train.batch_size": 24}
+    parts = []
+    while (config := TRAINABLE.lighter(config, workers=2)) is not None:
+        parts.append(config["train.gradient_accumulation_steps"])
+    assert parts == [2, 4]  # 24 = 2 workers of 4 passes of 3 samples
+
+
 def test_masked_loss_weighs_parts_by_their_valid_actions(
     small_config: dict[str, Any], tmp_path: Path
 ) -> None:
