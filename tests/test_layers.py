@@ -12,6 +12,7 @@ HEAVY = {"torch", "torchvision", "ray", "mlflow", "optuna", "diffusers", "pyarro
 SERVICE = {"ray", "optuna", "mlflow", "sweeper"}
 STDLIB_ONLY = (
     "interface.py",
+    "ranges.py",
     "registry.py",
     "features.py",
     "diffusion_policy/__init__.py",
