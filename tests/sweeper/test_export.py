@@ -1,0 +1,165 @@
+"""`sweeper export` takes the policy that a person means, and says which that is."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from small_sweeps import ERROR, LR, sweep
+
+from sweeper.cli import main
+from sweeper.journal import JOURNAL, EventKind, Journal
+from trainables.diffusion_policy.checkpoint import Checkpoints, Snapshot
+from trainables.diffusion_policy.config import DiffusionConfig
+from trainables.diffusion_policy.policy import build_policy
+from trainables.features import Feature, FeatureType, PolicyFeatures
+
+CONFIG = {
+    "dataset.root": "somewhere",
+    "train.steps": 40,
+    "lr_scheduler.warmup_steps": 2,
+    "policy.down_dims": [8],
+    "policy.n_groups": 4,
+    "policy.diffusion_step_embed_dim": 8,
+    "policy.horizon": 8,
+    "policy.n_action_steps": 4,
+}
+
+
+def write_checkpoint(trial: Path, step: int, *, best: bool) -> Path:
+    """A checkpoint whose every weight is its step."""
+    features = PolicyFeatures.of(
+        [
+            Feature("observation.state", FeatureType.STATE, (2,)),
+            Feature("observation.environment_state", FeatureType.ENV, (3,)),
+            Feature("action", FeatureType.ACTION, (2,)),
+        ]
+    )
+    statistics = {
+        feature.name: {"min": np.full(feature.shape, -1.0), "max": np.full(feature.shape, 1.0)}
+        for feature in features.all()
+    }
+    config = DiffusionConfig.from_flat(CONFIG)
+    weights = build_policy(config.policy, features, statistics).state_dict()
+    model = {name: torch.full_like(value, float(step)) for name, value in weights.items()}
+    snapshot = Snapshot(step, config, features, statistics, model, None, {}, {})
+    return Checkpoints(trial / "checkpoints").save(snapshot, best=best)
+
+
+@pytest.fixture
+def sweeps(tmp_path: Path) -> Path:
+    """A sweep of two trials that completed, the second the better, and one that failed before it kept one."""
+    folder = tmp_path / "sweeps" / "small"
+    folder.mkdir(parents=True)
+    spec = sweep(folder, LR, objectives={ERROR: "minimize"}, config=CONFIG)
+    journal = Journal(folder / JOURNAL)
+    driver = {"host": "h", "pid": os.getpid(), "started": psutil.Process().create_time()}
+    journal.append(
+        EventKind.SWEEP_START,
+        sweep="small",
+        sweep_id="1",
+        driver=driver,
+        spec=spec.to_dict(),
+        space="",
+        info={},
+    )
+    errors = {0: {10: 0.5, 20: 0.4}, 1: {30: 0.1, 40: 0.3}, 2: {}}
+    for number, points in errors.items():
+        journal.append(EventKind.TRIAL_START, trial=number, values={"optimizer.lr": 1e-4}, config=CONFIG)
+        best = min(points, key=lambda step: points[step], default=None)
+        for step, value in points.items():
+            checkpoint = write_checkpoint(folder / "trials" / str(number), step, best=step == best)
+            journal.append(
+                EventKind.REPORT, trial=number, step=step, metrics={ERROR: value}, checkpoint=str(checkpoint)
+            )
+        status, reason = ("completed", "") if points else ("failed", "oom")
+        journal.append(EventKind.TRIAL_END, trial=number, status=status, reason=reason, message=reason)
+    return folder.parent
+
+
+def exported(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as end:
+        main(["export", *arguments])
+    return int(end.value.code or 0)
+
+
+def step_of(folder: Path) -> float:
+    from safetensors.torch import load_file
+
+    return float(load_file(folder / "model.safetensors")["diffusion.unet.final_conv.1.bias"][0])
+
+
+def test_of_a_sweep_the_best_trials_best_checkpoint_is_written(sweeps: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "out"
+    assert exported("small", "--sweeps", str(sweeps), "--to", str(out)) == 0
+    assert step_of(out) == 30
+    said = capsys.readouterr().out
+    assert (
+        "trial 1 of small, the best of its ranking: its best checkpoint, step 30, eval/action_mse 0.1" in said
+    )
+    assert "the actions differ by at most" in said
+    assert "lerobot==0.4.4" in said
+
+
+def test_a_trial_and_its_last_checkpoint_can_be_named(sweeps: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "out"
+    arguments = ("--sweeps", str(sweeps), "--to", str(out), "--checkpoint", "last", "--json")
+    assert exported("small:1", *arguments, "--target", "lerobot==0.6.1") == 0
+    assert step_of(out) == 40
+    told = json.loads(capsys.readouterr().out)
+    assert (told["sweep"], told["trial"], told["target"]) == ("small", 1, "lerobot==0.6.1")
+    assert Path(told["checkpoint"]).name == "000040"
+    assert told["notes"]
+
+
+def test_a_checkpoint_can_be_named_by_its_folder(sweeps: Path, tmp_path: Path, capsys) -> None:
+    trial = sweeps / "small" / "trials" / "0"
+    assert exported(str(trial / "checkpoints" / "000020"), "--to", str(tmp_path / "out")) == 0
+    assert step_of(tmp_path / "out") == 20
+    assert exported(str(trial), "--to", str(tmp_path / "again")) == 0
+    assert step_of(tmp_path / "again") == 20
+
+
+def test_a_sweep_that_was_moved_has_its_checkpoints_still(sweeps: Path, tmp_path: Path, capsys) -> None:
+    moved = shutil.move(sweeps / "small", tmp_path / "elsewhere")
+    assert exported(str(moved), "--to", str(tmp_path / "out")) == 0
+    assert step_of(tmp_path / "out") == 30
+
+
+@pytest.mark.parametrize(
+    ("source", "more", "said"),
+    [
+        ("smal", [], "Did you mean 'small'?"),
+        ("small:7", [], "there is no trial 7. There are: 0, 1, 2."),
+        ("small:2", [], "trial 2 has no best checkpoint"),
+        ("small", ["--target", "onnx"], "can write: lerobot==0.4.4, lerobot==0.6.1"),
+    ],
+)
+def test_what_cannot_be_exported_is_told_and_ends_with_2(
+    sweeps: Path, tmp_path: Path, capsys, source: str, more: list[str], said: str
+) -> None:
+    assert exported(source, "--sweeps", str(sweeps), "--to", str(tmp_path / "out"), *more) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert said in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_that_is_gone_is_told(sweeps: Path, tmp_path: Path, capsys) -> None:
+    shutil.rmtree(sweeps / "small" / "trials" / "1" / "checkpoints")
+    assert exported("small", "--sweeps", str(sweeps), "--to", str(tmp_path / "out")) == 2
+    assert "is gone from" in " ".join(capsys.readouterr().err.split())
+
+
+def test_an_earlier_export_is_replaced_only_by_force(sweeps: Path, tmp_path: Path, capsys) -> None:
+    arguments = ["--sweeps", str(sweeps), "--to", str(tmp_path / "out")]
+    assert exported("small:0", *arguments) == 0
+    assert exported("small:1", *arguments) == 2
+    assert step_of(tmp_path / "out") == 20
+    assert exported("small:1", *arguments, "--force") == 0
+    assert step_of(tmp_path / "out") == 30
