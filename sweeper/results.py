@@ -408,15 +408,14 @@ def read_sweep(folder: Path) -> Sweep:
 
 
 def read_series(folder: Path, metric: str) -> dict[int, list[tuple[int, float]]]:
-    """What each trial of a sweep that came to an end reported of one metric: (step, value), by trial."""
+    """What each trial of a sweep that did not fail reported of one metric so far: (step, value), by trial."""
     series: dict[int, list[tuple[int, float]]] = {}
-    ended = set()
     for event in read_journal(folder / JOURNAL).events:
         if event["event"] == EventKind.REPORT and metric in event["metrics"]:
             series.setdefault(event["trial"], []).append((event["step"], float(event["metrics"][metric])))
-        elif event["event"] == EventKind.TRIAL_END and event["status"] in ("completed", "stopped_early"):
-            ended.add(event["trial"])
-    return {number: points for number, points in series.items() if number in ended}
+        elif event["event"] == EventKind.TRIAL_END and event["status"] == "failed":
+            series.pop(event["trial"], None)
+    return series
 
 
 def list_sweeps(folder: Path) -> list[Sweep]:

@@ -55,7 +55,7 @@ class StepScheduler(FIFOScheduler):
         self._last_step: dict[str, int] = {}
         self._stopped: dict[str, str] = {}
         for number, reports in (history or {}).items():
-            past = _PastTrial(f"earlier trial {number}")
+            past = _SameTrial(f"trial {number}")
             self._rule.on_trial_add(None, past)
             for step, value in reports:
                 self._decide(None, past, step, value)
@@ -70,7 +70,7 @@ class StepScheduler(FIFOScheduler):
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """Let the rule know of a new trial."""
-        self._rule.on_trial_add(tune_controller, trial)
+        self._rule.on_trial_add(tune_controller, _same(trial))
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Decide whether a trial goes on, where the report lets the rule judge."""
@@ -78,7 +78,7 @@ class StepScheduler(FIFOScheduler):
         if STEP not in result or value is None or not math.isfinite(value):
             return TrialScheduler.CONTINUE
         step = int(result[STEP])
-        decision = self._decide(tune_controller, trial, step, float(value))
+        decision = self._decide(tune_controller, _same(trial), step, float(value))
         if decision != TrialScheduler.STOP or result.get(FINAL) or step >= self._early_stop.max_steps:
             # There is nothing left to save of a trial at its last step.
             return TrialScheduler.CONTINUE
@@ -193,7 +193,12 @@ class _MedianRule(FIFOScheduler):
 
 
 @dataclass(frozen=True)
-class _PastTrial:
-    """Stands for a trial of an earlier driver; the rules need no more of a trial than its id."""
+class _SameTrial:
+    """A trial under a name that it keeps when it is cut off and runs again; the rules need no more of it."""
 
     trial_id: str
+
+
+def _same(trial: Any) -> _SameTrial:
+    number = (getattr(trial, "config", None) or {}).get("trial")
+    return _SameTrial(trial.trial_id if number is None else f"trial {number}")

@@ -19,7 +19,7 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from sweeper.errors import StudyBusyError, SweeperError, TrialError
-from sweeper.failure import Failure, failure_of, failure_of_actor, read_failure, write_failure
+from sweeper.failure import RETRIED, Failure, failure_of, failure_of_actor, read_failure, write_failure
 from sweeper.recorder import Outcome, Recorder
 from sweeper.schedule import StepScheduler
 from sweeper.study import Study, Suggestion
@@ -135,7 +135,7 @@ class RecorderCallback(Callback):
         self._expected: dict[int, Outcome] = {}
 
     def expect(self, number: int, outcome: Outcome) -> None:
-        """Say beforehand how a running trial will end, e.g. because it was asked to."""
+        """Say beforehand how a trial that was asked to stop will end, unless it ends by itself before."""
         self._expected[number] = outcome
 
     def on_trial_start(self, *, trial: Any, **_info: Any) -> None:
@@ -151,15 +151,19 @@ class RecorderCallback(Callback):
         number = trial.config["trial"]
         why = self._scheduler.stopped(trial.trial_id) if isinstance(self._scheduler, StepScheduler) else None
         outcome = Outcome("completed") if why is None else Outcome("stopped_early", "early_stop", why)
-        self._recorder.end_trial(number, self._expected.pop(number, outcome))
+        # It came to its end before it heard that it was to stop.
+        self._expected.pop(number, None)
+        self._recorder.end_trial(number, outcome)
 
     def on_trial_error(self, *, trial: Any, **_info: Any) -> None:
         """A trial failed, or its actor did."""
         number = trial.config["trial"]
-        if number in self._expected:
-            self._recorder.end_trial(number, self._expected.pop(number))
+        outcome = error_outcome(trial, trial_folder(self._recorder.sweep.folder, number))
+        expected = self._expected.pop(number, None)
+        if expected is not None and (outcome.status == "interrupted" or outcome.reason in RETRIED):
+            self._recorder.end_trial(number, expected)
             return
-        end = self._retries(number, error_outcome(trial, trial_folder(self._recorder.sweep.folder, number)))
+        end = self._retries(number, outcome)
         if end is not None:
             self._recorder.end_trial(number, end)
 

@@ -157,13 +157,32 @@ def test_a_study_that_fails_ends_the_search_and_is_said(cluster, tmp_path):
     assert "violates optimizer.lr > 1" in str(searcher.error)
 
 
-def test_what_was_expected_of_a_trial_goes_before_what_tune_says(tmp_path):
+@pytest.mark.parametrize(
+    ("ends", "status", "reason"),
+    [
+        ("interrupted", "stopped_early", "stopped"),
+        ("lost", "stopped_early", "stopped"),
+        # What it came to by itself before it heard of the wish counts.
+        ("completed", "completed", ""),
+        ("diverged", "failed", "diverged"),
+    ],
+)
+def test_a_trial_that_was_asked_to_stop_ends_as_stopped_unless_it_ended_by_itself(
+    tmp_path, ends, status, reason
+):
+    from ray import cloudpickle
+
+    from sweeper.errors import TrialError
     from sweeper.schedule import make_scheduler
     from sweeper.search import RecorderCallback
+
+    error_file = tmp_path / "error.pkl"
+    error_file.write_bytes(cloudpickle.dumps(TrialError("it ended", ends)))
 
     class TuneTrial:
         trial_id = "abc"
         config = {"trial": 0, "config": {"kind": "good"}}  # noqa: RUF012
+        pickled_error_file = str(error_file)
 
     spec = sweep(tmp_path, choice("kind", "good"), method="grid")
     with Study(spec) as study, Journal(tmp_path / JOURNAL) as journal:
@@ -175,7 +194,11 @@ def test_what_was_expected_of_a_trial_goes_before_what_tune_says(tmp_path):
         callback.on_trial_result(
             trial=TuneTrial(), iteration=0, trials=[], result={"trial/step": 1, SUCCESS: 1.0}
         )
-        callback.expect(0, Outcome("interrupted", "paused", "the user paused the sweep"))
-        callback.on_trial_complete(trial=TuneTrial(), iteration=0, trials=[])
-        assert study.is_running(0)
-        assert recorder.sweep.trials[0].reason == "paused"
+        callback.expect(0, Outcome("stopped_early", "stopped", "stopped by request"))
+        if ends == "completed":
+            callback.on_trial_complete(trial=TuneTrial(), iteration=0, trials=[])
+        else:
+            callback.on_trial_error(trial=TuneTrial(), iteration=0, trials=[])
+        assert not study.is_running(0)
+        ended = recorder.sweep.trials[0]
+        assert (ended.status, ended.reason) == (status, reason)
