@@ -37,6 +37,15 @@ done
 
 sh "$source/scripts/prepare_system.sh" "$python"
 mkdir -p "$state" "$cache"
+if [ ! -w "$source" ]; then
+    # Folders that Docker made for what is mounted into them are root's, and an installation writes beside the code.
+    rm -rf "$state/source.new"
+    mkdir "$state/source.new"
+    cp -R "$source/." "$state/source.new/"
+    rm -rf "$state/source"
+    mv "$state/source.new" "$state/source"
+    source=$state/source
+fi
 if [ "$mode" = venv ]; then
     # Half an environment, left by a set-up that was cut off, is made anew.
     "$into/bin/python" -c 'import pip' 2>/dev/null || { rm -rf "$into"; "$python" -m venv "$into"; }

@@ -252,7 +252,11 @@ def _versions(reports: Sequence[NodeReport]) -> list[Finding]:
     names = {
         "python": ("Python", "Install the same Python, to the patch level, and run scripts/setup_node.sh."),
         "ray": ("Ray", "Run scripts/setup_node.sh there: it installs what constraints.txt says."),
-        "code": ("our code, by its digest,", "Bring the cluster up to date: `ray up FILE`."),
+        "code": (
+            "our code, by its digest,",
+            "Bring the cluster up to date: `ray up FILE`. Where that does not help, remove "
+            "~/diffusion-policy-sweeper there first: files that are gone here stay there.",
+        ),
         "packages": ("packages", "Run scripts/setup_node.sh there: it installs what constraints.txt says."),
     }
     head = next((report for report in reports if report.is_head), reports[0])
