@@ -17,6 +17,9 @@ STDLIB_ONLY = (
     "features.py",
     "diffusion_policy/__init__.py",
     "diffusion_policy/config.py",
+    "diffusion_policy/config_json.py",
+    "diffusion_policy/pretrained.py",
+    "diffusion_policy/processors.py",
     "diffusion_policy/size.py",
     "diffusion_policy/trainable.py",
 )
