@@ -1,8 +1,8 @@
 """The place of a trial in a cluster that it shares: it waits until there is room, says so, and gets its turn.
 
-A trial's workers run in a placement group. Ray gives free resources to whichever waiting group fits, so that
-small trials could keep a large one waiting for ever. Therefore a trial of one sweep does not ask while one of
-another sweep has waited long for the same thing: it queues behind it.
+A trial's workers run in a placement group. Ray gives free resources to whichever waiting group fits and asks
+first, so that one sweep could keep another waiting. Therefore a trial does not ask while one of another sweep
+waits that would fit where it fits; and after a while not while a larger one waits for the same thing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["WAITING", "Withdrawn", "needs_text", "take_place", "waits_for"]
+__all__ = ["WAITING", "Withdrawn", "goes_before", "needs_text", "take_place", "waits_for"]
 
 WAITING = "waiting.json"
 """In a trial's folder while its workers have no place."""
@@ -22,7 +22,7 @@ SAID_AFTER_S = 2.0
 """A place is found in less than this where there is room."""
 LOOK_S = 0.5
 STARVED_S = 60.0
-"""A trial that has waited for this long goes before those of other sweeps that come later."""
+"""A trial that has waited for this long goes before smaller ones of other sweeps, too."""
 
 
 class Withdrawn(SystemExit):
@@ -60,9 +60,9 @@ def take_place(
         while group is None or not group.wait(LOOK_S):
             if given_up():
                 raise Withdrawn(0)
-            if group is None and not _starved_rival(group_name, bundles):
+            if group is None and not _elder_rival(group_name, bundles):
                 # Names of living groups are unique in a cluster, and a retried trial has a second one.
-                name = f"{group_name}/{int(since)}-{uuid.uuid4().hex[:8]}"
+                name = f"{group_name}/{int(since * 1000)}-{uuid.uuid4().hex[:8]}"
                 group = placement_group(list(map(dict, bundles)), strategy, name=name, **options)
             elif group is None:
                 time.sleep(LOOK_S)
@@ -103,8 +103,8 @@ def _say(folder: Path, needs: str, since: float) -> None:
         beside.replace(path)
 
 
-def _starved_rival(group_name: str, bundles: Sequence[Mapping[str, float]]) -> bool:
-    """Whether a trial of another sweep has waited long for what this one would take."""
+def _elder_rival(group_name: str, bundles: Sequence[Mapping[str, float]]) -> bool:
+    """Whether a trial of another sweep that waits already is to be placed before this one asks."""
     import ray
     from ray.util.placement_group import placement_group_table
 
@@ -112,14 +112,40 @@ def _starved_rival(group_name: str, bundles: Sequence[Mapping[str, float]]) -> b
     totals = ray.cluster_resources()
     for entry in placement_group_table().values():
         name = entry["name"]
-        if entry["state"] != "PENDING" or not name.startswith("sweeper/") or name.startswith(ours):
-            continue
         asked = name.rpartition("/")[2].partition("-")[0]
-        if not asked.isdigit() or time.time() - int(asked) < STARVED_S:
+        if entry["state"] != "PENDING" or not name.startswith("sweeper/") or not asked.isdigit():
             continue
-        wanted = list(entry["bundles"].values())
-        scarce = "GPU" if any(bundle.get("GPU") for bundle in wanted) else "CPU"
-        fits_at_all = sum(bundle.get(scarce, 0.0) for bundle in wanted) <= totals.get(scarce, 0.0)
-        if fits_at_all and any(bundle.get(scarce) for bundle in bundles):
+        waited_s = time.time() - int(asked) / 1000
+        if not name.startswith(ours) and goes_before(
+            list(entry["bundles"].values()), waited_s, bundles, totals
+        ):
             return True
     return False
+
+
+def goes_before(
+    elder: Sequence[Mapping[str, float]],
+    waited_s: float,
+    bundles: Sequence[Mapping[str, float]],
+    totals: Mapping[str, float],
+) -> bool:
+    """Whether a trial that waits for ``elder`` goes before one that wants ``bundles``.
+
+    Args:
+        elder: What each worker of the one that waits takes.
+        waited_s: How long it has waited.
+        bundles: What each worker of the other one takes.
+        totals: What the whole cluster has; who wants more has no turn to be waited for.
+    """
+    wanted, ours = _totals(elder), _totals(bundles)
+    scarce = "GPU" if wanted.get("GPU") else "CPU"
+    if not ours.get(scarce) or any(amount > totals.get(kind, 0.0) for kind, amount in wanted.items()):
+        return False
+    smaller = all(amount <= ours.get(kind, 0.0) for kind, amount in wanted.items())
+    # What is larger may not fit for long, although others would.
+    return smaller or waited_s >= STARVED_S
+
+
+def _totals(bundles: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    kinds = {kind for bundle in bundles for kind in ("GPU", "CPU") if bundle.get(kind)}
+    return {kind: sum(bundle.get(kind, 0.0) for bundle in bundles) for kind in kinds}
