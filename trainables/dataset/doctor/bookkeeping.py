@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trainables.dataset.decode import VideoError, probe_video
+from trainables.dataset.doctor.quick import Probe
 from trainables.dataset.doctor.wording import counted, episodes_of, exclude, in_episodes, sentence, vectors
 from trainables.dataset.recorded import Recorded, recorded_statistics, recorded_totals
 from trainables.dataset.statistics import Statistics
-from trainables.dataset.tables import available_cpus
 from trainables.interface import Finding
 
 if TYPE_CHECKING:
     from trainables.dataset.folder import DatasetFolder
     from trainables.dataset.lerobot import LeRobotDataset
 
-__all__ = ["bookkeeping_findings", "image_statistics_findings"]
+__all__ = ["Book", "bookkeeping_findings", "image_statistics_findings", "open_books"]
 
-PROBES_AT_ONCE = 8
 EXTREMES_OFF = 1e-4
 """Recorded extremes are copies of float32 values: a ten-thousandth of the range covers every rounding."""
 MOMENTS_OFF = 0.02
@@ -38,19 +35,33 @@ STD_RATIO = 2.0
 """The same for the std, by which pixels are divided: half or double is no matter of samples."""
 
 
-def bookkeeping_findings(dataset: LeRobotDataset) -> list[Finding]:
-    """Compare what the dataset, or each of several, says of itself with what is there; decodes nothing."""
+def bookkeeping_findings(
+    dataset: LeRobotDataset, books: Sequence[Book], probes: Mapping[str, Sequence[Probe]]
+) -> list[Finding]:
+    """Compare what the dataset, or each of several, says of itself with what is there; decodes nothing.
+
+    Args:
+        dataset: The opened dataset.
+        books: What ``open_books`` gives.
+        probes: What ``quick.probe_videos`` gives.
+    """
     findings = []
-    for part in _parts(dataset):
+    for part in books:
         findings += _outside_recorded(part)
         if part.is_whole:
             findings += [*_totals(part), *_numbering(part), *_contradictions(part)]
-    return [*findings, *(_video_lengths(dataset) if dataset.is_whole else [])]
+    return [*findings, *(_video_lengths(dataset, probes) if dataset.is_whole else [])]
 
 
 @dataclass(frozen=True)
-class _Part:
-    """One of the datasets that were opened as one."""
+class Book:
+    """What one of the datasets that were opened as one says of itself.
+
+    Attributes:
+        dataset: All of them.
+        folder: This one.
+        rows: Its rows among all.
+    """
 
     dataset: LeRobotDataset
     folder: DatasetFolder
@@ -58,9 +69,10 @@ class _Part:
 
     @property
     def is_whole(self) -> bool:
+        """Whether every episode of it was chosen."""
         return len(self.folder.records) == len(self.folder.metadata.episodes)
 
-    @property
+    @cached_property
     def recorded(self) -> Recorded:
         """The recorded statistics, by the features' names after renaming."""
         named = recorded_statistics(self.folder.metadata.root) or {}
@@ -68,25 +80,29 @@ class _Part:
         return {name: named[other] for name, other in here.items() if other in named}
 
     def vector(self, name: str) -> NDArray[np.float32]:
+        """Its values of a feature, (N, D)."""
         return self.dataset.vector(name)[self.rows]
 
     def name_row(self, row: int) -> str:
+        """Name one of its rows as a person would look for it."""
         return self.dataset.name_row(self.rows.start + row)
 
     def episodes_of(self, rows: NDArray[np.int64]) -> list[int]:
+        """Indices of the episodes that hold some of its rows, ascending."""
         return episodes_of(self.dataset, self.rows.start + rows)
 
 
-def _parts(dataset: LeRobotDataset) -> list[_Part]:
+def open_books(dataset: LeRobotDataset) -> list[Book]:
+    """Open the books of each dataset that has chosen episodes."""
     parts, start = [], 0
     for folder in dataset.folders:
         if len(folder):
-            parts.append(_Part(dataset, folder, slice(start, start + len(folder))))
+            parts.append(Book(dataset, folder, slice(start, start + len(folder))))
         start += len(folder)
     return parts
 
 
-def _totals(part: _Part) -> list[Finding]:
+def _totals(part: Book) -> list[Finding]:
     root = part.folder.metadata.root
     there = {"total_episodes": len(part.folder.records), "total_frames": len(part.folder)}
     totals = recorded_totals(root)
@@ -106,7 +122,7 @@ def _totals(part: _Part) -> list[Finding]:
     ]
 
 
-def _numbering(part: _Part) -> list[Finding]:
+def _numbering(part: Book) -> list[Finding]:
     before = part.folder.metadata.before
     indices = [record.index for record in part.folder.records]
     findings = []
@@ -149,19 +165,21 @@ def _numbering(part: _Part) -> list[Finding]:
     return findings
 
 
-def _video_lengths(dataset: LeRobotDataset) -> list[Finding]:
+def _video_lengths(dataset: LeRobotDataset, probes: Mapping[str, Sequence[Probe]]) -> list[Finding]:
     """Videos with more frames than rows; those with fewer end too early, which is an error of its own."""
     findings = []
     for camera in dataset.policy_features.cameras:
-        parts = dataset.video_parts(camera.name)
-        with ThreadPoolExecutor(max_workers=min(PROBES_AT_ONCE, 2 * available_cpus())) as pool:
-            counts = list(pool.map(lambda part: _frames_in(part.path), parts))
-        longer = [(part, count) for part, count in zip(parts, counts, strict=True) if count > len(part.rows)]
+        probed = probes.get(camera.name, ())
+        longer = [
+            (probe.part, probe.end.frames)
+            for probe in probed
+            if probe.end is not None and probe.end.frames > len(probe.part.rows)
+        ]
         if not longer:
             continue
         episodes = episodes_of(dataset, np.concatenate([part.rows for part, _ in longer]))
         part, count = longer[0]
-        several = f"; {len(longer)} of {len(parts)} videos" if len(longer) > 1 else ""
+        several = f"; {len(longer)} of {len(probed)} videos" if len(longer) > 1 else ""
         findings.append(
             Finding(
                 check="video_frame_count",
@@ -181,17 +199,10 @@ def _video_lengths(dataset: LeRobotDataset) -> list[Finding]:
     return findings
 
 
-def _frames_in(path: Path) -> int:
-    try:
-        return probe_video(path).frames
-    except VideoError:
-        return 0  # is reported as a broken video
-
-
 # -- recorded statistics
 
 
-def _outside_recorded(part: _Part) -> list[Finding]:
+def _outside_recorded(part: Book) -> list[Finding]:
     recorded = part.recorded
     findings = []
     for name in vectors(part.dataset):
@@ -224,7 +235,7 @@ def _outside_recorded(part: _Part) -> list[Finding]:
     return findings
 
 
-def _contradictions(part: _Part) -> list[Finding]:
+def _contradictions(part: Book) -> list[Finding]:
     """Recorded statistics of vectors that are not those of the data, besides values outside their range."""
     recorded = part.recorded
     findings = []
@@ -267,23 +278,23 @@ def recorded_at(recorded: Mapping[str, NDArray[np.float64]], key: str, d: int, o
 
 
 def image_statistics_findings(
-    dataset: LeRobotDataset, measured: Statistics, recorded_of_all: bool
+    dataset: LeRobotDataset, books: Sequence[Book], measured: Statistics
 ) -> list[Finding]:
     """Compare the recorded statistics of cameras with those of the frames that were looked at.
 
     Args:
         dataset: The opened dataset.
+        books: What ``open_books`` gives.
         measured: Statistics of each camera, (C, 1, 1) in [0, 1].
-        recorded_of_all: Whether all episodes were opened, so that the two are of the same frames.
     """
     findings: list[Finding] = []
     if len(dataset.folders) > 1:
         return findings  # what was looked at is of all of them, what was recorded of each
-    recorded = _parts(dataset)[0].recorded
+    recorded = books[0].recorded
     for camera in dataset.policy_features.cameras:
         if camera.name in recorded and camera.name in measured:
             problem = _image_contradiction(
-                recorded[camera.name], measured[camera.name], camera.shape[0], recorded_of_all
+                recorded[camera.name], measured[camera.name], camera.shape[0], dataset.is_whole
             )
             if problem:
                 findings.append(_wrong_statistics(camera.name, problem, "note"))

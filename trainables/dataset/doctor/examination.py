@@ -11,13 +11,17 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from trainables.dataset.doctor.bookkeeping import bookkeeping_findings, image_statistics_findings
+from trainables.dataset.doctor.bookkeeping import (
+    bookkeeping_findings,
+    image_statistics_findings,
+    open_books,
+)
 from trainables.dataset.doctor.collection import collection_findings
 from trainables.dataset.doctor.looks import look_at, sampled_rows
 from trainables.dataset.doctor.motion import motion_findings
 from trainables.dataset.doctor.numbers import number_findings
 from trainables.dataset.doctor.pictures import picture_findings
-from trainables.dataset.doctor.quick import quick_findings
+from trainables.dataset.doctor.quick import probe_videos, quick_findings
 from trainables.dataset.statistics import Statistics, image_statistics
 from trainables.interface import Finding, silent
 
@@ -63,8 +67,9 @@ def examine(
         The findings, errors first; and how many pictures of each camera were looked at.
     """
     progress(f"{len(dataset.episodes):,} episodes: opening the videos")
-    findings = quick_findings(dataset)
-    findings += bookkeeping_findings(dataset)
+    probes, books = probe_videos(dataset), open_books(dataset)
+    findings = quick_findings(dataset, probes)
+    findings += bookkeeping_findings(dataset, books, probes)
     progress(f"{len(dataset):,} frames: states and actions")
     findings += number_findings(dataset, aims.min_max)
     findings += motion_findings(dataset)
@@ -88,6 +93,6 @@ def examine(
         if len(looks.rows):
             measured[camera.name] = image_statistics(looks.histogram, len(looks.rows))
         findings += picture_findings(dataset, looks)
-    findings += image_statistics_findings(dataset, measured, dataset.is_whole)
+    findings += image_statistics_findings(dataset, books, measured)
     order = ("error", "warning", "note")
     return sorted(findings, key=lambda found: order.index(found.severity)), looked_at

@@ -118,7 +118,8 @@ def look_at(dataset: LeRobotDataset, camera: str, rows: NDArray[np.int64], progr
         rows: Rows of the dataset, ascending.
         progress: Told how many have been looked at.
     """
-    pieces = [piece for part in dataset.frame_parts(camera) for piece in _by_episode(dataset, part, rows)]
+    starts = np.array([episode.start for episode in dataset.episodes])
+    pieces = [piece for part in dataset.frame_parts(camera) for piece in _by_episode(part, rows, starts)]
     numbers = np.zeros((len(rows), 3), np.float32)
     still = np.zeros(len(rows), bool)
     seen = np.zeros(len(rows), bool)
@@ -148,10 +149,10 @@ def look_at(dataset: LeRobotDataset, camera: str, rows: NDArray[np.int64], progr
     )  # fmt: skip
 
 
-def _by_episode(dataset: LeRobotDataset, part: FramePart, rows: NDArray[np.int64]) -> list[FramePart]:
+def _by_episode(part: FramePart, rows: NDArray[np.int64], starts: NDArray[np.int64]) -> list[FramePart]:
     """The wanted frames of a file, cut where an episode ends: one that cannot be decoded costs no other."""
-    wanted = part.choose(rows)
-    starts = np.array([episode.start for episode in dataset.episodes])
+    first, last = np.searchsorted(rows, [part.rows.min(), part.rows.max() + 1])
+    wanted = part.choose(rows[first:last])
     episode = np.searchsorted(starts, wanted.rows, side="right")
     return [wanted.choose(wanted.rows[episode == number]) for number in np.unique(episode)]
 

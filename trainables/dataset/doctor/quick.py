@@ -6,13 +6,15 @@ its last packets are looked at, which tells a missing or broken-off file without
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trainables.dataset.decode import FramePart, VideoError, packet_times, probe_video
+from trainables.dataset.decode import FramePart, VideoEnd, VideoError, packet_times, probe_video
 from trainables.dataset.doctor.wording import episodes_of, exclude, in_episodes, leave_out, sentence, vectors
 from trainables.dataset.tables import available_cpus
 from trainables.interface import Fault, Finding
@@ -20,7 +22,7 @@ from trainables.interface import Fault, Finding
 if TYPE_CHECKING:
     from trainables.dataset.lerobot import LeRobotDataset
 
-__all__ = ["dataset_faults", "quick_findings"]
+__all__ = ["Probe", "dataset_faults", "probe_videos", "quick_findings"]
 
 PROBES_AT_ONCE = 8
 FLOAT32_STEPS = 4
@@ -39,7 +41,7 @@ def dataset_faults(dataset: LeRobotDataset, holdout_fraction: float = 0.0) -> li
     Returns:
         Everything that keeps it from being trained on; empty where nothing does.
     """
-    errors = [found for found in quick_findings(dataset) if found.severity == "error"]
+    errors = [found for found in quick_findings(dataset, probe_videos(dataset)) if found.severity == "error"]
     faults = [Fault(found.where, found.problem, found.remedy) for found in errors]
     return [*_split_faults(dataset, holdout_fraction), *faults]
 
@@ -52,9 +54,19 @@ def _split_faults(dataset: LeRobotDataset, holdout_fraction: float) -> list[Faul
     return [Fault("dataset.holdout_fraction", problem, "Use at least two episodes, or 0 to hold out none.")]
 
 
-def quick_findings(dataset: LeRobotDataset) -> list[Finding]:
-    """Everything that shows without decoding a picture and keeps a dataset from being trained on."""
-    return [*_not_finite(dataset), *_order(dataset), *_timestamps(dataset), *_broken_videos(dataset)]
+def quick_findings(dataset: LeRobotDataset, probes: Mapping[str, Sequence[Probe]]) -> list[Finding]:
+    """Everything that shows without decoding a picture and keeps a dataset from being trained on.
+
+    Args:
+        dataset: The opened dataset.
+        probes: What ``probe_videos`` gives.
+    """
+    return [
+        *_not_finite(dataset),
+        *_order(dataset),
+        *_timestamps(dataset),
+        *_broken_videos(dataset, probes),
+    ]
 
 
 # -- numbers
@@ -230,40 +242,70 @@ def _nearest(sorted_s: NDArray[np.float64], wanted_s: NDArray[np.float64]) -> ND
 # -- videos
 
 
-def _broken_videos(dataset: LeRobotDataset) -> list[Finding]:
-    findings = []
+@dataclass(frozen=True)
+class Probe:
+    """What the end of a video file says.
+
+    Attributes:
+        part: The file, and the rows whose pictures it has.
+        end: What it holds; None where it cannot be opened.
+        error: Why it cannot be opened.
+    """
+
+    part: FramePart
+    end: VideoEnd | None
+    error: str = ""
+
+
+def probe_videos(dataset: LeRobotDataset) -> dict[str, list[Probe]]:
+    """Look at every video file of each camera, without decoding it."""
+    probes = {}
     for camera in dataset.policy_features.cameras:
-        parts = dataset.video_parts(camera.name)
-        with ThreadPoolExecutor(max_workers=min(PROBES_AT_ONCE, 2 * available_cpus())) as pool:
-            probed = list(pool.map(_broken, parts))
+        if dataset.features[camera.name].dtype == "video":
+            with ThreadPoolExecutor(max_workers=min(PROBES_AT_ONCE, 2 * available_cpus())) as pool:
+                probes[camera.name] = list(pool.map(_probe, dataset.frame_parts(camera.name)))
+    return probes
+
+
+def _probe(part: FramePart) -> Probe:
+    try:
+        return Probe(part, probe_video(part.path))
+    except VideoError as error:
+        return Probe(part, None, str(error))
+
+
+def _broken_videos(dataset: LeRobotDataset, probes: Mapping[str, Sequence[Probe]]) -> list[Finding]:
+    findings = []
+    for camera, probed in probes.items():
+        broken = [_broken(probe) for probe in probed]
         # One finding for each kind of damage, not for each of perhaps thousands of files.
-        for kind in sorted({kind for kind, _ in probed if kind}):
-            which = [number for number, (found, _) in enumerate(probed) if found == kind]
-            episodes = episodes_of(dataset, np.concatenate([probed[number][1] for number in which]))
-            several = f"{len(which)} of {len(parts)} videos, first " if len(which) > 1 else ""
+        for kind in sorted({kind for kind, _ in broken if kind}):
+            which = [number for number, (found, _) in enumerate(broken) if found == kind]
+            episodes = episodes_of(dataset, np.concatenate([broken[number][1] for number in which]))
+            several = f"{len(which)} of {len(probed)} videos, first " if len(which) > 1 else ""
+            path = probed[which[0]].part.path
             findings.append(
                 Finding(
                     check="broken_video",
                     severity="error",
-                    where=camera.name,
-                    problem=f"the video {kind}; {in_episodes(episodes)} ({several}{parts[which[0]].path}).",
+                    where=camera,
+                    problem=f"the video {kind}; {in_episodes(episodes)} ({several}{path}).",
                     why="Every frame is decoded before training; these cannot be.",
-                    remedy=f"Fetch again, or {leave_out(dataset, episodes, camera.name)}.",
+                    remedy=f"Fetch again, or {leave_out(dataset, episodes, camera)}.",
                     episodes=tuple(episodes),
                 )
             )
     return findings
 
 
-def _broken(part: FramePart) -> tuple[str, NDArray[np.int64]]:
+def _broken(probe: Probe) -> tuple[str, NDArray[np.int64]]:
     """Say what is wrong with a video file, and which rows of the dataset it costs."""
+    part, end = probe.part, probe.end
     assert part.times_s is not None
-    try:
-        video = probe_video(part.path)
-    except VideoError as error:
-        return str(error), part.rows
-    if (video.height, video.width) != part.shape[1:]:
+    if end is None:
+        return probe.error, part.rows
+    if (end.height, end.width) != part.shape[1:]:
         height, width = part.shape[1:]
-        return f"is {video.height}×{video.width} px, info.json says {height}×{width}", part.rows
-    cut = part.times_s > video.last_frame_s + max(part.tolerance_s, 0.5 / part.fps)
+        return f"is {end.height}×{end.width} px, info.json says {height}×{width}", part.rows
+    cut = part.times_s > end.last_frame_s + max(part.tolerance_s, 0.5 / part.fps)
     return ("ends too early" if cut.any() else ""), part.rows[cut]
