@@ -37,6 +37,7 @@ from sweeper.ending import Ending, Signals, Status, common_reason, ended_by_sign
 from sweeper.errors import SweepNotFoundError, TrackingError, UserError
 from sweeper.journal import Event, Journal
 from sweeper.live import GO_ON, Board, Display
+from sweeper.memory import check_memory
 from sweeper.preflight import (
     cache_folder,
     check_disk,
@@ -124,16 +125,18 @@ def run_sweep(
     left = spec.budget.trials - (0 if earlier is None else earlier.ended_trials)
     if earlier is not None and left <= 0:
         return _nothing_left(earlier)
-    cluster = None
+    cluster = settled = None
     remote = address or os.environ.get("RAY_ADDRESS")
     if not remote or remote == "local":
-        settle(spec.resources, this_machine(spec.folder), left)
+        settled = settle(spec.resources, this_machine(spec.folder), left)
     cache = usable_cache()
     with checking(console, spec.name) as progress:
         base = preflight(spec, trainable, cache, progress)
         data = trainable.describe(base, cache)
     remark(trainable, base, cache, console)
     check_disk(spec, trainable.disk_gb(base), left, console)
+    if settled is not None:
+        check_memory(trainable, base, settled, console)
     with contextlib.ExitStack() as stack:
         if remote:
             cluster = _connected(stack, address)

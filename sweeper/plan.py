@@ -99,7 +99,7 @@ class Plan:
     @property
     def disk_gb(self) -> float:
         """Most disk that the whole sweep needs, in GB."""
-        return self.trials * self.disk_per_trial_gb
+        return self.spec.keep.at_most(self.trials, self.resources.at_once) * self.disk_per_trial_gb
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain JSON types."""

@@ -24,7 +24,7 @@ from sweeper.cluster import Cluster
 from sweeper.errors import ResourceError, SweepExistsError, SweepNotFoundError, UserError
 from sweeper.plan import describe_size, find_machine
 from sweeper.results import Sweep, read_sweep
-from sweeper.sweep import SweepSpec
+from sweeper.sweep import AUTO_TRIALS_AT_ONCE, SweepSpec
 from trainables.interface import ConfigError, Fault, StartsFromCheckpoints, Trainable
 
 __all__ = [
@@ -156,8 +156,13 @@ def check_disk(spec: SweepSpec, trial_gb: float, left: int, console: Console) ->
             f"{spec.folder}: a trial needs about {describe_size(trial_gb)} of disk, and {free} are free. "
             "Make room, or name another folder with --sweeps."
         )
-    if trial_gb * left > free_gb:
-        needed = f"All {left} trials may need {describe_size(trial_gb * left)}"
+    at_once = spec.resources.max_concurrent
+    stay = spec.keep.at_most(left, AUTO_TRIALS_AT_ONCE if at_once == "auto" else at_once)
+    if trial_gb * stay > free_gb:
+        which = (
+            f"All {left} trials" if stay == left else f"The {stay} trials whose checkpoints stay at a time"
+        )
+        needed = f"{which} may need {describe_size(trial_gb * stay)}"
         console.print(f"! {needed}, and {free} are free in {spec.folder}.", style="yellow")
 
 

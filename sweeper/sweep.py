@@ -138,6 +138,10 @@ class KeepSpec:
     checkpoints: Literal["best+last", "best", "last"] = "best+last"
     trials: int | None = None
 
+    def at_most(self, trials: int, at_once: int) -> int:
+        """Of how many trials there are checkpoints at the same time, those that run included."""
+        return trials if self.trials is None else min(trials, self.trials + at_once)
+
 
 @dataclass(frozen=True)
 class ResourceSpec:

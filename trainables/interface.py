@@ -16,6 +16,7 @@ from trainables.ranges import parse_choice
 
 __all__ = [
     "ConfigError",
+    "EstimatesMemory",
     "Examination",
     "ExaminesData",
     "ExportsCheckpoints",
@@ -386,6 +387,19 @@ class Lightens(Protocol):
         Args:
             config: Values by dotted name; what is not named has its default.
             workers: Processes that train it together.
+        """
+        ...
+
+
+@runtime_checkable
+class EstimatesMemory(Protocol):
+    """A trainable that knows how much memory its training takes at least."""
+
+    def memory_gb(self, config: Mapping[str, Any]) -> float:
+        """The least memory, in gigabytes, that each process holds on its device while it trains.
+
+        Weights, gradients, the optimiser's state: what is there whatever the batch. It must not be too much,
+        since a sweep that cannot fit is refused.
         """
         ...
 

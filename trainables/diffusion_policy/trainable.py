@@ -63,6 +63,8 @@ _METRICS = (
 _BYTES_KEPT = 8  # weights and their average, in float32
 _BYTES_TRAINED = 8  # Adam's two moments
 _CHECKPOINTS = 3  # last and best, and a new one, which is complete before an old one goes
+_BYTES_HELD = 16  # in training: a weight, its gradient, and Adam's two moments, in float32
+_BYTES_AVERAGE = 4
 _GB_EXTRAS = 0.01  # videos, logs, configuration
 
 
@@ -181,13 +183,26 @@ class DiffusionPolicyTrainable:
 
         return remarks(built, load_dataset(built.dataset, cache).policy_features)
 
+    def memory_gb(self, config: Mapping[str, Any]) -> float:
+        """The least memory that each process holds on its device while it trains, in gigabytes.
+
+        The U-Net's weights, gradients, the optimiser's two moments and the average, in float32. Encoders,
+        which may be frozen, are left out, and the features are taken to be the least there can be.
+        Activations come on top, and are most of it where the batch is large.
+        """
+        built = DiffusionConfig.from_flat(config)
+        weights = parameter_count(built.policy, action_dim=1, vector_dim=1, cameras=0)
+        return weights * (_BYTES_HELD + (_BYTES_AVERAGE if built.ema.enabled else 0)) / 1e9
+
     def lighter(self, config: Mapping[str, Any], workers: int = 1) -> Mapping[str, Any] | None:
         """The same training in twice as many passes of half the size; None where a pass cannot be halved."""
-        train = DiffusionConfig.from_flat(config).train
-        parts = 2 * train.gradient_accumulation_steps
-        if train.batch_size % (workers * parts):
+        batch_size, parts = (
+            config.get(name, FIELDS[name].default)
+            for name in ("train.batch_size", "train.gradient_accumulation_steps")
+        )
+        if batch_size % (2 * parts * workers):
             return None
-        return {**config, "train.gradient_accumulation_steps": parts}
+        return {**config, "train.gradient_accumulation_steps": 2 * parts}
 
     def train(self, config: Mapping[str, Any], context: TrainContext) -> Iterator[Report]:
         """Train with ``config``; yields a report at every logging step and at every evaluation.

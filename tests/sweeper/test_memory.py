@@ -1,0 +1,58 @@
+"""A sweep that cannot fit into memory is refused before it starts, and one that may not fit is warned of."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+from small_trainable import Parabola
+
+from sweeper import memory
+from sweeper.errors import ResourceError
+from sweeper.memory import check_memory
+from sweeper.sweep import SettledResources
+from trainables.diffusion_policy.trainable import TRAINABLE
+
+DATA = {"dataset.repo_id": "builtin/pusht"}
+
+
+class Heavy(Parabola):
+    """Holds so many gigabytes."""
+
+    def __init__(self, held_gb: float) -> None:
+        self._held_gb = held_gb
+
+    def memory_gb(self, config: object) -> float:
+        return self._held_gb
+
+
+def said(held_gb: float, resources: SettledResources) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    check_memory(Heavy(held_gb), {}, resources, console)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_what_fits_is_not_spoken_of() -> None:
+    assert said(0.001, SettledResources(1, 0, 1, 1)) == ""
+
+
+def test_a_trial_larger_than_this_machines_memory_is_refused() -> None:
+    with pytest.raises(ResourceError, match=r"needs at least .* of memory, and .* are there"):
+        said(1e6, SettledResources(1, 0, 1, 1))
+
+
+def test_trials_that_fit_alone_and_not_together_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_host_gb", lambda: 8.0)
+    assert "Lower resources.max_concurrent" in said(2.0, SettledResources(1, 0, 1, 4))
+    monkeypatch.setattr(memory, "_gpu_gb", lambda: 8.0)
+    assert said(7.0, SettledResources(1, 1, 1, 4)) == ""
+    assert "of GPU memory" in said(5.0, SettledResources(1, 0.5, 1, 4))
+    with pytest.raises(ResourceError, match="of GPU memory"):
+        said(9.0, SettledResources(1, 1, 1, 4))
+
+
+def test_the_default_policy_holds_at_least_its_weights_four_times() -> None:
+    # LeRobot's default U-Net has about 2.5e8 weights; with gradients and moments that is above 3 GB.
+    assert 3 < TRAINABLE.memory_gb(DATA) < 6
+    assert TRAINABLE.memory_gb({**DATA, "ema.enabled": False}) < TRAINABLE.memory_gb(DATA)
