@@ -18,8 +18,10 @@ STDLIB_ONLY = (
     "diffusion_policy/__init__.py",
     "diffusion_policy/config.py",
     "diffusion_policy/config_json.py",
+    "diffusion_policy/finetuning.py",
     "diffusion_policy/pretrained.py",
     "diffusion_policy/processors.py",
+    "diffusion_policy/shapes.py",
     "diffusion_policy/size.py",
     "diffusion_policy/trainable.py",
 )

@@ -21,7 +21,7 @@ from trainables.dataset.write import DatasetWriter
 from trainables.diffusion_policy import TRAINABLE
 from trainables.diffusion_policy import checkpoint as checkpoints
 from trainables.diffusion_policy.checkpoint import Checkpoints, Snapshot
-from trainables.diffusion_policy.config import OptimizerConfig
+from trainables.diffusion_policy.config import BUILTIN_PUSHT, OptimizerConfig
 from trainables.diffusion_policy.lerobot import read_checkpoint
 from trainables.diffusion_policy.shapes import DERIVED_BUFFER, layer_of
 from trainables.diffusion_policy.train import _clip, _optimizer
@@ -333,6 +333,40 @@ def test_encoders_are_frozen_or_slowed_and_resume_as_they_were(
 
     # Adam's steps are about as long as the learning rate, whatever the gradient.
     assert 0 < moved(whole.model, encoder=True) < 0.1 * moved(whole.model, encoder=False)
+
+
+@pytest.mark.slow
+def test_on_the_other_half_of_push_t_the_first_rollouts_are_those_of_the_old_policy(
+    small_config: dict[str, Any], tmp_path: Path
+) -> None:
+    pytest.importorskip("gym_pusht")
+    halves = {
+        **{name: value for name, value in small_config.items() if name != "dataset.root"},
+        "dataset.repo_id": BUILTIN_PUSHT,
+        "dataset.observations": ["observation.state", "observation.environment_state"],
+        "optimizer.lr": 5e-3,
+        "lr_scheduler.warmup_steps": 10,
+        "train.batch_size": 64,
+        "rollout.env": "gym_pusht/PushT-v0",
+        "rollout.episodes": 6,
+        "rollout.max_steps": 60,
+        "rollout.video": "never",
+    }
+    steps = {"train.steps": 150, "train.eval_every": 150, "train.log_every": 150}
+    old = run(halves | steps | {"dataset.episodes": "0-99"}, tmp_path / "learnt")[-1]
+    other = halves | {"dataset.episodes": "100-199", "train.steps": 12}
+    path = {"policy.path": str(tmp_path / "learnt")}
+    same = next(iter(TRAINABLE.train(other | path | {"policy.stats": "checkpoint"}, context(tmp_path / "a"))))
+    new = next(iter(TRAINABLE.train(other | path, context(tmp_path / "b"))))
+    scratch = next(iter(TRAINABLE.train(other | {"train.eval_at_start": True}, context(tmp_path / "c"))))
+
+    # The same starts and the same noise: with its own statistics the policy does what it did.
+    for name in ("rollout/avg_max_reward", "rollout/avg_sum_reward", "rollout/episode_length"):
+        assert same.metrics[name] == old.metrics[name]
+    for first in (same, new):
+        assert first.step == 0
+        assert first.metrics["eval/action_mse"] < 2 * old.metrics["eval/action_mse"]
+        assert first.metrics["eval/action_mse"] < 0.5 * scratch.metrics["eval/action_mse"]
 
 
 def test_pretrained_weights_of_the_backbone_are_not_fetched_where_the_checkpoint_has_them(
