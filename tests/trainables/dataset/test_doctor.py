@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -590,6 +591,22 @@ def test_cameras_of_different_size_are_an_error(tmp_path):
     finding = only(found(root), "crop")
     assert (finding.where, finding.severity) == ("policy.resize_shape", "error")
     assert found(root, policy__resize_shape=[32, 32]) == {}
+
+
+# -- the page
+
+
+def test_every_check_is_on_the_page_and_no_other():
+    here = Path(__file__).parents[3]
+    files = [*(here / "trainables" / "dataset" / "doctor").glob("*.py")]
+    files.append(here / "trainables" / "diffusion_policy" / "examine.py")
+    assert len(files) >= 8
+    text = "".join(path.read_text() for path in files)
+    named = re.findall(r'check="(\w+)"|Finding\("(\w+)"|"(unreadable_\w+)"', text)
+    checks = {name for names in named for name in names if name}
+    page = (here / "docs" / "datasets.md").read_text().split("## Checking")[1].split("## Looking")[0]
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    assert checks == set(re.findall(r"`(\w+)`", "".join(rows)))
 
 
 # -- real sets
