@@ -272,6 +272,8 @@ def event_line(board: Board, event: Event) -> str:
             return f"trial {trial.number} is waiting for {trial.needs}"
         case EventKind.REPORT if {item.name for item in board.sweep.tracked} & set(event["metrics"]):
             return f"trial {trial.number} {at}: {numbers}"
+        case EventKind.TRIAL_RETRY:
+            return f"trial {trial.number}: {event['reason']}: {event['message']}"
         case EventKind.TRIAL_END:
             state = trial.status.replace("_", " ")
             reason = f" ({trial.reason})" if trial.status == "failed" or trial.reason in ASKED else ""

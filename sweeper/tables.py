@@ -13,7 +13,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sweeper.failure import ERROR_TEXT
 from sweeper.results import ORDER, Sweep, TrialResult
+from sweeper.trial import trial_folder
 
 __all__ = [
     "ASKED",
@@ -45,6 +47,7 @@ STYLES = {
 }
 ASKED = ("stopped", "cancelled")
 """Reasons of trials that somebody ended before their time."""
+FAILURES_SHOWN = 5
 WIDE = 200
 """Characters of a line in a file."""
 NAME_WIDTH = 11
@@ -178,6 +181,28 @@ def print_ranking(console: Console, sweep: Sweep, top: int | None = None) -> Non
         narrow, console.width = console.width, WIDE
         console.print(ranking_table(sweep, top))
         console.width = narrow
+    for remark in _remarks(sweep):
+        console.print(remark, soft_wrap=True)
+
+
+def _remarks(sweep: Sweep) -> list[Text]:
+    """What the table has no room for: why trials failed, where their logs are, which were tried again."""
+    remarks = []
+    failed = [trial for trial in sweep.ranking() if trial.status == "failed"]
+    for trial in failed[:FAILURES_SHOWN]:
+        message = (trial.message.splitlines() or [""])[0]
+        remarks.append(Text(f"trial {trial.number} failed: {trial.reason}: {message}", style="red"))
+        log = trial_folder(sweep.folder, trial.number) / ERROR_TEXT
+        if log.exists():
+            remarks.append(Text(f"  the last lines, and where the log is: {log}", style="dim"))
+    if len(failed) > FAILURES_SHOWN:
+        remarks.append(Text(f"{len(failed) - FAILURES_SHOWN} more failed; --json has them all.", style="red"))
+    for trial in sweep.ranking():
+        if trial.retries:
+            reasons = ", ".join(f"{reason} {count}" for reason, count in trial.retries.items())
+            changed = "".join(f", now with {name} = {value_text(to)}" for name, to in trial.changes.items())
+            remarks.append(Text(f"trial {trial.number} was tried again: {reasons}{changed}", style="dim"))
+    return remarks
 
 
 def _best_differs(trials: Sequence[TrialResult], name: str) -> bool:

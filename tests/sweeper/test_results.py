@@ -265,3 +265,32 @@ def test_reading_results_loads_no_heavy_package():
     root = Path(__file__).parents[2]
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=root)
     assert found.stdout.strip() == "[]", found.stderr
+
+
+def test_below_the_ranking_stand_the_reasons_of_failures_and_what_was_tried_again(played):
+    from sweeper.tables import print_ranking
+
+    played.trial(0, [(10, 0.5)], status="running")
+    changes = {"train.gradient_accumulation_steps": 2}
+    played.journal.append(
+        EventKind.TRIAL_RETRY,
+        trial=0,
+        reason="out_of_memory",
+        message="full",
+        step=10,
+        retry=1,
+        changes=changes,
+    )
+    played.trial(0, [(20, 0.6)])
+    played.trial(1, [], "failed", "diverged")
+    error = played.folder / "trials" / "1" / "error.txt"
+    error.parent.mkdir(parents=True)
+    error.write_text("diverged\n")
+    console = Console(file=io.StringIO(), width=80)
+    print_ranking(console, read_sweep(played.folder))
+    text = console.file.getvalue()
+    assert "trial 1 failed: diverged: diverged\n" in text
+    assert f"the last lines, and where the log is: {error}\n" in text
+    assert "was tried again: out_of_memory 1, now with train.gradient_accumulation_steps = 2" in text
+    (first, *_) = to_json(read_sweep(played.folder))["trials"]
+    assert (first["retries"], first["changes"]) == ({"out_of_memory": 1}, changes)
