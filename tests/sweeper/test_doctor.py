@@ -1,0 +1,177 @@
+"""The doctor: what it says of what nodes measured, and that it asks every node."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweeper import probe
+from sweeper.cli import main
+from sweeper.doctor import Finding, NodeReport, judge
+
+
+def measured(**changes: Any) -> dict[str, Any]:
+    place = {"path": "/mnt/sweeps", "exists": True, "writable": True, "free_gb": 500.0, "total_gb": 900.0}
+    return {
+        "host": "node",
+        "identity": {
+            "python": "3.11.7",
+            "ray": "2.60.0",
+            "package": "0.1.0",
+            "code": "aaaaaaaaaaaa",
+            "packages": {"torch": "2.14.1", "numpy": "2.4.6"},
+        },
+        "cpus": 8,
+        "gpus": ["NVIDIA L4"],
+        "driver": "580.95.05",
+        "torch_cuda": "13.0",
+        "sweeps": place,
+        "cache": place | {"path": "/mnt/frames"},
+        "shm_gb": 8.0,
+        "shm_free_gb": 7.0,
+        "files": 65536,
+        "mlflow": "",
+        "token": True,
+        **changes,
+    }
+
+
+def node(name: str = "worker", *, is_head: bool = False, gpus: float = 1.0, **changes: Any) -> NodeReport:
+    own = {field.name for field in dataclasses.fields(NodeReport)}
+    report = {key: value for key, value in changes.items() if key in own}
+    rest = {key: value for key, value in changes.items() if key not in own}
+    return NodeReport(name, is_head, gpus, measured(**rest), **report)
+
+
+def head(**changes: Any) -> NodeReport:
+    return NodeReport("head", True, 0.0, measured(**{"gpus": [], "driver": None, **changes}))
+
+
+SERVER = "http://127.0.0.1:5000"
+
+
+def found(*reports: NodeReport, mlflow: str | None = SERVER) -> list[Finding]:
+    return [finding for finding in judge(reports, mlflow) if finding.level in ("wrong", "doubtful")]
+
+
+def test_a_cluster_in_order_has_nothing_wrong() -> None:
+    assert found(head(), node("one"), node("two")) == []
+    told = judge([head(), node("one")], SERVER)
+    assert {finding.check for finding in told} >= {"versions", "gpus", "disk", "store", "mlflow", "token"}
+
+
+def test_a_node_with_another_python_or_code_or_package_is_named() -> None:
+    for key, value in {"python": "3.11.9", "ray": "2.59.0", "code": "bbbbbbbbbbbb"}.items():
+        other = measured()["identity"] | {key: value}
+        (finding,) = found(head(), node("one"), node("two", identity=other))
+        assert (finding.level, finding.check, finding.where) == ("wrong", key, "two")
+        assert value in finding.found
+        assert finding.remedy
+    packages = {"torch": "2.9.1", "numpy": "2.4.6"}
+    (finding,) = found(head(), node("one", identity=measured()["identity"] | {"packages": packages}))
+    assert "torch 2.9.1" in finding.found
+    assert "numpy" not in finding.found
+
+
+@pytest.mark.parametrize(
+    ("changes", "check", "words"),
+    [
+        ({"gpus_given": 2.0}, "gpus", "gives out 2 GPUs, and nvidia-smi sees 1"),
+        ({"torch_cuda": None}, "gpus", "torch was built without CUDA"),
+        ({"driver": "535.104.05"}, "driver", "535.104.05, and torch, built for CUDA 13.0, needs 580"),
+        ({"shm_gb": 0.067, "shm_free_gb": 0.06}, "shm", "0.06 of 0.07 GB"),
+        ({"files": 1024}, "files", "1024 files only"),
+        ({"skew_s": -42.0}, "clock", "42.0 s behind the head's"),
+        ({"unwritten": "Read-only file system"}, "store", "takes no file: Read-only file system"),
+        ({"unread": ("a", "b")}, "store", "not shared: 2 files"),
+        ({"token": False}, "token", "without token"),
+        ({"silence": "ModuleNotFoundError: sweeper"}, "answer", "ModuleNotFoundError: sweeper"),
+    ],
+)
+def test_what_is_wrong_with_a_node_is_said_with_the_remedy(
+    changes: dict[str, Any], check: str, words: str
+) -> None:
+    (finding,) = found(head(), node(gpus=changes.pop("gpus_given", 1.0), **changes))
+    assert finding.check == check
+    assert finding.where == "worker"
+    assert words in finding.found
+    assert finding.remedy
+
+
+def test_a_full_or_closed_disk_is_said() -> None:
+    full = measured()["cache"] | {"free_gb": 0.5}
+    (finding,) = found(head(), node(cache=full))
+    assert "/mnt/frames (decoded frames) has 0.5 GB free" in finding.found
+    closed = measured()["sweeps"] | {"writable": False}
+    (finding,) = found(head(), node(sweeps=closed))
+    assert finding.level == "wrong"
+
+
+def test_mlflow_must_be_reached_by_the_head_alone() -> None:
+    (finding,) = found(head(mlflow="Connection refused"), node())
+    assert (finding.check, finding.where) == ("mlflow", "head")
+    assert found(head(), node(mlflow="Connection refused")) == []
+
+
+def test_marks_of_others_are_read_and_missing_ones_named(tmp_path: Path) -> None:
+    name, content = probe.leave_mark(str(tmp_path))
+    assert probe.missing_marks(str(tmp_path), {name: content}) == []
+    assert probe.missing_marks(str(tmp_path), {name: "other", "gone": "x"}, patience_s=0) == [name, "gone"]
+    assert probe.leave_mark(str(tmp_path / "nowhere")) == ("", "No such file or directory")
+
+
+def test_one_machine_without_a_cluster_is_looked_at(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(SystemExit) as ended:
+        main(["doctor", "--sweeps", str(tmp_path), "--json"])
+    findings = json.loads(capsys.readouterr().out)
+    assert ended.value.code == int(any(finding["level"] == "wrong" for finding in findings))
+    assert {"versions", "gpus"} <= {finding["check"] for finding in findings}
+    # A server that does not answer is wrong, and says so in the exit code.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    with pytest.raises(SystemExit) as ended:
+        main(["doctor", "--sweeps", str(tmp_path)])
+    assert ended.value.code == 1
+    assert "MLflow does not answer at http://127.0.0.1:1" in capsys.readouterr().out
+
+
+@pytest.fixture
+def two_nodes(settles: Callable[..., bool]) -> Iterator[str]:
+    """A cluster of two nodes on this machine, apart from any other Ray; its address."""
+    from ray.cluster_utils import Cluster
+
+    small = {"object_store_memory": 80 * 1024**2, "num_cpus": 1}
+    cluster = Cluster(initialize_head=True, head_node_args={**small, "include_dashboard": False})
+    cluster.add_node(**small)
+    yield str(cluster.address)
+    cluster.shutdown()
+
+
+@pytest.mark.ray
+def test_every_node_of_a_cluster_is_asked(two_nodes: str, tmp_path: Path) -> None:
+    # In a process of its own: this one may be connected to another Ray.
+    environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
+    command = [sys.executable, "-m", "sweeper.cli", "doctor", "--json", "--address", two_nodes]
+    done = subprocess.run(
+        [*command, "--sweeps", str(tmp_path)], capture_output=True, text=True, timeout=200, env=environment
+    )
+    assert done.stdout, done.stderr
+    findings = json.loads(done.stdout)
+    by_check: dict[str, list[Any]] = {}
+    for finding in findings:
+        by_check.setdefault(finding["check"], []).append(finding)
+    assert [finding["level"] for finding in by_check["store"]] == ["fine", "fine"]
+    assert "on all 2 nodes" in by_check["versions"][0]["found"]
+    assert "2 machines are up: 2 CPUs, 0 GPUs" in by_check["size"][0]["found"]
+    assert not list(tmp_path.iterdir())
+    assert done.returncode == int(any(finding["level"] == "wrong" for finding in findings))

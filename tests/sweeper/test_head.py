@@ -1,0 +1,145 @@
+"""Commands for a cluster: which head is meant, what is sent there, and what a job takes along."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sweeper.cli import main
+from sweeper.commands.cluster import split_cluster
+from sweeper.errors import SpecError, UserError
+from sweeper.head import Head, find_head
+from sweeper.identity import identify
+from sweeper.jobs import Parcel, pack_space
+
+LAB = {
+    "cluster_name": "lab",
+    "provider": {"type": "local", "head_ip": "10.0.0.1", "worker_ips": []},
+    "auth": {"ssh_user": "robot", "ssh_private_key": "~/.ssh/key"},
+}
+
+
+def written(tmp_path: Path, **changes: object) -> Path:
+    file = tmp_path / "lab.yaml"
+    file.write_text(yaml.safe_dump(LAB | changes))
+    return file
+
+
+def test_the_head_of_a_lab_is_found_in_its_file(tmp_path: Path) -> None:
+    head = find_head(written(tmp_path))
+    assert (head.user, head.host) == ("robot", "10.0.0.1")
+    assert head.key == str(Path.home() / ".ssh" / "key")
+    assert head.container is None
+    docker = {"image": "rayproject/ray:2.60.0", "container_name": "sweeper"}
+    assert find_head(written(tmp_path, docker=docker)).container == "sweeper"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "cannot be read"),
+        ("a: [", "is no YAML"),
+        ("[]", "has no provider.type"),
+        ("provider: {type: local}\nauth: {}", "has no auth.ssh_user"),
+        ("provider: {type: local}\nauth: {ssh_user: x}", "provider.head_ip is missing"),
+        ("provider: {type: local, head_ip: x}\nauth: {ssh_user: x}\ndocker: 3", "docker is no mapping"),
+        ("x: " + "y" * 2**20, "larger than"),
+    ],
+)
+def test_a_file_that_is_no_cluster_file_is_said_in_words(
+    tmp_path: Path, text: str | None, words: str
+) -> None:
+    file = tmp_path / "lab.yaml"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(UserError, match=words):
+        find_head(file)
+
+
+def test_what_runs_on_the_head_reaches_it_word_for_word(tmp_path: Path) -> None:
+    (tmp_path / ".sweeper").mkdir()
+    (tmp_path / ".sweeper" / "environment.sh").write_text("export GREETING='hello there'\n")
+    head = Head(Path("lab.yaml"), "10.0.0.1", "robot")
+    command = head._remote("""printf '%s|' "$GREETING" 'a b' '$HOME' "it's" """)
+    # What SSH does at the other end: it hands the text to the login shell.
+    environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, env=environment)
+    assert done.stdout == "hello there|a b|$HOME|it's|"
+    (tmp_path / ".sweeper" / "environment.sh").unlink()
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, env=environment)
+    assert done.returncode == 2
+    assert "setup_node.sh did not run here" in done.stderr
+
+
+def test_a_cluster_may_be_named_before_and_behind_a_command() -> None:
+    for arguments in (
+        ["--cluster", "lab.yaml", "results", "x", "--json"],
+        ["results", "x", "--cluster", "lab.yaml", "--json"],
+        ["results", "--cluster=lab.yaml", "x", "--json"],
+    ):
+        assert split_cluster(arguments) == (Path("lab.yaml"), ["results", "x", "--json"])
+    assert split_cluster(["results", "x"]) == (None, ["results", "x"])
+    assert split_cluster(["results", "--", "--cluster"]) == (None, ["results", "--", "--cluster"])
+    # These two read it themselves.
+    assert split_cluster(["doctor", "--cluster", "lab.yaml"])[0] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["results", "x", "--cluster"], "the cluster file is missing"),
+        (["results", "x", "--cluster", "nowhere.yaml"], "nowhere.yaml cannot be read"),
+        (["check", "x", "--cluster", "lab.yaml"], "leave --cluster out"),
+        (["lunch", "--cluster", "lab.yaml"], "no command 'lunch'"),
+        (["status", "--address", "a:1", "--cluster", "lab.yaml"], "give one of them"),
+        (["results", "--topp", "--cluster", "lab.yaml"], "No such option"),
+    ],
+)
+def test_a_command_that_cannot_run_on_a_cluster_is_refused_here(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_job_takes_the_space_and_the_changes_along() -> None:
+    parcel = pack_space("pusht_quick", ["budget.trials=3"], "mine", "/mnt/sweeps")
+    assert parcel.sweep == "mine"
+    assert parcel.arguments == (
+        *("launch", "space.yaml", "budget.trials=3", "name=mine"),
+        *("--sweeps", "/mnt/sweeps"),
+    )
+    assert "policy.horizon" in parcel.files["space.yaml"]
+    assert parcel.modules == ()
+
+
+def test_a_space_without_a_name_keeps_the_name_of_its_file(tmp_path: Path) -> None:
+    space = tmp_path / "nameless.yaml"
+    space.write_text(
+        "trainable: small_trainable:TRAINABLE\n"
+        "parameters: {optimizer.lr: {min: 0.1, max: 0.5}}\n"
+        "metric: {name: train/loss, goal: minimize}\n"
+        "budget: {trials: 2}\n"
+    )
+    parcel = pack_space(str(space), [], None)
+    assert parcel.sweep == "nameless"
+    assert parcel.files["space.yaml"].startswith("name: nameless\n")
+    # The trainable is the user's own: its module goes along.
+    assert [path.name for path in parcel.modules] == ["small_trainable.py"]
+
+
+def test_a_space_with_faults_is_not_sent(tmp_path: Path) -> None:
+    with pytest.raises(SpecError):
+        pack_space("pusht_quick", ["budget.trials=none"], None)
+
+
+def test_the_digest_tells_two_versions_of_the_code_apart(tmp_path: Path) -> None:
+    assert identify() == identify()
+    assert len(identify().code) == 12
+    assert Parcel("x", (), {}).modules == ()
