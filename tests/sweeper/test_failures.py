@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import os
 import signal
 import threading
 import time
@@ -74,7 +75,7 @@ class Killer(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        until = time.monotonic() + 120
+        until = time.monotonic() + 900
         while time.monotonic() < until:
             if any(event["step"] >= self._step for event in events(self._sweep, "report", self._trial)):
                 process = self._find(trial_folder(self._sweep.folder, self._trial))
@@ -203,6 +204,47 @@ def test_after_the_storm_all_cpus_are_back_and_no_process_is_left(
     assert {entry["state"] for entry in ray.util.placement_group_table().values()} <= {"REMOVED"}
     for name in ("RayTrainWorker", "ImplicitFunc"):
         assert settles(lambda name=name: not processes(name)), processes(name)
+
+
+def test_ctrl_c_twice_while_workers_start_leaves_nothing(
+    cluster: Any, tmp_path: Path, settles: Any, processes: Any
+) -> None:
+    import ray
+
+    sweep = spec(tmp_path / "cut", choice("optimizer.lr", 0.1, 0.2), trials=2)
+
+    def interrupt() -> None:
+        while not events(sweep, "trial_start"):
+            time.sleep(0.05)
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.3)
+
+    thread = threading.Thread(target=interrupt, daemon=True)
+    thread.start()
+    result = run(sweep)
+    thread.join()
+    assert result.status == "interrupted"
+    assert {trial.status for trial in result.sweep.trials.values()} == {"interrupted"}
+    assert settles(lambda: ray.available_resources().get("CPU", 0) == 2.0)
+    assert {entry["state"] for entry in ray.util.placement_group_table().values()} <= {"REMOVED"}
+    for name in ("RayTrainWorker", "ImplicitFunc"):
+        assert settles(lambda name=name: not processes(name)), processes(name)
+
+
+def test_a_disk_that_is_full_ends_the_sweep_and_costs_no_trial(cluster: Any, tmp_path: Path) -> None:
+    sweep = spec(
+        tmp_path / "full",
+        choice("optimizer.lr", 0.1, 0.2),
+        trials=2,
+        config={"fault": "disk", "fault_step": 1},
+    )
+    result = run(sweep)
+    assert (result.status, result.exit_code) == ("failed", 1)
+    assert "There is no room to write: trial" in result.message
+    assert "No space left on device" in result.message
+    assert result.sweep.ended_trials == 0
+    assert "interrupted" in {trial.status for trial in result.sweep.trials.values()}
 
 
 # Exactly
