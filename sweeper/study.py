@@ -10,6 +10,7 @@ that is handed out is written down, so trials are numbered 0, 1, 2 and so on wit
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import itertools
 import json
@@ -200,12 +201,30 @@ class Study:
         for trial in earlier:
             self._numbers_by_hash[config_hash(trial.user_attrs["config"])] = trial.number
             memory = self._optuna._storage
-            copied = memory.create_new_trial(self._optuna._study_id, template_trial=trial)
+            copied = memory.create_new_trial(
+                self._optuna._study_id, template_trial=self._in_ranges_of_now(trial)
+            )
             if trial.state is TrialState.RUNNING:
                 asked = optuna.trial.Trial(self._optuna, copied)
                 self._live[trial.number] = _LiveTrial(
                     trial._trial_id, asked, max(trial.intermediate_values, default=-1)
                 )
+
+    def _in_ranges_of_now(self, trial: FrozenTrial) -> FrozenTrial:
+        """A trial as if its values had been drawn from the ranges of now, where they lie within.
+
+        Samplers model those trials together that were drawn from the same ranges.
+        """
+        now = {
+            name: wanted
+            for name, drawn in trial.distributions.items()
+            if (codec := self._codecs.get(name)) is not None
+            and type(wanted := codec.distribution()) is type(drawn)
+            and wanted._contains(wanted.to_internal_repr(trial.params[name]))
+        }
+        moved = copy.deepcopy(trial)
+        moved.distributions = {**trial.distributions, **now}
+        return moved
 
     def _check_same_search(self) -> None:
         """A study keeps its objectives and its choices; ranges may change."""
@@ -501,7 +520,16 @@ class _Codec:
         """A value as Optuna stores it."""
         return json.dumps(value) if self._as_text else value
 
-    def suggest(self, trial: optuna.trial.Trial) -> Any:
+    def distribution(self) -> optuna.distributions.BaseDistribution:
+        """What Optuna draws from."""
+        asked = optuna.trial.FixedTrial({self._parameter.name: self.encode(self._any())})
+        self.suggest(asked)
+        return asked.distributions[self._parameter.name]
+
+    def _any(self) -> Any:
+        return self._parameter.values[0] if self.choices is not None else self._parameter.low
+
+    def suggest(self, trial: optuna.trial.BaseTrial) -> Any:
         """Have Optuna choose a value."""
         parameter = self._parameter
         if self.choices is not None:

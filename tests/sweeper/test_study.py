@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import optuna
@@ -346,6 +347,28 @@ def test_a_study_keeps_its_objective_and_its_choices_and_may_change_its_ranges(t
     wider = Parameter("optimizer.lr", "float", 1e-3, 1e-2, log=True)
     with Study(sweep(tmp_path, wider, SCHEDULE)) as study:
         assert study.ask().config["optimizer.lr"] >= 1e-3
+
+
+def test_wider_ranges_keep_all_that_the_search_was_told(tmp_path):
+    with Study(sweep(tmp_path, LR, HORIZON, SCHEDULE)) as study:
+        for _ in range(6):
+            suggestion = study.ask()
+            study.complete(suggestion.number, {SUCCESS: suggestion.values["optimizer.lr"]})
+    wider = dataclasses.replace(LR, high=1e-2)
+    narrower = dataclasses.replace(HORIZON, high=8)
+    with Study(sweep(tmp_path, wider, narrower, SCHEDULE)) as study:
+        known = study._optuna.get_trials()
+        assert [trial.values for trial in known] == [[trial.params["optimizer.lr"]] for trial in known]
+        # Together with those to come, as if the range had always been this wide.
+        together = optuna.search_space.intersection_search_space(known)
+        assert together["optimizer.lr"].high == 1e-2
+        assert "policy.beta_schedule" in together
+        # What lies outside a range that became narrower was not drawn from it.
+        for trial in known:
+            inside = trial.params["policy.horizon"] == 8
+            assert trial.distributions["policy.horizon"].high == (8 if inside else 32)
+        for _ in range(5):
+            assert study.ask().values["policy.horizon"] == 8
 
 
 def test_only_one_process_opens_a_study(tmp_path):

@@ -1,0 +1,105 @@
+"""What may be changed of a sweep that has begun."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from small_sweeps import BETA_END, DIMS, HORIZON, LR, SCHEDULE, sweep
+
+from sweeper.changes import budget_words, changed_budget, changed_sweep
+from sweeper.errors import SpecError
+from sweeper.sweep import BudgetSpec, SweepSpec
+from trainables import registry
+
+BUDGET = BudgetSpec(trials=8, hours=2.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "budget"),
+    [
+        (["trials=+20"], BudgetSpec(28, 2.0)),
+        (["trials=-3", "hours=+0.5"], BudgetSpec(5, 2.5)),
+        (["budget.trials=20", "hours=null"], BudgetSpec(20)),
+        (["gpu_hours=7", "max_failed=3"], BudgetSpec(8, 2.0, 7.0, 3)),
+    ],
+)
+def test_a_budget_is_set_raised_and_lowered(changes: list[str], budget: BudgetSpec) -> None:
+    assert changed_budget(BUDGET, changes) == budget
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("trials=0", "is too small"),
+        ("trials=-8", "is too small"),
+        ("trials=many", "'many' is not"),
+        ("trails=9", "Did you mean trials?"),
+        ("gpu_hours=+2", "has no limit of gpu hours"),
+        ("trials", "is no override"),
+        ("trials=", "has no value"),
+    ],
+)
+def test_a_budget_that_cannot_be_is_refused(change: str, words: str) -> None:
+    with pytest.raises(SpecError, match=re.escape(words)):
+        changed_budget(BUDGET, [change])
+
+
+def test_a_change_of_the_budget_is_said_in_words() -> None:
+    assert budget_words(BUDGET, BudgetSpec(28, None)) == "trials 8 → 28, hours 2 → no limit"
+    assert budget_words(BUDGET, BUDGET) == ""
+
+
+@pytest.fixture
+def begun(tmp_path: Path) -> SweepSpec:
+    return sweep(tmp_path, LR, HORIZON, SCHEDULE, BETA_END, DIMS, trials=8)
+
+
+def changed(begun: SweepSpec, *changes: str) -> SweepSpec:
+    return changed_sweep(begun, changes, registry.load("diffusion_policy"))
+
+
+def test_budget_resources_and_ends_of_ranges_may_change(begun: SweepSpec) -> None:
+    now = changed(
+        begun,
+        "budget.trials=+2",
+        "resources.max_concurrent=2",
+        "resources.cpu_per_worker=auto",
+        "parameters.optimizer.lr.max=3e-3",
+        "parameters.policy.horizon.max=64",
+    )
+    assert now.budget.trials == 10
+    assert (now.resources.max_concurrent, now.resources.cpu_per_worker) == (2, "auto")
+    bounds = {parameter.name: (parameter.low, parameter.high) for parameter in now.space.parameters}
+    assert bounds["optimizer.lr"] == (1e-5, 3e-3)
+    assert bounds["policy.horizon"] == (8, 64)
+    assert bounds["policy.beta_end"] == (0.01, 0.05)
+    assert now.space.parameters[3].when == BETA_END.when
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("config.train.steps=5", "cannot be changed in a sweep that has begun"),
+        ("name=other", "cannot be changed in a sweep that has begun"),
+        ("parameters.policy.beta_schedule.values=[linear]", "values cannot be changed"),
+        ("parameters.policy.beta_schedule.max=1", "is a choice"),
+        ("parameters.optimizer.lr.log=false", "log cannot be changed"),
+        ("parameters.optimizer.lr.min=0", "has no logarithm"),
+        ("parameters.optimizer.lr.min=1", "lies above its greatest"),
+        ("parameters.optimizer.ls.max=1", "Did you mean optimizer.lr?"),
+        ("parameters.policy.horizon.max=16.5", "16.5 is not an int"),
+        ("resources.workers=0", "is too small"),
+        ("resources.gpus=1", "is no resource"),
+    ],
+)
+def test_what_would_make_it_another_sweep_is_refused(begun: SweepSpec, change: str, words: str) -> None:
+    with pytest.raises(SpecError, match=re.escape(words)):
+        changed(begun, change)
+
+
+def test_all_that_is_wrong_is_said_at_once(begun: SweepSpec) -> None:
+    with pytest.raises(SpecError) as caught:
+        changed(begun, "budget.trials=0", "config.train.steps=5")
+    assert len(caught.value.faults) == 2
