@@ -174,7 +174,8 @@ def send(
             if waited_s > patience_s and (_take_back(path) or waited_s > patience_s + TAKEN_PATIENCE_S):
                 raise SweeperError(
                     f"The driver (process {driver.get('pid')} on {driver.get('host')}) did not answer within "
-                    f"{waited_s:.0f} s. The request was taken back; ask again, or see ray.log in {folder}."
+                    f"{waited_s:.0f} s. The request was taken back; ask again, or see ray.log in {folder}. "
+                    "Where that machine is gone, `sweeper resume --take-over` goes on with the sweep."
                 )
             time.sleep(LOOK_S)
     finally:

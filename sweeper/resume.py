@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,13 +18,24 @@ from trainables import registry
 __all__ = ["is_driven", "resume"]
 
 
-def is_driven(name: str, sweeps: Path, address: str | None) -> bool:
+def is_driven(name: str, sweeps: Path, address: str | None, *, take_over: bool = False) -> bool:
     """Whether somebody drives the sweep, here or on the cluster at ``address``.
+
+    Args:
+        name: The sweep's name, or the path of its folder.
+        sweeps: The folder in which sweeps lie.
+        address: Ray cluster on which to look for a driver, too.
+        take_over: Whether a driver on another machine, of which nobody can know, is taken to be gone.
 
     Raises:
         SweepNotFoundError: Where there is no such sweep.
         UserError: Where no cluster answers at the address.
     """
+    if take_over:
+        sweep = read_sweep(find_sweep(name, sweeps))
+        if sweep.is_alive() and sweep.driver.get("host") == socket.gethostname():
+            raise UserError(f"The driver of {name} runs on this machine (process {sweep.driver.get('pid')}).")
+        return False
     if address is None:
         return read_sweep(find_sweep(name, sweeps)).is_alive()
     from sweeper import remote

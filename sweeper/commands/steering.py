@@ -253,6 +253,9 @@ def resume(
         str | None,
         typer.Option(metavar="ADDRESS", help="Ray cluster on which the sweep waits, or is to go on."),
     ] = None,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="The machine on which its driver ran is gone.")
+    ] = False,
     sweeps: SweepsFolder = Path("sweeps"),
     as_json: Json = False,
 ) -> None:
@@ -260,7 +263,7 @@ def resume(
     from sweeper.resume import is_driven
     from sweeper.resume import resume as go_on
 
-    if is_driven(sweep, sweeps, address):
+    if is_driven(sweep, sweeps, address, take_over=take_over):
         _ask("resume", sweep, address, sweeps, as_json, changes=changes or [])
         return
     code, folder = go_on(sweep, changes or (), sweeps, address, open_console(stderr=as_json))
