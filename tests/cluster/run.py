@@ -193,7 +193,7 @@ def nodes(laptop: Laptop) -> int:
         "ray", "exec", str(laptop.file), ". ~/.sweeper/environment.sh; ray status", log="ray-status.log"
     )
     active = asked.stdout.partition("Active:")[2].partition("Pending:")[0]
-    return len(re.findall(r"^ *\d+ \S+", active, re.MULTILINE)) if "Active:" in asked.stdout else 0
+    return sum(int(count) for count in re.findall(r"^ *(\d+) \S+", active, re.MULTILINE))
 
 
 def examine(report: Report, laptop: Laptop) -> None:
