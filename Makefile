@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check bench ui clean install
+.PHONY: demo test check bench interop ui clean install
 
 demo: $(STAMP)
 	$(BIN)/sweeper demo
@@ -22,6 +22,11 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
+
+# The comparison with LeRobot itself, in an environment of its own (9 GB, .interop/); not part of the tests.
+interop: $(STAMP)
+	sh tests/interop/make_environment.sh $(PYTHON)
+	$(BIN)/python -m tests.interop.run
 
 ui: $(STAMP)
 	$(BIN)/sweeper ui $(SWEEP)
