@@ -98,8 +98,8 @@ def _evaluate(
         "env.type": "pusht",
         "env.obs_type": "pixels_agent_pos" if policy.features.cameras else "environment_state_agent_pos",
         # It films every episode; small films are drawn in less time.
-        "env.visualization_width": 64,
-        "env.visualization_height": 64,
+        "env.visualization_width": 128,
+        "env.visualization_height": 128,
         "eval.n_episodes": EPISODES,
         "eval.batch_size": BATCH,
         "output_dir": out,

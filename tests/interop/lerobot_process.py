@@ -13,7 +13,7 @@ import numpy as np
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = ROOT / ".interop" / "venv"
 LEROBOT_SIDE = Path(__file__).with_name("lerobot_side.py")
-TIMEOUT_S = 900.0
+TIMEOUT_S = 3600.0
 
 
 class LeRobotError(Exception):

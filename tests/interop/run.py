@@ -47,6 +47,7 @@ from tests.interop.written import compare_dataset
 from trainables.diffusion_policy import lerobot as checkpoints
 from trainables.diffusion_policy.policy import DiffusionPolicy
 from trainables.features import STATE
+from trainables.pusht import ensure_dataset
 
 FOLDER = ROOT / ".interop"
 PUSHT_EPISODES = 12
@@ -57,13 +58,12 @@ class Comparison:
     """The parts of the comparison, and what they share.
 
     Args:
-        folder: Emptied at the start; everything that is made lies there.
+        folder: Everything that is made lies there.
         cache: Decoded frames and the built-in dataset; kept from run to run.
         console: Told how it goes.
     """
 
     def __init__(self, folder: Path, cache: Path, console: Console) -> None:
-        shutil.rmtree(folder, ignore_errors=True)
         self.folder = folder
         self.cache = cache
         self.checks = Checks(console)
@@ -87,9 +87,9 @@ class Comparison:
     def sweep(self) -> Path:
         """The folder of a sweep of one trial on Push-T's keypoints, run by ``sweeper launch``."""
         sweeps = self.folder / "sweeps"
-        sweeper(
-            "launch", str(ROOT / "search_spaces/pusht_quick.yaml"), *materials.SWEEP, "--sweeps", str(sweeps)
-        )
+        if not (sweeps / "interop").exists():
+            space = str(ROOT / "search_spaces/pusht_quick.yaml")
+            sweeper("launch", space, *materials.SWEEP, "--sweeps", str(sweeps))
         return sweeps / "interop"
 
     @property
@@ -113,7 +113,8 @@ class Comparison:
     def exported_trial(self) -> Path:
         """The same, as ``sweeper export`` wrote it."""
         folder = self.folder / "exported_trial"
-        sweeper("export", str(self.sweep), "--to", str(folder), "--target", TARGET)
+        if not folder.exists():
+            sweeper("export", str(self.sweep), "--to", str(folder), "--target", TARGET)
         return folder
 
     @cached_property
@@ -153,19 +154,20 @@ class Comparison:
         compare_evaluation(self.checks, self.lerobot, self.exported_trial, self.trial, twice=True)
         self.checks.begin("lerobot-eval: camera, hardly trained")
         policy = with_settings(self.camera_policy, sampler="DDIM", num_inference_steps=10)
-        folder = self.folder / "evaluated_camera"
+        folder = self.lerobot.new_file("export")
         checkpoints.save(policy, folder, target=TARGET)
         compare_evaluation(self.checks, self.lerobot, folder, policy, twice=False)
 
     def imports(self) -> None:
         """What ``lerobot-train`` makes, here; and what we make, there."""
-        self.checks.begin("from lerobot-train: keypoints, DDPM")
-        out, root = self.folder / "trained_keypoints", self.keypoints()
-        losses = train_there(self.lerobot, root, out, TINY, steps=300, batch_size=32)
+        self.checks.begin("from lerobot-train: keypoints, DDPM, clean actions predicted")
+        out, root = self.lerobot.new_file("trained"), self.keypoints()
+        sample = {**TINY, "policy.prediction_type": "sample"}
+        losses = train_there(self.lerobot, root, out, sample, steps=300, batch_size=32)
         compare_import(self.checks, self.lerobot, out, root)
-        compare_finetuning(self.checks, out, root, self.folder, self.cache, losses[-1])
+        compare_finetuning(self.checks, out, root, self.lerobot.new_file("ours"), self.cache, losses[-1])
         self.checks.begin("from lerobot-train: camera, DDIM, crop")
-        out, root = self.folder / "trained_pictures", self.pictures()
+        out, root = self.lerobot.new_file("trained"), self.pictures()
         ddim = {"policy.noise_scheduler_type": "DDIM", "policy.num_inference_steps": 10}
         train_there(
             self.lerobot,
@@ -181,8 +183,9 @@ class Comparison:
             self.checks,
             self.lerobot,
             self.exported_trial,
-            self.keypoints(),
-            self.folder / "finetuned_there",
+            # All episodes: LeRobot takes its dataset's statistics, and these are nearly the trial's.
+            ensure_dataset(self.cache, images=False),
+            self.lerobot.new_file("trained"),
             self.trial_loss,
         )
 
@@ -212,7 +215,7 @@ class Comparison:
             **materials.SHORT,
             **settings,
         }
-        checkpoint, _ = materials.train(config, self.folder / f"trained_{name}", self.cache)
+        checkpoint, _ = materials.train(config, self.lerobot.new_file(f"trained_{name}"), self.cache)
         return checkpoints.load(checkpoint)
 
     @cached_property
@@ -252,13 +255,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.interop.run", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; none: all")
     parser.add_argument("--json", type=Path, default=FOLDER / "results.json", help="where the results go")
-    parser.add_argument("--folder", type=Path, default=FOLDER / "work", help="emptied and worked in")
+    parser.add_argument("--folder", type=Path, default=FOLDER / "work", help="worked in")
+    parser.add_argument(
+        "--keep", action="store_true", help="take the datasets and the sweep that an earlier run made"
+    )
     arguments = parser.parse_args()
     unknown = set(arguments.parts) - set(PARTS)
     if unknown:
         parser.error(f"unknown parts: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     torch.set_num_threads(1)
     console = Console(highlight=False, width=WIDTH, soft_wrap=True)
+    if not arguments.keep:
+        shutil.rmtree(arguments.folder, ignore_errors=True)
     comparison = Comparison(arguments.folder, FOLDER / "cache", console)
     versions = comparison.versions()
     for side, found in versions.items():
