@@ -228,12 +228,13 @@ def _mlflow_line(status: Mapping[str, Any]) -> str:
 
 def summary_table(statuses: list[Plain], width: int | None = None) -> Any:
     """Several sweeps in a table, a line for each."""
+    waits = any(status["waiting"] for status in statuses)
     columns = [
         Column("sweep", "left"),
         Column("state", "left"),
         Column("ended"),
         Column("running"),
-        Column("waiting", "left", wraps=True, spare=2),
+        *([Column("waiting", "left", wraps=True, spare=2)] if waits else []),
         Column("failed"),
         Column("best", style="bold"),
         Column("of trial", spare=1),
@@ -250,7 +251,7 @@ def summary_table(statuses: list[Plain], width: int | None = None) -> Any:
                 state_text(status["state"]),
                 f"{trials['used']:g}/{trials['of']}",
                 str(len(status["running"])),
-                f"for {', '.join(needs)}" if needs else "",
+                *([f"for {', '.join(needs)}" if needs else ""] if waits else []),
                 str(status["trials"]["failed"]),
                 number_text(None if best is None else best["value"]),
                 "" if best is None else str(best["trial"]),
