@@ -109,7 +109,7 @@ def write_failure(folder: Path, failure: Failure) -> None:
         beside = folder / f"{ERROR}.{os.getpid()}.new"
         try:
             beside.write_text(json.dumps(vars(failure), indent=1))
-            os.link(beside, folder / ERROR)
+            _link(beside, folder / ERROR)
         except FileExistsError:
             return
         finally:
@@ -119,6 +119,22 @@ def write_failure(folder: Path, failure: Failure) -> None:
         text = folder / f"{ERROR_TEXT}.new"
         text.write_text("\n\n".join(part for part in parts if part) + "\n")
         text.replace(folder / ERROR_TEXT)
+
+
+def _link(beside: Path, path: Path) -> None:
+    """Give a file a second name, unless there is one of that name.
+
+    Raises:
+        FileExistsError: Where there is.
+    """
+    try:
+        os.link(beside, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        if path.exists():
+            raise FileExistsError(path) from None
+        beside.replace(path)
 
 
 def forget_failure(folder: Path) -> None:

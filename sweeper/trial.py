@@ -186,6 +186,7 @@ def run_trial(config: Mapping[str, Any], settings: TrialSettings) -> None:
     number = int(config["trial"])
     folder = trial_folder(settings.folder, number)
     folder.mkdir(parents=True, exist_ok=True)
+    forget_failure(folder)
     _write(folder / "config.json", json.dumps(dict(config["config"]), indent=1))
     try:
         interrupted = _train(number, dict(config["config"]), settings)

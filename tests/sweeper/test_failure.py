@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 from pathlib import Path
 
 import pytest
 
 from sweeper.errors import TrialError
-from sweeper.failure import Failure, failure_of, read_failure, write_failure
+from sweeper.failure import REASONS, Failure, failure_of, failure_of_group, read_failure, write_failure
 from trainables.interface import TrainableError
 
 
@@ -43,3 +44,124 @@ def test_failures_are_sorted_by_what_was_raised(error: Exception, reason: str, m
     failure = failure_of(error, Path("worker.log"))
     assert failure.reason == reason
     assert failure.message.startswith(message)
+
+
+def test_every_reason_that_a_trainable_of_ours_gives_is_a_known_one() -> None:
+    package = Path(__file__).parents[2] / "trainables"
+    found = {
+        statement.value.value
+        for path in package.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef)
+        for statement in node.body
+        if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Constant)
+        if [target.id for target in statement.targets if isinstance(target, ast.Name)] == ["reason"]
+    }
+    assert {"data", "diverged", "out_of_disk", "environment"} <= found
+    assert found <= set(REASONS)
+
+
+def test_every_reason_is_in_the_documentation() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "reliability.md").read_text()
+    for reason in REASONS:
+        assert f"| `{reason}` |" in page, reason
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named as torch's."""
+
+
+def from_disk(reason: type[Exception]) -> Exception:
+    """An error that was raised because a disk was full."""
+    try:
+        try:
+            raise OSError(errno.EDQUOT, "Disk quota exceeded", "cache/frames.bin")
+        except OSError as error:
+            raise reason("the frames cannot be written") from error
+    except reason as error:
+        return error
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), "out_of_memory"),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
+            "out_of_host_memory",
+        ),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "out_of_host_memory"),
+        (RuntimeError('I/O error: Os { code: 28, message: "No space left on device" }'), "out_of_disk"),
+        (RuntimeError("unable to write to file </torch_1_2_3>: No space left on device (28)"), "out_of_disk"),
+        (from_disk(StrangeError), "out_of_disk"),
+    ],
+)
+def test_what_libraries_say_of_memory_and_disks_is_understood(error: Exception, reason: str) -> None:
+    assert failure_of(error, Path("worker.log")).reason == reason
+
+
+def test_torchs_own_words_for_too_little_memory_are_understood() -> None:
+    import torch
+
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert failure_of(caught.value, Path("worker.log")).reason == "out_of_host_memory"
+
+
+def test_safetensors_own_words_for_a_full_disk_are_understood(small_disk: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    with pytest.raises(Exception, match="space") as caught:
+        save_file({"weights": torch.zeros(2_000_000)}, small_disk / "model.safetensors")
+    assert failure_of(caught.value, Path("worker.log")).reason == "out_of_disk"
+
+
+class GroupError(Exception):
+    """What a worker group's controller raises."""
+
+    def __init__(self, failures: dict[int, Exception]) -> None:
+        self.worker_failures = failures
+        super().__init__("Training failed due to worker errors")
+
+
+class ActorDiedError(Exception):
+    """Named as Ray's."""
+
+    def __init__(self, text: str, preempted: bool = False) -> None:
+        self.preempted = preempted
+        super().__init__(text)
+
+
+CRASH = "The actor is dead. Worker exit detail: Worker unexpectedly exits with a connection error code 2."
+
+
+@pytest.mark.parametrize(
+    ("failures", "written", "reason", "words"),
+    [
+        ({0: ActorDiedError(CRASH)}, None, "lost", "worker 0 is gone: its process was killed, or crashed"),
+        ({0: ActorDiedError("The node died", True)}, None, "preempted", "taken back"),
+        (
+            {1: ActorDiedError("killed due to memory pressure (OOM)")},
+            None,
+            "out_of_host_memory",
+            "worker 1 was",
+        ),
+        # The others fail in their collective calls, and say so.
+        (
+            {0: RuntimeError("Connection closed"), 1: ActorDiedError(CRASH)},
+            Failure("error", "RuntimeError: Connection closed"),
+            "lost",
+            "worker 1 is gone",
+        ),
+        # A rank that knows why may be what ended the other.
+        ({1: ActorDiedError(CRASH)}, Failure("out_of_memory", "CUDA out of memory"), "out_of_memory", "CUDA"),
+        ({0: ValueError("no")}, Failure("error", "ValueError: no"), "error", "ValueError: no"),
+    ],
+)
+def test_a_rank_that_is_gone_explains_what_the_others_say(
+    failures: dict[int, Exception], written: Failure | None, reason: str, words: str
+) -> None:
+    failure = failure_of_group(GroupError(failures), written, Path("worker.log"))
+    assert failure.reason == reason
+    assert words in failure.message

@@ -25,7 +25,7 @@ class DatasetError(TrainableError):
 class DiskFullError(DatasetError):
     """There is not enough room for the decoded frames."""
 
-    reason = "disk"
+    reason = "out_of_disk"
 
 
 def dataset_error(where: str, problem: str, remedy: str = "", episodes: Iterable[int] = ()) -> DatasetError:

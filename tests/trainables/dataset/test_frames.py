@@ -169,7 +169,7 @@ def test_too_small_a_disk_is_an_error_before_anything_is_written(make_dataset, c
         DiskFullError, match=r"38 frames of observation.image at 3000000×1000000 px take"
     ) as error:
         open_frames(dataset, CAMERA, (3_000_000, 1_000_000), cache)
-    assert error.value.reason == "disk"
+    assert error.value.reason == "out_of_disk"
     assert list((cache / "frames").glob("*.npy*")) == []
 
 
