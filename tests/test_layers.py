@@ -19,6 +19,7 @@ STDLIB_ONLY = (
     "diffusion_policy/config.py",
     "diffusion_policy/config_json.py",
     "diffusion_policy/finetuning.py",
+    "diffusion_policy/matching.py",
     "diffusion_policy/pretrained.py",
     "diffusion_policy/processors.py",
     "diffusion_policy/shapes.py",

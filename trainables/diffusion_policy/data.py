@@ -92,7 +92,7 @@ def _start_faults(config: DiffusionConfig, cache: Path, progress: Callable[[str]
     path, dataset = config.policy.path, config.dataset
     if path is None:
         return []
-    from trainables.diffusion_policy.finetuning import feature_faults
+    from trainables.diffusion_policy.matching import feature_faults
     from trainables.diffusion_policy.pretrained import find_checkpoint, read_config
 
     try:

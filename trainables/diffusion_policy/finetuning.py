@@ -1,59 +1,34 @@
 """Fine-tuning: what a run takes from the checkpoint that it starts from, and what it must leave as it is.
 
-Told from the checkpoint's ``config.json`` and the dataset's features alone, before any weight is read:
-schedules, horizon and learning rate are free; what the shape of a layer follows from is not, unless the user
-lets such layers begin anew. Standard library only.
+Told from the checkpoint's ``config.json`` alone, before any weight is read: schedules, horizon and learning
+rate are free; what the shape of a layer follows from is not, unless the user lets such layers begin anew.
+Standard library only.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from trainables.diffusion_policy.config import FIELDS, DiffusionConfig, PolicyConfig
+from trainables.diffusion_policy.config import FIELDS, DiffusionConfig
+from trainables.diffusion_policy.matching import (
+    OWN_FIELDS,
+    changed_fields,
+    differ,
+    feature_sizes,
+    field_fault,
+    frozen_faults,
+    image_remarks,
+    reinit_remarks,
+    shown,
+)
 from trainables.diffusion_policy.pretrained import REPO_ID, PretrainedConfig, find_checkpoint, read_config
-from trainables.diffusion_policy.shapes import layer_of, layers_anew, tensor_shapes
-from trainables.features import ENVIRONMENT_STATE, STATE, Feature, FeatureType, PolicyFeatures
+from trainables.features import PolicyFeatures
 from trainables.interface import ConfigError, Fault
 
-__all__ = [
-    "aligned",
-    "feature_faults",
-    "image_remarks",
-    "inherited",
-    "layers_begun_anew",
-    "ordered_like",
-    "read_start",
-    "remarks",
-    "start_faults",
-    "start_policy",
-    "start_sizes",
-]
+__all__ = ["inherited", "read_start", "remarks", "start_faults", "start_sizes"]
 
-OWN_FIELDS = {
-    "policy.path",
-    "policy.stats",
-    "policy.reinit_mismatched",
-    # The weights come from the checkpoint; fetching others first would be for nothing.
-    "policy.pretrained_backbone_weights",
-}
-"""Fields of the policy that say how to start, and are not taken from where it starts."""
-ENCODER_FIELDS = (
-    "vision_backbone",
-    "use_group_norm",
-    "spatial_softmax_num_keypoints",
-    "use_separate_rgb_encoder_per_camera",
-)
-UNET_FIELDS = (
-    "n_obs_steps",
-    "down_dims",
-    "kernel_size",
-    "n_groups",
-    "diffusion_step_embed_dim",
-    "use_film_scale_modulation",
-)
 LEARNT_FIELDS = {
     "policy.prediction_type": "what its network predicts has to be learnt anew",
     "policy.normalization_visual": "its network knows images of another scale",
@@ -62,9 +37,6 @@ LEARNT_FIELDS = {
     "policy.normalization_action": "its network knows actions of another scale",
 }
 """Fields that the weights allow to change and that undo some of what was learnt."""
-SHOWN_LAYERS = 6
-
-Value = TypeVar("Value")
 
 _read: dict[str, tuple[int, PretrainedConfig]] = {}
 _unreachable: dict[str, ConfigError] = {}
@@ -171,77 +143,8 @@ def start_faults(config: DiffusionConfig) -> list[Fault]:
     if start is None:
         return []
     if not config.policy.reinit_mismatched:
-        return [_field_fault(name, config.policy, start) for name in _changed_fields(config.policy, start)]
-    return _frozen_faults(config, start, start.features)
-
-
-def feature_faults(config: DiffusionConfig, start: PretrainedConfig, found: PolicyFeatures) -> list[Fault]:
-    """How the observations and actions of a dataset differ from those that the checkpoint's weights know.
-
-    Args:
-        config: The completed configuration.
-        start: The checkpoint.
-        found: What the dataset has, of the observations that are asked for.
-    """
-    faults = _statistics_faults(config, start, found)
-    if config.policy.reinit_mismatched:
-        return faults + _frozen_faults(config, start, found)
-    anew = len(layers_begun_anew(config.policy, start, found))
-    remedy = f"Or set policy.reinit_mismatched: true, with which {_count(anew, 'layer')} would begin anew."
-    return [
-        *faults,
-        *_camera_faults(start.features.cameras, found.cameras, remedy),
-        *_vector_faults(start.features, found, remedy),
-    ]
-
-
-def layers_begun_anew(policy: PolicyConfig, start: PretrainedConfig, found: PolicyFeatures) -> list[str]:
-    """The layers of a new policy that cannot take their weights from the checkpoint, in order."""
-    before = start_policy(start)
-    known = aligned(_shapes(before, start.features), before, start.features, found)
-    other = before.vision_backbone != policy.vision_backbone
-    return layers_anew(known, _shapes(policy, found), other_backbone=other)
-
-
-def aligned(
-    tensors: Mapping[str, Value], before: PolicyConfig, known: PolicyFeatures, wanted: PolicyFeatures
-) -> dict[str, Value]:
-    """A checkpoint's tensors under the names that a policy with other cameras has for them.
-
-    With one encoder per camera, the encoders are numbered in the order of the cameras: a camera keeps its own
-    encoder wherever it stands now, and the encoder of a camera that is gone is left out.
-
-    Args:
-        tensors: By their name in the checkpoint.
-        before: The checkpoint's configuration.
-        known: The checkpoint's features.
-        wanted: The new policy's features.
-    """
-    if not before.use_separate_rgb_encoder_per_camera:
-        return dict(tensors)
-    places = {camera.name: place for place, camera in enumerate(wanted.cameras)}
-    moved: dict[str, Value] = {}
-    numbers = {f"diffusion.rgb_encoder.{n}.": camera.name for n, camera in enumerate(known.cameras)}
-    for name, value in tensors.items():
-        prefix = next((prefix for prefix in numbers if name.startswith(prefix)), None)
-        if prefix is None:
-            moved[name] = value
-        elif numbers[prefix] in places:
-            place = places[numbers[prefix]]
-            moved[f"diffusion.rgb_encoder.{place}.{name.removeprefix(prefix)}"] = value
-    return moved
-
-
-def ordered_like(found: PolicyFeatures, known: PolicyFeatures) -> PolicyFeatures:
-    """A dataset's features with the cameras in the order in which a checkpoint's policy takes them.
-
-    Cameras that it does not know follow. The order decides which numbers of the condition, and which encoder
-    where each camera has one, belong to a camera.
-    """
-    order = {camera.name: place for place, camera in enumerate(known.cameras)}
-    cameras = iter(sorted(found.cameras, key=lambda camera: order.get(camera.name, len(order))))
-    inputs = (next(cameras) if item.type is FeatureType.VISUAL else item for item in found.inputs)
-    return PolicyFeatures(tuple(inputs), found.action)
+        return [field_fault(name, config.policy, start) for name in changed_fields(config.policy, start)]
+    return frozen_faults(config, start, start.features)
 
 
 def start_sizes(path: str) -> dict[str, int]:
@@ -251,7 +154,7 @@ def start_sizes(path: str) -> dict[str, int]:
         ConfigError: Where the checkpoint cannot be read.
     """
     start = read_start(path)
-    return {} if start is None else _sizes(start.features)
+    return {} if start is None else feature_sizes(start.features)
 
 
 def remarks(config: DiffusionConfig, found: PolicyFeatures | None = None) -> list[str]:
@@ -274,9 +177,9 @@ def remarks(config: DiffusionConfig, found: PolicyFeatures | None = None) -> lis
     said = [f"policy.path: {note}" for note in start.notes]
     values = config.to_flat()
     said += [
-        f"{name}: the checkpoint has {_show(start.values[name])}; with {_show(values[name])} {consequence}."
+        f"{name}: the checkpoint has {shown(start.values[name])}; with {shown(values[name])} {consequence}."
         for name, consequence in LEARNT_FIELDS.items()
-        if name in start.values and _differ(values[name], start.values[name])
+        if name in start.values and differ(values[name], start.values[name])
     ]
     multiplier = config.optimizer.vision_encoder_lr_multiplier
     if multiplier != 1.0 and not start.features.cameras:
@@ -285,178 +188,5 @@ def remarks(config: DiffusionConfig, found: PolicyFeatures | None = None) -> lis
     if found is not None:
         said += image_remarks(policy, start, found)
     if policy.reinit_mismatched:
-        said += _reinit_remarks(policy, start, found or start.features)
+        said += reinit_remarks(policy, start, found or start.features)
     return said
-
-
-def _reinit_remarks(policy: PolicyConfig, start: PretrainedConfig, found: PolicyFeatures) -> list[str]:
-    causes = [f"policy.{name}" for name in _changed_fields(policy, start)]
-    if _camera_faults(start.features.cameras, found.cameras) or _vector_faults(start.features, found):
-        causes.append("the dataset's features")
-    if not causes:
-        return []
-    anew = layers_begun_anew(policy, start, found)
-    total = len({layer_of(name) for name in _shapes(policy, found)})
-    words = f"of {total} layers {_count(len(anew), 'begins', 'begin')} anew ({', '.join(causes)})"
-    return [f"policy.reinit_mismatched: {words}{': ' + _listed(anew) if anew else ''}."]
-
-
-def image_remarks(policy: PolicyConfig, start: PretrainedConfig, found: PolicyFeatures) -> list[str]:
-    """Cameras whose images have another size than those that the checkpoint's encoder has learnt to see."""
-    known = {camera.name: _image_size(start_policy(start), camera) for camera in start.features.cameras}
-    sizes = {camera.name: _image_size(policy, camera) for camera in found.cameras}
-    return [
-        f"{name}: the checkpoint saw images of {_times(known[name])}, and sees {_times(size)} now; "
-        f"policy.resize_shape: {list(known[name])} would keep what things look like to it."
-        for name, size in sizes.items()
-        if name in known and known[name] != size
-    ]
-
-
-def start_policy(start: PretrainedConfig) -> PolicyConfig:
-    """The checkpoint's own configuration of its policy."""
-    names = {item.name for item in dataclasses.fields(PolicyConfig)}
-    values: dict[str, Any] = {
-        name.removeprefix("policy."): tuple(value) if isinstance(value, list) else value
-        for name, value in start.values.items()
-        if name.startswith("policy.") and name not in OWN_FIELDS
-    }
-    return PolicyConfig(**{name: value for name, value in values.items() if name in names})
-
-
-def _changed_fields(policy: PolicyConfig, start: PretrainedConfig) -> list[str]:
-    """Fields on which layers depend, and which differ from the checkpoint's."""
-    before = start_policy(start)
-    names = (*ENCODER_FIELDS, *UNET_FIELDS) if start.features.cameras else UNET_FIELDS
-    return [name for name in names if _differ(getattr(policy, name), getattr(before, name))]
-
-
-def _field_fault(name: str, policy: PolicyConfig, start: PretrainedConfig) -> Fault:
-    had, wanted = getattr(start_policy(start), name), getattr(policy, name)
-    alone = dataclasses.replace(start_policy(start), **{name: wanted})
-    anew = len(layers_begun_anew(alone, start, start.features))
-    # GroupNorm's groups have no weights of their own, yet what they compute is another function.
-    consequence = (
-        f"with which {_count(anew, 'layer')} would begin anew"
-        if anew
-        else "which keeps the weights as they are"
-    )
-    return Fault(
-        f"policy.{name}",
-        f"{_show(wanted)} does not fit the checkpoint of policy.path, which has {_show(had)}.",
-        f"Leave policy.{name} out to keep that, or set policy.reinit_mismatched: true, {consequence}.",
-    )
-
-
-def _camera_faults(known: tuple[Feature, ...], found: tuple[Feature, ...], remedy: str = "") -> list[Fault]:
-    missing = [camera.name for camera in known if camera.name not in {item.name for item in found}]
-    added = [camera.name for camera in found if camera.name not in {item.name for item in known}]
-    if not missing and not added:
-        return []
-    problem = f"the checkpoint sees {_names(known)}, and the dataset gives {_names(found)}."
-    if len(missing) == len(added):
-        renamed = ", ".join(f"{new}: {old}" for new, old in zip(added, missing, strict=True))
-        first = f"If they are the same under other names, set dataset.features: {{{renamed}}}."
-    elif added and not missing:
-        first = f"Leave out {', '.join(added)}: dataset.observations chooses what is used."
-    else:
-        first = f"The dataset needs {', '.join(missing)}."
-    return [Fault("dataset.observations", problem, f"{first} {remedy}")]
-
-
-def _vector_faults(known: PolicyFeatures, found: PolicyFeatures, remedy: str = "") -> list[Fault]:
-    faults = []
-    for name in (STATE, ENVIRONMENT_STATE, known.action.name):
-        had, has = _dim(known, name), _dim(found, name)
-        if had == has:
-            continue
-        if has is None:
-            problem, first = f"the checkpoint needs it ({had} numbers), and the dataset lacks it.", ""
-        elif had is None:
-            problem = f"the checkpoint does not know it, and the dataset has {has} numbers of it."
-            first = "Leave it out: dataset.observations chooses what is used."
-        else:
-            problem = f"the checkpoint has {had} numbers, and the dataset {has}."
-            first = "Take a dataset of the same robot."
-        faults.append(Fault(name, problem, f"{first} {remedy}".strip()))
-    return faults
-
-
-def _statistics_faults(
-    config: DiffusionConfig, start: PretrainedConfig, found: PolicyFeatures
-) -> list[Fault]:
-    if config.policy.stats != "checkpoint":
-        return []
-    known = {feature.name: _statistics_shape(feature) for feature in start.features.all()}
-    lacking = [item.name for item in found.all() if known.get(item.name) != _statistics_shape(item)]
-    if not lacking:
-        return []
-    problem = f"the checkpoint has no statistics that fit {', '.join(lacking)}."
-    return [Fault("policy.stats", problem, "Set policy.stats: dataset.")]
-
-
-def _frozen_faults(config: DiffusionConfig, start: PretrainedConfig, found: PolicyFeatures) -> list[Fault]:
-    if not config.freezes_encoder:
-        return []
-    anew = layers_begun_anew(config.policy, start, found)
-    blind = [layer for layer in anew if layer.startswith("diffusion.rgb_encoder.")]
-    if not blind:
-        return []
-    problem = (
-        f"0 would freeze {_count(len(blind), 'layer')} of the encoder that begin anew: {_listed(blind)}."
-    )
-    remedy = "Use a number above 0, or leave the encoder as the checkpoint has it."
-    return [Fault("optimizer.vision_encoder_lr_multiplier", problem, remedy)]
-
-
-def _shapes(policy: PolicyConfig, features: PolicyFeatures) -> dict[str, tuple[int, ...]]:
-    return tensor_shapes(policy, **_sizes(features))
-
-
-def _sizes(features: PolicyFeatures) -> dict[str, int]:
-    return {
-        "action_dim": features.action_dim,
-        "vector_dim": features.state_dim + features.environment_state_dim,
-        "cameras": len(features.cameras),
-    }
-
-
-def _image_size(policy: PolicyConfig, camera: Feature) -> tuple[int, ...]:
-    return policy.resize_shape or camera.shape[1:]
-
-
-def _times(size: tuple[int, ...]) -> str:
-    return "×".join(map(str, size))
-
-
-def _statistics_shape(feature: Feature) -> tuple[int, ...]:
-    return feature.shape[:1] if feature.type is FeatureType.VISUAL else feature.shape
-
-
-def _dim(features: PolicyFeatures, name: str) -> int | None:
-    return next((feature.shape[0] for feature in features.all() if feature.name == name), None)
-
-
-def _differ(one: Any, other: Any) -> bool:
-    plain = [list(value) if isinstance(value, (list, tuple)) else value for value in (one, other)]
-    return bool(plain[0] != plain[1])
-
-
-def _names(features: Iterable[Feature]) -> str:
-    return ", ".join(feature.name for feature in features) or "no camera"
-
-
-def _listed(layers: list[str]) -> str:
-    shown = ", ".join(layer.removeprefix("diffusion.") for layer in layers[:SHOWN_LAYERS])
-    more = len(layers) - SHOWN_LAYERS
-    return shown + (f" and {more} more" if more > 0 else "")
-
-
-def _count(number: int, one: str, several: str = "") -> str:
-    return f"{number} {one if number == 1 else several or one + 's'}"
-
-
-def _show(value: Any) -> str:
-    if isinstance(value, bool) or value is None:
-        return {True: "true", False: "false", None: "null"}[value]
-    return str(list(value)) if isinstance(value, (list, tuple)) else str(value)

@@ -12,23 +12,23 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from diffusers.optimization import get_scheduler
 from torch import Tensor, nn
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from trainables.dataset.frames import open_frames
 from trainables.dataset.lerobot import LeRobotDataset
 from trainables.dataset.windows import Windows, split_episodes
 from trainables.diffusion_policy import checkpoint as checkpoints
-from trainables.diffusion_policy.config import DiffusionConfig, OptimizerConfig, batch_faults
+from trainables.diffusion_policy.config import DiffusionConfig, batch_faults
 from trainables.diffusion_policy.data import image_sizes, load_dataset
 from trainables.diffusion_policy.ema import Ema
 from trainables.diffusion_policy.evaluate import evaluate
 from trainables.diffusion_policy.memory import keep_freed_memory
+from trainables.diffusion_policy.optimizer import build_optimizer, clip_gradients
 from trainables.diffusion_policy.policy import DiffusionPolicy, assemble_policy, build_networks
 from trainables.diffusion_policy.progress import Interval, Progress
 from trainables.diffusion_policy.stream import NOISE, TIMESTEPS, BatchStream
@@ -142,7 +142,7 @@ def _train(config: DiffusionConfig, context: TrainContext, closing: contextlib.E
         if config.ema.enabled
         else None
     )
-    optimizer = _optimizer(policy, config.optimizer)
+    optimizer = build_optimizer(policy, config.optimizer)
     lr_scheduler = get_scheduler(
         "constant_with_warmup" if config.lr_scheduler.name == "constant" else config.lr_scheduler.name,
         optimizer,
@@ -209,7 +209,7 @@ def _train(config: DiffusionConfig, context: TrainContext, closing: contextlib.E
             scaler.scale(loss).backward()
             interval.add_loss(loss.detach())
         scaler.unscale_(optimizer)
-        grad_norm = _clip(policy, config.optimizer.grad_clip_norm)
+        grad_norm = clip_gradients(policy, config.optimizer.grad_clip_norm)
         interval.add_grad_norm(grad_norm)
         if device.type == "cpu" or interval.steps == 1:
             # On a GPU this waits for the device, so there it is asked once an interval and at its end.
@@ -311,35 +311,6 @@ def _windows(
     )
 
 
-def _optimizer(policy: DiffusionPolicy, settings: OptimizerConfig) -> torch.optim.Optimizer:
-    kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[settings.name]
-    return kind(
-        _parameter_groups(policy, settings),
-        lr=settings.lr,
-        betas=(settings.betas[0], settings.betas[1]),
-        eps=settings.eps,
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
-
-
-def _parameter_groups(policy: DiffusionPolicy, settings: OptimizerConfig) -> list[dict[str, Any]]:
-    """What is trained: one group, or the encoders in a second one with a learning rate of their own."""
-    trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
-    multiplier = settings.vision_encoder_lr_multiplier
-    encoders = {id(parameter) for parameter in policy.encoder_parameters() if parameter.requires_grad}
-    if not encoders or multiplier == 1.0:
-        return [{"params": trained}]
-    # The U-Net's group first: train/lr is its learning rate.
-    return [
-        {"params": [parameter for parameter in trained if id(parameter) not in encoders]},
-        {
-            "params": [parameter for parameter in trained if id(parameter) in encoders],
-            "lr": settings.lr * multiplier,
-        },
-    ]
-
-
 class _Loss(nn.Module):
     """The policy's loss as a forward pass, which is what DistributedDataParallel synchronises."""
 
@@ -364,15 +335,6 @@ def _autocast(precision: str, device: torch.device) -> contextlib.AbstractContex
     if precision == "fp32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=AUTOCAST[precision])
-
-
-def _clip(policy: nn.Module, bound: float) -> Tensor:
-    parameters = [parameter for parameter in policy.parameters() if parameter.grad is not None]
-    norm = get_total_norm([cast(Tensor, parameter.grad) for parameter in parameters])
-    if bound > 0:
-        # An infinite norm would turn every gradient into NaN and hide the culprit.
-        clip_grads_with_norm_(parameters, bound, torch.where(torch.isfinite(norm), norm, 0.0))
-    return norm
 
 
 def _stop_agreed(context: TrainContext, step: int) -> bool:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from trainables.diffusion_policy.config import DiffusionConfig
-from trainables.diffusion_policy.finetuning import (
+from trainables.diffusion_policy.lerobot import read_checkpoint
+from trainables.diffusion_policy.matching import (
     aligned,
     feature_faults,
     image_remarks,
@@ -20,7 +21,6 @@ from trainables.diffusion_policy.finetuning import (
     ordered_like,
     start_policy,
 )
-from trainables.diffusion_policy.lerobot import read_checkpoint
 from trainables.diffusion_policy.normalize import Statistics
 from trainables.diffusion_policy.policy import DiffusionPolicy
 from trainables.diffusion_policy.shapes import DERIVED_BUFFER, layer_of, layers_anew

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from small_policy import small_settings
 
 from trainables.dataset.schema import DatasetFeature
 from trainables.dataset.write import DatasetWriter
@@ -40,27 +41,3 @@ def circles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_config(circles: Path) -> dict[str, Any]:
     """A configuration that trains for a few seconds on one core."""
     return small_settings(circles)
-
-
-def small_settings(circles: Path) -> dict[str, Any]:
-    return {
-        "dataset.root": str(circles),
-        "dataset.holdout_fraction": 0.25,
-        "policy.horizon": 8,
-        "policy.n_action_steps": 4,
-        "policy.down_dims": [16, 32],
-        "policy.n_groups": 4,
-        "policy.diffusion_step_embed_dim": 16,
-        "policy.num_train_timesteps": 20,
-        "policy.num_inference_steps": 4,
-        "policy.sampler": "DDIM",
-        "policy.prediction_type": "sample",
-        "optimizer.lr": 1e-3,
-        "lr_scheduler.warmup_steps": 2,
-        "train.steps": 12,
-        "train.batch_size": 16,
-        "train.log_every": 3,
-        "train.eval_every": 6,
-        "eval.windows": 16,
-        "eval.num_inference_steps": 4,
-    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -69,3 +70,28 @@ def small_batch(policy: DiffusionPolicy, size: int = 4, seed: int = 0) -> dict[s
 
 def generators(*seeds: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def small_settings(dataset: Path) -> dict[str, Any]:
+    """A configuration that trains on a dataset of states for a few seconds on one core."""
+    return {
+        "dataset.root": str(dataset),
+        "dataset.holdout_fraction": 0.25,
+        "policy.horizon": 8,
+        "policy.n_action_steps": 4,
+        "policy.down_dims": [16, 32],
+        "policy.n_groups": 4,
+        "policy.diffusion_step_embed_dim": 16,
+        "policy.num_train_timesteps": 20,
+        "policy.num_inference_steps": 4,
+        "policy.sampler": "DDIM",
+        "policy.prediction_type": "sample",
+        "optimizer.lr": 1e-3,
+        "lr_scheduler.warmup_steps": 2,
+        "train.steps": 12,
+        "train.batch_size": 16,
+        "train.log_every": 3,
+        "train.eval_every": 6,
+        "eval.windows": 16,
+        "eval.num_inference_steps": 4,
+    }

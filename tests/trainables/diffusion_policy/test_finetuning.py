@@ -12,13 +12,12 @@ from small_policy import features
 
 from trainables.diffusion_policy import TRAINABLE
 from trainables.diffusion_policy.config import FIELDS, DiffusionConfig, PolicyConfig, config_faults
-from trainables.diffusion_policy.finetuning import (
+from trainables.diffusion_policy.finetuning import read_start, remarks
+from trainables.diffusion_policy.matching import (
     aligned,
     feature_faults,
     layers_begun_anew,
     ordered_like,
-    read_start,
-    remarks,
 )
 from trainables.diffusion_policy.pretrained import PretrainedConfig
 from trainables.features import Feature, FeatureType, PolicyFeatures

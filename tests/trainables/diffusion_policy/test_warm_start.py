@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import small_settings
 from safetensors.torch import load_file, save_file
-from small_policy import small_batch, small_policy
+from small_policy import small_batch, small_policy, small_settings
 
 from trainables.dataset.schema import DatasetFeature
 from trainables.dataset.write import DatasetWriter
@@ -23,8 +22,8 @@ from trainables.diffusion_policy import checkpoint as checkpoints
 from trainables.diffusion_policy.checkpoint import Checkpoints, Snapshot
 from trainables.diffusion_policy.config import BUILTIN_PUSHT, OptimizerConfig
 from trainables.diffusion_policy.lerobot import read_checkpoint
+from trainables.diffusion_policy.optimizer import build_optimizer, clip_gradients
 from trainables.diffusion_policy.shapes import DERIVED_BUFFER, layer_of
-from trainables.diffusion_policy.train import _clip, _optimizer
 from trainables.interface import ConfigError, Report, TrainContext
 
 TIMED = ("samples_per_s", "data_wait_fraction", "latency", "action_rate")
@@ -225,9 +224,9 @@ def settings(multiplier: float) -> OptimizerConfig:
 
 def test_a_slower_encoder_is_a_second_group_and_the_gradient_is_clipped_over_both() -> None:
     policy = small_policy(cameras=1)
-    optimizer = _optimizer(policy, settings(0.1))
+    optimizer = build_optimizer(policy, settings(0.1))
     policy.loss(small_batch(policy), generator=torch.Generator().manual_seed(0)).backward()
-    whole = _clip(policy, 1e-3)
+    whole = clip_gradients(policy, 1e-3)
 
     assert [group["lr"] for group in optimizer.param_groups] == [1e-3, 1e-4]
     counts = [sum(p.numel() for p in group["params"]) for group in optimizer.param_groups]
@@ -236,8 +235,8 @@ def test_a_slower_encoder_is_a_second_group_and_the_gradient_is_clipped_over_bot
     clipped = torch.stack([p.grad.norm() for p in policy.parameters() if p.grad is not None]).norm()
     assert float(whole) > 1e-3
     assert float(clipped) == pytest.approx(1e-3, rel=1e-3)
-    assert len(_optimizer(small_policy(cameras=1), settings(1.0)).param_groups) == 1
-    assert len(_optimizer(small_policy(), settings(0.1)).param_groups) == 1
+    assert len(build_optimizer(small_policy(cameras=1), settings(1.0)).param_groups) == 1
+    assert len(build_optimizer(small_policy(), settings(0.1)).param_groups) == 1
 
 
 @pytest.mark.parametrize("use_group_norm", [True, False], ids=["GroupNorm", "BatchNorm"])
@@ -246,7 +245,7 @@ def test_a_frozen_encoder_costs_no_gradients_no_moments_and_stays(use_group_norm
     policy.freeze_encoders()
     policy.train()
     batch = small_batch(policy)
-    optimizer = _optimizer(policy, settings(0.0))
+    optimizer = build_optimizer(policy, settings(0.0))
     before = {name: value.clone() for name, value in policy.state_dict().items()}
     # Nothing of the encoder is kept for a backward pass, though crops stay random.
     assert not policy.condition(batch).requires_grad
