@@ -161,7 +161,26 @@ def test_the_version_is_told(capsys):
     assert capsys.readouterr().out.strip() == __version__
 
 
-@pytest.mark.parametrize("command", [[], ["check"], ["launch"], ["demo"], ["results"], ["list"], ["ui"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        [],
+        ["check"],
+        ["launch"],
+        ["demo"],
+        ["results"],
+        ["list"],
+        ["ui"],
+        ["status"],
+        ["watch"],
+        ["logs"],
+        ["pause"],
+        ["resume"],
+        ["stop"],
+        ["cancel"],
+        ["budget"],
+    ],
+)
 def test_every_command_explains_itself(capsys, command):
     assert ended(*command, "--help") == 0
     assert "Usage: sweeper" in capsys.readouterr().out
@@ -178,13 +197,24 @@ def test_a_word_that_is_no_command_comes_with_all_that_are(capsys):
     assert all(name in told for name in ("check", "launch", "status", "resume", "results"))
 
 
-@pytest.mark.parametrize("command", [["results", "nobody"], ["ui", "nobody"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        [command, "nobody"]
+        for command in ("results", "ui", "status", "watch", "logs", "pause", "resume", "stop", "cancel")
+    ],
+)
 def test_a_sweep_that_is_not_there_ends_with_2(capsys, command):
     assert ended(*command) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert "no sweep is called 'nobody'" in err
     assert "Traceback" not in err
+
+
+def test_a_budget_of_a_sweep_that_is_not_there_ends_with_2(capsys):
+    assert ended("budget", "nobody", "trials=+1") == 2
+    assert "no sweep is called 'nobody'" in capsys.readouterr().err
 
 
 def test_an_empty_list_says_how_to_make_a_sweep(capsys):
