@@ -158,7 +158,9 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
 
 
 def _single(value: Tensor) -> Tensor:
-    return value.float() if value.is_floating_point() else value
+    # Copied: what safetensors gives is a view of the file, which would take the process with it if another
+    # one shortened the file.
+    return value.to(torch.float32 if value.is_floating_point() else value.dtype, copy=True)
 
 
 def _read_own(config: PretrainedConfig, ema: bool) -> Pretrained:
