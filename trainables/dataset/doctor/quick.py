@@ -261,9 +261,8 @@ def probe_videos(dataset: LeRobotDataset) -> dict[str, list[Probe]]:
     """Look at every video file of each camera, without decoding it."""
     probes = {}
     for camera in dataset.policy_features.cameras:
-        if dataset.features[camera.name].dtype == "video":
-            with ThreadPoolExecutor(max_workers=min(PROBES_AT_ONCE, 2 * available_cpus())) as pool:
-                probes[camera.name] = list(pool.map(_probe, dataset.frame_parts(camera.name)))
+        with ThreadPoolExecutor(max_workers=min(PROBES_AT_ONCE, 2 * available_cpus())) as pool:
+            probes[camera.name] = list(pool.map(_probe, dataset.video_parts(camera.name)))
     return probes
 
 
