@@ -253,6 +253,7 @@ class _Run:
         )
         self._callback: RecorderCallback | None = None
         self._display: Display | None = None
+        self._exhausted = False
         field = trainable.fields.get(STEPS)
         self._steps = None if field is None else field.default
 
@@ -381,6 +382,7 @@ class _Run:
         ).fit()
         if searcher.error is not None:
             raise searcher.error
+        self._exhausted = searcher.exhausted
         if searcher.exhausted and not self._ending.begun:
             self._recorder.note("the space has no more configurations")
 
@@ -413,6 +415,9 @@ class _Run:
             return "done", f"Stopped by request: {ended} of {sweep.budget.trials} trials ended."
         if ended and failed == ended:
             return "failed", f"Every trial failed. {common_reason(sweep)}"
+        if ended < sweep.budget.trials and not self._exhausted:
+            log = self._spec.folder / "ray.log"
+            return "failed", f"Ray ended it after {ended} of {sweep.budget.trials} trials; {log} may say why."
         if ended < sweep.budget.trials:
             return "done", f"The space has no more configurations: {ended} trials ended."
         return "done", f"All {ended} trials ended."
