@@ -18,13 +18,17 @@ from sweeper.errors import SweeperError, SweepNotFoundError, UserError
 from sweeper.results import Sweep
 from sweeper.source import nearest
 
-__all__ = ["NAMESPACE", "Remote", "entrances", "find_remote", "leave", "open_entrance"]
+__all__ = ["NAMESPACE", "GoneError", "Remote", "entrances", "find_remote", "leave", "open_entrance"]
 
 NAMESPACE = "sweeper"
 AT_ONCE = 8
 """Callers that an entrance serves at the same time; a request waits for the driver's answer."""
 ANSWER_TIMEOUT_S = 240.0
 _log = logging.getLogger(__name__)
+
+
+class GoneError(UserError):
+    """The driver that was asked has ended meanwhile."""
 
 
 class _Entrance:
@@ -81,7 +85,8 @@ class Remote:
         """What one of `sweeper.control.OPERATIONS` gives for this sweep.
 
         Raises:
-            UserError: Where the sweep is gone, or refuses.
+            GoneError: Where its driver has ended.
+        UserError: Where it refuses.
             SweeperError: Where it does not answer.
         """
         import ray
@@ -91,7 +96,7 @@ class Remote:
         except ray.exceptions.GetTimeoutError:
             raise SweeperError(f"{self.name} did not answer within {ANSWER_TIMEOUT_S:.0f} s.") from None
         except ray.exceptions.RayActorError:
-            raise UserError(
+            raise GoneError(
                 f"The driver of {self.name} has just ended; its folder has what came of it."
             ) from None
         if "error" in answer:

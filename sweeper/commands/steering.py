@@ -94,6 +94,7 @@ def watch(
 ) -> None:
     """Watch a sweep that runs elsewhere, until it ends. Ctrl-C leaves the sweep alone."""
     from sweeper.live import Display
+    from sweeper.remote import GoneError
     from sweeper.status import board_of
     from sweeper.tables import print_ranking
 
@@ -104,7 +105,10 @@ def watch(
             _echo_events(reach)
             return
         board = board_of(found)
-        with Display(console, board, elsewhere=address is not None) as display:
+        with (
+            Display(console, board, elsewhere=address is not None) as display,
+            contextlib.suppress(GoneError),
+        ):
             while found.status == "running":
                 chunk = reach.call("events", offset=offset)
                 offset = chunk["offset"]
@@ -117,12 +121,14 @@ def watch(
                     time.sleep(FOLLOW_S)
         if found.trials:
             print_ranking(console, found)
-        if found.status == "running":
+        if found.status != "running":
+            console.print(found.message, markup=False, style="bold")
+        elif address is None:
             console.print(
                 "Its driver died without a word. `sweeper resume` goes on with it.", style="bold red"
             )
         else:
-            console.print(found.message, markup=False, style="bold")
+            console.print("Its driver has ended; its folder has what came of it.", style="bold")
 
 
 def _followed(reach: Reach) -> tuple[FoundSweep, int]:

@@ -293,6 +293,8 @@ def test_a_sweep_is_watched_and_steered_from_elsewhere_and_resumed_after_a_kill(
     before = max(steps_of(place.events("far"), 0))
     wait(lambda: max(steps_of(place.events("far"), 0)) > before)
     watching = place.start("watch", "far", *there)
+    assert watching.stdout is not None
+    assert "trial 0 step" in watching.stdout.readline()
     code, text = place.run("cancel", "far", *there, elsewhere=True)
     assert (code, text) == (0, "Cancelling: trial 0 ends now, with the last checkpoint.\n")
     code, text = ended(driver)
