@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import psutil
 
+from sweeper.cost import cost_of, gpus_per_trial
 from sweeper.errors import StudyBusyError
 from sweeper.journal import JOURNAL, Event, EventKind, Journal, read_journal
 from sweeper.keep import remove_checkpoints, superfluous
@@ -233,9 +234,17 @@ class Recorder:
             best=trial.best,
             sweep_best=self.sweep.best_so_far(completed),
             ended=self.sweep.ended_trials + (outcome.status != "interrupted"),
+            **self._cost(number),
         )
         self._tell_study(number, outcome)
         self._drop_checkpoints()
+
+    def _cost(self, number: int) -> dict[str, Any]:
+        """GPU-hours of a trial that ends, and of the sweep; nothing where no GPU is held."""
+        if not gpus_per_trial(self.sweep):
+            return {}
+        cost = cost_of(self.sweep)
+        return {"gpu_hours": round(cost.trials[number], 6), "sweep_gpu_hours": round(cost.so_far, 6)}
 
     def _drop_checkpoints(self) -> None:
         """Remove the checkpoints that need not stay."""

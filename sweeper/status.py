@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from sweeper.cost import cost_of
 from sweeper.journal import JOURNAL, read_journal
 from sweeper.live import Board
 from sweeper.results import ORDER, Sweep, read_sweep
@@ -60,6 +61,7 @@ def status_of(folder: Path) -> Plain:
         "left_s": None if left_s is None else round(left_s, 1),
         "trials": {status: sweep.count(status) for status in ORDER},
         "budget": _budget(sweep, now),
+        "gpu_hours": _gpu_hours(sweep, now),
         "objective": dataclasses.asdict(board.objective),
         "best": _best(board),
         "running": [_running(board, trial.number, now) for trial in board.running()],
@@ -69,13 +71,10 @@ def status_of(folder: Path) -> Plain:
 
 
 def _budget(sweep: Sweep, now: float) -> Plain:
-    held = (sweep.info.get("resources") or {}).get("gpu_per_worker", 0) * (
-        sweep.info.get("resources") or {}
-    ).get("workers", 0)
     used: dict[str, float] = {
         "trials": sweep.ended_trials,
         "hours": sweep.running_s(now) / 3600,
-        "gpu_hours": sweep.trials_s(now) / 3600 * held,
+        "gpu_hours": cost_of(sweep, now).so_far,
         "max_failed": sweep.count("failed"),
     }
     limits = dataclasses.asdict(sweep.budget)
@@ -86,6 +85,15 @@ def _budget(sweep: Sweep, now: float) -> Plain:
             "left": None if limit is None else round(max(0.0, limit - used[name]), 4),
         }
         for name, limit in limits.items()
+    }
+
+
+def _gpu_hours(sweep: Sweep, now: float) -> Plain:
+    cost = cost_of(sweep, now)
+    return {
+        "so_far": round(cost.so_far, 4),
+        "expected": None if cost.expected is None else round(cost.expected, 4),
+        "trials": {number: round(hours, 4) for number, hours in cost.trials.items()},
     }
 
 

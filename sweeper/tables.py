@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sweeper.cost import cost_of, gpus_per_trial
 from sweeper.failure import ERROR_TEXT
 from sweeper.results import ORDER, Sweep, TrialResult
 from sweeper.trial import trial_folder
@@ -88,8 +89,12 @@ def ranking_table(sweep: Sweep, top: int | None = None, width: int | None = None
         if _best_differs(trials, objective.name):
             columns.append(Column("best", style="dim", spare=2))
     columns += [Column(stacked(name)) for name in names.values()]
+    costs = cost_of(sweep).trials if gpus_per_trial(sweep) else {}
     columns += [Column("step", spare=1), Column("time", spare=3)]
+    columns += [Column("GPU-\nhours", spare=4)] if costs else []
     rows = [_cells(sweep, trials, trial) for trial in trials]
+    if costs:
+        rows = [[*row, f"{costs[trial.number]:.2f}"] for row, trial in zip(rows, trials, strict=True)]
     return fitted_table(columns, rows, width, title=f"{sweep.name}: {_summary(sweep)}")
 
 
@@ -252,9 +257,18 @@ def _sweep_cells(sweep: Sweep) -> list[Text | str]:
 
 def _summary(sweep: Sweep) -> str:
     counts = [(status, sweep.count(status)) for status in ORDER]
-    return (
-        ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in counts if count) or "no trials"
-    )
+    words = [f"{count} {status.replace('_', ' ')}" for status, count in counts if count]
+    return ", ".join([*words, *_cost(sweep)]) or "no trials"
+
+
+def _cost(sweep: Sweep) -> list[str]:
+    """GPU-hours so far, and those that are expected; nothing where no GPU is held."""
+    cost = cost_of(sweep)
+    if not cost.so_far:
+        return []
+    so_far = f"{number_text(cost.so_far)} GPU-hours"
+    still = sweep.status == "running" and cost.expected is not None
+    return [f"{so_far} of about {number_text(cost.expected)}" if still else so_far]
 
 
 def state_text(status: str) -> Text:

@@ -607,6 +607,10 @@ class _Batch:
         self._add_metrics(run, _prefixed("final", event["final"]), 0, event)
         self._add_metrics(run, _prefixed("best", event["best"]), 0, event)
         self._add_metrics(self.parent, _prefixed("best", event["sweep_best"]), event["ended"], event)
+        if "gpu_hours" in event:
+            self._add_metrics(run, {"cost/gpu_hours": event["gpu_hours"]}, 0, event)
+            taken = {"cost/gpu_hours": event["sweep_gpu_hours"]}
+            self._add_metrics(self.parent, taken, event["ended"], event)
         self._tags[run] |= {name: event[name] for name in ("status", "reason", "message")}
         self._status[run] = (event["status"], _milliseconds(event))
 

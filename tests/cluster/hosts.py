@@ -46,11 +46,14 @@ def enter(work: Path) -> None:
         return
     command = ["unshare", "--net", "--mount", "--uts", "--pid", "--fork", "--mount-proc", "--kill-child"]
     environment = {**os.environ, INSIDE: str(work)}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     process = subprocess.Popen([*command, sys.executable, *sys.argv], env=environment)
     try:
         sys.exit(process.wait())
     except KeyboardInterrupt:
+        # With the first process of the inner namespaces everything in them ends.
         process.kill()
+        process.wait()
         sys.exit(130)
 
 

@@ -1,0 +1,63 @@
+"""What a sweep costs, and what it will cost, in GPU-hours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_sweeps import LR, sweep
+
+from sweeper.cost import cost_of
+from sweeper.results import Sweep, TrialResult
+from sweeper.tables import ranking_table
+
+HOUR = 3600.0
+
+
+def trial(number: int, status: str, hours: float) -> TrialResult:
+    made = TrialResult(number, {"optimizer.lr": 1e-4}, {}, 0.0, status=status)  # type: ignore[arg-type]
+    made._ran_s = hours * HOUR
+    made._segment = 10 * HOUR
+    return made
+
+
+def of(tmp_path: Path, *trials: TrialResult, gpus: float = 2.0, **budget: Any) -> Sweep:
+    spec = sweep(tmp_path, LR, trials=10).to_dict()
+    spec["budget"] |= budget
+    info = {"resources": {"workers": 2, "gpu_per_worker": gpus / 2, "cpu_per_worker": 1.0, "at_once": 2}}
+    made = Sweep(tmp_path, name="costly", spec=spec, info=info, status="running")
+    made.trials = {one.number: one for one in trials}
+    return made
+
+
+def test_gpu_hours_are_those_that_were_held_while_trials_ran(tmp_path: Path) -> None:
+    found = of(tmp_path, trial(0, "completed", 1.0), trial(1, "stopped_early", 0.5), trial(2, "running", 0.0))
+    cost = cost_of(found, now=10.25 * HOUR)
+    assert cost.trials == pytest.approx({0: 2.0, 1: 1.0, 2: 0.5})
+    assert cost.so_far == pytest.approx(3.5)
+
+
+def test_what_is_to_come_is_judged_by_what_ended(tmp_path: Path) -> None:
+    trials = (trial(0, "completed", 1.0), trial(1, "stopped_early", 0.5), trial(2, "running", 0.0))
+    # Seven are to come at 1.5 each, and the running one has one more to take.
+    assert cost_of(of(tmp_path, *trials), 10.25 * HOUR).expected == pytest.approx(3.5 + 7 * 1.5 + 1.0)
+    # The budget ends it sooner.
+    assert cost_of(of(tmp_path, *trials, gpu_hours=5.0), 10.25 * HOUR).expected == pytest.approx(5.0)
+    # Nothing can be said before the first has ended.
+    assert cost_of(of(tmp_path, trial(0, "running", 0.0)), 10.5 * HOUR).expected is None
+
+
+def test_trials_without_gpus_cost_nothing(tmp_path: Path) -> None:
+    cost = cost_of(of(tmp_path, trial(0, "completed", 1.0), gpus=0.0))
+    assert (cost.so_far, cost.expected) == (0.0, None)
+
+
+def test_the_ranking_says_what_was_taken(tmp_path: Path) -> None:
+    found = of(tmp_path, trial(0, "completed", 1.0))
+    found.status = "done"
+    table = ranking_table(found)
+    assert table.title == "costly: 1 completed, 2 GPU-hours"
+    assert list(table.columns[-1].cells) == ["2.00"]
+    without = ranking_table(of(tmp_path, trial(0, "completed", 1.0), gpus=0.0))
+    assert "GPU" not in str(without.title)
