@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,13 +121,14 @@ def _compare_simulator(checks: Checks, policy: DiffusionPolicy, batches: list[_B
     rewards: list[float] = []
     expected: list[float] = []
     observed, seen = [], []
+    names = [feature.name for feature in policy.features.inputs]
     for batch in batches:
         for row, (seed, length) in enumerate(zip(batch.seeds, batch.lengths, strict=True)):
             environment = PushTEnvironment(policy.features)
             observation = environment.reset(seed)
             for step in range(length):
-                observed.append(_flat(observation))
-                seen.append(_flat({name: value[row, step] for name, value in batch.observations.items()}))
+                observed.append(_flat({name: observation[name] for name in names}))
+                seen.append(_flat({name: batch.observations[name][row, step] for name in names}))
                 answer = environment.step(batch.actions[row, step])
                 assert answer.observation is not None
                 observation = answer.observation
@@ -195,9 +197,8 @@ def _predict(policy: DiffusionPolicy, observation: dict[str, np.ndarray], state:
     return policy.predict_action(values).numpy()
 
 
-def _flat(observation: Any) -> np.ndarray:
-    values = [np.asarray(observation[name], np.float64).ravel() for name in sorted(observation)]
-    return np.concatenate(values)
+def _flat(observation: Mapping[str, np.ndarray]) -> np.ndarray:
+    return np.concatenate([np.asarray(value, np.float64).ravel() for value in observation.values()])
 
 
 def _listed(numbers: list[float]) -> str:

@@ -91,6 +91,7 @@ def predict(checkpoint: str, dataset: str, given: str, out: str) -> None:
 def settings(checkpoint: str, out: str) -> None:
     """Read a checkpoint's train_config.json and write what was understood."""
     import draccus
+    from lerobot import policies  # noqa: F401 - makes the policies known by their names
     from lerobot.configs.train import TrainPipelineConfig
 
     read = TrainPipelineConfig.from_pretrained(checkpoint)
