@@ -4,8 +4,8 @@
 
 The hosts are a head and two workers, set up by docs/clusters/on-premises.yaml with addresses put in. A sweep
 is launched from outside; a worker is killed in the middle and another host added; jobs are sent, left, found
-again and stopped. Every step is a line of the report; it ends with 0 where all of them held, with 77 where this
-machine cannot make such hosts.
+again and stopped. Every step is a line of the report; it ends with 0 where all of them held, with 77 where
+this machine cannot make such hosts.
 """
 
 from __future__ import annotations
@@ -126,7 +126,10 @@ def cluster_config(work: Path, key: Path, workers: list[Host]) -> dict[str, Any]
         ("worker_start_ray_commands", "--num-cpus=1"),
     ):
         config[commands] = [
-            line.replace("--object-store-memory=500000000", f"--object-store-memory=100000000 {more}")
+            # All hosts share the processors of one machine, and are patient with each other.
+            line.replace(
+                "--object-store-memory=500000000", f"--object-store-memory=100000000 {more}"
+            ).replace("ray start", "RAY_raylet_start_wait_time_s=300 ray start")
             for line in config[commands]
         ]
     return dict(config)
@@ -177,11 +180,12 @@ def try_everything(work: Path, trials: int) -> int:
     with report.timed("ray up"):
         up = laptop.run("ray", "up", "--yes", str(file), log="ray-up.log")
     report.hold("ray up", up.returncode == 0)
-    report.hold("a head and two workers", until(lambda: nodes(laptop) == 3, 240), f"{nodes(laptop)} nodes")
+    report.hold("a head and two workers", until(lambda: nodes(laptop) == 3, 400), f"{nodes(laptop)} nodes")
     examine(report, laptop)
     sweep(report, laptop, work, key, hosts, trials)
     pages(report, laptop, trials)
     jobs(report, laptop)
+    data_parallel(report, laptop, work)
     down(report, laptop, key, hosts)
     report.say(f"{report.failed} of the steps failed" if report.failed else "all steps held")
     return int(report.failed > 0)
@@ -238,7 +242,7 @@ def sweep(report: Report, laptop: Laptop, work: Path, key: Path, hosts: dict[int
     with report.timed("ray up --no-restart with another host"):
         again = laptop.run("ray", "up", "--yes", "--no-restart", str(laptop.file), log="ray-up.log")
     report.hold("another host is added while the sweep runs", again.returncode == 0)
-    report.hold("it joins the cluster", until(lambda: nodes(laptop) == 3, 240), f"{nodes(laptop)} nodes")
+    report.hold("it joins the cluster", until(lambda: nodes(laptop) == 3, 400), f"{nodes(laptop)} nodes")
     used = until(lambda: trains(added, key) or ended_sweep(laptop), 600) and trains(added, key)
     report.hold("it trains trials", bool(used))
     ended = until(lambda: ended_sweep(laptop), 1200, 5.0)
@@ -329,6 +333,30 @@ def jobs(report: Report, laptop: Laptop) -> None:
 def steps(laptop: Laptop, name: str) -> list[int]:
     """Steps that the trials of a sweep have reported."""
     return [trial["step"] for trial in laptop.status(name)["trials"] if trial["step"] > 0]
+
+
+def data_parallel(report: Report, laptop: Laptop, work: Path) -> None:
+    """The same trial with one worker and with two, on two machines: the same loss curve."""
+    curves = {}
+    for workers in (1, 2):
+        name = f"workers-{workers}"
+        laptop.sweeper(
+            *("launch", "pusht_quick", "--name", name, "budget.trials=1", f"resources.workers={workers}"),
+            *("resources.cpu_per_worker=1", "early_stop=null", "config.train.steps=60"),
+            *("config.train.log_every=20", "config.train.eval_every=60", "config.rollout.episodes=2"),
+        )
+        until(lambda name=name: laptop.status(name)["status"] in ("done", "failed"), 400)
+        journal = work / "shared" / "sweeps" / name / "journal.jsonl"
+        events = [json.loads(line) for line in journal.read_text().splitlines()] if journal.exists() else []
+        curves[workers] = [
+            (event["step"], event["metrics"]["train/loss"])
+            for event in events
+            if event["event"] == "report" and "train/loss" in event["metrics"]
+        ]
+    one, two = curves[1], curves[2]
+    same = len(one) >= 3 and [step for step, _ in one] == [step for step, _ in two]
+    apart = max((abs(a - b) / a for (_, a), (_, b) in zip(one, two, strict=False)), default=1.0)
+    report.hold("two workers on two machines learn what one does", same and apart < 1e-3, (one, two))
 
 
 def down(report: Report, laptop: Laptop, key: Path, hosts: dict[int, Host]) -> None:
