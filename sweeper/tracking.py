@@ -108,7 +108,7 @@ class Delivery:
             return f"MLflow has everything.{refused}"
         return (
             f"MLflow lacks {self.events} events and {self.artifacts} files of this sweep ({self.problem}). "
-            f"The journal has them; they are sent when the sweep is next opened.{refused}"
+            f"The journal has them; `sweeper sync` sends them.{refused}"
         )
 
 
