@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -114,7 +116,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     folder = tmp_path_factory.mktemp("steering")
     address = f"127.0.0.1:{free_port()}"
     made = Place(folder, address)
-    with (folder / "ray.log").open("w") as log:
+    with (folder / "ray.log").open("w") as log, tempfile.TemporaryDirectory(prefix="ray-") as sockets:
         head = subprocess.Popen(
             [
                 *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
@@ -129,7 +131,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
                 ),
                 *("--object-store-memory", "100000000", "--disable-usage-stats"),
                 # Sockets lie below, and their names are short.
-                *("--temp-dir", f"/tmp/ray-{os.getpid()}"),
+                *("--temp-dir", sockets),
             ],
             env=made.environment,
             stdout=log,
@@ -145,9 +147,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
                 if driver.poll() is None:
                     driver.kill()
                     driver.communicate()
-            head.terminate()
-            for process in psutil.wait_procs(below, timeout=30)[1]:
-                process.kill()
+            for process in below:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.terminate()
+            for process in psutil.wait_procs(below, timeout=5)[1]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            psutil.wait_procs(below, timeout=5)
             head.wait()
 
 
