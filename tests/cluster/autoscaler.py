@@ -28,7 +28,7 @@ from hosts import enter, lacking
 ROOT = Path(__file__).resolve().parent.parent.parent
 HEAD_ID = "f" * 51 + "00000"
 MOST = 2
-PORT = 6399
+PORT = 6379
 SPACE = """
 name: scaled
 trainable: small_trainable:TRAINABLE
@@ -43,6 +43,10 @@ resources: {cpu_per_worker: 1}
 DEFAULTS = {
     "docker": {},
     "file_mounts": {},
+    "file_mounts_sync_continuously": False,
+    "cluster_synced_files": [],
+    "rsync_exclude": [],
+    "rsync_filter": [],
     "initialization_commands": [],
     "setup_commands": [],
     "head_setup_commands": [],
