@@ -86,8 +86,8 @@ def compare_finetuning(
         f"{loss:.3f}; LeRobot {loss_there:.3f}; from scratch {loss_fresh:.3f}",
     )
     checks.holds(
-        "first evaluation far below a new policy's",
-        error < error_fresh / 4,
+        "first evaluation below half of a new policy's",
+        error < error_fresh / 2,
         f"eval/action_mse {error:.1f}; from scratch {error_fresh:.1f}",
     )
 
@@ -98,10 +98,8 @@ def compare_finetuning_there(
     """Fine-tune our export with ``lerobot-train``: it begins where we stopped."""
     policy = {"policy.path": exported, "policy.optimizer_lr": 1e-5}
     losses = train_there(lerobot, root, folder, policy, steps=20, batch_size=32)
-    measured = f"{losses[0]:.3f}; here, for a few samples, {loss_here:.3f}"
-    checks.holds(
-        "fine-tuned by lerobot-train, first logged loss at ours", losses[0] < 3 * loss_here, measured
-    )
+    measured = f"{losses[0]:.3f}; our last {loss_here:.3f}"
+    checks.holds("first loss that lerobot-train logged, at ours", losses[0] < 3 * loss_here, measured)
 
 
 def _first(reports: list[Report], metric: str) -> float:

@@ -160,10 +160,9 @@ class Comparison:
 
     def imports(self) -> None:
         """What ``lerobot-train`` makes, here; and what we make, there."""
-        self.checks.begin("from lerobot-train: keypoints, DDPM, clean actions predicted")
+        self.checks.begin("from lerobot-train: keypoints, DDPM")
         out, root = self.lerobot.new_file("trained"), self.keypoints()
-        sample = {**TINY, "policy.prediction_type": "sample"}
-        losses = train_there(self.lerobot, root, out, sample, steps=300, batch_size=32)
+        losses = train_there(self.lerobot, root, out, TINY, steps=300, batch_size=32)
         compare_import(self.checks, self.lerobot, out, root)
         compare_finetuning(self.checks, out, root, self.lerobot.new_file("ours"), self.cache, losses[-1])
         self.checks.begin("from lerobot-train: camera, DDIM, crop")
