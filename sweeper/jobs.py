@@ -26,6 +26,7 @@ from typing import Any
 from sweeper.errors import SweeperError, SweepNotFoundError, UserError
 from sweeper.head import Head, find_head
 from sweeper.identity import identify
+from sweeper.preflight import GIT, git_state
 from sweeper.spec import find_space, load_spec
 
 __all__ = ["DASHBOARD_PORT", "Job", "JobServer", "Parcel", "pack_space", "reach_jobs"]
@@ -122,7 +123,11 @@ class JobServer:
                     submission_id=identity,
                     runtime_env={
                         "working_dir": folder,
-                        "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S), "COLUMNS": "120"},
+                        "env_vars": {
+                            "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S),
+                            "COLUMNS": "120",
+                            GIT: json.dumps(git_state()),
+                        },
                     },
                     metadata={SWEEP: parcel.sweep},
                 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import json
 import math
 import os
 import platform
@@ -28,16 +29,20 @@ from sweeper.sweep import AUTO_TRIALS_AT_ONCE, SweepSpec
 from trainables.interface import ConfigError, Fault, StartsFromCheckpoints, Trainable
 
 __all__ = [
+    "GIT",
     "cache_folder",
     "check_disk",
     "checking",
     "earlier_sweep",
+    "git_state",
     "information",
     "preflight",
     "remark",
     "usable_cache",
 ]
 
+GIT = "SWEEPER_GIT"
+"""Variable in which a job is told the commit that it was sent from."""
 CHECKING_EVERY_S = 10.0
 """How often a log is told how far the checks before a sweep are."""
 DRAWS = 2000
@@ -225,15 +230,22 @@ def information(data: Mapping[str, Any], cluster: Cluster) -> dict[str, Any]:
             versions[package] = importlib.metadata.version(package)
     return {
         "versions": versions,
-        "git": _git(),
+        "git": git_state(),
         "data": dict(data),
         "cluster": str(cluster),
         "command": shlex.join(sys.argv),
     }
 
 
-def _git() -> dict[str, Any]:
-    """Commit of the folder that the sweep is launched from, and whether it has changes; empty without git."""
+def git_state() -> dict[str, Any]:
+    """Commit of the folder that the sweep is launched from, and whether it has changes; empty without git.
+
+    On a cluster that is the folder of whoever sent the job, who says so in SWEEPER_GIT.
+    """
+    with contextlib.suppress(ValueError):
+        sent = json.loads(os.environ.get(GIT, ""))
+        if isinstance(sent, dict):
+            return {name: sent[name] for name in ("commit", "dirty") if name in sent}
 
     def ask(*arguments: str) -> str:
         answer = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10, check=True)
