@@ -126,8 +126,7 @@ def _of_trial(sweep: Sweep, number: int | None, which: Which) -> Source:
     objective = sweep.objectives[0]
     recorded = trial.best_checkpoint if which == "best" else trial.checkpoint
     if recorded is None:
-        other = " --checkpoint last has one." if which == "best" and trial.checkpoint is not None else ""
-        raise UserError(f"{sweep.name}: trial {trial.number} has no {which} checkpoint.{other}")
+        raise UserError(f"{sweep.name}: {_why_none(sweep, trial, which)}")
     checkpoint = _where_it_lies(sweep, trial, Path(recorded))
     values = trial.best if which == "best" else trial.final
     value = f", {objective.name} {values[objective.name]:.6g}" if objective.name in values else ""
@@ -140,6 +139,18 @@ def _of_trial(sweep: Sweep, number: int | None, which: Which) -> Source:
         f"{chosen}: its {which} checkpoint, step {checkpoint.name.lstrip('0') or '0'}{value}",
         sweep.name,
         trial.number,
+    )
+
+
+def _why_none(sweep: Sweep, trial: TrialResult, which: Which) -> str:
+    if which == "best" and trial.checkpoint is not None:
+        return f"trial {trial.number} has no best checkpoint. --checkpoint last has one."
+    if not trial.dropped:
+        return f"trial {trial.number} wrote no checkpoint: it ended at step {trial.step} ({trial.status})."
+    others = [str(other.number) for other in sweep.ranking() if other.checkpoint or other.best_checkpoint]
+    return (
+        f"trial {trial.number} has no checkpoint any more: `keep` in the space let only some stay. "
+        f"Trials that have one: {', '.join(others) or 'none'}."
     )
 
 

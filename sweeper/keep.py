@@ -9,12 +9,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from sweeper.errors import UserError
 from sweeper.results import Sweep, TrialResult
 from sweeper.sweep import KeepSpec
 from sweeper.trial import trial_folder
 
-__all__ = ["find_checkpoint", "remove_checkpoints", "superfluous"]
+__all__ = ["remove_checkpoints", "superfluous"]
 
 
 def superfluous(sweep: Sweep, keep: KeepSpec) -> dict[int, list[str]]:
@@ -72,35 +71,3 @@ def remove_checkpoints(sweep: Sweep, trial: TrialResult) -> list[str]:
         except OSError as error:
             problems.append(f"{folder} cannot be removed: {error.strerror}")
     return problems
-
-
-def find_checkpoint(sweep: Sweep, number: int, *, last: bool = False) -> Path:
-    """The folder of a trial's best checkpoint, or of its last one.
-
-    Args:
-        sweep: The sweep.
-        number: The trial.
-        last: The last one rather than the best. Where no evaluation was written down, that is the best, too.
-
-    Raises:
-        UserError: Where there is none (any more), with the reason.
-    """
-    trial = sweep.trials.get(number)
-    if trial is None:
-        raise UserError(f"{sweep.name} has no trial {number}; it has {len(sweep.trials)}, counted from 0.")
-    named = trial.checkpoint if last else trial.best_checkpoint or trial.checkpoint
-    if named is None and trial.dropped:
-        kept = ", ".join(
-            str(other.number) for other in sweep.ranking() if other.checkpoint or other.best_checkpoint
-        )
-        raise UserError(
-            f"trial {number} has no checkpoint any more: `keep` in the space let only some stay. "
-            f"Trials that have one: {kept or 'none'}."
-        )
-    if named is None:
-        raise UserError(
-            f"trial {number} wrote no checkpoint: it ended at step {trial.step} ({trial.status})."
-        )
-    if not Path(named).is_dir():
-        raise UserError(f"trial {number}: its checkpoint {named} is not there (any more).")
-    return Path(named)

@@ -180,19 +180,19 @@ def test_a_trial_out_of_memory_goes_on_with_less_at_once(stormy: Any) -> None:
 
 def test_only_the_best_trials_checkpoint_stays_and_nothing_points_at_another(stormy: Any) -> None:
     from sweeper.errors import UserError
-    from sweeper.keep import find_checkpoint
+    from sweeper.export import find_source
 
     sweep, _, _, _ = stormy
     found = read_sweep(sweep.folder)
     best = found.best_trial()
-    assert find_checkpoint(found, best.number).is_dir()
+    assert find_source(f"{sweep.folder}:{best.number}", Path(), "best").checkpoint.is_dir()
     losers = [trial for trial in found.trials.values() if trial.status == "completed" and trial is not best]
     assert len(losers) == 2
     for trial in losers:
         assert (trial.checkpoint, trial.best_checkpoint) == (None, None)
         assert not any(Path(folder).exists() for folder in trial.dropped)
         with pytest.raises(UserError, match=f"Trials that have one: .*{best.number}"):
-            find_checkpoint(found, trial.number)
+            find_source(f"{sweep.folder}:{trial.number}", Path(), "best")
 
 
 def test_after_the_storm_all_cpus_are_back_and_no_process_is_left(
