@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import yaml
 from hosts import NETWORK, Host, enter, lacking, make_network
@@ -183,7 +185,7 @@ def try_everything(work: Path, trials: int) -> int:
     report.hold("a head and two workers", until(lambda: nodes(laptop) == 3, 400), f"{nodes(laptop)} nodes")
     examine(report, laptop)
     sweep(report, laptop, work, key, hosts, trials)
-    pages(report, laptop, trials)
+    pages(report, laptop, trials, work)
     jobs(report, laptop)
     data_parallel(report, laptop, work)
     down(report, laptop, key, hosts)
@@ -274,7 +276,7 @@ def trains(host: Host, key: Path) -> bool:
     return any("RayTrainWorker" in line for line in host.processes(key))
 
 
-def pages(report: Report, laptop: Laptop, trials: int) -> None:
+def pages(report: Report, laptop: Laptop, trials: int, work: Path) -> None:
     """MLflow on the head, opened through the tunnel."""
     serving = laptop.start("ui", NAME, "--port", "5055")
     assert serving.stdout is not None
@@ -284,11 +286,41 @@ def pages(report: Report, laptop: Laptop, trials: int) -> None:
             report.hold("MLflow's pages come through the tunnel", answer.status == 200, line)
         runs = mlflow_runs("http://127.0.0.1:5055")
         report.hold("MLflow has a run for the sweep and one per trial", len(runs) == trials + 1, len(runs))
+        if shutil.which("chromium"):
+            picture = take_picture(laptop, work, runs)
+            report.hold("a browser shows the trials side by side", picture > 20_000, f"{picture} bytes")
     except OSError as error:
         report.hold("MLflow's pages come through the tunnel", False, f"{line} {error}")
     finally:
         serving.send_signal(signal.SIGINT)
         serving.wait(30)
+
+
+def take_picture(laptop: Laptop, work: Path, runs: list[Any]) -> int:
+    """A picture of MLflow's comparison of all runs of the sweep, by headless Chromium; its size in bytes."""
+    ids = json.dumps([run["info"]["run_id"] for run in runs])
+    experiment = json.dumps([runs[0]["info"]["experiment_id"]])
+    page = f"http://127.0.0.1:5055/#/compare-runs?runs={quote(ids)}&experiments={quote(experiment)}"
+    picture = work / "comparison.png"
+    quiet = [
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--disable-gpu",
+    ]
+    laptop.run(
+        *(
+            "chromium",
+            "--headless",
+            "--no-sandbox",
+            "--no-first-run",
+            *quiet,
+            f"--user-data-dir={work}/browser",
+        ),
+        *("--window-size=1500,1600", "--virtual-time-budget=20000", f"--screenshot={picture}", page),
+        timeout_s=120,
+    )
+    return picture.stat().st_size if picture.exists() else 0
 
 
 def mlflow_runs(server: str) -> list[Any]:
