@@ -6,6 +6,7 @@
     ├── TrialError               one trial failed; carries a stable reason
     ├── TrackingError            MLflow or the journal cannot be written
     ├── StudyBusyError           the study cannot be read or written at the moment
+    ├── SweepDamagedError        the journal of a sweep says what cannot be
     └── UserError                exit code 2: something the user gave is wrong
         ├── SpecError            the space file or an override; carries every fault with its line
         ├── ExpressionError      the text of a condition or constraint
@@ -27,6 +28,7 @@ __all__ = [
     "SpecError",
     "SpecFault",
     "StudyBusyError",
+    "SweepDamagedError",
     "SweepExistsError",
     "SweepNotFoundError",
     "SweeperError",
@@ -63,6 +65,10 @@ class TrackingError(SweeperError):
 
 class StudyBusyError(SweeperError):
     """The study cannot be read or written at the moment: its file is locked, or its disk full."""
+
+
+class SweepDamagedError(SweeperError):
+    """The journal of a sweep says what cannot be: it was damaged, or is none of ours."""
 
 
 class UserError(SweeperError):

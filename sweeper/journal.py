@@ -26,7 +26,7 @@ from typing import Any
 
 from sweeper.errors import TrackingError
 
-__all__ = ["JOURNAL", "Chunk", "Event", "EventKind", "Journal", "read_journal"]
+__all__ = ["JOURNAL", "Chunk", "Event", "EventKind", "Journal", "line_of_event", "read_journal"]
 
 JOURNAL = "journal.jsonl"
 """Name of the journal in a sweep's folder."""
@@ -56,7 +56,7 @@ class EventKind(StrEnum):
         ``trial``, ``folders``. Written before they go.
     ``trial_end``
         ``trial``, ``status``, ``reason``, ``message``, ``step``, ``final``, ``best``, ``sweep_best``,
-        ``ended`` (trials that ended so far).
+        ``ended`` (trials that ended so far); ``gpu_hours`` and ``sweep_gpu_hours`` where trials hold GPUs.
     ``sweep_end``
         ``status``, ``message``.
     ``trial_wait``
@@ -227,10 +227,20 @@ def read_journal(path: Path, offset: int = 0, max_bytes: int | None = None) -> C
     return Chunk(events, offset + len(complete), damaged)
 
 
+def line_of_event(path: Path, index: int) -> int:
+    """The line, counted from 1, of the event with this index, counted from 0; 0 where there is none."""
+    seen = -1
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        seen += _parse(line) is not None
+        if seen == index:
+            return number
+    return 0
+
+
 def _parse(line: bytes) -> Event | None:
     try:
         event = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return event if isinstance(event, dict) and "event" in event and "time" in event else None
 

@@ -10,6 +10,7 @@ were evaluated often: the maximum of noisy numbers grows with how many there are
 
 from __future__ import annotations
 
+import contextlib
 import math
 import socket
 import time
@@ -20,8 +21,9 @@ from typing import Any, Literal
 
 import psutil
 
-from sweeper.errors import SweepNotFoundError
-from sweeper.journal import JOURNAL, Event, EventKind, read_journal
+from sweeper.errors import SweepDamagedError, SweepNotFoundError
+from sweeper.events import event_fault
+from sweeper.journal import JOURNAL, Event, EventKind, line_of_event, read_journal
 from sweeper.sweep import BudgetSpec, Objective
 from sweeper.trial import LOG, trial_folder
 
@@ -29,6 +31,7 @@ __all__ = [
     "Sweep",
     "TrialResult",
     "TrialStatus",
+    "damaged_sweeps",
     "list_sweeps",
     "read_series",
     "read_sweep",
@@ -224,7 +227,14 @@ class Sweep:
     # Following the journal
 
     def apply(self, event: Event) -> None:
-        """Take up the next event of the journal."""
+        """Take up the next event of the journal.
+
+        Raises:
+            SweepDamagedError: Where it cannot be the next one; says why.
+        """
+        fault = event_fault(event, self.trials, begun=bool(self.spec))
+        if fault:
+            raise SweepDamagedError(fault)
         match event["event"]:
             case EventKind.SWEEP_START:
                 self._sweep_start(event)
@@ -395,16 +405,31 @@ def read_sweep(folder: Path) -> Sweep:
 
     Raises:
         SweepNotFoundError: Where no sweep lies there.
+        SweepDamagedError: Where its journal says what cannot be; names the line.
     """
-    events = read_journal(folder / JOURNAL).events
+    events = _events_of(folder)
     if not any(event["event"] == EventKind.SWEEP_START for event in events):
         raise SweepNotFoundError(
             f"{folder}: no sweep lies here: {JOURNAL} is missing or empty. `sweeper list` shows sweeps."
         )
     sweep = Sweep(folder)
-    for event in events:
-        sweep.apply(event)
+    for index, event in enumerate(events):
+        try:
+            sweep.apply(event)
+        except SweepDamagedError as fault:
+            line = line_of_event(folder / JOURNAL, index)
+            raise SweepDamagedError(
+                f"{folder / JOURNAL}, line {line}: {fault}. The journal was damaged, or something else wrote "
+                "into it. Keep a copy of it, and mend that line."
+            ) from None
     return sweep
+
+
+def _events_of(folder: Path) -> list[Event]:
+    try:
+        return read_journal(folder / JOURNAL).events
+    except OSError as error:
+        raise SweepDamagedError(f"{folder / JOURNAL} cannot be read: {error.strerror}.") from error
 
 
 def read_series(folder: Path, metric: str) -> dict[int, list[tuple[int, float]]]:
@@ -419,14 +444,25 @@ def read_series(folder: Path, metric: str) -> dict[int, list[tuple[int, float]]]
 
 
 def list_sweeps(folder: Path) -> list[Sweep]:
-    """The sweeps in a folder, the last started first; what is no sweep is passed over."""
+    """The sweeps in a folder, the last started first; what is no sweep, or damaged, is passed over."""
     sweeps = []
     for journal in folder.glob(f"*/{JOURNAL}"):
-        try:
+        with contextlib.suppress(SweepNotFoundError, SweepDamagedError):
             sweeps.append(read_sweep(journal.parent))
+    return sorted(sweeps, key=lambda sweep: -sweep.started)
+
+
+def damaged_sweeps(folder: Path) -> dict[str, str]:
+    """The sweeps in a folder that cannot be read: what is wrong with each, by the name of its folder."""
+    found = {}
+    for journal in sorted(folder.glob(f"*/{JOURNAL}")):
+        try:
+            read_sweep(journal.parent)
+        except SweepDamagedError as error:
+            found[journal.parent.name] = str(error)
         except SweepNotFoundError:
             continue
-    return sorted(sweeps, key=lambda sweep: -sweep.started)
+    return found
 
 
 def to_json(sweep: Sweep) -> dict[str, Any]:

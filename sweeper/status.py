@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
 import math
 import time
 from collections.abc import Mapping
@@ -19,7 +17,7 @@ from sweeper.journal import JOURNAL, read_journal
 from sweeper.live import Board
 from sweeper.results import ORDER, Sweep, read_sweep
 from sweeper.tables import Column, duration_text, fitted_table, number_text, state_text
-from sweeper.tracking import STATE
+from sweeper.tracking import STATE, read_state
 from sweeper.trial import progress_of, trial_folder
 
 __all__ = ["board_of", "print_status", "status_of", "summary_table"]
@@ -127,16 +125,14 @@ def _running(board: Board, number: int, now: float) -> Plain:
 
 def _mlflow(folder: Path) -> Plain:
     """What MLflow has of the journal, as the driver left it on the disk."""
-    sent: Mapping[str, Any] = {}
-    with contextlib.suppress(OSError, ValueError):
-        sent = json.loads((folder / STATE).read_text())
-    events = len(read_journal(folder / JOURNAL, int(sent.get("offset", 0))).events)
-    files = len(sent.get("artifacts", ()))
+    sent = read_state(folder / STATE)
+    events = len(read_journal(folder / JOURNAL, 0 if sent is None else sent.offset).events)
+    files = 0 if sent is None else len(sent.artifacts)
     return {
-        "uri": sent.get("uri", ""),
+        "uri": "" if sent is None else sent.uri,
         "events_missing": events,
         "files_missing": files,
-        "refused": int(sent.get("refused", 0)),
+        "refused": 0 if sent is None else sent.refused,
         "complete": not events and not files,
     }
 

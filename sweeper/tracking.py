@@ -40,6 +40,7 @@ __all__ = [
     "Tracker",
     "charts_url",
     "comparison_url",
+    "read_state",
     "safe_uri",
     "tracking_uri",
 ]
@@ -126,6 +127,28 @@ class _State:
     runs: dict[str, str] = field(default_factory=dict)
     artifacts: list[dict[str, str]] = field(default_factory=list)
     refused: int = 0
+
+
+def read_state(path: Path) -> _State | None:
+    """How far a journal was sent; None where nothing was, or the file is damaged."""
+    try:
+        state = _State(**json.loads(path.read_text()))
+        sound = (
+            all(isinstance(text, str) for text in (state.uri, state.experiment, state.experiment_id))
+            and all(isinstance(text, str) for text in (state.sweep_id, state.parent, *state.objectives))
+            and all(isinstance(number, int) and number >= 0 for number in (state.offset, state.refused))
+            and all(isinstance(run, str) for run in state.runs.values())
+            and all(_is_file(item) for item in state.artifacts)
+        )
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        return None
+    return state if sound else None
+
+
+def _is_file(item: Mapping[str, str]) -> bool:
+    """Whether something that waits to be sent is a text under a name, or a file with its folder."""
+    names = {"trial", "name", "text"} if "text" in item else {"trial", "path", "folder"}
+    return set(item) == names and all(isinstance(value, str) for value in item.values())
 
 
 class _OutageError(Exception):
@@ -474,10 +497,7 @@ class Tracker:
     # What is kept
 
     def _load_state(self) -> _State:
-        try:
-            state = _State(**json.loads((self._folder / self._state_name).read_text()))
-        except (OSError, ValueError, TypeError):
-            state = None
+        state = read_state(self._folder / self._state_name)
         if state is None or (state.uri, state.experiment) != (self.uri, self._experiment):
             # Never sent, or sent elsewhere: everything is sent from the beginning.
             return _State(self.uri, self._experiment)

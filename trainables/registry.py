@@ -41,7 +41,7 @@ def load(name: str) -> Trainable:
         )
     try:
         found = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:  # the last two: no name of a module
         raise ConfigError([Fault("trainable", f"{name!r} cannot be loaded: {error}.")]) from error
     if not isinstance(found, Trainable):
         wanted = "name, fields, aliases, metrics, faults, preflight, describe, disk_gb, train"

@@ -38,13 +38,18 @@ def list_sweeps(sweeps: SweepsFolder = Path("sweeps"), as_json: Json = False) ->
     from sweeper import results as reading
     from sweeper.tables import sweeps_table
 
-    found = reading.list_sweeps(sweeps)
+    found, damaged = reading.list_sweeps(sweeps), reading.damaged_sweeps(sweeps)
     if as_json:
-        typer.echo(json.dumps([reading.to_json(sweep) for sweep in found], indent=2))
-    elif found:
-        open_console().print(sweeps_table(found))
-    else:
-        open_console().print(f"No sweeps in {sweeps}. `sweeper demo` makes one.")
+        broken = [{"sweep": name, "status": "damaged", "message": why} for name, why in damaged.items()]
+        typer.echo(json.dumps([*map(reading.to_json, found), *broken], indent=2))
+        return
+    console = open_console()
+    if found:
+        console.print(sweeps_table(found))
+    elif not damaged:
+        console.print(f"No sweeps in {sweeps}. `sweeper demo` makes one.")
+    for name, why in damaged.items():
+        console.print(f"! {name} is damaged: {why}", style="yellow", markup=False, soft_wrap=True)
 
 
 def ui(

@@ -65,25 +65,28 @@ def status(
 
 def _status_of_all(address: str | None, sweeps: Path, as_json: bool) -> None:
     from sweeper import remote
-    from sweeper.results import list_sweeps
+    from sweeper.results import damaged_sweeps, list_sweeps
     from sweeper.status import status_of, summary_table
 
     if address is None:
-        found = [status_of(one.folder) for one in list_sweeps(sweeps)]
+        found, damaged = [status_of(one.folder) for one in list_sweeps(sweeps)], damaged_sweeps(sweeps)
         place = str(sweeps)
     else:
         try:
-            found = [one.call("status") for one in remote.entrances(address)]
+            found, damaged = [one.call("status") for one in remote.entrances(address)], {}
         finally:
             remote.leave()
         place = address
     console = open_console()
     if as_json:
         typer.echo(json.dumps(found, indent=2))
-    elif found:
+        return
+    if found:
         console.print(summary_table(found, console.width if console.is_terminal else None))
-    else:
+    elif not damaged:
         console.print(f"No sweeps in {place}." if address is None else f"No sweep runs on {place}.")
+    for name, why in damaged.items():
+        console.print(f"! {name} is damaged: {why}", style="yellow", markup=False, soft_wrap=True)
 
 
 def watch(

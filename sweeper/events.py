@@ -1,0 +1,224 @@
+"""Whether an event of a journal is what it should be: a journal may come from a stranger, or be damaged."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sweeper.journal import Event, EventKind
+from sweeper.sweep import BudgetSpec, SweepSpec
+
+__all__ = ["event_fault"]
+
+MOST_TRIALS = 10**7
+LATEST_S = 4e9
+"""Times beyond the year 2096 cannot be shown by every machine."""
+STATUSES = ("completed", "stopped_early", "failed", "interrupted")
+ENDS = ("done", "failed", "interrupted")
+ACTIONS = ("pause", "paused", "resume", "stop", "cancel", "budget")
+NOT_FINITE = ("NaN", "Infinity", "-Infinity")
+"""How a journal writes the numbers that JSON does not have."""
+
+Check = Callable[[Any], bool]
+
+
+def event_fault(event: Event, started: Mapping[int, object], *, begun: bool = True) -> str:
+    """What is wrong with an event, in words; empty where nothing is.
+
+    Args:
+        event: The event; it has at least ``event`` and ``time``.
+        started: The trials that were started by the events before it. Only these can report and end.
+        begun: Whether the sweep has started.
+    """
+    kind = event["event"]
+    checks = _FIELDS.get(kind) if isinstance(kind, str) else None
+    if not isinstance(kind, str) or not _is_time(event["time"]):
+        return "`event` is no word, or `time` is no time"
+    if checks is None:
+        return ""  # of a later version: it is passed over
+    for name, (check, wanted, needed) in checks.items():
+        if name not in event:
+            if needed:
+                return f"{kind}: `{name}` is missing"
+        elif not check(event[name]):
+            return f"{kind}: `{name}` is not {wanted}"
+    if kind == EventKind.SWEEP_START:
+        return _spec_fault(event["spec"])
+    if not begun and kind != EventKind.NOTE:
+        return f"{kind}: the sweep had not started"
+    if kind in _OF_TRIALS and event["trial"] not in started:
+        return f"{kind}: trial {event['trial']} never started"
+    return ""
+
+
+def _spec_fault(spec: Mapping[str, Any]) -> str:
+    """What is wrong with a sweep as plain types."""
+    try:
+        made = SweepSpec.from_dict(spec)
+    except Exception as error:  # whatever plain types of another shape may run into
+        return f"sweep_start: `spec` is no sweep: {type(error).__name__}: {error}"[:300]
+    sound = (
+        _is_text(made.name)
+        and _is_text(made.trainable)
+        and bool(made.objectives)
+        and all(_is_text(item.name) and item.goal in ("minimize", "maximize") for item in made.objectives)
+        and _is_budget(spec["budget"])
+        and (made.tracking.uri is None or _is_text(made.tracking.uri))
+        and _is_text(made.tracking.experiment)
+        and all(_is_text(parameter.name) for parameter in made.space.parameters)
+    )
+    if not sound:
+        return "sweep_start: `spec` is no sweep: a name, an objective, the budget or where its runs go"
+    stop = made.early_stop
+    if stop is not None and not (_is_text(stop.metric) and stop.goal in ("minimize", "maximize")):
+        return "sweep_start: `spec` is no sweep: `early_stop`"
+    return ""
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, str):
+        return value in NOT_FINITE
+    if isinstance(value, int):
+        return abs(value) < 2**63
+    return isinstance(value, float)
+
+
+def _is_time(value: Any) -> bool:
+    return _is_number(value) and not isinstance(value, (str, bool)) and 0 <= value < LATEST_S
+
+
+def _is_trial(value: Any) -> bool:
+    return _is_whole(value) and 0 <= value < MOST_TRIALS
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_numbers(value: Any) -> bool:
+    return _is_mapping(value) and all(map(_is_number, value.values()))
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+def _is_names(value: Any) -> bool:
+    return _is_mapping(value) and all(map(_is_text, value.values()))
+
+
+def _is_path(value: Any) -> bool:
+    return _is_text(value) and "\0" not in value
+
+
+def _is_limit(value: Any) -> bool:
+    return value is None or (
+        _is_number(value) and not isinstance(value, (str, bool)) and math.isfinite(value)
+    )
+
+
+def _is_budget(value: Any) -> bool:
+    try:
+        made = BudgetSpec(**value)
+    except TypeError:
+        return False
+    limits = (made.hours, made.gpu_hours, made.max_failed)
+    return _is_whole(made.trials) and all(map(_is_limit, limits))
+
+
+def _is_driver(value: Any) -> bool:
+    if not _is_mapping(value):
+        return False
+    return _is_whole(value.get("pid", 0)) and _is_time(value.get("started", 0.0))
+
+
+def _is_info(value: Any) -> bool:
+    if not _is_mapping(value):
+        return False
+    resources, steps = value.get("resources"), value.get("steps")
+    return (steps is None or _is_whole(steps)) and (
+        resources is None
+        or (_is_numbers(resources) and not any(isinstance(number, str) for number in resources.values()))
+    )
+
+
+_TEXT = (_is_text, "a text", True)
+_TRIAL = (_is_trial, "the number of a trial", True)
+_STEP = (_is_whole, "a whole number", True)
+_MAPPING = (_is_mapping, "a mapping", True)
+_NUMBERS = (_is_numbers, "numbers by name", True)
+# What only MLflow is told of.
+_SAID_TEXT, _SAID_STEP, _SAID_NUMBERS = (
+    (check, wanted, False) for check, wanted, _ in (_TEXT, _STEP, _NUMBERS)
+)
+
+_FIELDS: Mapping[str, Mapping[str, tuple[Check, str, bool]]] = {
+    EventKind.SWEEP_START: {
+        "sweep": _TEXT,
+        "sweep_id": _TEXT,
+        "spec": _MAPPING,
+        "space": _SAID_TEXT,
+        "info": (_is_info, "information with numbers of resources", True),
+        "driver": (_is_driver, "a process", True),
+    },
+    EventKind.TRIAL_START: {"trial": _TRIAL, "config": _MAPPING, "values": _MAPPING},
+    EventKind.REPORT: {
+        "trial": _TRIAL,
+        "step": _STEP,
+        "metrics": _NUMBERS,
+        "artifacts": (_is_names, "paths by name", False),
+        "checkpoint": (_is_path, "a path", False),
+    },
+    EventKind.TRIAL_RETRY: {
+        "trial": _TRIAL,
+        "reason": _TEXT,
+        "message": _TEXT,
+        "step": _SAID_STEP,
+        "retry": _SAID_STEP,
+        "changes": _MAPPING,
+    },
+    EventKind.CHECKPOINTS_DROPPED: {
+        "trial": _TRIAL,
+        "folders": (lambda value: _is_texts(value) and all(map(_is_path, value)), "a list of paths", True),
+    },
+    EventKind.TRIAL_END: {
+        "trial": _TRIAL,
+        "status": (lambda value: value in STATUSES, f"one of {', '.join(STATUSES)}", True),
+        "reason": _TEXT,
+        "message": _TEXT,
+        "step": _SAID_STEP,
+        "final": _SAID_NUMBERS,
+        "best": _SAID_NUMBERS,
+        "sweep_best": _SAID_NUMBERS,
+        "ended": _SAID_STEP,
+    },
+    EventKind.TRIAL_WAIT: {"trial": _TRIAL, "needs": _TEXT},
+    EventKind.STEER: {
+        "action": (lambda value: value in ACTIONS, f"one of {', '.join(ACTIONS)}", True),
+        "text": _SAID_TEXT,
+        "trial": (_is_trial, "the number of a trial", False),
+        "budget": (_is_budget, "a budget", False),
+    },
+    EventKind.SWEEP_END: {
+        "status": (lambda value: value in ENDS, f"one of {', '.join(ENDS)}", True),
+        "message": _TEXT,
+    },
+    EventKind.NOTE: {"text": _SAID_TEXT},
+}
+"""What each kind of event has: how it is checked, what it should be, and whether it must be there."""
+_OF_TRIALS = (
+    EventKind.REPORT,
+    EventKind.TRIAL_RETRY,
+    EventKind.CHECKPOINTS_DROPPED,
+    EventKind.TRIAL_END,
+    EventKind.TRIAL_WAIT,
+)
