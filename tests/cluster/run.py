@@ -100,6 +100,8 @@ class Laptop:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            # A shell that starts this program in the background has it ignore Ctrl-C, and all that it starts.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
 
     def status(self, name: str) -> dict[str, Any]:
@@ -222,7 +224,7 @@ def sweep(report: Report, laptop: Laptop, work: Path, key: Path, hosts: dict[int
     launched = laptop.sweeper(
         *("launch", "pusht_quick", f"budget.trials={trials}", "--name", NAME),
         *(
-            "config.train.steps=400",
+            "config.train.steps=300",
             "config.train.eval_every=100",
             "early_stop=null",
             "resources.cpu_per_worker=1",
