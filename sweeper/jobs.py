@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import importlib.util
 import json
+import logging
 import os
 import shlex
 import shutil
@@ -278,6 +279,7 @@ def _client(address: str, headers: Mapping[str, str] | None = None) -> Any:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     from ray.job_submission import JobSubmissionClient
 
+    logging.getLogger("ray").setLevel(logging.WARNING)
     try:
         return JobSubmissionClient(address, headers=None if headers is None else dict(headers))
     except Exception as error:

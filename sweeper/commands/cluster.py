@@ -16,6 +16,8 @@ import typer
 from sweeper.commands.options import Json, open_console
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from sweeper.head import Head
     from sweeper.jobs import JobServer, Parcel
 
@@ -132,16 +134,26 @@ def launch_job(server: JobServer, parcel: Parcel, as_json: bool = False) -> int:
     if job.is_over:
         typer.echo(server.output(identity), nl=False, err=as_json)
         return job.exit_code if job.exit_code is not None else int(job.status != "SUCCEEDED")
-    name, reached = shlex.quote(parcel.sweep), server.reached
-    console.print(
-        f"{parcel.sweep} runs on the cluster, and goes on when this machine is switched off.\n"
-        f"  sweeper jobs {identity} --follow {reached}      what its driver says\n"
-        f"  sweeper watch {name} {reached}      the table of its trials\n"
-        f"  sweeper stop {name} {reached}      the end, in order",
-        markup=False,
-        soft_wrap=True,
-    )
+    _say_how_to_follow(console, server, parcel.sweep, identity)
     return 0
+
+
+def _say_how_to_follow(console: Console, server: JobServer, sweep: str, identity: str) -> None:
+    name, reached = shlex.quote(sweep), server.reached
+    lines = [(f"sweeper jobs {identity} --follow {reached}", "what its driver says")]
+    if reached.startswith(OPTION):
+        lines += [
+            (f"sweeper watch {name} {reached}", "the table of its trials"),
+            (f"sweeper stop {name} {reached}", "the end, once those that run are through"),
+        ]
+    else:
+        lines.append((f"sweeper jobs {identity} --stop {reached}", "the end, now; it can be resumed"))
+    console = open_console(stderr=True)
+    console.print(
+        f"{sweep} runs on the cluster, and goes on when this machine is switched off.", markup=False
+    )
+    for command, meaning in lines:
+        console.print(f"  {command}   {meaning}", markup=False, soft_wrap=True)
 
 
 def jobs(
