@@ -148,7 +148,6 @@ def _say_how_to_follow(console: Console, server: JobServer, sweep: str, identity
         ]
     else:
         lines.append((f"sweeper jobs {identity} --stop {reached}", "the end, now; it can be resumed"))
-    console = open_console(stderr=True)
     console.print(
         f"{sweep} runs on the cluster, and goes on when this machine is switched off.", markup=False
     )
