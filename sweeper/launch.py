@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock, Timeout
 from rich.console import Console
 
 from sweeper.cluster import (
@@ -44,6 +45,7 @@ from sweeper.preflight import (
     checking,
     earlier_sweep,
     information,
+    is_stillborn,
     preflight,
     remark,
     usable_cache,
@@ -54,7 +56,7 @@ from sweeper.results import Sweep, read_series, read_sweep
 from sweeper.retry import Retries
 from sweeper.settings import STEPS
 from sweeper.steering import Steering, write_spec
-from sweeper.study import Study, Suggestion
+from sweeper.study import LOCK, Study, Suggestion
 from sweeper.sweep import SettledResources, SweepSpec
 from sweeper.tracking import Delivery, Tracker
 from sweeper.trial import RAY, STOP, TrialSettings, group_prefix, run_trial, trial_folder
@@ -197,6 +199,9 @@ def _records(spec: SweepSpec, trainable: Trainable, earlier: Sweep | None) -> It
         spec.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{spec.folder}: the sweep's folder cannot be made: {error.strerror}.") from error
+    if earlier is None:
+        _clear_remains(spec.folder)
+    ours = False
     try:
         defaults = {name: field.default for name, field in trainable.fields.items()}
         accept = partial(trainable.faults, workers=spec.resources.workers)
@@ -204,14 +209,25 @@ def _records(spec: SweepSpec, trainable: Trainable, earlier: Sweep | None) -> It
             Study(spec, accept=accept, defaults=defaults) as study,
             Journal(spec.folder / "journal.jsonl") as journal,
         ):
+            ours = True
             write_spec(spec.folder, spec.to_dict())
             yield _Records(study, journal, Tracker(spec.folder, spec.tracking.uri, spec.tracking.experiment))
     finally:
-        if earlier is None and not _has_begun(spec.folder):
+        # Of two that launch the same sweep at once, the one that came too late leaves the other's folder be.
+        if ours and earlier is None and not _has_begun(spec.folder):
             for path in spec.folder.iterdir():
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
             if not existed:
                 spec.folder.rmdir()
+
+
+def _clear_remains(folder: Path) -> None:
+    """Take away what a driver left that was killed while it started: its databases may be half made."""
+    with contextlib.suppress(Timeout), FileLock(folder / LOCK, timeout=0):
+        if is_stillborn(folder):
+            for path in folder.iterdir():
+                if path.name != LOCK:
+                    path.unlink()
 
 
 def _has_begun(folder: Path) -> bool:

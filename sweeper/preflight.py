@@ -23,6 +23,7 @@ from rich.text import Text
 
 from sweeper.cluster import Cluster
 from sweeper.errors import ResourceError, SweepExistsError, SweepNotFoundError, UserError
+from sweeper.journal import JOURNAL, RESERVE, read_journal
 from sweeper.plan import describe_size, find_machine
 from sweeper.results import Sweep, read_sweep
 from sweeper.sweep import AUTO_TRIALS_AT_ONCE, SweepSpec
@@ -36,6 +37,7 @@ __all__ = [
     "earlier_sweep",
     "git_state",
     "information",
+    "is_stillborn",
     "preflight",
     "remark",
     "usable_cache",
@@ -185,6 +187,8 @@ def earlier_sweep(spec: SweepSpec) -> Sweep | None:
     try:
         earlier = read_sweep(spec.folder)
     except SweepNotFoundError:
+        if is_stillborn(spec.folder):
+            return None
         raise SweepExistsError(
             f"{spec.folder} exists already, is not empty, and holds no sweep. {remedy}"
         ) from None
@@ -195,6 +199,20 @@ def earlier_sweep(spec: SweepSpec) -> Sweep | None:
             f"{'; '.join(changed)}. {remedy} `sweeper results {spec.name}` shows the one that is there."
         )
     return earlier
+
+
+def is_stillborn(folder: Path) -> bool:
+    """Whether a folder holds nothing but what a driver makes before its sweep starts.
+
+    A driver that was killed meanwhile leaves that behind; nothing of it is worth anything.
+    """
+    from sweeper.study import LOCK, STUDY
+    from sweeper.tracking import DATABASE, STATE
+
+    databases = {f"{name}{end}" for name in (STUDY, DATABASE) for end in ("", "-journal", "-wal", "-shm")}
+    made = databases | {LOCK, JOURNAL, RESERVE, "spec.yaml", STATE}
+    names = {path.name.removesuffix(".new") for path in folder.iterdir()}
+    return names <= made and not read_journal(folder / JOURNAL).events
 
 
 def _free_name(spec: SweepSpec) -> str:

@@ -83,15 +83,21 @@ class Recorder:
         self._listener = listener
         self._untold: deque[Callable[[], None]] = deque()
         self._next_telling = -math.inf
+        objective = spec.objectives[0].name
+        self._reported: list[tuple[int, int, float]] = []
         for event in read_journal(spec.folder / JOURNAL).events:
             self.sweep.apply(event)
+            if event["event"] == EventKind.REPORT and objective in event["metrics"]:
+                value = float(event["metrics"][objective])
+                self._reported.append((event["trial"], event["step"], value))
 
     # The sweep
 
     def start_sweep(self, info: Mapping[str, Any]) -> None:
         """Note that a driver takes the sweep up.
 
-        What a driver that died had written of a trial's end and not yet told the study is told now.
+        What a driver that died had written of a trial's reports and end, and not yet told the study, is told
+        now.
 
         Args:
             info: Versions, git commit and identity of the data; nested names become tags in MLflow.
@@ -109,6 +115,9 @@ class Recorder:
                 "started": psutil.Process().create_time(),
             },
         )
+        for number, step, value in self._reported:
+            self._report_to_study(number, step, value)
+        self._reported.clear()
         for trial in self.sweep.trials.values():
             if trial.status != "interrupted":
                 self._tell_study(trial.number, Outcome(trial.status, trial.reason, trial.message))
@@ -203,8 +212,7 @@ class Recorder:
         self._write(EventKind.REPORT, durable=CHECKPOINT in event, trial=number, step=step, **event)
         objective = self._spec.objectives[0].name
         if objective in fresh:
-            value = metrics[objective]
-            self._to_study(lambda: self._study.report(number, step, value))
+            self._report_to_study(number, step, metrics[objective])
         return True
 
     def end_trial(self, number: int, outcome: Outcome) -> None:
@@ -272,6 +280,13 @@ class Recorder:
                 self._next_telling = time.monotonic() + TELL_AGAIN_S
                 return
             self._untold.popleft()
+
+    def _report_to_study(self, number: int, step: int, value: float) -> None:
+        def tell() -> None:
+            if self._study.is_running(number):  # what it was told before it passes over by the step
+                self._study.report(number, step, value)
+
+        self._to_study(tell)
 
     def _tell_study(self, number: int, outcome: Outcome) -> None:
         self._to_study(lambda: self._end_in_study(number, outcome))

@@ -232,6 +232,26 @@ def test_an_end_that_a_dying_driver_wrote_but_did_not_tell_is_told_by_the_next(t
         assert second.study.trials()[0].objectives == (0.4,)
 
 
+@pytest.mark.parametrize("ended", [False, True])
+def test_reports_that_a_dying_driver_wrote_but_did_not_tell_are_told_by_the_next(
+    tmp_path, monkeypatch, ended
+):
+    spec = sweep(tmp_path, LR)
+    with Driver(spec) as first:
+        number = first.trial()
+        first.report(number, 10, rollout__success_rate=0.1)
+        with monkeypatch.context() as dying:
+            dying.setattr(first.recorder, "_to_study", lambda tell: None)
+            for step in (20, 30):
+                first.report(number, step, rollout__success_rate=step / 100)
+            if ended:
+                first.recorder.end_trial(number, Outcome("completed"))
+    with Driver(spec) as second:
+        (trial,) = second.study.trials()
+        assert trial.reports == {10: 0.1, 20: 0.2, 30: 0.3}
+        assert trial.state == ("completed" if ended else "running")
+
+
 def test_several_objectives_are_all_kept(tmp_path):
     with Driver(sweep(tmp_path, LR, objectives={SUCCESS: "maximize", ERROR: "minimize"})) as driver:
         number = driver.trial()

@@ -1,0 +1,74 @@
+"""What lies in a sweep's folder while its driver starts, and what a driver that was killed then leaves."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+from small_sweeps import choice, sweep
+from small_trainable import TRAINABLE
+
+from sweeper.errors import SweepExistsError, UserError
+from sweeper.journal import JOURNAL, RESERVE, EventKind
+from sweeper.launch import _records
+from sweeper.preflight import earlier_sweep, is_stillborn
+from sweeper.study import LOCK, STUDY
+from sweeper.sweep import SweepSpec
+from sweeper.tracking import DATABASE
+
+
+def small(folder: Path) -> SweepSpec:
+    return sweep(folder, choice("optimizer.lr", 0.1, 0.2), config={"train.steps": 20})
+
+
+@pytest.fixture
+def stillborn(tmp_path: Path) -> Path:
+    """The folder of a driver that was killed while it made its databases."""
+    for name in (LOCK, RESERVE, "spec.yaml.new", JOURNAL, DATABASE, f"{DATABASE}-journal"):
+        (tmp_path / name).touch()
+    with sqlite3.connect(tmp_path / STUDY) as database:
+        database.execute("create table studies (study_id integer)")
+    return tmp_path
+
+
+def test_what_a_driver_leaves_that_was_killed_while_it_started_is_no_obstacle(stillborn: Path) -> None:
+    spec = small(stillborn)
+    assert earlier_sweep(spec) is None
+    with _records(spec, TRAINABLE, None) as records:
+        assert records.study.ask() is not None
+        assert not (stillborn / DATABASE).exists()
+        assert not (stillborn / f"{DATABASE}-journal").exists()
+
+
+def test_whatever_else_lies_in_the_folder_is(stillborn: Path) -> None:
+    (stillborn / "thesis.tex").touch()
+    assert not is_stillborn(stillborn)
+    with pytest.raises(SweepExistsError, match="holds no sweep"):
+        earlier_sweep(small(stillborn))
+
+
+def test_of_two_that_launch_one_sweep_the_later_leaves_the_folder_of_the_first_alone(tmp_path: Path) -> None:
+    spec = small(tmp_path / "one")
+    with _records(spec, TRAINABLE, None) as records:
+        before = sorted(spec.folder.iterdir())
+        with (
+            pytest.raises(UserError, match="another process is running this sweep"),
+            _records(spec, TRAINABLE, None),
+        ):
+            pass
+        assert sorted(spec.folder.iterdir()) == before
+        records.journal.append(EventKind.NOTE, text="still here")
+        assert records.study.ask() is not None
+    assert not spec.folder.exists()
+
+
+def test_while_somebody_starts_nothing_of_it_is_cleared(stillborn: Path) -> None:
+    with (
+        FileLock(stillborn / LOCK),
+        pytest.raises(UserError, match="another process"),
+        _records(small(stillborn), TRAINABLE, None),
+    ):
+        pass
+    assert (stillborn / DATABASE).exists()
