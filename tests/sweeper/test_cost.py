@@ -9,7 +9,10 @@ import pytest
 from small_sweeps import LR, sweep
 
 from sweeper.cost import cost_of
-from sweeper.results import Sweep, TrialResult
+from sweeper.journal import JOURNAL, Journal, read_journal
+from sweeper.recorder import Outcome, Recorder
+from sweeper.results import Sweep, TrialResult, read_sweep
+from sweeper.study import Study
 from sweeper.tables import ranking_table
 
 HOUR = 3600.0
@@ -61,3 +64,24 @@ def test_the_ranking_says_what_was_taken(tmp_path: Path) -> None:
     assert list(table.columns[-1].cells) == ["2.00"]
     without = ranking_table(of(tmp_path, trial(0, "completed", 1.0), gpus=0.0))
     assert "GPU" not in str(without.title)
+
+
+@pytest.mark.parametrize("gpus", [0.0, 1.0])
+def test_the_journal_has_the_cost_of_every_trial_that_ended(tmp_path: Path, gpus: float) -> None:
+    spec = sweep(tmp_path, LR)
+    info = {"resources": {"workers": 2, "gpu_per_worker": gpus, "cpu_per_worker": 1.0, "at_once": 1}}
+    with Study(spec) as study, Journal(tmp_path / JOURNAL) as journal:
+        recorder = Recorder(study, journal, None, spec)
+        recorder.start_sweep(info)
+        suggestion = study.ask()
+        assert suggestion is not None
+        recorder.start_trial(suggestion.number, suggestion.config)
+        recorder.report(suggestion.number, {"trial/step": 5, "rollout/success_rate": 0.5})
+        recorder.end_trial(suggestion.number, Outcome("completed"))
+    (end,) = [event for event in read_journal(tmp_path / JOURNAL).events if event["event"] == "trial_end"]
+    if not gpus:
+        assert "gpu_hours" not in end
+        return
+    taken = read_sweep(tmp_path).trials[suggestion.number].duration_s()
+    assert end["gpu_hours"] == pytest.approx(2 * taken / HOUR, rel=0.5, abs=1e-5)
+    assert end["sweep_gpu_hours"] == end["gpu_hours"]
