@@ -36,7 +36,7 @@ while [ $# -gt 0 ]; do
 done
 
 sh "$source/scripts/prepare_system.sh" "$python"
-mkdir -p "$state" "$cache"
+mkdir -p "$state"
 if [ ! -w "$source" ]; then
     # Folders that Docker made for what is mounted into them are root's, and an installation writes beside the code.
     rm -rf "$state/source.new"
@@ -99,6 +99,9 @@ fi
     echo "[ ! -f ~/.sweeper/local.sh ] || . ~/.sweeper/local.sh"
 } >"$state/environment.sh.new"
 mv "$state/environment.sh.new" "$state/environment.sh"
-[ ! -f "$HOME/.ray/auth_token" ] || chmod 600 "$HOME/.ray/auth_token"
-mkdir -p "$sweeps" || echo "setup_node.sh: $sweeps cannot be made: is the shared folder mounted?" >&2
+[ ! -f "$HOME/.ray/auth_token" ] || chmod 600 "$HOME/.ray/auth_token" || true
+# While an image is built, neither is there yet; `sweeper doctor` says where they are missing later.
+for folder in "$sweeps" "$cache"; do
+    mkdir -p "$folder" || echo "setup_node.sh: $folder cannot be made: is it mounted?" >&2
+done
 echo "node ready: $("$python" -c 'import platform, ray; print("Python", platform.python_version(), "Ray", ray.__version__)')"
