@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.errors import TrialError
+from sweeper.masking import masked
 from trainables.interface import TrainableError
 
 __all__ = [
@@ -108,7 +109,7 @@ def write_failure(folder: Path, failure: Failure) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         beside = folder / f"{ERROR}.{os.getpid()}.new"
         try:
-            beside.write_text(json.dumps(vars(failure), indent=1))
+            beside.write_text(masked(json.dumps(vars(failure), indent=1)))
             _link(beside, folder / ERROR)
         except FileExistsError:
             return
@@ -117,7 +118,7 @@ def write_failure(folder: Path, failure: Failure) -> None:
         log = f"The worker's log: {failure.log}" if failure.log else ""
         parts = [f"{failure.reason}: {failure.message}", failure.traceback, log]
         text = folder / f"{ERROR_TEXT}.new"
-        text.write_text("\n\n".join(part for part in parts if part) + "\n")
+        text.write_text(masked("\n\n".join(part for part in parts if part)) + "\n")
         text.replace(folder / ERROR_TEXT)
 
 

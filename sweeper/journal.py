@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import Any
 
 from sweeper.errors import TrackingError
+from sweeper.masking import masked
 
 __all__ = [
     "JOURNAL",
@@ -121,7 +122,7 @@ class Journal:
             raise self._error(error) from error
 
     def append(self, kind: EventKind, *, durable: bool = True, **fields: Any) -> Event:
-        """Write one event and return it as it will be read back.
+        """Write one event, without passwords and tokens, and return it as it will be read back.
 
         Args:
             kind: What happened.
@@ -132,7 +133,7 @@ class Journal:
             TrackingError: Where the disk does not take it.
         """
         event = {"event": str(kind), "time": round(time.time(), 3), **fields}
-        line = json.dumps(_plain(event), ensure_ascii=False, allow_nan=False)
+        line = masked(json.dumps(_plain(event), ensure_ascii=False, allow_nan=False))
         with self._lock:
             # A line that was cut short, by a crash or a full disk, is ended here, so that it spoils no other.
             try:

@@ -9,7 +9,6 @@ import math
 import os
 import platform
 import random
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from rich.text import Text
 from sweeper.cluster import Cluster
 from sweeper.errors import ResourceError, SweepExistsError, SweepNotFoundError, UserError
 from sweeper.journal import JOURNAL, RESERVE, read_journal
+from sweeper.masking import masked_command
 from sweeper.plan import describe_size, find_machine
 from sweeper.results import Sweep, read_sweep
 from sweeper.sweep import AUTO_TRIALS_AT_ONCE, SweepSpec
@@ -251,7 +251,7 @@ def information(data: Mapping[str, Any], cluster: Cluster) -> dict[str, Any]:
         "git": git_state(),
         "data": dict(data),
         "cluster": str(cluster),
-        "command": shlex.join(sys.argv),
+        "command": masked_command(sys.argv),
     }
 
 

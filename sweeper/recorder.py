@@ -24,6 +24,7 @@ from sweeper.cost import cost_of, gpus_per_trial
 from sweeper.errors import StudyBusyError
 from sweeper.journal import JOURNAL, Event, EventKind, Journal, read_journal
 from sweeper.keep import remove_checkpoints, superfluous
+from sweeper.masking import masked
 from sweeper.results import Sweep, TrialResult, TrialStatus
 from sweeper.study import Study, objective_fault
 from sweeper.sweep import SweepSpec
@@ -300,7 +301,7 @@ class Recorder:
             case "stopped_early":
                 self._study.prune(number)
             case "failed":
-                self._study.fail(number, outcome.reason, outcome.message)
+                self._study.fail(number, outcome.reason, masked(outcome.message))
 
     def _write(self, kind: EventKind, *, durable: bool = True, **fields: Any) -> None:
         event = self._journal.append(kind, durable=durable, **fields)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import math
 import re
@@ -9,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
+from sweeper.masking import has_password, masked
 from sweeper.settings import (
     AUTO,
     ELSEWHERE,
@@ -475,11 +477,18 @@ class Reading:
         entries = self.section("tracking") or {}
         uri = entries["uri"].value if "uri" in entries else None
         if uri is not None and not is_store(uri):
+            problem = f"{masked(uri)!r} is no address of an MLflow store."
             remedy = (
                 "Use http://HOST:5000, sqlite:///PATH/mlflow.db or postgresql://...; a folder will not do."
             )
+            self.faults.add(_masked_place(entries["uri"].place), "tracking.uri", problem, remedy)
+        elif uri is not None and has_password(uri):
             self.faults.add(
-                entries["uri"].place, "tracking.uri", f"{uri!r} is no address of an MLflow store.", remedy
+                _masked_place(entries["uri"].place),
+                "tracking.uri",
+                "holds a login, and what a space says is written into the sweep's folder and to MLflow.",
+                "Set MLFLOW_TRACKING_URI instead, or, for http, MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD beside the plain address.",
             )
         experiment = entries["experiment"].value if "experiment" in entries else name
         if not experiment.strip():
@@ -487,6 +496,11 @@ class Reading:
                 entries["experiment"].place, "tracking.experiment", "is empty.", "Leave it out for the name."
             )
         return TrackingSpec(uri, experiment)
+
+
+def _masked_place(place: Place) -> Place:
+    """A place without a password: that of an override is the override as it was typed."""
+    return dataclasses.replace(place, label=masked(place.label))
 
 
 def is_store(uri: str) -> bool:

@@ -13,6 +13,7 @@ import yaml
 from sweeper.changes import budget_words, changed_budget
 from sweeper.ending import Ending
 from sweeper.errors import UserError
+from sweeper.masking import masked
 from sweeper.places import waits_for
 from sweeper.recorder import Outcome, Recorder
 from sweeper.requests import Answer, Inbox, Request
@@ -169,9 +170,9 @@ class Steering:
 
 
 def write_spec(folder: Path, spec: Mapping[str, Any]) -> None:
-    """Write ``spec.yaml``, whole or not at all."""
+    """Write ``spec.yaml``, whole or not at all, and without passwords and tokens."""
     beside = folder / "spec.yaml.new"
-    beside.write_text(yaml.safe_dump(dict(spec), sort_keys=False, allow_unicode=True))
+    beside.write_text(masked(yaml.safe_dump(dict(spec), sort_keys=False, allow_unicode=True)))
     beside.replace(folder / "spec.yaml")
 
 

@@ -30,6 +30,7 @@ from typing import Any, TypeVar
 from sweeper.errors import UserError
 from sweeper.failure import ERROR_TEXT
 from sweeper.journal import JOURNAL, Event, EventKind, read_journal
+from sweeper.masking import masked
 from sweeper.sweep import Objective
 from sweeper.trial import trial_folder
 
@@ -162,7 +163,7 @@ def tracking_uri(folder: Path, uri: str | None) -> str:
 
 def safe_uri(uri: str) -> str:
     """An address as it may be shown: without a user's name and password."""
-    return re.sub(r"//[^/@\s]+@", "//", uri)
+    return re.sub(r"://[^/@\s]+@", "://", uri)
 
 
 def _own_database(folder: Path) -> str:
@@ -212,11 +213,12 @@ class Tracker:
         state: Name of the file beside the journal that says how far it was sent.
 
     Attributes:
-        uri: Where the runs go.
+        uri: Where the runs go, without a user's name and password.
     """
 
     def __init__(self, folder: Path, uri: str | None, experiment: str, *, state: str = STATE) -> None:
-        self.uri = tracking_uri(folder, uri)
+        self._login_uri = tracking_uri(folder, uri)
+        self.uri = safe_uri(self._login_uri)
         self._state_name = state
         self._folder = folder
         self._experiment = experiment
@@ -383,7 +385,7 @@ class Tracker:
         from mlflow.tracking import MlflowClient
 
         try:
-            client = _attempt(lambda: MlflowClient(tracking_uri=self.uri))
+            client = _attempt(lambda: MlflowClient(tracking_uri=self._login_uri))
             experiment_id = _attempt(lambda: self._find_experiment(client))
         except MlflowException as error:
             raise UserError(f"tracking.uri: {self.uri} cannot be written: {_one_line(error)}") from error
@@ -778,7 +780,7 @@ def _attempt(request: Callable[[], T]) -> T:
 
 
 def _one_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
+    lines = masked(str(error)).strip().splitlines() or [type(error).__name__]
     return lines[0] if len(lines[0]) <= 300 else lines[0][:297] + "..."
 
 
