@@ -2,6 +2,8 @@
 PYTHON ?= python3
 # The sweep whose pages `make ui` serves.
 SWEEP ?= pusht-quick
+# Two processes: one for the tests that share a Ray, one for the rest.
+PARALLEL ?= -n 2 --dist loadgroup
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -12,13 +14,13 @@ demo: $(STAMP)
 	$(BIN)/sweeper demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 2 -m "not ray and not slow"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not ray and not slow"
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks

@@ -21,3 +21,10 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("the reference files (a folder `shared` beside the checkout) are not here")
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say what stays together when several processes run the tests: a module, and all that need Ray."""
+    for item in items:
+        group = "ray" if item.get_closest_marker("ray") else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
