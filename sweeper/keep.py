@@ -23,6 +23,8 @@ def superfluous(sweep: Sweep, keep: KeepSpec) -> dict[int, list[str]]:
         sweep: The sweep as it stands.
         keep: What is to stay.
     """
+    if keep == KeepSpec():
+        return {}  # everything stays, and ranking the trials at each end would be for nothing
     ended = [trial for trial in sweep.ranking() if trial.status in ("completed", "stopped_early")]
     winners = {trial.number for trial in ended[: keep.trials]}
     found = {}
@@ -36,7 +38,7 @@ def superfluous(sweep: Sweep, keep: KeepSpec) -> dict[int, list[str]]:
 
 def _kept(trial: TrialResult, keep: KeepSpec, winner: bool) -> set[str | None]:
     both = {trial.checkpoint, trial.best_checkpoint}
-    if trial.status in ("running", "interrupted") or keep == KeepSpec():
+    if trial.status in ("running", "interrupted"):
         return both
     if trial.status == "failed":
         return {trial.checkpoint}
