@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sweeper.errors import UserError
+from sweeper.files import DRIVER_LOG
 from sweeper.journal import JOURNAL, read_journal
 from sweeper.requests import ACTIONS, Action, send
 from sweeper.results import Sweep, read_sweep
@@ -21,7 +22,6 @@ from sweeper.trial import LOG, trial_folder
 
 __all__ = ["OPERATIONS", "Local", "Reach", "alive", "events", "log", "request", "status"]
 
-DRIVER_LOG = "ray.log"
 LARGEST_STRETCH = 1024**2
 """Bytes of a log or a journal that are read at a time."""
 

@@ -21,6 +21,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from sweeper import probe
+from sweeper.wording import last_line
 
 __all__ = ["Finding", "Level", "NodeReport", "examine", "judge", "print_findings"]
 
@@ -166,8 +167,7 @@ def _answers(asked: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
             answers[identity] = (ray.get(reference), "")
         except Exception as error:
             # Whatever a node's task ends with is what is wrong with the node.
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            answers[identity] = (None, lines[-1] if lines else type(error).__name__)
+            answers[identity] = (None, last_line(str(error), type(error).__name__))
     return answers
 
 

@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.errors import TrialError
+from sweeper.files import write_whole
 from sweeper.masking import masked
+from sweeper.wording import last_line
 from trainables.interface import TrainableError
 
 __all__ = [
@@ -117,9 +119,7 @@ def write_failure(folder: Path, failure: Failure) -> None:
             beside.unlink(missing_ok=True)
         log = f"The worker's log: {failure.log}" if failure.log else ""
         parts = [f"{failure.reason}: {failure.message}", failure.traceback, log]
-        text = folder / f"{ERROR_TEXT}.new"
-        text.write_text(masked("\n\n".join(part for part in parts if part)) + "\n")
-        text.replace(folder / ERROR_TEXT)
+        write_whole(folder / ERROR_TEXT, masked("\n\n".join(part for part in parts if part)) + "\n")
 
 
 def _link(beside: Path, path: Path) -> None:
@@ -220,9 +220,12 @@ def failure_of_group(error: BaseException, written: Failure | None, log: Path) -
     text = str(error)
     if "timed out" in text.lower() or "Timeout" in type(getattr(error, "controller_failure", error)).__name__:
         return Failure(
-            "timed_out", f"its workers could not be started: {_last_line(text)}", tail(text), str(log)
+            "timed_out",
+            f"its workers could not be started: {last_line(text, 'without a word')}",
+            tail(text),
+            str(log),
         )
-    return Failure("lost", f"its workers ended: {_last_line(text)}", tail(text), str(log))
+    return Failure("lost", f"its workers ended: {last_line(text, 'without a word')}", tail(text), str(log))
 
 
 def failure_of_actor(error: BaseException | None, who: str, log: Path) -> Failure | None:
@@ -237,7 +240,9 @@ def failure_of_actor(error: BaseException | None, who: str, log: Path) -> Failur
     if getattr(error, "preempted", False):
         return Failure("preempted", f"the machine of {who} was taken back by its provider", end, str(log))
     if "HealthCheckTimeout" in kind or "HangError" in kind:
-        return Failure("timed_out", f"{who} did not answer: {_last_line(text)}", end, str(log))
+        return Failure(
+            "timed_out", f"{who} did not answer: {last_line(text, 'without a word')}", end, str(log)
+        )
     if kind in (
         "ActorDiedError",
         "ActorUnavailableError",
@@ -265,11 +270,6 @@ def _why_gone(text: str) -> str:
     telling = [line for line in lines if re.search(r"node|killed|exit", line)]
     line = (telling or lines or ["its process ended without a word"])[-1].rstrip(".")
     return line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE - 1]}…"
-
-
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1].rstrip(".") if lines else "without a word"
 
 
 def tail(text: str) -> str:

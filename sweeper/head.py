@@ -22,6 +22,7 @@ from typing import Any
 import yaml
 
 from sweeper.errors import SweeperError, UserError
+from sweeper.wording import last_line
 
 __all__ = ["ENVIRONMENT", "Head", "find_head"]
 
@@ -82,7 +83,7 @@ class Head:
         if done.returncode == SSH_FAILED:
             raise self._unreachable(done.stderr)
         if done.returncode:
-            raise SweeperError(f"{self.host}: {_last_line(done.stderr) or 'a command on the head failed'}")
+            raise SweeperError(f"{self.host}: {last_line(done.stderr) or 'a command on the head failed'}")
         return done.stdout
 
     def fetch(self, source: str, target: Path) -> None:
@@ -176,7 +177,7 @@ class Head:
         return shlex.join(command)
 
     def _unreachable(self, said: str = "") -> SweeperError:
-        why = f": {_last_line(said)}" if said.strip() else ""
+        why = f": {last_line(said)}" if said.strip() else ""
         return SweeperError(
             f"The head of {self.file} ({self._target()}) cannot be reached by SSH{why}. Is the cluster up "
             f"(`ray up {self.file}`), and is auth right there?"
@@ -223,7 +224,7 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         config = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"--cluster: {file} is no YAML: {_last_line(str(error))}") from error
+        raise UserError(f"--cluster: {file} is no YAML: {last_line(str(error))}") from error
     for section, keys in (("provider", ("type",)), ("auth", ("ssh_user",))):
         found = config.get(section) if isinstance(config, dict) else None
         if not isinstance(found, dict) or any(not isinstance(found.get(key), str) for key in keys):
@@ -250,7 +251,7 @@ def _ask_provider(file: Path, config: Mapping[str, Any]) -> tuple[str, Mapping[s
     except Exception as error:
         # Whatever the provider's own library raises: its words are the best there are.
         raise UserError(
-            f"{file}: no head of cluster {config.get('cluster_name')!r} was found: {_last_line(str(error))}. "
+            f"{file}: no head of cluster {config.get('cluster_name')!r} was found: {last_line(str(error))}. "
             f"Is it up (`ray up {file}`), and are the credentials of the provider set here?"
         ) from error
 
@@ -259,8 +260,3 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         return int(probe.getsockname()[1])
-
-
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1].rstrip(".") if lines else ""

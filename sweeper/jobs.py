@@ -29,6 +29,7 @@ from sweeper.head import Head, find_head
 from sweeper.identity import identify
 from sweeper.preflight import GIT, git_state
 from sweeper.spec import find_space, load_spec
+from sweeper.wording import first_line
 
 __all__ = ["DASHBOARD_PORT", "Job", "JobServer", "Parcel", "pack_space", "reach_jobs"]
 
@@ -284,7 +285,7 @@ def _client(address: str, headers: Mapping[str, str] | None = None) -> Any:
         return JobSubmissionClient(address, headers=None if headers is None else dict(headers))
     except Exception as error:
         raise UserError(
-            f"no job server of Ray can be used at {address}: {_first_line(error)}. Does Ray run there with "
+            f"no job server of Ray can be used at {address}: {first_line(error)}. Does Ray run there with "
             "its dashboard, and is the token of the cluster in ~/.ray/auth_token?"
         ) from error
 
@@ -319,8 +320,4 @@ def _said(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         # Ray's client raises RuntimeError and whatever lies below it.
-        raise SweeperError(f"{what}: {_first_line(error)}.") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise SweeperError(f"{what}: {first_line(error)}.") from error

@@ -36,7 +36,8 @@ from sweeper.cluster import (
 from sweeper.ended import SweepResult, print_result
 from sweeper.ending import Ending, Signals, Status, common_reason, ended_by_signals
 from sweeper.errors import SweepNotFoundError, TrackingError, UserError
-from sweeper.journal import Event, Journal
+from sweeper.files import DRIVER_LOG
+from sweeper.journal import JOURNAL, Event, Journal
 from sweeper.live import GO_ON, Board, Display
 from sweeper.memory import check_memory
 from sweeper.preflight import (
@@ -56,7 +57,7 @@ from sweeper.results import Sweep, read_series, read_sweep
 from sweeper.retry import Retries
 from sweeper.settings import STEPS
 from sweeper.steering import Steering, write_spec
-from sweeper.study import LOCK, Study, Suggestion
+from sweeper.study import LOCK, STUDY, Study, Suggestion
 from sweeper.sweep import SettledResources, SweepSpec
 from sweeper.tracking import Delivery, Tracker
 from sweeper.trial import RAY, STOP, TrialSettings, group_prefix, run_trial, trial_folder
@@ -201,13 +202,19 @@ def _records(spec: SweepSpec, trainable: Trainable, earlier: Sweep | None) -> It
         raise UserError(f"{spec.folder}: the sweep's folder cannot be made: {error.strerror}.") from error
     if earlier is None:
         _clear_remains(spec.folder)
+    elif earlier.trials and not (spec.folder / STUDY).is_file():
+        raise UserError(
+            f"{spec.folder / STUDY} is gone, and with it what the search was told: a new one would number "
+            f"its trials from 0 again. `sweeper results {spec.name}` still shows everything; launch the rest "
+            "under another name, e.g. with `name=...` behind the space file."
+        )
     ours = False
     try:
         defaults = {name: field.default for name, field in trainable.fields.items()}
         accept = partial(trainable.faults, workers=spec.resources.workers)
         with (
             Study(spec, accept=accept, defaults=defaults) as study,
-            Journal(spec.folder / "journal.jsonl") as journal,
+            Journal(spec.folder / JOURNAL) as journal,
         ):
             ours = True
             write_spec(spec.folder, spec.to_dict())
@@ -432,7 +439,7 @@ class _Run:
         if ended and failed == ended:
             return "failed", f"Every trial failed. {common_reason(sweep)}"
         if ended < sweep.budget.trials and not self._exhausted:
-            log = self._spec.folder / "ray.log"
+            log = self._spec.folder / DRIVER_LOG
             return "failed", f"Ray ended it after {ended} of {sweep.budget.trials} trials; {log} may say why."
         if ended < sweep.budget.trials:
             return "done", f"The space has no more configurations: {ended} trials ended."
@@ -508,7 +515,7 @@ def _quiet_ray(folder: Path) -> Iterator[None]:
     """Send what Ray logs in this process to ``ray.log`` in the sweep's folder instead of the terminal."""
     logger = logging.getLogger("ray")
     before, propagated, level = logger.handlers[:], logger.propagate, logger.level
-    handler = logging.FileHandler(folder / "ray.log")
+    handler = logging.FileHandler(folder / DRIVER_LOG)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger.handlers, logger.propagate = [handler], False
     logger.setLevel(logging.INFO)

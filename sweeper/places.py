@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sweeper.files import write_whole
+
 __all__ = ["WAITING", "Withdrawn", "goes_before", "needs_text", "take_place", "waits_for"]
 
 WAITING = "waiting.json"
@@ -98,9 +100,7 @@ def waits_for(folder: Path) -> str:
 def _say(folder: Path, needs: str, since: float) -> None:
     path = folder / WAITING
     if not path.exists():
-        beside = path.with_name(path.name + ".new")
-        beside.write_text(json.dumps({"needs": needs, "since": since}))
-        beside.replace(path)
+        write_whole(path, json.dumps({"needs": needs, "since": since}))
 
 
 def _elder_rival(group_name: str, bundles: Sequence[Mapping[str, float]]) -> bool:

@@ -22,6 +22,7 @@ from rich.text import Text
 
 from sweeper.cluster import Cluster
 from sweeper.errors import ResourceError, SweepExistsError, SweepNotFoundError, UserError
+from sweeper.files import SPEC, UNFINISHED
 from sweeper.journal import JOURNAL, RESERVE, read_journal
 from sweeper.masking import masked_command
 from sweeper.plan import describe_size, find_machine
@@ -210,8 +211,8 @@ def is_stillborn(folder: Path) -> bool:
     from sweeper.tracking import DATABASE, STATE
 
     databases = {f"{name}{end}" for name in (STUDY, DATABASE) for end in ("", "-journal", "-wal", "-shm")}
-    made = databases | {LOCK, JOURNAL, RESERVE, "spec.yaml", STATE}
-    names = {path.name.removesuffix(".new") for path in folder.iterdir()}
+    made = databases | {LOCK, JOURNAL, RESERVE, SPEC, STATE}
+    names = {path.name.removesuffix(UNFINISHED) for path in folder.iterdir()}
     return names <= made and not read_journal(folder / JOURNAL).events
 
 

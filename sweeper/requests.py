@@ -8,7 +8,6 @@ takes the request back, by renaming it, too: of two that rename a file one succe
 from __future__ import annotations
 
 import json
-import os
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sweeper.errors import SweeperError, UserError
+from sweeper.files import write_whole
 
 __all__ = ["ACTIONS", "FOLDER", "Action", "Answer", "Inbox", "Request", "send"]
 
@@ -121,7 +121,7 @@ class Inbox:
         )
 
     def _answer(self, identity: str, answer: Answer) -> None:
-        _write(self._folder / f"{identity}.answer", asdict(answer))
+        write_whole(self._folder / f"{identity}.answer", json.dumps(asdict(answer)))
         (self._folder / f"{identity}.taken").unlink(missing_ok=True)
 
 
@@ -155,7 +155,7 @@ def send(
     path, answered = place / f"{request.id}.json", place / f"{request.id}.answer"
     try:
         place.mkdir(exist_ok=True)
-        _write(path, asdict(request))
+        write_whole(path, json.dumps(asdict(request)))
     except OSError as error:
         raise UserError(f"{place}: no request can be left here: {error.strerror}.") from error
     started = time.monotonic()
@@ -191,9 +191,3 @@ def _take_back(path: Path) -> bool:
         return False
     path.with_suffix(".withdrawn").unlink(missing_ok=True)
     return True
-
-
-def _write(path: Path, plain: Mapping[str, Any]) -> None:
-    beside = path.with_name(f"{path.name}.{os.getpid()}.new")
-    beside.write_text(json.dumps(plain))
-    beside.replace(path)

@@ -13,6 +13,7 @@ import yaml
 from sweeper.changes import budget_words, changed_budget
 from sweeper.ending import Ending
 from sweeper.errors import UserError
+from sweeper.files import SPEC, write_whole
 from sweeper.masking import masked
 from sweeper.places import waits_for
 from sweeper.recorder import Outcome, Recorder
@@ -171,9 +172,7 @@ class Steering:
 
 def write_spec(folder: Path, spec: Mapping[str, Any]) -> None:
     """Write ``spec.yaml``, whole or not at all, and without passwords and tokens."""
-    beside = folder / "spec.yaml.new"
-    beside.write_text(masked(yaml.safe_dump(dict(spec), sort_keys=False, allow_unicode=True)))
-    beside.replace(folder / "spec.yaml")
+    write_whole(folder / SPEC, masked(yaml.safe_dump(dict(spec), sort_keys=False, allow_unicode=True)))
 
 
 def _trials(numbers: list[int]) -> str:

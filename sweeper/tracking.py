@@ -29,6 +29,7 @@ from typing import Any, TypeVar
 
 from sweeper.errors import UserError
 from sweeper.failure import ERROR_TEXT
+from sweeper.files import write_whole
 from sweeper.journal import JOURNAL, Event, EventKind, read_journal
 from sweeper.masking import masked
 from sweeper.sweep import Objective
@@ -506,10 +507,7 @@ class Tracker:
         return state
 
     def _save_state(self) -> None:
-        path = self._folder / self._state_name
-        beside = path.with_suffix(".json.new")
-        beside.write_text(json.dumps(asdict(self._state), indent=1))
-        beside.replace(path)
+        write_whole(self._folder / self._state_name, json.dumps(asdict(self._state), indent=1))
 
 
 class _Batch:

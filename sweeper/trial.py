@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 from sweeper.errors import TrialError
 from sweeper.failure import failure_of, failure_of_group, forget_failure, read_failure, write_failure
+from sweeper.files import write_whole
 from sweeper.places import Withdrawn
 from sweeper.system import system_metrics
 from trainables.interface import Report, TrainContext, silent
@@ -187,7 +188,7 @@ def run_trial(config: Mapping[str, Any], settings: TrialSettings) -> None:
     folder = trial_folder(settings.folder, number)
     folder.mkdir(parents=True, exist_ok=True)
     forget_failure(folder)
-    _write(folder / "config.json", json.dumps(dict(config["config"]), indent=1))
+    write_whole(folder / "config.json", json.dumps(dict(config["config"]), indent=1))
     try:
         interrupted = _train(number, dict(config["config"]), settings)
     except Exception as error:
@@ -215,7 +216,7 @@ def _train(number: int, config: dict[str, Any], settings: TrialSettings) -> bool
     def on_start() -> None:
         forget_failure(folder)
         (folder / PROGRESS).unlink(missing_ok=True)
-        _write(
+        write_whole(
             folder / ATTEMPT,
             json.dumps({"attempt": attempt, "host": socket.gethostname(), "pid": os.getpid()}),
         )
@@ -428,13 +429,7 @@ class _Progress:
         now = time.monotonic()
         if now >= self._next_write:
             self._next_write = now + POLL_S
-            _write(self._path, json.dumps({"time": time.time(), "message": message}))
-
-
-def _write(path: Path, text: str) -> None:
-    beside = path.with_name(path.name + ".new")
-    beside.write_text(text)
-    beside.replace(path)
+            write_whole(self._path, json.dumps({"time": time.time(), "message": message}))
 
 
 def _append(path: Path, result: Mapping[str, Any]) -> None:
