@@ -20,8 +20,10 @@ from typing import Any
 import yaml
 
 from sweeper.errors import ResourceError, UserError
+from sweeper.own_ray import start_ray
 from sweeper.plan import find_machine
 from sweeper.sweep import ResourceSpec, SettledResources
+from sweeper.wording import first_line
 
 __all__ = [
     "Cluster",
@@ -211,6 +213,7 @@ def connect(address: str | None = None, cpus: int | None = None) -> Cluster:
 
     Raises:
         UserError: Where no cluster answers at the address.
+        SweeperError: Where a Ray of our own does not start.
     """
     for name, value in RAY_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -242,12 +245,12 @@ def connect(address: str | None = None, cpus: int | None = None) -> Cluster:
     try:
         if address is not None and not local:
             _knock(address)
-        context = ray.init(**options)
+        context = start_ray(options) if local else ray.init(**options)
     except (OSError, RuntimeError, ValueError) as error:
         if local:
             raise
         raise UserError(
-            f"{named_by}: no Ray cluster can be used at {address!r}: {_first_line(error)}. Is it running "
+            f"{named_by}: no Ray cluster can be used at {address!r}: {first_line(error)}. Is it running "
             "(`ray status --address ...`), and does it run the same Python and Ray as this machine?"
         ) from error
     return _look(local, str(context.address_info.get("gcs_address") or address))
@@ -372,7 +375,3 @@ def _need(workers: int, each: float, what: str) -> str:
 
 def _count(number: float, what: str) -> str:
     return f"{number:g} {what}" + ("" if number == 1 else "s")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -14,6 +14,7 @@ from sweeper.errors import SweepExistsError, UserError
 from sweeper.journal import JOURNAL, RESERVE, EventKind
 from sweeper.launch import _records
 from sweeper.preflight import earlier_sweep, is_stillborn
+from sweeper.recorder import Recorder
 from sweeper.study import LOCK, STUDY
 from sweeper.sweep import SweepSpec
 from sweeper.tracking import DATABASE
@@ -72,3 +73,19 @@ def test_while_somebody_starts_nothing_of_it_is_cleared(stillborn: Path) -> None
     ):
         pass
     assert (stillborn / DATABASE).exists()
+
+
+def test_a_sweep_whose_study_is_gone_does_not_number_its_trials_anew(tmp_path: Path) -> None:
+    spec = small(tmp_path / "one")
+    with _records(spec, TRAINABLE, None) as records:
+        recorder = Recorder(records.study, records.journal, None, spec)
+        recorder.start_sweep({})
+        suggestion = records.study.ask()
+        assert suggestion is not None
+        recorder.start_trial(suggestion.number, suggestion.config)
+    (spec.folder / STUDY).unlink()
+    earlier = earlier_sweep(spec)
+    assert earlier is not None
+    with pytest.raises(UserError, match=r"study\.db is gone"), _records(spec, TRAINABLE, earlier):
+        pass
+    assert not (spec.folder / STUDY).exists()

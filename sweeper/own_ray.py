@@ -1,0 +1,60 @@
+"""A Ray of our own on this machine, started with patience: Ray itself gives its processes half a minute."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import psutil
+
+from sweeper.errors import SweeperError
+from sweeper.wording import first_line
+
+__all__ = ["start_ray"]
+
+ATTEMPTS = 4
+PAUSE_S = 5.0
+"""How long to wait after the first attempt; after the second twice as long, and so on."""
+
+
+def start_ray(options: Mapping[str, Any]) -> Any:
+    """Start Ray, again where it does not come up: on a busy machine its own patience may not suffice.
+
+    Args:
+        options: For ``ray.init``.
+
+    Returns:
+        Ray's context.
+
+    Raises:
+        SweeperError: Where Ray does not start after several attempts.
+    """
+    import ray
+
+    for attempt in range(1, ATTEMPTS + 1):
+        before = {process.pid for process in psutil.Process().children()}
+        try:
+            return ray.init(**options)
+        except ValueError:
+            raise
+        except Exception as error:  # Ray raises a bare one when its processes take too long
+            ray.shutdown()
+            _end_remains(before)
+            if attempt == ATTEMPTS:
+                raise SweeperError(
+                    f"Ray does not start on this machine; {ATTEMPTS} attempts failed, the last one with: "
+                    f"{first_line(error)}. Is the machine very busy, its memory used up, or the disk of "
+                    "/tmp/ray full? Try again when that has changed."
+                ) from error
+            time.sleep(PAUSE_S * attempt)
+    raise AssertionError("an attempt either succeeds or is the last")
+
+
+def _end_remains(before: set[int]) -> None:
+    """End what an attempt that failed has started: Ray itself forgets about it."""
+    for process in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            if process.pid not in before and any("/ray/" in word for word in process.cmdline()):
+                process.kill()
