@@ -99,6 +99,9 @@ fi
     echo "[ ! -f ~/.sweeper/local.sh ] || . ~/.sweeper/local.sh"
 } >"$state/environment.sh.new"
 mv "$state/environment.sh.new" "$state/environment.sh"
+# `ray down` and `ray exec` call `ray` in a login shell, without a word of ours before it.
+line='[ ! -f ~/.sweeper/environment.sh ] || . ~/.sweeper/environment.sh'
+grep -qxF "$line" "$HOME/.bashrc" 2>/dev/null || echo "$line" >>"$HOME/.bashrc"
 [ ! -f "$HOME/.ray/auth_token" ] || chmod 600 "$HOME/.ray/auth_token" || true
 # While an image is built, neither is there yet; `sweeper doctor` says where they are missing later.
 for folder in "$sweeps" "$cache"; do

@@ -299,7 +299,8 @@ def pages(report: Report, laptop: Laptop, trials: int, work: Path) -> None:
 
 
 def take_picture(laptop: Laptop, work: Path, runs: list[Any]) -> int:
-    """A picture of MLflow's comparison of all runs of the sweep, by headless Chromium; its size in bytes."""
+    """A picture of MLflow's comparison of the trials, by headless Chromium; its size in bytes."""
+    runs = [run for run in runs if {"key": "sweep.kind", "value": "trial"} in run["data"]["tags"]]
     ids = json.dumps([run["info"]["run_id"] for run in runs])
     experiment = json.dumps([runs[0]["info"]["experiment_id"]])
     page = f"http://127.0.0.1:5055/#/compare-runs?runs={quote(ids)}&experiments={quote(experiment)}"
