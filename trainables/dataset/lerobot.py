@@ -92,7 +92,7 @@ def open_dataset(
         cameras = [camera.name for camera in used.cameras]
         metadata = fetch_files(source, metadata, records, cameras, cache=cache, progress=progress)
         folders.append(DatasetFolder(source, metadata, records, used))
-    return LeRobotDataset(folders, used, tolerance_s)
+    return LeRobotDataset(folders, used, tolerance_s, every_observation=observations is None)
 
 
 def preflight(

@@ -75,7 +75,12 @@ class LeRobotDataset:
     """
 
     def __init__(
-        self, folders: Sequence[DatasetFolder], features: PolicyFeatures, tolerance_s: float
+        self,
+        folders: Sequence[DatasetFolder],
+        features: PolicyFeatures,
+        tolerance_s: float,
+        *,
+        every_observation: bool = False,
     ) -> None:
         first = folders[0]
         self.sources = tuple(folder.source for folder in folders)
@@ -96,6 +101,16 @@ class LeRobotDataset:
         self.episodes = tuple(
             Episode(record.index, stop - record.length, stop, record.tasks)
             for record, stop in zip(records, stops, strict=True)
+        )
+        taken = {feature.name for feature in features.inputs}
+        self._others = tuple(
+            name
+            for name, feature in self.features.items()
+            if every_observation
+            and name.startswith("observation.")
+            and name not in taken
+            and not feature.is_camera
+            and feature.dtype != "string"
         )
         self._folders = tuple(folders)
         self._columns: dict[str, np.ndarray] = {}
@@ -307,7 +322,8 @@ class LeRobotDataset:
         Returns:
             Each observation (n_obs_steps, *shape), cameras as uint8 (n_obs_steps, C, H, W); ``action``
             (horizon, A), from the first observation's step on; ``action_is_pad`` (horizon,), True where the
-            action lies outside the episode. Vectors are float32, whatever they are on disk.
+            action lies outside the episode. Vectors are float32, whatever they are on disk. Where no
+            observations were chosen, also the observations that no policy uses, as they are on disk.
 
         Raises:
             DatasetError: Where there is no such row or number of steps, or a picture cannot be decoded.
@@ -328,6 +344,7 @@ class LeRobotDataset:
                 window[feature.name] = self.pictures(feature.name, observed)
             else:
                 window[feature.name] = self.vector(feature.name)[observed]
+        window |= {name: self.column(name)[observed] for name in self._others}
         window["action"] = self.vector("action")[acted]
         window["action_is_pad"] = asked != acted
         return window

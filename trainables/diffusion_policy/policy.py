@@ -35,6 +35,11 @@ from trainables.interface import ConfigError, Fault
 __all__ = ["DiffusionPolicy", "assemble_policy", "build_networks", "build_policy"]
 
 PAD = "action_is_pad"
+LARGEST_PIXEL = 2.0
+"""Floats above this are no pixels in [0, 1]: somebody forgot to divide by 255."""
+
+Values = Mapping[str, Tensor | np.ndarray]
+"""A batch, or observations, by LeRobot's names."""
 
 
 class Networks(nn.Module):
@@ -132,18 +137,18 @@ class DiffusionPolicy(nn.Module):
 
     def loss(
         self,
-        batch: Mapping[str, Tensor],
-        noise: Tensor | None = None,
-        timesteps: Tensor | None = None,
+        batch: Values,
+        noise: Tensor | np.ndarray | None = None,
+        timesteps: Tensor | np.ndarray | None = None,
         generator: torch.Generator | None = None,
         crop_offsets: Tensor | None = None,
     ) -> Tensor:
         """The denoising loss of a batch of windows.
 
         Args:
-            batch: Raw values under LeRobot's names: observations (B, To, ...), images as uint8 or as floats
-                in [0, 1]; ``action`` (B, T, A); ``action_is_pad`` (B, T) where padding is left out of the
-                loss. Other entries are ignored.
+            batch: Raw values under LeRobot's names, tensors or numpy arrays: observations (B, To, ...),
+                images as uint8 or as floats in [0, 1]; ``action`` (B, T, A); ``action_is_pad`` (B, T) where
+                padding is left out of the loss. Other entries are ignored.
             noise: (B, T, A) standard normal; drawn where None.
             timesteps: (B,) integers below num_train_timesteps; drawn where None.
             generator: Where noise, timesteps and crops come from, in this order; None: torch's global one.
@@ -152,13 +157,18 @@ class DiffusionPolicy(nn.Module):
         Returns:
             A scalar: the mean squared error; with ``do_mask_loss_for_padding`` over the valid actions. Not
             finite where a value of the batch is not.
+
+        Raises:
+            KeyError: Where the batch lacks something.
+            ValueError: Where something in it, or the noise, has another shape.
         """
-        action_BTA = self.normalizer.normalize(ACTION, self._value(batch, ACTION))
+        action_BTA = self.normalizer.normalize(ACTION, self._actions(batch))
         if noise is None:
             noise = randn(tuple(action_BTA.shape), generator, self.device)
         if timesteps is None:
             timesteps = self._draw_timesteps(len(action_BTA), generator)
-        noise_BTA, timesteps_B = noise.to(self.device), timesteps.to(self.device)
+        noise_BTA = self._noise(noise, tuple(action_BTA.shape))
+        timesteps_B = torch.as_tensor(timesteps).to(self.device, torch.long)
         if crop_offsets is None:
             crop_offsets = self._draw_crop_offsets(len(action_BTA), generator)
 
@@ -174,8 +184,8 @@ class DiffusionPolicy(nn.Module):
 
     def predict_action(
         self,
-        observation: Mapping[str, Tensor],
-        noise: Tensor | None = None,
+        observation: Values,
+        noise: Tensor | np.ndarray | None = None,
         generator: Generators = None,
         sampler: str | None = None,
         num_inference_steps: int | None = None,
@@ -199,8 +209,8 @@ class DiffusionPolicy(nn.Module):
     @torch.no_grad()
     def predict_horizon(
         self,
-        observation: Mapping[str, Tensor],
-        noise: Tensor | None = None,
+        observation: Values,
+        noise: Tensor | np.ndarray | None = None,
         generator: Generators = None,
         sampler: str | None = None,
         num_inference_steps: int | None = None,
@@ -223,11 +233,15 @@ class DiffusionPolicy(nn.Module):
 
         Raises:
             ConfigError: Where the sampler is not known or cannot take so many steps.
+            KeyError: Where an observation is missing.
+            ValueError: Where an observation or the noise has another shape.
         """
         with self._evaluation():
             condition_BG = self.condition(observation)
             shape = (len(condition_BG), self.horizon, self.action_dim)
-            noise_BTA = randn(shape, generator, self.device) if noise is None else noise.to(self.device)
+            if noise is None:
+                noise = randn(shape, generator, self.device)
+            noise_BTA = self._noise(noise, shape)
 
             def predict(noisy_action_BTA: Tensor, timestep: int) -> Tensor:
                 timesteps_B = torch.full((shape[0],), timestep, device=self.device)
@@ -242,7 +256,7 @@ class DiffusionPolicy(nn.Module):
             )
         return self.normalizer.unnormalize(ACTION, action_BTA)
 
-    def condition(self, observation: Mapping[str, Tensor], crop_offsets: Tensor | None = None) -> Tensor:
+    def condition(self, observation: Values, crop_offsets: Tensor | None = None) -> Tensor:
         """What the U-Net knows of the observations: (B, G).
 
         Per observation step: state, the features of every camera, environment state.
@@ -252,17 +266,18 @@ class DiffusionPolicy(nn.Module):
             crop_offsets: (B, S, 2) top and left of each sample's crop; None: centred.
         """
         parts_BToD = []
-        names = {feature.name for feature in self.features.inputs}
-        if STATE in names:
-            parts_BToD.append(self.normalizer.normalize(STATE, self._value(observation, STATE)))
+        inputs = {feature.name: feature for feature in self.features.inputs}
+        if STATE in inputs:
+            value = self._observed(observation, inputs[STATE])
+            parts_BToD.append(self.normalizer.normalize(STATE, value))
         if self.features.cameras:
             parts_BToD.append(self._image_features(observation, crop_offsets))
-        if ENVIRONMENT_STATE in names:
-            value = self._value(observation, ENVIRONMENT_STATE)
+        if ENVIRONMENT_STATE in inputs:
+            value = self._observed(observation, inputs[ENVIRONMENT_STATE])
             parts_BToD.append(self.normalizer.normalize(ENVIRONMENT_STATE, value))
         return torch.cat(parts_BToD, dim=-1).flatten(start_dim=1)
 
-    def _image_features(self, observation: Mapping[str, Tensor], crop_offsets: Tensor | None) -> Tensor:
+    def _image_features(self, observation: Values, crop_offsets: Tensor | None) -> Tensor:
         cameras = self.features.cameras
         images = [
             self.camera_images(camera, observation, None if crop_offsets is None else crop_offsets[:, number])
@@ -277,7 +292,7 @@ class DiffusionPolicy(nn.Module):
         return torch.cat(features, dim=-1).reshape(batch, steps, -1)
 
     def camera_images(
-        self, camera: Feature, observation: Mapping[str, Tensor], crop_offsets: Tensor | None = None
+        self, camera: Feature, observation: Values, crop_offsets: Tensor | None = None
     ) -> Tensor:
         """What an encoder sees of a camera: (N, C, H, W), resized, cropped, normalised.
 
@@ -287,7 +302,7 @@ class DiffusionPolicy(nn.Module):
             crop_offsets: (B, 2) top and left; None: centred. All steps of a sample are cropped alike, so that
                 what moves between them is the scene.
         """
-        images_BToCHW = self._value(observation, camera.name)
+        images_BToCHW = self._observed(observation, camera)
         steps = images_BToCHW.shape[1]
         images_NCHW = images_BToCHW.flatten(0, 1)
         size = _resized(self.config, camera)
@@ -322,10 +337,38 @@ class DiffusionPolicy(nn.Module):
         once = draw_crop_offsets((1, len(self.diffusion.encoders)), size, crop, generator)
         return once.expand(count, len(cameras), 2)
 
-    def _value(self, batch: Mapping[str, Tensor], name: str) -> Tensor:
+    def _value(self, batch: Values, name: str) -> Tensor:
         if name not in batch:
             raise KeyError(f"the batch has no {name!r}; it has {', '.join(sorted(batch))}")
-        return batch[name].to(self.device, non_blocking=True)
+        return torch.as_tensor(batch[name]).to(self.device, non_blocking=True)
+
+    def _observed(self, batch: Values, feature: Feature) -> Tensor:
+        """An observation, (B, To, ...); images of any height and width."""
+        value = self._value(batch, feature.name)
+        fixed = (self.n_obs_steps, *feature.shape)
+        free = ("H", "W") if feature.type is FeatureType.VISUAL else ()
+        fixed = fixed[: len(fixed) - len(free)]
+        if value.ndim != 1 + len(fixed) + len(free) or tuple(value.shape[1 : 1 + len(fixed)]) != fixed:
+            expected = ", ".join(map(str, ("B", *fixed, *free)))
+            raise ValueError(f"{feature.name} has shape {tuple(value.shape)}, expected ({expected})")
+        if free and value.is_floating_point() and value.numel() and value.max() > LARGEST_PIXEL:
+            raise ValueError(
+                f"{feature.name} has values up to {float(value.max()):.4g}; give uint8, or floats in [0, 1]"
+            )
+        return value
+
+    def _actions(self, batch: Values) -> Tensor:
+        value = self._value(batch, ACTION)
+        if value.ndim != 3 or value.shape[-1] != self.action_dim:
+            expected = f"(B, {self.horizon}, {self.action_dim})"
+            raise ValueError(f"{ACTION} has shape {tuple(value.shape)}, expected {expected}")
+        return value
+
+    def _noise(self, noise: Tensor | np.ndarray, shape: tuple[int, ...]) -> Tensor:
+        value = torch.as_tensor(noise)
+        if tuple(value.shape) != shape:
+            raise ValueError(f"the noise has shape {tuple(value.shape)}, expected {shape}")
+        return value.to(self.device, torch.float32)
 
     @contextmanager
     def _evaluation(self) -> Iterator[None]:

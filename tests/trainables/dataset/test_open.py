@@ -356,6 +356,29 @@ def test_a_window_repeats_the_edge_and_says_where(make_dataset):
     np.testing.assert_array_equal(alone["action_is_pad"], [True, True, False, True])
 
 
+def test_a_window_has_the_observations_that_no_policy_uses_unless_others_were_chosen(make_dataset):
+    root = make_dataset(
+        lengths=(4, 5),
+        extra={
+            "observation.gripper": DatasetFeature("int64", (1,)),
+            "observation.touching": DatasetFeature("bool", (2,)),
+            "next.done": DatasetFeature("bool", (1,)),
+        },
+        changes={
+            ("observation.gripper", -1): np.arange(5)[:, None],
+            ("observation.touching", -1): np.array([[True, False]] * 5),
+            ("next.done", -1): np.zeros((5, 1), bool),
+        },
+    )
+    window = open_dataset(root).window(6, 3, 4)
+    np.testing.assert_array_equal(window["observation.gripper"], np.array([[0], [1], [2]]))
+    assert window["observation.gripper"].dtype == np.int64
+    np.testing.assert_array_equal(window["observation.touching"], np.array([[True, False]] * 3))
+    assert "next.done" not in window
+    chosen = open_dataset(root, observations=["observation.state"]).window(6, 3, 4)
+    assert set(chosen) == {"observation.state", "action", "action_is_pad"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

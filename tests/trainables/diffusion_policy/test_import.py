@@ -204,12 +204,13 @@ def test_weights_of_other_precisions_become_float32(
     torch.testing.assert_close(dict(loaded.state_dict()), expected, rtol=0, atol=0)
 
 
-def test_names_that_compiling_left_are_understood(policy: DiffusionPolicy, folder: Path) -> None:
+@pytest.mark.parametrize("compiled", ["diffusion.unet.", "diffusion.", ""])
+def test_names_that_compiling_left_are_understood(
+    policy: DiffusionPolicy, folder: Path, compiled: str
+) -> None:
     change_tensors(
         folder / WEIGHTS,
-        lambda weights: {
-            n.replace("diffusion.unet.", "diffusion.unet._orig_mod."): v for n, v in weights.items()
-        },
+        lambda weights: {n.replace(compiled, f"{compiled}_orig_mod.", 1): v for n, v in weights.items()},
     )
     assert any("_orig_mod" in name for name in weights_of(folder))
     same_actions(lerobot.load(folder), policy)

@@ -454,3 +454,49 @@ def test_a_missing_observation_is_named() -> None:
     del batch["observation.environment_state"]
     with pytest.raises(KeyError, match=r"no 'observation\.environment_state'; it has action, action_is_pad"):
         policy.loss(batch)
+
+
+def test_numpy_and_wider_numbers_give_what_tensors_give() -> None:
+    policy = small_policy(cameras=1, environment=2).eval()
+    batch, noise = small_batch(policy), torch.randn(4, policy.horizon, policy.action_dim)
+    timesteps = torch.tensor([0, 5, 11, 19])
+    wide = {name: v.double() if v.is_floating_point() else v for name, v in batch.items()}
+    arrays = {name: value.numpy() for name, value in reversed(batch.items())}
+
+    loss = policy.loss(batch, noise, timesteps)
+    assert policy.loss(wide, noise.double(), timesteps.int()) == loss
+    assert policy.loss(arrays | {"index": np.arange(4)}, noise.numpy(), timesteps.numpy()) == loss
+    actions = policy.predict_action(batch, noise, sampler="DDIM")
+    for observation, drawn in ((wide, noise.double()), (arrays, noise.numpy())):
+        again = policy.predict_action(observation, drawn, sampler="DDIM")
+        torch.testing.assert_close(again, actions, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "words"),
+    [
+        ("observation.state", (4, 3), r"observation\.state has shape \(4, 3\), expected \(B, 2, 3\)"),
+        ("observation.state", (4, 3, 3), r"has shape \(4, 3, 3\), expected \(B, 2, 3\)"),
+        ("observation.state", (4, 2, 5), r"has shape \(4, 2, 5\), expected \(B, 2, 3\)"),
+        ("observation.images.c0", (4, 2, 40, 48, 3), r"c0 has shape .*, expected \(B, 2, 3, H, W\)"),
+        ("observation.images.c0", (2, 3, 40, 48), r"c0 has shape .*, expected \(B, 2, 3, H, W\)"),
+        ("action", (8, 2), r"action has shape \(8, 2\), expected \(B, 8, 2\)"),
+        ("noise", (4, 1, 2), r"the noise has shape \(4, 1, 2\), expected \(4, 8, 2\)"),
+    ],
+)
+def test_values_of_another_shape_are_named(name: str, shape: tuple[int, ...], words: str) -> None:
+    policy = small_policy(cameras=1)
+    batch = small_batch(policy) | {name: torch.zeros(shape)}
+    with pytest.raises(ValueError, match=words):
+        policy.loss(batch, batch.get("noise"))
+    if name != "action":
+        with pytest.raises(ValueError, match=words):
+            policy.predict_action(batch, batch.get("noise"))
+
+
+def test_float_images_that_were_not_divided_by_255_are_refused() -> None:
+    policy = small_policy(cameras=1)
+    batch = small_batch(policy)
+    batch["observation.images.c0"] = batch["observation.images.c0"].float()
+    with pytest.raises(ValueError, match=r"c0 has values up to 25\d; give uint8, or floats in \[0, 1\]"):
+        policy.predict_action(batch)

@@ -39,7 +39,7 @@ __all__ = ["Pretrained", "load", "policy_of", "read_checkpoint"]
 WEIGHTS = "model.safetensors"
 KNOWN_STATISTICS = {"min", "max", "mean", "std", "q01", "q10", "q50", "q90", "q99"}
 
-_COMPILED = "._orig_mod"
+_COMPILED = "_orig_mod."
 _INPUT_BUFFERS = "normalize_inputs.buffer_"
 _TARGET_BUFFERS = "normalize_targets.buffer_"
 _OUTPUT_BUFFERS = "unnormalize_outputs.buffer_"
