@@ -16,7 +16,7 @@ from sweeper.errors import UserError
 from sweeper.files import DRIVER_LOG
 from sweeper.journal import JOURNAL, read_journal
 from sweeper.requests import ACTIONS, Action, send
-from sweeper.results import Sweep, read_sweep
+from sweeper.results import Sweep, driver_runs, read_sweep
 from sweeper.status import status_of
 from sweeper.trial import LOG, trial_folder
 
@@ -49,7 +49,7 @@ class Local:
 
 def status(folder: Path) -> Plain:
     """How the sweep stands (`sweeper.status.status_of`)."""
-    return status_of(folder)
+    return status_of(read_sweep(folder))
 
 
 def request(folder: Path, action: Action, trial: int | None = None, changes: Sequence[str] = ()) -> Plain:
@@ -83,9 +83,9 @@ def events(folder: Path, offset: int = 0) -> Plain:
     return {"events": chunk.events, "offset": chunk.offset, "folder": str(folder.absolute())}
 
 
-def alive(folder: Path) -> Plain:
-    """Whether a driver runs the sweep: ``alive``."""
-    return {"alive": read_sweep(folder).is_alive()}
+def alive(_folder: Path, driver: Mapping[str, Any]) -> Plain:
+    """Whether a driver, as the journal calls it, still runs: ``alive``. Asked often, and reads no journal."""
+    return {"alive": driver_runs(driver)}
 
 
 def log(
@@ -124,19 +124,17 @@ def _log_of(folder: Path, trial: int | None, rank: int) -> Path:
         if not path.is_file():
             raise UserError(f"{folder}: the driver has written no {DRIVER_LOG} yet.")
         return path
+    path = trial_folder(folder, trial) / (LOG if rank == 0 else f"worker-{rank}.log")
+    if path.is_file():
+        return path  # the journal may be long, and whoever follows a log asks all the time
     sweep = read_sweep(folder)
     if trial not in sweep.trials:
         numbers = sorted(sweep.trials)
         known = f"There are {numbers[0]} to {numbers[-1]}." if numbers else "There is none yet."
         raise UserError(f"{sweep.name} has no trial {trial}. {known}")
-    path = trial_folder(folder, trial) / (LOG if rank == 0 else f"worker-{rank}.log")
-    if not path.is_file():
-        found = sweep.trials[trial]
-        why = f"it waits for {found.needs}" if found.needs else f"it is {found.status.replace('_', ' ')}"
-        raise UserError(
-            f"Trial {trial} has written no {path.name} yet: {why}. It would lie in {path.parent}."
-        )
-    return path
+    found = sweep.trials[trial]
+    why = f"it waits for {found.needs}" if found.needs else f"it is {found.status.replace('_', ' ')}"
+    raise UserError(f"Trial {trial} has written no {path.name} yet: {why}. It would lie in {path.parent}.")
 
 
 def _begin_of_lines(path: Path, size: int, lines: int | None) -> int:

@@ -63,14 +63,6 @@ class Board:
         self.sweep = sweep
         self.at_once = max(1, at_once)
         self._steps = steps
-        self._first: dict[int, tuple[float, int]] = {}
-
-    def tell(self, event: Event) -> None:
-        """Note when each trial first reported: what lies before that is start-up, not training."""
-        if event["event"] == EventKind.TRIAL_START:
-            self._first.pop(event["trial"], None)
-        elif event["event"] == EventKind.REPORT:
-            self._first.setdefault(event["trial"], (event["time"], event["step"]))
 
     @property
     def objective(self) -> Objective:
@@ -141,7 +133,7 @@ class Board:
     def _whole_s(self, trial: TrialResult, now: float) -> float:
         """How long a trial lasts as a whole, by its pace so far; 0 where that cannot be told."""
         steps = self.steps(trial)
-        since, first = self._first.get(trial.number, (now, trial.step))
+        since, first = trial.first or (now, trial.step)
         if not steps or trial.step <= first:
             return 0.0
         return trial.duration_s(now) + (now - since) * max(0, steps - trial.step) / (trial.step - first)
@@ -194,7 +186,6 @@ class Display:
 
     def tell(self, event: Event) -> None:
         """Show an event that was applied to the sweep."""
-        self._board.tell(event)
         if self._live is None:
             line = event_line(self._board, event)
             if line:
@@ -249,7 +240,6 @@ def told_events(events: Sequence[Event]) -> list[str]:
     lines = []
     for event in events:
         followed.apply(event)
-        board.tell(event)
         said = event_line(board, event)
         if said:
             lines.append(f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(event['time']))} {said}")

@@ -11,7 +11,6 @@ were evaluated often: the maximum of noisy numbers grows with how many there are
 from __future__ import annotations
 
 import bisect
-import contextlib
 import math
 import socket
 import time
@@ -33,7 +32,7 @@ __all__ = [
     "Sweep",
     "TrialResult",
     "TrialStatus",
-    "damaged_sweeps",
+    "driver_runs",
     "list_sweeps",
     "read_series",
     "read_sweep",
@@ -70,6 +69,8 @@ class TrialResult:
         retries: How often it was tried again, by the reason.
         changes: What was changed of its configuration on the way, for want of memory.
         dropped: Folders of checkpoints that were taken away again, as ``keep`` says.
+        at_last_step: The metrics that were reported at the last step.
+        first: Time and step of the first report since it last started: what lies before is no training.
     """
 
     number: int
@@ -92,6 +93,7 @@ class TrialResult:
     changes: dict[str, Any] = field(default_factory=dict)
     dropped: list[str] = field(default_factory=list)
     at_last_step: set[str] = field(default_factory=set)
+    first: tuple[float, int] | None = None
     _segment: float = 0.0
     _ran_s: float = 0.0
 
@@ -203,15 +205,7 @@ class Sweep:
 
     def is_alive(self) -> bool:
         """Whether the driver runs; a driver on another host is believed to be as the journal left it."""
-        if self.status != "running":
-            return False
-        if self.driver.get("host") != socket.gethostname():
-            return True
-        try:
-            process = psutil.Process(int(self.driver["pid"]))
-            return abs(process.create_time() - float(self.driver["started"])) < 2.0
-        except (psutil.Error, KeyError, ValueError):
-            return False
+        return self.status == "running" and driver_runs(self.driver)
 
     @property
     def state(self) -> str:
@@ -308,7 +302,7 @@ class Sweep:
             self.trials[number] = TrialResult(number, event["values"], event["config"], event["time"])
         trial = self.trials[number]
         trial.status, trial.reason, trial.message, trial.ended, trial.needs = "running", "", "", None, ""
-        trial._segment = event["time"]
+        trial._segment, trial.first = event["time"], None
 
     def _trial_retry(self, trial: TrialResult, event: Event) -> None:
         trial._pause(event["time"])
@@ -322,6 +316,7 @@ class Sweep:
         metrics = {name: float(value) for name, value in event["metrics"].items()}
         trial.at_last_step = (trial.at_last_step if event["step"] == trial.step else set()) | set(metrics)
         trial.step = event["step"]
+        trial.first = trial.first or (event["time"], event["step"])
         trial.metrics |= metrics
         trial.artifacts |= event.get("artifacts", {})
         trial.checkpoint = event.get("checkpoint") or trial.checkpoint
@@ -451,26 +446,32 @@ def read_series(folder: Path, metric: str) -> dict[int, list[tuple[int, float]]]
     return series
 
 
-def list_sweeps(folder: Path) -> list[Sweep]:
-    """The sweeps in a folder, the last started first; what is no sweep, or damaged, is passed over."""
-    sweeps = []
-    for journal in folder.glob(f"*/{JOURNAL}"):
-        with contextlib.suppress(SweepNotFoundError, SweepDamagedError):
-            sweeps.append(read_sweep(journal.parent))
-    return sorted(sweeps, key=lambda sweep: -sweep.started)
+def driver_runs(driver: Mapping[str, Any]) -> bool:
+    """Whether a driver, as the journal calls it, still runs; one on another host is believed to."""
+    if driver.get("host") != socket.gethostname():
+        return True
+    try:
+        process = psutil.Process(int(driver["pid"]))
+        return abs(process.create_time() - float(driver["started"])) < 2.0
+    except (psutil.Error, KeyError, ValueError):
+        return False
 
 
-def damaged_sweeps(folder: Path) -> dict[str, str]:
-    """The sweeps in a folder that cannot be read: what is wrong with each, by the name of its folder."""
-    found = {}
+def list_sweeps(folder: Path) -> tuple[list[Sweep], dict[str, str]]:
+    """The sweeps in a folder, the last started first; and of those that cannot be read what is wrong.
+
+    Returns:
+        The sweeps; and a sentence by the name of the folder. What is no sweep is passed over.
+    """
+    sweeps, damaged = [], {}
     for journal in sorted(folder.glob(f"*/{JOURNAL}")):
         try:
-            read_sweep(journal.parent)
+            sweeps.append(read_sweep(journal.parent))
         except SweepDamagedError as error:
-            found[journal.parent.name] = str(error)
+            damaged[journal.parent.name] = str(error)
         except SweepNotFoundError:
             continue
-    return found
+    return sorted(sweeps, key=lambda sweep: -sweep.started), damaged
 
 
 def to_json(sweep: Sweep) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from rich.text import Text
 from sweeper.cost import cost_of
 from sweeper.journal import JOURNAL, read_journal
 from sweeper.live import Board
-from sweeper.results import ORDER, Sweep, read_sweep
+from sweeper.results import ORDER, Sweep
 from sweeper.tables import Column, duration_text, fitted_table, number_text, state_text
 from sweeper.tracking import STATE, read_state
 from sweeper.trial import progress_of, trial_folder
@@ -31,23 +31,16 @@ def board_of(sweep: Sweep) -> Board:
     return Board(sweep, int(resources.get("at_once", 1)), sweep.info.get("steps"))
 
 
-def status_of(folder: Path) -> Plain:
-    """How the sweep in ``folder`` stands, as plain types.
-
-    Raises:
-        SweepNotFoundError: Where no sweep lies there.
-    """
-    sweep = read_sweep(folder)
+def status_of(sweep: Sweep) -> Plain:
+    """How a sweep stands, as plain types, as it was read from its folder."""
     sweep.bury()
     now = time.time()
     board = board_of(sweep)
-    for event in read_journal(folder / JOURNAL).events:
-        board.tell(event)
     alive = sweep.is_alive()
     left_s = board.left_s(now) if alive else None
     return {
         "sweep": sweep.name,
-        "folder": str(folder.absolute()),
+        "folder": str(sweep.folder.absolute()),
         "state": sweep.state,
         "alive": alive,
         "message": sweep.message,
@@ -64,7 +57,7 @@ def status_of(folder: Path) -> Plain:
         "best": _best(board),
         "running": [_running(board, trial.number, now) for trial in board.running()],
         "waiting": [{"trial": t.number, "needs": t.needs} for t in board.running() if t.needs],
-        "mlflow": _mlflow(folder),
+        "mlflow": _mlflow(sweep.folder),
     }
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sweeper.commands.options import Json, open_console
+from sweeper.commands.options import Json, SweepsFolder, open_console
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -234,7 +234,7 @@ def _ui(head: Head, parsed: dict[str, Any]) -> int:
     uri = head.ask(f'echo "${MLFLOW}"').strip()
     port = urlsplit(uri).port if uri.startswith("http://127.0.0.1:") else None
     if port is None:
-        raise_ui(head, uri)
+        _refuse_pages(head, uri)
     # However this process is ended, the tunnel must not stay behind.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
@@ -248,7 +248,7 @@ def _ui(head: Head, parsed: dict[str, Any]) -> int:
     return 0
 
 
-def raise_ui(head: Head, uri: str) -> None:
+def _refuse_pages(head: Head, uri: str) -> None:
     """Say why no tunnel leads to MLflow."""
     from sweeper.errors import UserError
 
@@ -298,9 +298,7 @@ def doctor(
         str | None,
         typer.Option(metavar="ADDRESS", help="Ray cluster to look at; left out: this machine alone."),
     ] = None,
-    sweeps: Annotated[
-        Path, typer.Option("--sweeps", envvar="SWEEPER_SWEEPS", help="The folder in which sweeps lie.")
-    ] = Path("sweeps"),
+    sweeps: SweepsFolder = Path("sweeps"),
     as_json: Json = False,
 ) -> None:
     """Say what is wrong with this machine or a cluster, and what to do about it."""

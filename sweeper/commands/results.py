@@ -38,7 +38,7 @@ def list_sweeps(sweeps: SweepsFolder = Path("sweeps"), as_json: Json = False) ->
     from sweeper import results as reading
     from sweeper.tables import sweeps_table
 
-    found, damaged = reading.list_sweeps(sweeps), reading.damaged_sweeps(sweeps)
+    found, damaged = reading.list_sweeps(sweeps)
     if as_json:
         broken = [{"sweep": name, "status": "damaged", "message": why} for name, why in damaged.items()]
         typer.echo(json.dumps([*map(reading.to_json, found), *broken], indent=2))

@@ -65,11 +65,12 @@ def status(
 
 def _status_of_all(address: str | None, sweeps: Path, as_json: bool) -> None:
     from sweeper import remote
-    from sweeper.results import damaged_sweeps, list_sweeps
+    from sweeper.results import list_sweeps
     from sweeper.status import status_of, summary_table
 
     if address is None:
-        found, damaged = [status_of(one.folder) for one in list_sweeps(sweeps)], damaged_sweeps(sweeps)
+        there, damaged = list_sweeps(sweeps)
+        found = [status_of(one) for one in there]
         place = str(sweeps)
     else:
         try:
@@ -119,7 +120,7 @@ def watch(
                     found.apply(event)
                     display.tell(event)
                 if not chunk["events"]:
-                    if not reach.call("alive")["alive"]:
+                    if not reach.call("alive", driver=dict(found.driver))["alive"]:
                         break
                     time.sleep(FOLLOW_S)
         if found.trials:
@@ -151,16 +152,18 @@ def _followed(reach: Reach) -> tuple[FoundSweep, int]:
 
 def _echo_events(reach: Reach) -> None:
     """Print the events of a sweep, a line each, until it ends."""
-    offset, ended = 0, False
+    offset, driver = 0, None
     while True:
-        alive = reach.call("alive")["alive"]
+        # Asked first: what a driver says before it is gone is told, too.
+        alive = driver is not None and reach.call("alive", driver=driver)["alive"]
         chunk = reach.call("events", offset=offset)
         offset = chunk["offset"]
         for event in chunk["events"]:
-            ended = event["event"] == "sweep_end"
+            if event["event"] in ("sweep_start", "sweep_end"):
+                driver = event.get("driver")
             typer.echo(json.dumps(event))
         if not chunk["events"]:
-            if ended or not alive:
+            if not alive:
                 return
             time.sleep(FOLLOW_S)
 

@@ -253,12 +253,12 @@ def test_sweeps_are_listed_latest_first_and_other_folders_passed_over(tmp_path, 
         played.journal.append(EventKind.SWEEP_END, status="done", message="")
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / JOURNAL).write_text("")
-    sweeps = list_sweeps(tmp_path)
+    sweeps, _ = list_sweeps(tmp_path)
     assert [found.folder.name for found in sweeps] == ["newer", "older"]
     shown = text_of(sweeps_table(sweeps))
     assert "1/8" in shown
     assert "done" in shown
-    assert list_sweeps(tmp_path / "nowhere") == []
+    assert list_sweeps(tmp_path / "nowhere") == ([], {})
 
 
 def test_a_folder_without_a_sweep_is_a_clear_error(tmp_path):
