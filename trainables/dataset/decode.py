@@ -220,8 +220,15 @@ def _from_video(part: FramePart, name_row: Callable[[int], str]) -> Iterator[tup
         raise dataset_error(where, f"the video {error}: {part.path}.", EXCLUDE) from error
 
 
+LATEST_S = 1e8
+"""Three years: no video is longer, and what a time base makes of such a time still fits into 64 bits."""
+
+
 def _nearest_frames(path: Path, times_s: NDArray[np.float64], tolerance_s: float) -> Iterator[Any]:
     """Yield for each of the ascending times the frame that is nearest to it."""
+    no_times = times_s[~(np.abs(times_s) < LATEST_S)]  # also where they are no numbers
+    if no_times.size:
+        raise VideoError(f"has no frame at {no_times[0]:g} s: the dataset's metadata give no time of a video")
     first_s = float(times_s[0])
     with _opened(path) as (container, stream):
         frames = _frames_from(container, stream, first_s)

@@ -179,6 +179,16 @@ def test_the_size_of_all_frames_is_known_before(make_dataset):
     assert frames_gb(dataset, (10, 20)) == pytest.approx(2 * 38 * 3 * 200 / 1e9)
 
 
+@pytest.mark.parametrize("time", [float("nan"), float("inf"), 1e30])
+def test_what_is_no_time_of_a_video_is_refused(root, time):
+    from trainables.dataset.decode import VideoError, _nearest_frames
+
+    (video,) = (root / "videos").rglob("*.mp4")
+    for times in ([time, 0.1], [0.0, time]):
+        with pytest.raises(VideoError, match=r"has no frame at (nan|inf|1e\+30) s"):
+            list(_nearest_frames(video, np.array(times), 0.1))
+
+
 def test_a_frame_too_far_from_its_time_names_episode_camera_and_file(root, cache):
     def shift(data):
         times = data["timestamp"].to_pylist()
