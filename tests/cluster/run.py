@@ -405,7 +405,8 @@ def down(report: Report, laptop: Laptop, key: Path, hosts: dict[int, Host]) -> N
         ended = laptop.run("ray", "down", "--yes", str(laptop.file), log="ray-down.log")
     report.hold("ray down", ended.returncode == 0)
     for host in hosts.values():
-        left = until(lambda host=host: not host.processes(key), 30) or host.processes(key)
+        # Workers end by themselves when the head has been gone for a minute.
+        left = until(lambda host=host: not host.processes(key), 150) or host.processes(key)
         report.hold(f"nothing is left on {host.name}", left is True, "" if left is True else left)
 
 
