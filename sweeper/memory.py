@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import psutil
 from rich.console import Console
 
 from sweeper.errors import ResourceError
-from sweeper.plan import describe_size
+from sweeper.plan import ask_gpus, describe_size
 from sweeper.sweep import SettledResources
 from trainables.interface import EstimatesMemory, Trainable
 
@@ -20,7 +19,6 @@ __all__ = ["check_memory"]
 
 PROCESS_GB = 0.6
 """What a Python process with torch and Ray holds before it trains anything."""
-NVIDIA_SMI_TIMEOUT_S = 10
 
 
 def check_memory(
@@ -79,11 +77,7 @@ def _host_gb() -> float | None:
 
 def _gpu_gb() -> float | None:
     """Memory of the smallest GPU here, as nvidia-smi tells it; None where it tells nothing."""
-    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
     try:
-        answer = subprocess.run(
-            command, capture_output=True, text=True, timeout=NVIDIA_SMI_TIMEOUT_S, check=True
-        )
-        return min(float(line) for line in answer.stdout.split()) * 1024**2 / 1e9
-    except (OSError, ValueError, subprocess.SubprocessError):
+        return min(map(float, ask_gpus("memory.total"))) * 1024**2 / 1e9
+    except ValueError:  # there is none, or it says `[N/A]`
         return None

@@ -24,6 +24,7 @@ from trainables.interface import StartsFromCheckpoints, Trainable
 __all__ = [
     "Machine",
     "Plan",
+    "ask_gpus",
     "describe_range",
     "describe_scale",
     "describe_size",
@@ -296,20 +297,7 @@ def _cpus() -> int:
 
 def _gpu_names() -> tuple[str, ...]:
     """Names of the NVIDIA GPUs that CUDA_VISIBLE_DEVICES leaves visible, as nvidia-smi tells them."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return ()
-    try:
-        answer = subprocess.run(
-            [program, "--query-gpu=name", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            timeout=NVIDIA_SMI_TIMEOUT_S,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ()
-    names = tuple(line.strip() for line in answer.stdout.splitlines() if line.strip())
+    names = ask_gpus("name")
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return names
@@ -317,6 +305,24 @@ def _gpu_names() -> tuple[str, ...]:
     if all(device.isdigit() for device in listed):
         return tuple(names[int(device)] for device in listed if int(device) < len(names))
     return names[: len(listed)]
+
+
+def ask_gpus(what: str) -> tuple[str, ...]:
+    """What nvidia-smi says of each GPU here, e.g. ``name`` or ``memory.total`` (MiB); empty without one."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return ()
+    try:
+        answer = subprocess.run(
+            [program, f"--query-gpu={what}", "--format=csv,noheader,nounits"],
+            capture_output=True,
+            text=True,
+            timeout=NVIDIA_SMI_TIMEOUT_S,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    return tuple(line.strip() for line in answer.stdout.splitlines() if line.strip())
 
 
 def describe_value(value: Any) -> str:
