@@ -104,7 +104,7 @@ class Checkpoints:
             # The same step of the same run, written again after a restart: equal, but the newer one is whole.
             shutil.rmtree(final)
         beside.replace(final)
-        _sync(self.folder)
+        sync_to_disk(self.folder)
         for pointer in _KEPT_BY_POINTER if best else ("last",):
             self._point(pointer, snapshot.step, name)
         self._drop_unused()
@@ -244,15 +244,16 @@ def _write(folder: Path, snapshot: Snapshot) -> None:
     state = {"format": FORMAT, "step": snapshot.step, "progress": dict(snapshot.progress)}
     write_json(folder / "state.json", state)
     for file in folder.iterdir():
-        _sync(file)
-    _sync(folder)
+        sync_to_disk(file)
+    sync_to_disk(folder)
 
 
 def _ready(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
 
 
-def _sync(path: Path) -> None:
+def sync_to_disk(path: Path) -> None:
+    """Wait until the disk has a file, or the names in a folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from trainables.diffusion_policy.config import DiffusionConfig, PolicyConfig
 from trainables.diffusion_policy.pretrained import PretrainedConfig
-from trainables.diffusion_policy.shapes import layer_of, layers_anew, tensor_shapes
+from trainables.diffusion_policy.shapes import layer_of, layers_anew, listed, tensor_shapes
 from trainables.features import ENVIRONMENT_STATE, STATE, Feature, FeatureType, PolicyFeatures
 from trainables.interface import Fault
 
@@ -290,9 +290,7 @@ def _names(features: Iterable[Feature]) -> str:
 
 
 def _listed(layers: list[str]) -> str:
-    shown = ", ".join(layer.removeprefix("diffusion.") for layer in layers[:SHOWN_LAYERS])
-    more = len(layers) - SHOWN_LAYERS
-    return shown + (f" and {more} more" if more > 0 else "")
+    return listed([layer.removeprefix("diffusion.") for layer in layers], SHOWN_LAYERS)
 
 
 def _count(number: int, one: str, several: str = "") -> str:

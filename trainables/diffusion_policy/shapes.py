@@ -7,11 +7,11 @@ buffer that follows from the configuration (``pool.pos_grid``) is left out.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from trainables.diffusion_policy.config import PolicyConfig
 
-__all__ = ["DERIVED_BUFFER", "Shapes", "layer_of", "layers_anew", "tensor_shapes"]
+__all__ = ["DERIVED_BUFFER", "Shapes", "layer_of", "layers_anew", "listed", "tensor_shapes"]
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Shape of each tensor of a state dict, by its name."""
@@ -174,3 +174,9 @@ def _layer(name: str, outputs: int, *rest: int) -> Tensors:
 def _norm(name: str, channels: int) -> Tensors:
     yield f"{name}.weight", (channels,)
     yield f"{name}.bias", (channels,)
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """The first of many names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

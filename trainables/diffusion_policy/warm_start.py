@@ -23,7 +23,7 @@ from trainables.diffusion_policy.matching import (
 )
 from trainables.diffusion_policy.normalize import Statistics
 from trainables.diffusion_policy.policy import DiffusionPolicy
-from trainables.diffusion_policy.shapes import DERIVED_BUFFER, layer_of, layers_anew
+from trainables.diffusion_policy.shapes import DERIVED_BUFFER, layer_of, layers_anew, listed
 from trainables.features import PolicyFeatures
 from trainables.interface import ConfigError, Fault, TrainContext
 
@@ -154,17 +154,12 @@ def tell(record: Mapping[str, Any], context: TrainContext) -> None:
 def _misfit(folder: Path, anew: list[str], left_out: list[str]) -> ConfigError:
     parts = []
     if anew:
-        parts.append(f"{len(anew)} layers do not fit ({_listed(anew)})")
+        parts.append(f"{len(anew)} layers do not fit ({listed(anew, MOST_LISTED)})")
     if left_out:
-        parts.append(f"{len(left_out)} layers have no place ({_listed(left_out)})")
+        parts.append(f"{len(left_out)} layers have no place ({listed(left_out, MOST_LISTED)})")
     remedy = "Name the checkpoint's own settings, or set policy.reinit_mismatched: true."
     return _error(f"{folder}: {' and '.join(parts)}.", remedy)
 
 
 def _error(problem: str, remedy: str = "") -> ConfigError:
     return ConfigError([Fault("policy.path", problem, remedy)])
-
-
-def _listed(layers: list[str]) -> str:
-    more = f" and {len(layers) - MOST_LISTED} more" if len(layers) > MOST_LISTED else ""
-    return ", ".join(layers[:MOST_LISTED]) + more

@@ -11,6 +11,7 @@ from torch import Tensor
 from trainables.diffusion_policy.config import PolicyConfig
 from trainables.diffusion_policy.normalize import Statistics
 from trainables.diffusion_policy.policy import DiffusionPolicy, Networks, assemble_policy, build_networks
+from trainables.diffusion_policy.shapes import Shapes, listed
 from trainables.features import PolicyFeatures
 from trainables.interface import TrainableError
 
@@ -18,8 +19,6 @@ __all__ = ["WeightsError", "empty_networks", "mismatches", "policy_from_weights"
 
 PREFIX = "diffusion."
 MOST_LISTED = 8
-
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 class WeightsError(TrainableError):
@@ -48,8 +47,8 @@ def mismatches(expected: Shapes, found: Shapes) -> list[str]:
         for name, shape in expected.items()
         if name in found and tuple(found[name]) != tuple(shape)
     ]
-    listed = {"missing": missing, "unexpected": unexpected, "of another shape": other}
-    return [f"{len(names)} {what}: {_list(names)}" for what, names in listed.items() if names]
+    problems = {"missing": missing, "unexpected": unexpected, "of another shape": other}
+    return [f"{len(names)} {what}: {listed(names, MOST_LISTED)}" for what, names in problems.items() if names]
 
 
 def policy_from_weights(
@@ -79,8 +78,3 @@ def policy_from_weights(
 
 def _size(shape: tuple[int, ...]) -> str:
     return "×".join(map(str, shape)) or "a number"
-
-
-def _list(names: list[str]) -> str:
-    more = f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else ""
-    return ", ".join(names[:MOST_LISTED]) + more

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from trainables.diffusion_policy.checkpoint import sync_to_disk
 from trainables.diffusion_policy.config_json import TARGETS
 from trainables.diffusion_policy.lerobot.express import ExportError, express
 from trainables.diffusion_policy.lerobot.read import WEIGHTS, load
@@ -114,8 +115,8 @@ def _check_place(folder: Path, replace: bool) -> None:
 
 def _put_in_place(beside: Path, folder: Path) -> None:
     for file in beside.iterdir():
-        _sync(file)
-    _sync(beside)
+        sync_to_disk(file)
+    sync_to_disk(beside)
     earlier = folder.with_name(f".{folder.name}.{os.getpid()}.earlier")
     if folder.exists():
         folder.replace(earlier)
@@ -126,15 +127,7 @@ def _put_in_place(beside: Path, folder: Path) -> None:
             earlier.replace(folder)
         raise
     shutil.rmtree(earlier, ignore_errors=True)
-    _sync(folder.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_to_disk(folder.parent)
 
 
 def _write(folder: Path, policy: DiffusionPolicy, config: Mapping[str, Any]) -> list[str]:
