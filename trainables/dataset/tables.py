@@ -238,7 +238,10 @@ def _numbers(values: Any) -> np.ndarray | None:
         values = values.fill_null(math.nan)
     kind = str(values.type)
     numbers = _numbers_of(values, np.dtype(ARROW_FLOATS.get(kind, kind)))
-    return numbers.astype(np.float32, copy=False) if numbers.dtype.kind == "f" else numbers
+    if numbers.dtype.kind != "f":
+        return numbers
+    with np.errstate(over="ignore"):  # a number too large becomes infinite, and that is found and named later
+        return numbers.astype(np.float32, copy=False)
 
 
 def _numbers_of(values: Any, dtype: np.dtype[Any]) -> np.ndarray:
