@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import logging
 import os
 import shlex
@@ -60,7 +61,7 @@ from sweeper.steering import Steering, write_spec
 from sweeper.study import LOCK, STUDY, Study, Suggestion
 from sweeper.sweep import SettledResources, SweepSpec
 from sweeper.tracking import Delivery, Tracker
-from sweeper.trial import RAY, STOP, TrialSettings, group_prefix, run_trial, trial_folder
+from sweeper.trial import RAY, STOP, TrialSettings, group_prefix, request_stop, run_trial, trial_folder
 from sweeper.ui import HOST, PORT
 from trainables import registry
 from trainables.interface import Trainable
@@ -313,15 +314,26 @@ class _Run:
             message = str(error)
             raise
         finally:
-            free_groups(self._spec.name)
+            self._let_go()
             with contextlib.suppress(TrackingError):  # what the next driver will see for itself
                 self._recorder.end_sweep(status, message)
             self._steering.close()
             delivery = tracker.close(patience_s)
+            # A trial that was just being started may have taken its place after all.
+            self._let_go()
             # What Ray keeps there is for a restore that we never do.
             shutil.rmtree(self._spec.folder / RAY, ignore_errors=True)
             del entrance
         return SweepResult(self._sweep, status, message, delivery, *self._pages())
+
+    def _let_go(self) -> None:
+        """Take away what trials still hold, and have those end that do not know yet that it is over."""
+        for trial in self._sweep.trials.values():
+            if trial.status in ("running", "interrupted"):
+                request_stop(trial_folder(self._spec.folder, trial.number))
+        # Ray ends the drivers of trials that nobody refers to; what Tune leaves behind refers to itself.
+        gc.collect()
+        free_groups(self._spec.name)
 
     def _paused(self) -> bool:
         """Wait for the end of a pause; whether the sweep goes on then."""

@@ -226,10 +226,10 @@ def test_ctrl_c_twice_while_workers_start_leaves_nothing(
     thread.join()
     assert result.status == "interrupted"
     assert {trial.status for trial in result.sweep.trials.values()} == {"interrupted"}
-    assert settles(lambda: ray.available_resources().get("CPU", 0) == 2.0)
-    assert {entry["state"] for entry in ray.util.placement_group_table().values()} <= {"REMOVED"}
     for name in ("RayTrainWorker", "ImplicitFunc"):
         assert settles(lambda name=name: not processes(name)), processes(name)
+    assert settles(lambda: ray.available_resources().get("CPU", 0) == 2.0)
+    assert {entry["state"] for entry in ray.util.placement_group_table().values()} <= {"REMOVED"}
 
 
 def test_a_disk_that_is_full_ends_the_sweep_and_costs_no_trial(cluster: Any, tmp_path: Path) -> None:
