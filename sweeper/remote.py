@@ -86,7 +86,7 @@ class Remote:
 
         Raises:
             GoneError: Where its driver has ended.
-        UserError: Where it refuses.
+            UserError: Where it refuses.
             SweeperError: Where it does not answer.
         """
         import ray

@@ -28,6 +28,8 @@ LOOK_S = 0.2
 """How often the one who asked looks for the answer."""
 PATIENCE_S = 60.0
 """How long it does so: a driver that starts Ray, or ends a trial, does not look for requests meanwhile."""
+READ_PATIENCE_S = 2.0
+"""How long a driver that ends waits for its answers to be read; those from elsewhere go through its actor."""
 TAKEN_PATIENCE_S = 120.0
 """How long it waits for what the driver has taken and cannot be called back."""
 
@@ -99,9 +101,12 @@ class Inbox:
         self._answer(request.id, answer)
 
     def close(self, text: str) -> None:
-        """Refuse what is left, because the driver ends."""
+        """Refuse what is left, because the driver ends; wait a moment until the answers have been read."""
         for request in self.take():
             self.answer(request, Answer(False, text))
+        until = time.monotonic() + READ_PATIENCE_S
+        while any(self._folder.glob("*.answer")) and time.monotonic() < until:
+            time.sleep(LOOK_S)
 
     def _read(self, path: Path) -> Request:
         with path.open("rb") as file:
