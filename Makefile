@@ -2,7 +2,7 @@
 PYTHON ?= python3
 # The sweep whose pages `make ui` serves.
 SWEEP ?= pusht-quick
-# Two processes: one for the tests that share a Ray, one for the rest.
+# Two processes; the tests that share a Ray stay in one of them.
 PARALLEL ?= -n 2 --dist loadgroup
 VENV := .venv
 BIN := $(VENV)/bin
