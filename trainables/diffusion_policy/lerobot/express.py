@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trainables.diffusion_policy.config import PolicyConfig
-from trainables.diffusion_policy.config_json import NORMALIZATION_FIELDS, TARGETS
+from trainables.diffusion_policy.config_json import NORMALIZATION_FIELDS, POLICY_FIELDS, TARGETS
 from trainables.diffusion_policy.policy import DiffusionPolicy
 from trainables.features import STATE, Feature, FeatureType
 from trainables.interface import TrainableError
@@ -22,26 +22,6 @@ __all__ = ["ExportError", "Expression", "express"]
 _ONLY_0_6_1 = {"pretrained_revision", "gradient_checkpointing"}
 _SAMPLERS = {"DDPM": "DDPM", "DDIM": "DDIM", "DPM-Solver++": "DDIM"}
 _SCHEDULERS = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
-_SAME_NAME = (
-    "vision_backbone",
-    "crop_is_random",
-    "use_group_norm",
-    "spatial_softmax_num_keypoints",
-    "use_separate_rgb_encoder_per_camera",
-    "kernel_size",
-    "n_groups",
-    "diffusion_step_embed_dim",
-    "use_film_scale_modulation",
-    "num_train_timesteps",
-    "beta_schedule",
-    "beta_start",
-    "beta_end",
-    "prediction_type",
-    "clip_sample",
-    "clip_sample_range",
-    "num_inference_steps",
-    "do_mask_loss_for_padding",
-)
 _ORDER = (
     *("type", "n_obs_steps", "input_features", "output_features", "device", "use_amp", "use_peft"),
     *("push_to_hub", "repo_id", "private", "tags", "license", "pretrained_path", "pretrained_revision"),
@@ -97,15 +77,13 @@ def express(policy: DiffusionPolicy, target: str, settings: Mapping[str, Any]) -
         raise ExportError(f"{target} cannot express this policy:\n{listed}")
     config = policy.config
     written: dict[str, Any] = {
+        **{name: getattr(config, name) for name in POLICY_FIELDS},
         "type": "diffusion",
-        "n_obs_steps": config.n_obs_steps,
         "device": "cpu",
         "use_amp": False,
         "use_peft": False,
         "push_to_hub": False,
         **dict.fromkeys(("repo_id", "private", "tags", "license", "pretrained_path", "pretrained_revision")),
-        "horizon": config.horizon,
-        "n_action_steps": config.n_action_steps,
         "normalization_mapping": _normalization(policy, notes),
         "drop_n_last_frames": config.drop_n_last_frames,
         # The weights are in the file: LeRobot would fetch others, only to overwrite them.
@@ -115,7 +93,6 @@ def express(policy: DiffusionPolicy, target: str, settings: Mapping[str, Any]) -
         "noise_scheduler_type": _SAMPLERS[config.inference_sampler],
         "compile_model": False,
         "compile_mode": "reduce-overhead",
-        **{name: getattr(config, name) for name in _SAME_NAME},
         **pictures,
         **_training(settings),
     }
