@@ -1,0 +1,21 @@
+"""MLflow: one parent run for a sweep, one child run for each trial.
+
+`tracker` sends the journal from a thread, `runs` says what becomes of an event, `state` how far it was sent,
+`client` how MLflow's own client is used, and `pages` where MLflow shows the runs.
+"""
+
+from sweeper.tracking.pages import charts_url, comparison_url
+from sweeper.tracking.state import STATE, Delivery, read_state
+from sweeper.tracking.tracker import DATABASE, Tracker, safe_uri, tracking_uri
+
+__all__ = [
+    "DATABASE",
+    "STATE",
+    "Delivery",
+    "Tracker",
+    "charts_url",
+    "comparison_url",
+    "read_state",
+    "safe_uri",
+    "tracking_uri",
+]

@@ -1,0 +1,279 @@
+"""What becomes of the journal's events in MLflow: runs with their parameters, metrics, tags and files."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import math
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sweeper.failure import ERROR_TEXT
+from sweeper.journal import Event, EventKind
+from sweeper.tracking.client import attempt, legal_key
+from sweeper.tracking.state import State
+from sweeper.trial import trial_folder
+
+__all__ = ["Batch"]
+
+METRICS_PER_BATCH = 1000
+PARAMS_PER_BATCH = 100
+PARAM_LENGTH = 6000
+TAG_LENGTH = 8000
+FIRST_GROUPS = ("final", "best", "rollout", "eval", "train")
+LAST_GROUP = "system"
+
+STATUS = {
+    "completed": "FINISHED",
+    "stopped_early": "KILLED",
+    "interrupted": "KILLED",
+    "failed": "FAILED",
+    "done": "FINISHED",
+}
+"""The status of a run for each way in which a trial or sweep ends; the tag ``status`` has our word."""
+
+T = TypeVar("T")
+
+
+class Batch:
+    """Requests for a stretch of the journal, gathered by run.
+
+    Runs that are missing are made at once; everything else waits for `send`. Nothing is kept when that
+    fails: the same stretch is then read and gathered again.
+
+    Attributes:
+        sweep_id: The sweep's own id, as the journal has it.
+        objectives: Names of its objectives.
+        parent: MLflow's id of the sweep's run.
+        runs: MLflow's id of each trial's run.
+        artifacts: Files to send later.
+    """
+
+    def __init__(
+        self, state: State, client: Any, send: Callable[[Callable[[], object]], bool], folder: Path
+    ) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        self.sweep_id = state.sweep_id
+        self.objectives = state.objectives
+        self.parent = state.parent
+        self.runs = dict(state.runs)
+        self.artifacts: list[dict[str, str]] = []
+        self._experiment_id = state.experiment_id
+        self._folder = folder
+        self._client = client
+        self._send = send
+        self._metric, self._param, self._tag = Metric, Param, RunTag
+        self._metrics: dict[str, list[Any]] = defaultdict(list)
+        self._params: dict[str, dict[str, str]] = defaultdict(dict)
+        self._tags: dict[str, dict[str, str]] = defaultdict(dict)
+        self._status: dict[str, tuple[str, int]] = {}
+
+    def add(self, event: Event) -> None:
+        """Take up one event; events that MLflow has no use for are passed over."""
+        match event["event"]:
+            case EventKind.SWEEP_START:
+                self._sweep_start(event)
+            case EventKind.TRIAL_START:
+                self._trial_start(event)
+            case EventKind.REPORT:
+                self._report(event)
+            case EventKind.TRIAL_RETRY:
+                self._trial_retry(event)
+            case EventKind.CHECKPOINTS_DROPPED:
+                self._tags[self.runs[str(event["trial"])]]["checkpoints.dropped"] = _text(event["folders"])
+            case EventKind.TRIAL_END:
+                self._trial_end(event)
+            case EventKind.SWEEP_END:
+                self._status[self.parent] = (event["status"], _milliseconds(event))
+                self._tags[self.parent] |= {"status": event["status"], "message": event["message"]}
+
+    def _sweep_start(self, event: Event) -> None:
+        spec, info = event["spec"], event["info"]
+        first = not self.parent
+        self.sweep_id = event["sweep_id"]
+        self.objectives = [objective["name"] for objective in spec["objectives"]]
+        tags = {"sweep.name": event["sweep"], "sweep.id": event["sweep_id"], "sweep.kind": "sweep"}
+        parent = self._run(event["sweep"], tags, event)
+        self.parent = parent
+        self._tags[parent] |= {"status": "running", **_info_tags(info)}
+        if first:
+            # MLflow keeps the parameters of a run for good; a sweep that goes on may have a larger budget.
+            self._params[parent] |= _sweep_params(spec)
+        self._status[parent] = ("running", 0)
+        self.artifacts += [
+            {"trial": "", "name": "space.yaml", "text": event["space"]},
+            {"trial": "", "name": "spec.json", "text": json.dumps(spec, indent=1)},
+            {"trial": "", "name": "info.json", "text": json.dumps(info, indent=1)},
+        ]
+
+    def _trial_start(self, event: Event) -> None:
+        number = str(event["trial"])
+        tags = {
+            "mlflow.parentRunId": self.parent,
+            "sweep.id": self.sweep_id,
+            "sweep.kind": "trial",
+            "sweep.trial": number,
+        }
+        first = number not in self.runs
+        run = self.runs.get(number) or self._run(f"trial {number}", tags, event)
+        self.runs[number] = run
+        self._tags[run]["status"] = "running"
+        if first:
+            # MLflow keeps parameters for good: what a retry changes stands in tags.
+            self._params[run] |= {name: _text(value) for name, value in event["config"].items()}
+            # MLflow's comparison begins with the metric that a run got first: that is to be the objective.
+            self._add_metrics(run, _prefixed("final", dict.fromkeys(self.objectives, math.nan)), 0, event)
+        self._status[run] = ("running", 0)
+        self.artifacts.append(
+            {"trial": number, "name": "config.json", "text": json.dumps(event["config"], indent=1)}
+        )
+
+    def _report(self, event: Event) -> None:
+        number = str(event["trial"])
+        self._add_metrics(self.runs[number], event["metrics"], event["step"], event)
+        for name, path in event.get("artifacts", {}).items():
+            folder = name.rpartition("/")[0]
+            self.artifacts.append({"trial": number, "path": path, "folder": folder})
+
+    def _trial_retry(self, event: Event) -> None:
+        tags = self._tags[self.runs[str(event["trial"])]]
+        tags["retries"] = str(event["retry"])
+        tags[f"retry.{event['retry']}"] = f"{event['reason']}: {event['message']}"
+        tags |= {f"changed.{name}": _text(value) for name, value in event["changes"].items()}
+
+    def _trial_end(self, event: Event) -> None:
+        number = str(event["trial"])
+        run = self.runs[number]
+        error = trial_folder(self._folder, event["trial"]) / ERROR_TEXT
+        if event["status"] == "failed" and error.exists():
+            self.artifacts.append({"trial": number, "path": str(error), "folder": ""})
+        # At step 0: MLflow then draws them as bars to compare runs by, not as lines of one point.
+        self._add_metrics(run, _prefixed("final", event["final"]), 0, event)
+        self._add_metrics(run, _prefixed("best", event["best"]), 0, event)
+        self._add_metrics(self.parent, _prefixed("best", event["sweep_best"]), event["ended"], event)
+        if "gpu_hours" in event:
+            self._add_metrics(run, {"cost/gpu_hours": event["gpu_hours"]}, 0, event)
+            taken = {"cost/gpu_hours": event["sweep_gpu_hours"]}
+            self._add_metrics(self.parent, taken, event["ended"], event)
+        self._tags[run] |= {name: event[name] for name in ("status", "reason", "message")}
+        self._status[run] = (event["status"], _milliseconds(event))
+
+    def _run(self, name: str, tags: Mapping[str, str], event: Event) -> str:
+        """The run with these tags, which is made where it is missing."""
+        wanted = " and ".join(
+            f"tags.`{key}` = '{tags[key]}'"
+            for key in ("sweep.id", "sweep.kind", "sweep.trial")
+            if key in tags
+        )
+        experiment = self._experiment_id
+        found = attempt(lambda: self._client.search_runs([experiment], wanted, max_results=1))
+        if found:
+            return str(found[0].info.run_id)
+        run = attempt(
+            lambda: self._client.create_run(
+                experiment, start_time=_milliseconds(event), tags={**tags, **_origin()}, run_name=name
+            )
+        )
+        return str(run.info.run_id)
+
+    def _add_metrics(self, run: str, metrics: Mapping[str, Any], step: int, event: Event) -> None:
+        for name, value in sorted(metrics.items(), key=_prominence):
+            number = float(value)
+            # MLflow knows NaN and would turn an infinity into the largest number, which spoils the chart.
+            number = number if math.isfinite(number) else math.nan
+            self._metrics[run].append(self._metric(legal_key(name), number, _milliseconds(event), step))
+
+    def send(self) -> None:
+        """Send everything that was gathered, numbers first and the ends of runs last."""
+        for run, metrics in self._metrics.items():
+            for batch in _batches(metrics, METRICS_PER_BATCH):
+                self._log(run, metrics=batch)
+        for run, texts in self._params.items():
+            params = [self._param(legal_key(name), text[:PARAM_LENGTH]) for name, text in texts.items()]
+            for batch in _batches(params, PARAMS_PER_BATCH):
+                self._log(run, params=batch)
+        for run, texts in self._tags.items():
+            tags = [self._tag(legal_key(name), text[:TAG_LENGTH]) for name, text in texts.items()]
+            for batch in _batches(tags, PARAMS_PER_BATCH):
+                self._log(run, tags=batch)
+        for run, (status, end) in self._status.items():
+            self._end(run, status, end)
+
+    def _log(self, run: str, **entities: Sequence[Any]) -> None:
+        self._send(lambda: self._client.log_batch(run, **entities))
+
+    def _end(self, run: str, status: str, end: int) -> None:
+        if status == "running":
+            self._send(lambda: self._client.update_run(run, status="RUNNING"))
+        else:
+            self._send(lambda: self._client.set_terminated(run, STATUS[status], end_time=end))
+
+
+def _origin() -> dict[str, str]:
+    """What MLflow's pages show as the user and the source of a run."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # a container's user may have no name
+        user = str(os.getuid())
+    return {"mlflow.user": user, "mlflow.source.name": "sweeper", "mlflow.source.type": "JOB"}
+
+
+def _info_tags(info: Mapping[str, Any]) -> dict[str, str]:
+    """Tags of the sweep's run: what it was run with. Nested names are joined by dots."""
+    tags: dict[str, str] = {}
+    for name, value in info.items():
+        if isinstance(value, Mapping):
+            tags |= {f"{name}.{inner}": text for inner, text in _info_tags(value).items()}
+        elif value is not None:
+            tags[name] = _text(value)
+    if "git.commit" in tags:
+        tags["mlflow.source.git.commit"] = tags["git.commit"]
+    return tags
+
+
+def _sweep_params(spec: Mapping[str, Any]) -> dict[str, str]:
+    """Parameters of the sweep's run: how it searches, and over what."""
+    params = {"trainable": spec["trainable"]}
+    for section in ("search", "early_stop", "budget", "resources"):
+        for name, value in (spec[section] or {}).items():
+            params[f"{section}.{name}"] = _text(value)
+    for objective in spec["objectives"]:
+        params[f"objective.{objective['name']}"] = objective["goal"]
+    for parameter in spec["space"]["parameters"]:
+        rest = {key: value for key, value in parameter.items() if key not in ("name", "kind")}
+        params[f"space.{parameter['name']}"] = _text(rest)
+    for number, text in enumerate(spec["space"]["constraints"]):
+        params[f"constraint.{number}"] = text
+    for name, value in spec["config"].items():
+        params[f"config.{name}"] = _text(value)
+    return params
+
+
+def _prominence(metric: tuple[str, Any]) -> tuple[int, str]:
+    """Sorts metrics: MLflow's comparison begins with the metric that a run got first."""
+    name = metric[0]
+    group = name.partition("/")[0]
+    if group in FIRST_GROUPS:
+        return (FIRST_GROUPS.index(group), "" if name == "train/loss" else name)
+    return (len(FIRST_GROUPS) + (group == LAST_GROUP), name)
+
+
+def _prefixed(prefix: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{prefix}/{name}": value for name, value in metrics.items()}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _milliseconds(event: Event) -> int:
+    return int(event["time"] * 1000)
+
+
+def _batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

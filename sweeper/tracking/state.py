@@ -1,0 +1,79 @@
+"""How far a journal was sent to MLflow, and what it still lacks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+__all__ = ["STATE", "Delivery", "State", "read_state"]
+
+STATE = "mlflow.json"
+"""Name of the file beside the journal that says how far it was sent."""
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What of a journal MLflow has.
+
+    Attributes:
+        complete: Whether it has everything.
+        events: Events that it lacks.
+        artifacts: Files that it lacks.
+        refused: Requests that it will never accept.
+        problem: Why, or what it refused last, in one line; empty where it has everything.
+    """
+
+    complete: bool
+    events: int = 0
+    artifacts: int = 0
+    refused: int = 0
+    problem: str = ""
+
+    def __str__(self) -> str:
+        refused = f" It refused {self.refused} requests: {self.problem}." if self.refused else ""
+        if self.complete:
+            return f"MLflow has everything.{refused}"
+        return (
+            f"MLflow lacks {self.events} events and {self.artifacts} files of this sweep ({self.problem}). "
+            f"The journal has them; `sweeper sync` sends them.{refused}"
+        )
+
+
+@dataclass
+class State:
+    """How far the journal was sent, and where to."""
+
+    uri: str
+    experiment: str
+    experiment_id: str = ""
+    sweep_id: str = ""
+    objectives: list[str] = field(default_factory=list)
+    offset: int = 0
+    parent: str = ""
+    runs: dict[str, str] = field(default_factory=dict)
+    artifacts: list[dict[str, str]] = field(default_factory=list)
+    refused: int = 0
+
+
+def read_state(path: Path) -> State | None:
+    """How far a journal was sent; None where nothing was, or the file is damaged."""
+    try:
+        state = State(**json.loads(path.read_text()))
+        sound = (
+            all(isinstance(text, str) for text in (state.uri, state.experiment, state.experiment_id))
+            and all(isinstance(text, str) for text in (state.sweep_id, state.parent, *state.objectives))
+            and all(isinstance(number, int) and number >= 0 for number in (state.offset, state.refused))
+            and all(isinstance(run, str) for run in state.runs.values())
+            and all(_is_file(item) for item in state.artifacts)
+        )
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        return None
+    return state if sound else None
+
+
+def _is_file(item: Mapping[str, str]) -> bool:
+    """Whether something that waits to be sent is a text under a name, or a file with its folder."""
+    names = {"trial", "name", "text"} if "text" in item else {"trial", "path", "folder"}
+    return set(item) == names and all(isinstance(value, str) for value in item.values())
