@@ -8,7 +8,7 @@ import re
 import shlex
 from collections.abc import Sequence
 
-__all__ = ["HIDDEN", "has_password", "masked", "masked_command"]
+__all__ = ["HIDDEN", "has_password", "masked", "masked_command", "safe_uri"]
 
 HIDDEN = "***"
 SHORTEST = 6
@@ -16,12 +16,20 @@ SHORTEST = 6
 _SECRET = re.compile(r"token|passw|secret|api_?key|access_?key|credential", re.IGNORECASE)
 _PLACE = re.compile(r"_(?:PATH|FILE|DIR|URL|URI|MODE)$")
 _LOGIN = re.compile(r"(?<![\w+.-])([a-zA-Z][\w+.-]*://)[^/@\s\"'\\]+@")
+"""In a text, where an address ends at a quote or a backslash."""
+_OWN_LOGIN = re.compile(r"(?<=://)[^/@\s]+@")
+"""In an address that stands alone, where a password may hold these."""
 _GIVEN = re.compile(r"(--?[\w-]*|[\w.]*)(?:token|passw(?:or)?d|secret|api[_-]?key)[\w-]*", re.IGNORECASE)
 
 
 def has_password(uri: str) -> bool:
     """Whether an address holds a user's name or password."""
     return _LOGIN.search(uri) is not None
+
+
+def safe_uri(uri: str) -> str:
+    """An address as it may be shown: without a user's name and password."""
+    return _OWN_LOGIN.sub("", uri)
 
 
 def masked(text: str) -> str:

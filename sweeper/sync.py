@@ -10,10 +10,11 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from sweeper.errors import UserError
+from sweeper.masking import safe_uri
 from sweeper.results import read_sweep
 from sweeper.sections import is_store
 from sweeper.study import LOCK
-from sweeper.tracking import STATE, Delivery, Tracker, safe_uri
+from sweeper.tracking import STATE, Delivery, Tracker
 
 __all__ = ["SyncResult", "sync_sweep"]
 

@@ -6,7 +6,7 @@
 
 from sweeper.tracking.pages import charts_url, comparison_url
 from sweeper.tracking.state import STATE, Delivery, read_state
-from sweeper.tracking.tracker import DATABASE, Tracker, safe_uri, tracking_uri
+from sweeper.tracking.tracker import DATABASE, Tracker, tracking_uri
 
 __all__ = [
     "DATABASE",
@@ -16,6 +16,5 @@ __all__ = [
     "charts_url",
     "comparison_url",
     "read_state",
-    "safe_uri",
     "tracking_uri",
 ]

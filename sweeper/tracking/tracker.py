@@ -15,7 +15,6 @@ import json
 import logging
 import math
 import os
-import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,13 +25,14 @@ from typing import Any
 from sweeper.errors import UserError
 from sweeper.files import write_whole
 from sweeper.journal import JOURNAL, read_journal
+from sweeper.masking import safe_uri
 from sweeper.sweep import Objective
 from sweeper.tracking.client import OutageError, attempt, one_line, quieten
 from sweeper.tracking.pages import EXPERIMENT_TAGS, charts_url, comparison_url
 from sweeper.tracking.runs import Batch
 from sweeper.tracking.state import STATE, Delivery, State, read_state
 
-__all__ = ["DATABASE", "Tracker", "safe_uri", "tracking_uri"]
+__all__ = ["DATABASE", "Tracker", "tracking_uri"]
 
 DATABASE = "mlflow.db"
 ARTIFACTS = "artifacts"
@@ -50,11 +50,6 @@ _log = logging.getLogger(__name__)
 def tracking_uri(folder: Path, uri: str | None) -> str:
     """Where the runs of a sweep go: ``uri``, else MLFLOW_TRACKING_URI, else SQLite in the sweep's folder."""
     return uri or os.environ.get("MLFLOW_TRACKING_URI") or _own_database(folder)
-
-
-def safe_uri(uri: str) -> str:
-    """An address as it may be shown: without a user's name and password."""
-    return re.sub(r"://[^/@\s]+@", "://", uri)
 
 
 def _own_database(folder: Path) -> str:

@@ -13,13 +13,13 @@ from small_sweeps import LR, sweep
 from sweeper.errors import SpecError
 from sweeper.failure import Failure, read_failure, write_failure
 from sweeper.journal import JOURNAL, Journal, read_journal
-from sweeper.masking import masked, masked_command
+from sweeper.masking import masked, masked_command, safe_uri
 from sweeper.preflight import information
 from sweeper.recorder import Outcome, Recorder
 from sweeper.spec import load_spec
 from sweeper.steering import write_spec
 from sweeper.study import Study
-from sweeper.tracking import DATABASE, Tracker, safe_uri
+from sweeper.tracking import DATABASE, Tracker
 from sweeper.trial import trial_folder
 
 TOKEN, PASSWORD = "hf_Wm3rTq81Zs", 'pa"ss\\wörd-9'
@@ -60,6 +60,12 @@ def test_a_command_is_shown_without_secrets(words: list[str], shown: str) -> Non
 def test_what_is_no_login_stays(text: str) -> None:
     assert masked(text) == text
     assert safe_uri(text) == text
+
+
+def test_an_address_is_shown_without_its_login() -> None:
+    assert safe_uri("postgresql://me:secret@host/runs") == "postgresql://host/runs"
+    assert safe_uri("postgresql://me:sec'r\\et\"@host/runs") == "postgresql://host/runs"
+    assert safe_uri("http://host:5000") == "http://host:5000"
 
 
 def test_a_login_in_a_space_or_an_override_is_refused_without_repeating_it(tmp_path: Path) -> None:

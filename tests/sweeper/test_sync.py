@@ -96,13 +96,6 @@ def test_an_address_that_is_none_is_refused(played: Any, uri: str) -> None:
     assert "is no address of an MLflow store" in str(answer.exception)
 
 
-def test_a_password_is_not_shown(played: Any) -> None:
-    from sweeper.tracking import safe_uri
-
-    assert safe_uri("postgresql://me:secret@host/runs") == "postgresql://host/runs"
-    assert safe_uri("http://host:5000") == "http://host:5000"
-
-
 def test_a_database_that_somebody_else_has_locked_is_written_when_it_is_free(tmp_path: Path) -> None:
     made = Sweep(tmp_path)
     made.start()
