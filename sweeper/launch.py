@@ -58,7 +58,8 @@ from sweeper.results import Sweep, read_series, read_sweep
 from sweeper.retry import Retries
 from sweeper.settings import STEPS
 from sweeper.steering import Steering, write_spec
-from sweeper.study import LOCK, STUDY, Study, Suggestion
+from sweeper.study import LOCK, STUDY, Study
+from sweeper.study_trial import Suggestion
 from sweeper.sweep import SettledResources, SweepSpec
 from sweeper.tracking import Delivery, Tracker
 from sweeper.trial import RAY, STOP, TrialSettings, group_prefix, request_stop, run_trial, trial_folder

@@ -26,7 +26,8 @@ from sweeper.journal import JOURNAL, Event, EventKind, Journal, read_journal
 from sweeper.keep import remove_checkpoints, superfluous
 from sweeper.masking import masked
 from sweeper.results import Sweep, TrialResult, TrialStatus
-from sweeper.study import Study, objective_fault
+from sweeper.study import Study
+from sweeper.study_trial import objective_fault
 from sweeper.sweep import SweepSpec
 from sweeper.tracking import Tracker
 from sweeper.trial import ARTIFACTS, CHECKPOINT, STEP, read_reports, trial_folder

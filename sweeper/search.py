@@ -22,10 +22,11 @@ from sweeper.errors import StudyBusyError, SweeperError, TrialError
 from sweeper.failure import RETRIED, Failure, failure_of, failure_of_actor, read_failure, write_failure
 from sweeper.recorder import Outcome, Recorder
 from sweeper.schedule import StepScheduler
-from sweeper.study import Study, Suggestion
+from sweeper.study import Study
+from sweeper.study_trial import Suggestion
 from sweeper.trial import LOG, trial_folder
 
-__all__ = ["RecorderCallback", "Study", "StudySearcher", "Suggestion"]
+__all__ = ["RecorderCallback", "StudySearcher"]
 
 STUDY_PATIENCE_S = 600.0
 """How long a study that is locked, or whose disk is full, is asked again before the sweep gives up."""

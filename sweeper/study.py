@@ -11,30 +11,29 @@ that is handed out is written down, so trials are numbered 0, 1, 2 and so on wit
 from __future__ import annotations
 
 import copy
-import importlib.util
 import itertools
-import json
 import math
 import random
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import optuna
 from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
+from sweeper.codec import Codec
 from sweeper.errors import StudyBusyError, SweeperError, UserError
+from sweeper.sampler import build_sampler
 from sweeper.sampling import config_hash, search_faults
-from sweeper.space import Parameter, Space
-from sweeper.sweep import Objective, SearchSpec, SweepSpec
+from sweeper.study_trial import StudyTrial, Suggestion, objective_fault, study_trial
+from sweeper.sweep import SweepSpec
 from trainables.interface import Fault
 
-__all__ = ["LOCK", "STUDY", "Study", "StudyTrial", "Suggestion", "objective_fault"]
+__all__ = ["LOCK", "STUDY", "Study"]
 
 STUDY = "study.db"
 """Name of the study in a sweep's folder."""
@@ -49,67 +48,6 @@ LISTED = 20_000
 """Combinations up to which a space is listed instead: then it is known for certain when nothing is left."""
 BUSY_TIMEOUT_S = 5
 """How long one attempt to write waits for whoever else holds the file."""
-
-_PACKAGES = {"cmaes": ("cmaes",), "gp": ("scipy", "torch")}
-
-State = Literal["running", "completed", "stopped_early", "failed"]
-_STATES: dict[TrialState, State] = {
-    TrialState.RUNNING: "running",
-    TrialState.COMPLETE: "completed",
-    TrialState.PRUNED: "stopped_early",
-    TrialState.FAIL: "failed",
-}
-
-
-@dataclass(frozen=True)
-class Suggestion:
-    """A trial to run.
-
-    Attributes:
-        number: The trial's number, counted from 0 without gaps.
-        values: The searched parameters that exist in this trial.
-        config: The whole configuration: fixed values and ``values``.
-    """
-
-    number: int
-    values: Mapping[str, Any]
-    config: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class StudyTrial:
-    """What the study knows of a trial.
-
-    Attributes:
-        number: The trial's number.
-        state: How it stands.
-        values: The searched parameters that exist in this trial.
-        config: The whole configuration.
-        objectives: Objective values of a completed trial; the last reported one of a trial stopped early.
-        reports: Step to objective value, where there is one objective.
-        reason: Why it failed, one word; empty otherwise.
-        message: Why it failed, for a person.
-    """
-
-    number: int
-    state: State
-    values: Mapping[str, Any]
-    config: Mapping[str, Any]
-    objectives: tuple[float, ...] = ()
-    reports: Mapping[int, float] = field(default_factory=dict)
-    reason: str = ""
-    message: str = ""
-
-
-def objective_fault(objectives: Sequence[Objective], values: Mapping[str, float]) -> tuple[str, str] | None:
-    """Say why objective values are none that a trial can complete with: (reason, message), or None."""
-    for objective in objectives:
-        value = values.get(objective.name)
-        if value is None:
-            return "no_objective", f"the trial ended without reporting {objective.name}"
-        if not math.isfinite(value):
-            return "diverged", f"{objective.name} is {value}"
-    return None
 
 
 def _no_faults(_config: Mapping[str, Any]) -> list[Fault]:
@@ -147,7 +85,7 @@ class Study:
         self._defaults = dict(defaults or {})
         self._accept = accept
         self._grid = spec.search.method == "grid"
-        self._codecs = {parameter.name: _Codec(parameter) for parameter in spec.space.parameters}
+        self._codecs = {parameter.name: Codec(parameter) for parameter in spec.space.parameters}
         spec.folder.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(spec.folder / LOCK)
         self._take_lock()
@@ -187,7 +125,7 @@ class Study:
         seed = spec.search.seed if not earlier else (spec.search.seed * 1_000_003 + len(earlier)) % 2**32
         self._random = random.Random(seed)
         self._optuna = optuna.create_study(
-            sampler=_sampler(spec.search, spec.space, spec.objectives, seed),
+            sampler=build_sampler(spec.search, spec.space, spec.objectives, seed),
             pruner=optuna.pruners.NopPruner(),
             directions=directions,
         )
@@ -427,7 +365,7 @@ class Study:
     def trials(self) -> list[StudyTrial]:
         """Every trial that was handed out, by number."""
         with self._storage_errors():
-            return [_study_trial(trial) for trial in self._record.get_trials(deepcopy=False)]
+            return [study_trial(trial) for trial in self._record.get_trials(deepcopy=False)]
 
     def close(self) -> None:
         """Let go of the study, so that another process may open it; may be called twice."""
@@ -476,20 +414,6 @@ class _Objection:
         return self.text
 
 
-def _study_trial(trial: FrozenTrial) -> StudyTrial:
-    attributes = trial.user_attrs
-    return StudyTrial(
-        number=trial.number,
-        state=_STATES[trial.state],
-        values=attributes["values"],
-        config=attributes["config"],
-        objectives=tuple(trial.values or ()),
-        reports=dict(trial.intermediate_values),
-        reason=attributes.get("reason", ""),
-        message=attributes.get("message", ""),
-    )
-
-
 def _nothing_legal(refused: Counter[str]) -> str:
     total = sum(refused.values())
     if not total:
@@ -500,118 +424,3 @@ def _nothing_legal(refused: Counter[str]) -> str:
         + "\n".join(lines)
         + "\nWiden a range or drop a constraint."
     )
-
-
-class _Codec:
-    """Between a parameter and what Optuna can store: choices that are lists become JSON texts."""
-
-    def __init__(self, parameter: Parameter) -> None:
-        self._parameter = parameter
-        self.choices: list[Any] | None = None
-        self._as_text = False
-        if parameter.kind == "categorical":
-            values = list(parameter.values)
-            plain = all(value is None or isinstance(value, (bool, int, float, str)) for value in values)
-            # Optuna finds a choice by ==, and True == 1.
-            self._as_text = not plain or len(set(values)) < len(values)
-            self.choices = [self.encode(value) for value in values]
-
-    def encode(self, value: Any) -> Any:
-        """A value as Optuna stores it."""
-        return json.dumps(value) if self._as_text else value
-
-    def distribution(self) -> optuna.distributions.BaseDistribution:
-        """What Optuna draws from."""
-        asked = optuna.trial.FixedTrial({self._parameter.name: self.encode(self._any())})
-        self.suggest(asked)
-        return asked.distributions[self._parameter.name]
-
-    def _any(self) -> Any:
-        return self._parameter.values[0] if self.choices is not None else self._parameter.low
-
-    def suggest(self, trial: optuna.trial.BaseTrial) -> Any:
-        """Have Optuna choose a value."""
-        parameter = self._parameter
-        if self.choices is not None:
-            chosen = trial.suggest_categorical(parameter.name, self.choices)
-            return parameter.values[self.choices.index(chosen)]
-        low, high = parameter.bounds()
-        if parameter.kind == "int":
-            step = 1 if parameter.log else int(parameter.step or 1)
-            top = int(low) + (int(high) - int(low)) // step * step
-            return trial.suggest_int(parameter.name, int(low), top, step=step, log=parameter.log)
-        if parameter.step is not None:
-            high = parameter.grid()[-1]
-        return trial.suggest_float(parameter.name, low, high, step=parameter.step, log=parameter.log)
-
-
-def _sampler(
-    search: SearchSpec, space: Space, objectives: Sequence[Objective], seed: int
-) -> optuna.samplers.BaseSampler:
-    """Build the sampler with every argument given: a new Optuna must not change a sweep."""
-    single = len(objectives) == 1
-    conditional = any(parameter.when is not None for parameter in space.parameters)
-    discrete = any(p.kind == "int" or p.step is not None for p in space.parameters)
-    random_sampler = optuna.samplers.RandomSampler(seed=seed)
-    settled: dict[str, Any]  # what a space file cannot change
-    options: dict[str, Any]  # what it can
-    match search.method:
-        case "random" | "grid":
-            return random_sampler
-        case "tpe":
-            kind: Any = optuna.samplers.TPESampler
-            settled = {"n_startup_trials": search.startup_trials}
-            options = {
-                "n_ei_candidates": 24,
-                "multivariate": single,
-                # Parameters that exist together are modelled together.
-                "group": single and conditional,
-                "constant_liar": True,
-            }
-        case "cmaes":
-            kind = optuna.samplers.CmaEsSampler
-            settled = {
-                "n_startup_trials": search.startup_trials,
-                "independent_sampler": random_sampler,
-                "warn_independent_sampling": True,
-                # Values at different steps cannot be compared.
-                "consider_pruned_trials": False,
-                "source_trials": None,
-            }
-            other_kind = search.options.get("use_separable_cma") or search.options.get("lr_adapt")
-            options = {
-                "sigma0": None,
-                "popsize": None,
-                "use_separable_cma": False,
-                # Without a margin whole numbers get stuck on one value.
-                "with_margin": discrete and not other_kind,
-                "lr_adapt": False,
-            }
-        case "gp":
-            kind = optuna.samplers.GPSampler
-            settled = {
-                "n_startup_trials": search.startup_trials,
-                "independent_sampler": random_sampler,
-                "warn_independent_sampling": True,
-            }
-            options = {"deterministic_objective": False}
-    unknown = sorted(set(search.options) - set(options))
-    if unknown:
-        raise UserError(
-            f"search.options: {', '.join(unknown)} is no option of {search.method}. "
-            f"Allowed: {', '.join(sorted(options))}."
-        )
-    missing = [name for name in _PACKAGES.get(search.method, ()) if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(
-            f"search.method: {search.method} needs the package {missing[0]}, which is not installed. "
-            "Install the extra `samplers`, or use method: tpe."
-        )
-    with warnings.catch_warnings():
-        # Optuna calls most of these options experimental, and sigma0 outdated.
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        warnings.simplefilter("ignore", FutureWarning)
-        try:
-            return kind(seed=seed, **settled, **{**options, **search.options})
-        except (TypeError, ValueError) as error:
-            raise UserError(f"search.options: {search.method} refuses them: {error}") from error
