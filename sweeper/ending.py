@@ -14,7 +14,16 @@ from sweeper.results import Sweep
 from sweeper.sweep import SettledResources
 from sweeper.trial import request_stop, trial_folder
 
-__all__ = ["GRACE_S", "PAUSE_GRACE_S", "Ending", "Signals", "Status", "common_reason", "ended_by_signals"]
+__all__ = [
+    "GRACE_S",
+    "PAUSE_GRACE_S",
+    "Ending",
+    "Signals",
+    "Status",
+    "common_reason",
+    "ended_by_signals",
+    "interrupted_by_sigterm",
+]
 
 Status = Literal["done", "failed", "interrupted"]
 
@@ -54,6 +63,29 @@ def ended_by_signals() -> Iterator[Signals]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def interrupted_by_sigterm() -> Iterator[None]:
+    """Have SIGTERM do what Ctrl-C does, while there is nothing yet that could end in order.
+
+    Ray takes the signal for itself when it starts, and exits with its number.
+
+    Raises:
+        KeyboardInterrupt: When the signal comes; in another than the main thread nobody can take it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except SystemExit as ended:
+        if ended.code == signal.SIGTERM:
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class Ending:

@@ -35,7 +35,7 @@ from sweeper.cluster import (
     this_machine,
 )
 from sweeper.ended import SweepResult, print_result
-from sweeper.ending import Ending, Signals, Status, common_reason, ended_by_signals
+from sweeper.ending import Ending, Signals, Status, common_reason, ended_by_signals, interrupted_by_sigterm
 from sweeper.errors import SweepNotFoundError, TrackingError, UserError
 from sweeper.files import DRIVER_LOG
 from sweeper.journal import JOURNAL, Event, Journal
@@ -125,6 +125,11 @@ def run_sweep(
     spec: SweepSpec, *, address: str | None = None, console: Console, earlier: Sweep | None = None
 ) -> SweepResult:
     """Run a sweep and show it while it runs; arguments and errors as for `launch`."""
+    with interrupted_by_sigterm():
+        return _run_sweep(spec, address, console, earlier)
+
+
+def _run_sweep(spec: SweepSpec, address: str | None, console: Console, earlier: Sweep | None) -> SweepResult:
     trainable = registry.load(spec.trainable)
     earlier = earlier or earlier_sweep(spec)
     left = spec.budget.trials - (0 if earlier is None else earlier.ended_trials)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import pytest
 from small_sweeps import LR, sweep
 
 from sweeper import ending
-from sweeper.ending import Ending, Signals, ended_by_signals
-from sweeper.results import Sweep, TrialResult
+from sweeper.ending import Ending, Signals, ended_by_signals, interrupted_by_sigterm
+from sweeper.results import Sweep
 from sweeper.sweep import BudgetSpec, SettledResources, SweepSpec
 from sweeper.trial import STOP, trial_folder
+from sweeper.trial_result import TrialResult
 
 
 def make(folder: Path, statuses: list[str], *, gpus: float = 0.0, at_once: int = 2, **budget: Any) -> Any:
@@ -185,3 +187,23 @@ def test_a_sweep_that_cannot_go_on_asks_its_trials_for_a_checkpoint_and_ends(tmp
     state.trials[0].status = "interrupted"
     assert sweep_ending.over()
     assert (sweep_ending.status, sweep_ending.message) == ("failed", "There is no room left.")
+
+
+def test_sigterm_interrupts_what_is_being_started() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), interrupted_by_sigterm():
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_sigterm_interrupts_even_where_ray_took_the_signal_for_itself() -> None:
+    def start_ray() -> None:
+        signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(number))
+        signal.raise_signal(signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), interrupted_by_sigterm():
+        start_ray()
+    assert signal.getsignal(signal.SIGTERM) is before
+    with pytest.raises(SystemExit), interrupted_by_sigterm():
+        sys.exit(2)
