@@ -25,12 +25,13 @@ from sweeper.errors import StudyBusyError
 from sweeper.journal import JOURNAL, Event, EventKind, Journal, read_journal
 from sweeper.keep import remove_checkpoints, superfluous
 from sweeper.masking import masked
-from sweeper.results import Sweep, TrialResult, TrialStatus
+from sweeper.results import Sweep
 from sweeper.study import Study
 from sweeper.study_trial import objective_fault
 from sweeper.sweep import SweepSpec
 from sweeper.tracking import Tracker
 from sweeper.trial import ARTIFACTS, CHECKPOINT, STEP, read_reports, trial_folder
+from sweeper.trial_result import TrialResult, TrialStatus
 
 __all__ = ["Outcome", "Recorder"]
 

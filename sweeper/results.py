@@ -10,116 +10,32 @@ were evaluated often: the maximum of noisy numbers grows with how many there are
 
 from __future__ import annotations
 
-import bisect
 import math
 import socket
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import psutil
 
 from sweeper.errors import SweepDamagedError, SweepNotFoundError
 from sweeper.events import event_fault
 from sweeper.journal import JOURNAL, Event, EventKind, line_of_event, read_journal
+from sweeper.ranking import is_better, ranked
 from sweeper.sweep import BudgetSpec, Objective
 from sweeper.trial import LOG, trial_folder
+from sweeper.trial_result import TrialResult
 
 __all__ = [
     "Sweep",
-    "TrialResult",
-    "TrialStatus",
     "driver_runs",
     "list_sweeps",
     "read_series",
     "read_sweep",
     "to_json",
 ]
-
-TrialStatus = Literal["running", "completed", "stopped_early", "failed", "interrupted"]
-
-ORDER = ("completed", "running", "stopped_early", "interrupted", "failed")
-"""States in the order in which the ranking shows them."""
-
-
-@dataclass
-class TrialResult:
-    """How a trial went, so far.
-
-    Attributes:
-        number: The trial's number.
-        status: ``running``, ``completed``, ``stopped_early``, ``failed`` or ``interrupted``.
-        reason: Why it failed or was stopped, one word; empty otherwise.
-        message: The rest of it, for a person.
-        values: The searched parameters that existed in this trial.
-        config: The whole configuration.
-        step: The last step that was reported.
-        metrics: The latest value of every metric.
-        final: The latest value of each objective (and of the metric of early stopping).
-        best: The best finite value of each of these.
-        artifacts: The latest file under each name.
-        checkpoint: Folder of the latest checkpoint that was reported, or None.
-        best_checkpoint: Folder of the checkpoint of the best value of the first objective, or None.
-        started: When it first started, in seconds since 1970.
-        ended: When it ended, or None.
-        needs: What it waits for before it can train, e.g. ``1 GPU``; empty where it has everything.
-        retries: How often it was tried again, by the reason.
-        changes: What was changed of its configuration on the way, for want of memory.
-        dropped: Folders of checkpoints that were taken away again, as ``keep`` says.
-        at_last_step: The metrics that were reported at the last step.
-        first: Time and step of the first report since it last started: what lies before is no training.
-    """
-
-    number: int
-    values: Mapping[str, Any]
-    config: Mapping[str, Any]
-    started: float
-    status: TrialStatus = "running"
-    reason: str = ""
-    message: str = ""
-    step: int = 0
-    metrics: dict[str, float] = field(default_factory=dict)
-    final: dict[str, float] = field(default_factory=dict)
-    best: dict[str, float] = field(default_factory=dict)
-    artifacts: dict[str, str] = field(default_factory=dict)
-    checkpoint: str | None = None
-    best_checkpoint: str | None = None
-    ended: float | None = None
-    needs: str = ""
-    retries: dict[str, int] = field(default_factory=dict)
-    changes: dict[str, Any] = field(default_factory=dict)
-    dropped: list[str] = field(default_factory=list)
-    at_last_step: set[str] = field(default_factory=set)
-    first: tuple[float, int] | None = None
-    _segment: float = 0.0
-    _ran_s: float = 0.0
-
-    def duration_s(self, now: float | None = None) -> float:
-        """Seconds for which it ran; pauses, and waiting for its resources, are left out."""
-        if self.status != "running" or self.needs:
-            return self._ran_s
-        return self._ran_s + max(0.0, (time.time() if now is None else now) - self._segment)
-
-    def drop(self, folders: Sequence[str]) -> None:
-        """Note that checkpoints are gone: nothing may point at them any more."""
-        self.dropped += [folder for folder in folders if folder not in self.dropped]
-        if self.checkpoint in folders:
-            self.checkpoint = None
-        if self.best_checkpoint in folders:
-            self.best_checkpoint = None
-
-    def _pause(self, now: float) -> None:
-        self._ran_s = self.duration_s(now)
-        self._segment = now
-
-    def new_at(self, step: int, names: Iterable[str]) -> set[str]:
-        """Which of these metrics a report at ``step`` may still add; none where the step has passed."""
-        if step > self.step or not self.metrics:
-            return set(names)
-        return set() if step < self.step else set(names) - self.at_last_step
 
 
 @dataclass
@@ -240,7 +156,7 @@ class Sweep:
                 self._report(self.trials[event["trial"]], event)
             case EventKind.TRIAL_END:
                 trial = self.trials[event["trial"]]
-                trial._pause(event["time"])
+                trial.pause(event["time"])
                 trial.status, trial.reason, trial.message = event["status"], event["reason"], event["message"]
                 trial.ended, trial.needs = event["time"], ""
             case EventKind.TRIAL_RETRY:
@@ -249,7 +165,7 @@ class Sweep:
                 self.trials[event["trial"]].drop(event["folders"])
             case EventKind.TRIAL_WAIT:
                 trial = self.trials[event["trial"]]
-                trial._pause(event["time"])
+                trial.pause(event["time"])
                 trial.needs = event["needs"]
             case EventKind.STEER if "trial" not in event:
                 self._steer(event)
@@ -272,7 +188,7 @@ class Sweep:
     def _cut_off(self) -> None:
         for trial in self.trials.values():
             if trial.status == "running":
-                trial._pause(self.heard)
+                trial.pause(self.heard)
                 trial.status, trial.needs = "interrupted", ""
 
     def _halt(self, now: float) -> None:
@@ -300,12 +216,10 @@ class Sweep:
         number = event["trial"]
         if number not in self.trials:
             self.trials[number] = TrialResult(number, event["values"], event["config"], event["time"])
-        trial = self.trials[number]
-        trial.status, trial.reason, trial.message, trial.ended, trial.needs = "running", "", "", None, ""
-        trial._segment, trial.first = event["time"], None
+        self.trials[number].begin(event["time"])
 
     def _trial_retry(self, trial: TrialResult, event: Event) -> None:
-        trial._pause(event["time"])
+        trial.pause(event["time"])
         trial.status, trial.reason, trial.message = "interrupted", event["reason"], event["message"]
         trial.ended, trial.needs = event["time"], ""
         trial.retries[event["reason"]] = trial.retries.get(event["reason"], 0) + 1
@@ -325,7 +239,7 @@ class Sweep:
                 continue
             value = metrics[objective.name]
             trial.final[objective.name] = value
-            if _is_better(value, trial.best.get(objective.name), objective.goal):
+            if is_better(value, trial.best.get(objective.name), objective.goal):
                 trial.best[objective.name] = value
                 if position == 0:
                     trial.best_checkpoint = event.get("checkpoint") or trial.best_checkpoint
@@ -333,13 +247,8 @@ class Sweep:
     # Judging
 
     def ranking(self) -> list[TrialResult]:
-        """The trials, best first: completed ones by their final value, then the others by state.
-
-        With several objectives the trials that no other beats in everything come first, then those that only
-        they beat, and so on; within such a front the first objective decides.
-        """
-        fronts = self._fronts([trial for trial in self.trials.values() if trial.status == "completed"])
-        return sorted(self.trials.values(), key=lambda trial: self._rank_key(trial, fronts))
+        """The trials, best first, as `sweeper.ranking.ranked` sorts them."""
+        return ranked(self.trials.values(), self.objectives)
 
     def best_trial(self) -> TrialResult | None:
         """The first of the ranking, if it completed."""
@@ -353,54 +262,9 @@ class Sweep:
         for objective in self.objectives:
             for trial in completed:
                 value = trial.final.get(objective.name, math.nan)
-                if _is_better(value, best.get(objective.name), objective.goal):
+                if is_better(value, best.get(objective.name), objective.goal):
                     best[objective.name] = value
         return best
-
-    def _rank_key(self, trial: TrialResult, fronts: Mapping[int, int]) -> tuple[float, ...]:
-        costs = self._costs(trial)
-        front = fronts.get(trial.number, 0)
-        # Of trials that were cut short, one that came further was better for longer.
-        reach = 0 if trial.status == "completed" else -trial.step
-        state = ORDER.index(trial.status) if trial.status in ORDER else len(ORDER)
-        return (state, front, reach, *costs, trial.number)
-
-    def _costs(self, trial: TrialResult) -> tuple[float, ...]:
-        """The final objective values turned so that less is better; infinite where there is none."""
-        costs = []
-        for objective in self.objectives:
-            value = trial.final.get(objective.name, math.nan)
-            cost = -value if objective.goal == "maximize" else value
-            costs.append(cost if math.isfinite(cost) else math.inf)
-        return tuple(costs)
-
-    def _fronts(self, trials: Sequence[TrialResult]) -> dict[int, int]:
-        """Number of the front of each trial: 0 where none of the others is better in everything."""
-        # In this order nothing is dominated by what comes later; and what nobody of a front dominates, nobody
-        # of the fronts behind it does: its own is found by bisection (Zhang et al. 2015, ENS-BS).
-        fronts: list[list[tuple[float, ...]]] = []
-        found: dict[int, int] = {}
-        for costs, number in sorted((self._costs(trial), trial.number) for trial in trials):
-            front = bisect.bisect_left(fronts, True, key=partial(_is_undominated, costs))
-            if front == len(fronts):
-                fronts.append([])
-            fronts[front].append(costs)
-            found[number] = front
-        return found
-
-
-def _is_undominated(costs: Sequence[float], others: Iterable[Sequence[float]]) -> bool:
-    return not any(_dominates(other, costs) for other in others)
-
-
-def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:
-    return all(a <= b for a, b in zip(one, other, strict=True)) and tuple(one) != tuple(other)
-
-
-def _is_better(value: float, than: float | None, goal: str) -> bool:
-    if not math.isfinite(value):
-        return False
-    return than is None or (value > than if goal == "maximize" else value < than)
 
 
 def read_sweep(folder: Path) -> Sweep:

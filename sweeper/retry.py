@@ -13,8 +13,8 @@ from typing import Any
 
 from sweeper.failure import LIGHTENED, RETRIED
 from sweeper.recorder import Outcome, Recorder
-from sweeper.results import TrialResult
 from sweeper.sweep import SweepSpec
+from sweeper.trial_result import TrialResult
 from trainables.interface import Lightens, Trainable
 
 __all__ = ["Retries"]

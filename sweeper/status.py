@@ -15,7 +15,8 @@ from rich.text import Text
 from sweeper.cost import cost_of
 from sweeper.journal import JOURNAL, read_journal
 from sweeper.live import Board
-from sweeper.results import ORDER, Sweep
+from sweeper.ranking import ORDER
+from sweeper.results import Sweep
 from sweeper.tables import Column, duration_text, fitted_table, number_text, state_text
 from sweeper.tracking import STATE, read_state
 from sweeper.trial import progress_of, trial_folder

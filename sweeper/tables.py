@@ -15,8 +15,10 @@ from rich.text import Text
 
 from sweeper.cost import cost_of, gpus_per_trial
 from sweeper.failure import ERROR_TEXT
-from sweeper.results import ORDER, Sweep, TrialResult
+from sweeper.ranking import ORDER
+from sweeper.results import Sweep
 from sweeper.trial import trial_folder
+from sweeper.trial_result import TrialResult
 
 __all__ = [
     "ASKED",

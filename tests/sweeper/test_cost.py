@@ -11,9 +11,10 @@ from small_sweeps import LR, sweep
 from sweeper.cost import cost_of
 from sweeper.journal import JOURNAL, Journal, read_journal
 from sweeper.recorder import Outcome, Recorder
-from sweeper.results import Sweep, TrialResult, read_sweep
+from sweeper.results import Sweep, read_sweep
 from sweeper.study import Study
 from sweeper.tables import ranking_table
+from sweeper.trial_result import TrialResult
 
 HOUR = 3600.0
 

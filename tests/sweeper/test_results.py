@@ -19,9 +19,10 @@ from small_sweeps import DIMS, ERROR, LR, SCHEDULE, SUCCESS, sweep
 
 from sweeper.errors import SweepNotFoundError
 from sweeper.journal import JOURNAL, EventKind, Journal
-from sweeper.results import Sweep, TrialResult, list_sweeps, read_series, read_sweep, to_json
+from sweeper.results import Sweep, list_sweeps, read_series, read_sweep, to_json
 from sweeper.sweep import EarlyStopSpec
 from sweeper.tables import clock_text, duration_text, ranking_table, short_names, stacked, sweeps_table
+from sweeper.trial_result import TrialResult
 
 
 class Played:

@@ -1,0 +1,95 @@
+"""How a trial went, as the journal of its sweep tells it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+__all__ = ["TrialResult", "TrialStatus"]
+
+TrialStatus = Literal["running", "completed", "stopped_early", "failed", "interrupted"]
+
+
+@dataclass
+class TrialResult:
+    """How a trial went, so far.
+
+    Attributes:
+        number: The trial's number.
+        status: ``running``, ``completed``, ``stopped_early``, ``failed`` or ``interrupted``.
+        reason: Why it failed or was stopped, one word; empty otherwise.
+        message: The rest of it, for a person.
+        values: The searched parameters that existed in this trial.
+        config: The whole configuration.
+        step: The last step that was reported.
+        metrics: The latest value of every metric.
+        final: The latest value of each objective (and of the metric of early stopping).
+        best: The best finite value of each of these.
+        artifacts: The latest file under each name.
+        checkpoint: Folder of the latest checkpoint that was reported, or None.
+        best_checkpoint: Folder of the checkpoint of the best value of the first objective, or None.
+        started: When it first started, in seconds since 1970.
+        ended: When it ended, or None.
+        needs: What it waits for before it can train, e.g. ``1 GPU``; empty where it has everything.
+        retries: How often it was tried again, by the reason.
+        changes: What was changed of its configuration on the way, for want of memory.
+        dropped: Folders of checkpoints that were taken away again, as ``keep`` says.
+        at_last_step: The metrics that were reported at the last step.
+        first: Time and step of the first report since it last started: what lies before is no training.
+    """
+
+    number: int
+    values: Mapping[str, Any]
+    config: Mapping[str, Any]
+    started: float
+    status: TrialStatus = "running"
+    reason: str = ""
+    message: str = ""
+    step: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    final: dict[str, float] = field(default_factory=dict)
+    best: dict[str, float] = field(default_factory=dict)
+    artifacts: dict[str, str] = field(default_factory=dict)
+    checkpoint: str | None = None
+    best_checkpoint: str | None = None
+    ended: float | None = None
+    needs: str = ""
+    retries: dict[str, int] = field(default_factory=dict)
+    changes: dict[str, Any] = field(default_factory=dict)
+    dropped: list[str] = field(default_factory=list)
+    at_last_step: set[str] = field(default_factory=set)
+    first: tuple[float, int] | None = None
+    _segment: float = 0.0
+    _ran_s: float = 0.0
+
+    def duration_s(self, now: float | None = None) -> float:
+        """Seconds for which it ran; pauses, and waiting for its resources, are left out."""
+        if self.status != "running" or self.needs:
+            return self._ran_s
+        return self._ran_s + max(0.0, (time.time() if now is None else now) - self._segment)
+
+    def drop(self, folders: Sequence[str]) -> None:
+        """Note that checkpoints are gone: nothing may point at them any more."""
+        self.dropped += [folder for folder in folders if folder not in self.dropped]
+        if self.checkpoint in folders:
+            self.checkpoint = None
+        if self.best_checkpoint in folders:
+            self.best_checkpoint = None
+
+    def begin(self, now: float) -> None:
+        """Note that it starts, or starts again."""
+        self.status, self.reason, self.message, self.ended, self.needs = "running", "", "", None, ""
+        self._segment, self.first = now, None
+
+    def pause(self, now: float) -> None:
+        """Note that it ran until now."""
+        self._ran_s = self.duration_s(now)
+        self._segment = now
+
+    def new_at(self, step: int, names: Iterable[str]) -> set[str]:
+        """Which of these metrics a report at ``step`` may still add; none where the step has passed."""
+        if step > self.step or not self.metrics:
+            return set(names)
+        return set() if step < self.step else set(names) - self.at_last_step
