@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sweeper.errors import SpecError, SpecFault
-from sweeper.sections import coerce, value_problem
+from sweeper.field_values import coerce, value_problem
 from sweeper.settings import AUTO, SETTINGS
 from sweeper.source import FaultList, Override, nearest, parse_override
 from sweeper.space import Parameter

@@ -17,7 +17,7 @@ from typing import Any
 
 from sweeper.errors import ExpressionError
 from sweeper.parameters import SpacePlaces
-from sweeper.sections import Reading
+from sweeper.reading import Reading
 from sweeper.space import Parameter, Space
 from trainables.interface import Fault
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sweeper.sections import Reading, coerce, value_problem
+from sweeper.field_values import coerce, value_problem
+from sweeper.reading import Reading
 from sweeper.settings import PARAMETER_KEYS, SECTIONS, SETTINGS
 from sweeper.source import FaultList, Node, Override, Place, nearest, parse_override
 from trainables.interface import ConfigError, Fault, FieldInfo, Trainable

@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from sweeper.errors import ExpressionError
 from sweeper.expressions import Expression
-from sweeper.sections import Reading, coerce, is_path, value_problem
+from sweeper.field_values import coerce, is_path, value_problem
+from sweeper.reading import Reading
 from sweeper.settings import PARAMETER_KEYS, PARAMETER_WORDS
 from sweeper.source import Node, Place, is_there, nearest
 from sweeper.space import Parameter, Space

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sweeper.sections import is_path
+from sweeper.field_values import is_path
 from sweeper.settings import STEPS
 from sweeper.source import is_there
 from sweeper.space import Parameter

@@ -11,8 +11,19 @@ from pathlib import Path
 from sweeper.combinations import check_combinations
 from sweeper.overrides import apply_overrides
 from sweeper.parameters import read_config, read_inherited, read_space
+from sweeper.reading import Reading
 from sweeper.sampling import search_faults
-from sweeper.sections import Reading
+from sweeper.sections import (
+    read_budget,
+    read_early_stop,
+    read_failures,
+    read_keep,
+    read_name,
+    read_objectives,
+    read_resources,
+    read_search,
+    read_tracking,
+)
 from sweeper.source import Node, Place, is_there, parse_override, read_file
 from sweeper.space import Space
 from sweeper.sweep import (
@@ -77,22 +88,22 @@ def load_spec(
     trainable_name = _load_trainable(reading, trainable)
     apply_overrides(reading, known)
     reading.check_sections()
-    name = reading.name(default=path.stem)
+    name = read_name(reading, default=path.stem)
     read_config(reading)
     read_inherited(reading)
     space, places = read_space(reading)
-    objectives = reading.objectives()
-    early_stop = reading.early_stop(objectives)
-    resources = reading.resources()
-    failures, keep = reading.failures(), reading.keep()
-    tracking = reading.tracking(name)
-    search = reading.search(space)
+    objectives = read_objectives(reading)
+    early_stop = read_early_stop(reading, objectives)
+    resources = read_resources(reading)
+    failures, keep = read_failures(reading), read_keep(reading)
+    tracking = read_tracking(reading, name)
+    search = read_search(reading, space)
     if not len(reading.faults):
         _check_search(reading, search, space, objectives)
     if not len(reading.faults):
         check_combinations(reading, space, places, resources.workers)
     grid = _grid_size(reading, space) if search.method == "grid" and not len(reading.faults) else None
-    budget = reading.budget(grid, may_be_missing=search.method == "grid")
+    budget = read_budget(reading, grid, may_be_missing=search.method == "grid")
     reading.faults.raise_any()
     return SweepSpec(
         name=name,

@@ -1,0 +1,157 @@
+"""A space file while it is read: its mapping, what was found in it, and what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sweeper.field_values import coerce, possible_numbers, value_problem
+from sweeper.settings import AUTO, ELSEWHERE, SECTIONS, SETTINGS
+from sweeper.source import FaultList, Node, Place, nearest
+from trainables.interface import FieldInfo, Trainable
+
+__all__ = ["Reading"]
+
+
+@dataclass
+class Reading:
+    """What has been read so far, and what was found wrong.
+
+    Attributes:
+        root: The file's mapping, after the overrides.
+        whole: The place of faults that have no line.
+        faults: Every fault.
+        trainable: The trainable, or None where it cannot be loaded.
+        notes: What was changed on the way.
+        warnings: What is legal and yet probably not meant.
+        config: Fixed values under their own names.
+        config_places: Where each of them was written.
+    """
+
+    root: dict[str, Node]
+    whole: Place
+    faults: FaultList = field(default_factory=FaultList)
+    trainable: Trainable | None = None
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    config: dict[str, Any] = field(default_factory=dict)
+    config_places: dict[str, Place] = field(default_factory=dict)
+
+    def place(self, *keys: str) -> Place:
+        """Where a key was written; where it is not, the nearest key above it."""
+        place, at = self.whole, self.root
+        for key in keys:
+            if key not in at:
+                break
+            place = at[key].place
+            if not isinstance(at[key].value, dict):
+                break
+            at = at[key].value
+        return place
+
+    def check_sections(self) -> None:
+        """Find sections that do not exist."""
+        for key, node in self.root.items():
+            if key in SECTIONS:
+                continue
+            remedy = ELSEWHERE.get(key)
+            if remedy is None and self.trainable is not None and self.own_name(key) is not None:
+                remedy = f"Put {key} under config (a fixed value) or parameters (searched)."
+            if remedy is None:
+                near = nearest(key, SECTIONS)
+                remedy = f"Did you mean {near}?" if near else f"Sections: {', '.join(SECTIONS)}."
+            self.faults.add(node.place, key, "no section has this name.", remedy)
+
+    def own_name(self, name: str) -> str | None:
+        """The trainable's own name for a field or alias; None where there is none."""
+        if self.trainable is None:
+            return None
+        own = self.trainable.aliases.get(name, name)
+        return own if own in self.trainable.fields else None
+
+    def field_hint(self, name: str) -> str:
+        """What to say about a name that no field has."""
+        if self.trainable is None:
+            return ""
+        if any(full.startswith(name + ".") for full in self.trainable.fields):
+            return f"Write dotted names: `{name}.<field>: value`."
+        near = nearest(name, [*self.trainable.fields, *self.trainable.aliases])
+        if near is not None:
+            return f"Did you mean {self.own_name(near)}?"
+        return "See docs/configuration.md for every field."
+
+    def section(self, name: str) -> dict[str, Node] | None:
+        """The entries of a section of fixed shape, faulty ones left out; None where the section is absent."""
+        node = self.root.get(name)
+        if node is None or node.value is None:
+            return None
+        if not isinstance(node.value, dict):
+            self.faults.add(
+                node.place,
+                name,
+                f"is {node.plain()!r}, not a mapping.",
+                f"Keys: {', '.join(SETTINGS[name])}.",
+            )
+            return {}
+        return self.entries(name, node.value, SETTINGS[name])
+
+    def entries(
+        self, path: str, found: Mapping[str, Node], known: Mapping[str, FieldInfo]
+    ) -> dict[str, Node]:
+        """The entries that are known and legal."""
+        legal = {}
+        for key, node in found.items():
+            name = f"{path}.{key}"
+            if key in known and node.value is None and not known[key].nullable:
+                continue  # null is as good as left out, so that the command line can take a setting back
+            if key not in known:
+                near = nearest(key, known)
+                remedy = f"Did you mean {near}? " if near else ""
+                remedy += f"Known: {', '.join(known)}." if known else "There is none."
+                self.faults.add(node.place, name, "no setting has this name.", remedy)
+            elif key in AUTO and node.value == "auto":
+                legal[key] = node
+            else:
+                problem = value_problem(known[key], node.plain())
+                if problem is None:
+                    legal[key] = Node(node.place, coerce(known[key], node.plain()))
+                else:
+                    expected = ", or auto" if key in AUTO else ""
+                    self.faults.add(
+                        node.place, name, problem[0], problem[1].removesuffix(".") + expected + "."
+                    )
+        return legal
+
+    def is_set(self, name: str) -> bool:
+        """Whether a field has a value other than null and 0: fixed, searched or by default."""
+        if self.config.get(name) not in (None, 0) or name in self.searched_names():
+            return True
+        if self.trainable is None or name in self.config:
+            return False
+        info = self.trainable.fields.get(name)
+        return info is not None and info.default not in (None, 0)
+
+    def searched_names(self, *, conditional: bool = True) -> set[str]:
+        """Own names of the fields under parameters; without ``conditional``, of those that have no `when`."""
+        node = self.root.get("parameters")
+        if node is None or not isinstance(node.value, dict):
+            return set()
+        return {
+            own
+            for key, form in node.value.items()
+            if (own := self.own_name(key)) is not None
+            and (conditional or not (isinstance(form.value, dict) and "when" in form.value))
+        }
+
+    def numbers(self, name: str) -> list[float]:
+        """The numbers that a field can have in this sweep: fixed, searched (its bounds), or the default."""
+        if self.trainable is None or name not in self.trainable.fields:
+            return []
+        found = self.root.get("parameters")
+        if found is not None and isinstance(found.value, dict):
+            for key, node in found.value.items():
+                if self.own_name(key) == name and (numbers := possible_numbers(node)):
+                    return numbers
+        value = self.config.get(name, self.trainable.fields[name].default)
+        return [value] if isinstance(value, (int, float)) else []
