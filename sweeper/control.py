@@ -127,12 +127,7 @@ def _log_of(folder: Path, trial: int | None, rank: int) -> Path:
     path = trial_folder(folder, trial) / (LOG if rank == 0 else f"worker-{rank}.log")
     if path.is_file():
         return path  # the journal may be long, and whoever follows a log asks all the time
-    sweep = read_sweep(folder)
-    if trial not in sweep.trials:
-        numbers = sorted(sweep.trials)
-        known = f"There are {numbers[0]} to {numbers[-1]}." if numbers else "There is none yet."
-        raise UserError(f"{sweep.name} has no trial {trial}. {known}")
-    found = sweep.trials[trial]
+    found = read_sweep(folder).trial(trial)
     why = f"it waits for {found.needs}" if found.needs else f"it is {found.status.replace('_', ' ')}"
     raise UserError(f"Trial {trial} has written no {path.name} yet: {why}. It would lie in {path.parent}.")
 

@@ -162,10 +162,7 @@ def _trial(sweep: Sweep, number: int | None) -> TrialResult:
             remedy = f"Name one, as in {sweep.name}:0, to export a trial that did not end."
             raise UserError(f"{sweep.name}: no trial has completed. {remedy}")
         return best
-    if number not in sweep.trials:
-        known = ", ".join(str(known) for known in sorted(sweep.trials)) or "none"
-        raise UserError(f"{sweep.name}: there is no trial {number}. There are: {known}.")
-    return sweep.trials[number]
+    return sweep.trial(number)
 
 
 def _where_it_lies(sweep: Sweep, trial: TrialResult, recorded: Path) -> Path:

@@ -20,7 +20,7 @@ from typing import Any
 
 import psutil
 
-from sweeper.errors import SweepDamagedError, SweepNotFoundError
+from sweeper.errors import SweepDamagedError, SweepNotFoundError, UserError
 from sweeper.events import event_fault
 from sweeper.journal import JOURNAL, Event, EventKind, line_of_event, read_journal
 from sweeper.ranking import is_better, ranked
@@ -109,6 +109,18 @@ class Sweep:
     def varying(self) -> tuple[str, ...]:
         """The searched parameters, in the order of the space."""
         return tuple(parameter["name"] for parameter in self.spec["space"]["parameters"])
+
+    def trial(self, number: int) -> TrialResult:
+        """One of its trials.
+
+        Raises:
+            UserError: Where it has none of this number; says which there are.
+        """
+        if number not in self.trials:
+            many = len(self.trials)
+            known = {0: "none yet", 1: "0"}.get(many, f"0 to {many - 1}")
+            raise UserError(f"{self.name}: there is no trial {number}. Its trials: {known}.")
+        return self.trials[number]
 
     def count(self, *statuses: str) -> int:
         """How many trials have one of these statuses."""

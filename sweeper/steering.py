@@ -151,9 +151,8 @@ class Steering:
             )
         if number not in running:
             which = f"{_trials(running)} run{_s(running)}" if running else "none runs at the moment"
-            trial = self._sweep.trials.get(number)
-            state = "there is no such trial" if trial is None else f"it is {trial.status.replace('_', ' ')}"
-            raise UserError(f"Trial {number} does not run: {state}. Of this sweep {which}.")
+            status = self._sweep.trial(number).status.replace("_", " ")
+            raise UserError(f"Trial {number} does not run: it is {status}. Of this sweep {which}.")
         if request.action == "stop":
             self._expect(number, Outcome("stopped_early", "stopped", "stopped by request"))
             request_stop(trial_folder(self._sweep.folder, number))

@@ -136,7 +136,7 @@ def test_a_sweep_that_was_moved_has_its_checkpoints_still(sweeps: Path, tmp_path
     ("source", "more", "said"),
     [
         ("smal", [], "Did you mean 'small'?"),
-        ("small:7", [], "there is no trial 7. There are: 0, 1, 2."),
+        ("small:7", [], "there is no trial 7. Its trials: 0 to 2."),
         ("small:2", [], "trial 2 wrote no checkpoint"),
         ("small", ["--target", "onnx"], "can write: lerobot==0.4.4, lerobot==0.6.1"),
     ],

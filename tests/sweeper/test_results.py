@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 from small_sweeps import DIMS, ERROR, LR, SCHEDULE, SUCCESS, sweep
 
-from sweeper.errors import SweepNotFoundError
+from sweeper.errors import SweepNotFoundError, UserError
 from sweeper.journal import JOURNAL, EventKind, Journal
 from sweeper.results import Sweep, list_sweeps, read_series, read_sweep, to_json
 from sweeper.sweep import EarlyStopSpec
@@ -265,6 +265,14 @@ def test_sweeps_are_listed_latest_first_and_other_folders_passed_over(tmp_path, 
 def test_a_folder_without_a_sweep_is_a_clear_error(tmp_path):
     with pytest.raises(SweepNotFoundError, match="no sweep lies here"):
         read_sweep(tmp_path)
+
+
+def test_a_trial_that_is_not_there_is_a_clear_error(played, tmp_path):
+    for number, known in enumerate(("none yet", "0", "0 to 1")):
+        with pytest.raises(UserError, match=rf"there is no trial 99\. Its trials: {known}\."):
+            read_sweep(tmp_path).trial(99)
+        played.trial(number, [(10, 0.9)])
+    assert read_sweep(tmp_path).trial(2).number == 2
 
 
 def test_names_are_shortened_where_they_stay_apart():
