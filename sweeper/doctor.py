@@ -23,7 +23,7 @@ from rich.text import Text
 from sweeper import probe
 from sweeper.wording import last_line
 
-__all__ = ["Finding", "Level", "NodeReport", "examine", "judge", "print_findings"]
+__all__ = ["Diagnosis", "Level", "NodeReport", "examine", "judge", "print_diagnoses"]
 
 Level = Literal["wrong", "doubtful", "note", "fine"]
 
@@ -41,7 +41,7 @@ OLDEST_DRIVERS = {"13": 580, "12": 525, "11": 450}
 
 
 @dataclass(frozen=True)
-class Finding:
+class Diagnosis:
     """One thing that was looked at.
 
     Attributes:
@@ -85,7 +85,7 @@ class NodeReport:
     unwritten: str = ""
 
 
-def examine(address: str | None = None, sweeps: Path = Path("sweeps")) -> list[Finding]:
+def examine(address: str | None = None, sweeps: Path = Path("sweeps")) -> list[Diagnosis]:
     """Look at this machine, or at every node of a cluster.
 
     Args:
@@ -107,7 +107,7 @@ def examine(address: str | None = None, sweeps: Path = Path("sweeps")) -> list[F
     cluster = connect(address)
     try:
         reports = _ask_nodes(folder, server)
-        extra = _cluster_findings(cluster)
+        extra = _of_cluster(cluster)
     finally:
         disconnect()
     return [*judge(reports, server), *extra]
@@ -204,20 +204,22 @@ def _marks(nodes: Sequence[str], sweeps: Path) -> tuple[dict[str, str], dict[str
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _cluster_findings(cluster: Any) -> list[Finding]:
+def _of_cluster(cluster: Any) -> list[Diagnosis]:
     text = f"{len(cluster.nodes)} machines are up: {cluster.cpus:g} CPUs, {cluster.gpus:g} GPUs"
     if cluster.scaled:
         text += f"; the autoscaler may reach {cluster.cpus:g} CPUs and {cluster.gpus:g} GPUs"
-    found = [Finding("fine", "size", "cluster", text)]
+    found = [Diagnosis("fine", "size", "cluster", text)]
     if not cluster.gpus:
-        found.append(Finding("note", "gpus", "cluster", "No machine has a GPU: trials train on CPUs."))
+        found.append(Diagnosis("note", "gpus", "cluster", "No machine has a GPU: trials train on CPUs."))
     return found
 
 
 # Judging
 
 
-def judge(reports: Sequence[NodeReport], mlflow: str | None = None, *, alone: bool = False) -> list[Finding]:
+def judge(
+    reports: Sequence[NodeReport], mlflow: str | None = None, *, alone: bool = False
+) -> list[Diagnosis]:
     """Say what is wrong, from what the nodes said.
 
     Args:
@@ -225,8 +227,8 @@ def judge(reports: Sequence[NodeReport], mlflow: str | None = None, *, alone: bo
         mlflow: MLflow's server, or None where runs lie in each sweep's folder.
         alone: Whether this is one machine without a cluster.
     """
-    findings = [
-        Finding(
+    diagnoses = [
+        Diagnosis(
             "wrong",
             "answer",
             report.name,
@@ -238,17 +240,17 @@ def judge(reports: Sequence[NodeReport], mlflow: str | None = None, *, alone: bo
     ]
     answered = [report for report in reports if not report.silence]
     if not answered:
-        return findings
-    findings += _versions(answered)
+        return diagnoses
+    diagnoses += _versions(answered)
     for report in answered:
-        findings += [*_gpus(report), *_disks(report), *_store(report, alone), *_mlflow(report, mlflow)]
-        findings += _clock(report)
-    return [*findings, *_token(answered, alone)]
+        diagnoses += [*_gpus(report), *_disks(report), *_store(report, alone), *_mlflow(report, mlflow)]
+        diagnoses += _clock(report)
+    return [*diagnoses, *_token(answered, alone)]
 
 
-def _versions(reports: Sequence[NodeReport]) -> list[Finding]:
+def _versions(reports: Sequence[NodeReport]) -> list[Diagnosis]:
     """All nodes must run the same; what most of them run, or else the head, is taken for right."""
-    findings = []
+    diagnoses = []
     names = {
         "python": ("Python", "Install the same Python, to the patch level, and run scripts/setup_node.sh."),
         "ray": ("Ray", "Run scripts/setup_node.sh there: it installs what constraints.txt says."),
@@ -269,14 +271,14 @@ def _versions(reports: Sequence[NodeReport]) -> list[Finding]:
             found = str(report.measured["identity"][key])
             if found != usual:
                 text = f"{word} is {_told(found, usual)}, and other nodes have {_told(usual, found)}."
-                findings.append(Finding("wrong", key, report.name, text[0].upper() + text[1:], remedy))
-    if not findings:
+                diagnoses.append(Diagnosis("wrong", key, report.name, text[0].upper() + text[1:], remedy))
+    if not diagnoses:
         identity = head.measured["identity"]
         text = f"Python {identity['python']}, Ray {identity['ray']}, sweeper {identity['package']}"
         every = f" on all {len(reports)} nodes" if len(reports) > 1 else ""
         where = "cluster" if len(reports) > 1 else head.name
-        findings.append(Finding("fine", "versions", where, f"{text} ({identity['code']}){every}"))
-    return findings
+        diagnoses.append(Diagnosis("fine", "versions", where, f"{text} ({identity['code']}){every}"))
+    return diagnoses
 
 
 def _told(found: str, other: str) -> str:
@@ -287,14 +289,14 @@ def _told(found: str, other: str) -> str:
     return ", ".join(sorted(pair.replace("'", "").replace(":", "") for pair in pairs))
 
 
-def _gpus(report: NodeReport) -> list[Finding]:
+def _gpus(report: NodeReport) -> list[Diagnosis]:
     measured = report.measured
     names, driver, cuda = measured["gpus"], measured["driver"], measured["torch_cuda"]
     if not report.gpus and not names:
-        return [Finding("note", "gpus", report.name, f"No GPU; {measured['cpus']} CPUs.")]
+        return [Diagnosis("note", "gpus", report.name, f"No GPU; {measured['cpus']} CPUs.")]
     if report.gpus > len(names):
         return [
-            Finding(
+            Diagnosis(
                 "wrong",
                 "gpus",
                 report.name,
@@ -305,7 +307,7 @@ def _gpus(report: NodeReport) -> list[Finding]:
         ]
     if cuda is None:
         return [
-            Finding(
+            Diagnosis(
                 "wrong",
                 "gpus",
                 report.name,
@@ -316,7 +318,7 @@ def _gpus(report: NodeReport) -> list[Finding]:
     oldest = OLDEST_DRIVERS.get(cuda.partition(".")[0], 0)
     if driver is None or int(driver.partition(".")[0]) < oldest:
         return [
-            Finding(
+            Diagnosis(
                 "wrong",
                 "driver",
                 report.name,
@@ -326,17 +328,17 @@ def _gpus(report: NodeReport) -> list[Finding]:
             )
         ]
     text = f"{len(names)} × {names[0]}, driver {driver}, torch for CUDA {cuda}"
-    return [Finding("fine", "gpus", report.name, text)]
+    return [Diagnosis("fine", "gpus", report.name, text)]
 
 
-def _disks(report: NodeReport) -> list[Finding]:
+def _disks(report: NodeReport) -> list[Diagnosis]:
     measured = report.measured
-    findings = []
+    diagnoses = []
     for key, what in PLACES.items():
         place = measured[key]
         if not place["writable"]:
-            findings.append(
-                Finding(
+            diagnoses.append(
+                Diagnosis(
                     "wrong",
                     "disk",
                     report.name,
@@ -345,8 +347,8 @@ def _disks(report: NodeReport) -> list[Finding]:
                 )
             )
         elif place["free_gb"] < LEAST_DISK_GB:
-            findings.append(
-                Finding(
+            diagnoses.append(
+                Diagnosis(
                     "doubtful",
                     "disk",
                     report.name,
@@ -356,8 +358,8 @@ def _disks(report: NodeReport) -> list[Finding]:
                 )
             )
     if measured["shm_gb"] is not None and measured["shm_free_gb"] < LEAST_SHM_GB:
-        findings.append(
-            Finding(
+        diagnoses.append(
+            Diagnosis(
                 "doubtful",
                 "shm",
                 report.name,
@@ -367,8 +369,8 @@ def _disks(report: NodeReport) -> list[Finding]:
             )
         )
     if measured["files"] < LEAST_FILES:
-        findings.append(
-            Finding(
+        diagnoses.append(
+            Diagnosis(
                 "doubtful",
                 "files",
                 report.name,
@@ -377,10 +379,10 @@ def _disks(report: NodeReport) -> list[Finding]:
             )
         )
     rooms = [f"{measured[key]['free_gb']:.0f} GB free for {word}" for key, word in PLACES.items()]
-    return findings or [Finding("fine", "disk", report.name, ", ".join(rooms))]
+    return diagnoses or [Diagnosis("fine", "disk", report.name, ", ".join(rooms))]
 
 
-def _store(report: NodeReport, alone: bool) -> list[Finding]:
+def _store(report: NodeReport, alone: bool) -> list[Diagnosis]:
     if alone:
         return []
     path = report.measured["sweeps"]["path"]
@@ -389,23 +391,25 @@ def _store(report: NodeReport, alone: bool) -> list[Finding]:
         "scripts/setup_node.sh --sweeps."
     )
     if report.unwritten:
-        return [Finding("wrong", "store", report.name, f"{path} takes no file: {report.unwritten}.", remedy)]
+        return [
+            Diagnosis("wrong", "store", report.name, f"{path} takes no file: {report.unwritten}.", remedy)
+        ]
     if report.unread:
         text = f"{path} is not shared: {len(report.unread)} files that other nodes wrote are missing here."
-        return [Finding("wrong", "store", report.name, text, remedy)]
-    return [Finding("fine", "store", report.name, f"{path} is shared: what every node writes is read here")]
+        return [Diagnosis("wrong", "store", report.name, text, remedy)]
+    return [Diagnosis("fine", "store", report.name, f"{path} is shared: what every node writes is read here")]
 
 
-def _mlflow(report: NodeReport, server: str | None) -> list[Finding]:
+def _mlflow(report: NodeReport, server: str | None) -> list[Diagnosis]:
     if server is None:
         text = "MLflow: no server is named; each sweep keeps its runs in its own folder."
-        return [Finding("note", "mlflow", report.name, text)] if report.is_head else []
+        return [Diagnosis("note", "mlflow", report.name, text)] if report.is_head else []
     problem = report.measured["mlflow"]
     if not problem:
-        return [Finding("fine", "mlflow", report.name, f"MLflow answers at {server}")]
+        return [Diagnosis("fine", "mlflow", report.name, f"MLflow answers at {server}")]
     if report.is_head:
         return [
-            Finding(
+            Diagnosis(
                 "wrong",
                 "mlflow",
                 report.name,
@@ -415,15 +419,15 @@ def _mlflow(report: NodeReport, server: str | None) -> list[Finding]:
             )
         ]
     text = f"{server} (MLflow) is not reached from here and need not be: the head alone writes to it."
-    return [Finding("note", "mlflow", report.name, text)]
+    return [Diagnosis("note", "mlflow", report.name, text)]
 
 
-def _clock(report: NodeReport) -> list[Finding]:
+def _clock(report: NodeReport) -> list[Diagnosis]:
     if abs(report.skew_s) <= LARGEST_SKEW_S:
         return []
     ahead = "ahead of" if report.skew_s > 0 else "behind"
     return [
-        Finding(
+        Diagnosis(
             "doubtful",
             "clock",
             report.name,
@@ -433,14 +437,14 @@ def _clock(report: NodeReport) -> list[Finding]:
     ]
 
 
-def _token(reports: Sequence[NodeReport], alone: bool) -> list[Finding]:
+def _token(reports: Sequence[NodeReport], alone: bool) -> list[Diagnosis]:
     if alone:
         return []
     without = [report.name for report in reports if not report.measured["token"]]
     if not without:
-        return [Finding("fine", "token", "cluster", "Ray asks everybody for the token")]
+        return [Diagnosis("fine", "token", "cluster", "Ray asks everybody for the token")]
     return [
-        Finding(
+        Diagnosis(
             "doubtful",
             "token",
             ", ".join(without),
@@ -461,19 +465,19 @@ _SIGNS: Mapping[Level, tuple[str, str]] = {
 }
 
 
-def print_findings(console: Console, findings: Sequence[Finding]) -> None:
+def print_diagnoses(console: Console, diagnoses: Sequence[Diagnosis]) -> None:
     """Print what was found, the worst first."""
     for level, (sign, style) in _SIGNS.items():
-        for finding in findings:
-            if finding.level != level:
+        for diagnosis in diagnoses:
+            if diagnosis.level != level:
                 continue
             console.print(
-                Text.assemble((f"{sign} ", style), (f"{finding.where}  ", "bold"), finding.found),
+                Text.assemble((f"{sign} ", style), (f"{diagnosis.where}  ", "bold"), diagnosis.found),
                 soft_wrap=True,
             )
-            if finding.remedy:
-                console.print(Padding(Text(finding.remedy, style="green"), (0, 0, 0, 2), expand=False))
-    counted = Counter(finding.level for finding in findings)
+            if diagnosis.remedy:
+                console.print(Padding(Text(diagnosis.remedy, style="green"), (0, 0, 0, 2), expand=False))
+    counted = Counter(diagnosis.level for diagnosis in diagnoses)
     wrong, doubtful = counted["wrong"], counted["doubtful"]
     if not wrong and not doubtful:
         console.print("Nothing is wrong.", style="bold")

@@ -308,12 +308,12 @@ def doctor(
 
     if cluster is not None:
         raise typer.Exit(_doctor_there(cluster, address, as_json))
-    findings = examining.examine(address, sweeps)
-    wrong = any(finding.level == "wrong" for finding in findings)
+    diagnoses = examining.examine(address, sweeps)
+    wrong = any(diagnosis.level == "wrong" for diagnosis in diagnoses)
     if as_json:
-        typer.echo(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
+        typer.echo(json.dumps([dataclasses.asdict(diagnosis) for diagnosis in diagnoses], indent=2))
     else:
-        examining.print_findings(open_console(), findings)
+        examining.print_diagnoses(open_console(), diagnoses)
     raise typer.Exit(int(wrong))
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from sweeper import probe
 from sweeper.cli import main
-from sweeper.doctor import Finding, NodeReport, judge
+from sweeper.doctor import Diagnosis, NodeReport, judge
 
 
 def measured(**changes: Any) -> dict[str, Any]:
@@ -58,27 +58,27 @@ def head(**changes: Any) -> NodeReport:
 SERVER = "http://127.0.0.1:5000"
 
 
-def found(*reports: NodeReport, mlflow: str | None = SERVER) -> list[Finding]:
-    return [finding for finding in judge(reports, mlflow) if finding.level in ("wrong", "doubtful")]
+def found(*reports: NodeReport, mlflow: str | None = SERVER) -> list[Diagnosis]:
+    return [diagnosis for diagnosis in judge(reports, mlflow) if diagnosis.level in ("wrong", "doubtful")]
 
 
 def test_a_cluster_in_order_has_nothing_wrong() -> None:
     assert found(head(), node("one"), node("two")) == []
     told = judge([head(), node("one")], SERVER)
-    assert {finding.check for finding in told} >= {"versions", "gpus", "disk", "store", "mlflow", "token"}
+    assert {diagnosis.check for diagnosis in told} >= {"versions", "gpus", "disk", "store", "mlflow", "token"}
 
 
 def test_a_node_with_another_python_or_code_or_package_is_named() -> None:
     for key, value in {"python": "3.11.9", "ray": "2.59.0", "code": "bbbbbbbbbbbb"}.items():
         other = measured()["identity"] | {key: value}
-        (finding,) = found(head(), node("one"), node("two", identity=other))
-        assert (finding.level, finding.check, finding.where) == ("wrong", key, "two")
-        assert value in finding.found
-        assert finding.remedy
+        (diagnosis,) = found(head(), node("one"), node("two", identity=other))
+        assert (diagnosis.level, diagnosis.check, diagnosis.where) == ("wrong", key, "two")
+        assert value in diagnosis.found
+        assert diagnosis.remedy
     packages = {"torch": "2.9.1", "numpy": "2.4.6"}
-    (finding,) = found(head(), node("one", identity=measured()["identity"] | {"packages": packages}))
-    assert "torch 2.9.1" in finding.found
-    assert "numpy" not in finding.found
+    (diagnosis,) = found(head(), node("one", identity=measured()["identity"] | {"packages": packages}))
+    assert "torch 2.9.1" in diagnosis.found
+    assert "numpy" not in diagnosis.found
 
 
 @pytest.mark.parametrize(
@@ -99,25 +99,25 @@ def test_a_node_with_another_python_or_code_or_package_is_named() -> None:
 def test_what_is_wrong_with_a_node_is_said_with_the_remedy(
     changes: dict[str, Any], check: str, words: str
 ) -> None:
-    (finding,) = found(head(), node(gpus=changes.pop("gpus_given", 1.0), **changes))
-    assert finding.check == check
-    assert finding.where == "worker"
-    assert words in finding.found
-    assert finding.remedy
+    (diagnosis,) = found(head(), node(gpus=changes.pop("gpus_given", 1.0), **changes))
+    assert diagnosis.check == check
+    assert diagnosis.where == "worker"
+    assert words in diagnosis.found
+    assert diagnosis.remedy
 
 
 def test_a_full_or_closed_disk_is_said() -> None:
     full = measured()["cache"] | {"free_gb": 0.5}
-    (finding,) = found(head(), node(cache=full))
-    assert "/mnt/frames (decoded frames) has 0.5 GB free" in finding.found
+    (diagnosis,) = found(head(), node(cache=full))
+    assert "/mnt/frames (decoded frames) has 0.5 GB free" in diagnosis.found
     closed = measured()["sweeps"] | {"writable": False}
-    (finding,) = found(head(), node(sweeps=closed))
-    assert finding.level == "wrong"
+    (diagnosis,) = found(head(), node(sweeps=closed))
+    assert diagnosis.level == "wrong"
 
 
 def test_mlflow_must_be_reached_by_the_head_alone() -> None:
-    (finding,) = found(head(mlflow="Connection refused"), node())
-    assert (finding.check, finding.where) == ("mlflow", "head")
+    (diagnosis,) = found(head(mlflow="Connection refused"), node())
+    assert (diagnosis.check, diagnosis.where) == ("mlflow", "head")
     assert found(head(), node(mlflow="Connection refused")) == []
 
 
@@ -134,9 +134,9 @@ def test_one_machine_without_a_cluster_is_looked_at(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(SystemExit) as ended:
         main(["doctor", "--sweeps", str(tmp_path), "--json"])
-    findings = json.loads(capsys.readouterr().out)
-    assert ended.value.code == int(any(finding["level"] == "wrong" for finding in findings))
-    assert {"versions", "gpus"} <= {finding["check"] for finding in findings}
+    diagnoses = json.loads(capsys.readouterr().out)
+    assert ended.value.code == int(any(diagnosis["level"] == "wrong" for diagnosis in diagnoses))
+    assert {"versions", "gpus"} <= {diagnosis["check"] for diagnosis in diagnoses}
     # A server that does not answer is wrong, and says so in the exit code.
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
     with pytest.raises(SystemExit) as ended:
@@ -166,12 +166,12 @@ def test_every_node_of_a_cluster_is_asked(two_nodes: str, tmp_path: Path) -> Non
         [*command, "--sweeps", str(tmp_path)], capture_output=True, text=True, timeout=200, env=environment
     )
     assert done.stdout, done.stderr
-    findings = json.loads(done.stdout)
+    diagnoses = json.loads(done.stdout)
     by_check: dict[str, list[Any]] = {}
-    for finding in findings:
-        by_check.setdefault(finding["check"], []).append(finding)
-    assert [finding["level"] for finding in by_check["store"]] == ["fine", "fine"]
+    for diagnosis in diagnoses:
+        by_check.setdefault(diagnosis["check"], []).append(diagnosis)
+    assert [diagnosis["level"] for diagnosis in by_check["store"]] == ["fine", "fine"]
     assert "on all 2 nodes" in by_check["versions"][0]["found"]
     assert "2 machines are up: 2 CPUs, 0 GPUs" in by_check["size"][0]["found"]
     assert not list(tmp_path.iterdir())
-    assert done.returncode == int(any(finding["level"] == "wrong" for finding in findings))
+    assert done.returncode == int(any(diagnosis["level"] == "wrong" for diagnosis in diagnoses))
