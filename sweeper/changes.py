@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeVar
 
 from sweeper.errors import SpecError, SpecFault
 from sweeper.field_values import coerce, value_problem
@@ -23,6 +23,14 @@ __all__ = ["budget_words", "changed_budget", "changed_sweep"]
 _RELATIVE = re.compile(r"[+-](?=[0-9.])")
 _ENDS = {"min": "low", "max": "high"}
 
+_Section = Literal["budget", "resources"]
+_Settings = TypeVar("_Settings", BudgetSpec, ResourceSpec)
+_WORDS: Mapping[_Section, tuple[str, str]] = {
+    "budget": ("is no limit of a budget.", "A budget has"),
+    "resources": ("is no resource.", "Resources are"),
+}
+"""Of each section, what is said of a setting that it does not have, and of those that it has."""
+
 
 def changed_budget(budget: BudgetSpec, changes: Sequence[str]) -> BudgetSpec:
     """A budget after changes such as ``trials=+20``, ``hours=12`` or ``budget.gpu_hours=null``.
@@ -35,7 +43,7 @@ def changed_budget(budget: BudgetSpec, changes: Sequence[str]) -> BudgetSpec:
     faults: list[SpecFault] = []
     for override in _parsed(changes, faults):
         key = override.key.removeprefix("budget.")
-        budget = _with_budget(budget, key, override, faults)
+        budget = _with_setting("budget", budget, key, override, faults)
     _raise_any(faults)
     return budget
 
@@ -67,9 +75,9 @@ def changed_sweep(spec: SweepSpec, changes: Sequence[str], trainable: Trainable)
     for override in _parsed(changes, faults):
         section, _, rest = override.key.partition(".")
         if section == "budget" and rest:
-            budget = _with_budget(budget, rest, override, faults)
+            budget = _with_setting("budget", budget, rest, override, faults)
         elif section == "resources" and rest:
-            resources = _with_resources(resources, rest, override, faults)
+            resources = _with_setting("resources", resources, rest, override, faults)
         elif section == "parameters" and rest:
             _change_range(parameters, rest, override, trainable, faults)
         else:
@@ -110,45 +118,31 @@ def _fault(override: Override, problem: str, remedy: str = "") -> SpecFault:
     return SpecFault(override.place.label, 0, override.key, problem, remedy)
 
 
-def _with_budget(budget: BudgetSpec, key: str, override: Override, faults: list[SpecFault]) -> BudgetSpec:
-    known = SETTINGS["budget"]
+def _with_setting(
+    section: _Section, settings: _Settings, key: str, override: Override, faults: list[SpecFault]
+) -> _Settings:
+    """The settings of a section with one of them changed; as they were where the change is faulty."""
+    known, (no_such, all_of_them) = SETTINGS[section], _WORDS[section]
+    value = override.value.plain()
     if key not in known:
         near = nearest(key, known)
-        remedy = f"Did you mean {near}?" if near else f"A budget has {', '.join(known)}."
-        faults.append(_fault(override, "is no limit of a budget.", remedy))
-        return budget
-    value = override.value.plain()
-    if _RELATIVE.match(override.raw.strip()) and isinstance(value, (int, float)):
-        before = getattr(budget, key)
+        remedy = f"Did you mean {near}?" if near else f"{all_of_them} {', '.join(known)}."
+        faults.append(_fault(override, no_such, remedy))
+        return settings
+    if value == "auto" and key in AUTO:
+        return dataclasses.replace(settings, **{key: value})
+    if section == "budget" and _RELATIVE.match(override.raw.strip()) and isinstance(value, (int, float)):
+        before = getattr(settings, key)
         if before is None:
             problem = f"{override.raw} cannot be added: this sweep has no limit of {key.replace('_', ' ')}."
             faults.append(_fault(override, problem, "Give the whole number."))
-            return budget
+            return settings
         value = before + value
     problem_and_remedy = value_problem(known[key], value)
     if problem_and_remedy is not None:
         faults.append(_fault(override, *problem_and_remedy))
-        return budget
-    return dataclasses.replace(budget, **{key: coerce(known[key], value)})
-
-
-def _with_resources(
-    resources: ResourceSpec, key: str, override: Override, faults: list[SpecFault]
-) -> ResourceSpec:
-    known = SETTINGS["resources"]
-    value = override.value.plain()
-    if key not in known:
-        near = nearest(key, known)
-        remedy = f"Did you mean {near}?" if near else f"Resources are {', '.join(known)}."
-        faults.append(_fault(override, "is no resource.", remedy))
-        return resources
-    if value == "auto" and key in AUTO:
-        return dataclasses.replace(resources, **{key: value})
-    problem_and_remedy = value_problem(known[key], value)
-    if problem_and_remedy is not None:
-        faults.append(_fault(override, *problem_and_remedy))
-        return resources
-    return dataclasses.replace(resources, **{key: coerce(known[key], value)})
+        return settings
+    return dataclasses.replace(settings, **{key: coerce(known[key], value)})
 
 
 def _change_range(
