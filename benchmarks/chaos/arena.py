@@ -155,7 +155,7 @@ class SweepFolder:
 
 
 def _own_end(event: Event) -> bool:
-    return event["event"] == "trial_end" and event["status"] != "interrupted"
+    return bool(event["event"] == "trial_end" and event["status"] != "interrupted")
 
 
 class Driver:
@@ -292,6 +292,8 @@ class Arena:
             "OMP_NUM_THREADS": "1",
             "RAY_TMPDIR": str(self.folder / "r"),
             "RAY_USAGE_STATS_ENABLED": "0",
+            # A token of the user's is for clusters of theirs: heads would ask for it, machines not bring it.
+            "RAY_AUTH_MODE": "disabled",
             "MLFLOW_DISABLE_TELEMETRY": "true",
         }
 
@@ -348,17 +350,21 @@ class RayCluster:
         self.address = f"127.0.0.1:{self._port}"
         for _ in range(3):  # a busy machine may take longer than Ray's own patience
             self.head = self._start("--head", f"--port={self._port}", "--include-dashboard=false", cpus=cpus)
-            if eventually(self._has_settled, 120) and self.head[0].poll() is None:
+            if _is_up(self.head):
                 return
         raise RuntimeError(f"no Ray cluster starts here: {self.head[1].read_text()[-2000:]}")
 
-    def _has_settled(self) -> bool:
-        """Whether the head runs, or has given up."""
-        return "Ray runtime started" in self.head[1].read_text() or self.head[0].poll() is not None
-
     def add_machine(self, cpus: int = 1) -> tuple[subprocess.Popen[bytes], Path, str]:
-        """Start a machine that joins the cluster."""
-        return self._start(f"--address={self.address}", cpus=cpus)
+        """Start a machine that joins the cluster, and wait until it has.
+
+        Raises:
+            RuntimeError: Where it does not.
+        """
+        for _ in range(3):
+            machine = self._start(f"--address={self.address}", cpus=cpus)
+            if _is_up(machine):
+                return machine
+        raise RuntimeError(f"no machine joins the cluster: {machine[1].read_text()[-2000:]}")
 
     def lose_machine(self, machine: tuple[subprocess.Popen[bytes], Path, str]) -> int:
         """Kill a machine with everything on it; how many processes there were."""
@@ -405,6 +411,16 @@ class RayCluster:
         ray = str(Path(sys.executable).with_name("ray"))
         given = [f"--num-cpus={cpus}", f"--object-store-memory={store}", "--disable-usage-stats", "--block"]
         return self._arena.start("ray", ray, "start", *options, *given, *ports)
+
+
+def _is_up(machine: tuple[subprocess.Popen[bytes], Path, str]) -> bool:
+    """Wait until a machine's Ray runs, or has given up; whether it runs."""
+    process, log, _ = machine
+
+    def settled() -> bool:
+        return "Ray runtime started" in log.read_text() or process.poll() is not None
+
+    return eventually(settled, 120) and process.poll() is None
 
 
 def interrupt(driver: Driver, number: int = signal.SIGINT) -> None:
