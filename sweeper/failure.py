@@ -54,12 +54,13 @@ REASONS: Mapping[str, str] = {
     "config": "the configuration cannot be trained",
     "no_objective": "the trial ended without reporting the objective",
     "timed_out": "workers did not start, did not answer, or waited too long for each other",
+    "hung": "a worker showed no sign of life",
     "preempted": "the machine was taken back by its provider",
     "lost": "a process or a machine was gone without a word",
     "error": "anything else that the training raised",
 }
 """Every reason for which a trial fails, and what it means."""
-RETRIED = ("lost", "timed_out", "preempted")
+RETRIED = ("lost", "timed_out", "hung", "preempted")
 """Reasons that are no fault of the trial: it goes on from its last checkpoint."""
 LIGHTENED = ("out_of_memory", "out_of_host_memory")
 """Reasons for which a trial is tried again with a configuration that takes less memory."""

@@ -400,6 +400,7 @@ class _Run:
             cpu_per_worker=self._resources.cpu_per_worker,
             objective=(spec.objectives[0].name, spec.objectives[0].goal),
             python_path=tuple(place or str(Path.cwd()) for place in sys.path),
+            hang_s=None if spec.failures.hang_minutes is None else 60 * spec.failures.hang_minutes,
         )
         trainable = tune.with_parameters(run_trial, settings=settings)
         tune.Tuner(

@@ -186,6 +186,15 @@ SETTINGS: Mapping[str, Mapping[str, FieldInfo]] = {
                 maximum=10,
                 doc="Times that a trial out of memory goes on with half the batch at once, twice as often.",
             ),
+            FieldInfo(
+                "hang_minutes",
+                "float",
+                60.0,
+                nullable=True,
+                minimum=0.05,
+                doc="Minutes without a sign of life after which a worker is ended and its trial tried again; "
+                "null: never.",
+            ),
         ),
         "keep": (
             FieldInfo(

@@ -112,17 +112,20 @@ class BudgetSpec:
 
 @dataclass(frozen=True)
 class FailureSpec:
-    """How often a trial is tried again, in all, before it has failed.
+    """How often a trial is tried again, in all, before it has failed, and when it counts as hung.
 
     Attributes:
         retries: After a worker, a driver or a machine was lost or did not answer.
         preemptions: After its machine was taken back by the provider.
         lighten: After it ran out of memory, each time with a configuration that takes less.
+        hang_minutes: How long a worker may show no sign of life before it is ended, and the trial tried
+            again; None for any time.
     """
 
     retries: int = 2
     preemptions: int = 10
     lighten: int = 3
+    hang_minutes: float | None = 60.0
 
 
 @dataclass(frozen=True)

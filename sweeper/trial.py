@@ -23,10 +23,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sweeper.errors import TrialError
-from sweeper.failure import failure_of, failure_of_group, forget_failure, read_failure, write_failure
+from sweeper.failure import (
+    Failure,
+    failure_of,
+    failure_of_group,
+    forget_failure,
+    read_failure,
+    write_failure,
+)
 from sweeper.files import write_whole
 from sweeper.places import Withdrawn
 from sweeper.system import system_metrics
+from sweeper.watchdog import Watchdog
 from trainables.interface import Report, TrainContext, silent
 
 __all__ = [
@@ -115,6 +123,7 @@ class TrialSettings:
         cpu_per_worker: CPUs of each.
         objective: The metric and direction by which a trial's best checkpoint is chosen.
         python_path: Where the launching process finds modules; workers look there after their own path.
+        hang_s: Seconds without a sign of life after which a worker is ended; None for never.
     """
 
     sweep: str
@@ -126,6 +135,7 @@ class TrialSettings:
     cpu_per_worker: float = 1.0
     objective: tuple[str, Literal["minimize", "maximize"]] | None = None
     python_path: tuple[str, ...] = ()
+    hang_s: float | None = None
 
     @property
     def threads(self) -> int:
@@ -291,6 +301,22 @@ def train_worker(loop: Mapping[str, Any]) -> str:
     _print_to(log)
     sys.path += [place for place in settings.python_path if place not in sys.path and Path(place).exists()]
     stop = _Watch(folder, loop["attempt"])
+
+    def tell_of_hang(message: str) -> None:
+        if not stop.superseded():
+            write_failure(folder, Failure("hung", message, log=str(log)))
+
+    watchdog = Watchdog(settings.hang_s, tell_of_hang)
+    progress = _Progress(folder / PROGRESS) if rank == 0 else silent
+
+    def stop_requested() -> bool:
+        watchdog.alive()
+        return stop()
+
+    def tell_progress(message: str) -> None:
+        watchdog.alive()
+        progress(message)
+
     context = TrainContext(
         folder=folder,
         cache=settings.cache,
@@ -299,19 +325,22 @@ def train_worker(loop: Mapping[str, Any]) -> str:
         device=_device(settings),
         threads=settings.threads,
         objective=settings.objective,
-        stop_requested=stop,
-        progress=_Progress(folder / PROGRESS) if rank == 0 else silent,
+        stop_requested=stop_requested,
+        progress=tell_progress,
     )
     try:
         final = False
-        for report in _reports(settings.trainable, loop["config"], context):
-            final = report.final
-            result = _metrics(report) if rank == 0 else {}
-            if rank == 0:
-                _append(folder / REPORTS, result)
-            ray.train.report(result)
-            # What was said before the report is history.
-            (folder / PROGRESS).unlink(missing_ok=True)
+        with watchdog.watching():
+            for report in _reports(settings.trainable, loop["config"], context):
+                final = report.final
+                result = _metrics(report) if rank == 0 else {}
+                if rank == 0:
+                    _append(folder / REPORTS, result)
+                # Here ranks wait for each other, and rank 0 may be at its rollouts.
+                with watchdog.paused():
+                    ray.train.report(result)
+                # What was said before the report is history.
+                (folder / PROGRESS).unlink(missing_ok=True)
     except Exception as error:
         traceback.print_exc()
         if not stop.superseded():

@@ -124,6 +124,8 @@ def _go_wrong(fault: str | None, context: TrainContext, parts: int) -> None:
             raise OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         case "disk":
             raise OSError(errno.ENOSPC, "No space left on device", str(context.folder / "checkpoints"))
+        case "hang":
+            time.sleep(600)
         case "die_always":
             os.abort()
         case "child":
