@@ -36,12 +36,10 @@ from torch import Tensor, nn
 
 from trainables.dataset.statistics import Statistics
 from trainables.diffusion_policy.config import FIELDS, DiffusionConfig
-from trainables.diffusion_policy.policy import DiffusionPolicy
-from trainables.diffusion_policy.weights import WeightsError, policy_from_weights
 from trainables.features import Feature, FeatureType, PolicyFeatures
 from trainables.interface import TrainableError
 
-__all__ = ["CheckpointError", "Checkpoints", "Snapshot", "load_policy"]
+__all__ = ["CheckpointError", "Checkpoints", "Snapshot"]
 
 FORMAT = 1
 _KEPT_BY_POINTER = ("last", "best")
@@ -168,28 +166,6 @@ def read(folder: Path, *, device: str | torch.device = "cpu") -> Snapshot:
         )
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"the checkpoint {folder} cannot be read: {error}.") from error
-
-
-def load_policy(folder: Path, *, ema: bool = True, device: str | torch.device = "cpu") -> DiffusionPolicy:
-    """Load a policy from a checkpoint, ready to predict.
-
-    Args:
-        folder: A checkpoint's folder (``checkpoints/000400``).
-        ema: Use the averaged weights where the checkpoint has them.
-        device: Where the policy is put.
-
-    Raises:
-        CheckpointError: Where the checkpoint cannot be read or its weights do not fit its configuration.
-    """
-    snapshot = read(folder)
-    weights = dict(snapshot.model)
-    if ema and snapshot.ema is not None:
-        weights |= {name: value for name, value in snapshot.ema.items() if name in weights}
-    try:
-        policy = policy_from_weights(snapshot.config.policy, snapshot.features, snapshot.statistics, weights)
-    except WeightsError as error:
-        raise CheckpointError(f"the checkpoint {folder}: {error}") from error
-    return policy.to(device).eval()
 
 
 def load_weights(policy: nn.Module, weights: Mapping[str, Tensor]) -> None:

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from trainables.diffusion_policy import TRAINABLE
+from trainables.diffusion_policy import TRAINABLE, lerobot
 from trainables.diffusion_policy import checkpoint as checkpoints
-from trainables.diffusion_policy.checkpoint import CheckpointError, Checkpoints, load_policy
+from trainables.diffusion_policy.checkpoint import CheckpointError, Checkpoints
 from trainables.diffusion_policy.progress import DivergedError
 from trainables.interface import ConfigError, Report, TrainContext
 
@@ -233,7 +233,7 @@ def test_a_loaded_policy_predicts_what_the_trained_one_did(
     observation = {"observation.state": torch.tensor([[[100.0, 0.0], [98.0, 8.0]]])}
 
     def chunk(*, ema: bool) -> torch.Tensor:
-        return load_policy(last, ema=ema).predict_action(
+        return lerobot.load(last, ema=ema).predict_action(
             observation, generator=[torch.Generator().manual_seed(0)]
         )
 
@@ -259,7 +259,7 @@ def test_a_damaged_checkpoint_says_so(small_config: dict[str, Any], tmp_path: Pa
     weights.write_bytes(weights.read_bytes()[:100])
 
     with pytest.raises(CheckpointError, match=last.name):
-        load_policy(last)
+        run(small_config, tmp_path)
 
 
 def test_a_checkpoint_is_json_and_safetensors_only(small_config: dict[str, Any], tmp_path: Path) -> None:
