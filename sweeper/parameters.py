@@ -16,7 +16,7 @@ from sweeper.reading import Reading
 from sweeper.settings import PARAMETER_KEYS, PARAMETER_WORDS
 from sweeper.source import Node, Place, is_there, nearest
 from sweeper.space import Parameter, Space
-from trainables.interface import FieldInfo, StartsFromCheckpoints
+from trainables.interface import FieldInfo, StartsFromCheckpoints, is_url
 
 __all__ = ["SpacePlaces", "read_config", "read_inherited", "read_space"]
 
@@ -87,7 +87,7 @@ def _settled(reading: Reading, place: Place, name: str, value: Any, info: FieldI
         return value
     if isinstance(value, list):
         return [_settled(reading, place, name, element, info) for element in value]
-    if not isinstance(value, str):
+    if not isinstance(value, str) or is_url(value):
         return value
     try:
         return str(Path(value).expanduser().absolute())

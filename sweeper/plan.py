@@ -19,7 +19,7 @@ from sweeper.source import is_there
 from sweeper.space import Parameter
 from sweeper.sweep import SettledResources, SweepSpec
 from trainables import registry
-from trainables.interface import StartsFromCheckpoints, Trainable
+from trainables.interface import StartsFromCheckpoints, Trainable, is_url
 
 __all__ = [
     "Machine",
@@ -262,7 +262,7 @@ def _path_warnings(spec: SweepSpec, trainable: Trainable) -> list[str]:
         f"{name}: there is no {path} on this machine."
         for name, paths in named.items()
         for path in (paths if isinstance(paths, list) else [paths])
-        if path is not None and not is_there(Path(path))
+        if path is not None and not is_url(path) and not is_there(Path(path))
     ]
 
 

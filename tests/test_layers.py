@@ -11,6 +11,7 @@ ROOT = Path(__file__).parent.parent
 HEAVY = {"torch", "torchvision", "ray", "mlflow", "optuna", "diffusers", "pyarrow", "av", "gymnasium"}
 SERVICE = {"ray", "optuna", "mlflow", "sweeper"}
 STDLIB_ONLY = (
+    "addresses.py",
     "interface.py",
     "ranges.py",
     "registry.py",

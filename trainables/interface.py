@@ -7,6 +7,7 @@ this module; the trainable knows nothing of the service.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,10 +31,18 @@ __all__ = [
     "TrainContext",
     "Trainable",
     "TrainableError",
+    "is_url",
     "silent",
 ]
 
 Phase = Literal["data", "train", "inference"]
+
+_URL = re.compile(r"[A-Za-z][\w+.:-]+://")
+
+
+def is_url(text: str) -> bool:
+    """Whether a text is the address of a folder in a store (``s3://bucket/folder``), and no local path."""
+    return _URL.match(text) is not None
 
 
 class TrainableError(Exception):

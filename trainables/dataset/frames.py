@@ -7,25 +7,22 @@ system's: it goes when its owner dies, and whoever waits then builds anew.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
 import re
-import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
+from trainables.dataset.cached import PROGRESS_EVERY_S, alone, is_disk_full, lacks_room, work_off
 from trainables.dataset.decode import FramePart, decode_part, decoder_version
 from trainables.dataset.errors import DiskFullError
 from trainables.dataset.tables import available_cpus
@@ -39,10 +36,7 @@ __all__ = ["FrameArray", "frames_gb", "open_frames"]
 # Part of every key: count it up when the same frames would be stored differently.
 LAYOUT = 1
 PART_FRAMES = 1024
-PROGRESS_EVERY_S = 2.0
 MOST_THREADS = 16
-# Left free on the disk besides the frames: checkpoints are written there too, more often than not.
-SPARE_B = 200 * 1000**2
 
 Progress = Callable[[str], None]
 
@@ -113,7 +107,8 @@ def open_frames(
     found = _open(path, wanted)
     if found is None:
         folder.mkdir(parents=True, exist_ok=True)
-        with _alone(path, camera, tell):
+        waiting = f"{camera}: waiting for another process that decodes it"
+        with alone(path.with_suffix(".lock"), waiting, tell):
             found = _open(path, wanted)
             if found is None:
                 builder = _Builder(dataset, camera, parts, size, wanted, tell)
@@ -149,22 +144,6 @@ def _open(path: Path, shape: tuple[int, ...]) -> tuple[Path, NDArray[np.uint8]] 
     if array.shape != shape or array.dtype != np.uint8:
         return None
     return path, array
-
-
-@contextmanager
-def _alone(path: Path, camera: str, tell: Progress) -> Iterator[None]:
-    """Hold the lock of ``path``; say so while another process has it."""
-    lock = FileLock(path.with_suffix(".lock"), is_singleton=False)
-    while True:
-        try:
-            lock.acquire(timeout=PROGRESS_EVERY_S, poll_interval=0.1)
-            break
-        except Timeout:
-            tell(f"{camera}: waiting for another process that decodes it")
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 class _Builder:
@@ -205,8 +184,8 @@ class _Builder:
 
     def _check_disk(self, folder: Path) -> None:
         needed_b = self._shape[0] * self._frame_b
-        free_b = shutil.disk_usage(folder).free
-        if needed_b + SPARE_B > free_b:
+        free_b = lacks_room(folder, needed_b)
+        if free_b is not None:
             raise self._disk_full(folder, f"only {free_b / 1e9:.2f} GB are free")
 
     def _disk_full(self, folder: Path, detail: str) -> DiskFullError:
@@ -227,26 +206,13 @@ class _Builder:
             os.fsync(file.fileno())
 
     def _decode_all(self, file: int, start_b: int, threads: int, folder: Path) -> None:
-        with ThreadPoolExecutor(max_workers=threads, thread_name_prefix="frames") as pool:
-            jobs = [pool.submit(self._decode, piece, file, start_b) for piece in self._pieces]
-            try:
-                while True:
-                    done, waiting = wait(jobs, timeout=PROGRESS_EVERY_S / 4, return_when=FIRST_EXCEPTION)
-                    self._tell_progress()
-                    if not waiting or any(job.exception() is not None for job in done):
-                        break
-                for job in jobs:
-                    if job.done():
-                        job.result()
-            except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                    raise
-                raise self._disk_full(folder, f"writing them failed ({error.strerror})") from error
-            finally:
-                # On an error or an interruption the threads stop at their next frame.
-                self._failed.set()
-                for job in jobs:
-                    job.cancel()
+        tasks = [partial(self._decode, piece, file, start_b) for piece in self._pieces]
+        try:
+            work_off(tasks, threads, self._failed, self._tell_progress)
+        except OSError as error:
+            if not is_disk_full(error):
+                raise
+            raise self._disk_full(folder, f"writing them failed ({error.strerror})") from error
         self._tell(f"{self._camera}: {self._shape[0]:,} of {self._shape[0]:,} frames")
 
     def _decode(self, piece: FramePart, file: int, start_b: int) -> None:

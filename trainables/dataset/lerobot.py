@@ -1,4 +1,4 @@
-"""Open LeRobot datasets: v3.0, v2.1 or v2.0, a folder or a dataset of the hub, or several as one.
+"""Open LeRobot datasets: v3.0, v2.1 or v2.0, a folder, one in a store or one of the hub, or several as one.
 
 An opened dataset is a table of rows, one per frame of the chosen episodes, counted from 0 whatever was left
 out. Vectors are in memory; pictures are decoded on request, or once and for all by ``frames.open_frames``.
@@ -40,8 +40,8 @@ __all__ = [
 ]
 
 Progress = Callable[[str], None]
-Sources = str | Path | Sequence[str | Path]
-"""A folder, a hub's name, or several of them that are to be one dataset."""
+Sources = str | Path | Source | Sequence[str | Path | Source]
+"""A folder, an address in a store, a hub's name, or several of them that are to be one dataset."""
 Episodes = int | str | range | Iterable[int | str | range]
 """Numbers and ranges: ``7``, ``"0-99"`` with its end, ``"0:100"`` without it, ``range(100)``, or a list."""
 
@@ -61,14 +61,15 @@ def open_dataset(
     """Open a dataset, or several as one: read the metadata and the vectors, decode nothing.
 
     Args:
-        root_or_repo_id: A ``Path`` is a folder. A text is a folder where there is one, else a hub name.
-            Several become one dataset where their features match, with episodes numbered on in this order.
+        root_or_repo_id: A ``Path`` is a folder. A text is an address in a store (``s3://bucket/folder``), a
+            folder where there is one, else a hub name. Several become one dataset where their features match,
+            with episodes numbered on in this order.
         revision: Branch, tag or commit on the hub; None: the newest.
         episodes: The episodes to use, see ``Episodes``; None: all.
         exclude_episodes: Episodes to leave out.
         observations: Names of the observations to use; None: every one a diffusion policy can use.
         features: Features with another name in the files, by that name: ``{"actions": "action"}``.
-        cache: Folder for what is fetched from the hub; None: Hugging Face's own cache.
+        cache: Folder for what is fetched; None: Hugging Face's own cache, which is none for stores.
         tolerance_s: How far a video frame may lie from its timestamp.
         progress: Told before something slow.
 
@@ -147,7 +148,7 @@ def preflight(
 def _find_sources(
     named: Sources, revision: str | None, cache: Path | None, progress: Progress | None
 ) -> list[Source]:
-    each = [named] if isinstance(named, (str, Path)) else named
+    each = [named] if isinstance(named, (str, Path, Source)) else named
     sources = [find_source(one, revision=revision, cache=cache, progress=progress) for one in each]
     if not sources:
         raise dataset_error("dataset.root", "no dataset is named.", "Name a folder or a dataset of the hub.")

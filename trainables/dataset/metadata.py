@@ -320,8 +320,8 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def inside(path: str) -> str:
-    """Check that a path from a dataset's metadata stays in the dataset's folder.
+def inside(path: str, said_by: str = "the metadata") -> str:
+    """Check that a path from a dataset's metadata, or from a listing, stays in the dataset's folder.
 
     Links are not followed: the hub's cache is made of links that leave the folder, and rightly so.
 
@@ -330,7 +330,7 @@ def inside(path: str) -> str:
     """
     parts = PurePosixPath(path.replace("\\", "/"))
     if parts.is_absolute() or ".." in parts.parts or ":" in (parts.parts[0] if parts.parts else ""):
-        raise dataset_error(repr(path), "a path in the metadata leaves the dataset's folder.", "Repair it.")
+        raise dataset_error(repr(path), f"a path in {said_by} leaves the dataset's folder.", "Repair it.")
     return parts.as_posix()
 
 

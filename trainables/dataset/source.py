@@ -1,4 +1,4 @@
-"""Find a dataset: a folder, or a dataset of the Hugging Face hub, of which only what is needed is fetched."""
+"""Find a dataset: a folder, one of a store, or one of the hub, of which only what is needed is fetched."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trainables.dataset.errors import dataset_error
+from trainables.dataset.fetch import fetch_dataset
 from trainables.dataset.metadata import EpisodeRecord, Metadata
+from trainables.interface import is_url, silent
 
-__all__ = ["Source", "fetch_files", "find_source"]
+__all__ = ["Source", "fetch_files", "fetch_source", "find_source"]
 
 REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # Above so many files whole folders are asked for: the hub's client compares every file with every pattern.
@@ -26,11 +28,13 @@ class Source:
         root: The folder.
         repo_id: The hub's name of it, or None for a folder.
         revision: The commit that was fetched, or None for a folder.
+        address: The address in a store that the folder was fetched from, or None.
     """
 
     root: Path
     repo_id: str | None = None
     revision: str | None = None
+    address: str | None = None
 
     @property
     def field(self) -> str:
@@ -39,29 +43,35 @@ class Source:
 
     @property
     def name(self) -> str:
-        """What a person calls it: the hub's name, or the folder."""
-        return self.repo_id or str(self.root)
+        """What a person calls it: the hub's name, the address, or the folder."""
+        return self.repo_id or self.address or str(self.root)
 
 
 def find_source(
-    root_or_repo_id: str | Path,
+    root_or_repo_id: str | Path | Source,
     *,
     revision: str | None,
     cache: Path | None,
     progress: Callable[[str], None] | None = None,
 ) -> Source:
-    """Find a folder, or fetch the metadata of a hub dataset.
+    """Find a folder, fetch a dataset from a store, or the metadata of a hub dataset.
 
     Args:
-        root_or_repo_id: A ``Path`` is a folder. A text is a folder where there is one of this name, else the
-            name of a hub dataset (``owner/name``).
+        root_or_repo_id: A ``Path`` is a folder. A text is an address in a store (``s3://bucket/folder``), a
+            folder where there is one of this name, else the name of a hub dataset (``owner/name``). A source
+            that was found already stays as it is.
         revision: Branch, tag or commit on the hub; None: the newest.
-        cache: Folder for what is fetched; None: Hugging Face's own cache.
+        cache: Folder for what is fetched; None: Hugging Face's own cache, which is none for stores.
         progress: Told before the network is used.
 
     Raises:
-        DatasetError: Where there is neither such a folder nor such a dataset, or the hub cannot be reached.
+        DatasetError: Where there is neither such a folder nor such a dataset, or the hub or the store cannot
+            be reached.
     """
+    if isinstance(root_or_repo_id, Source):
+        return root_or_repo_id
+    if isinstance(root_or_repo_id, str) and is_url(root_or_repo_id):
+        return fetch_source(root_or_repo_id, cache, progress)
     if isinstance(root_or_repo_id, Path) or Path(root_or_repo_id).is_dir():
         return Source(Path(root_or_repo_id))
     if not REPO_ID.fullmatch(root_or_repo_id):
@@ -73,6 +83,14 @@ def find_source(
     root = _snapshot(root_or_repo_id, revision, ["meta/*"], cache)
     # A snapshot's folder is named after its commit, whatever branch or tag was asked for.
     return Source(root, root_or_repo_id, root.name)
+
+
+def fetch_source(address: str, cache: Path | None, progress: Callable[[str], None] | None = None) -> Source:
+    """Fetch a dataset from a store, or find it in the cache, with the errors of ``fetch_dataset``."""
+    if cache is None:
+        problem = f"{address} has to be fetched, and no folder is named for it."
+        raise dataset_error("cache", problem, "Pass cache=, a folder that this machine's processes share.")
+    return Source(fetch_dataset(address, cache, progress or silent), address=address)
 
 
 def fetch_files(

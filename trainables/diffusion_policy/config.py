@@ -16,7 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trainables.interface import ConfigError, Fault, FieldInfo, Phase
+from trainables.addresses import address_faults
+from trainables.interface import ConfigError, Fault, FieldInfo, Phase, is_url
 from trainables.ranges import parse_choice
 
 __all__ = [
@@ -81,7 +82,8 @@ class DatasetConfig:
     root: str | tuple[str, ...] | None = _field(
         "texts",
         None,
-        "Folder of a LeRobot dataset, or several whose features match; wins over repo_id.",
+        "Folder of a LeRobot dataset, here or in a store (s3://, gs://, az://), or several whose features "
+        "match; wins over repo_id.",
         phase="data",
     )
     repo_id: str | tuple[str, ...] | None = _field(
@@ -566,8 +568,15 @@ def _dataset_faults(dataset: DatasetConfig) -> list[Fault]:
         for name in ("root", "repo_id")
         if getattr(dataset, name) == ()
     ]
+    roots = (dataset.root,) if isinstance(dataset.root, str) else dataset.root or ()
+    for root in filter(is_url, roots):
+        faults += address_faults("dataset.root", root)
     if dataset.root is None:
         repo_ids = dataset.repo_id if isinstance(dataset.repo_id, tuple) else (dataset.repo_id or "",)
+        faults += [
+            Fault("dataset.repo_id", "is an address, and no name on the hub.", "Name it as dataset.root.")
+            for _ in filter(is_url, repo_ids)
+        ]
         faults += [
             Fault(
                 "dataset.repo_id",

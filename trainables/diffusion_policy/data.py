@@ -10,9 +10,10 @@ from typing import Any
 from trainables.dataset.errors import DatasetError
 from trainables.dataset.lerobot import LeRobotDataset, Sources, open_dataset
 from trainables.dataset.lerobot import preflight as dataset_faults
+from trainables.dataset.source import fetch_source
 from trainables.diffusion_policy.config import BUILTIN_PUSHT, DatasetConfig, DiffusionConfig, crop_faults
 from trainables.features import PolicyFeatures
-from trainables.interface import ConfigError, Fault, silent
+from trainables.interface import ConfigError, Fault, is_url, silent
 
 __all__ = ["camera_faults", "describe", "image_sizes", "load_dataset", "preflight"]
 
@@ -38,9 +39,16 @@ def load_dataset(
 
 
 def source(config: DatasetConfig, cache: Path, progress: Callable[[str], None] = silent) -> Sources:
-    """Local folder (a Path) or hub id (a str) of the dataset, or several; a root wins over a repo_id."""
+    """Local folder (a Path), hub id (a str) or what was fetched from a store; or several. A root wins.
+
+    Raises:
+        DatasetError: Where the dataset cannot be fetched from its store.
+    """
     if config.root is not None:
-        roots = [Path(root).expanduser() for root in _each(config.root)]
+        roots = [
+            fetch_source(root, cache, progress) if is_url(root) else Path(root).expanduser()
+            for root in _each(config.root)
+        ]
         return roots if isinstance(config.root, tuple) else roots[0]
     places = [_place(repo_id, config, cache, progress) for repo_id in _each(config.repo_id or "")]
     return places if isinstance(config.repo_id, tuple) else places[0]
@@ -67,8 +75,12 @@ def preflight(config: DiffusionConfig, cache: Path, progress: Callable[[str], No
     if faults:
         return faults
     dataset = config.dataset
+    try:
+        found = source(dataset, cache, progress)
+    except DatasetError as error:
+        return list(error.faults)
     faults = dataset_faults(
-        source(dataset, cache, progress),
+        found,
         revision=dataset.revision,
         episodes=dataset.episodes,
         exclude_episodes=dataset.exclude_episodes,

@@ -12,9 +12,9 @@ from trainables.dataset.doctor.examination import examine as examine_dataset
 from trainables.dataset.errors import DatasetError, dataset_error
 from trainables.dataset.lerobot import LeRobotDataset
 from trainables.diffusion_policy.config import FIELDS, DatasetConfig, DiffusionConfig
-from trainables.diffusion_policy.data import camera_faults, image_sizes, load_dataset
+from trainables.diffusion_policy.data import camera_faults, image_sizes, load_dataset, source
 from trainables.features import FeatureType
-from trainables.interface import Examination, Fault, Finding, silent
+from trainables.interface import Examination, Fault, Finding, is_url, silent
 from trainables.ranges import compressed, parse_choice
 
 __all__ = ["examine"]
@@ -74,8 +74,9 @@ def _open(
     """
     roots = (config.root,) if isinstance(config.root, str) else config.root or ()
     for root in roots:
-        if not Path(root).expanduser().is_dir():
+        if not is_url(root) and not Path(root).expanduser().is_dir():
             raise dataset_error("dataset.root", f"{root!r} is no folder.", "Name the folder of a dataset.")
+    source(config, cache, progress)  # a store that cannot be asked says nothing of the dataset
     findings: list[Finding] = []
     left_out: tuple[int | str, ...] = tuple(config.exclude_episodes)
     for _ in range(OPENINGS):

@@ -22,6 +22,7 @@ from trainables.interface import (
     Metric,
     Report,
     TrainContext,
+    is_url,
     silent,
 )
 
@@ -171,14 +172,15 @@ class DiffusionPolicyTrainable:
             return {}  # which `faults` reports
 
     def remarks(self, config: Mapping[str, Any], cache: Path | None = None) -> list[str]:
-        """What is worth knowing of the checkpoint of ``policy.path``, before it is fine-tuned."""
+        """What is worth knowing of the checkpoint of ``policy.path`` and of the store of ``dataset.root``."""
+        said = [] if cache is not None else _missing_packages(config.get("dataset.root"))
         if config.get("policy.path") is None or config_faults(config):
-            return []
+            return said
         from trainables.diffusion_policy.finetuning import remarks
 
         built = DiffusionConfig.from_flat(config)
         if cache is None:
-            return remarks(built)
+            return said + remarks(built)
         from trainables.diffusion_policy.data import load_dataset
 
         return remarks(built, load_dataset(built.dataset, cache).policy_features)
@@ -236,6 +238,22 @@ class DiffusionPolicyTrainable:
         from trainables.diffusion_policy.lerobot.export import export
 
         return export(checkpoint, folder, target, ema=ema, replace=replace, progress=progress)
+
+
+def _missing_packages(root: Any) -> list[str]:
+    """What has to be installed for the addresses of ``dataset.root``, where they are read."""
+    roots = root if isinstance(root, (list, tuple)) else [root]
+    addresses = [text for text in roots if isinstance(text, str) and is_url(text)]
+    if not addresses:
+        return []
+    from trainables.addresses import missing_package
+
+    packages = dict.fromkeys(package for text in addresses if (package := missing_package(text)))
+    return [
+        f"dataset.root: this machine lacks the package {package}, which trials need where they run "
+        f"(pip install {package}; on a cluster: setup_node.sh --with {package})."
+        for package in packages
+    ]
 
 
 TRAINABLE = DiffusionPolicyTrainable()
