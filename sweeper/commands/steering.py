@@ -106,23 +106,18 @@ def watch(
     with _reach(sweep, sweeps, address) as reach, contextlib.suppress(KeyboardInterrupt):
         found, offset = _followed(reach)
         if as_json:
-            _echo_events(reach)
+            for event in _coming_events(reach):
+                typer.echo(json.dumps(event))
             return
         board = board_of(found)
         with (
             Display(console, board, elsewhere=address is not None) as display,
             contextlib.suppress(GoneError),
         ):
-            while found.status == "running":
-                chunk = reach.call("events", offset=offset)
-                offset = chunk["offset"]
-                for event in chunk["events"]:
-                    found.apply(event)
-                    display.tell(event)
-                if not chunk["events"]:
-                    if not reach.call("alive", driver=dict(found.driver))["alive"]:
-                        break
-                    time.sleep(FOLLOW_S)
+            driver = dict(found.driver) if found.status == "running" else None
+            for event in _coming_events(reach, offset, driver):
+                found.apply(event)
+                display.tell(event)
         if found.trials:
             print_ranking(console, found)
         if found.status != "running":
@@ -139,33 +134,48 @@ def _followed(reach: Reach) -> tuple[FoundSweep, int]:
     """A sweep as its journal tells it, and the byte behind what was read."""
     from sweeper.results import Sweep as Followed
 
-    followed, offset = None, 0
-    while True:
-        chunk = reach.call("events", offset=offset)
-        followed = followed or Followed(Path(chunk["folder"]))
+    chunks = list(_chunks(reach))
+    followed = Followed(Path(chunks[0]["folder"]))
+    for chunk in chunks:
         for event in chunk["events"]:
             followed.apply(event)
-        if chunk["offset"] == offset:
-            return followed, offset
-        offset = chunk["offset"]
+    return followed, chunks[-1]["offset"]
 
 
-def _echo_events(reach: Reach) -> None:
-    """Print the events of a sweep, a line each, until it ends."""
-    offset, driver = 0, None
+def _coming_events(
+    reach: Reach, offset: int = 0, driver: dict[str, Any] | None = None
+) -> Iterator[dict[str, Any]]:
+    """The events behind a byte of a sweep's journal, and those that come, until its driver has ended.
+
+    Args:
+        reach: The sweep.
+        offset: The byte.
+        driver: The driver that runs, where what lies before the byte named it.
+    """
     while True:
         # Asked first: what a driver says before it is gone is told, too.
         alive = driver is not None and reach.call("alive", driver=driver)["alive"]
-        chunk = reach.call("events", offset=offset)
-        offset = chunk["offset"]
-        for event in chunk["events"]:
-            if event["event"] in ("sweep_start", "sweep_end"):
-                driver = event.get("driver")
-            typer.echo(json.dumps(event))
-        if not chunk["events"]:
+        before = offset
+        for chunk in _chunks(reach, offset):
+            offset = chunk["offset"]
+            for event in chunk["events"]:
+                if event["event"] in ("sweep_start", "sweep_end"):
+                    driver = event.get("driver")
+                yield event
+        if offset == before:
             if not alive:
                 return
             time.sleep(FOLLOW_S)
+
+
+def _chunks(reach: Reach, offset: int = 0) -> Iterator[dict[str, Any]]:
+    """The stretches of a sweep's journal behind a byte, up to its end: the last one is empty."""
+    while True:
+        chunk = reach.call("events", offset=offset)
+        yield chunk
+        if chunk["offset"] == offset:
+            return
+        offset = chunk["offset"]
 
 
 def logs(
@@ -201,18 +211,9 @@ def logs(
 def _last_events(reach: Reach, lines: int) -> list[str]:
     from sweeper.live import told_events
 
-    return told_events(_every_event(reach))[-lines:] if lines else []
-
-
-def _every_event(reach: Reach) -> list[dict[str, Any]]:
-    events: list[dict[str, Any]] = []
-    offset = 0
-    while True:
-        chunk = reach.call("events", offset=offset)
-        if chunk["offset"] == offset:
-            return events
-        events += chunk["events"]
-        offset = chunk["offset"]
+    if not lines:
+        return []
+    return told_events([event for chunk in _chunks(reach) for event in chunk["events"]])[-lines:]
 
 
 def pause(
