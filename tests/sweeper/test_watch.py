@@ -95,4 +95,4 @@ def test_a_journal_of_many_stretches_is_told_whole(
     (tmp_path / "small" / DRIVER_LOG).write_text("said\n")
     told = json.loads(shown("logs", tmp_path, "--json").stdout)["happened"]
     assert "step 10:" in told[1]
-    assert "Over." in told[-1]
+    assert "step 200:" in told[-1]
