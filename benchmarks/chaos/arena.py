@@ -216,10 +216,12 @@ class Arena:
     Attributes:
         folder: The folder; short, since sockets lie in it.
         cpus: CPUs of every Ray that is started.
+        within: What drivers of sweeps are started by: a command that becomes the one that follows it.
     """
 
     folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="chaos-")))
     cpus: int = 2
+    within: tuple[str, ...] = ()
     _sessions: list[tuple[int, str]] = field(default_factory=list)
     _count: int = 0
 
@@ -275,7 +277,7 @@ class Arena:
         command = [*what, "--sweeps", str(sweep.path.parent)]
         if address is not None:
             command += ["--address", address]
-        process, log, mark = self.start("driver", sys.executable, "-m", "sweeper.cli", *command)
+        process, log, mark = self.start("driver", *self.within, sys.executable, "-m", "sweeper.cli", *command)
         return Driver(process, log, mark)
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:

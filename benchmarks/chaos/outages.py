@@ -240,11 +240,55 @@ def disk_full(order: Order) -> Tally:
     return tally
 
 
+OWN_SHM = (
+    *("unshare", "--mount", "sh", "-c"),
+    'mount -t tmpfs -o size=256m tmpfs /dev/shm && exec "$@"',
+    "sh",
+)
+"""Gives a process, and all that it starts, shared memory of its own."""
+
+
+def shm_full(order: Order) -> Tally:
+    """Fill the shared memory of a sweep and its Ray for some seconds while trials report."""
+    tally = Tally("/dev/shm full")
+    probe = subprocess.run([*OWN_SHM, "true"], capture_output=True, text=True)
+    if probe.returncode:
+        tally.figures["left out"] = f"shared memory of its own cannot be had here: {probe.stderr.strip()}"
+        return tally
+    order.arena.within = OWN_SHM
+    held: list[float] = []
+    while order.more(tally):
+        sweep = order.arena.sweep(trials=4, steps=80)
+        driver = begin(order, tally, sweep)
+        while order.more(tally):
+            wait_for_step(sweep, driver, time.time())
+            driver.ends_within(order.random.uniform(0.0, 2.0))
+            if not driver.alive:
+                if sweep.ended():
+                    break
+                driver = begin(order, tally, sweep)
+                continue
+            seconds, since = order.random.uniform(1.0, 15.0), time.time()
+            file = fill(Path(f"/proc/{driver.process.pid}/root/dev/shm"))
+            driver.ends_within(seconds)
+            with contextlib.suppress(OSError):  # the driver has ended, and with it its shared memory
+                file.unlink()
+            tally.strikes += 1
+            held.append(round(seconds, 1))
+            _note_pauses(sweep, tally, since)
+        finish(order, tally, sweep, driver)
+        examine(sweep, tally)
+    tally.figures["seconds held"] = held
+    tally.figures["seconds are"] = "the longest time without a report"
+    return tally
+
+
 OUTAGES: Mapping[str, Callable[[Order], Tally]] = {
     "mlflow-killed": server_killed,
     "mlflow-absent": server_absent,
     "mlflow-locked": mlflow_locked,
     "study-locked": study_locked,
     "disk-full": disk_full,
+    "shm-full": shm_full,
 }
 """What can be asked for on the command line."""
