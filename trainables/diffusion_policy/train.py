@@ -23,7 +23,8 @@ from trainables.dataset.frames import open_frames
 from trainables.dataset.lerobot import LeRobotDataset
 from trainables.dataset.windows import Windows, split_episodes
 from trainables.diffusion_policy import checkpoint as checkpoints
-from trainables.diffusion_policy.config import DiffusionConfig, batch_faults
+from trainables.diffusion_policy.clashes import batch_faults
+from trainables.diffusion_policy.config import DiffusionConfig
 from trainables.diffusion_policy.data import image_sizes, load_dataset
 from trainables.diffusion_policy.ema import Ema
 from trainables.diffusion_policy.evaluate import evaluate
