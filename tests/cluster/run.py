@@ -20,6 +20,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import psutil
 import yaml
 from hosts import NETWORK, Host, enter, lacking, make_network
 
@@ -109,6 +111,30 @@ class Laptop:
         return dict(json.loads(done.stdout)) if done.returncode == 0 else {"trials": [], "status": "none"}
 
 
+class ServerMemory(threading.Thread):
+    """Watches how much memory Ray's server on the head takes: what leaks there ends a cluster after days."""
+
+    LIMIT_MB = 1000
+
+    def __init__(self, report: Report) -> None:
+        super().__init__(daemon=True)
+        self._report = report
+        self.peak_mb = 0
+        self.start()
+
+    def run(self) -> None:
+        while True:
+            found = [
+                p for p in psutil.process_iter(["name", "memory_info"]) if p.info["name"] == "gcs_server"
+            ]
+            for process in found:
+                megabytes = process.info["memory_info"].rss // 2**20
+                if megabytes >= 1.2 * self.peak_mb:
+                    self.peak_mb = megabytes
+                    self._report.say(f"       Ray's server takes {megabytes} MB")
+            time.sleep(5)
+
+
 def cluster_config(work: Path, key: Path, workers: list[Host]) -> dict[str, Any]:
     """The file for machines of one's own, with these hosts put in."""
     config = yaml.safe_load((ROOT / "docs" / "clusters" / "on-premises.yaml").read_text())
@@ -184,12 +210,16 @@ def try_everything(work: Path, trials: int) -> int:
     with report.timed("ray up"):
         up = laptop.run("ray", "up", "--yes", str(file), log="ray-up.log")
     report.hold("ray up", up.returncode == 0)
+    memory = ServerMemory(report)
     report.hold("a head and two workers", until(lambda: nodes(laptop) == 3, 400), f"{nodes(laptop)} nodes")
     examine(report, laptop)
     sweep(report, laptop, work, key, hosts, trials)
     pages(report, laptop, trials, work)
+    export(report, laptop, work)
+    extend(report, laptop, trials)
     jobs(report, laptop)
     data_parallel(report, laptop, work)
+    report.hold("Ray's server keeps small", memory.peak_mb < memory.LIMIT_MB, f"{memory.peak_mb} MB at most")
     down(report, laptop, key, hosts)
     report.say(f"{report.failed} of the steps failed" if report.failed else "all steps held")
     return int(report.failed > 0)
@@ -341,12 +371,34 @@ def mlflow_runs(server: str) -> list[Any]:
     return list(post("runs/search", {"experiment_ids": ids, "max_results": 1000}).get("runs", []))
 
 
+def export(report: Report, laptop: Laptop, work: Path) -> None:
+    """The best policy, as LeRobot would have written it, brought to the laptop."""
+    target = work / "best"
+    done = laptop.sweeper("export", NAME, "--to", str(target))
+    files = sorted(file.name for file in target.glob("*")) if target.is_dir() else []
+    whole = {"config.json", "model.safetensors", "train_config.json"} <= set(files)
+    report.hold("the best policy is exported to the laptop", done.returncode == 0 and whole, files)
+
+
+def extend(report: Report, laptop: Laptop, trials: int) -> None:
+    """A sweep that has ended goes on from the laptop, with one more trial."""
+    done = laptop.sweeper("resume", NAME, "budget.trials=+1")
+    report.hold("sweeper resume --cluster sends a job", done.returncode == 0, done.stdout[-300:].strip())
+    until(lambda: len(laptop.status(NAME)["trials"]) > trials and ended_sweep(laptop), 400, 5.0)
+    found = laptop.status(NAME)
+    states = [trial["status"] for trial in found["trials"]]
+    report.hold("it ran one more trial", states.count("completed") == trials + 1, states)
+
+
 def jobs(report: Report, laptop: Laptop) -> None:
     """Jobs: sent with code of one's own, left, found again, followed, stopped."""
     listed = json.loads(laptop.sweeper("jobs", "--json").stdout)
     states = [(job["sweep"], job["status"]) for job in listed]
-    report.hold("the sweep's job is found again, ended well", states == [(NAME, "SUCCEEDED")], states)
-    laptop.environment["PYTHONPATH"] = str(ROOT / "tests" / "sweeper")
+    report.hold(
+        "the sweep's two jobs are found again, ended well", states == 2 * [(NAME, "SUCCEEDED")], states
+    )
+    given = [laptop.environment["PYTHONPATH"]] if "PYTHONPATH" in laptop.environment else []
+    laptop.environment["PYTHONPATH"] = os.pathsep.join([*given, str(ROOT / "tests" / "sweeper")])
     launched = laptop.sweeper("launch", str(Path(__file__).parent / "parabola.yaml"), "--json")
     job = json.loads(launched.stdout or "{}").get("job", "")
     report.hold("a sweep of a trainable of one's own is sent", launched.returncode == 0, job)
