@@ -462,7 +462,7 @@ class _Run:
             return "failed", f"Ray ended it after {ended} of {sweep.budget.trials} trials; {log} may say why."
         if ended < sweep.budget.trials:
             return "done", f"The space has no more configurations: {ended} trials ended."
-        return "done", f"All {ended} trials ended."
+        return "done", f"All {ended} trials ended." if ended > 1 else "The trial ended."
 
     def _pages(self) -> tuple[str | None, str | None, bool]:
         """Where MLflow's pages compare and chart the trials, and whether anybody serves them already."""
