@@ -19,6 +19,8 @@ _LOGIN = re.compile(r"(?<![\w+.-])([a-zA-Z][\w+.-]*://)[^/@\s\"'\\]+@")
 """In a text, where an address ends at a quote or a backslash."""
 _OWN_LOGIN = re.compile(r"(?<=://)[^/@\s]+@")
 """In an address that stands alone, where a password may hold these."""
+# Object stores have no ports, and the keys of some hold slashes.
+_STORE_LOGIN = re.compile(r"\b((?:s3a?|gs|gcs|az|abfss?)://)[^/@:\s\"'\\]+:[^@\s\"'\\]+@")
 _GIVEN = re.compile(r"(--?[\w-]*|[\w.]*)(?:token|passw(?:or)?d|secret|api[_-]?key)[\w-]*", re.IGNORECASE)
 
 
@@ -38,7 +40,8 @@ def masked(text: str) -> str:
     What counts as a secret of the environment is the value of every variable with a telling name, such as
     ``HF_TOKEN`` or ``MLFLOW_TRACKING_PASSWORD``; also where the text is JSON, and has it escaped.
     """
-    text = _LOGIN.sub(rf"\g<1>{HIDDEN}@", text) if "@" in text else text
+    if "@" in text:
+        text = _LOGIN.sub(rf"\g<1>{HIDDEN}@", _STORE_LOGIN.sub(rf"\g<1>{HIDDEN}@", text))
     for secret in _secrets():
         if secret in text:
             text = text.replace(secret, HIDDEN)

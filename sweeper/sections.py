@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import re
 from collections.abc import Mapping
@@ -345,10 +344,10 @@ def read_tracking(reading: Reading, name: str) -> TrackingSpec:
     if uri is not None and not is_store(uri):
         problem = f"{masked(uri)!r} is no address of an MLflow store."
         remedy = "Use http://HOST:5000, sqlite:///PATH/mlflow.db or postgresql://...; a folder will not do."
-        reading.faults.add(_masked_place(entries["uri"].place), "tracking.uri", problem, remedy)
+        reading.faults.add(entries["uri"].place, "tracking.uri", problem, remedy)
     elif uri is not None and has_password(uri):
         reading.faults.add(
-            _masked_place(entries["uri"].place),
+            entries["uri"].place,
             "tracking.uri",
             "holds a login, and what a space says is written into the sweep's folder and to MLflow.",
             "Set MLFLOW_TRACKING_URI instead, or, for http, MLFLOW_TRACKING_USERNAME and "
@@ -360,11 +359,6 @@ def read_tracking(reading: Reading, name: str) -> TrackingSpec:
             entries["experiment"].place, "tracking.experiment", "is empty.", "Leave it out for the name."
         )
     return TrackingSpec(uri, experiment)
-
-
-def _masked_place(place: Place) -> Place:
-    """A place without a password: that of an override is the override as it was typed."""
-    return dataclasses.replace(place, label=masked(place.label))
 
 
 def is_store(uri: str) -> bool:

@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from sweeper.errors import SpecError, SpecFault
+from sweeper.masking import masked
 
 __all__ = ["FaultList", "Node", "Override", "Place", "is_there", "nearest", "parse_override", "read_file"]
 
@@ -311,7 +312,7 @@ class Override:
     """One ``key=value`` of the command line.
 
     Attributes:
-        place: The argument as it was typed.
+        place: The argument as it was typed, without logins.
         key: What stands before the ``=``.
         raw: What stands behind it.
         value: The same, read as YAML.
@@ -325,7 +326,7 @@ class Override:
 
 def parse_override(argument: str, faults: FaultList) -> Override | None:
     """Read ``key=value``; None (and a fault) where it is none."""
-    place = Place(f"argument {argument}")
+    place = Place(f"argument {masked(argument)}")
     key, separator, raw = argument.partition("=")
     key = key.strip()
     if not separator or not key or key.startswith("-"):

@@ -66,12 +66,19 @@ def test_an_address_is_shown_without_its_login() -> None:
     assert safe_uri("postgresql://me:secret@host/runs") == "postgresql://host/runs"
     assert safe_uri("postgresql://me:sec'r\\et\"@host/runs") == "postgresql://host/runs"
     assert safe_uri("http://host:5000") == "http://host:5000"
+    # Keys of stores hold slashes.
+    assert masked("in s3://AKIA1:ab/cd+e@bucket/set of gs://bucket/a@b") == (
+        "in s3://***@bucket/set of gs://bucket/a@b"
+    )
 
 
 def test_a_login_in_a_space_or_an_override_is_refused_without_repeating_it(tmp_path: Path) -> None:
     space = Path(__file__).parents[2] / "search_spaces" / "pusht_quick.yaml"
     with pytest.raises(SpecError, match="MLFLOW_TRACKING_USERNAME") as refused:
         load_spec(space, [f"tracking.uri=http://me:{LOGIN}@host:5000"], tmp_path)
+    assert LOGIN not in str(refused.value)
+    with pytest.raises(SpecError, match="holds a login") as refused:
+        load_spec(space, [f"config.dataset.root=s3://AKIA1:a/{LOGIN}@bucket/set"], tmp_path)
     assert LOGIN not in str(refused.value)
     plain = yaml.safe_load(space.read_text())
     plain["tracking"] = {"uri": f"postgresql://me:{LOGIN}@host/runs"}

@@ -1,11 +1,19 @@
-"""Datasets of the hub, from a cache laid out as the hub's client lays it out, without a network."""
+"""Datasets of the hub, without a network: from a cache laid out as the hub's client lays it out, and from a
+server on this machine that answers that client as the hub does.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote, urlsplit
 
 import pytest
 from small_sets import PICTURE
@@ -53,8 +61,6 @@ def cache(make_dataset, tmp_path):
 
 
 def test_a_dataset_in_the_cache_opens_without_a_network(cache):
-    import json
-
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(cache)}
     done = subprocess.run(
         [sys.executable, "-c", CODE, str(cache)], env=environment, capture_output=True, text=True, timeout=120
@@ -70,3 +76,93 @@ def test_a_dataset_in_the_cache_opens_without_a_network(cache):
     assert "set dataset.root to a folder" in found["somebody/nothing{}"]
     assert "somebody/set at v9.9" in found["somebody/set{'revision': 'v9.9'}"]
     assert "dataset.repo_id: 'no name' is no folder and no name of the hub" in found["no name{}"]
+
+
+def hub(root, fetched):
+    """A server with one dataset, ``somebody/set``; counts the files that are fetched from it."""
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.answer(with_content=False)
+
+        def do_GET(self):
+            self.answer(with_content=True)
+
+        def answer(self, with_content):
+            path = unquote(urlsplit(self.path).path)
+            if path == "/api/datasets/somebody/set/revision/main":
+                return self.send(json.dumps({"id": "somebody/set", "sha": COMMIT, "siblings": []}).encode())
+            if path.startswith(f"/api/datasets/somebody/set/tree/{COMMIT}"):
+                files = [path for path in sorted(root.rglob("*")) if path.is_file()]
+                listed = [
+                    {
+                        "type": "file",
+                        "path": path.relative_to(root).as_posix(),
+                        "size": path.stat().st_size,
+                        "oid": hashlib.sha1(path.read_bytes()).hexdigest(),
+                    }
+                    for path in files
+                ]
+                return self.send(json.dumps(listed).encode())
+            name = path.removeprefix(f"/datasets/somebody/set/resolve/{COMMIT}/")
+            if name == path or not (root / name).is_file():
+                return self.send_error(404)
+            if with_content:
+                fetched[name] += 1
+            return self.send((root / name).read_bytes(), with_content)
+
+        def send(self, content, with_content=True):
+            self.send_response(200)
+            self.send_header("X-Repo-Commit", COMMIT)
+            self.send_header("ETag", f'"{hashlib.sha1(content).hexdigest()}"')
+            self.send_header("Content-Length", str(len(content)))
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            if with_content:
+                self.wfile.write(content)
+
+        def log_message(self, *arguments):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
+
+
+def test_processes_that_ask_at_once_fetch_from_the_hub_once(make_dataset, tmp_path):
+    root = make_dataset(cameras={"observation.image": PICTURE}, episodes_per_file=1)
+    fetched = Counter()
+    server = hub(root, fetched)
+    environment = os.environ | {
+        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+        "HF_HOME": str(tmp_path / "home"),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "NO_PROXY": "127.0.0.1",
+    }
+    code = (
+        "from trainables.dataset.lerobot import open_dataset\n"
+        "dataset = open_dataset('somebody/set')\n"
+        "print(len(dataset), dataset.revision)\n"
+    )
+    try:
+        asking = [
+            subprocess.Popen(
+                [sys.executable, "-c", code],
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for _ in range(3)
+        ]
+        for process in asking:
+            out, err = process.communicate(timeout=120)
+            assert process.returncode == 0, err
+            assert out.split() == ["38", COMMIT]
+    finally:
+        server.shutdown()
+        server.server_close()
+    files = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
+    assert fetched == dict.fromkeys(files, 1)
