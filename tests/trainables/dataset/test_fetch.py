@@ -100,7 +100,20 @@ def test_a_dataset_of_a_store_is_the_dataset(root, cache):
 
 
 def test_processes_that_ask_at_once_fetch_once(root, cache):
-    asking = [start(f"file://{root}", cache) for _ in range(3)]
+    # All have started before one may ask, and each file takes a while.
+    together = """
+import time
+pathlib.Path(sys.argv[2], str(os.getpid())).touch()
+while len(list(pathlib.Path(sys.argv[2]).glob("[0-9]*"))) < 3:
+    time.sleep(0.01)
+read = Store.read
+def slowly(store, file):
+    time.sleep(0.1)
+    return read(store, file)
+Store.read = slowly
+"""
+    cache.mkdir()
+    asking = [start(f"file://{root}", cache, together) for _ in range(3)]
     told = []
     for process in asking:
         out, err = process.communicate(timeout=120)

@@ -126,7 +126,20 @@ def test_a_damaged_map_is_built_anew(root, cache):
 
 
 def test_processes_that_ask_at_once_decode_once(root, cache):
-    asking = [start(root, cache) for _ in range(3)]
+    # All have started before one may ask, and each frame takes a while.
+    together = """
+import os, time
+pathlib.Path(sys.argv[2], str(os.getpid())).touch()
+while len(list(pathlib.Path(sys.argv[2]).glob("[0-9]*"))) < 3:
+    time.sleep(0.01)
+write = os.pwrite
+def slowly(*arguments):
+    time.sleep(0.02)
+    return write(*arguments)
+os.pwrite = slowly
+"""
+    cache.mkdir()
+    asking = [start(root, cache, together) for _ in range(3)]
     told = []
     for process in asking:
         out, err = process.communicate(timeout=120)

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
@@ -78,8 +79,12 @@ def test_a_dataset_in_the_cache_opens_without_a_network(cache):
     assert "dataset.repo_id: 'no name' is no folder and no name of the hub" in found["no name{}"]
 
 
-def hub(root, fetched):
-    """A server with one dataset, ``somebody/set``; counts the files that are fetched from it."""
+def hub(root, fetched, clients):
+    """A server with one dataset, ``somebody/set``; counts the files that are fetched from it.
+
+    It answers the first question when all ``clients`` have asked it, and takes its time with each file.
+    """
+    together = threading.Barrier(clients)
 
     class Answers(BaseHTTPRequestHandler):
         def do_HEAD(self):
@@ -91,6 +96,7 @@ def hub(root, fetched):
         def answer(self, with_content):
             path = unquote(urlsplit(self.path).path)
             if path == "/api/datasets/somebody/set/revision/main":
+                together.wait(60)
                 return self.send(json.dumps({"id": "somebody/set", "sha": COMMIT, "siblings": []}).encode())
             if path.startswith(f"/api/datasets/somebody/set/tree/{COMMIT}"):
                 files = [path for path in sorted(root.rglob("*")) if path.is_file()]
@@ -109,6 +115,7 @@ def hub(root, fetched):
                 return self.send_error(404)
             if with_content:
                 fetched[name] += 1
+                time.sleep(0.1)
             return self.send((root / name).read_bytes(), with_content)
 
         def send(self, content, with_content=True):
@@ -132,7 +139,7 @@ def hub(root, fetched):
 def test_processes_that_ask_at_once_fetch_from_the_hub_once(make_dataset, tmp_path):
     root = make_dataset(cameras={"observation.image": PICTURE}, episodes_per_file=1)
     fetched = Counter()
-    server = hub(root, fetched)
+    server = hub(root, fetched, 3)
     environment = os.environ | {
         "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
         "HF_HOME": str(tmp_path / "home"),
