@@ -4,7 +4,6 @@
 `client` how MLflow's own client is used, and `pages` where MLflow shows the runs.
 """
 
-from sweeper.tracking.pages import charts_url, comparison_url
 from sweeper.tracking.state import STATE, Delivery, read_state
 from sweeper.tracking.tracker import DATABASE, Tracker, tracking_uri
 
@@ -13,8 +12,6 @@ __all__ = [
     "STATE",
     "Delivery",
     "Tracker",
-    "charts_url",
-    "comparison_url",
     "read_state",
     "tracking_uri",
 ]

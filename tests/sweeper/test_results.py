@@ -5,11 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
-import random
 import socket
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 
 import psutil
@@ -19,10 +17,9 @@ from small_sweeps import DIMS, ERROR, LR, SCHEDULE, SUCCESS, sweep
 
 from sweeper.errors import SweepNotFoundError, UserError
 from sweeper.journal import JOURNAL, EventKind, Journal
-from sweeper.results import Sweep, list_sweeps, read_series, read_sweep, to_json
+from sweeper.results import list_sweeps, read_series, read_sweep, to_json
 from sweeper.sweep import EarlyStopSpec
 from sweeper.tables import clock_text, duration_text, ranking_table, short_names, stacked, sweeps_table
-from sweeper.trial_result import TrialResult
 
 
 class Played:
@@ -118,28 +115,6 @@ def test_with_several_objectives_no_trial_stands_before_one_that_beats_it_in_eve
     shown = text_of(ranking_table(read_sweep(tmp_path)))
     assert shown.count("rate ↑") == 1
     assert shown.count("mse ↓") == 1
-
-
-@pytest.mark.parametrize("objectives", [1, 2, 3])
-def test_the_front_of_a_trial_is_the_longest_way_down_from_one_that_nobody_beats(objectives):
-    generator = random.Random(objectives)
-    sweep = Sweep(Path())
-    sweep.spec = {"objectives": [{"name": str(n), "goal": "minimize"} for n in range(objectives)]}
-    for number in range(40):
-        final = {str(n): float(generator.randrange(6)) for n in range(objectives)}
-        sweep.trials[number] = TrialResult(number, {}, {}, 0.0, status="completed", final=final)
-
-    def beats(one: dict[str, float], other: dict[str, float]) -> bool:
-        return one != other and all(one[n] <= other[n] for n in one)
-
-    @cache
-    def front(number: int) -> int:
-        before = [n for n, trial in sweep.trials.items() if beats(trial.final, sweep.trials[number].final)]
-        return 1 + max(map(front, before), default=-1)
-
-    fronts = [front(trial.number) for trial in sweep.ranking()]
-    assert fronts == sorted(fronts)
-    assert max(fronts) > 1
 
 
 def test_the_metric_of_early_stopping_is_followed_too(tmp_path, monkeypatch):

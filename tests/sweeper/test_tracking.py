@@ -23,8 +23,7 @@ from small_sweeps import LR, SCHEDULE, SUCCESS, sweep
 
 from sweeper.errors import UserError
 from sweeper.journal import JOURNAL, EventKind, Journal
-from sweeper.sweep import Objective
-from sweeper.tracking import DATABASE, Tracker, charts_url, comparison_url, tracking_uri
+from sweeper.tracking import DATABASE, Tracker, tracking_uri
 
 pytestmark = [
     pytest.mark.slow,
@@ -327,27 +326,6 @@ def test_the_address_is_the_users_then_the_environments_then_the_folders(tmp_pat
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
     assert tracking_uri(tmp_path, None) == "http://server:5000"
     assert tracking_uri(tmp_path, "http://mine:1") == "http://mine:1"
-
-
-def test_the_comparison_names_the_runs_best_first(tmp_path):
-    url = comparison_url("http://127.0.0.1:5000/", "1", ["b", "a"])
-    assert url == (
-        "http://127.0.0.1:5000/#/compare-runs?runs=%5B%22b%22%2C%22a%22%5D&experiments=%5B%221%22%5D"
-        "&workflowType=machine_learning"
-    )
-
-
-def test_the_charts_show_one_sweeps_trials_best_first():
-    url = charts_url("http://127.0.0.1:5000", "1", "0123", Objective(SUCCESS, "maximize"))
-    page, _, query = url.partition("?")
-    assert page == "http://127.0.0.1:5000/#/experiments/1/runs"
-    assert urllib.parse.parse_qs(query) == {
-        "workflowType": ["machine_learning"],
-        "compareRunsMode": ["CHART"],
-        "searchFilter": ["tags.`sweep.id` = '0123' and tags.`sweep.kind` = 'trial'"],
-        "orderByKey": ["metrics.`final/rollout/success_rate`"],
-        "orderByAsc": ["false"],
-    }
 
 
 def test_the_objective_is_the_first_metric_of_a_run_and_unknown_until_the_end(tmp_path):
