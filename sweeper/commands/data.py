@@ -24,7 +24,10 @@ app = typer.Typer(
 )
 
 Root = Annotated[
-    str, typer.Argument(metavar="ROOT", help="Folder of a LeRobot dataset, or its name on the hub.")
+    str,
+    typer.Argument(
+        metavar="ROOT", help="Folder of a LeRobot dataset, its address in a store, or its name on the hub."
+    ),
 ]
 Fields = Annotated[
     list[str] | None,

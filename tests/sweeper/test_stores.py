@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from sweeper.cli import main
+from sweeper.errors import SpecError
 from sweeper.spec import load_spec
 from trainables.dataset.schema import DatasetFeature
 from trainables.dataset.write import DatasetWriter
@@ -38,6 +39,12 @@ def test_an_address_is_no_path_of_this_machine(tmp_path):
     spec = load_spec(SPACE, ["config.dataset.repo_id=null", searched], tmp_path)
     (roots,) = [parameter.values for parameter in spec.space.parameters if parameter.name == "dataset.root"]
     assert list(roots) == ["gs://bucket/a", "gs://bucket/b"]
+
+
+def test_a_checkpoint_in_a_store_is_refused_and_its_login_not_repeated(tmp_path):
+    with pytest.raises(SpecError, match="from which checkpoints are not fetched") as refused:
+        load_spec(SPACE, ["config.policy.path=s3://AKIA1:secret/key@bucket/policy"], tmp_path)
+    assert "secret" not in str(refused.value)
 
 
 def test_check_of_an_address_is_quick_and_names_what_is_missing():

@@ -23,9 +23,15 @@ from trainables.diffusion_policy.matching import (
     reinit_remarks,
     shown,
 )
-from trainables.diffusion_policy.pretrained import REPO_ID, PretrainedConfig, find_checkpoint, read_config
+from trainables.diffusion_policy.pretrained import (
+    REPO_ID,
+    PretrainedConfig,
+    find_checkpoint,
+    path_error,
+    read_config,
+)
 from trainables.features import PolicyFeatures
-from trainables.interface import ConfigError, Fault
+from trainables.interface import ConfigError, Fault, is_url
 
 __all__ = ["inherited", "read_start", "remarks", "start_faults", "start_sizes"]
 
@@ -51,6 +57,9 @@ def read_start(path: str) -> PretrainedConfig | None:
     Raises:
         ConfigError: Where there is no checkpoint at the path, or none that can be read.
     """
+    if is_url(path):
+        remedy = "Copy the checkpoint to a folder that all machines see, or name one on the hub."
+        raise path_error("is an address in a store, from which checkpoints are not fetched.", remedy)
     if path in _read:
         stamp, start = _read[path]
         if _stamp(start.folder) == stamp:
