@@ -25,7 +25,6 @@ from sweeper.events import event_fault
 from sweeper.journal import JOURNAL, Event, EventKind, line_of_event, read_journal
 from sweeper.ranking import is_better, ranked
 from sweeper.sweep import BudgetSpec, Objective
-from sweeper.trial import LOG, trial_folder
 from sweeper.trial_result import TrialResult
 
 __all__ = [
@@ -34,7 +33,6 @@ __all__ = [
     "list_sweeps",
     "read_series",
     "read_sweep",
-    "to_json",
 ]
 
 
@@ -348,54 +346,3 @@ def list_sweeps(folder: Path) -> tuple[list[Sweep], dict[str, str]]:
         except SweepNotFoundError:
             continue
     return sorted(sweeps, key=lambda sweep: -sweep.started), damaged
-
-
-def to_json(sweep: Sweep) -> dict[str, Any]:
-    """A sweep's ranking as plain types; numbers that JSON does not have are null."""
-    ranking = sweep.ranking()
-    return {
-        "sweep": sweep.name,
-        "folder": str(sweep.folder),
-        "status": sweep.status,
-        "state": sweep.state,
-        "alive": sweep.is_alive(),
-        "message": sweep.message,
-        "started": sweep.started,
-        "ended": sweep.ended,
-        "objectives": [{"name": item.name, "goal": item.goal} for item in sweep.objectives],
-        "info": dict(sweep.info),
-        "trials": [_trial_json(trial, position, sweep) for position, trial in enumerate(ranking, start=1)],
-    }
-
-
-def _trial_json(trial: TrialResult, position: int, sweep: Sweep) -> dict[str, Any]:
-    return {
-        "rank": position if trial.status == "completed" else None,
-        "trial": trial.number,
-        "status": trial.status,
-        "reason": trial.reason,
-        "message": trial.message,
-        "final": _finite(trial.final),
-        "best": _finite(trial.best),
-        "values": dict(trial.values),
-        "step": trial.step,
-        "duration_s": round(trial.duration_s(), 1),
-        "metrics": _finite(trial.metrics),
-        "checkpoint": trial.checkpoint,
-        "best_checkpoint": trial.best_checkpoint,
-        "dropped_checkpoints": list(trial.dropped),
-        "retries": dict(trial.retries),
-        "changes": dict(trial.changes),
-        "log": _log(sweep, trial),
-        "folder": str(trial_folder(sweep.folder, trial.number)),
-    }
-
-
-def _log(sweep: Sweep, trial: TrialResult) -> str | None:
-    """Where the log of a trial is, where there is one."""
-    log = trial_folder(sweep.folder, trial.number) / LOG
-    return str(log) if log.exists() else None
-
-
-def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
-    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}

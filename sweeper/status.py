@@ -15,6 +15,7 @@ from rich.text import Text
 from sweeper.cost import cost_of
 from sweeper.journal import JOURNAL, read_journal
 from sweeper.live import Board
+from sweeper.plain import gpu_hours_json
 from sweeper.ranking import ORDER
 from sweeper.results import Sweep
 from sweeper.tables import Column, duration_text, fitted_table, number_text, state_text
@@ -82,11 +83,8 @@ def _budget(sweep: Sweep, now: float) -> Plain:
 
 def _gpu_hours(sweep: Sweep, now: float) -> Plain:
     cost = cost_of(sweep, now)
-    return {
-        "so_far": round(cost.so_far, 4),
-        "expected": None if cost.expected is None else round(cost.expected, 4),
-        "trials": {number: round(hours, 4) for number, hours in cost.trials.items()},
-    }
+    trials = {number: round(hours, 4) for number, hours in cost.trials.items()}
+    return {**gpu_hours_json(cost), "trials": trials}
 
 
 def _best(board: Board) -> Plain | None:

@@ -22,7 +22,8 @@ def results(
     as_json: Json = False,
 ) -> None:
     """Show the ranking of a sweep's trials, also while it runs."""
-    from sweeper.results import read_sweep, to_json
+    from sweeper.plain import to_json
+    from sweeper.results import read_sweep
     from sweeper.tables import print_ranking
     from sweeper.ui import find_sweep
 
@@ -35,13 +36,14 @@ def results(
 
 def list_sweeps(sweeps: SweepsFolder = Path("sweeps"), as_json: Json = False) -> None:
     """List the sweeps, the last started first."""
-    from sweeper import results as reading
+    from sweeper.plain import to_json
+    from sweeper.results import list_sweeps as read_sweeps
     from sweeper.tables import sweeps_table
 
-    found, damaged = reading.list_sweeps(sweeps)
+    found, damaged = read_sweeps(sweeps)
     if as_json:
         broken = [{"sweep": name, "status": "damaged", "message": why} for name, why in damaged.items()]
-        typer.echo(json.dumps([*map(reading.to_json, found), *broken], indent=2))
+        typer.echo(json.dumps([*map(to_json, found), *broken], indent=2))
         return
     console = open_console()
     if found:

@@ -281,7 +281,8 @@ def resume(
         return
     code, folder = go_on(sweep, changes or (), sweeps, address, open_console(stderr=as_json))
     if as_json:
-        from sweeper.results import read_sweep, to_json
+        from sweeper.plain import to_json
+        from sweeper.results import read_sweep
 
         typer.echo(json.dumps(to_json(read_sweep(folder)), indent=2))
     raise typer.Exit(code)

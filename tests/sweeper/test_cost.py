@@ -10,6 +10,7 @@ from small_sweeps import LR, sweep
 
 from sweeper.cost import cost_of
 from sweeper.journal import JOURNAL, Journal, read_journal
+from sweeper.plain import to_json
 from sweeper.recorder import Outcome, Recorder
 from sweeper.results import Sweep, read_sweep
 from sweeper.study import Study
@@ -40,6 +41,14 @@ def test_gpu_hours_are_those_that_were_held_while_trials_ran(tmp_path: Path) -> 
     cost = cost_of(found, now=10.25 * HOUR)
     assert cost.trials == pytest.approx({0: 2.0, 1: 1.0, 2: 0.5})
     assert cost.so_far == pytest.approx(3.5)
+
+
+def test_scripts_read_the_cost_of_a_sweep_and_of_its_trials(tmp_path: Path) -> None:
+    ended = of(tmp_path, trial(0, "completed", 1.0), trial(1, "stopped_early", 0.5))
+    ended.status = "done"
+    plain = to_json(ended)
+    assert plain["gpu_hours"] == {"so_far": 3.0, "expected": 3.0}
+    assert {one["trial"]: one["gpu_hours"] for one in plain["trials"]} == {0: 2.0, 1: 1.0}
 
 
 def test_what_is_to_come_is_judged_by_what_ended(tmp_path: Path) -> None:

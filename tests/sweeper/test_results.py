@@ -17,7 +17,8 @@ from small_sweeps import DIMS, ERROR, LR, SCHEDULE, SUCCESS, sweep
 
 from sweeper.errors import SweepNotFoundError, UserError
 from sweeper.journal import JOURNAL, EventKind, Journal
-from sweeper.results import list_sweeps, read_series, read_sweep, to_json
+from sweeper.plain import to_json
+from sweeper.results import list_sweeps, read_series, read_sweep
 from sweeper.sweep import EarlyStopSpec
 from sweeper.tables import clock_text, duration_text, ranking_table, short_names, stacked, sweeps_table
 
@@ -186,6 +187,7 @@ def test_json_has_everything_and_is_strict(played, tmp_path):
     assert best["folder"] == str(tmp_path / "trials" / "0")
     assert best["values"]["policy.down_dims"] == [32, 64]
     assert (failed["rank"], failed["final"], failed["reason"]) == (None, {SUCCESS: None}, "diverged")
+    assert plain["gpu_hours"] == {"so_far": 0.0, "expected": None}
 
 
 def test_the_best_checkpoint_is_that_of_the_best_value(played, tmp_path):

@@ -31,7 +31,7 @@ from trainables.interface import Fault, silent
 if TYPE_CHECKING:
     from trainables.dataset.lerobot import LeRobotDataset
 
-__all__ = ["FrameArray", "frames_gb", "open_frames"]
+__all__ = ["FrameArray", "open_frames"]
 
 # Part of every key: count it up when the same frames would be stored differently.
 LAYOUT = 1
@@ -116,15 +116,6 @@ def open_frames(
                 found = _open(path, wanted)
     assert found is not None
     return FrameArray(*found)
-
-
-def frames_gb(dataset: LeRobotDataset, size: tuple[int, int] | None = None) -> float:
-    """Compute how much disk the frames of every chosen camera take, in gigabytes."""
-    pixels = [
-        feature.shape[0] * int(np.prod(size or feature.shape[1:]))
-        for feature in dataset.policy_features.cameras
-    ]
-    return len(dataset) * sum(pixels) / 1e9
 
 
 def _path(folder: Path, identity: str, camera: str, shape: tuple[int, ...], video: bool) -> Path:

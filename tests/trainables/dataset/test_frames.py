@@ -12,7 +12,7 @@ import torch
 from small_sets import HEIGHT, PICTURE, WIDTH, edit_table
 
 from trainables.dataset.errors import DatasetError, DiskFullError
-from trainables.dataset.frames import frames_gb, open_frames
+from trainables.dataset.frames import open_frames
 from trainables.dataset.lerobot import open_dataset
 from trainables.dataset.schema import DatasetFeature
 
@@ -184,12 +184,6 @@ def test_too_small_a_disk_is_an_error_before_anything_is_written(make_dataset, c
         open_frames(dataset, CAMERA, (3_000_000, 1_000_000), cache)
     assert error.value.reason == "out_of_disk"
     assert list((cache / "frames").glob("*.npy*")) == []
-
-
-def test_the_size_of_all_frames_is_known_before(make_dataset):
-    dataset = open_dataset(make_dataset(cameras={CAMERA: PNG, "observation.wrist": PNG}))
-    assert frames_gb(dataset) == pytest.approx(2 * 38 * 3 * HEIGHT * WIDTH / 1e9)
-    assert frames_gb(dataset, (10, 20)) == pytest.approx(2 * 38 * 3 * 200 / 1e9)
 
 
 @pytest.mark.parametrize("time", [float("nan"), float("inf"), 1e30])

@@ -1,0 +1,76 @@
+"""A sweep and its trials as plain types, for ``--json``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from sweeper.cost import Cost, cost_of
+from sweeper.results import Sweep
+from sweeper.trial import LOG, trial_folder
+from sweeper.trial_result import TrialResult
+
+__all__ = ["gpu_hours_json", "to_json"]
+
+
+def to_json(sweep: Sweep) -> dict[str, Any]:
+    """A sweep's ranking as plain types; numbers that JSON does not have are null."""
+    ranking, cost = sweep.ranking(), cost_of(sweep)
+    trials = [_trial_json(trial, position, sweep, cost) for position, trial in enumerate(ranking, start=1)]
+    return {
+        "sweep": sweep.name,
+        "folder": str(sweep.folder),
+        "status": sweep.status,
+        "state": sweep.state,
+        "alive": sweep.is_alive(),
+        "message": sweep.message,
+        "started": sweep.started,
+        "ended": sweep.ended,
+        "objectives": [{"name": item.name, "goal": item.goal} for item in sweep.objectives],
+        "info": dict(sweep.info),
+        "gpu_hours": gpu_hours_json(cost),
+        "trials": trials,
+    }
+
+
+def gpu_hours_json(cost: Cost) -> dict[str, float | None]:
+    """GPU-hours of a sweep, so far and expected in the end."""
+    return {
+        "so_far": round(cost.so_far, 4),
+        "expected": None if cost.expected is None else round(cost.expected, 4),
+    }
+
+
+def _trial_json(trial: TrialResult, position: int, sweep: Sweep, cost: Cost) -> dict[str, Any]:
+    return {
+        "rank": position if trial.status == "completed" else None,
+        "trial": trial.number,
+        "status": trial.status,
+        "reason": trial.reason,
+        "message": trial.message,
+        "final": _finite(trial.final),
+        "best": _finite(trial.best),
+        "values": dict(trial.values),
+        "step": trial.step,
+        "duration_s": round(trial.duration_s(), 1),
+        "gpu_hours": round(cost.trials[trial.number], 4),
+        "metrics": _finite(trial.metrics),
+        "checkpoint": trial.checkpoint,
+        "best_checkpoint": trial.best_checkpoint,
+        "dropped_checkpoints": list(trial.dropped),
+        "retries": dict(trial.retries),
+        "changes": dict(trial.changes),
+        "log": _log(sweep, trial),
+        "folder": str(trial_folder(sweep.folder, trial.number)),
+    }
+
+
+def _log(sweep: Sweep, trial: TrialResult) -> str | None:
+    """Where the log of a trial is, where there is one."""
+    log = trial_folder(sweep.folder, trial.number) / LOG
+    return str(log) if log.exists() else None
+
+
+def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
