@@ -12,7 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-__all__ = ["PROGRESS_EVERY_S", "alone", "is_disk_full", "lacks_room", "work_off"]
+__all__ = ["PROGRESS_EVERY_S", "alone", "is_disk_full", "lacks_room", "told_again", "work_off"]
 
 PROGRESS_EVERY_S = 2.0
 # Left free on the disk besides what is made: checkpoints are written there too, more often than not.
@@ -41,6 +41,25 @@ def alone(lock_file: Path, waiting: str, tell: Callable[[str], None]) -> Iterato
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def told_again(text: str, tell: Callable[[str], None], every_s: float = PROGRESS_EVERY_S) -> Iterator[None]:
+    """Tell something now and every few seconds, while a library works that says nothing itself."""
+    over = threading.Event()
+
+    def go_on() -> None:
+        while not over.wait(every_s):
+            tell(text)
+
+    tell(text)
+    thread = threading.Thread(target=go_on, daemon=True, name="told-again")
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def work_off(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from trainables.dataset.cached import told_again
 from trainables.dataset.errors import dataset_error
 from trainables.dataset.fetch import fetch_dataset
 from trainables.dataset.metadata import EpisodeRecord, Metadata
@@ -120,9 +121,10 @@ def fetch_files(
         patterns = ["data/*", *(f"video*/*{glob.escape(key)}/*" for key in keys)]
     else:
         patterns = [path if path == "data/*" else glob.escape(path) for path in patterns]
-    if progress is not None:
-        progress(f"{source.repo_id}: fetching the files of {len(records):,} episodes")
-    return replace(metadata, root=_snapshot(source.repo_id, source.revision, ["meta/*", *patterns], cache))
+    # The hub's client tells nobody how far it is, and a worker that is silent for long is taken to hang.
+    with told_again(f"{source.repo_id}: fetching the files of {len(records):,} episodes", progress or silent):
+        root = _snapshot(source.repo_id, source.revision, ["meta/*", *patterns], cache)
+    return replace(metadata, root=root)
 
 
 def _snapshot(repo_id: str, revision: str | None, patterns: list[str], cache: Path | None) -> Path:
