@@ -377,32 +377,31 @@ def _look_at_cluster(cluster: RayCluster, tally: Tally) -> None:
 
 
 def mixed(order: Order, *, trials: int = 4, steps: int = 60, address: str | None = None) -> Tally:
-    """Kill workers, drivers of trials and the sweep's driver in turn, in one sweep."""
+    """Kill workers, drivers of trials and the sweep's driver in turn."""
     tally = Tally("workers and drivers, mixed")
-    sweep = order.arena.sweep(trials=trials, steps=steps)
-    driver = begin(order, tally, sweep, address)
     kinds: list[str] = []
     while order.more(tally):
-        if not wait_for_step(sweep, driver, time.time()):
-            break
-        time.sleep(order.random.uniform(0.0, 0.8))
-        running = sweep.running()
-        # Each kind in its turn, from a random one on: few strikes are to have some of each.
-        kind = ("worker", "driver", "trial driver")[tally.strikes % 3]
-        if kind == "driver":
-            driver.kill()
-            driver = begin(order, tally, sweep, address)
-        else:
-            number = order.random.choice(running) if running else 0
-            process = sweep.worker(number) if kind == "worker" else sweep.trial_driver(number)
-            if process is None:
-                continue
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        kinds.append(kind)
-        tally.strikes += 1
-    finish(order, tally, sweep, driver, address)
-    examine(sweep, tally)
+        sweep = order.arena.sweep(trials=trials, steps=steps)
+        driver = begin(order, tally, sweep, address)
+        while order.more(tally) and wait_for_step(sweep, driver, time.time()):
+            time.sleep(order.random.uniform(0.0, 0.8))
+            running = sweep.running()
+            # Each kind in its turn: few strikes are to have some of each.
+            kind = ("worker", "driver", "trial driver")[tally.strikes % 3]
+            if kind == "driver":
+                driver.kill()
+                driver = begin(order, tally, sweep, address)
+            else:
+                number = order.random.choice(running) if running else 0
+                process = sweep.worker(number) if kind == "worker" else sweep.trial_driver(number)
+                if process is None:
+                    continue
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            kinds.append(kind)
+            tally.strikes += 1
+        finish(order, tally, sweep, driver, address)
+        examine(sweep, tally)
     tally.figures["struck"] = {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
     return tally
 
