@@ -88,7 +88,8 @@ fi
 {
     echo "# Written by $source/scripts/setup_node.sh; what you add belongs into ~/.sweeper/local.sh"
     echo "export PATH='$bin':\"\$PATH\""
-    [ "$mode" != ready ] || echo "export PYTHONPATH='$source'"
+    # Whatever is there already stays: Ray names the code that came with a job there, and starts login shells.
+    [ "$mode" != ready ] || echo "export PYTHONPATH='$source'\"\${PYTHONPATH:+:\$PYTHONPATH}\""
     echo "export SWEEPER_SWEEPS='$sweeps' SWEEPER_CACHE='$cache'"
     # Nothing about a cluster is told to anybody; nothing may pick another Python for workers.
     echo "export RAY_USAGE_STATS_ENABLED=0 RAY_ENABLE_UV_RUN_RUNTIME_ENV=0"

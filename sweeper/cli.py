@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -94,6 +96,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     Exit codes: 0 done, 1 the sweep failed, 2 the user's input is wrong, 130 interrupted.
     """
+    _look_for_modules_here()
     try:
         _run(sys.argv[1:] if arguments is None else arguments)
     except KeyboardInterrupt:
@@ -104,6 +107,14 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(0)
     except Exception as error:
         sys.exit(_explain(error))
+
+
+def _look_for_modules_here() -> None:
+    """Have a trainable of one's own found in the current folder, as `python -m` would; it hides no other."""
+    with contextlib.suppress(OSError):  # the folder is gone
+        here = str(Path.cwd())
+        if not {"", here} & set(sys.path):
+            sys.path.append(here)
 
 
 def _run(arguments: list[str]) -> None:

@@ -412,12 +412,10 @@ def jobs(report: Report, laptop: Laptop) -> None:
     report.hold("it goes on", laptop.status("parabola")["status"] == "running")
     with report.timed("sweeper jobs --stop"):
         stopped = laptop.sweeper("jobs", job, "--stop", "--json")
-    found = until(lambda: laptop.status("parabola")["status"] != "running", 120) and laptop.status("parabola")
-    report.hold(
-        "it is stopped in order",
-        stopped.returncode == 0 and found and found["status"] == "interrupted",
-        found and found["message"],
-    )
+    until(lambda: laptop.status("parabola")["status"] != "running", 120)
+    found = laptop.status("parabola")
+    in_order = stopped.returncode == 0 and found["status"] == "interrupted"
+    report.hold("it is stopped in order", in_order, found.get("message", ""))
 
 
 def steps(laptop: Laptop, name: str) -> list[int]:

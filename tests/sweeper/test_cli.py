@@ -52,6 +52,7 @@ resources: {workers: 2, gpu_per_worker: 0.5}
 @pytest.fixture(autouse=True)
 def _in_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.delenv("FORCE_COLOR", raising=False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -87,6 +88,18 @@ def test_a_bad_space_is_told_in_full_and_ends_with_2(capsys, tmp_path):
     assert out == ""
     same_as_golden("faults.txt", err)
     assert list(tmp_path.iterdir()) == [tmp_path / "space.yaml"]
+
+
+def test_a_trainable_of_ones_own_is_found_in_the_current_folder(tmp_path):
+    source = Path(__file__).with_name("small_trainable.py").read_text()
+    Path("own_trainable.py").write_text(source)
+    Path("space.yaml").write_text(
+        "trainable: own_trainable:TRAINABLE\nparameters: {optimizer.lr: {min: 0.1, max: 0.2}}\n"
+        "metric: {name: train/loss}\nsearch: {method: random}\nbudget: {trials: 2}\n"
+    )
+    sweeper = Path(sys.executable).with_name("sweeper")
+    done = subprocess.run([sweeper, "check", "space.yaml"], capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_good_space_is_told_in_full_and_ends_with_0(capsys):
