@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from sweeper.errors import ResourceError, UserError
-from sweeper.own_ray import start_ray
+from sweeper.own_ray import start_ray, stop_ray
 from sweeper.plan import find_machine
 from sweeper.sweep import ResourceSpec, SettledResources
 from sweeper.wording import first_line
@@ -282,9 +282,7 @@ def is_connected() -> bool:
 
 def disconnect() -> None:
     """Let go of the cluster; a Ray of our own is stopped with everything in it."""
-    import ray
-
-    ray.shutdown()
+    stop_ray()
 
 
 def free_placement_groups(prefix: str) -> int:

@@ -10,13 +10,15 @@ from typing import Any
 import psutil
 
 from sweeper.errors import SweeperError
+from sweeper.reaper import Reaper
 from sweeper.wording import first_line
 
-__all__ = ["start_ray"]
+__all__ = ["start_ray", "stop_ray"]
 
 ATTEMPTS = 4
 PAUSE_S = 5.0
 """How long to wait after the first attempt; after the second twice as long, and so on."""
+_reapers: list[Reaper] = []
 
 
 def start_ray(options: Mapping[str, Any]) -> Any:
@@ -36,7 +38,9 @@ def start_ray(options: Mapping[str, Any]) -> Any:
     for attempt in range(1, ATTEMPTS + 1):
         before = {process.pid for process in psutil.Process().children()}
         try:
-            return ray.init(**options)
+            context = ray.init(**options)
+            _reapers.append(Reaper(_started_since(before)))
+            return context
         except ValueError:
             raise
         except Exception as error:  # Ray raises a bare one when its processes take too long
@@ -52,9 +56,32 @@ def start_ray(options: Mapping[str, Any]) -> Any:
     raise AssertionError("an attempt either succeeds or is the last")
 
 
+def stop_ray() -> None:
+    """Let go of a cluster; a Ray of our own is stopped with everything in it."""
+    import ray
+
+    ray.shutdown()
+    while _reapers:
+        _reapers.pop().close()
+
+
+def _started_since(before: set[int]) -> list[psutil.Process]:
+    """Processes of Ray's below this one that were not there before."""
+    found = [process for process in psutil.Process().children() if process.pid not in before]
+    for process in found[:]:
+        with contextlib.suppress(psutil.Error):
+            found += process.children(recursive=True)
+    return [process for process in found if _is_rays(process)]
+
+
+def _is_rays(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return any("/ray/" in word or word.startswith("ray::") for word in process.cmdline())
+    return False
+
+
 def _end_remains(before: set[int]) -> None:
     """End what an attempt that failed has started: Ray itself forgets about it."""
-    for process in psutil.Process().children():
+    for process in _started_since(before):
         with contextlib.suppress(psutil.Error):
-            if process.pid not in before and any("/ray/" in word for word in process.cmdline()):
-                process.kill()
+            process.kill()

@@ -37,8 +37,6 @@ __all__ = [
 
 LEFT_S = 60.0
 """How long after the end of a driver a process of its may still be there."""
-KILLED_LEFT_S = 90.0
-"""The same after SIGKILL: two agents of Ray's try for a minute to tell a server that is gone."""
 
 
 @dataclass
@@ -199,7 +197,7 @@ def drivers(order: Order, tally: Tally | None = None, address: str | None = None
             struck.append((when, running))
             # Half of the time the next one comes while remains of this one are still there.
             if order.random.random() < 0.5:
-                seconds = driver.cleaned(KILLED_LEFT_S)
+                seconds = driver.cleaned(LEFT_S)
                 if seconds is None:
                     left = [name_of(process) for process in driver.left()]
                     tally.found("processes", f"after SIGKILL of {driver.log.name}: {left}", len(left))

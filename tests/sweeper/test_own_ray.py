@@ -10,7 +10,7 @@ import pytest
 
 from sweeper import own_ray
 from sweeper.errors import SweeperError
-from sweeper.own_ray import ATTEMPTS, start_ray
+from sweeper.own_ray import ATTEMPTS, start_ray, stop_ray
 
 
 @pytest.fixture
@@ -38,6 +38,7 @@ def slow_machine(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def test_it_is_started_again_and_nothing_of_the_failed_attempts_is_left(slow_machine: list[Any]) -> None:
     assert start_ray({}) == "context"
     assert [process.wait(10) for process in slow_machine] == [-9, -9]
+    stop_ray()
 
 
 def test_after_some_attempts_an_error_of_ours_says_what_may_be_wrong(
