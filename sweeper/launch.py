@@ -17,14 +17,12 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
 from rich.console import Console
 
+from sweeper.closing import DELIVERY_S, close, pages, verdict
 from sweeper.cluster import (
     Cluster,
     connect,
@@ -35,10 +33,10 @@ from sweeper.cluster import (
     this_machine,
 )
 from sweeper.ended import SweepResult, print_result
-from sweeper.ending import Ending, Signals, Status, common_reason, ended_by_signals, interrupted_by_sigterm
-from sweeper.errors import SweepNotFoundError, TrackingError, UserError
+from sweeper.ending import Ending, Signals, Status, ended_by_signals, interrupted_by_sigterm
+from sweeper.errors import TrackingError
 from sweeper.files import DRIVER_LOG
-from sweeper.journal import JOURNAL, Event, Journal
+from sweeper.journal import Event
 from sweeper.live import GO_ON, Board, Display
 from sweeper.memory import check_memory
 from sweeper.preflight import (
@@ -47,23 +45,20 @@ from sweeper.preflight import (
     checking,
     earlier_sweep,
     information,
-    is_stillborn,
     preflight,
     remark,
     usable_cache,
 )
 from sweeper.recorder import Outcome, Recorder
+from sweeper.records import Records, open_records
 from sweeper.remote import open_entrance
-from sweeper.results import Sweep, read_series, read_sweep
+from sweeper.results import Sweep, read_series
 from sweeper.retry import Retries
 from sweeper.settings import STEPS
-from sweeper.steering import Steering, write_spec
-from sweeper.study import LOCK, STUDY, Study
+from sweeper.steering import Steering
 from sweeper.study_trial import Suggestion
 from sweeper.sweep import SettledResources, SweepSpec
-from sweeper.tracking import Delivery, Tracker
 from sweeper.trial import RAY, STOP, TrialSettings, group_prefix, request_stop, run_trial, trial_folder
-from sweeper.ui import HOST, PORT
 from trainables import registry
 from trainables.interface import Trainable
 
@@ -74,11 +69,8 @@ if TYPE_CHECKING:
 
 __all__ = ["launch", "run_sweep"]
 
-COMPARED = 5
-"""Trials that the link to MLflow compares."""
-DELIVERY_S = 30.0
 HASTY_DELIVERY_S = 3.0
-"""How long the end waits for MLflow to take what it lacks, and when somebody is in a hurry."""
+"""How long the end waits for MLflow to take what it lacks when somebody is in a hurry."""
 PAUSED_LOOK_S = 0.2
 TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -134,7 +126,7 @@ def _run_sweep(spec: SweepSpec, address: str | None, console: Console, earlier: 
     earlier = earlier or earlier_sweep(spec)
     left = spec.budget.trials - (0 if earlier is None else earlier.ended_trials)
     if earlier is not None and left <= 0:
-        return _nothing_left(earlier)
+        return close(spec, trainable, earlier)
     cluster = settled = None
     remote = address or os.environ.get("RAY_ADDRESS")
     if not remote or remote == "local":
@@ -151,7 +143,7 @@ def _run_sweep(spec: SweepSpec, address: str | None, console: Console, earlier: 
         if remote:
             cluster = _connected(stack, address)
             settle(spec.resources, cluster, left)
-        records = stack.enter_context(_records(spec, trainable, earlier))
+        records = stack.enter_context(open_records(spec, trainable, earlier))
         with ThreadPoolExecutor(1) as pool:
             # MLflow makes its database while Ray starts: both take seconds.
             opened = pool.submit(records.tracker.start)
@@ -179,78 +171,6 @@ def _connected(stack: contextlib.ExitStack, address: str | None) -> Cluster:
     return cluster
 
 
-def _nothing_left(sweep: Sweep) -> SweepResult:
-    message = (
-        f"This sweep is complete: {sweep.ended_trials} trials ended before. Raise budget.trials for more of "
-        "it; give a name for a new one."
-    )
-    return SweepResult(sweep, "done", message, Delivery(complete=True))
-
-
-# What is made
-
-
-@dataclass(frozen=True)
-class _Records:
-    """What a sweep is recorded in."""
-
-    study: Study
-    journal: Journal
-    tracker: Tracker
-
-
-@contextlib.contextmanager
-def _records(spec: SweepSpec, trainable: Trainable, earlier: Sweep | None) -> Iterator[_Records]:
-    """Open the sweep's folder; where nothing came of it, a new one is taken away again."""
-    existed = spec.folder.exists()
-    try:
-        spec.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{spec.folder}: the sweep's folder cannot be made: {error.strerror}.") from error
-    if earlier is None:
-        _clear_remains(spec.folder)
-    elif earlier.trials and not (spec.folder / STUDY).is_file():
-        raise UserError(
-            f"{spec.folder / STUDY} is gone, and with it what the search was told: a new one would number "
-            f"its trials from 0 again. `sweeper results {spec.name}` still shows everything; launch the rest "
-            "under another name, e.g. with `name=...` behind the space file."
-        )
-    ours = False
-    try:
-        defaults = {name: field.default for name, field in trainable.fields.items()}
-        accept = partial(trainable.faults, workers=spec.resources.workers)
-        with (
-            Study(spec, accept=accept, defaults=defaults) as study,
-            Journal(spec.folder / JOURNAL) as journal,
-        ):
-            ours = True
-            write_spec(spec.folder, spec.to_dict())
-            yield _Records(study, journal, Tracker(spec.folder, spec.tracking.uri, spec.tracking.experiment))
-    finally:
-        # Of two that launch the same sweep at once, the one that came too late leaves the other's folder be.
-        if ours and earlier is None and not _has_begun(spec.folder):
-            for path in spec.folder.iterdir():
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-            if not existed:
-                spec.folder.rmdir()
-
-
-def _clear_remains(folder: Path) -> None:
-    """Take away what a driver left that was killed while it started: its databases may be half made."""
-    with contextlib.suppress(Timeout), FileLock(folder / LOCK, timeout=0):
-        if is_stillborn(folder):
-            for path in folder.iterdir():
-                if path.name != LOCK:
-                    path.unlink()
-
-
-def _has_begun(folder: Path) -> bool:
-    try:
-        return bool(read_sweep(folder).trials)
-    except SweepNotFoundError:
-        return False
-
-
 # While it runs
 
 
@@ -261,7 +181,7 @@ class _Run:
         self,
         spec: SweepSpec,
         trainable: Trainable,
-        records: _Records,
+        records: Records,
         cluster: Cluster,
         resources: SettledResources,
         signals: Signals,
@@ -330,7 +250,7 @@ class _Run:
             # What Ray keeps there is for a restore that we never do.
             shutil.rmtree(self._spec.folder / RAY, ignore_errors=True)
             del entrance
-        return SweepResult(self._sweep, status, message, delivery, *self._pages())
+        return SweepResult(self._sweep, status, message, delivery, *pages(self._sweep, self._records.tracker))
 
     def _let_go(self) -> None:
         """Take away what trials still hold, and have those end that do not know yet that it is over."""
@@ -452,26 +372,15 @@ class _Run:
         sweep, ending = self._sweep, self._ending
         if ending.begun:
             return ending.status, ending.message
-        failed, ended = sweep.count("failed"), sweep.ended_trials
+        ended = sweep.ended_trials
         if self._ending.stopping:
             return "done", f"Stopped by request: {ended} of {sweep.budget.trials} trials ended."
-        if ended and failed == ended:
-            return "failed", f"Every trial failed. {common_reason(sweep)}"
-        if ended < sweep.budget.trials and not self._exhausted:
+        if ended >= sweep.budget.trials or (ended and sweep.count("failed") == ended):
+            return verdict(sweep)
+        if not self._exhausted:
             log = self._spec.folder / DRIVER_LOG
             return "failed", f"Ray ended it after {ended} of {sweep.budget.trials} trials; {log} may say why."
-        if ended < sweep.budget.trials:
-            return "done", f"The space has no more configurations: {ended} trials ended."
-        return "done", f"All {ended} trials ended." if ended > 1 else "The trial ended."
-
-    def _pages(self) -> tuple[str | None, str | None, bool]:
-        """Where MLflow's pages compare and chart the trials, and whether anybody serves them already."""
-        tracker = self._records.tracker
-        served = tracker.uri.startswith("http")
-        base = None if served else f"http://{HOST}:{PORT}"
-        ranked = [trial for trial in self._sweep.ranking() if trial.final] or self._sweep.ranking()
-        compared = tracker.comparison_url([trial.number for trial in ranked[:COMPARED]], base)
-        return compared, tracker.charts_url(self._spec.objectives[0], base), served
+        return "done", f"The space has no more configurations: {ended} trials ended."
 
 
 def _trial_name(trial: Trial) -> str:

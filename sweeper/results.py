@@ -129,6 +129,11 @@ class Sweep:
         """Trials that came to an end of their own: completed, stopped early or failed."""
         return self.count("completed", "stopped_early", "failed")
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether a driver said how it ended, and that nothing is left to do."""
+        return self.status in ("done", "failed")
+
     def is_alive(self) -> bool:
         """Whether the driver runs; a driver on another host is believed to be as the journal left it."""
         return self.status == "running" and driver_runs(self.driver)

@@ -89,6 +89,8 @@ def _refuse_used_up(sweep: Sweep, spec: SweepSpec) -> None:
     budget, name = spec.budget, spec.name
     hours = sweep.running_s(sweep.heard) / 3600
     if sweep.ended_trials >= budget.trials:
+        if not sweep.is_closed:
+            return  # its driver was killed in its last moments, which the next one makes up for
         raise UserError(
             f"{name} is complete: {sweep.ended_trials} of {budget.trials} trials ended. "
             f"`sweeper resume {name} budget.trials=+20` runs 20 more."

@@ -83,8 +83,9 @@ def finish(
         look_at(driver, tally)
         if sweep.ended() and driver.process.returncode == 0:
             return driver
+        said = f"{driver.process.returncode}: {driver.printed()[-600:]}"
         driver = begin(order, tally, sweep, address)
-    tally.found("stuck", f"{sweep.path.name} does not end: {driver.printed()[-600:]}")
+    tally.found("stuck", f"{sweep.path.name} does not end; the last driver ended with {said}")
     driver.kill()
     return driver
 

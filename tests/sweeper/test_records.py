@@ -12,9 +12,9 @@ from small_trainable import TRAINABLE
 
 from sweeper.errors import SweepExistsError, UserError
 from sweeper.journal import JOURNAL, RESERVE, EventKind
-from sweeper.launch import _records
 from sweeper.preflight import earlier_sweep, is_stillborn
 from sweeper.recorder import Recorder
+from sweeper.records import open_records
 from sweeper.study import LOCK, STUDY
 from sweeper.sweep import SweepSpec
 from sweeper.tracking import DATABASE
@@ -37,7 +37,7 @@ def stillborn(tmp_path: Path) -> Path:
 def test_what_a_driver_leaves_that_was_killed_while_it_started_is_no_obstacle(stillborn: Path) -> None:
     spec = small(stillborn)
     assert earlier_sweep(spec) is None
-    with _records(spec, TRAINABLE, None) as records:
+    with open_records(spec, TRAINABLE, None) as records:
         assert records.study.ask() is not None
         assert not (stillborn / DATABASE).exists()
         assert not (stillborn / f"{DATABASE}-journal").exists()
@@ -52,11 +52,11 @@ def test_whatever_else_lies_in_the_folder_is(stillborn: Path) -> None:
 
 def test_of_two_that_launch_one_sweep_the_later_leaves_the_folder_of_the_first_alone(tmp_path: Path) -> None:
     spec = small(tmp_path / "one")
-    with _records(spec, TRAINABLE, None) as records:
+    with open_records(spec, TRAINABLE, None) as records:
         before = sorted(spec.folder.iterdir())
         with (
             pytest.raises(UserError, match="another process is running this sweep"),
-            _records(spec, TRAINABLE, None),
+            open_records(spec, TRAINABLE, None),
         ):
             pass
         assert sorted(spec.folder.iterdir()) == before
@@ -69,7 +69,7 @@ def test_while_somebody_starts_nothing_of_it_is_cleared(stillborn: Path) -> None
     with (
         FileLock(stillborn / LOCK),
         pytest.raises(UserError, match="another process"),
-        _records(small(stillborn), TRAINABLE, None),
+        open_records(small(stillborn), TRAINABLE, None),
     ):
         pass
     assert (stillborn / DATABASE).exists()
@@ -77,7 +77,7 @@ def test_while_somebody_starts_nothing_of_it_is_cleared(stillborn: Path) -> None
 
 def test_a_sweep_whose_study_is_gone_does_not_number_its_trials_anew(tmp_path: Path) -> None:
     spec = small(tmp_path / "one")
-    with _records(spec, TRAINABLE, None) as records:
+    with open_records(spec, TRAINABLE, None) as records:
         recorder = Recorder(records.study, records.journal, None, spec)
         recorder.start_sweep({})
         suggestion = records.study.ask()
@@ -86,6 +86,6 @@ def test_a_sweep_whose_study_is_gone_does_not_number_its_trials_anew(tmp_path: P
     (spec.folder / STUDY).unlink()
     earlier = earlier_sweep(spec)
     assert earlier is not None
-    with pytest.raises(UserError, match=r"study\.db is gone"), _records(spec, TRAINABLE, earlier):
+    with pytest.raises(UserError, match=r"study\.db is gone"), open_records(spec, TRAINABLE, earlier):
         pass
     assert not (spec.folder / STUDY).exists()

@@ -1,0 +1,69 @@
+"""How a sweep's books are closed: what is said in the end, and where MLflow shows it.
+
+A driver that was killed between the end of the last trial and its own left them open: then the next one
+closes them, and needs no Ray for it.
+"""
+
+from __future__ import annotations
+
+from sweeper.ended import SweepResult
+from sweeper.ending import Status, common_reason
+from sweeper.recorder import Recorder
+from sweeper.records import open_records
+from sweeper.results import Sweep
+from sweeper.sweep import SweepSpec
+from sweeper.tracking import Delivery, Tracker
+from sweeper.ui import HOST, PORT
+from trainables.interface import Trainable
+
+__all__ = ["DELIVERY_S", "close", "pages", "verdict"]
+
+COMPARED = 5
+"""Trials that the link to MLflow compares."""
+DELIVERY_S = 30.0
+"""How long the end waits for MLflow to take what it lacks."""
+
+
+def verdict(sweep: Sweep) -> tuple[Status, str]:
+    """Say how a sweep ended all of whose trials came to their end."""
+    ended = sweep.ended_trials
+    if ended and sweep.count("failed") == ended:
+        return "failed", f"Every trial failed. {common_reason(sweep)}"
+    return "done", f"All {ended} trials ended." if ended > 1 else "The trial ended."
+
+
+def pages(sweep: Sweep, tracker: Tracker) -> tuple[str | None, str | None, bool]:
+    """Where MLflow's pages compare and chart the trials, and whether anybody serves them already."""
+    served = tracker.uri.startswith("http")
+    base = None if served else f"http://{HOST}:{PORT}"
+    ranked = [trial for trial in sweep.ranking() if trial.final] or sweep.ranking()
+    compared = tracker.comparison_url([trial.number for trial in ranked[:COMPARED]], base)
+    return compared, tracker.charts_url(sweep.objectives[0], base), served
+
+
+def close(spec: SweepSpec, trainable: Trainable, sweep: Sweep) -> SweepResult:
+    """End a sweep of which nothing is left to run.
+
+    Args:
+        spec: The sweep as it was to be run.
+        trainable: What its trials train.
+        sweep: What came of it; nobody drives it.
+
+    Raises:
+        SweeperError: Where the sweep cannot be recorded.
+    """
+    if sweep.is_closed:
+        message = (
+            f"This sweep is complete: {sweep.ended_trials} trials ended before. Raise budget.trials for more "
+            "of it; give a name for a new one."
+        )
+        return SweepResult(sweep, "done", message, Delivery(complete=True))
+    with open_records(spec, trainable, sweep) as records:
+        tracker = records.tracker
+        tracker.start()
+        recorder = Recorder(records.study, records.journal, tracker, spec)
+        recorder.start_sweep(sweep.info)
+        status, message = verdict(recorder.sweep)
+        recorder.end_sweep(status, message)
+        delivery = tracker.close(DELIVERY_S)
+        return SweepResult(recorder.sweep, status, message, delivery, *pages(recorder.sweep, tracker))

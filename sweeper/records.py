@@ -1,0 +1,85 @@
+"""What a sweep is recorded in: its study, its journal and what sends it to MLflow."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from sweeper.errors import SweepNotFoundError, UserError
+from sweeper.journal import JOURNAL, Journal
+from sweeper.preflight import is_stillborn
+from sweeper.results import Sweep, read_sweep
+from sweeper.steering import write_spec
+from sweeper.study import LOCK, STUDY, Study
+from sweeper.sweep import SweepSpec
+from sweeper.tracking import Tracker
+from trainables.interface import Trainable
+
+__all__ = ["Records", "open_records"]
+
+
+@dataclass(frozen=True)
+class Records:
+    """What a sweep is recorded in."""
+
+    study: Study
+    journal: Journal
+    tracker: Tracker
+
+
+@contextlib.contextmanager
+def open_records(spec: SweepSpec, trainable: Trainable, earlier: Sweep | None) -> Iterator[Records]:
+    """Open the sweep's folder; where nothing came of it, a new one is taken away again."""
+    existed = spec.folder.exists()
+    try:
+        spec.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{spec.folder}: the sweep's folder cannot be made: {error.strerror}.") from error
+    if earlier is None:
+        _clear_remains(spec.folder)
+    elif earlier.trials and not (spec.folder / STUDY).is_file():
+        raise UserError(
+            f"{spec.folder / STUDY} is gone, and with it what the search was told: a new one would number "
+            f"its trials from 0 again. `sweeper results {spec.name}` still shows everything; launch the rest "
+            "under another name, e.g. with `name=...` behind the space file."
+        )
+    ours = False
+    try:
+        defaults = {name: field.default for name, field in trainable.fields.items()}
+        accept = partial(trainable.faults, workers=spec.resources.workers)
+        with (
+            Study(spec, accept=accept, defaults=defaults) as study,
+            Journal(spec.folder / JOURNAL) as journal,
+        ):
+            ours = True
+            write_spec(spec.folder, spec.to_dict())
+            yield Records(study, journal, Tracker(spec.folder, spec.tracking.uri, spec.tracking.experiment))
+    finally:
+        # Of two that launch the same sweep at once, the one that came too late leaves the other's folder be.
+        if ours and earlier is None and not _has_begun(spec.folder):
+            for path in spec.folder.iterdir():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if not existed:
+                spec.folder.rmdir()
+
+
+def _clear_remains(folder: Path) -> None:
+    """Take away what a driver left that was killed while it started: its databases may be half made."""
+    with contextlib.suppress(Timeout), FileLock(folder / LOCK, timeout=0):
+        if is_stillborn(folder):
+            for path in folder.iterdir():
+                if path.name != LOCK:
+                    path.unlink()
+
+
+def _has_begun(folder: Path) -> bool:
+    try:
+        return bool(read_sweep(folder).trials)
+    except SweepNotFoundError:
+        return False
