@@ -15,7 +15,7 @@ import pytest
 
 from sweeper import probe
 from sweeper.cli import main
-from sweeper.doctor import Diagnosis, NodeReport, judge
+from sweeper.diagnosis import Diagnosis, NodeReport, judge
 
 
 def measured(**changes: Any) -> dict[str, Any]:
