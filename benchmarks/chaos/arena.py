@@ -377,6 +377,23 @@ class RayCluster:
         machine[0].wait()
         return len(found)
 
+    def give_notice(self, machine: tuple[subprocess.Popen[bytes], Path, str], seconds: int) -> None:
+        """Tell Ray that a machine is about to be taken back.
+
+        Raises:
+            RuntimeError: Where Ray does not take it.
+        """
+        lines = [process.cmdline() for process in processes_of(machine[0].pid, machine[2])]
+        named = next(word for line in lines for word in line if word.startswith("--node_id="))
+        command = [
+            *(str(Path(sys.executable).with_name("ray")), "drain-node", f"--address={self.address}"),
+            *("--node-id", named.partition("=")[2], "--reason", "DRAIN_NODE_REASON_PREEMPTION"),
+            *("--reason-message", "taken back", "--deadline-remaining-seconds", str(seconds)),
+        ]
+        done = subprocess.run(command, env=self._arena.environment(), capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"Ray takes no notice: {done.stdout}{done.stderr}")
+
     def cpus(self) -> tuple[float, float]:
         """CPUs that are free, and all that there are."""
         script = (

@@ -35,6 +35,8 @@ __all__ = [
     "workers",
 ]
 
+NOTICE_S = 10
+"""How long before its end a machine is said to be taken back: clouds give from half a minute to two."""
 LEFT_S = 60.0
 """How long after the end of a driver a process of its may still be there."""
 
@@ -270,9 +272,21 @@ def signals(order: Order) -> Tally:
 # Machines, and what a cluster is left with
 
 
+def preempted(order: Order) -> Tally:
+    """Tell Ray that a machine is about to be taken back, as a cloud does, kill it, and bring another."""
+    tally = _lost_machines(order, Tally("machine taken back"), notice=True)
+    others = sum(count for reason, count in tally.figures["reasons"].items() if reason != "preempted")
+    tally.found("wrong", f"not all were known to be taken back: {tally.figures['reasons']}", others)
+    return tally
+
+
 def nodes(order: Order) -> Tally:
     """Kill a machine of a cluster with everything on it, and bring another."""
-    tally = Tally("machine lost")
+    return _lost_machines(order, Tally("machine lost"), notice=False)
+
+
+def _lost_machines(order: Order, tally: Tally, notice: bool) -> Tally:
+    reasons: list[str] = []
     cluster = RayCluster(order.arena, cpus=1)
     machine = cluster.add_machine()
     while order.more(tally):
@@ -285,6 +299,9 @@ def nodes(order: Order) -> Tally:
             ours = _trial_on(sweep, machine)
             if ours is None:
                 continue
+            if notice:
+                cluster.give_notice(machine, NOTICE_S)
+                time.sleep(order.random.uniform(0.0, NOTICE_S / 2))
             when = time.time()
             cluster.lose_machine(machine)
             tally.strikes += 1
@@ -294,6 +311,8 @@ def nodes(order: Order) -> Tally:
         finish(order, tally, sweep, driver, cluster.address)
         _measure(sweep, tally, struck)
         examine(sweep, tally)
+        reasons += [event["reason"] for event in sweep.events() if event["event"] == "trial_retry"]
+    tally.figures["reasons"] = {reason: reasons.count(reason) for reason in dict.fromkeys(reasons)}
     _look_at_cluster(cluster, tally)
     return tally
 
@@ -409,6 +428,7 @@ KINDS: Mapping[str, Callable[[Order], Tally]] = {
     "worker": workers,
     "trial-driver": trial_drivers,
     "machine": nodes,
+    "preempted": preempted,
     "driver": drivers,
     "signals": signals,
     "leaks": leaks,
