@@ -32,6 +32,7 @@ def main() -> int:
         )
         return 2
     ssh = ["ssh", "-o", "StrictHostKeyChecking=accept-new", "-o", "ConnectTimeout=15", "-o", "LogLevel=ERROR"]
+    ssh += ["-o", "ConnectionAttempts=30"]  # a machine that has just been switched on
     if config["auth"].get("ssh_private_key"):
         ssh += ["-i", str(Path(config["auth"]["ssh_private_key"]).expanduser())]
     target = f"{config['auth']['ssh_user']}@{arguments.address}"

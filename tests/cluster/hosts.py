@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,6 +21,8 @@ __all__ = ["NETWORK", "Host", "enter", "lacking", "make_network"]
 INSIDE = "SWEEPER_TEST_HOSTS"
 NETWORK = "10.77.0"
 SHM = "size=2g"
+START_S = 60.0
+"""How long its SSH server may take to listen."""
 
 
 def lacking() -> list[str]:
@@ -109,7 +112,19 @@ class Host:
         separated = ["unshare", "--mount", "--pid", "--uts", "--fork", "--mount-proc", "--kill-child"]
         with (self._work / f"{name}.log").open("wb") as log:
             self._process = subprocess.Popen([*inside, *separated, *command], stdout=log, stderr=log)
+        self._wait_for_server()
         return self
+
+    def _wait_for_server(self) -> None:
+        until = time.monotonic() + START_S
+        while True:
+            try:
+                socket.create_connection((self.address, 22), timeout=1.0).close()
+                return
+            except OSError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.2)
 
     def kill(self) -> None:
         """Cut the power: all its processes end at once."""
