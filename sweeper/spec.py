@@ -92,6 +92,7 @@ def load_spec(
     read_config(reading)
     read_inherited(reading)
     space, places = read_space(reading)
+    points_known = not len(reading.faults)
     objectives = read_objectives(reading)
     early_stop = read_early_stop(reading, objectives)
     resources = read_resources(reading)
@@ -100,7 +101,7 @@ def load_spec(
     search = read_search(reading, space)
     if not len(reading.faults):
         _check_search(reading, search, space, objectives)
-    if not len(reading.faults):
+    if points_known:  # what is wrong elsewhere hides nothing of what is trained
         check_combinations(reading, space, places, resources.workers)
     grid = _grid_size(reading, space) if search.method == "grid" and not len(reading.faults) else None
     budget = read_budget(reading, grid, may_be_missing=search.method == "grid")

@@ -585,6 +585,12 @@ def test_all_faults_come_at_once_in_the_order_of_the_file(write):
     assert [fault.line for fault in faults] == sorted(fault.line for fault in faults)
 
 
+def test_what_is_wrong_elsewhere_hides_nothing_of_what_cannot_be_trained():
+    (warmup, early_stop) = faults_of(Path("pusht_quick"), "config.train.steps=20")
+    assert warmup.name == "config.lr_scheduler.warmup_steps"
+    assert early_stop.name == "early_stop.min_steps"
+
+
 # Files that are no space.
 
 
