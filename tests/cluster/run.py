@@ -428,11 +428,15 @@ def data_parallel(report: Report, laptop: Laptop, work: Path) -> None:
     curves = {}
     for workers in (1, 2):
         name = f"workers-{workers}"
-        laptop.sweeper(
+        launched = laptop.sweeper(
             *("launch", "pusht_quick", "--name", name, "budget.trials=1", f"resources.workers={workers}"),
             *("resources.cpu_per_worker=1", "early_stop=null", "config.train.steps=60"),
             *("config.train.log_every=20", "config.train.eval_every=60", "config.rollout.episodes=2"),
+            "config.lr_scheduler.warmup_steps=10",
         )
+        if launched.returncode:
+            report.hold(f"a sweep with {workers} worker(s) is sent", False, launched.stderr[-300:].strip())
+            return
         until(lambda name=name: laptop.status(name)["status"] in ("done", "failed"), 400)
         journal = work / "shared" / "sweeps" / name / "journal.jsonl"
         events = [json.loads(line) for line in journal.read_text().splitlines()] if journal.exists() else []
