@@ -100,6 +100,7 @@ class _Fetching:
         self._tell = tell
         self._total_b = 0
         self._done_b = 0
+        self._told_b = 0
         self._told_s = time.monotonic()
         self._counting = threading.Lock()
         self._stop = threading.Event()
@@ -183,8 +184,9 @@ class _Fetching:
         return DiskFullError([Fault(str(folder.parent), problem, "Make room, or use another cache folder.")])
 
     def _tell_progress(self) -> None:
-        if time.monotonic() - self._told_s >= PROGRESS_EVERY_S:
-            self._told_s = time.monotonic()
+        # Only where there is any: whoever fetches and says so for ever would not be known to hang.
+        if self._done_b > self._told_b and time.monotonic() - self._told_s >= PROGRESS_EVERY_S:
+            self._told_s, self._told_b = time.monotonic(), self._done_b
             done, total = _gigabytes(self._done_b), _gigabytes(self._total_b)
             self._tell(f"{self._store.address}: {done} of {total}")
 

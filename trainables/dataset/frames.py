@@ -157,7 +157,7 @@ class _Builder:
         self._tell = tell
         self._frame_b = int(np.prod(shape[1:]))
         self._done = 0
-        self._told_s = time.monotonic()
+        self._told_s, self._told = time.monotonic(), 0
         self._counting = threading.Lock()
         self._failed = threading.Event()
 
@@ -215,8 +215,10 @@ class _Builder:
                 self._done += 1
 
     def _tell_progress(self) -> None:
-        if time.monotonic() - self._told_s >= PROGRESS_EVERY_S and self._done < self._shape[0]:
-            self._told_s = time.monotonic()
+        # Only where there is any: whoever decodes and says so for ever would not be known to hang.
+        moved = self._told < self._done < self._shape[0]
+        if moved and time.monotonic() - self._told_s >= PROGRESS_EVERY_S:
+            self._told_s, self._told = time.monotonic(), self._done
             self._tell(f"{self._camera}: {self._done:,} of {self._shape[0]:,} frames")
 
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from trainables.addresses import address_faults, missing_package
@@ -28,7 +28,7 @@ NAMED = 8
 """How much of what lies in a folder is named where it is no dataset."""
 # What tells one content from another, the surest first: each store's listing has some of them.
 STAMPS = ("md5Hash", "ETag", "etag", "blob_id", "generation", "mtime", "LastModified", "last_modified",
-          "updated", "modified", "created")  # fmt: skip
+          "updated", "modified", "modify", "modificationTime", "created")  # fmt: skip
 LOGINS: Mapping[str, str] = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or the machine's role",
     "s3a": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or the machine's role",
@@ -84,9 +84,7 @@ class Store:
         self.address = address
         with self._asked():
             # What an earlier listing said is no answer: the dataset may have changed since.
-            self._system, self._folder = url_to_fs(
-                address, skip_instance_cache=True, use_listings_cache=False
-            )
+            self._system, self._folder = url_to_fs(address, skip_instance_cache=True)
 
     def files(self) -> tuple[StoredFile, ...]:
         """List the dataset's files, by name, as they are now.
@@ -132,20 +130,41 @@ class Store:
         with self._asked():
             try:
                 self._system.invalidate_cache()
+                if _walks(self._system):
+                    return self._walked(folder)
                 return dict(self._system.find(folder, detail=True))
             except FileNotFoundError:
                 return {}
+
+    def _walked(self, folder: str) -> Mapping[str, Mapping[str, Any]]:
+        """List what lies below a folder. fsspec's own walk passes over folders that it cannot list."""
+        found: dict[str, Mapping[str, Any]] = {}
+        folders = [folder]
+        while folders:
+            place = folders.pop()
+            for info in self._system.ls(place, detail=True):
+                if info["type"] != "directory":
+                    found[info["name"]] = info
+                elif info["name"].rstrip("/") != place.rstrip("/"):
+                    folders.append(info["name"])
+        return found
 
     def _checked(self, place: str, prefix: str, info: Mapping[str, Any]) -> StoredFile:
         name = place.removeprefix(prefix)
         if not place.startswith(prefix) or "\0" in name or inside(name, self.address) != name:
             problem = f"{self.address}: {place!r} is no name of a dataset's file."
             raise dataset_error(FIELD, problem, "Rename it.")
+        if info.get("islink") and not Path(place).is_file():
+            problem = f"{self.address}: {name} is a link, and leads to no file."
+            raise dataset_error(FIELD, problem, "Name the folder without file://, or copy what it leads to.")
         size_b = info.get("size")
         if not isinstance(size_b, int) or size_b < 0:
             problem = f"{self.address}: its listing does not say how large {name} is."
             raise dataset_error(FIELD, problem, "Copy the dataset to S3 or the like, or to a shared folder.")
-        stamp = next((f"{key} {info[key]}" for key in STAMPS if info.get(key) is not None), "")
+        stamp = next((f"{key} {info[key]}" for key in STAMPS if info.get(key) is not None), None)
+        if stamp is None:
+            problem = f"{self.address}: its listing says nothing by which a change of {name} could be seen."
+            raise dataset_error(FIELD, problem, "Copy the dataset to S3 or the like, or to a shared folder.")
         return StoredFile(name, place, size_b, stamp)
 
     def _no_dataset(self, prefix: str) -> DatasetError:
@@ -185,3 +204,13 @@ class Store:
             return dataset_error(FIELD, f"{self.address} was refused: {reason}.", remedy)
         remedy = "Check the network, and the store's endpoint where it is not the provider's own."
         return dataset_error(FIELD, f"{self.address} cannot be read: {reason}.", remedy)
+
+
+def _walks(system: Any) -> bool:
+    """Whether a file system lists what lies below a folder by fsspec's own walk, from folder to folder."""
+    from fsspec import AbstractFileSystem
+    from fsspec.asyn import AsyncFileSystem
+
+    if isinstance(system, AsyncFileSystem):
+        return type(system)._find is AsyncFileSystem._find
+    return type(system).find is AbstractFileSystem.find

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -38,8 +39,8 @@ def evaluate(
     metrics: dict[str, float] = {}
     artifacts: dict[str, Path] = {}
     if heldout is not None and context.rank == 0:
-        context.progress(f"step {step}: held-out action error")
-        metrics |= action_error(policy, heldout, _offline_settings(config.eval), context.device)
+        told = partial(context.progress, f"step {step}: held-out action error")
+        metrics |= action_error(policy, heldout, _offline_settings(config.eval), context.device, told)
         metrics |= chunk_latency(policy, heldout, context.device)
     if config.rollout.env is not None:
         rollout_metrics, artifacts = _rollouts(
@@ -88,6 +89,7 @@ def _rollouts(
         results = [result for part in gathered for result in part]
     artifacts: dict[str, Path] = {}
     if context.rank == 0 and (settings.video == "every" or (settings.video == "final" and final)):
+        context.progress(f"step {step}: filming")
         path = context.folder / "rollouts" / f"{step:06d}.mp4"
         film = film_episodes(results, env, policy.features, path, episodes=settings.video_episodes)
         if film is not None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -84,7 +84,11 @@ def choose_windows(available: int, settings: OfflineSettings) -> np.ndarray:
 
 
 def action_error(
-    policy: SamplingPolicy, windows: Windows, settings: OfflineSettings, device: str
+    policy: SamplingPolicy,
+    windows: Windows,
+    settings: OfflineSettings,
+    device: str,
+    told: Callable[[], None] | None = None,
 ) -> dict[str, float]:
     """Measure the held-out action error, the spread of the samples and their smoothness.
 
@@ -94,6 +98,7 @@ def action_error(
             that the same moments are asked of every trial.
         settings: How it is measured.
         device: Where the policy computes.
+        told: Called after every batch.
 
     Returns:
         ``eval/action_mse`` and ``eval/action_mae`` (means over windows, samples, steps and dimensions,
@@ -115,6 +120,8 @@ def action_error(
             spread.append(window_BSWA.std(dim=1).mean(dim=(1, 2)).cpu())
         if predicted_BSTA.shape[2] > 3:
             jerk.append(predicted_BSTA.float().diff(n=3, dim=2).norm(dim=-1).mean(dim=(1, 2)).cpu())
+        if told is not None:
+            told()
     measured = {
         "eval/action_mse": squared,
         "eval/action_mae": absolute,

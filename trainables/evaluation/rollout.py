@@ -115,7 +115,7 @@ def rollout(
         parallel: Environments alive at once.
         device: Where the policy is.
         max_steps: Control steps per episode; None: the environment's own limit.
-        progress: Told after every finished episode.
+        progress: Told after every chunk of actions how many episodes are finished.
 
     Returns:
         One result per episode, by index.
@@ -153,8 +153,8 @@ def rollout(
                 active.remove(episode)
                 resting.append(episode.environment)
                 results.append(episode.result())
-                if progress is not None:
-                    progress(f"rollout: {len(results)} of {len(indices)} episodes")
+            if progress is not None:
+                progress(f"rollout: {len(results)} of {len(indices)} episodes")
     finally:
         for environment in environments:
             environment.close()

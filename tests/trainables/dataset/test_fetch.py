@@ -6,11 +6,14 @@ what no disk would. Nothing here needs a package of a store, or a network.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import fsspec
@@ -337,3 +340,43 @@ def test_the_record_of_a_run_has_the_address_and_the_fingerprint_of_the_content(
 def test_an_address_under_repo_id_is_a_fault():
     (fault,) = TRAINABLE.faults({"dataset.repo_id": "s3://bucket/set"})
     assert str(fault) == "dataset.repo_id: is an address, and no name on the hub. Name it as dataset.root."
+
+
+def test_a_fetch_that_hangs_is_silent(root, cache, monkeypatch):
+    monkeypatch.setattr(fetch, "PROGRESS_EVERY_S", 0.0)
+    monkeypatch.setattr(cached, "PROGRESS_EVERY_S", 0.02)
+    go_on, told, read = threading.Event(), [], fetch.Store.read
+
+    def stalling(store, file):
+        assert go_on.wait(60)
+        yield from read(store, file)
+
+    monkeypatch.setattr(fetch.Store, "read", stalling)
+    thread = threading.Thread(target=fetch_dataset, args=(f"file://{root}", cache, told.append))
+    thread.start()
+    time.sleep(0.5)  # a hundred looks
+    quiet = list(told)
+    go_on.set()
+    thread.join()
+    assert len(quiet) == 1
+    assert "fetching" in quiet[0]
+    assert told[-1].endswith("fetched")
+
+
+def test_a_folder_that_cannot_be_listed_is_not_left_out(root, cache, monkeypatch):
+    from fsspec.implementations.local import LocalFileSystem
+
+    listed = LocalFileSystem.ls
+
+    def failing(system, path, detail=False, **options):
+        if str(path).rstrip("/").endswith("data/chunk-000"):
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return listed(system, path, detail=detail, **options)
+
+    monkeypatch.setattr(LocalFileSystem, "ls", failing)
+    assert "Input/output error" in message(f"file://{root}", cache)
+
+
+def test_a_link_that_leads_nowhere_is_no_empty_file(root, cache):
+    (root / "meta" / "notes.json").symlink_to(root / "gone")
+    assert "meta/notes.json is a link, and leads to no file" in message(f"file://{root}", cache)
