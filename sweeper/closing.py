@@ -6,17 +6,21 @@ closes them, and needs no Ray for it.
 
 from __future__ import annotations
 
+import shutil
+
+from sweeper.cost import gpus_per_trial
 from sweeper.ended import SweepResult
-from sweeper.ending import Status, common_reason
+from sweeper.ending import Status, common_reason, used_up
 from sweeper.recorder import Recorder
 from sweeper.records import open_records
 from sweeper.results import Sweep
 from sweeper.sweep import SweepSpec
 from sweeper.tracking import Delivery, Tracker
+from sweeper.trial import RAY
 from sweeper.ui import HOST, PORT
 from trainables.interface import Trainable
 
-__all__ = ["DELIVERY_S", "close", "pages", "verdict"]
+__all__ = ["DELIVERY_S", "close", "is_used_up", "pages", "verdict"]
 
 COMPARED = 5
 """Trials that the link to MLflow compares."""
@@ -41,6 +45,15 @@ def pages(sweep: Sweep, tracker: Tracker) -> tuple[str | None, str | None, bool]
     return compared, tracker.charts_url(sweep.objectives[0], base), served
 
 
+def is_used_up(spec: SweepSpec, sweep: Sweep) -> bool:
+    """Whether nothing is left to run of a sweep that nobody drives: its trials, or its hours, are used up."""
+    return sweep.ended_trials >= spec.budget.trials or _limit(spec, sweep) is not None
+
+
+def _limit(spec: SweepSpec, sweep: Sweep) -> tuple[Status, str] | None:
+    return used_up(spec.budget, sweep, gpus_per_trial(sweep), sweep.heard)
+
+
 def close(spec: SweepSpec, trainable: Trainable, sweep: Sweep) -> SweepResult:
     """End a sweep of which nothing is left to run.
 
@@ -52,18 +65,23 @@ def close(spec: SweepSpec, trainable: Trainable, sweep: Sweep) -> SweepResult:
     Raises:
         SweeperError: Where the sweep cannot be recorded.
     """
+    complete = sweep.ended_trials >= spec.budget.trials
     if sweep.is_closed:
-        message = (
-            f"This sweep is complete: {sweep.ended_trials} trials ended before. Raise budget.trials for more "
-            "of it; give a name for a new one."
-        )
-        return SweepResult(sweep, "done", message, Delivery(complete=True))
+        what, more = "This sweep is complete", "budget.trials"
+        if not complete:
+            what, more = "The budget of this sweep is used up", "it"
+        message = f"{what}: {sweep.ended_trials} trials ended before. Raise {more} for more; "
+        message += "give a name for a new one."
+        as_before: Status = "failed" if sweep.status == "failed" else "done"
+        return SweepResult(sweep, as_before, message, Delivery(complete=True))
     with open_records(spec, trainable, sweep) as records:
         tracker = records.tracker
         tracker.start()
         recorder = Recorder(records.study, records.journal, tracker, spec)
         recorder.start_sweep(sweep.info)
-        status, message = verdict(recorder.sweep)
+        status, message = (None if complete else _limit(spec, sweep)) or verdict(recorder.sweep)
         recorder.end_sweep(status, message)
         delivery = tracker.close(DELIVERY_S)
+        # What Ray keeps there is for a restore that we never do.
+        shutil.rmtree(spec.folder / RAY, ignore_errors=True)
         return SweepResult(recorder.sweep, status, message, delivery, *pages(recorder.sweep, tracker))

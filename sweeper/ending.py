@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Literal
 
 from sweeper.results import Sweep
-from sweeper.sweep import SettledResources
+from sweeper.sweep import BudgetSpec, SettledResources
 from sweeper.trial import request_stop, trial_folder
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "common_reason",
     "ended_by_signals",
     "interrupted_by_sigterm",
+    "used_up",
 ]
 
 Status = Literal["done", "failed", "interrupted"]
@@ -211,15 +212,10 @@ class Ending:
             return "interrupted", "Interrupted."
         if self._cancelled:
             return "interrupted", "Cancelled."
-        budget = sweep.budget
-        if budget.hours is not None and sweep.running_s() >= budget.hours * 3600:
-            return "done", f"budget.hours: the {budget.hours:g} hours are used up."
-        held = self._resources.gpu_per_trial
-        if budget.gpu_hours is not None and held and sweep.trials_s() / 3600 * held >= budget.gpu_hours:
-            return "done", f"budget.gpu_hours: the {budget.gpu_hours:g} GPU-hours are used up."
+        why = used_up(sweep.budget, sweep, self._resources.gpu_per_trial)
+        if why is not None:
+            return why
         failed, ended = sweep.count("failed"), sweep.ended_trials
-        if budget.max_failed is not None and failed >= max(1, budget.max_failed):
-            return "failed", f"budget.max_failed: {failed} trials failed. {common_reason(sweep)}"
         if failed == ended and failed:
             reasons = {trial.reason for trial in sweep.trials.values() if trial.status == "failed"}
             # Trials that fail in several ways may be unlucky for longer than those that all fail alike.
@@ -228,6 +224,27 @@ class Ending:
                 how = f"the same way ({reasons.pop()})" if len(reasons) == 1 else "in several ways"
                 return "failed", f"All of the first {failed} trials failed {how}. {common_reason(sweep)}"
         return None
+
+
+def used_up(
+    budget: BudgetSpec, sweep: Sweep, gpus: float, now: float | None = None
+) -> tuple[Status, str] | None:
+    """Say what of a budget, trials left aside, a sweep has used up: how it ends, and why; None where nothing.
+
+    Args:
+        budget: The budget.
+        sweep: What came of the sweep so far.
+        gpus: GPUs that each of its trials holds.
+        now: The time, in seconds since 1970; for a sweep that nobody drives, when it was last heard of.
+    """
+    if budget.hours is not None and sweep.running_s(now) >= budget.hours * 3600:
+        return "done", f"budget.hours: the {budget.hours:g} hours are used up."
+    if budget.gpu_hours is not None and gpus and sweep.trials_s(now) / 3600 * gpus >= budget.gpu_hours:
+        return "done", f"budget.gpu_hours: the {budget.gpu_hours:g} GPU-hours are used up."
+    failed = sweep.count("failed")
+    if budget.max_failed is not None and failed >= max(1, budget.max_failed):
+        return "failed", f"budget.max_failed: {failed} trials failed. {common_reason(sweep)}"
+    return None
 
 
 def common_reason(sweep: Sweep) -> str:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from sweeper.closing import DELIVERY_S, close, pages, verdict
+from sweeper.closing import DELIVERY_S, close, is_used_up, pages, verdict
 from sweeper.cluster import (
     Cluster,
     connect,
@@ -125,7 +125,7 @@ def _run_sweep(spec: SweepSpec, address: str | None, console: Console, earlier: 
     trainable = registry.load(spec.trainable)
     earlier = earlier or earlier_sweep(spec)
     left = spec.budget.trials - (0 if earlier is None else earlier.ended_trials)
-    if earlier is not None and left <= 0:
+    if earlier is not None and is_used_up(spec, earlier):
         return close(spec, trainable, earlier)
     cluster = settled = None
     remote = address or os.environ.get("RAY_ADDRESS")
@@ -197,7 +197,7 @@ class _Run:
         self._steering = Steering(
             self._recorder,
             self._ending,
-            free=lambda number: free_groups(spec.name, number),
+            free=lambda number: free_groups(self._group, number),
             expect=self._expect,
             say=self._say,
         )
@@ -206,6 +206,11 @@ class _Run:
         self._exhausted = False
         field = trainable.fields.get(STEPS)
         self._steps = None if field is None else field.default
+
+    @property
+    def _group(self) -> str:
+        """What its placement groups are called by: on a cluster there may be another sweep of its name."""
+        return f"{self._spec.name}-{self._sweep.sweep_id[:8]}"
 
     def _tell(self, event: Event) -> None:
         if self._display is not None:
@@ -259,14 +264,14 @@ class _Run:
                 request_stop(trial_folder(self._spec.folder, trial.number))
         # Ray ends the drivers of trials that nobody refers to; what Tune leaves behind refers to itself.
         gc.collect()
-        free_groups(self._spec.name)
+        free_groups(self._group)
 
     def _paused(self) -> bool:
         """Wait for the end of a pause; whether the sweep goes on then."""
         if not self._ending.paused:
             return False
         # Whatever was cut off holds nothing while nobody knows how long this lasts.
-        free_groups(self._spec.name)
+        free_groups(self._group)
         if self._ending.waiting:
             self._recorder.steer("paused", f"Paused. {GO_ON.format(shlex.quote(self._spec.name))}")
         while self._ending.waiting:
@@ -311,7 +316,7 @@ class _Run:
             searcher.limit = 0 if self._ending.stopping else self._sweep.budget.trials - begun_with
 
         settings = TrialSettings(
-            sweep=spec.name,
+            group=self._group,
             trainable=spec.trainable,
             folder=spec.folder.absolute(),
             cache=cache_folder(),
@@ -339,7 +344,7 @@ class _Run:
                 storage_path=str(spec.folder.absolute() / RAY),
                 verbose=0,
                 stop=_stopper(self._ending, searcher, look, self._say),
-                callbacks=[_groups_freed(spec, self._ending), self._callback],
+                callbacks=[_groups_freed(spec, self._group, self._ending), self._callback],
             ),
         ).fit()
         if searcher.error is not None:
@@ -411,7 +416,7 @@ def _stopper(ending: Ending, searcher: Any, look: Any, say: Any) -> Any:
     return EndSweep()
 
 
-def _groups_freed(spec: SweepSpec, ending: Ending) -> Any:
+def _groups_freed(spec: SweepSpec, group: str, ending: Ending) -> Any:
     from ray import tune
 
     class FreeGroups(tune.Callback):
@@ -422,10 +427,10 @@ def _groups_freed(spec: SweepSpec, ending: Ending) -> Any:
                 (trial_folder(spec.folder, trial.config["trial"]) / STOP).unlink(missing_ok=True)
 
         def on_trial_complete(self, *, trial: Trial, **_info: Any) -> None:
-            free_groups(spec.name, trial.config["trial"])
+            free_groups(group, trial.config["trial"])
 
         def on_trial_error(self, *, trial: Trial, **_info: Any) -> None:
-            free_groups(spec.name, trial.config["trial"])
+            free_groups(group, trial.config["trial"])
 
         def __reduce__(self) -> Any:
             return (tune.Callback, ())
@@ -433,9 +438,9 @@ def _groups_freed(spec: SweepSpec, ending: Ending) -> Any:
     return FreeGroups()
 
 
-def free_groups(sweep: str, number: int | None = None) -> int:
+def free_groups(group: str, number: int | None = None) -> int:
     """Take the workers of a trial, or of all trials of a sweep, away at once; how many groups there were."""
-    return free_placement_groups(group_prefix(sweep, number))
+    return free_placement_groups(group_prefix(group, number))
 
 
 @contextlib.contextmanager

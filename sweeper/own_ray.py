@@ -41,11 +41,12 @@ def start_ray(options: Mapping[str, Any]) -> Any:
             context = ray.init(**options)
             _reapers.append(Reaper(_started_since(before)))
             return context
-        except ValueError:
-            raise
-        except Exception as error:  # Ray raises a bare one when its processes take too long
+        except BaseException as error:
             ray.shutdown()
             _end_remains(before)
+            # Ray raises a bare Exception when its processes take too long; options that are wrong stay so.
+            if isinstance(error, ValueError) or not isinstance(error, Exception):
+                raise
             if attempt == ATTEMPTS:
                 raise SweeperError(
                     f"Ray does not start on this machine; {ATTEMPTS} attempts failed, the last one with: "

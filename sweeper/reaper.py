@@ -2,7 +2,7 @@
 
 Two agents of Ray's outlive SIGKILL of the driver by a minute, for which they try to tell a server that is
 gone. This small process waits beside the driver for its end, which closes a pipe, and takes them away:
-``python -m sweeper.reaper PID:STARTED ...``.
+``python sweeper/reaper.py PID:STARTED ...``.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class Reaper:
     def __init__(self, processes: Iterable[psutil.Process]) -> None:
         named = [f"{process.pid}:{process.create_time()!r}" for process in processes]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__, *named],
+            # Without the current folder: nothing that lies there takes the place of a library.
+            [sys.executable, "-P", __file__, *named],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -129,8 +129,10 @@ class Recorder:
 
     def end_sweep(self, status: Literal["done", "failed", "interrupted"], message: str = "") -> None:
         """Note that the driver leaves; trials that still run are interrupted."""
-        for number in [t.number for t in self.sweep.trials.values() if t.status == "running"]:
-            self.end_trial(number, Outcome("interrupted", "interrupted", message))
+        for trial in list(self.sweep.trials.values()):
+            # Also those of a driver that was killed, where this one did not come to starting them again.
+            if trial.status == "running" or (trial.status == "interrupted" and trial.ended is None):
+                self._end_trial(trial, Outcome("interrupted", "interrupted", message))
         self._next_telling = -math.inf
         self.tell_study()
         self._write(EventKind.SWEEP_END, status=status, message=message)
@@ -225,8 +227,11 @@ class Recorder:
         stays unfinished in the study, so that it can be continued.
         """
         trial = self.sweep.trials.get(number)
-        if trial is None or trial.status != "running":
-            return
+        if trial is not None and trial.status == "running":
+            self._end_trial(trial, outcome)
+
+    def _end_trial(self, trial: TrialResult, outcome: Outcome) -> None:
+        number = trial.number
         if outcome.status != "stopped_early":  # what came after the report that ended it does not count
             self.catch_up(number)
         if outcome.status == "completed":

@@ -62,11 +62,8 @@ def open_records(spec: SweepSpec, trainable: Trainable, earlier: Sweep | None) -
             yield Records(study, journal, Tracker(spec.folder, spec.tracking.uri, spec.tracking.experiment))
     finally:
         # Of two that launch the same sweep at once, the one that came too late leaves the other's folder be.
-        if ours and earlier is None and not _has_begun(spec.folder):
-            for path in spec.folder.iterdir():
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-            if not existed:
-                spec.folder.rmdir()
+        if ours and earlier is None:
+            _take_away(spec.folder, whole=not existed)
 
 
 def _clear_remains(folder: Path) -> None:
@@ -76,6 +73,18 @@ def _clear_remains(folder: Path) -> None:
             for path in folder.iterdir():
                 if path.name != LOCK:
                     path.unlink()
+
+
+def _take_away(folder: Path, whole: bool) -> None:
+    """Empty the folder of a sweep of which nothing came, unless another driver has taken it meanwhile."""
+    with contextlib.suppress(Timeout), FileLock(folder / LOCK, timeout=0):
+        if _has_begun(folder):
+            return
+        for path in sorted(folder.iterdir(), key=lambda path: path.name == LOCK):  # the lock comes last
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if whole:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def _has_begun(folder: Path) -> bool:

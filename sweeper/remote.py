@@ -80,6 +80,7 @@ class Remote:
 
     name: str
     actor: Any
+    sweep_id: str = ""
 
     def call(self, operation: str, **arguments: Any) -> dict[str, Any]:
         """What one of `sweeper.control.OPERATIONS` gives for this sweep.
@@ -117,8 +118,8 @@ def entrances(address: str) -> list[Remote]:
     found = []
     for entry in ray.util.list_named_actors(all_namespaces=True):
         if entry["namespace"] == NAMESPACE:
-            name = entry["name"].partition("/")[0]
-            found.append(Remote(name, ray.get_actor(entry["name"], namespace=NAMESPACE)))
+            name, _, sweep_id = entry["name"].partition("/")
+            found.append(Remote(name, ray.get_actor(entry["name"], namespace=NAMESPACE), sweep_id))
     return sorted(found, key=lambda remote: remote.name)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from sweeper.changes import changed_sweep
+from sweeper.cost import cost_of
 from sweeper.errors import SweepNotFoundError, UserError
 from sweeper.results import Sweep, read_sweep
 from sweeper.sweep import SweepSpec
@@ -41,7 +42,7 @@ def is_driven(name: str, sweeps: Path, address: str | None, *, take_over: bool =
     from sweeper import remote
 
     try:
-        remote.find_remote(name, address)
+        there = remote.find_remote(name, address)
     except SweepNotFoundError as missing:
         try:
             folder = find_sweep(name, sweeps)
@@ -54,6 +55,23 @@ def is_driven(name: str, sweeps: Path, address: str | None, *, take_over: bool =
         return False
     finally:
         remote.leave()
+    return not _is_another(there.sweep_id, name, sweeps, address)
+
+
+def _is_another(sweep_id: str, name: str, sweeps: Path, address: str) -> bool:
+    """Whether a sweep on a cluster only has the name of one that lies here, and nobody drives that one.
+
+    Raises:
+        UserError: Where somebody drives that one, elsewhere.
+    """
+    try:
+        ours = read_sweep(find_sweep(name, sweeps))
+    except SweepNotFoundError:
+        return False
+    if ours.sweep_id == sweep_id:
+        return False
+    if ours.is_alive():
+        raise UserError(f"{name} runs already, not on {address}. Ask it without --address.")
     return True
 
 
@@ -86,11 +104,11 @@ def resume(
 
 
 def _refuse_used_up(sweep: Sweep, spec: SweepSpec) -> None:
+    if not sweep.is_closed:
+        return  # nobody said how it ended, which the next driver makes up for
     budget, name = spec.budget, spec.name
     hours = sweep.running_s(sweep.heard) / 3600
     if sweep.ended_trials >= budget.trials:
-        if not sweep.is_closed:
-            return  # its driver was killed in its last moments, which the next one makes up for
         raise UserError(
             f"{name} is complete: {sweep.ended_trials} of {budget.trials} trials ended. "
             f"`sweeper resume {name} budget.trials=+20` runs 20 more."
@@ -99,6 +117,12 @@ def _refuse_used_up(sweep: Sweep, spec: SweepSpec) -> None:
         raise UserError(
             f"{name} has used up its {budget.hours:g} hours. "
             f"`sweeper resume {name} budget.hours=+2` gives it 2 more."
+        )
+    gpu_hours = cost_of(sweep, sweep.heard).so_far
+    if budget.gpu_hours is not None and gpu_hours >= budget.gpu_hours:
+        raise UserError(
+            f"{name} has used up its {budget.gpu_hours:g} GPU-hours. "
+            f"`sweeper resume {name} budget.gpu_hours=+10` gives it 10 more."
         )
     failed = sweep.count("failed")
     if budget.max_failed is not None and failed >= budget.max_failed:

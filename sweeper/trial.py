@@ -114,7 +114,7 @@ class TrialSettings:
     """What all trials of a sweep share.
 
     Attributes:
-        sweep: Name of the sweep.
+        group: What the placement groups of the sweep's trials are called by, and of no other's.
         trainable: Name in `trainables.registry`, or ``module:attribute``.
         folder: The sweep's folder, the same on every machine.
         cache: Folder for what the trials of a machine share.
@@ -126,7 +126,7 @@ class TrialSettings:
         hang_s: Seconds without a sign of life after which a worker is ended; None for never.
     """
 
-    sweep: str
+    group: str
     trainable: str
     folder: Path
     cache: Path
@@ -148,9 +148,9 @@ def trial_folder(sweep_folder: Path, number: int) -> Path:
     return sweep_folder / "trials" / str(number)
 
 
-def group_prefix(sweep: str, number: int | None = None) -> str:
+def group_prefix(group: str, number: int | None = None) -> str:
     """How the names of the placement groups of a trial begin, or of all trials of a sweep."""
-    return f"sweeper/{sweep}/" if number is None else f"sweeper/{sweep}/{number}/"
+    return f"sweeper/{group}/" if number is None else f"sweeper/{group}/{number}/"
 
 
 def read_reports(folder: Path) -> list[dict[str, Any]]:
@@ -254,7 +254,7 @@ def _train(number: int, config: dict[str, Any], settings: TrialSettings) -> bool
             ),
             worker_runtime_env={"env_vars": _worker_environment(settings)},
         ),
-        group_name=group_prefix(settings.sweep, number).rstrip("/"),
+        group_name=group_prefix(settings.group, number).rstrip("/"),
         folder=folder,
         given_up=(folder / STOP).exists,
         on_start=on_start,

@@ -58,8 +58,8 @@ class Watchdog:
         try:
             yield
         finally:
+            self.alive()  # first: whoever sees that the pause is over must see this, too
             self._paused = False
-            self.alive()
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -76,19 +76,20 @@ class Watchdog:
 
     def _watch(self, patience_s: float) -> None:
         while not self._stopped.wait(min(patience_s / LOOKS, LONGEST_LOOK_S)):
-            silent_s = time.monotonic() - self._last
-            if silent_s > patience_s and not self._paused:
+            if not self._paused and time.monotonic() - self._last > patience_s:
                 break
         else:
             return
-        print(f"No sign of life for {silent_s:.0f} s. What every thread does:", file=sys.stderr, flush=True)
-        with contextlib.suppress(OSError, ValueError):
-            faulthandler.dump_traceback(sys.stderr)
-        self._on_hang(
-            f"no step, no report and no word of progress for {_minutes(patience_s)}. The worker's log shows "
-            "where. If a step may take that long, raise failures.hang_minutes."
-        )
-        self._end(EXIT_CODE)
+        try:
+            with contextlib.suppress(OSError, ValueError):  # a full disk
+                print("No sign of life. What every thread does:", file=sys.stderr, flush=True)
+                faulthandler.dump_traceback(sys.stderr)
+            self._on_hang(
+                f"no step, no report and no word of progress for {_minutes(patience_s)}. The worker's log "
+                "shows where. If a step may take that long, raise failures.hang_minutes."
+            )
+        finally:
+            self._end(EXIT_CODE)
 
 
 def _minutes(seconds: float) -> str:

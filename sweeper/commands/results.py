@@ -28,6 +28,7 @@ def results(
     from sweeper.ui import find_sweep
 
     found = read_sweep(find_sweep(sweep, sweeps))
+    found.bury()
     if as_json:
         typer.echo(json.dumps(to_json(found), indent=2))
     else:
@@ -41,6 +42,8 @@ def list_sweeps(sweeps: SweepsFolder = Path("sweeps"), as_json: Json = False) ->
     from sweeper.tables import sweeps_table
 
     found, damaged = read_sweeps(sweeps)
+    for one in found:
+        one.bury()
     if as_json:
         broken = [{"sweep": name, "status": "damaged", "message": why} for name, why in damaged.items()]
         typer.echo(json.dumps([*map(to_json, found), *broken], indent=2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,14 @@ from small_sweeps import choice, sweep
 from small_trainable import TRAINABLE
 
 from sweeper import results
+from sweeper.cli import main
+from sweeper.closing import close
 from sweeper.errors import UserError
-from sweeper.journal import JOURNAL, read_journal
+from sweeper.journal import JOURNAL, EventKind, Journal, read_journal
 from sweeper.recorder import Outcome, Recorder
 from sweeper.records import open_records
 from sweeper.results import read_sweep
-from sweeper.resume import resume
+from sweeper.resume import is_driven, resume
 from sweeper.sweep import SweepSpec
 
 LOSS = "train/loss"
@@ -80,3 +83,65 @@ def test_where_every_trial_failed_it_says_so(cut_off: SweepSpec) -> None:
     assert (code, read_sweep(cut_off.folder).status) == (1, "failed")
     assert "Every trial failed." in text
     assert [event["event"] for event in read_journal(journal).events][-1] == "sweep_end"
+
+
+def test_a_trial_that_the_killed_driver_left_running_is_ended_everywhere(
+    cut_off: SweepSpec, tmp_path: Path
+) -> None:
+    from mlflow.tracking import MlflowClient
+
+    with open_records(cut_off, TRAINABLE, read_sweep(cut_off.folder)) as records:
+        recorder = Recorder(records.study, records.journal, None, cut_off)
+        suggestion = records.study.ask()
+        assert suggestion is None  # the grid has two points: the third trial is made by hand
+        recorder.start_trial(2, {**cut_off.config, "optimizer.lr": 0.1})
+    go_on(cut_off)
+    ended = read_sweep(cut_off.folder)
+    assert (ended.status, ended.trials[2].status) == ("done", "interrupted")
+    assert ended.trials[2].ended is not None
+    client = MlflowClient(f"sqlite:///{cut_off.folder / 'mlflow.db'}")
+    runs = [run for one in client.search_experiments() for run in client.search_runs([one.experiment_id])]
+    assert "RUNNING" not in [run.info.status for run in runs]
+
+
+def test_a_limit_that_is_used_up_ends_a_sweep_that_nobody_closed(cut_off: SweepSpec) -> None:
+    journal = cut_off.folder / JOURNAL
+    journal.write_text(journal.read_text().replace('"completed"', '"failed"'))
+    code, text = go_on(cut_off, "budget.trials=5", "budget.max_failed=1")
+    assert code == 1
+    assert "budget.max_failed: 2 trials failed." in text
+    assert read_sweep(cut_off.folder).status == "failed"
+    with pytest.raises(UserError, match="has 2 failed trials"):
+        go_on(cut_off)
+
+
+def test_what_failed_before_fails_again(cut_off: SweepSpec) -> None:
+    journal = cut_off.folder / JOURNAL
+    journal.write_text(journal.read_text().replace('"completed"', '"failed"'))
+    go_on(cut_off)
+    assert close(cut_off, TRAINABLE, read_sweep(cut_off.folder)).exit_code == 1
+
+
+def test_only_the_name_in_common_makes_no_sweep_driven(
+    cut_off: SweepSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sweeper import remote
+
+    sweeps, ours = cut_off.folder.parent, read_sweep(cut_off.folder).sweep_id
+    monkeypatch.setattr(remote, "leave", lambda: None)
+    for sweep_id, driven in ((ours, True), ("another", False)):
+        there = remote.Remote(cut_off.name, None, sweep_id)
+        monkeypatch.setattr(remote, "find_remote", lambda *_, there=there: there)
+        assert is_driven(cut_off.name, sweeps, "127.0.0.1:6379") == driven
+
+
+def test_what_a_script_reads_of_a_sweep_whose_driver_is_gone_stands_still(
+    cut_off: SweepSpec, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Journal(cut_off.folder / JOURNAL) as journal:
+        config = {**cut_off.config, "optimizer.lr": 0.1}
+        journal.append(EventKind.TRIAL_START, trial=2, config=config, values={"optimizer.lr": 0.1})
+    with pytest.raises(SystemExit):
+        main(["results", cut_off.name, "--sweeps", str(cut_off.folder.parent), "--json"])
+    states = {one["trial"]: one["status"] for one in json.loads(capsys.readouterr().out)["trials"]}
+    assert states[2] == "interrupted"

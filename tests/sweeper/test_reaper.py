@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -18,6 +19,16 @@ def sleeper() -> subprocess.Popen[bytes]:
 
 
 def test_what_does_not_end_by_itself_is_ended() -> None:
+    process = sleeper()
+    Reaper([psutil.Process(process.pid)]).close()
+    assert process.wait(30) == -9
+
+
+def test_what_lies_in_the_current_folder_takes_no_librarys_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "psutil.py").write_text("raise SystemExit('not the library')")
+    monkeypatch.chdir(tmp_path)
     process = sleeper()
     Reaper([psutil.Process(process.pid)]).close()
     assert process.wait(30) == -9

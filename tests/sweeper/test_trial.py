@@ -15,7 +15,7 @@ from sweeper.trial import TrialSettings, progress_of, read_reports, request_stop
 
 def settings(folder: Path, **changes: Any) -> TrialSettings:
     arguments: dict[str, Any] = {
-        "sweep": folder.name,
+        "group": folder.name,
         "trainable": "small_trainable:TRAINABLE",
         "folder": folder,
         "cache": folder / "cache",
@@ -52,7 +52,7 @@ def run(
             observer.errors.append(trial.config["trial"])
 
         def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
-            free_placement_groups(group_prefix(settings.sweep, trial.config["trial"]))
+            free_placement_groups(group_prefix(settings.group, trial.config["trial"]))
 
         def __reduce__(self) -> Any:
             return (tune.Callback, ())
@@ -152,7 +152,7 @@ def test_a_worker_that_hangs_is_ended_and_says_where_it_hung(ended: Any) -> None
     assert failure.reason == "hung"
     assert failure.message.startswith("no step, no report and no word of progress for 10 s.")
     log = (trial_folder(folder, 5) / "worker.log").read_text()
-    assert "No sign of life for" in log
+    assert "No sign of life." in log
     assert "in _go_wrong" in log
 
 

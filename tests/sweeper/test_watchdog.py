@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import threading
 import time
+from pathlib import Path
+
+import pytest
 
 from sweeper.watchdog import EXIT_CODE, Watchdog
 
@@ -24,6 +29,18 @@ def test_silence_ends_the_process_and_says_what_to_do() -> None:
         assert ended.wait(30)
     assert "no step, no report and no word of progress for 0.05 s" in said[0]
     assert "raise failures.hang_minutes" in said[0]
+
+
+def test_a_full_disk_under_the_log_keeps_nobody_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    watchdog, ended, said = make(0.05)
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        with watchdog.watching():
+            assert ended.wait(30)
+        monkeypatch.undo()
+        with contextlib.suppress(OSError):
+            full.close()
+    assert said
 
 
 def test_signs_of_life_keep_it_going() -> None:
