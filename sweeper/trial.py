@@ -218,6 +218,7 @@ def _train(number: int, config: dict[str, Any], settings: TrialSettings) -> bool
     import ray.train
     from ray import tune
 
+    from sweeper.process_group import NetworkConfig
     from sweeper.trainer import TrialTrainer
 
     folder = trial_folder(settings.folder, number)
@@ -237,6 +238,7 @@ def _train(number: int, config: dict[str, Any], settings: TrialSettings) -> bool
     trainer = TrialTrainer(
         train_worker,
         train_loop_config={"number": number, "config": config, "settings": settings, "attempt": attempt},
+        torch_config=NetworkConfig(),
         scaling_config=ray.train.ScalingConfig(
             num_workers=settings.workers,
             use_gpu=settings.gpu_per_worker > 0,
