@@ -7,8 +7,8 @@ the controller runs in the thread of the trial that waits for it anyway, reports
 placement groups carry the sweep's name, so that whoever runs the sweep can free those of a trial that is
 gone.
 
-This module and `sweeper.process_group` are the only ones that use what Ray keeps private. `tests/sweeper/test_trainer.py` says first when a
-new Ray no longer fits.
+This module and `sweeper.process_group` are the only ones that use what Ray keeps private.
+`tests/sweeper/test_trainer.py` says first when a new Ray no longer fits.
 """
 
 from __future__ import annotations
