@@ -100,6 +100,11 @@ class SweepFolder:
         ends = {event["trial"] for event in self.events() if _own_end(event)}
         return len(ends) >= len(self.seeds)
 
+    def closed(self) -> bool:
+        """Whether a driver has said that nothing is left to do."""
+        ends = [event for event in self.events() if event["event"] in ("sweep_start", "sweep_end")]
+        return bool(ends and ends[-1]["event"] == "sweep_end" and ends[-1]["status"] == "done")
+
     def running(self) -> list[int]:
         """Trials that run, as the journal says."""
         running: set[int] = set()

@@ -30,6 +30,7 @@ __all__ = [
     "drivers",
     "finish",
     "mixed",
+    "synchronise",
     "trial_drivers",
     "wait_for_step",
     "workers",
@@ -85,11 +86,21 @@ def finish(
         look_at(driver, tally)
         if sweep.ended() and driver.process.returncode == 0:
             return driver
+        if sweep.closed():
+            synchronise(order, tally, sweep)  # it was killed while it sent MLflow the rest
+            return driver
         said = f"{driver.process.returncode}: {driver.printed()[-600:]}"
         driver = begin(order, tally, sweep, address)
     tally.found("stuck", f"{sweep.path.name} does not end; the last driver ended with {said}")
     driver.kill()
     return driver
+
+
+def synchronise(order: Order, tally: Tally, sweep: SweepFolder) -> None:
+    """Have `sweeper sync` send what is missing, as a user would."""
+    answer = order.arena.command("sync", sweep.path.name, "--sweeps", str(sweep.path.parent), "--json")
+    if answer.returncode:
+        tally.found("stuck", f"sweeper sync: {answer.stdout}{answer.stderr}")
 
 
 def look_at(driver: Driver, tally: Tally) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks.chaos.arena import Arena, SweepFolder, eventually, free_port
 from benchmarks.chaos.checks import Tally, examine
-from benchmarks.chaos.kinds import Order, begin, finish, wait_for_step
+from benchmarks.chaos.kinds import Order, begin, finish, synchronise, wait_for_step
 
 __all__ = ["OUTAGES", "Server"]
 
@@ -81,7 +81,7 @@ def server_killed(order: Order) -> Tally:
             away.append(round(time.time() - when, 1))
             _note_pauses(sweep, tally, when)
         finish(order, tally, sweep, driver)
-        _synchronised(order, tally, sweep)
+        synchronise(order, tally, sweep)
         examine(sweep, tally)
     server.kill()
     tally.figures["seconds away"] = away
@@ -97,13 +97,6 @@ def _note_pauses(sweep: SweepFolder, tally: Tally, since: float) -> None:
             tally.seconds.append(max(b - a for a, b in itertools.pairwise(times)))
 
 
-def _synchronised(order: Order, tally: Tally, sweep: SweepFolder) -> None:
-    """Have `sweeper sync` send what is missing, as a user would."""
-    answer = order.arena.command("sync", sweep.path.name, "--sweeps", str(sweep.path.parent), "--json")
-    if answer.returncode:
-        tally.found("stuck", f"sweeper sync: {answer.stdout}{answer.stderr}")
-
-
 def server_absent(order: Order) -> Tally:
     """Run whole sweeps without the server that they name, then start it, and sync."""
     tally = Tally("MLflow down from the start, then sync")
@@ -114,9 +107,9 @@ def server_absent(order: Order) -> Tally:
         tally.strikes += 1
         server.start()
         since = time.monotonic()
-        _synchronised(order, tally, sweep)
+        synchronise(order, tally, sweep)
         tally.seconds.append(time.monotonic() - since)
-        _synchronised(order, tally, sweep)  # nothing twice
+        synchronise(order, tally, sweep)  # nothing twice
         examine(sweep, tally)
         server.kill()
     tally.figures["seconds are"] = "that `sweeper sync` took"
@@ -156,7 +149,7 @@ def _locks(order: Order, tally: Tally, file: str) -> Tally:
             held.append(round(seconds, 1))
             _note_pauses(sweep, tally, since)
         finish(order, tally, sweep, driver)
-        _synchronised(order, tally, sweep)
+        synchronise(order, tally, sweep)
         examine(sweep, tally)
     tally.figures["seconds held"] = held
     tally.figures["seconds are"] = "the longest time without a report"
@@ -233,7 +226,7 @@ def disk_full(order: Order) -> Tally:
                 file.unlink()
                 driver = begin(order, tally, sweep)
             finish(order, tally, sweep, driver)
-            _synchronised(order, tally, sweep)
+            synchronise(order, tally, sweep)
             examine(sweep, tally)
     tally.figures["exit codes"] = codes
     tally.figures["seconds are"] = "until the sweep had ended in order"
