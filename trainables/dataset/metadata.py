@@ -7,6 +7,7 @@ carry wrong numbers there, so rows are found by their ``episode_index`` instead.
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -40,6 +41,8 @@ WHAT_A_DATASET_IS = (
     "videos/."
 )
 LISTED_AT_MOST = 10
+LONGEST_NAME_B = 255
+"""What the file systems in use take for one part of a path."""
 MAX_NUMBER = 2**40
 """No dataset has as many episodes or frames; a larger number is damage."""
 
@@ -263,6 +266,8 @@ def _episode_v3(row: Mapping[str, Any], cameras: Sequence[str], template: str) -
             "file_index": int(row[f"videos/{camera}/file_index"]),
         }
         start_s = float(row[f"videos/{camera}/from_timestamp"])
+        if not math.isfinite(start_s):
+            raise ValueError(f"videos/{camera}/from_timestamp of an episode is {start_s}")
         videos[camera] = VideoPlace(inside(template.format(**place)), start_s)
     tasks = tuple(row.get("tasks") or ())
     return EpisodeRecord(int(row["episode_index"]), int(row["length"]), tasks, None, videos)
@@ -326,9 +331,11 @@ def inside(path: str, said_by: str = "the metadata") -> str:
     Links are not followed: the hub's cache is made of links that leave the folder, and rightly so.
 
     Raises:
-        DatasetError: Where it is absolute or climbs out.
+        DatasetError: Where it is absolute or climbs out, or no file system would take it.
     """
     parts = PurePosixPath(path.replace("\\", "/"))
+    if "\0" in path or any(len(part.encode("utf-8", "replace")) > LONGEST_NAME_B for part in parts.parts):
+        raise dataset_error(f"{path[:80]!r}...", f"a path in {said_by} is no name of a file.", "Repair it.")
     if parts.is_absolute() or ".." in parts.parts or ":" in (parts.parts[0] if parts.parts else ""):
         raise dataset_error(repr(path), f"a path in {said_by} leaves the dataset's folder.", "Repair it.")
     return parts.as_posix()
