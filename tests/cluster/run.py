@@ -1,6 +1,6 @@
 """A cluster for real, on one machine: `ray up` over SSH to hosts made of namespaces, and a sweep on it.
 
-    sudo .venv/bin/python tests/cluster/run.py [--trials N] [--keep FOLDER]
+    sudo .venv/bin/python tests/cluster/run.py [--trials N | --brief] [--keep FOLDER]
 
 The hosts are a head and two workers, set up by docs/clusters/on-premises.yaml with addresses put in. A sweep
 is launched from outside; a worker is killed in the middle and another host added; jobs are sent, left, found
@@ -184,6 +184,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=6)
     parser.add_argument("--keep", type=Path, help="folder for logs and homes, instead of one that is deleted")
+    parser.add_argument("--brief", action="store_true", help="up and down again, without a sweep")
     arguments = parser.parse_args()
     missing = lacking()
     if missing:
@@ -198,11 +199,11 @@ def main() -> int:
         else:
             work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sweeper-hosts-")))
         enter(work)
-        return try_everything(work, arguments.trials)
+        return try_everything(work, 0 if arguments.brief else arguments.trials)
 
 
 def try_everything(work: Path, trials: int) -> int:
-    """All steps, in order; the exit code."""
+    """All steps, in order, or those that need no trial; the exit code."""
     report = Report()
     key = make_network(work)
     hosts = {number: Host(number, work).start() for number in (11, 12, 13)}
@@ -217,12 +218,13 @@ def try_everything(work: Path, trials: int) -> int:
     memory = ServerMemory(report)
     report.hold("a head and two workers", until(lambda: nodes(laptop) == 3, 400), f"{nodes(laptop)} nodes")
     examine(report, laptop)
-    sweep(report, laptop, work, key, hosts, trials)
-    pages(report, laptop, trials, work)
-    export(report, laptop, work)
-    extend(report, laptop, trials)
-    jobs(report, laptop)
-    data_parallel(report, laptop, work)
+    if trials:
+        sweep(report, laptop, work, key, hosts, trials)
+        pages(report, laptop, trials, work)
+        export(report, laptop, work)
+        extend(report, laptop, trials)
+        jobs(report, laptop)
+        data_parallel(report, laptop, work)
     report.hold("Ray's server keeps small", memory.peak_mb < memory.LIMIT_MB, f"{memory.peak_mb} MB at most")
     down(report, laptop, key, hosts)
     report.say(f"{report.failed} of the steps failed" if report.failed else "all steps held")
