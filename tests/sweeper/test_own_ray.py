@@ -32,6 +32,8 @@ def slow_machine(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     monkeypatch.setattr(ray, "init", init)
     monkeypatch.setattr(ray, "shutdown", lambda: None)
     monkeypatch.setattr(own_ray, "PAUSE_S", 0.0)
+    # The Ray that other tests share has a reaper of its own, which is not to do its work now.
+    monkeypatch.setattr(own_ray, "_reapers", [])
     return started
 
 
