@@ -191,12 +191,15 @@ def test_no_episodes_are_no_results() -> None:
     assert rollout(Recorder(), REACH_ENV, episode_indices=[], seed=0, parallel=2) == []
 
 
-def test_progress_is_told_after_every_episode() -> None:
+def test_progress_is_told_after_every_chunk_of_actions() -> None:
     told: list[str] = []
     rollout(
         Recorder(), REACH_ENV, episode_indices=range(3), seed=0, parallel=2, max_steps=9, progress=told.append
     )
-    assert told == [f"rollout: {n} of 3 episodes" for n in (1, 2, 3)]
+    finished = [int(text.split()[1]) for text in told]
+    assert told == [f"rollout: {n} of 3 episodes" for n in finished]
+    assert finished == sorted(finished)
+    assert finished[-1] == 3
 
 
 def test_summary_averages_episodes_and_brackets_the_success_rate() -> None:
