@@ -28,6 +28,12 @@ def build_sampler(
     random_sampler = optuna.samplers.RandomSampler(seed=seed)
     settled: dict[str, Any]  # what a space file cannot change
     options: dict[str, Any]  # what it can
+    # Samplers that begin at random, and leave to chance what they cannot model.
+    at_first = {
+        "n_startup_trials": search.startup_trials,
+        "independent_sampler": random_sampler,
+        "warn_independent_sampling": True,
+    }
     match search.method:
         case "random" | "grid":
             return random_sampler
@@ -44,9 +50,7 @@ def build_sampler(
         case "cmaes":
             kind = optuna.samplers.CmaEsSampler
             settled = {
-                "n_startup_trials": search.startup_trials,
-                "independent_sampler": random_sampler,
-                "warn_independent_sampling": True,
+                **at_first,
                 # Values at different steps cannot be compared.
                 "consider_pruned_trials": False,
                 "source_trials": None,
@@ -62,11 +66,7 @@ def build_sampler(
             }
         case "gp":
             kind = optuna.samplers.GPSampler
-            settled = {
-                "n_startup_trials": search.startup_trials,
-                "independent_sampler": random_sampler,
-                "warn_independent_sampling": True,
-            }
+            settled = at_first
             options = {"deterministic_objective": False}
     unknown = sorted(set(search.options) - set(options))
     if unknown:

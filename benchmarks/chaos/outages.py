@@ -262,7 +262,7 @@ def shm_full(order: Order) -> Tally:
                 driver = begin(order, tally, sweep)
                 continue
             seconds, since = order.random.uniform(1.0, 15.0), time.time()
-            file = fill(Path(f"/proc/{driver.process.pid}/root/dev/shm"))
+            file = fill(Path("/proc", str(driver.process.pid), "root", "dev", "shm"))
             driver.ends_within(seconds)
             with contextlib.suppress(OSError):  # the driver has ended, and with it its shared memory
                 file.unlink()
