@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from trainables.dataset.frames import open_frames
-from trainables.dataset.lerobot import LeRobotDataset, open_dataset
+from trainables.dataset.lerobot import open_dataset
+from trainables.dataset.opened import LeRobotDataset
 from trainables.dataset.schema import DatasetFeature
 from trainables.dataset.windows import Windows
 from trainables.dataset.write import DatasetWriter

@@ -13,9 +13,10 @@ from typing import Any, Literal, TypeVar
 from sweeper.errors import SpecError, SpecFault
 from sweeper.field_values import coerce, value_problem
 from sweeper.settings import AUTO, SETTINGS
-from sweeper.source import FaultList, Override, nearest, parse_override
+from sweeper.source import FaultList, Override, parse_override
 from sweeper.space import Parameter
 from sweeper.sweep import BudgetSpec, ResourceSpec, SweepSpec
+from sweeper.text import nearest
 from trainables.interface import FieldInfo, Trainable
 
 __all__ = ["budget_words", "changed_budget", "changed_sweep"]

@@ -11,12 +11,13 @@ import shutil
 from sweeper.cost import gpus_per_trial
 from sweeper.ended import SweepResult
 from sweeper.ending import Status, common_reason, used_up
+from sweeper.layout import RAY
 from sweeper.recorder import Recorder
 from sweeper.records import open_records
 from sweeper.results import Sweep
 from sweeper.sweep import SweepSpec
-from sweeper.tracking import Delivery, Tracker
-from sweeper.trial import RAY
+from sweeper.tracking.state import Delivery
+from sweeper.tracking.tracker import Tracker
 from sweeper.ui import HOST, PORT
 from trainables.interface import Trainable
 

@@ -23,7 +23,7 @@ from sweeper.errors import ResourceError, UserError
 from sweeper.own_ray import start_ray, stop_ray
 from sweeper.plan import find_machine
 from sweeper.sweep import ResourceSpec, SettledResources
-from sweeper.wording import first_line
+from sweeper.text import first_line
 
 __all__ = [
     "Cluster",

@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from sweeper.errors import SpecError
-from sweeper.plan import Plan, describe_range, describe_scale, describe_size, describe_value
+from sweeper.plan import Plan, describe_range, describe_scale
+from sweeper.text import describe_size, describe_value
 from trainables.interface import ConfigError
 
 __all__ = ["print_config_error", "print_error", "print_plan", "print_spec_error"]

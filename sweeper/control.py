@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sweeper.errors import UserError
-from sweeper.files import DRIVER_LOG
-from sweeper.journal import JOURNAL, read_journal
+from sweeper.journal import read_journal
+from sweeper.layout import DRIVER_LOG, JOURNAL, LOG, trial_folder
 from sweeper.requests import ACTIONS, Action, send
 from sweeper.results import Sweep, driver_runs, read_sweep
 from sweeper.status import status_of
-from sweeper.trial import LOG, trial_folder
 
 __all__ = ["OPERATIONS", "Local", "Reach", "alive", "events", "log", "request", "status"]
 

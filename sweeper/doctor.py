@@ -21,7 +21,7 @@ from rich.text import Text
 
 from sweeper import probe
 from sweeper.diagnosis import Diagnosis, Level, NodeReport, judge
-from sweeper.wording import last_line
+from sweeper.text import last_line
 
 __all__ = ["examine", "print_diagnoses"]
 

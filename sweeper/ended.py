@@ -13,7 +13,7 @@ from rich.text import Text
 from sweeper.ending import Status
 from sweeper.results import Sweep
 from sweeper.tables import print_ranking
-from sweeper.tracking import Delivery
+from sweeper.tracking.state import Delivery
 
 __all__ = ["SweepResult", "print_result"]
 

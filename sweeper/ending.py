@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Literal
 
+from sweeper.layout import trial_folder
 from sweeper.results import Sweep
 from sweeper.sweep import BudgetSpec, SettledResources
-from sweeper.trial import request_stop, trial_folder
+from sweeper.trial import request_stop
 
 __all__ = [
     "GRACE_S",

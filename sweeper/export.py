@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from sweeper.errors import SweepNotFoundError, UserError
+from sweeper.layout import trial_folder
 from sweeper.results import Sweep, read_sweep
-from sweeper.trial import trial_folder
 from sweeper.trial_result import TrialResult
 from sweeper.ui import find_sweep
 from trainables import registry

@@ -18,14 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.errors import TrialError
-from sweeper.files import write_whole
+from sweeper.layout import ERROR, ERROR_TEXT, write_whole
 from sweeper.masking import masked
-from sweeper.wording import last_line
+from sweeper.text import last_line
 from trainables.interface import TrainableError
 
 __all__ = [
-    "ERROR",
-    "ERROR_TEXT",
     "LIGHTENED",
     "REASONS",
     "RETRIED",
@@ -39,9 +37,8 @@ __all__ = [
     "write_failure",
 ]
 
-ERROR = "error.json"
-ERROR_TEXT = "error.txt"
 TRACEBACK_LINES = 40
+
 LONGEST_LINE = 200
 
 REASONS: Mapping[str, str] = {
@@ -60,19 +57,25 @@ REASONS: Mapping[str, str] = {
     "error": "anything else that the training raised",
 }
 """Every reason for which a trial fails, and what it means."""
+
 RETRIED = ("lost", "timed_out", "hung", "preempted")
 """Reasons that are no fault of the trial: it goes on from its last checkpoint."""
+
 LIGHTENED = ("out_of_memory", "out_of_host_memory")
 """Reasons for which a trial is tried again with a configuration that takes less memory."""
 
 _UNDERLYING = ("out_of_disk", "out_of_host_memory", "out_of_memory")
+
 _HOST_MEMORY = re.compile(
     r"memory pressure|memory monitor|DefaultCPUAllocator|can't allocate memory|Cannot allocate memory"
     r"|running low on memory",
     re.IGNORECASE,
 )
+
 _OVER = re.compile(r"No space left on device|Disk quota exceeded", re.IGNORECASE)
+
 _DEVICE_MEMORY = re.compile(r"CUDA out of memory|CUDA error: out of memory|CUDNN_STATUS_ALLOC_FAILED")
+
 _SHARED_MEMORY = re.compile(
     r"bus error|SIGBUS|unable to (?:open|mmap|write to) (?:shared memory|file </torch_)"
 )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
-from sweeper.source import Node, nearest
+from sweeper.source import Node
+from sweeper.text import nearest
 from trainables.interface import FieldInfo
 
 __all__ = ["coerce", "is_path", "possible_numbers", "value_problem"]

@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 
 from sweeper.errors import SweeperError, UserError
-from sweeper.wording import last_line
+from sweeper.text import last_line
 
 __all__ = ["ENVIRONMENT", "Head", "find_head"]
 

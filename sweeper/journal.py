@@ -25,23 +25,11 @@ from types import TracebackType
 from typing import Any
 
 from sweeper.errors import TrackingError
+from sweeper.layout import RESERVE
 from sweeper.masking import masked
 
-__all__ = [
-    "JOURNAL",
-    "RESERVE",
-    "Chunk",
-    "Event",
-    "EventKind",
-    "Journal",
-    "line_of_event",
-    "read_journal",
-]
+__all__ = ["Chunk", "Event", "EventKind", "Journal", "line_of_event", "read_journal"]
 
-JOURNAL = "journal.jsonl"
-"""Name of the journal in a sweep's folder."""
-RESERVE = "journal.reserve"
-"""Name of the file beside it that keeps some room on the disk."""
 RESERVE_BYTES = 1_000_000
 """Room that a journal gives up when its disk is full: enough to write down how everything ended."""
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from sweeper.layout import trial_folder
 from sweeper.results import Sweep
 from sweeper.sweep import KeepSpec
-from sweeper.trial import trial_folder
 from sweeper.trial_result import TrialResult
 
 __all__ = ["remove_checkpoints", "superfluous"]

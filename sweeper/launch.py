@@ -35,8 +35,8 @@ from sweeper.cluster import (
 from sweeper.ended import SweepResult, print_result
 from sweeper.ending import Ending, Signals, Status, ended_by_signals, interrupted_by_sigterm
 from sweeper.errors import TrackingError
-from sweeper.files import DRIVER_LOG
 from sweeper.journal import Event
+from sweeper.layout import DRIVER_LOG, RAY, trial_folder
 from sweeper.live import GO_ON, Board, Display
 from sweeper.memory import check_memory
 from sweeper.preflight import (
@@ -58,7 +58,7 @@ from sweeper.settings import STEPS
 from sweeper.steering import Steering
 from sweeper.study_trial import Suggestion
 from sweeper.sweep import SettledResources, SweepSpec
-from sweeper.trial import RAY, STOP, TrialSettings, group_prefix, request_stop, run_trial, trial_folder
+from sweeper.trial import STOP, TrialSettings, group_prefix, request_stop, run_trial
 from trainables import registry
 from trainables.interface import Trainable
 

@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweeper.journal import Event, EventKind
+from sweeper.layout import trial_folder
 from sweeper.results import Sweep
 from sweeper.settings import STEPS
 from sweeper.sweep import Objective
@@ -35,7 +36,7 @@ from sweeper.tables import (
     state_text,
     value_text,
 )
-from sweeper.trial import progress_of, trial_folder
+from sweeper.trial import progress_of
 from sweeper.trial_result import TrialResult
 
 __all__ = ["GO_ON", "Board", "Display", "told_events", "trials_table"]

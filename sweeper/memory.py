@@ -11,8 +11,9 @@ import psutil
 from rich.console import Console
 
 from sweeper.errors import ResourceError
-from sweeper.plan import ask_gpus, describe_size
+from sweeper.plan import ask_gpus
 from sweeper.sweep import SettledResources
+from sweeper.text import describe_size
 from trainables.interface import EstimatesMemory, Trainable
 
 __all__ = ["check_memory"]

@@ -8,7 +8,8 @@ from typing import Any
 from sweeper.field_values import coerce, value_problem
 from sweeper.reading import Reading
 from sweeper.settings import PARAMETER_KEYS, SECTIONS, SETTINGS
-from sweeper.source import FaultList, Node, Override, Place, nearest, parse_override
+from sweeper.source import FaultList, Node, Override, Place, parse_override
+from sweeper.text import nearest
 from trainables.interface import ConfigError, Fault, FieldInfo, Trainable
 
 __all__ = ["apply_overrides", "read_config"]

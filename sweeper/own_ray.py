@@ -11,7 +11,7 @@ import psutil
 
 from sweeper.errors import SweeperError
 from sweeper.reaper import Reaper
-from sweeper.wording import first_line
+from sweeper.text import first_line
 
 __all__ = ["start_ray", "stop_ray"]
 

@@ -14,8 +14,9 @@ from sweeper.expressions import Expression
 from sweeper.field_values import coerce, is_path, value_problem
 from sweeper.reading import Reading
 from sweeper.settings import PARAMETER_KEYS, PARAMETER_WORDS
-from sweeper.source import Node, Place, is_there, nearest
+from sweeper.source import Node, Place
 from sweeper.space import Parameter, Space
+from sweeper.text import is_there, nearest
 from trainables.interface import FieldInfo, StartsFromCheckpoints, is_url
 
 __all__ = ["SpacePlaces", "read_config", "read_inherited", "read_space"]

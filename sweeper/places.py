@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sweeper.files import write_whole
+from sweeper.layout import write_whole
 
 __all__ = ["WAITING", "Withdrawn", "goes_before", "needs_text", "take_place", "waits_for"]
 

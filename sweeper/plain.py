@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from sweeper.cost import Cost, cost_of
+from sweeper.layout import LOG, trial_folder
 from sweeper.results import Sweep
-from sweeper.trial import LOG, trial_folder
 from sweeper.trial_result import TrialResult
 
 __all__ = ["gpu_hours_json", "to_json"]

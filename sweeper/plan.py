@@ -15,32 +15,27 @@ from typing import Any
 
 from sweeper.field_values import is_path
 from sweeper.settings import STEPS
-from sweeper.source import is_there
 from sweeper.space import Parameter
 from sweeper.sweep import SettledResources, SweepSpec
+from sweeper.text import describe_size, describe_value, is_there
 from trainables import registry
 from trainables.interface import StartsFromCheckpoints, Trainable, is_url
 
-__all__ = [
-    "Machine",
-    "Plan",
-    "ask_gpus",
-    "describe_range",
-    "describe_scale",
-    "describe_size",
-    "describe_value",
-    "find_machine",
-    "make_plan",
-]
+__all__ = ["Machine", "Plan", "ask_gpus", "describe_range", "describe_scale", "find_machine", "make_plan"]
 
 DRAWS = 1000
 """Random configurations by which the share that keeps the constraints is estimated: ± 3 %."""
+
 DISK_DRAWS = 20
+
 REMARKED_DRAWS = 100
+
 MAX_COUNTED = 2000
 """Spaces of at most this many combinations are counted, larger ones estimated."""
+
 RARE = 0.05
 """Below this share of kept constraints, random draws waste their time."""
+
 NVIDIA_SMI_TIMEOUT_S = 5.0
 
 
@@ -323,22 +318,6 @@ def ask_gpus(what: str) -> tuple[str, ...]:
     except (OSError, subprocess.SubprocessError):
         return ()
     return tuple(line.strip() for line in answer.stdout.splitlines() if line.strip())
-
-
-def describe_value(value: Any) -> str:
-    """A value as it would be written in a space file."""
-    if isinstance(value, bool) or value is None:
-        return {True: "true", False: "false", None: "null"}[value]
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(describe_value, value))}]"
-    if isinstance(value, dict):
-        return f"{{{', '.join(f'{key}: {describe_value(entry)}' for key, entry in value.items())}}}"
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def describe_size(size_gb: float) -> str:
-    """A size on the disk, e.g. ``33 MB`` or ``1.5 GB``."""
-    return f"{size_gb * 1000:.0f} MB" if size_gb < 1 else f"{size_gb:,.1f} GB"
 
 
 def describe_range(parameter: Parameter) -> str:

@@ -22,12 +22,13 @@ from rich.text import Text
 
 from sweeper.cluster import Cluster
 from sweeper.errors import ResourceError, SweepExistsError, SweepNotFoundError, UserError
-from sweeper.files import SPEC, UNFINISHED
-from sweeper.journal import JOURNAL, RESERVE, read_journal
+from sweeper.journal import read_journal
+from sweeper.layout import JOURNAL, RESERVE, SPEC, UNFINISHED
 from sweeper.masking import masked_command
-from sweeper.plan import describe_size, find_machine
+from sweeper.plan import find_machine
 from sweeper.results import Sweep, read_sweep
 from sweeper.sweep import AUTO_TRIALS_AT_ONCE, SweepSpec
+from sweeper.text import describe_size
 from trainables.interface import ConfigError, Fault, StartsFromCheckpoints, Trainable
 
 __all__ = [
@@ -207,8 +208,7 @@ def is_stillborn(folder: Path) -> bool:
 
     A driver that was killed meanwhile leaves that behind; nothing of it is worth anything.
     """
-    from sweeper.study import LOCK, STUDY
-    from sweeper.tracking import DATABASE, STATE
+    from sweeper.layout import DATABASE, LOCK, STATE, STUDY
 
     databases = {f"{name}{end}" for name in (STUDY, DATABASE) for end in ("", "-journal", "-wal", "-shm")}
     made = databases | {LOCK, JOURNAL, RESERVE, SPEC, STATE}

@@ -8,7 +8,8 @@ from typing import Any
 
 from sweeper.field_values import coerce, possible_numbers, value_problem
 from sweeper.settings import AUTO, ELSEWHERE, SECTIONS, SETTINGS
-from sweeper.source import FaultList, Node, Place, nearest
+from sweeper.source import FaultList, Node, Place
+from sweeper.text import nearest
 from trainables.interface import FieldInfo, Trainable
 
 __all__ = ["Reading"]

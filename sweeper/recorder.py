@@ -22,15 +22,16 @@ import psutil
 
 from sweeper.cost import cost_of, gpus_per_trial
 from sweeper.errors import StudyBusyError
-from sweeper.journal import JOURNAL, Event, EventKind, Journal, read_journal
+from sweeper.journal import Event, EventKind, Journal, read_journal
 from sweeper.keep import remove_checkpoints, superfluous
+from sweeper.layout import JOURNAL, trial_folder
 from sweeper.masking import masked
 from sweeper.results import Sweep
 from sweeper.study import Study
 from sweeper.study_trial import objective_fault
 from sweeper.sweep import SweepSpec
-from sweeper.tracking import Tracker
-from sweeper.trial import ARTIFACTS, CHECKPOINT, STEP, read_reports, trial_folder
+from sweeper.tracking.tracker import Tracker
+from sweeper.trial import ARTIFACTS, CHECKPOINT, STEP, read_reports
 from sweeper.trial_result import TrialResult, TrialStatus
 
 __all__ = ["Outcome", "Recorder"]

@@ -12,13 +12,14 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from sweeper.errors import SweepNotFoundError, UserError
-from sweeper.journal import JOURNAL, Journal
+from sweeper.journal import Journal
+from sweeper.layout import JOURNAL, LOCK, STUDY
 from sweeper.preflight import is_stillborn
 from sweeper.results import Sweep, read_sweep
 from sweeper.steering import write_spec
-from sweeper.study import LOCK, STUDY, Study
+from sweeper.study import Study
 from sweeper.sweep import SweepSpec
-from sweeper.tracking import Tracker
+from sweeper.tracking.tracker import Tracker
 from trainables.interface import Trainable
 
 __all__ = ["Records", "open_records"]

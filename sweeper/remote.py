@@ -16,7 +16,7 @@ from typing import Any
 from sweeper.cluster import connect, disconnect
 from sweeper.errors import SweeperError, SweepNotFoundError, UserError
 from sweeper.results import Sweep
-from sweeper.source import nearest
+from sweeper.text import nearest
 
 __all__ = ["NAMESPACE", "GoneError", "Remote", "entrances", "find_remote", "leave", "open_entrance"]
 

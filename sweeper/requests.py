@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sweeper.errors import SweeperError, UserError
-from sweeper.files import write_whole
+from sweeper.layout import write_whole
 
 __all__ = ["ACTIONS", "FOLDER", "Action", "Answer", "Inbox", "Request", "send"]
 

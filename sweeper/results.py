@@ -22,7 +22,8 @@ import psutil
 
 from sweeper.errors import SweepDamagedError, SweepNotFoundError, UserError
 from sweeper.events import event_fault
-from sweeper.journal import JOURNAL, Event, EventKind, line_of_event, read_journal
+from sweeper.journal import Event, EventKind, line_of_event, read_journal
+from sweeper.layout import JOURNAL
 from sweeper.ranking import is_better, ranked
 from sweeper.sweep import BudgetSpec, Objective
 from sweeper.trial_result import TrialResult

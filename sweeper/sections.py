@@ -10,7 +10,7 @@ from typing import Any, cast
 from sweeper.masking import has_password, masked
 from sweeper.reading import Reading
 from sweeper.settings import EVAL_EVERY, LOG_EVERY, NEEDS_PACKAGE, OPTIONS, SETTINGS, STEPS
-from sweeper.source import Node, Place, nearest
+from sweeper.source import Node, Place
 from sweeper.space import Space
 from sweeper.sweep import (
     BudgetSpec,
@@ -23,6 +23,7 @@ from sweeper.sweep import (
     SearchSpec,
     TrackingSpec,
 )
+from sweeper.text import nearest
 
 __all__ = [
     "is_store",

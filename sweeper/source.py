@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,14 @@ import yaml
 
 from sweeper.errors import SpecError, SpecFault
 from sweeper.masking import masked
+from sweeper.text import is_there
 
-__all__ = ["FaultList", "Node", "Override", "Place", "is_there", "nearest", "parse_override", "read_file"]
+__all__ = ["FaultList", "Node", "Override", "Place", "parse_override", "read_file"]
 
 MAX_BYTES = 1_000_000
+
 MAX_DEPTH = 24
+
 MAX_NODES = 50_000
 """Values of a file after its aliases are followed; a file of the largest size without aliases has fewer."""
 
@@ -85,21 +88,6 @@ class FaultList:
             raise SpecError(tuple(self))
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that looks most like ``name``, or None where none does."""
-    known = list(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.65)
-    if near:
-        return near[0]
-    # `lr` for `optimizer.lr`: a last part that is right is near enough.
-    last = name.rpartition(".")[2]
-    tails = {full.rpartition(".")[2]: full for full in known}
-    if last in tails:
-        return tails[last]
-    near = difflib.get_close_matches(last, tails, n=1, cutoff=0.75)
-    return tails[near[0]] if near else None
-
-
 class _Loader(yaml.SafeLoader):
     """Composes nodes with our own idea of what a plain word means, and to a bounded depth."""
 
@@ -120,6 +108,8 @@ class _Loader(yaml.SafeLoader):
 _NULL, _BOOL, _INT, _FLOAT, _STR, _MAP, _SEQ = (
     f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str", "map", "seq")
 )
+
+
 for _tag, _pattern, _first in (
     (_NULL, r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
     (_BOOL, r"^(?:true|True|TRUE|false|False|FALSE)$", list("tTfF")),
@@ -176,14 +166,6 @@ def read_file(path: Path, known: Sequence[str] = ()) -> tuple[str, Node]:
             [SpecFault(whole.label, 1, "", problem, "Begin with `name: ...`; see docs/spaces.md.")]
         )
     return text, root
-
-
-def is_there(path: Path) -> bool:
-    """Say whether a path exists; a text that no file system would take for one does not."""
-    try:
-        return path.exists()
-    except (OSError, ValueError):
-        return False
 
 
 def _similar_files(path: Path, known: Sequence[str]) -> str:

@@ -24,7 +24,7 @@ from sweeper.sections import (
     read_search,
     read_tracking,
 )
-from sweeper.source import Node, Place, is_there, parse_override, read_file
+from sweeper.source import Node, Place, parse_override, read_file
 from sweeper.space import Space
 from sweeper.sweep import (
     BudgetSpec,
@@ -37,6 +37,7 @@ from sweeper.sweep import (
     SweepSpec,
     TrackingSpec,
 )
+from sweeper.text import is_there
 from trainables import registry
 from trainables.interface import ConfigError, Trainable
 

@@ -13,14 +13,15 @@ from rich.console import Console
 from rich.text import Text
 
 from sweeper.cost import cost_of
-from sweeper.journal import JOURNAL, read_journal
+from sweeper.journal import read_journal
+from sweeper.layout import JOURNAL, STATE, trial_folder
 from sweeper.live import Board
 from sweeper.plain import gpu_hours_json
 from sweeper.ranking import ORDER
 from sweeper.results import Sweep
 from sweeper.tables import Column, duration_text, fitted_table, number_text, state_text
-from sweeper.tracking import STATE, read_state
-from sweeper.trial import progress_of, trial_folder
+from sweeper.tracking.state import read_state
+from sweeper.trial import progress_of
 
 __all__ = ["board_of", "print_status", "status_of", "summary_table"]
 

@@ -13,12 +13,12 @@ import yaml
 from sweeper.changes import budget_words, changed_budget
 from sweeper.ending import Ending
 from sweeper.errors import UserError
-from sweeper.files import SPEC, write_whole
+from sweeper.layout import SPEC, trial_folder, write_whole
 from sweeper.masking import masked
 from sweeper.places import waits_for
 from sweeper.recorder import Outcome, Recorder
 from sweeper.requests import Answer, Inbox, Request
-from sweeper.trial import request_stop, trial_folder
+from sweeper.trial import request_stop
 
 __all__ = ["Steering", "write_spec"]
 

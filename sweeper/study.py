@@ -27,25 +27,24 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from sweeper.codec import Codec
 from sweeper.errors import StudyBusyError, SweeperError, UserError
+from sweeper.layout import LOCK, STUDY
 from sweeper.sampler import build_sampler
 from sweeper.sampling import config_hash, search_faults
 from sweeper.study_trial import StudyTrial, Suggestion, objective_fault, study_trial
 from sweeper.sweep import SweepSpec
 from trainables.interface import Fault
 
-__all__ = ["LOCK", "STUDY", "Study"]
-
-STUDY = "study.db"
-"""Name of the study in a sweep's folder."""
-LOCK = "study.lock"
-"""Held by the process that runs the sweep."""
+__all__ = ["Study"]
 
 SAMPLER_ATTEMPTS = 20
 """Suggestions that are asked of the sampler for one trial before we look for a legal one ourselves."""
+
 DRAWS = 10_000
 """Configurations that are then drawn at random from a space too large to be listed."""
+
 LISTED = 20_000
 """Combinations up to which a space is listed instead: then it is known for certain when nothing is left."""
+
 BUSY_TIMEOUT_S = 5
 """How long one attempt to write waits for whoever else holds the file."""
 

@@ -10,11 +10,12 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from sweeper.errors import UserError
+from sweeper.layout import LOCK, STATE
 from sweeper.masking import safe_uri
 from sweeper.results import read_sweep
 from sweeper.sections import is_store
-from sweeper.study import LOCK
-from sweeper.tracking import STATE, Delivery, Tracker
+from sweeper.tracking.state import Delivery
+from sweeper.tracking.tracker import Tracker
 
 __all__ = ["SyncResult", "sync_sweep"]
 

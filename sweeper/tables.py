@@ -14,10 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from sweeper.cost import cost_of, gpus_per_trial
-from sweeper.failure import ERROR_TEXT
+from sweeper.layout import ERROR_TEXT, trial_folder
 from sweeper.ranking import ORDER
 from sweeper.results import Sweep
-from sweeper.trial import trial_folder
 from sweeper.trial_result import TrialResult
 
 __all__ = [

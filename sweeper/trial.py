@@ -31,7 +31,7 @@ from sweeper.failure import (
     read_failure,
     write_failure,
 )
-from sweeper.files import write_whole
+from sweeper.layout import LOG, RAY, trial_folder, write_whole
 from sweeper.places import Withdrawn
 from sweeper.system import system_metrics
 from sweeper.watchdog import Watchdog
@@ -42,7 +42,6 @@ __all__ = [
     "ATTEMPT",
     "CHECKPOINT",
     "FINAL",
-    "LOG",
     "PROGRESS",
     "STEP",
     "STOP",
@@ -53,37 +52,43 @@ __all__ = [
     "read_reports",
     "request_stop",
     "run_trial",
-    "trial_folder",
 ]
 
 STEP = "trial/step"
 """Key of a result: optimiser steps done."""
+
 TIME = "wall_time_s"
 """Key of a result: when the worker reported, in seconds since 1970."""
+
 ARTIFACTS = "artifacts"
 """Key of a result: paths of files by name."""
+
 CHECKPOINT = "checkpoint"
 """Key of a result: path of the checkpoint written at this step."""
+
 FINAL = "final"
 """Key of a result: whether the trainable says that this is its last report."""
 
 ATTEMPT = "attempt.json"
 """Who trains at the moment: a worker of an attempt that is over must not write beside its successor."""
+
 REPORTS = "reports.jsonl"
 """What the first worker reported, written before anybody else hears of it."""
-LOG = "worker.log"
-"""What the first worker, its libraries and its children print."""
+
 PROGRESS = "progress.json"
+
 STOP = "stop.request"
-RAY = "ray"
-"""Folder in the sweep's folder for what Ray writes of its own."""
 
 POLL_S = 0.5
 """How often a worker looks whether it is to stop, and says how it gets on, at most."""
+
 START_TIMEOUT_S = 600
 """How long a trial waits for its workers: an autoscaler may have to start machines first."""
+
 START_ATTEMPTS = 3
+
 HEALTH_TIMEOUT_S = 600
+
 COLLECTIVE_TIMEOUT_S = 3600
 """How long ranks wait for each other at a report: rank 0 may be at its rollouts."""
 
@@ -141,11 +146,6 @@ class TrialSettings:
     def threads(self) -> int:
         """Threads of each worker."""
         return max(1, math.floor(self.cpu_per_worker))
-
-
-def trial_folder(sweep_folder: Path, number: int) -> Path:
-    """The folder of a trial."""
-    return sweep_folder / "trials" / str(number)
 
 
 def group_prefix(group: str, number: int | None = None) -> str:

@@ -16,8 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sweeper.errors import SweeperError, SweepNotFoundError, UserError
-from sweeper.journal import JOURNAL
-from sweeper.tracking import DATABASE
+from sweeper.layout import DATABASE, JOURNAL
 
 __all__ = ["HOST", "PORT", "Pages", "find_sweep", "free_port", "serve"]
 

@@ -26,8 +26,9 @@ import psutil
 import yaml
 
 from benchmarks.chaos.trainable import PLACE
-from sweeper.journal import JOURNAL, Event, read_journal
-from sweeper.trial import ATTEMPT, LOG, REPORTS, TIME, trial_folder
+from sweeper.journal import Event, read_journal
+from sweeper.layout import JOURNAL, LOG, trial_folder
+from sweeper.trial import ATTEMPT, REPORTS, TIME
 
 __all__ = [
     "PATIENCE_S",

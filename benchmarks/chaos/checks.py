@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.chaos.arena import SweepFolder
 from benchmarks.chaos.trainable import LOSS, PLACE, straight
-from sweeper.tracking import tracking_uri
+from sweeper.tracking.tracker import tracking_uri
 
 __all__ = ["COUNTS", "Tally", "examine"]
 

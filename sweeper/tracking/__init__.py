@@ -4,8 +4,9 @@
 `client` how MLflow's own client is used, and `pages` where MLflow shows the runs.
 """
 
-from sweeper.tracking.state import STATE, Delivery, read_state
-from sweeper.tracking.tracker import DATABASE, Tracker, tracking_uri
+from sweeper.layout import DATABASE, STATE
+from sweeper.tracking.state import Delivery, read_state
+from sweeper.tracking.tracker import Tracker, tracking_uri
 
 __all__ = [
     "DATABASE",

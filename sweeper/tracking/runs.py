@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sweeper.failure import ERROR_TEXT
 from sweeper.journal import Event, EventKind
+from sweeper.layout import ERROR_TEXT, trial_folder
 from sweeper.tracking.client import attempt, legal_key
 from sweeper.tracking.state import State
-from sweeper.trial import trial_folder
 
 __all__ = ["Batch"]
 

@@ -7,10 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["STATE", "Delivery", "State", "read_state"]
-
-STATE = "mlflow.json"
-"""Name of the file beside the journal that says how far it was sent."""
+__all__ = ["Delivery", "State", "read_state"]
 
 
 @dataclass(frozen=True)

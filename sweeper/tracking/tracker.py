@@ -23,25 +23,27 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.errors import UserError
-from sweeper.files import write_whole
-from sweeper.journal import JOURNAL, read_journal
+from sweeper.journal import read_journal
+from sweeper.layout import DATABASE, JOURNAL, STATE, write_whole
 from sweeper.masking import safe_uri
 from sweeper.sweep import Objective
 from sweeper.tracking.client import OutageError, attempt, one_line, quieten
 from sweeper.tracking.pages import EXPERIMENT_TAGS, charts_url, comparison_url
 from sweeper.tracking.runs import Batch
-from sweeper.tracking.state import STATE, Delivery, State, read_state
+from sweeper.tracking.state import Delivery, State, read_state
 
-__all__ = ["DATABASE", "Tracker", "tracking_uri"]
+__all__ = ["Tracker", "tracking_uri"]
 
-DATABASE = "mlflow.db"
 ARTIFACTS = "artifacts"
 
 CHUNK_BYTES = 500_000
 """How much of the journal is sent at a time: it bounds the memory, and what an outage has done again."""
+
 GATHER_S = 1.0
 """Events are gathered for this long before they are sent."""
+
 FIRST_PAUSE_S = 1.0
+
 LONGEST_PAUSE_S = 60.0
 
 _log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from sweeper.cli import app
 from sweeper.errors import SweepDamagedError, SweeperError
 from sweeper.expressions import Expression
-from sweeper.journal import JOURNAL
+from sweeper.layout import JOURNAL
 from sweeper.results import read_sweep
 from sweeper.space import Parameter, Space
 from sweeper.sweep import (

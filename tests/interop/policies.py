@@ -13,7 +13,7 @@ from torchvision.transforms.functional import resize
 
 from tests.interop.checks import Checks
 from tests.interop.lerobot_process import LeRobot
-from trainables.dataset.lerobot import LeRobotDataset
+from trainables.dataset.opened import LeRobotDataset
 from trainables.diffusion_policy.policy import DiffusionPolicy
 from trainables.features import ACTION
 

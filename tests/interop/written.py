@@ -9,7 +9,8 @@ import numpy as np
 
 from tests.interop.checks import Checks
 from tests.interop.lerobot_process import LeRobot
-from trainables.dataset.lerobot import Episode, open_dataset
+from trainables.dataset.lerobot import open_dataset
+from trainables.dataset.opened import Episode
 
 N_OBS_STEPS, HORIZON = 2, 16
 

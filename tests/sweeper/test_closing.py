@@ -16,7 +16,8 @@ from sweeper import results
 from sweeper.cli import main
 from sweeper.closing import close
 from sweeper.errors import UserError
-from sweeper.journal import JOURNAL, EventKind, Journal, read_journal
+from sweeper.journal import EventKind, Journal, read_journal
+from sweeper.layout import JOURNAL
 from sweeper.recorder import Outcome, Recorder
 from sweeper.records import open_records
 from sweeper.results import read_sweep

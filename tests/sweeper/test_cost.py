@@ -9,7 +9,8 @@ import pytest
 from small_sweeps import LR, sweep
 
 from sweeper.cost import cost_of
-from sweeper.journal import JOURNAL, Journal, read_journal
+from sweeper.journal import Journal, read_journal
+from sweeper.layout import JOURNAL
 from sweeper.plain import to_json
 from sweeper.recorder import Outcome, Recorder
 from sweeper.results import Sweep, read_sweep

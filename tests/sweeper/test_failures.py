@@ -22,11 +22,11 @@ from small_sweeps import choice
 from test_launch import spec
 
 from sweeper.ended import SweepResult
-from sweeper.journal import JOURNAL, Event, read_journal
+from sweeper.journal import Event, read_journal
 from sweeper.launch import run_sweep
+from sweeper.layout import JOURNAL, LOG, trial_folder
 from sweeper.results import read_sweep
 from sweeper.sweep import FailureSpec, KeepSpec, Objective, SweepSpec
-from sweeper.trial import LOG, trial_folder
 
 # MLflow and Ray Data warn of their own habits.
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.filterwarnings("default")]

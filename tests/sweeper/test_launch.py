@@ -21,8 +21,9 @@ from small_sweeps import choice
 from sweeper.ended import print_result
 from sweeper.errors import ResourceError, SweepExistsError, UserError
 from sweeper.expressions import Expression
-from sweeper.journal import JOURNAL, read_journal
+from sweeper.journal import read_journal
 from sweeper.launch import launch, run_sweep
+from sweeper.layout import JOURNAL
 from sweeper.preflight import checking, preflight
 from sweeper.results import read_sweep
 from sweeper.space import Parameter, Space

@@ -13,10 +13,10 @@ from rich.console import Console
 from small_sweeps import LR, SUCCESS, choice, sweep
 
 from sweeper.journal import EventKind
+from sweeper.layout import trial_folder
 from sweeper.live import Board, Display, trials_table
 from sweeper.results import Sweep
 from sweeper.sweep import BudgetSpec
-from sweeper.trial import trial_folder
 
 T0 = 1_000_000.0
 OTHERS = ("horizon", "down_dims", "n_groups", "kernel_size", "crop", "dropout")

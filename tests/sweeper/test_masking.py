@@ -12,15 +12,15 @@ from small_sweeps import LR, sweep
 
 from sweeper.errors import SpecError
 from sweeper.failure import Failure, read_failure, write_failure
-from sweeper.journal import JOURNAL, Journal, read_journal
+from sweeper.journal import Journal, read_journal
+from sweeper.layout import DATABASE, JOURNAL, trial_folder
 from sweeper.masking import masked, masked_command, safe_uri
 from sweeper.preflight import information
 from sweeper.recorder import Outcome, Recorder
 from sweeper.spec import load_spec
 from sweeper.steering import write_spec
 from sweeper.study import Study
-from sweeper.tracking import DATABASE, Tracker
-from sweeper.trial import trial_folder
+from sweeper.tracking.tracker import Tracker
 
 TOKEN, PASSWORD = "hf_Wm3rTq81Zs", 'pa"ss\\wörd-9'
 SECRETS = (TOKEN, PASSWORD, json.dumps(PASSWORD)[1:-1], json.dumps(PASSWORD, ensure_ascii=False)[1:-1])

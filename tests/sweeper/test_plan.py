@@ -9,9 +9,11 @@ import subprocess
 
 import pytest
 
-from sweeper.plan import Machine, describe_range, describe_scale, describe_value, find_machine, make_plan
+from sweeper.plan import Machine, describe_range, describe_scale, find_machine, make_plan
 from sweeper.space import Parameter
-from sweeper.spec import ResourceSpec, load_spec, packaged_spaces
+from sweeper.spec import load_spec, packaged_spaces
+from sweeper.sweep import ResourceSpec
+from sweeper.text import describe_value
 
 LAPTOP = Machine(cpus=8, gpus=0, disk_gb=100.0)
 NODE = Machine(cpus=64, gpus=8, gpu_names=("NVIDIA H100",) * 8, disk_gb=5000.0)

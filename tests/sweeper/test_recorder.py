@@ -13,12 +13,12 @@ import pytest
 from small_sweeps import BETA_END, ERROR, LR, SCHEDULE, SUCCESS, sweep
 
 from sweeper.errors import StudyBusyError
-from sweeper.journal import JOURNAL, Journal, read_journal
+from sweeper.journal import Journal, read_journal
+from sweeper.layout import JOURNAL, trial_folder
 from sweeper.recorder import Outcome, Recorder
 from sweeper.results import read_sweep
 from sweeper.study import Study
 from sweeper.sweep import KeepSpec
-from sweeper.trial import trial_folder
 
 
 class Driver:

@@ -11,13 +11,12 @@ from small_sweeps import choice, sweep
 from small_trainable import TRAINABLE
 
 from sweeper.errors import SweepExistsError, UserError
-from sweeper.journal import JOURNAL, RESERVE, EventKind
+from sweeper.journal import EventKind
+from sweeper.layout import DATABASE, JOURNAL, LOCK, RESERVE, STUDY
 from sweeper.preflight import earlier_sweep, is_stillborn
 from sweeper.recorder import Recorder
 from sweeper.records import open_records
-from sweeper.study import LOCK, STUDY
 from sweeper.sweep import SweepSpec
-from sweeper.tracking import DATABASE
 
 
 def small(folder: Path) -> SweepSpec:

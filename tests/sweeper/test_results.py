@@ -16,7 +16,8 @@ from rich.console import Console
 from small_sweeps import DIMS, ERROR, LR, SCHEDULE, SUCCESS, sweep
 
 from sweeper.errors import SweepNotFoundError, UserError
-from sweeper.journal import JOURNAL, EventKind, Journal
+from sweeper.journal import EventKind, Journal
+from sweeper.layout import JOURNAL
 from sweeper.plain import to_json
 from sweeper.results import list_sweeps, read_series, read_sweep
 from sweeper.sweep import EarlyStopSpec

@@ -11,7 +11,8 @@ import pytest
 from small_sweeps import choice, sweep
 from small_trainable import TRAINABLE
 
-from sweeper.journal import JOURNAL, Journal
+from sweeper.journal import Journal
+from sweeper.layout import JOURNAL
 from sweeper.recorder import Outcome, Recorder
 from sweeper.retry import Retries
 from sweeper.study import Study

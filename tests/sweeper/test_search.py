@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from small_sweeps import LR, SUCCESS, choice, sweep
 
-from sweeper.journal import JOURNAL, Journal, read_journal
+from sweeper.journal import Journal, read_journal
+from sweeper.layout import JOURNAL
 from sweeper.recorder import Outcome, Recorder
 from sweeper.results import read_sweep
 from sweeper.study import Study
@@ -28,7 +29,7 @@ def train(config, folder):
 
     from sweeper.errors import TrialError
     from sweeper.failure import Failure, write_failure
-    from sweeper.trial import trial_folder
+    from sweeper.layout import trial_folder
 
     kind = config["config"]["kind"]
     for step in (10, 20, 30, 40):

@@ -16,15 +16,8 @@ from hypothesis import strategies as st
 
 from sweeper.errors import SpecError, SpecFault
 from sweeper.expressions import Expression
-from sweeper.spec import (
-    EarlyStopSpec,
-    Objective,
-    ResourceSpec,
-    SweepSpec,
-    find_space,
-    load_spec,
-    packaged_spaces,
-)
+from sweeper.spec import find_space, load_spec, packaged_spaces
+from sweeper.sweep import EarlyStopSpec, Objective, ResourceSpec, SweepSpec
 
 GOOD = """\
 name: pusht-diffusion

@@ -19,7 +19,8 @@ import psutil
 import pytest
 import yaml
 
-from sweeper.journal import JOURNAL, read_journal
+from sweeper.journal import read_journal
+from sweeper.layout import JOURNAL
 from sweeper.results import read_sweep
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

@@ -21,9 +21,10 @@ from small_sweeps import (
 )
 
 from sweeper.errors import UserError
+from sweeper.layout import STUDY
 from sweeper.sampling import config_hash
 from sweeper.space import Parameter
-from sweeper.study import STUDY, Study
+from sweeper.study import Study
 from trainables.interface import Fault
 
 GP = pytest.param("gp", marks=pytest.mark.slow)  # it imports torch, and fits a process for every suggestion

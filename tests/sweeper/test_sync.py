@@ -13,9 +13,8 @@ from test_tracking import Sweep, client_of, history, wait_until
 from typer.testing import CliRunner
 
 from sweeper.cli import app
-from sweeper.study import LOCK
+from sweeper.layout import DATABASE, LOCK
 from sweeper.sync import sync_sweep
-from sweeper.tracking import DATABASE
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 

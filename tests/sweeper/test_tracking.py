@@ -22,8 +22,9 @@ import pytest
 from small_sweeps import LR, SCHEDULE, SUCCESS, sweep
 
 from sweeper.errors import UserError
-from sweeper.journal import JOURNAL, EventKind, Journal
-from sweeper.tracking import DATABASE, Tracker, tracking_uri
+from sweeper.journal import EventKind, Journal
+from sweeper.layout import DATABASE, JOURNAL
+from sweeper.tracking.tracker import Tracker, tracking_uri
 
 pytestmark = [
     pytest.mark.slow,

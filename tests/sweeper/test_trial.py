@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from sweeper.failure import read_failure
-from sweeper.trial import TrialSettings, progress_of, read_reports, request_stop, run_trial, trial_folder
+from sweeper.layout import trial_folder
+from sweeper.trial import TrialSettings, progress_of, read_reports, request_stop, run_trial
 
 
 def settings(folder: Path, **changes: Any) -> TrialSettings:

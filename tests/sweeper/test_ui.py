@@ -14,7 +14,8 @@ import pytest
 from small_sweeps import sweep
 
 from sweeper.errors import SweepNotFoundError, UserError
-from sweeper.journal import JOURNAL, EventKind, Journal
+from sweeper.journal import EventKind, Journal
+from sweeper.layout import JOURNAL
 from sweeper.ui import HOST, find_sweep, free_port, serve
 
 

@@ -16,8 +16,8 @@ from typer.testing import CliRunner, Result
 
 from sweeper.cli import app
 from sweeper.commands import steering
-from sweeper.files import DRIVER_LOG
-from sweeper.journal import JOURNAL, EventKind, Journal, read_journal
+from sweeper.journal import EventKind, Journal, read_journal
+from sweeper.layout import DRIVER_LOG, JOURNAL
 
 VALUES = {"optimizer.lr": 1e-4}
 

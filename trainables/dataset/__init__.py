@@ -10,7 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trainables.dataset.lerobot import DatasetError, LeRobotDataset, open_dataset
+    from trainables.dataset.errors import DatasetError
+    from trainables.dataset.lerobot import open_dataset
+    from trainables.dataset.opened import LeRobotDataset
 
 __all__ = ["DatasetError", "LeRobotDataset", "open_dataset"]
 

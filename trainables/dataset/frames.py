@@ -29,7 +29,7 @@ from trainables.dataset.tables import available_cpus
 from trainables.interface import Fault, silent
 
 if TYPE_CHECKING:
-    from trainables.dataset.lerobot import LeRobotDataset
+    from trainables.dataset.opened import LeRobotDataset
 
 __all__ = ["FrameArray", "open_frames"]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from trainables.dataset.doctor import dataset_faults
+from trainables.dataset.doctor.quick import dataset_faults
 from trainables.dataset.errors import DatasetError, dataset_error
 from trainables.dataset.folder import DatasetFolder
 from trainables.dataset.metadata import Metadata, read_metadata

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from trainables.dataset.errors import DatasetError
-from trainables.dataset.lerobot import LeRobotDataset, Sources, open_dataset
+from trainables.dataset.lerobot import Sources, open_dataset
 from trainables.dataset.lerobot import preflight as dataset_faults
+from trainables.dataset.opened import LeRobotDataset
 from trainables.dataset.source import fetch_source
 from trainables.diffusion_policy.clashes import crop_faults
-from trainables.diffusion_policy.config import DatasetConfig, DiffusionConfig
-from trainables.diffusion_policy.sections import BUILTIN_PUSHT
+from trainables.diffusion_policy.config import DiffusionConfig
+from trainables.diffusion_policy.sections import BUILTIN_PUSHT, DatasetConfig
 from trainables.features import PolicyFeatures
 from trainables.interface import ConfigError, Fault, is_url, silent
 

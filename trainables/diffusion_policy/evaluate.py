@@ -9,8 +9,9 @@ from typing import Any, cast
 import torch.distributed as dist
 
 from trainables.dataset.windows import Windows
-from trainables.diffusion_policy.config import DiffusionConfig, EvalConfig, RolloutConfig
+from trainables.diffusion_policy.config import DiffusionConfig
 from trainables.diffusion_policy.policy import DiffusionPolicy
+from trainables.diffusion_policy.sections import EvalConfig, RolloutConfig
 from trainables.evaluation.offline import OfflineSettings, action_error, chunk_latency
 from trainables.interface import TrainContext
 

@@ -9,8 +9,9 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
-from trainables.diffusion_policy.config import DiffusionConfig, PolicyConfig
+from trainables.diffusion_policy.config import DiffusionConfig
 from trainables.diffusion_policy.pretrained import PretrainedConfig
+from trainables.diffusion_policy.sections import PolicyConfig
 from trainables.diffusion_policy.shapes import layer_of, layers_anew, listed, tensor_shapes
 from trainables.features import ENVIRONMENT_STATE, STATE, Feature, FeatureType, PolicyFeatures
 from trainables.interface import Fault

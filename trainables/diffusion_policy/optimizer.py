@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from trainables.diffusion_policy.config import OptimizerConfig
 from trainables.diffusion_policy.policy import DiffusionPolicy
+from trainables.diffusion_policy.sections import OptimizerConfig
 
 __all__ = ["build_optimizer", "clip_gradients"]
 

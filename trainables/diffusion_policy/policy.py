@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.diffusion_policy.config import PolicyConfig
 from trainables.diffusion_policy.noise import Generators, NoiseProcess, randn
 from trainables.diffusion_policy.normalize import Normalizer, Statistics
+from trainables.diffusion_policy.sections import PolicyConfig
 from trainables.diffusion_policy.unet import ConditionalUnet1d
 from trainables.diffusion_policy.vision import (
     RgbEncoder,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
-from trainables.diffusion_policy.config import PolicyConfig
+from trainables.diffusion_policy.sections import PolicyConfig
 
 __all__ = ["DERIVED_BUFFER", "Shapes", "layer_of", "layers_anew", "listed", "tensor_shapes"]
 

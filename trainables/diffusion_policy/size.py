@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from trainables.diffusion_policy.config import PolicyConfig
+from trainables.diffusion_policy.sections import PolicyConfig
 from trainables.diffusion_policy.shapes import Shapes, tensor_shapes
 
 __all__ = ["encoder_count", "parameter_count"]

@@ -20,7 +20,7 @@ from diffusers.optimization import get_scheduler
 from torch import Tensor, nn
 
 from trainables.dataset.frames import open_frames
-from trainables.dataset.lerobot import LeRobotDataset
+from trainables.dataset.opened import LeRobotDataset
 from trainables.dataset.windows import Windows, split_episodes
 from trainables.diffusion_policy import checkpoint as checkpoints
 from trainables.diffusion_policy.clashes import batch_faults

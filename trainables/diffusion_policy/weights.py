@@ -8,9 +8,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from trainables.diffusion_policy.config import PolicyConfig
 from trainables.diffusion_policy.normalize import Statistics
 from trainables.diffusion_policy.policy import DiffusionPolicy, Networks, assemble_policy, build_networks
+from trainables.diffusion_policy.sections import PolicyConfig
 from trainables.diffusion_policy.shapes import Shapes, listed
 from trainables.features import PolicyFeatures
 from trainables.interface import TrainableError

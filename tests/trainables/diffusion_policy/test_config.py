@@ -6,13 +6,8 @@ from typing import Any
 
 import pytest
 
-from trainables.diffusion_policy.config import (
-    ALIASES,
-    FIELDS,
-    DiffusionConfig,
-    PolicyConfig,
-    config_faults,
-)
+from trainables.diffusion_policy.config import ALIASES, FIELDS, DiffusionConfig, config_faults
+from trainables.diffusion_policy.sections import PolicyConfig
 from trainables.diffusion_policy.size import parameter_count
 from trainables.interface import ConfigError
 

@@ -11,7 +11,7 @@ import pytest
 from small_policy import features
 
 from trainables.diffusion_policy import TRAINABLE
-from trainables.diffusion_policy.config import FIELDS, DiffusionConfig, PolicyConfig, config_faults
+from trainables.diffusion_policy.config import FIELDS, DiffusionConfig, config_faults
 from trainables.diffusion_policy.finetuning import read_start, remarks
 from trainables.diffusion_policy.matching import (
     aligned,
@@ -20,6 +20,7 @@ from trainables.diffusion_policy.matching import (
     ordered_like,
 )
 from trainables.diffusion_policy.pretrained import PretrainedConfig
+from trainables.diffusion_policy.sections import PolicyConfig
 from trainables.features import Feature, FeatureType, PolicyFeatures
 from trainables.interface import ConfigError, Fault
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from small_policy import SMALL, features
 
-from trainables.diffusion_policy.config import PolicyConfig
+from trainables.diffusion_policy.sections import PolicyConfig
 from trainables.diffusion_policy.shapes import DERIVED_BUFFER, layers_anew, tensor_shapes
 from trainables.diffusion_policy.size import encoder_count, parameter_count
 from trainables.diffusion_policy.weights import empty_networks, policy_shapes

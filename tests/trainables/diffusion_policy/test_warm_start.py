@@ -20,10 +20,9 @@ from trainables.dataset.write import DatasetWriter
 from trainables.diffusion_policy import TRAINABLE
 from trainables.diffusion_policy import checkpoint as checkpoints
 from trainables.diffusion_policy.checkpoint import Checkpoints, Snapshot
-from trainables.diffusion_policy.config import OptimizerConfig
 from trainables.diffusion_policy.lerobot import read_checkpoint
 from trainables.diffusion_policy.optimizer import build_optimizer, clip_gradients
-from trainables.diffusion_policy.sections import BUILTIN_PUSHT
+from trainables.diffusion_policy.sections import BUILTIN_PUSHT, OptimizerConfig
 from trainables.diffusion_policy.shapes import DERIVED_BUFFER, layer_of
 from trainables.interface import ConfigError, Report, TrainContext
 

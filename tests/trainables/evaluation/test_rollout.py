@@ -7,8 +7,8 @@ import pytest
 import torch
 from reach_simulator import PUSHT_ALL, PUSHT_STATE, NoisyNetwork, Reach, Recorder
 
-from trainables.diffusion_policy.config import PolicyConfig
 from trainables.diffusion_policy.policy import build_policy
+from trainables.diffusion_policy.sections import PolicyConfig
 from trainables.evaluation import rollout as module
 from trainables.evaluation.environment import SimulatorError
 from trainables.evaluation.rollout import EpisodeResult, RolloutError, rollout, summarise

@@ -19,7 +19,7 @@ from trainables.interface import Finding
 
 if TYPE_CHECKING:
     from trainables.dataset.folder import DatasetFolder
-    from trainables.dataset.lerobot import LeRobotDataset
+    from trainables.dataset.opened import LeRobotDataset
 
 __all__ = ["Book", "bookkeeping_findings", "image_statistics_findings", "open_books"]
 

@@ -21,7 +21,7 @@ from trainables.dataset.statistics import PIXEL_VALUES, image_histogram
 from trainables.dataset.tables import available_cpus
 
 if TYPE_CHECKING:
-    from trainables.dataset.lerobot import LeRobotDataset
+    from trainables.dataset.opened import LeRobotDataset
 
 __all__ = ["Looks", "Unreadable", "look_at", "sampled_rows"]
 

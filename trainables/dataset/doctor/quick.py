@@ -20,7 +20,7 @@ from trainables.dataset.tables import available_cpus
 from trainables.interface import Fault, Finding
 
 if TYPE_CHECKING:
-    from trainables.dataset.lerobot import LeRobotDataset
+    from trainables.dataset.opened import LeRobotDataset
 
 __all__ = ["Probe", "dataset_faults", "probe_videos", "quick_findings"]
 

@@ -13,7 +13,7 @@ from trainables.features import ACTION, STATE
 from trainables.ranges import compressed
 
 if TYPE_CHECKING:
-    from trainables.dataset.lerobot import LeRobotDataset
+    from trainables.dataset.opened import LeRobotDataset
 
 __all__ = [
     "counted",

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from trainables.diffusion_policy.config import PolicyConfig
 from trainables.diffusion_policy.config_json import NORMALIZATION_FIELDS, POLICY_FIELDS, TARGETS
 from trainables.diffusion_policy.policy import DiffusionPolicy
+from trainables.diffusion_policy.sections import PolicyConfig
 from trainables.features import STATE, Feature, FeatureType
 from trainables.interface import TrainableError
 

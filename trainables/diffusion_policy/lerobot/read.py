@@ -12,7 +12,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from trainables.diffusion_policy.config import PolicyConfig
 from trainables.diffusion_policy.config_json import NORMALIZATION_FIELDS
 from trainables.diffusion_policy.normalize import EPSILON, NEEDED, NormalizationError, Statistics
 from trainables.diffusion_policy.policy import DiffusionPolicy
@@ -31,6 +30,7 @@ from trainables.diffusion_policy.processors import (
     find_step,
     state_file,
 )
+from trainables.diffusion_policy.sections import PolicyConfig
 from trainables.diffusion_policy.weights import WeightsError, policy_from_weights
 from trainables.features import Feature, FeatureType
 

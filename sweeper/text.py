@@ -1,0 +1,60 @@
+"""Text for messages: first and last line, the nearest known name, sizes and values in words."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+__all__ = ["describe_size", "describe_value", "first_line", "is_there", "last_line", "nearest"]
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that looks most like ``name``, or None where none does."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.65)
+    if near:
+        return near[0]
+    # `lr` for `optimizer.lr`: a last part that is right is near enough.
+    last = name.rpartition(".")[2]
+    tails = {full.rpartition(".")[2]: full for full in known}
+    if last in tails:
+        return tails[last]
+    near = difflib.get_close_matches(last, tails, n=1, cutoff=0.75)
+    return tails[near[0]] if near else None
+
+
+def is_there(path: Path) -> bool:
+    """Say whether a path exists; a text that no file system would take for one does not."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def describe_size(size_gb: float) -> str:
+    """A size on the disk, e.g. ``33 MB`` or ``1.5 GB``."""
+    return f"{size_gb * 1000:.0f} MB" if size_gb < 1 else f"{size_gb:,.1f} GB"
+
+
+def describe_value(value: Any) -> str:
+    """A value as it would be written in a space file."""
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(describe_value, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key}: {describe_value(entry)}' for key, entry in value.items())}}}"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, without its full stop; its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def last_line(text: str, otherwise: str = "") -> str:
+    """The last line of a text that is not blank, without its full stop; ``otherwise`` where there is none."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1].rstrip(".") if lines else otherwise
