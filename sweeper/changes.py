@@ -11,11 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 from sweeper.errors import SpecError, SpecFault
-from sweeper.field_values import coerce, value_problem
-from sweeper.settings import AUTO, SETTINGS
-from sweeper.source import FaultList, Override, parse_override
-from sweeper.space import Parameter
-from sweeper.sweep import BudgetSpec, ResourceSpec, SweepSpec
+from sweeper.spec.space import Parameter
+from sweeper.spec.space_file.fields import AUTO, SETTINGS, coerce, value_problem
+from sweeper.spec.space_file.yaml_nodes import FaultList, Override, parse_override
+from sweeper.spec.sweep import BudgetSpec, ResourceSpec, SweepSpec
 from sweeper.text import nearest
 from trainables.interface import FieldInfo, Trainable
 

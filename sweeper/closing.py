@@ -15,7 +15,7 @@ from sweeper.layout import RAY
 from sweeper.recorder import Recorder
 from sweeper.records import open_records
 from sweeper.results import Sweep
-from sweeper.sweep import SweepSpec
+from sweeper.spec.sweep import SweepSpec
 from sweeper.tracking.state import Delivery
 from sweeper.tracking.tracker import Tracker
 from sweeper.ui import HOST, PORT

@@ -22,7 +22,7 @@ import yaml
 from sweeper.errors import ResourceError, UserError
 from sweeper.own_ray import start_ray, stop_ray
 from sweeper.plan import find_machine
-from sweeper.sweep import ResourceSpec, SettledResources
+from sweeper.spec.sweep import ResourceSpec, SettledResources
 from sweeper.text import first_line
 
 __all__ = [

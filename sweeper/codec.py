@@ -7,7 +7,7 @@ from typing import Any
 
 import optuna
 
-from sweeper.space import Parameter
+from sweeper.spec.space import Parameter
 
 __all__ = ["Codec"]
 

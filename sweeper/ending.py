@@ -12,7 +12,7 @@ from typing import Literal
 
 from sweeper.layout import trial_folder
 from sweeper.results import Sweep
-from sweeper.sweep import BudgetSpec, SettledResources
+from sweeper.spec.sweep import BudgetSpec, SettledResources
 from sweeper.trial import request_stop
 
 __all__ = [

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sweeper.journal import Event, EventKind
-from sweeper.sweep import BudgetSpec, SweepSpec
+from sweeper.spec.sweep import BudgetSpec, SweepSpec
 
 __all__ = ["event_fault"]
 

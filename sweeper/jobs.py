@@ -28,7 +28,7 @@ from sweeper.errors import SweeperError, SweepNotFoundError, UserError
 from sweeper.head import Head, find_head
 from sweeper.identity import identify
 from sweeper.preflight import GIT, git_state
-from sweeper.spec import find_space, load_spec
+from sweeper.spec.space_file.load import find_space, load_spec
 from sweeper.text import first_line
 
 __all__ = ["DASHBOARD_PORT", "Job", "JobServer", "Parcel", "pack_space", "reach_jobs"]

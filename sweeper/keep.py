@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sweeper.layout import trial_folder
 from sweeper.results import Sweep
-from sweeper.sweep import KeepSpec
+from sweeper.spec.sweep import KeepSpec
 from sweeper.trial_result import TrialResult
 
 __all__ = ["remove_checkpoints", "superfluous"]

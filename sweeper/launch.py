@@ -54,10 +54,10 @@ from sweeper.records import Records, open_records
 from sweeper.remote import open_entrance
 from sweeper.results import Sweep, read_series
 from sweeper.retry import Retries
-from sweeper.settings import STEPS
+from sweeper.spec.space_file.fields import STEPS
+from sweeper.spec.sweep import SettledResources, SweepSpec
 from sweeper.steering import Steering
 from sweeper.study_trial import Suggestion
-from sweeper.sweep import SettledResources, SweepSpec
 from sweeper.trial import STOP, TrialSettings, group_prefix, request_stop, run_trial
 from trainables import registry
 from trainables.interface import Trainable

@@ -22,8 +22,8 @@ from rich.text import Text
 from sweeper.journal import Event, EventKind
 from sweeper.layout import trial_folder
 from sweeper.results import Sweep
-from sweeper.settings import STEPS
-from sweeper.sweep import Objective
+from sweeper.spec.space_file.fields import STEPS
+from sweeper.spec.sweep import Objective
 from sweeper.tables import (
     ASKED,
     Column,

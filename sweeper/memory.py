@@ -12,7 +12,7 @@ from rich.console import Console
 
 from sweeper.errors import ResourceError
 from sweeper.plan import ask_gpus
-from sweeper.sweep import SettledResources
+from sweeper.spec.sweep import SettledResources
 from sweeper.text import describe_size
 from trainables.interface import EstimatesMemory, Trainable
 

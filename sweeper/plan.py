@@ -13,10 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sweeper.field_values import is_path
-from sweeper.settings import STEPS
-from sweeper.space import Parameter
-from sweeper.sweep import SettledResources, SweepSpec
+from sweeper.spec.space import Parameter
+from sweeper.spec.space_file.fields import STEPS, is_path
+from sweeper.spec.sweep import SettledResources, SweepSpec
 from sweeper.text import describe_size, describe_value, is_there
 from trainables import registry
 from trainables.interface import StartsFromCheckpoints, Trainable, is_url

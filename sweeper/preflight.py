@@ -27,7 +27,7 @@ from sweeper.layout import JOURNAL, RESERVE, SPEC, UNFINISHED
 from sweeper.masking import masked_command
 from sweeper.plan import find_machine
 from sweeper.results import Sweep, read_sweep
-from sweeper.sweep import AUTO_TRIALS_AT_ONCE, SweepSpec
+from sweeper.spec.sweep import AUTO_TRIALS_AT_ONCE, SweepSpec
 from sweeper.text import describe_size
 from trainables.interface import ConfigError, Fault, StartsFromCheckpoints, Trainable
 

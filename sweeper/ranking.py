@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
-from sweeper.sweep import Objective
+from sweeper.spec.sweep import Objective
 from sweeper.trial_result import TrialResult
 
 __all__ = ["ORDER", "is_better", "ranked"]

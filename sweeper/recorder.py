@@ -27,9 +27,8 @@ from sweeper.keep import remove_checkpoints, superfluous
 from sweeper.layout import JOURNAL, trial_folder
 from sweeper.masking import masked
 from sweeper.results import Sweep
+from sweeper.spec.sweep import SweepSpec, objective_fault
 from sweeper.study import Study
-from sweeper.study_trial import objective_fault
-from sweeper.sweep import SweepSpec
 from sweeper.tracking.tracker import Tracker
 from sweeper.trial import ARTIFACTS, CHECKPOINT, STEP, read_reports
 from sweeper.trial_result import TrialResult, TrialStatus

@@ -16,9 +16,9 @@ from sweeper.journal import Journal
 from sweeper.layout import JOURNAL, LOCK, STUDY
 from sweeper.preflight import is_stillborn
 from sweeper.results import Sweep, read_sweep
+from sweeper.spec.sweep import SweepSpec
 from sweeper.steering import write_spec
 from sweeper.study import Study
-from sweeper.sweep import SweepSpec
 from sweeper.tracking.tracker import Tracker
 from trainables.interface import Trainable
 

@@ -25,7 +25,7 @@ from sweeper.events import event_fault
 from sweeper.journal import Event, EventKind, line_of_event, read_journal
 from sweeper.layout import JOURNAL
 from sweeper.ranking import is_better, ranked
-from sweeper.sweep import BudgetSpec, Objective
+from sweeper.spec.sweep import BudgetSpec, Objective
 from sweeper.trial_result import TrialResult
 
 __all__ = [
@@ -45,7 +45,7 @@ class Sweep:
         folder: Where it lies.
         name: Its name.
         sweep_id: Tells it from others of the same name.
-        spec: What was to be done, as plain types (`sweeper.sweep.SweepSpec.to_dict`).
+        spec: What was to be done, as plain types (`sweeper.spec.sweep.SweepSpec.to_dict`).
         info: Versions, git commit, identity of the data.
         driver: The process that ran it last: ``host``, ``pid``, ``started``.
         status: ``new``, ``running``, or how it ended: ``done``, ``failed``, ``interrupted``.

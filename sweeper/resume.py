@@ -12,7 +12,7 @@ from sweeper.changes import changed_sweep
 from sweeper.cost import cost_of
 from sweeper.errors import SweepNotFoundError, UserError
 from sweeper.results import Sweep, read_sweep
-from sweeper.sweep import SweepSpec
+from sweeper.spec.sweep import SweepSpec
 from sweeper.ui import find_sweep
 from trainables import registry
 

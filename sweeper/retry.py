@@ -13,7 +13,7 @@ from typing import Any
 
 from sweeper.failure import LIGHTENED, RETRIED
 from sweeper.recorder import Outcome, Recorder
-from sweeper.sweep import SweepSpec
+from sweeper.spec.sweep import SweepSpec
 from sweeper.trial_result import TrialResult
 from trainables.interface import Lightens, Trainable
 

@@ -10,8 +10,8 @@ from typing import Any
 import optuna
 
 from sweeper.errors import UserError
-from sweeper.space import Space
-from sweeper.sweep import Objective, SearchSpec
+from sweeper.spec.space import Space
+from sweeper.spec.sweep import Objective, SearchSpec
 
 __all__ = ["build_sampler"]
 

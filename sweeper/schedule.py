@@ -20,7 +20,7 @@ from typing import Any
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
 from sweeper.errors import UserError
-from sweeper.sweep import EarlyStopSpec
+from sweeper.spec.sweep import EarlyStopSpec
 from sweeper.trial import FINAL, STEP
 
 __all__ = ["StepScheduler", "make_scheduler"]

@@ -29,9 +29,9 @@ from sweeper.codec import Codec
 from sweeper.errors import StudyBusyError, SweeperError, UserError
 from sweeper.layout import LOCK, STUDY
 from sweeper.sampler import build_sampler
-from sweeper.sampling import config_hash, search_faults
-from sweeper.study_trial import StudyTrial, Suggestion, objective_fault, study_trial
-from sweeper.sweep import SweepSpec
+from sweeper.spec.search_methods import config_hash, method_faults
+from sweeper.spec.sweep import SweepSpec, objective_fault
+from sweeper.study_trial import StudyTrial, Suggestion, study_trial
 from trainables.interface import Fault
 
 __all__ = ["Study"]
@@ -74,7 +74,7 @@ class Study:
         accept: Callable[[Mapping[str, Any]], list[Fault]] = _no_faults,
         defaults: Mapping[str, Any] | None = None,
     ) -> None:
-        faults = search_faults(spec.search, spec.space, spec.objectives)
+        faults = method_faults(spec.search, spec.space, spec.objectives)
         if faults:
             raise UserError("search.method: " + "\nsearch.method: ".join(faults))
         self.objectives = spec.objectives

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from optuna.trial import FrozenTrial, TrialState
 
-from sweeper.sweep import Objective
-
-__all__ = ["StudyTrial", "Suggestion", "objective_fault", "study_trial"]
+__all__ = ["StudyTrial", "Suggestion", "study_trial"]
 
 State = Literal["running", "completed", "stopped_early", "failed"]
+
 _STATES: dict[TrialState, State] = {
     TrialState.RUNNING: "running",
     TrialState.COMPLETE: "completed",
@@ -75,14 +73,3 @@ def study_trial(trial: FrozenTrial) -> StudyTrial:
         reason=attributes.get("reason", ""),
         message=attributes.get("message", ""),
     )
-
-
-def objective_fault(objectives: Sequence[Objective], values: Mapping[str, float]) -> tuple[str, str] | None:
-    """Say why objective values are none that a trial can complete with: (reason, message), or None."""
-    for objective in objectives:
-        value = values.get(objective.name)
-        if value is None:
-            return "no_objective", f"the trial ended without reporting {objective.name}"
-        if not math.isfinite(value):
-            return "diverged", f"{objective.name} is {value}"
-    return None

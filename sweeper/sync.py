@@ -13,7 +13,7 @@ from sweeper.errors import UserError
 from sweeper.layout import LOCK, STATE
 from sweeper.masking import safe_uri
 from sweeper.results import read_sweep
-from sweeper.sections import is_store
+from sweeper.spec.sweep import is_store
 from sweeper.tracking.state import Delivery
 from sweeper.tracking.tracker import Tracker
 

@@ -110,7 +110,7 @@ def _drive(command: str, arguments: Sequence[str], parsed: dict[str, Any], clust
 
 
 def _demo_space() -> str:
-    from sweeper.commands.sweeps import DEMO
+    from sweeper.spec.space_file.load import DEMO
 
     return DEMO
 

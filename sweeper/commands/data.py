@@ -98,7 +98,7 @@ def _dataset(
 ) -> tuple[ExaminesData, Mapping[str, Any]]:
     """Who examines the dataset, and the configuration that names it."""
     from sweeper.errors import UserError
-    from sweeper.overrides import read_config
+    from sweeper.spec.space_file.overrides import read_config
     from trainables.interface import ConfigError, ExaminesData
     from trainables.registry import load
 

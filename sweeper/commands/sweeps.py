@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sweeper.commands.options import Address, Json, Overrides, SpaceFile, SweepsFolder, open_console
+from sweeper.spec.space_file.load import DEMO
 
 if TYPE_CHECKING:
-    from sweeper.sweep import SweepSpec
+    from sweeper.spec.sweep import SweepSpec
 
 __all__ = ["check", "demo", "launch"]
-
-DEMO = "pusht_quick"
 
 
 def check(
@@ -27,7 +26,7 @@ def check(
 ) -> None:
     """Check a space file and say what would run. Starts nothing."""
     from sweeper.plan import make_plan
-    from sweeper.spec import load_spec
+    from sweeper.spec.space_file.load import load_spec
 
     plan = make_plan(load_spec(space, overrides or (), sweeps))
     if as_json:
@@ -47,7 +46,7 @@ def launch(
     as_json: Json = False,
 ) -> None:
     """Run a sweep. Ctrl-C stops it cleanly; the same command goes on where it stopped."""
-    from sweeper.spec import load_spec
+    from sweeper.spec.space_file.load import load_spec
 
     if address is not None and address.startswith(("http://", "https://")):
         raise typer.Exit(_send(space, overrides or (), name, address, as_json))
@@ -63,7 +62,7 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Run a small sweep on the built-in Push-T demonstrations: minutes on a laptop, no GPU."""
-    from sweeper.spec import load_spec, packaged_spaces
+    from sweeper.spec.space_file.load import load_spec, packaged_spaces
 
     _launch(load_spec(packaged_spaces()[DEMO], overrides or (), sweeps), address, as_json)
 

@@ -6,7 +6,7 @@ import json
 import urllib.parse
 from collections.abc import Sequence
 
-from sweeper.sweep import Objective
+from sweeper.spec.sweep import Objective
 from sweeper.tracking.client import legal_key
 
 __all__ = ["EXPERIMENT_TAGS", "charts_url", "comparison_url"]

@@ -26,7 +26,7 @@ from sweeper.errors import UserError
 from sweeper.journal import read_journal
 from sweeper.layout import DATABASE, JOURNAL, STATE, write_whole
 from sweeper.masking import safe_uri
-from sweeper.sweep import Objective
+from sweeper.spec.sweep import Objective
 from sweeper.tracking.client import OutageError, attempt, one_line, quieten
 from sweeper.tracking.pages import EXPERIMENT_TAGS, charts_url, comparison_url
 from sweeper.tracking.runs import Batch

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from mutations import HOSTILE_TEXTS, damaged_bytes, damaged_trees, fuzz, scalars
 
 from sweeper.errors import SweeperError
-from sweeper.expressions import Expression
 from sweeper.plan import Machine, make_plan
-from sweeper.spec import load_spec
+from sweeper.spec.expressions import Expression
+from sweeper.spec.space_file.load import load_spec
 from trainables.interface import TrainableError
 
 SPACES = sorted((Path(__file__).parents[2] / "search_spaces").glob("*.yaml"))

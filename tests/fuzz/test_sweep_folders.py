@@ -15,11 +15,11 @@ from typer.testing import CliRunner
 
 from sweeper.cli import app
 from sweeper.errors import SweepDamagedError, SweeperError
-from sweeper.expressions import Expression
 from sweeper.layout import JOURNAL
 from sweeper.results import read_sweep
-from sweeper.space import Parameter, Space
-from sweeper.sweep import (
+from sweeper.spec.expressions import Expression
+from sweeper.spec.space import Parameter, Space
+from sweeper.spec.sweep import (
     BudgetSpec,
     EarlyStopSpec,
     Objective,

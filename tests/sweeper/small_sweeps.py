@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sweeper.expressions import Expression
-from sweeper.space import Parameter, Space
-from sweeper.sweep import (
+from sweeper.spec.expressions import Expression
+from sweeper.spec.space import Parameter, Space
+from sweeper.spec.sweep import (
     BudgetSpec,
     EarlyStopSpec,
     Objective,

@@ -10,7 +10,7 @@ from small_sweeps import BETA_END, DIMS, HORIZON, LR, SCHEDULE, sweep
 
 from sweeper.changes import budget_words, changed_budget, changed_sweep
 from sweeper.errors import SpecError
-from sweeper.sweep import BudgetSpec, SweepSpec
+from sweeper.spec.sweep import BudgetSpec, SweepSpec
 from trainables import registry
 
 BUDGET = BudgetSpec(trials=8, hours=2.0)

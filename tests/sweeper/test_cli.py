@@ -22,7 +22,7 @@ from sweeper.cli import main
 from sweeper.console import print_config_error, print_plan, print_spec_error
 from sweeper.errors import ResourceError, SpecError, SweeperError
 from sweeper.plan import Machine, make_plan
-from sweeper.spec import load_spec, packaged_spaces
+from sweeper.spec.space_file.load import load_spec, packaged_spaces
 from trainables.interface import ConfigError, Fault, TrainableError
 
 ROOT = Path(__file__).parent.parent.parent
@@ -290,7 +290,8 @@ def test_the_wheel_carries_the_spaces(tmp_path):
         carried = tmp_path / "installed" / "sweeper" / "search_spaces" / f"{name}.yaml"
         assert carried.read_bytes() == path.read_bytes()
     program = (
-        "import sweeper.spec as spec; print(spec.__file__); print(spec.packaged_spaces()['pusht_quick'])"
+        "import sweeper.spec.space_file.load as load; "
+        "print(load.__file__); print(load.packaged_spaces()['pusht_quick'])"
     )
     found = subprocess.run(
         [sys.executable, "-c", program],

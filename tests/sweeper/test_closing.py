@@ -22,7 +22,7 @@ from sweeper.recorder import Outcome, Recorder
 from sweeper.records import open_records
 from sweeper.results import read_sweep
 from sweeper.resume import is_driven, resume
-from sweeper.sweep import SweepSpec
+from sweeper.spec.sweep import SweepSpec
 
 LOSS = "train/loss"
 pytestmark = pytest.mark.filterwarnings("default")

@@ -13,7 +13,7 @@ import yaml
 
 from sweeper.cluster import Cluster, Kind, Node, connect, scaled_kinds, settle, this_machine
 from sweeper.errors import ResourceError, UserError
-from sweeper.sweep import ResourceSpec
+from sweeper.spec.sweep import ResourceSpec
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sweeper.cli import main
-from sweeper.overrides import read_config
+from sweeper.spec.space_file.overrides import read_config
 from trainables.dataset.schema import DatasetFeature
 from trainables.dataset.write import DatasetWriter
 from trainables.interface import ConfigError

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sweeper.settings import OPTIONS, SECTIONS, SETTINGS
-from sweeper.spec import load_spec
+from sweeper.spec.space_file.fields import OPTIONS, SECTIONS, SETTINGS
+from sweeper.spec.space_file.load import load_spec
 
 ROOT = Path(__file__).parent.parent.parent
 SPACES = (ROOT / "docs" / "spaces.md").read_text()

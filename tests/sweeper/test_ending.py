@@ -15,7 +15,7 @@ from sweeper import ending
 from sweeper.ending import Ending, Signals, ended_by_signals, interrupted_by_sigterm
 from sweeper.layout import trial_folder
 from sweeper.results import Sweep
-from sweeper.sweep import BudgetSpec, SettledResources, SweepSpec
+from sweeper.spec.sweep import BudgetSpec, SettledResources, SweepSpec
 from sweeper.trial import STOP
 from sweeper.trial_result import TrialResult
 

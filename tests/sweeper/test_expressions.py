@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sweeper.errors import ExpressionError
-from sweeper.expressions import MAX_LENGTH, Expression
+from sweeper.spec.expressions import MAX_LENGTH, Expression
 
 VALUES = {
     "policy.horizon": 16,

@@ -26,7 +26,7 @@ from sweeper.journal import Event, read_journal
 from sweeper.launch import run_sweep
 from sweeper.layout import JOURNAL, LOG, trial_folder
 from sweeper.results import read_sweep
-from sweeper.sweep import FailureSpec, KeepSpec, Objective, SweepSpec
+from sweeper.spec.sweep import FailureSpec, KeepSpec, Objective, SweepSpec
 
 # MLflow and Ray Data warn of their own habits.
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.filterwarnings("default")]

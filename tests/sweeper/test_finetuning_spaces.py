@@ -11,7 +11,7 @@ import pytest
 
 from sweeper.errors import SpecError
 from sweeper.plan import Machine, make_plan
-from sweeper.spec import load_spec
+from sweeper.spec.space_file.load import load_spec
 
 SPACE = """\
 name: tuned
@@ -124,7 +124,7 @@ def test_checking_a_checkpoint_loads_nothing_heavy(tmp_path, checkpoint):
     program = (
         "import sys\n"
         "from sweeper.plan import make_plan\n"
-        "from sweeper.spec import load_spec\n"
+        "from sweeper.spec.space_file.load import load_spec\n"
         f"make_plan(load_spec({str(write(tmp_path, checkpoint))!r}))\n"
         "heavy = {'torch', 'ray', 'mlflow', 'optuna', 'pyarrow', 'av', 'safetensors', 'huggingface_hub'}\n"
         "print(*sorted(heavy & set(sys.modules)))\n"

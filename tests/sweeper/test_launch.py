@@ -20,14 +20,14 @@ from small_sweeps import choice
 
 from sweeper.ended import print_result
 from sweeper.errors import ResourceError, SweepExistsError, UserError
-from sweeper.expressions import Expression
 from sweeper.journal import read_journal
 from sweeper.launch import launch, run_sweep
 from sweeper.layout import JOURNAL
 from sweeper.preflight import checking, preflight
 from sweeper.results import read_sweep
-from sweeper.space import Parameter, Space
-from sweeper.sweep import (
+from sweeper.spec.expressions import Expression
+from sweeper.spec.space import Parameter, Space
+from sweeper.spec.sweep import (
     BudgetSpec,
     EarlyStopSpec,
     Objective,

@@ -16,7 +16,7 @@ from sweeper.journal import EventKind
 from sweeper.layout import trial_folder
 from sweeper.live import Board, Display, trials_table
 from sweeper.results import Sweep
-from sweeper.sweep import BudgetSpec
+from sweeper.spec.sweep import BudgetSpec
 
 T0 = 1_000_000.0
 OTHERS = ("horizon", "down_dims", "n_groups", "kernel_size", "crop", "dropout")

@@ -17,7 +17,7 @@ from sweeper.layout import DATABASE, JOURNAL, trial_folder
 from sweeper.masking import masked, masked_command, safe_uri
 from sweeper.preflight import information
 from sweeper.recorder import Outcome, Recorder
-from sweeper.spec import load_spec
+from sweeper.spec.space_file.load import load_spec
 from sweeper.steering import write_spec
 from sweeper.study import Study
 from sweeper.tracking.tracker import Tracker

@@ -11,7 +11,7 @@ from small_trainable import Parabola
 from sweeper import memory
 from sweeper.errors import ResourceError
 from sweeper.memory import check_memory
-from sweeper.sweep import SettledResources
+from sweeper.spec.sweep import SettledResources
 from trainables.diffusion_policy.trainable import TRAINABLE
 
 DATA = {"dataset.repo_id": "builtin/pusht"}

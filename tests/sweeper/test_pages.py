@@ -6,7 +6,7 @@ import urllib.parse
 
 from small_sweeps import SUCCESS
 
-from sweeper.sweep import Objective
+from sweeper.spec.sweep import Objective
 from sweeper.tracking.pages import charts_url, comparison_url
 
 

@@ -10,9 +10,9 @@ import subprocess
 import pytest
 
 from sweeper.plan import Machine, describe_range, describe_scale, find_machine, make_plan
-from sweeper.space import Parameter
-from sweeper.spec import load_spec, packaged_spaces
-from sweeper.sweep import ResourceSpec
+from sweeper.spec.space import Parameter
+from sweeper.spec.space_file.load import load_spec, packaged_spaces
+from sweeper.spec.sweep import ResourceSpec
 from sweeper.text import describe_value
 
 LAPTOP = Machine(cpus=8, gpus=0, disk_gb=100.0)

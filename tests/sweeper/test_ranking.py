@@ -8,7 +8,7 @@ from functools import cache
 import pytest
 
 from sweeper.ranking import ranked
-from sweeper.sweep import Objective
+from sweeper.spec.sweep import Objective
 from sweeper.trial_result import TrialResult
 
 

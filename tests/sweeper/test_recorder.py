@@ -17,8 +17,8 @@ from sweeper.journal import Journal, read_journal
 from sweeper.layout import JOURNAL, trial_folder
 from sweeper.recorder import Outcome, Recorder
 from sweeper.results import read_sweep
+from sweeper.spec.sweep import KeepSpec
 from sweeper.study import Study
-from sweeper.sweep import KeepSpec
 
 
 class Driver:

@@ -16,7 +16,7 @@ from sweeper.layout import DATABASE, JOURNAL, LOCK, RESERVE, STUDY
 from sweeper.preflight import earlier_sweep, is_stillborn
 from sweeper.recorder import Recorder
 from sweeper.records import open_records
-from sweeper.sweep import SweepSpec
+from sweeper.spec.sweep import SweepSpec
 
 
 def small(folder: Path) -> SweepSpec:

@@ -20,7 +20,7 @@ from sweeper.journal import EventKind, Journal
 from sweeper.layout import JOURNAL
 from sweeper.plain import to_json
 from sweeper.results import list_sweeps, read_series, read_sweep
-from sweeper.sweep import EarlyStopSpec
+from sweeper.spec.sweep import EarlyStopSpec
 from sweeper.tables import clock_text, duration_text, ranking_table, short_names, stacked, sweeps_table
 
 

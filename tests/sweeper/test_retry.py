@@ -15,8 +15,8 @@ from sweeper.journal import Journal
 from sweeper.layout import JOURNAL
 from sweeper.recorder import Outcome, Recorder
 from sweeper.retry import Retries
+from sweeper.spec.sweep import FailureSpec
 from sweeper.study import Study
-from sweeper.sweep import FailureSpec
 
 
 class Sweep:

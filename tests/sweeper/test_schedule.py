@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from sweeper.errors import UserError
-from sweeper.sweep import EarlyStopSpec
+from sweeper.spec.sweep import EarlyStopSpec
 
 # Importing Ray Tune takes seconds.
 pytestmark = pytest.mark.slow

@@ -13,8 +13,8 @@ from sweeper.journal import Journal, read_journal
 from sweeper.layout import JOURNAL
 from sweeper.recorder import Outcome, Recorder
 from sweeper.results import read_sweep
+from sweeper.spec.sweep import EarlyStopSpec
 from sweeper.study import Study
-from sweeper.sweep import EarlyStopSpec
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("default")]
 

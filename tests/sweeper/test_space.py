@@ -8,8 +8,8 @@ from collections import Counter
 
 import pytest
 
-from sweeper.expressions import Expression
-from sweeper.space import Parameter, Space
+from sweeper.spec.expressions import Expression
+from sweeper.spec.space import Parameter, Space
 
 SCHEDULE = Parameter("schedule", "categorical", values=("cosine", "linear"))
 BETA_END = Parameter("beta_end", "float", 0.01, 0.03, step=0.01, when=Expression("schedule == 'linear'"))

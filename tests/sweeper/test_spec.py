@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweeper.errors import SpecError, SpecFault
-from sweeper.expressions import Expression
-from sweeper.spec import find_space, load_spec, packaged_spaces
-from sweeper.sweep import EarlyStopSpec, Objective, ResourceSpec, SweepSpec
+from sweeper.spec.expressions import Expression
+from sweeper.spec.space_file.load import find_space, load_spec, packaged_spaces
+from sweeper.spec.sweep import EarlyStopSpec, Objective, ResourceSpec, SweepSpec
 
 GOOD = """\
 name: pusht-diffusion

@@ -12,7 +12,7 @@ import pytest
 
 from sweeper.cli import main
 from sweeper.errors import SpecError
-from sweeper.spec import load_spec
+from sweeper.spec.space_file.load import load_spec
 from trainables.dataset.schema import DatasetFeature
 from trainables.dataset.write import DatasetWriter
 

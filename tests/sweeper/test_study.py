@@ -22,8 +22,8 @@ from small_sweeps import (
 
 from sweeper.errors import UserError
 from sweeper.layout import STUDY
-from sweeper.sampling import config_hash
-from sweeper.space import Parameter
+from sweeper.spec.search_methods import config_hash
+from sweeper.spec.space import Parameter
 from sweeper.study import Study
 from trainables.interface import Fault
 

@@ -6,17 +6,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sweeper.field_values import coerce, possible_numbers, value_problem
-from sweeper.settings import AUTO, ELSEWHERE, SECTIONS, SETTINGS
-from sweeper.source import FaultList, Node, Place
+from sweeper.spec.space_file.fields import (
+    AUTO,
+    ELSEWHERE,
+    SECTIONS,
+    SETTINGS,
+    coerce,
+    possible_numbers,
+    value_problem,
+)
+from sweeper.spec.space_file.yaml_nodes import FaultList, Node, Place
 from sweeper.text import nearest
 from trainables.interface import FieldInfo, Trainable
 
-__all__ = ["Reading"]
+__all__ = ["Document"]
 
 
 @dataclass
-class Reading:
+class Document:
     """What has been read so far, and what was found wrong.
 
     Attributes:

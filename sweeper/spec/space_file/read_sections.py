@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from sweeper.masking import has_password, masked
-from sweeper.reading import Reading
-from sweeper.settings import EVAL_EVERY, LOG_EVERY, NEEDS_PACKAGE, OPTIONS, SETTINGS, STEPS
-from sweeper.source import Node, Place
-from sweeper.space import Space
-from sweeper.sweep import (
+from sweeper.spec.space import Space
+from sweeper.spec.space_file.document import Document
+from sweeper.spec.space_file.fields import EVAL_EVERY, LOG_EVERY, NEEDS_PACKAGE, OPTIONS, SETTINGS, STEPS
+from sweeper.spec.space_file.yaml_nodes import Node, Place
+from sweeper.spec.sweep import (
     BudgetSpec,
     EarlyStopSpec,
     FailureSpec,
@@ -22,11 +22,11 @@ from sweeper.sweep import (
     ResourceSpec,
     SearchSpec,
     TrackingSpec,
+    is_store,
 )
 from sweeper.text import nearest
 
 __all__ = [
-    "is_store",
     "read_budget",
     "read_early_stop",
     "read_failures",
@@ -39,133 +39,130 @@ __all__ = [
 ]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
-_STORES = re.compile(
-    r"(?:https?|sqlite|postgresql|mysql|mssql)(?:\+\w+)?://\S+|databricks(?:://\S+)?|databricks-uc\S*"
-)
 
 
-def read_name(reading: Reading, default: str) -> str:
+def read_name(document: Document, default: str) -> str:
     """The sweep's name; it becomes a folder."""
-    node = reading.root.get("name")
+    node = document.root.get("name")
     value = default if node is None or node.value is None else node.plain()
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if isinstance(value, str) and _NAME.fullmatch(value):
         return value
-    place = reading.place("name")
+    place = document.place("name")
     remedy = "Use letters, digits, `.`, `_` and `-`, at most 80, beginning with a letter or digit."
-    reading.faults.add(place, "name", f"{value!r} cannot name a folder.", remedy)
+    document.faults.add(place, "name", f"{value!r} cannot name a folder.", remedy)
     return "unnamed"
 
 
-def read_objectives(reading: Reading) -> tuple[Objective, ...]:
+def read_objectives(document: Document) -> tuple[Objective, ...]:
     """The metric, or the several objectives."""
-    single, several = (reading.root.get(key) for key in ("metric", "objectives"))
+    single, several = (document.root.get(key) for key in ("metric", "objectives"))
     if single is not None and single.value is None:
         single = None
     if several is not None and several.value is None:
         several = None
     if single is not None and several is not None:
-        reading.faults.add(several.place, "objectives", "stands beside metric.", "Keep one of them.")
+        document.faults.add(several.place, "objectives", "stands beside metric.", "Keep one of them.")
         return ()
     if single is None and several is None:
-        known = "" if reading.trainable is None else ", e.g. " + _example_metric(reading)
-        reading.faults.add(reading.whole, "metric", "is missing.", f"Say what is optimised{known}.")
+        known = "" if document.trainable is None else ", e.g. " + _example_metric(document)
+        document.faults.add(document.whole, "metric", "is missing.", f"Say what is optimised{known}.")
         return ()
     if single is not None:
-        found = [_objective(reading, single, "metric")]
+        found = [_objective(document, single, "metric")]
     elif several is not None and isinstance(several.value, list) and several.value:
-        found = [_objective(reading, node, f"objectives[{i}]") for i, node in enumerate(several.value)]
+        found = [_objective(document, node, f"objectives[{i}]") for i, node in enumerate(several.value)]
     else:
         remedy = "Write `[{name: rollout/success_rate, goal: maximize}, ...]`."
-        reading.faults.add(reading.place("objectives"), "objectives", "is no list of metrics.", remedy)
+        document.faults.add(document.place("objectives"), "objectives", "is no list of metrics.", remedy)
         found = []
     objectives = tuple(objective for objective in found if objective is not None)
     names = [objective.name for objective in objectives]
     for name in sorted({name for name in names if names.count(name) > 1}):
-        reading.faults.add(
-            reading.place("objectives"), "objectives", f"{name} stands twice.", "Keep one of them."
+        document.faults.add(
+            document.place("objectives"), "objectives", f"{name} stands twice.", "Keep one of them."
         )
     return objectives
 
 
-def _example_metric(reading: Reading) -> str:
-    metrics = [] if reading.trainable is None else [m for m in reading.trainable.metrics.values() if m.goal]
+def _example_metric(document: Document) -> str:
+    metrics = [] if document.trainable is None else [m for m in document.trainable.metrics.values() if m.goal]
     judged = [metric for metric in metrics if metric.every == "eval"] or metrics
     return f"`metric: {{name: {judged[0].name}, goal: {judged[0].goal}}}`" if judged else ""
 
 
-def _objective(reading: Reading, node: Node, path: str) -> Objective | None:
+def _objective(document: Document, node: Node, path: str) -> Objective | None:
     if not isinstance(node.value, dict):
         remedy = "Write `{name: ..., goal: maximize}`."
-        reading.faults.add(node.place, path, f"is {node.plain()!r}, not a mapping.", remedy)
+        document.faults.add(node.place, path, f"is {node.plain()!r}, not a mapping.", remedy)
         return None
-    entries = reading.entries(path, node.value, SETTINGS["metric"])
+    entries = document.entries(path, node.value, SETTINGS["metric"])
     if "name" not in entries:
         if "name" not in node.value:
-            reading.faults.add(node.place, path, "has no name.", f"E.g. {_example_metric(reading)}.")
+            document.faults.add(node.place, path, "has no name.", f"E.g. {_example_metric(document)}.")
         return None
     name = entries["name"].value
     goal = entries["goal"].value if "goal" in entries else None
-    return _metric(reading, entries["name"].place, f"{path}.name", name, goal, entries.get("goal"))
+    return _metric(document, entries["name"].place, f"{path}.name", name, goal, entries.get("goal"))
 
 
 def _metric(
-    reading: Reading, place: Place, path: str, name: str, goal: Goal | None, goal_node: Node | None
+    document: Document, place: Place, path: str, name: str, goal: Goal | None, goal_node: Node | None
 ) -> Objective | None:
     """Check a metric against those of the trainable."""
-    if reading.trainable is None:
+    if document.trainable is None:
         return None if goal is None else Objective(name, goal)
-    known = reading.trainable.metrics.get(name)
+    known = document.trainable.metrics.get(name)
     if known is None:
-        near = nearest(name, reading.trainable.metrics)
-        useful = [metric.name for metric in reading.trainable.metrics.values() if metric.goal is not None]
+        near = nearest(name, document.trainable.metrics)
+        useful = [metric.name for metric in document.trainable.metrics.values() if metric.goal is not None]
         remedy = f"Did you mean {near}?" if near else f"Metrics with a goal: {', '.join(useful)}."
-        reading.faults.add(place, path, f"{reading.trainable.name} reports no metric {name!r}.", remedy)
+        document.faults.add(place, path, f"{document.trainable.name} reports no metric {name!r}.", remedy)
         return None
-    if known.needs is not None and not reading.is_set(known.needs):
+    if known.needs is not None and not document.is_set(known.needs):
         others = [
             m.name
-            for m in reading.trainable.metrics.values()
-            if m.every == "eval" and m.goal and (m.needs is None or reading.is_set(m.needs))
+            for m in document.trainable.metrics.values()
+            if m.every == "eval" and m.goal and (m.needs is None or document.is_set(m.needs))
         ]
         instead = f", or use {others[0]}" if others else ""
         remedy = f"Set config {known.needs}{instead}."
-        zero = " and not 0" if reading.config.get(known.needs) == 0 else ""
+        zero = " and not 0" if document.config.get(known.needs) == 0 else ""
         problem = f"{name} is only reported when {known.needs} is set{zero}."
-        reading.faults.add(place, path, problem, remedy)
+        document.faults.add(place, path, problem, remedy)
     if goal is None and known.goal is None:
-        reading.faults.add(
+        document.faults.add(
             place, path, f"{name} has no better direction of its own.", "Add goal: minimize or maximize."
         )
         return None
     if goal is not None and known.goal is not None and goal != known.goal:
         where = place if goal_node is None else goal_node.place
-        reading.warnings.append(f"{where.label}: {name} is usually to {known.goal}, and here to {goal}.")
+        document.warnings.append(f"{where.label}: {name} is usually to {known.goal}, and here to {goal}.")
     return Objective(name, goal or cast(Goal, known.goal))
 
 
-def read_search(reading: Reading, space: Space) -> SearchSpec:
+def read_search(document: Document, space: Space) -> SearchSpec:
     """How trials are chosen."""
-    entries = reading.section("search") or {}
+    entries = document.section("search") or {}
     method: Any = entries["method"].value if "method" in entries else "tpe"
     package = NEEDS_PACKAGE.get(method)
     if package is not None and importlib.util.find_spec(package) is None:
         problem = f"{method} needs the package {package}, which is not installed."
         remedy = "pip install 'diffusion-policy-sweeper[samplers]', or use tpe."
-        reading.faults.add(reading.place("search", "method"), "search.method", problem, remedy)
+        document.faults.add(document.place("search", "method"), "search.method", problem, remedy)
     if method in ("random", "grid") and "startup_trials" in entries:
-        reading.notes.append(f"search.startup_trials has no meaning for {method}.")
+        document.notes.append(f"search.startup_trials has no meaning for {method}.")
     return SearchSpec(
         method=method,
         seed=entries["seed"].value if "seed" in entries else 0,
         startup_trials=entries["startup_trials"].value if "startup_trials" in entries else 10,
-        options=_search_options(reading, method, space),
+        options=_search_options(document, method, space),
     )
 
 
-def _search_options(reading: Reading, method: str, space: Space) -> dict[str, Any]:
-    section = reading.root.get("search")
+def _search_options(document: Document, method: str, space: Space) -> dict[str, Any]:
+    section = document.root.get("search")
     written = section.value if section is not None and isinstance(section.value, dict) else {}
     node = written.get("options")
     if node is None or not isinstance(node.value, dict):
@@ -175,14 +172,14 @@ def _search_options(reading: Reading, method: str, space: Space) -> dict[str, An
     meant = {}
     for key, value in node.value.items():
         if key in elsewhere:
-            reading.notes.append(f"search.options.{key} has no meaning for {method}.")
+            document.notes.append(f"search.options.{key} has no meaning for {method}.")
         else:
             meant[key] = value
-    found = reading.entries("search.options", meant, here)
+    found = document.entries("search.options", meant, here)
     options = {key: value.value for key, value in found.items()}
     if options.get("group") and options.get("multivariate") is False:
         place = found["group"].place
-        reading.faults.add(place, "search.options.group", "needs multivariate.", "Set multivariate: true.")
+        document.faults.add(place, "search.options.group", "needs multivariate.", "Set multivariate: true.")
     if method == "cmaes":
         # Whole numbers and steps need the margin, so it is on for them unless it is switched off.
         discrete = any(parameter.size() is not None for parameter in space.parameters)
@@ -190,32 +187,32 @@ def _search_options(reading: Reading, method: str, space: Space) -> dict[str, An
         clash = [key for key in ("use_separable_cma", "with_margin", "lr_adapt") if options.get(key)]
         if len(clash) > 1:
             problem = f"{' and '.join(clash)} exclude each other."
-            place = reading.place("search", "options")
-            reading.faults.add(place, "search.options", problem, "Set all but one to false.")
+            place = document.place("search", "options")
+            document.faults.add(place, "search.options", problem, "Set all but one to false.")
     return options
 
 
-def read_early_stop(reading: Reading, objectives: tuple[Objective, ...]) -> EarlyStopSpec | None:
+def read_early_stop(document: Document, objectives: tuple[Objective, ...]) -> EarlyStopSpec | None:
     """When trials are stopped early."""
-    entries = reading.section("early_stop")
+    entries = document.section("early_stop")
     if entries is None:
         return None
-    whole = reading.place("early_stop")
-    found = reading.root["early_stop"].value
+    whole = document.place("early_stop")
+    found = document.root["early_stop"].value
     written = found if isinstance(found, dict) else {}
     for key in ("method", "min_steps"):
         if key not in written or written[key].value is None:
             remedy = (
                 "Choose asha or median." if key == "method" else "Say after how many steps trials compare."
             )
-            reading.faults.add(whole, f"early_stop.{key}", "is missing.", remedy)
-    objective = _stop_metric(reading, entries, objectives, whole)
+            document.faults.add(whole, f"early_stop.{key}", "is missing.", remedy)
+    objective = _stop_metric(document, entries, objectives, whole)
     method = entries["method"].value if "method" in entries else None
     if method == "median" and "reduction" in entries:
-        reading.notes.append("early_stop.reduction has no meaning for median.")
+        document.notes.append("early_stop.reduction has no meaning for median.")
     if method is None or "min_steps" not in entries or objective is None:
         return None
-    max_steps = _max_steps(reading, entries, whole)
+    max_steps = _max_steps(document, entries, whole)
     stop = EarlyStopSpec(
         method=method,
         metric=objective.name,
@@ -224,12 +221,12 @@ def read_early_stop(reading: Reading, objectives: tuple[Objective, ...]) -> Earl
         reduction=entries["reduction"].value if "reduction" in entries else 3,
         max_steps=max_steps,
     )
-    _check_stop(reading, stop)
+    _check_stop(document, stop)
     return stop
 
 
 def _stop_metric(
-    reading: Reading, entries: Mapping[str, Node], objectives: tuple[Objective, ...], whole: Place
+    document: Document, entries: Mapping[str, Node], objectives: tuple[Objective, ...], whole: Place
 ) -> Objective | None:
     goal = entries["goal"].value if "goal" in entries else None
     if "metric" in entries:
@@ -237,12 +234,12 @@ def _stop_metric(
         for objective in objectives:
             if objective.name == node.value and goal is None:
                 goal = objective.goal
-        return _metric(reading, node.place, "early_stop.metric", node.value, goal, entries.get("goal"))
+        return _metric(document, node.place, "early_stop.metric", node.value, goal, entries.get("goal"))
     if len(objectives) == 1:
         return Objective(objectives[0].name, goal or objectives[0].goal)
     if objectives:
         names = ", ".join(objective.name for objective in objectives)
-        reading.faults.add(
+        document.faults.add(
             whole,
             "early_stop.metric",
             "is missing, and there are several objectives.",
@@ -251,32 +248,32 @@ def _stop_metric(
     return None
 
 
-def _max_steps(reading: Reading, entries: Mapping[str, Node], whole: Place) -> int:
-    numbers = reading.numbers(STEPS)
+def _max_steps(document: Document, entries: Mapping[str, Node], whole: Place) -> int:
+    numbers = document.numbers(STEPS)
     if numbers:
         return int(max(numbers))
     if "max_steps" in entries:
         return int(entries["max_steps"].value)
-    if reading.trainable is None:
+    if document.trainable is None:
         return 0
-    reading.faults.add(
+    document.faults.add(
         whole, "early_stop.max_steps", "is missing.", "Say how many steps a whole trial takes."
     )
     return 0
 
 
-def _check_stop(reading: Reading, stop: EarlyStopSpec) -> None:
-    place = reading.place("early_stop", "min_steps")
+def _check_stop(document: Document, stop: EarlyStopSpec) -> None:
+    place = document.place("early_stop", "min_steps")
     if stop.max_steps and stop.min_steps >= stop.max_steps:
         problem = f"{stop.min_steps} steps are a whole trial ({stop.max_steps}): nothing can be stopped."
         remedy = f"Lower it below {STEPS}, or leave early_stop out."
-        reading.faults.add(place, "early_stop.min_steps", problem, remedy)
+        document.faults.add(place, "early_stop.min_steps", problem, remedy)
         return
-    metric = None if reading.trainable is None else reading.trainable.metrics.get(stop.metric)
+    metric = None if document.trainable is None else document.trainable.metrics.get(stop.metric)
     if metric is None:
         return
     every = EVAL_EVERY if metric.every == "eval" else LOG_EVERY
-    intervals = reading.numbers(every)
+    intervals = document.numbers(every)
     if not intervals or not stop.max_steps:
         return
     interval = int(min(intervals))
@@ -286,68 +283,68 @@ def _check_stop(reading: Reading, stop: EarlyStopSpec) -> None:
             f"and a trial takes {stop.max_steps} steps."
         )
         remedy = f"Set {every} to at most {stop.max_steps // 2}, or leave early_stop out."
-        reading.faults.add(reading.place("early_stop", "metric"), "early_stop.metric", problem, remedy)
+        document.faults.add(document.place("early_stop", "metric"), "early_stop.metric", problem, remedy)
     elif stop.min_steps % interval and len(intervals) == 1:
         seen = -(-stop.min_steps // interval) * interval
-        reading.notes.append(
+        document.notes.append(
             f"early_stop.min_steps {stop.min_steps} is no multiple of {every} = {interval}: "
             f"trials are first compared at step {seen}."
         )
 
 
-def read_budget(reading: Reading, grid_size: int | None, may_be_missing: bool) -> BudgetSpec:
+def read_budget(document: Document, grid_size: int | None, may_be_missing: bool) -> BudgetSpec:
     """When the sweep is over.
 
     Args:
-        reading: The space file.
+        document: The space file.
         grid_size: Points of a grid search; the number of trials where none is said.
         may_be_missing: Whether the number of trials may be left out.
     """
-    values = {key: node.value for key, node in (reading.section("budget") or {}).items()}
-    section = reading.root.get("budget")
+    values = {key: node.value for key, node in (document.section("budget") or {}).items()}
+    section = document.root.get("budget")
     written = section.value if section is not None and isinstance(section.value, dict) else {}
     said = "trials" in written and written["trials"].value is not None
     if not said and not may_be_missing:
         remedy = "Say how many trials to run, e.g. `budget: {trials: 64}`."
-        reading.faults.add(reading.place("budget"), "budget.trials", "is missing.", remedy)
+        document.faults.add(document.place("budget"), "budget.trials", "is missing.", remedy)
     values.setdefault("trials", grid_size or 1)
     return BudgetSpec(**values)
 
 
-def read_resources(reading: Reading) -> ResourceSpec:
+def read_resources(document: Document) -> ResourceSpec:
     """What a trial gets."""
-    values = {key: node.value for key, node in (reading.section("resources") or {}).items()}
+    values = {key: node.value for key, node in (document.section("resources") or {}).items()}
     resources = ResourceSpec(**values)
     gpu = resources.gpu_per_worker
     if resources.workers > 1 and gpu != "auto" and 0 < gpu < 1:
         problem = f"{gpu:g} of a GPU cannot serve {resources.workers} workers: NCCL refuses two on one GPU."
         remedy = "Use workers: 1, or gpu_per_worker: 1."
-        reading.faults.add(
-            reading.place("resources", "gpu_per_worker"), "resources.gpu_per_worker", problem, remedy
+        document.faults.add(
+            document.place("resources", "gpu_per_worker"), "resources.gpu_per_worker", problem, remedy
         )
     return resources
 
 
-def read_failures(reading: Reading) -> FailureSpec:
+def read_failures(document: Document) -> FailureSpec:
     """How often a trial is tried again."""
-    return FailureSpec(**{key: node.value for key, node in (reading.section("failures") or {}).items()})
+    return FailureSpec(**{key: node.value for key, node in (document.section("failures") or {}).items()})
 
 
-def read_keep(reading: Reading) -> KeepSpec:
+def read_keep(document: Document) -> KeepSpec:
     """Which checkpoints stay."""
-    return KeepSpec(**{key: node.value for key, node in (reading.section("keep") or {}).items()})
+    return KeepSpec(**{key: node.value for key, node in (document.section("keep") or {}).items()})
 
 
-def read_tracking(reading: Reading, name: str) -> TrackingSpec:
+def read_tracking(document: Document, name: str) -> TrackingSpec:
     """Where MLflow keeps the runs."""
-    entries = reading.section("tracking") or {}
+    entries = document.section("tracking") or {}
     uri = entries["uri"].value if "uri" in entries else None
     if uri is not None and not is_store(uri):
         problem = f"{masked(uri)!r} is no address of an MLflow store."
         remedy = "Use http://HOST:5000, sqlite:///PATH/mlflow.db or postgresql://...; a folder will not do."
-        reading.faults.add(entries["uri"].place, "tracking.uri", problem, remedy)
+        document.faults.add(entries["uri"].place, "tracking.uri", problem, remedy)
     elif uri is not None and has_password(uri):
-        reading.faults.add(
+        document.faults.add(
             entries["uri"].place,
             "tracking.uri",
             "holds a login, and what a space says is written into the sweep's folder and to MLflow.",
@@ -356,12 +353,7 @@ def read_tracking(reading: Reading, name: str) -> TrackingSpec:
         )
     experiment = entries["experiment"].value if "experiment" in entries else name
     if not experiment.strip():
-        reading.faults.add(
+        document.faults.add(
             entries["experiment"].place, "tracking.experiment", "is empty.", "Leave it out for the name."
         )
     return TrackingSpec(uri, experiment)
-
-
-def is_store(uri: str) -> bool:
-    """Whether a text is the address of an MLflow server or database."""
-    return _STORES.fullmatch(uri) is not None

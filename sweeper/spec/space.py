@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from sweeper.errors import ExpressionError
-from sweeper.expressions import Expression
+from sweeper.spec.expressions import Expression
 
 __all__ = ["Parameter", "Space"]
 

@@ -1,18 +1,19 @@
 """A sweep, fully said: what is searched, on what, how long, with which machines.
 
-`sweeper.spec` reads one from a space file. Nothing here imports torch, ray, optuna or mlflow.
+`sweeper.spec.space_file.load` reads one from a space file. Nothing here imports torch, ray, optuna or mlflow.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from sweeper.space import Space
+from sweeper.spec.space import Space
 
 __all__ = [
     "BudgetSpec",
@@ -26,12 +27,17 @@ __all__ = [
     "SettledResources",
     "SweepSpec",
     "TrackingSpec",
+    "is_store",
+    "objective_fault",
 ]
 
 Goal = Literal["minimize", "maximize"]
+
 Auto = Literal["auto"]
+
 MAX_AUTO_CPUS = 8
 """Processes of a trial beyond this many CPUs no longer train faster; the rest is for other trials."""
+
 AUTO_TRIALS_AT_ONCE = 8
 """Without GPUs the CPUs are shared by this many trials at most: a search learns from finished trials."""
 
@@ -320,3 +326,24 @@ class SweepSpec:
             warnings=tuple(plain["warnings"]),
             source=plain["source"],
         )
+
+
+def is_store(uri: str) -> bool:
+    """Whether a text is the address of an MLflow server or database."""
+    return _STORES.fullmatch(uri) is not None
+
+
+_STORES = re.compile(
+    r"(?:https?|sqlite|postgresql|mysql|mssql)(?:\+\w+)?://\S+|databricks(?:://\S+)?|databricks-uc\S*"
+)
+
+
+def objective_fault(objectives: Sequence[Objective], values: Mapping[str, float]) -> tuple[str, str] | None:
+    """Say why objective values are none that a trial can complete with: (reason, message), or None."""
+    for objective in objectives:
+        value = values.get(objective.name)
+        if value is None:
+            return "no_objective", f"the trial ended without reporting {objective.name}"
+        if not math.isfinite(value):
+            return "diverged", f"{objective.name} is {value}"
+    return None

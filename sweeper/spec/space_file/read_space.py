@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sweeper.errors import ExpressionError
-from sweeper.expressions import Expression
-from sweeper.field_values import coerce, is_path, value_problem
-from sweeper.reading import Reading
-from sweeper.settings import PARAMETER_KEYS, PARAMETER_WORDS
-from sweeper.source import Node, Place
-from sweeper.space import Parameter, Space
+from sweeper.spec.expressions import Expression
+from sweeper.spec.space import Parameter, Space
+from sweeper.spec.space_file.document import Document
+from sweeper.spec.space_file.fields import PARAMETER_KEYS, PARAMETER_WORDS, coerce, is_path, value_problem
+from sweeper.spec.space_file.yaml_nodes import Node, Place
 from sweeper.text import is_there, nearest
 from trainables.interface import FieldInfo, StartsFromCheckpoints, is_url
 
@@ -40,26 +39,26 @@ class SpacePlaces:
     constraints: list[Place] = field(default_factory=list)
 
 
-def read_config(reading: Reading) -> None:
-    """Fill ``reading.config`` with the fixed values, under the fields' own names."""
-    for own, node, info in _fields(reading, "config"):
+def read_config(document: Document) -> None:
+    """Fill ``document.config`` with the fixed values, under the fields' own names."""
+    for own, node, info in _fields(document, "config"):
         value = node.plain()
         if isinstance(value, dict) and info.kind != "dict":
             remedy = "A range or a list of values belongs under parameters."
-            reading.faults.add(node.place, f"config.{own}", "is a mapping, not a value.", remedy)
+            document.faults.add(node.place, f"config.{own}", "is a mapping, not a value.", remedy)
             continue
-        _fix(reading, own, node.place, value, info)
+        _fix(document, own, node.place, value, info)
 
 
-def read_inherited(reading: Reading) -> None:
-    """Fill ``reading.config`` with what the checkpoint that it names decides and nobody else does."""
-    trainable = reading.trainable
+def read_inherited(document: Document) -> None:
+    """Fill ``document.config`` with what the checkpoint that it names decides and nobody else does."""
+    trainable = document.trainable
     if trainable is None or not isinstance(trainable, StartsFromCheckpoints):
         return
-    always = reading.searched_names(conditional=False)
-    values = trainable.inherited({**dict.fromkeys(always), **reading.config})
-    added = {name: value for name, value in values.items() if name not in reading.config}
-    reading.config.update(values)
+    always = document.searched_names(conditional=False)
+    values = trainable.inherited({**dict.fromkeys(always), **document.config})
+    added = {name: value for name, value in values.items() if name not in document.config}
+    document.config.update(values)
     if added:
         unusual = [
             f"{name}: {_short(value)}"
@@ -67,19 +66,19 @@ def read_inherited(reading: Reading) -> None:
             if value != trainable.fields[name].default
         ]
         words = f"{len(added)} fields that the file leaves open are as in the checkpoint"
-        reading.notes.append(f"{words}; not as by default are {', '.join(unusual) or 'none'}.")
+        document.notes.append(f"{words}; not as by default are {', '.join(unusual) or 'none'}.")
 
 
-def _fix(reading: Reading, own: str, place: Place, value: Any, info: FieldInfo) -> None:
+def _fix(document: Document, own: str, place: Place, value: Any, info: FieldInfo) -> None:
     problem = value_problem(info, value)
-    reading.config_places[own] = place
+    document.config_places[own] = place
     if problem is not None:
-        reading.faults.add(place, f"config.{own}", *problem)
+        document.faults.add(place, f"config.{own}", *problem)
     else:
-        reading.config[own] = _settled(reading, place, f"config.{own}", value, info)
+        document.config[own] = _settled(document, place, f"config.{own}", value, info)
 
 
-def _settled(reading: Reading, place: Place, name: str, value: Any, info: FieldInfo) -> Any:
+def _settled(document: Document, place: Place, name: str, value: Any, info: FieldInfo) -> Any:
     """A legal value in the field's own type; a path from the root, for trials work in other folders."""
     value = coerce(info, value)
     named = info.unit == PATH_OR_HUB and isinstance(value, str)
@@ -87,131 +86,131 @@ def _settled(reading: Reading, place: Place, name: str, value: Any, info: FieldI
     if not is_path(info) and not (named and (value[:1] in ("~", "/", ".") or is_there(Path(value)))):
         return value
     if isinstance(value, list):
-        return [_settled(reading, place, name, element, info) for element in value]
+        return [_settled(document, place, name, element, info) for element in value]
     if not isinstance(value, str) or is_url(value):
         return value
     try:
         return str(Path(value).expanduser().absolute())
     except RuntimeError:  # `~somebody`, whom this machine does not know
         remedy = "Write the path from the root: /home/..."
-        reading.faults.add(place, name, f"there is no home folder for {value!r}.", remedy)
+        document.faults.add(place, name, f"there is no home folder for {value!r}.", remedy)
         return value
 
 
-def _fields(reading: Reading, section: str) -> list[tuple[str, Node, FieldInfo]]:
+def _fields(document: Document, section: str) -> list[tuple[str, Node, FieldInfo]]:
     """The entries of a section whose names are fields; faults for the others."""
-    node = reading.root.get(section)
+    node = document.root.get(section)
     if node is None or node.value is None:
         return []
     if not isinstance(node.value, dict):
         remedy = "Write `field.name: ...` under it, one per line."
-        reading.faults.add(node.place, section, f"is {node.plain()!r}, not a mapping.", remedy)
+        document.faults.add(node.place, section, f"is {node.plain()!r}, not a mapping.", remedy)
         return []
-    if reading.trainable is None:
+    if document.trainable is None:
         return []
     found: dict[str, tuple[str, Node]] = {}
     for key, entry in node.value.items():
-        own = reading.own_name(key)
+        own = document.own_name(key)
         if own is None:
-            reading.faults.add(
-                entry.place, f"{section}.{key}", "no field has this name.", reading.field_hint(key)
+            document.faults.add(
+                entry.place, f"{section}.{key}", "no field has this name.", document.field_hint(key)
             )
         elif own in found:
             problem = f"is the same field as {found[own][0]}."
-            reading.faults.add(entry.place, f"{section}.{key}", problem, "Keep one of them.")
+            document.faults.add(entry.place, f"{section}.{key}", problem, "Keep one of them.")
         else:
             found[own] = (key, entry)
-    return [(own, entry, reading.trainable.fields[own]) for own, (_, entry) in found.items()]
+    return [(own, entry, document.trainable.fields[own]) for own, (_, entry) in found.items()]
 
 
-def read_space(reading: Reading) -> tuple[Space, SpacePlaces]:
+def read_space(document: Document) -> tuple[Space, SpacePlaces]:
     """The parameters, in the order that their conditions need, and the constraints."""
     places = SpacePlaces()
     parameters: dict[str, Parameter] = {}
-    for own, node, info in _fields(reading, "parameters"):
+    for own, node, info in _fields(document, "parameters"):
         places.parameters[own] = node.place
-        parameter = _parameter(reading, own, node, info, places)
+        parameter = _parameter(document, own, node, info, places)
         if parameter is not None:
             parameters[own] = parameter
-    if not parameters and not len(reading.faults):
-        place = reading.place("parameters")
+    if not parameters and not len(document.faults):
+        place = document.place("parameters")
         remedy = "Search at least one field, e.g. `optimizer.lr: {min: 1e-5, max: 1e-3, log: true}`."
-        reading.faults.add(place, "parameters", "nothing is searched.", remedy)
-    constraints = _constraints(reading, places)
-    ordered = _ordered(reading, parameters, places)
-    return Space(tuple(ordered), tuple(constraints), _defaults(reading, ordered, constraints)), places
+        document.faults.add(place, "parameters", "nothing is searched.", remedy)
+    constraints = _constraints(document, places)
+    ordered = _ordered(document, parameters, places)
+    return Space(tuple(ordered), tuple(constraints), _defaults(document, ordered, constraints)), places
 
 
 def _parameter(
-    reading: Reading, own: str, node: Node, info: FieldInfo, places: SpacePlaces
+    document: Document, own: str, node: Node, info: FieldInfo, places: SpacePlaces
 ) -> Parameter | None:
     name = f"parameters.{own}"
     form = node.value
     if not isinstance(form, dict):
         remedy = "Write {values: [...]} or {min: ..., max: ...}; a fixed value belongs under config."
-        reading.faults.add(node.place, name, f"is {_short(node.plain())}, not a range or values.", remedy)
+        document.faults.add(node.place, name, f"is {_short(node.plain())}, not a range or values.", remedy)
         return None
-    before = len(reading.faults)
+    before = len(document.faults)
     for key in form:
         if key not in PARAMETER_KEYS:
             near = nearest(key, PARAMETER_KEYS)
             remedy = PARAMETER_WORDS.get(key) or (f"Did you mean {near}?" if near else "")
             remedy = remedy or f"Known: {', '.join(PARAMETER_KEYS)}."
-            reading.faults.add(form[key].place, f"{name}.{key}", "no setting has this name.", remedy)
-    when = _when(reading, own, form.get("when"))
+            document.faults.add(form[key].place, f"{name}.{key}", "no setting has this name.", remedy)
+    when = _when(document, own, form.get("when"))
     kinds = [kind for kind, keys in _FORMS.items() if any(key in form for key in keys)]
     if len(kinds) != 1:
         problem = f"mixes {' and '.join(kinds)}." if kinds else "has neither a range nor values."
-        reading.faults.add(node.place, name, problem, "Write {values: [...]} or {min: ..., max: ...}.")
+        document.faults.add(node.place, name, problem, "Write {values: [...]} or {min: ..., max: ...}.")
         return None
-    if own in reading.config_places and (when is None or "value" in form):
-        fixed = reading.config_places[own]
+    if own in document.config_places and (when is None or "value" in form):
+        fixed = document.config_places[own]
         where = f"line {fixed.line}" if fixed.line else fixed.label
         remedy = "Keep one of them; both only make sense with `when`, where config holds otherwise."
-        reading.faults.add(node.place, name, f"is fixed in config too ({where}).", remedy)
+        document.faults.add(node.place, name, f"is fixed in config too ({where}).", remedy)
     if "value" in form:
-        _fix(reading, own, form["value"].place, form["value"].plain(), info)
+        _fix(document, own, form["value"].place, form["value"].plain(), info)
         return None
     if "values" in form:
         for key in ("log", "step"):
             if key in form:
-                reading.faults.add(
+                document.faults.add(
                     form[key].place, f"{name}.{key}", "has no meaning for values.", "Remove it."
                 )
-        parameter = _categorical(reading, own, form["values"], info, when, places)
+        parameter = _categorical(document, own, form["values"], info, when, places)
     else:
-        parameter = _range(reading, own, node.place, form, info, when)
-    return parameter if len(reading.faults) == before else None
+        parameter = _range(document, own, node.place, form, info, when)
+    return parameter if len(document.faults) == before else None
 
 
 _FORMS = {"values": ("values",), "a range": ("min", "max"), "value": ("value",)}
 
 
 def _categorical(
-    reading: Reading, own: str, node: Node, info: FieldInfo, when: Expression | None, places: SpacePlaces
+    document: Document, own: str, node: Node, info: FieldInfo, when: Expression | None, places: SpacePlaces
 ) -> Parameter | None:
     name = f"parameters.{own}.values"
     if not isinstance(node.value, list):
-        reading.faults.add(node.place, name, f"{_short(node.plain())} is no list.", "Write [a, b, c].")
+        document.faults.add(node.place, name, f"{_short(node.plain())} is no list.", "Write [a, b, c].")
         return None
     if not node.value:
-        reading.faults.add(node.place, name, "is empty.", "List at least one value.")
+        document.faults.add(node.place, name, "is empty.", "List at least one value.")
     values: list[Any] = []
     for element in node.value:
         problem = value_problem(info, element.plain())
         if problem is not None:
-            reading.faults.add(element.place, name, *problem)
+            document.faults.add(element.place, name, *problem)
             continue
-        value = _settled(reading, element.place, name, element.plain(), info)
+        value = _settled(document, element.place, name, element.plain(), info)
         if any(type(value) is type(other) and value == other for other in values):
-            reading.faults.add(element.place, name, f"{_short(value)} stands twice.", "Keep one of them.")
+            document.faults.add(element.place, name, f"{_short(value)} stands twice.", "Keep one of them.")
         values.append(value)
     places.values[own] = [element.place for element in node.value]
     return Parameter(own, "categorical", values=tuple(values), when=when)
 
 
 def _range(
-    reading: Reading,
+    document: Document,
     own: str,
     place: Place,
     form: Mapping[str, Node],
@@ -222,54 +221,54 @@ def _range(
     if info.kind not in ("int", "float"):
         remedy = f"Write {{values: [...]}}, each {info.expected()}."
         what = {"texts": "text", "ranges": "choice of numbers"}.get(info.kind, info.kind)
-        reading.faults.add(place, name, f"a {what} has no range.", remedy)
+        document.faults.add(place, name, f"a {what} has no range.", remedy)
         return None
-    before = len(reading.faults)
+    before = len(document.faults)
     bounds: dict[str, Any] = {}
     for key in ("min", "max"):
         if key not in form:
-            reading.faults.add(place, f"{name}.{key}", "is missing.", "A range has both min and max.")
+            document.faults.add(place, f"{name}.{key}", "is missing.", "A range has both min and max.")
             continue
         bound = form[key].plain()
         wrong = value_problem(info, bound) if bound is not None else ("is null.", "A bound is a number.")
         if wrong is not None:
-            reading.faults.add(form[key].place, f"{name}.{key}", *wrong)
+            document.faults.add(form[key].place, f"{name}.{key}", *wrong)
         else:
             bounds[key] = coerce(info, bound)
-    log = _log(reading, name, form)
-    step = _step(reading, name, form, info)
-    if len(reading.faults) > before:
+    log = _log(document, name, form)
+    step = _step(document, name, form, info)
+    if len(document.faults) > before:
         return None
     low, high = bounds["min"], bounds["max"]
     if low >= high:
         remedy = "Swap them." if low > high else "A single value belongs under config."
         # A bound that the command line changed is the one to blame.
         blamed = form["min"].place if form["max"].place.line else form["max"].place
-        reading.faults.add(blamed, name, f"min {low:g} is not below max {high:g}.", remedy)
+        document.faults.add(blamed, name, f"min {low:g} is not below max {high:g}.", remedy)
     elif log and low <= 0:
         problem = f"a logarithmic scale has no place for {low:g}."
-        reading.faults.add(form["min"].place, f"{name}.min", problem, "Use a min above 0, or log: false.")
+        document.faults.add(form["min"].place, f"{name}.min", problem, "Use a min above 0, or log: false.")
     elif step is not None:
-        _check_step(reading, name, form, low, high, step)
+        _check_step(document, name, form, low, high, step)
     if log and step is not None:
         remedy = "Remove one of them; {values: [...]} can list any numbers."
-        reading.faults.add(
+        document.faults.add(
             form["step"].place, f"{name}.step", "has no meaning on a logarithmic scale.", remedy
         )
     kind: Literal["int", "float"] = "int" if info.kind == "int" else "float"
     return Parameter(own, kind, low, high, log, step, when=when)
 
 
-def _log(reading: Reading, name: str, form: Mapping[str, Node]) -> bool:
+def _log(document: Document, name: str, form: Mapping[str, Node]) -> bool:
     if "log" not in form:
         return False
     log = form["log"].plain()
     if not isinstance(log, bool):
-        reading.faults.add(form["log"].place, f"{name}.log", f"is {_short(log)}.", "Expected true or false.")
+        document.faults.add(form["log"].place, f"{name}.log", f"is {_short(log)}.", "Expected true or false.")
     return log is True
 
 
-def _step(reading: Reading, name: str, form: Mapping[str, Node], info: FieldInfo) -> float | None:
+def _step(document: Document, name: str, form: Mapping[str, Node], info: FieldInfo) -> float | None:
     if "step" not in form or form["step"].value is None:
         return None
     info = FieldInfo("step", info.kind, None, minimum=1 if info.kind == "int" else 1e-12)
@@ -279,14 +278,14 @@ def _step(reading: Reading, name: str, form: Mapping[str, Node], info: FieldInfo
         expected = (
             "Expected a whole number of at least 1." if info.kind == "int" else "Expected a number above 0."
         )
-        reading.faults.add(form["step"].place, f"{name}.step", problem[0], expected)
+        document.faults.add(form["step"].place, f"{name}.step", problem[0], expected)
         return None
     number: float = coerce(info, step)
     return number
 
 
 def _check_step(
-    reading: Reading, name: str, form: Mapping[str, Node], low: float, high: float, step: float
+    document: Document, name: str, form: Mapping[str, Node], low: float, high: float, step: float
 ) -> None:
     exact_low, exact_high, exact_step = (Decimal(repr(number)) for number in (low, high, step))
     count = (exact_high - exact_low) / exact_step
@@ -294,83 +293,83 @@ def _check_step(
         return
     if count < 1:
         wide = f"{step:g} is wider than the range {low:g} to {high:g}."
-        reading.faults.add(form["step"].place, f"{name}.step", wide, "Lower it, or list values.")
+        document.faults.add(form["step"].place, f"{name}.step", wide, "Lower it, or list values.")
         return
     below = exact_low + math.floor(count) * exact_step
     problem = f"{high:g} is not reached from {low:g} in steps of {step:g}."
     remedy = f"Nearest: {below.normalize():f} or {(below + exact_step).normalize():f}."
-    reading.faults.add(form["max"].place, f"{name}.max", problem, remedy)
+    document.faults.add(form["max"].place, f"{name}.max", problem, remedy)
 
 
-def _when(reading: Reading, own: str, node: Node | None) -> Expression | None:
+def _when(document: Document, own: str, node: Node | None) -> Expression | None:
     if node is None or node.value is None:
         return None
-    expression = _expression(reading, node, f"parameters.{own}.when")
+    expression = _expression(document, node, f"parameters.{own}.when")
     if expression is not None and own in expression.names:
         problem = "the condition of a parameter cannot ask for the parameter itself."
-        reading.faults.add(node.place, f"parameters.{own}.when", problem)
+        document.faults.add(node.place, f"parameters.{own}.when", problem)
     return expression
 
 
-def _constraints(reading: Reading, places: SpacePlaces) -> list[Expression]:
-    node = reading.root.get("constraints")
+def _constraints(document: Document, places: SpacePlaces) -> list[Expression]:
+    node = document.root.get("constraints")
     if node is None or node.value is None:
         return []
     if not isinstance(node.value, list):
-        reading.faults.add(
+        document.faults.add(
             node.place, "constraints", "is no list.", "Write each after `- ` on a line of its own."
         )
         return []
     constraints = []
     for number, element in enumerate(node.value):
-        expression = _expression(reading, element, f"constraints[{number}]")
+        expression = _expression(document, element, f"constraints[{number}]")
         if expression is not None:
             constraints.append(expression)
             places.constraints.append(element.place)
     return constraints
 
 
-def _expression(reading: Reading, node: Node, name: str) -> Expression | None:
+def _expression(document: Document, node: Node, name: str) -> Expression | None:
     text = node.plain()
     if not isinstance(text, str):
         remedy = "Write a comparison in quotes, e.g. \"policy.beta_schedule == 'linear'\"."
-        reading.faults.add(node.place, name, f"is {_short(text)}, not an expression.", remedy)
+        document.faults.add(node.place, name, f"is {_short(text)}, not an expression.", remedy)
         return None
     try:
         expression = Expression(text)
     except ExpressionError as error:
-        reading.faults.add(node.place, name, str(error))
+        document.faults.add(node.place, name, str(error))
         return None
-    if reading.trainable is None:
+    if document.trainable is None:
         return None
-    before = len(reading.faults)
+    before = len(document.faults)
     if not expression.names:
-        reading.faults.add(node.place, name, f"`{text}` asks for no field.", "It is always the same.")
+        document.faults.add(node.place, name, f"`{text}` asks for no field.", "It is always the same.")
     for known in expression.names:
-        if reading.own_name(known) is None:
+        if document.own_name(known) is None:
             problem = f"`{text}` asks for {known}, which no field is called."
-            reading.faults.add(node.place, name, problem, reading.field_hint(known))
-    if len(reading.faults) > before:
+            document.faults.add(node.place, name, problem, document.field_hint(known))
+    if len(document.faults) > before:
         return None
-    aliases = reading.trainable.aliases
+    aliases = document.trainable.aliases
     expression = expression.renamed({known: aliases[known] for known in expression.names if known in aliases})
-    _check_literals(reading, node.place, name, expression)
-    return expression if len(reading.faults) == before else None
+    _check_literals(document, node.place, name, expression)
+    return expression if len(document.faults) == before else None
 
 
-def _check_literals(reading: Reading, place: Place, name: str, expression: Expression) -> None:
+def _check_literals(document: Document, place: Place, name: str, expression: Expression) -> None:
     """A field compared with what it can never be is a slip of the pen."""
     for known, literal in expression.literals():
-        info = None if reading.trainable is None else reading.trainable.fields[known]
+        info = None if document.trainable is None else document.trainable.fields[known]
         if info is None or info.kind.startswith(("list", "dict", "ranges")):
             continue
         problem = value_problem(info, literal) if literal is not None or not info.nullable else None
         if problem is not None:
             words = f"`{expression.text}` compares {known} with what it can never be: {problem[0]}"
-            reading.faults.add(place, name, words, problem[1])
+            document.faults.add(place, name, words, problem[1])
 
 
-def _ordered(reading: Reading, parameters: dict[str, Parameter], places: SpacePlaces) -> list[Parameter]:
+def _ordered(document: Document, parameters: dict[str, Parameter], places: SpacePlaces) -> list[Parameter]:
     """Sort parameters so that each condition only asks for those before it; a circle is a fault."""
     ordered: dict[str, Parameter] = {}
     waiting = dict(parameters)
@@ -384,7 +383,7 @@ def _ordered(reading: Reading, parameters: dict[str, Parameter], places: SpacePl
         if not ready:
             circle = _circle(waiting)
             problem = f"the conditions wait for each other: {' → '.join([*circle, circle[0]])}."
-            reading.faults.add(
+            document.faults.add(
                 places.parameters[circle[0]], f"parameters.{circle[0]}.when", problem, "Drop one `when`."
             )
             break
@@ -403,17 +402,19 @@ def _circle(waiting: Mapping[str, Parameter]) -> list[str]:
         path.append(following)
 
 
-def _defaults(reading: Reading, parameters: list[Parameter], constraints: list[Expression]) -> dict[str, Any]:
+def _defaults(
+    document: Document, parameters: list[Parameter], constraints: list[Expression]
+) -> dict[str, Any]:
     """What the trainable takes for the fields that expressions mention, where neither file nor trial says."""
-    if reading.trainable is None:
+    if document.trainable is None:
         return {}
     expressions = [*constraints, *(parameter.when for parameter in parameters if parameter.when is not None)]
     mentioned = dict.fromkeys(name for expression in expressions for name in expression.names)
     unconditional = {parameter.name for parameter in parameters if parameter.when is None}
     return {
-        name: reading.trainable.fields[name].default
+        name: document.trainable.fields[name].default
         for name in mentioned
-        if name not in reading.config and name not in unconditional
+        if name not in document.config and name not in unconditional
     }
 
 

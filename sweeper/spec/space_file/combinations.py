@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from sweeper.errors import ExpressionError
-from sweeper.parameters import SpacePlaces
-from sweeper.reading import Reading
-from sweeper.space import Parameter, Space
+from sweeper.spec.space import Parameter, Space
+from sweeper.spec.space_file.document import Document
+from sweeper.spec.space_file.read_space import SpacePlaces
 from trainables.interface import Fault
 
 __all__ = ["check_combinations"]
@@ -39,20 +39,20 @@ class _Tried:
     faults: tuple[Fault, ...]
 
 
-def check_combinations(reading: Reading, space: Space, places: SpacePlaces, workers: int = 1) -> None:
-    """Add faults and warnings about combinations, of trials of so many workers, to ``reading``."""
-    configs = list(_configs(space, reading.config))
-    _check_conditions(reading, space, places, configs)
-    kept = _keep_constraints(reading, space, places, configs)
-    if not kept or reading.trainable is None:
+def check_combinations(document: Document, space: Space, places: SpacePlaces, workers: int = 1) -> None:
+    """Add faults and warnings about combinations, of trials of so many workers, to ``document``."""
+    configs = list(_configs(space, document.config))
+    _check_conditions(document, space, places, configs)
+    kept = _keep_constraints(document, space, places, configs)
+    if not kept or document.trainable is None:
         return
-    tried = [_tried(reading, space, config, workers) for config in kept]
+    tried = [_tried(document, space, config, workers) for config in kept]
     if all(trial.faults for trial in tried):
-        tried = _all_illegal(reading, space, places, tried)
+        tried = _all_illegal(document, space, places, tried)
         if all(trial.faults for trial in tried):
             return
-    tried = _check_values(reading, space, places, tried)
-    _warn_of_clashes(reading, tried)
+    tried = _check_values(document, space, places, tried)
+    _warn_of_clashes(document, tried)
 
 
 def _configs(space: Space, fixed: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -104,7 +104,7 @@ def _value_sets(candidates: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, A
 
 
 def _check_conditions(
-    reading: Reading, space: Space, places: SpacePlaces, configs: Sequence[Mapping[str, Any]]
+    document: Document, space: Space, places: SpacePlaces, configs: Sequence[Mapping[str, Any]]
 ) -> None:
     """A parameter whose condition never holds is a slip."""
     for parameter in space.parameters:
@@ -114,11 +114,11 @@ def _check_conditions(
             problem = f"`{parameter.when}` holds for none of {len(configs)} combinations."
             remedy = "The parameter would never be searched; correct the condition or remove the parameter."
             name = f"parameters.{parameter.name}.when"
-            reading.faults.add(places.parameters[parameter.name], name, problem, remedy)
+            document.faults.add(places.parameters[parameter.name], name, problem, remedy)
 
 
 def _keep_constraints(
-    reading: Reading, space: Space, places: SpacePlaces, configs: Sequence[dict[str, Any]]
+    document: Document, space: Space, places: SpacePlaces, configs: Sequence[dict[str, Any]]
 ) -> list[dict[str, Any]]:
     """The configurations that keep the constraints; faults for constraints that cannot be kept."""
     counts: Counter[str] = Counter()
@@ -128,18 +128,18 @@ def _keep_constraints(
         counts.update(set(violated))
         if not violated:
             kept.append(config)
-    before = len(reading.faults)
+    before = len(document.faults)
     for number, constraint in enumerate(space.constraints):
         place, name = places.constraints[number], f"constraints[{number}]"
         error = _first_error(space, number, configs)
         if error is not None:
-            reading.faults.add(place, name, error, "Write `FIELD == null or ...` where null is meant.")
+            document.faults.add(place, name, error, "Write `FIELD == null or ...` where null is meant.")
         elif counts[constraint.text] == len(configs):
             problem = f"`{constraint}` holds for none of {len(configs)} combinations."
-            reading.faults.add(place, name, problem, _ranges(reading, space, constraint.names))
-    if not kept and len(reading.faults) == before:
+            document.faults.add(place, name, problem, _ranges(document, space, constraint.names))
+    if not kept and len(document.faults) == before:
         problem = f"none of {len(configs)} combinations keeps all constraints, though each can be kept alone."
-        reading.faults.add(reading.place("constraints"), "constraints", problem, "Widen the space.")
+        document.faults.add(document.place("constraints"), "constraints", problem, "Widen the space.")
     return kept
 
 
@@ -152,7 +152,7 @@ def _first_error(space: Space, number: int, configs: Sequence[Mapping[str, Any]]
     return None
 
 
-def _ranges(reading: Reading, space: Space, names: Sequence[str]) -> str:
+def _ranges(document: Document, space: Space, names: Sequence[str]) -> str:
     """Say what the names of an expression can be."""
     searched = {parameter.name: parameter for parameter in space.parameters}
     words = []
@@ -160,7 +160,7 @@ def _ranges(reading: Reading, space: Space, names: Sequence[str]) -> str:
         if name in searched:
             words.append(f"{name} is {_span(searched[name])}")
         else:
-            words.append(f"{name} is {reading.config.get(name, space.defaults.get(name))}")
+            words.append(f"{name} is {document.config.get(name, space.defaults.get(name))}")
     return f"Here {', '.join(words)}."
 
 
@@ -171,18 +171,18 @@ def _span(parameter: Parameter) -> str:
     return f"{low:g} to {high:g}"
 
 
-def _tried(reading: Reading, space: Space, config: dict[str, Any], workers: int) -> _Tried:
-    assert reading.trainable is not None
+def _tried(document: Document, space: Space, config: dict[str, Any], workers: int) -> _Tried:
+    assert document.trainable is not None
     searched = {
         parameter.name: config[parameter.name]
         for parameter in space.parameters
         if space.exists(parameter, config)
     }
-    return _Tried(searched, tuple(reading.trainable.faults(config, workers)))
+    return _Tried(searched, tuple(document.trainable.faults(config, workers)))
 
 
 def _all_illegal(
-    reading: Reading, space: Space, places: SpacePlaces, tried: Sequence[_Tried]
+    document: Document, space: Space, places: SpacePlaces, tried: Sequence[_Tried]
 ) -> list[_Tried]:
     """Nothing can be trained: say which fields are at fault everywhere, or else most often.
 
@@ -197,24 +197,24 @@ def _all_illegal(
         if where in places.parameters:
             values = _values_of(where, tried)
             if len(values) > 1 and where in always:
-                _add_illegal_values(reading, space, places, where, values, tried)
+                _add_illegal_values(document, space, places, where, values, tried)
                 continue
-            reading.faults.add(places.parameters[where], f"parameters.{where}", fault.problem, fault.remedy)
+            document.faults.add(places.parameters[where], f"parameters.{where}", fault.problem, fault.remedy)
         else:
-            place = reading.config_places.get(where, reading.place("config"))
-            remedy = f"{fault.remedy} {_default(reading, where)}".strip()
-            reading.faults.add(place, f"config.{where}", fault.problem, remedy)
+            place = document.config_places.get(where, document.place("config"))
+            remedy = f"{fault.remedy} {_default(document, where)}".strip()
+            document.faults.add(place, f"config.{where}", fault.problem, remedy)
     return [_Tried(t.values, tuple(fault for fault in t.faults if fault.where not in said)) for t in tried]
 
 
-def _default(reading: Reading, where: str) -> str:
+def _default(document: Document, where: str) -> str:
     """Tell of a field that the file does not name, where its value comes from."""
-    assert reading.trainable is not None
-    field = reading.trainable.fields.get(where)
-    if field is None or where in reading.config_places:
+    assert document.trainable is not None
+    field = document.trainable.fields.get(where)
+    if field is None or where in document.config_places:
         return ""
-    if where in reading.config:
-        return f"Not set here, {where} is {reading.config[where]}, as in the checkpoint."
+    if where in document.config:
+        return f"Not set here, {where} is {document.config[where]}, as in the checkpoint."
     return f"Not set here, {where} is {field.default}."
 
 
@@ -226,7 +226,7 @@ def _values_of(name: str, tried: Sequence[_Tried]) -> list[Any]:
     return values
 
 
-def _check_values(reading: Reading, space: Space, places: SpacePlaces, tried: list[_Tried]) -> list[_Tried]:
+def _check_values(document: Document, space: Space, places: SpacePlaces, tried: list[_Tried]) -> list[_Tried]:
     """Find values that no combination can use; returns the trials without them.
 
     First the values that are at fault themselves, then those that clash with whatever is left.
@@ -236,7 +236,7 @@ def _check_values(reading: Reading, space: Space, places: SpacePlaces, tried: li
             name = parameter.name
             illegal = [value for value in _values_of(name, tried) if _never(tried, name, value, own)]
             if illegal:
-                _add_illegal_values(reading, space, places, name, illegal, tried)
+                _add_illegal_values(document, space, places, name, illegal, tried)
                 tried = [t for t in tried if name not in t.values or t.values[name] not in illegal]
     return tried
 
@@ -250,7 +250,7 @@ def _never(tried: Sequence[_Tried], name: str, value: Any, own: bool) -> bool:
 
 
 def _add_illegal_values(
-    reading: Reading,
+    document: Document,
     space: Space,
     places: SpacePlaces,
     name: str,
@@ -264,7 +264,7 @@ def _add_illegal_values(
             place = places.values[name][parameter.values.index(value)]
             own = fault.where == name
             problem = fault.problem if own else f"{value} cannot be used: {fault.where}: {fault.problem}"
-            reading.faults.add(place, f"parameters.{name}", problem, fault.remedy)
+            document.faults.add(place, f"parameters.{name}", problem, fault.remedy)
         return
     legal = [value for value in _values_of(name, tried) if value not in illegal]
     first = min(illegal)
@@ -276,7 +276,7 @@ def _add_illegal_values(
     else:
         total = len(illegal) + len(legal)
         problem = f"{len(illegal)} of {total} numbers looked at can be used by no trial. {first:g}: {words}"
-    reading.faults.add(places.parameters[name], f"parameters.{name}", problem, remedy)
+    document.faults.add(places.parameters[name], f"parameters.{name}", problem, remedy)
 
 
 def _fault_of(tried: Sequence[_Tried], name: str, value: Any) -> Fault:
@@ -299,7 +299,7 @@ def _legal_form(legal: Sequence[Any]) -> str:
     return f"Use {{values: [{', '.join(map(str, numbers))}]}}." if len(numbers) <= MAX_VALUES // 2 else ""
 
 
-def _warn_of_clashes(reading: Reading, tried: Sequence[_Tried]) -> None:
+def _warn_of_clashes(document: Document, tried: Sequence[_Tried]) -> None:
     """Combinations that cannot be trained although each of their values can."""
     clashing = [trial for trial in tried if trial.faults]
     if not clashing:
@@ -310,7 +310,7 @@ def _warn_of_clashes(reading: Reading, tried: Sequence[_Tried]) -> None:
             examples.setdefault(fault.where, fault)
     share = len(clashing) / len(tried)
     said = " ".join(f"{fault.where}: {fault.problem} {fault.remedy}".strip() for fault in examples.values())
-    reading.warnings.append(
+    document.warnings.append(
         f"{share:.0%} of the combinations looked at cannot be trained; they are passed over at no cost. "
         f"Better exclude them under constraints. {said}"
     )

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sweeper.field_values import coerce, value_problem
-from sweeper.reading import Reading
-from sweeper.settings import PARAMETER_KEYS, SECTIONS, SETTINGS
-from sweeper.source import FaultList, Node, Override, Place, parse_override
+from sweeper.spec.space_file.document import Document
+from sweeper.spec.space_file.fields import PARAMETER_KEYS, SECTIONS, SETTINGS, coerce, value_problem
+from sweeper.spec.space_file.yaml_nodes import FaultList, Node, Override, Place, parse_override
 from sweeper.text import nearest
 from trainables.interface import ConfigError, Fault, FieldInfo, Trainable
 
@@ -17,32 +16,32 @@ __all__ = ["apply_overrides", "read_config"]
 _SCALARS = ("name", "trainable")
 
 
-def apply_overrides(reading: Reading, overrides: list[Override]) -> None:
+def apply_overrides(document: Document, overrides: list[Override]) -> None:
     """Change the file's mapping as the command line says; the last word on a key counts."""
     for override in overrides:
         section, _, rest = override.key.partition(".")
         if section not in SECTIONS:
             near = nearest(section, SECTIONS)
             remedy = f"Did you mean {near}?" if near else f"It begins with one of {', '.join(SECTIONS)}."
-            if reading.own_name(override.key) is not None:
+            if document.own_name(override.key) is not None:
                 remedy = f"Write config.{override.key}=... (or parameters.{override.key}.max=... and so on)."
-            reading.faults.add(override.place, override.key, "no section has this name.", remedy)
+            document.faults.add(override.place, override.key, "no section has this name.", remedy)
         elif section == "config" and rest:
-            _override_config(reading, override, rest)
+            _override_config(document, override, rest)
         elif section == "parameters" and rest:
-            _override_parameter(reading, override, rest)
+            _override_parameter(document, override, rest)
         elif not rest:
             value = Node(override.place, override.raw) if section in _SCALARS else override.value
-            reading.root[section] = value
+            document.root[section] = value
         elif section in (*_SCALARS, "constraints", "objectives"):
             remedy = f"Write {section}=... with the whole value."
-            reading.faults.add(override.place, override.key, f"{section} has no parts with names.", remedy)
+            document.faults.add(override.place, override.key, f"{section} has no parts with names.", remedy)
         else:
-            _put(reading, section, rest.split("."), override)
+            _put(document, section, rest.split("."), override)
 
 
-def _put(reading: Reading, section: str, keys: list[str], override: Override) -> None:
-    at = _mapping(reading.root, section, override.place)
+def _put(document: Document, section: str, keys: list[str], override: Override) -> None:
+    at = _mapping(document.root, section, override.place)
     for key in keys[:-1]:
         at = _mapping(at, key, override.place)
     info = SETTINGS[section].get(keys[-1])
@@ -58,26 +57,26 @@ def _mapping(at: dict[str, Node], key: str, place: Place) -> dict[str, Node]:
     return entries
 
 
-def _same_field(reading: Reading, section: str, name: str) -> list[str]:
+def _same_field(document: Document, section: str, name: str) -> list[str]:
     """The keys of a section that stand for the same field as ``name``, whatever they call it."""
-    node = reading.root.get(section)
+    node = document.root.get(section)
     if node is None or not isinstance(node.value, dict):
         return []
-    own = reading.own_name(name) or name
-    return [key for key in node.value if (reading.own_name(key) or key) == own]
+    own = document.own_name(name) or name
+    return [key for key in node.value if (document.own_name(key) or key) == own]
 
 
-def _override_config(reading: Reading, override: Override, name: str) -> None:
-    for key in _same_field(reading, "parameters", name):
-        del reading.root["parameters"].value[key]
-        reading.notes.append(
-            f"{override.place.label}: {reading.own_name(name)} is fixed, no longer searched."
+def _override_config(document: Document, override: Override, name: str) -> None:
+    for key in _same_field(document, "parameters", name):
+        del document.root["parameters"].value[key]
+        document.notes.append(
+            f"{override.place.label}: {document.own_name(name)} is fixed, no longer searched."
         )
-    config = _mapping(reading.root, "config", override.place)
-    for key in _same_field(reading, "config", name):
+    config = _mapping(document.root, "config", override.place)
+    for key in _same_field(document, "config", name):
         del config[key]
-    own = reading.own_name(name)
-    info = None if own is None or reading.trainable is None else reading.trainable.fields[own]
+    own = document.own_name(name)
+    info = None if own is None or document.trainable is None else document.trainable.fields[own]
     config[name] = _field_value(override, info)
 
 
@@ -140,15 +139,15 @@ def _as_text(override: Override) -> Node:
     )
 
 
-def _override_parameter(reading: Reading, override: Override, rest: str) -> None:
+def _override_parameter(document: Document, override: Override, rest: str) -> None:
     name, _, attribute = rest.rpartition(".")
-    if reading.own_name(rest) is not None or attribute not in PARAMETER_KEYS or not name:
-        _replace_parameter(reading, override, rest)
+    if document.own_name(rest) is not None or attribute not in PARAMETER_KEYS or not name:
+        _replace_parameter(document, override, rest)
         return
-    parameters = _mapping(reading.root, "parameters", override.place)
-    keys = _same_field(reading, "parameters", name)
+    parameters = _mapping(document.root, "parameters", override.place)
+    keys = _same_field(document, "parameters", name)
     if not keys:
-        _release(reading, override, name)
+        _release(document, override, name)
         keys = [name]
     form = _mapping(parameters, keys[0], override.place)
     # A list of values and a range exclude each other: the newer form wins.
@@ -161,21 +160,21 @@ def _override_parameter(reading: Reading, override: Override, rest: str) -> None
         form[attribute] = override.value
 
 
-def _replace_parameter(reading: Reading, override: Override, name: str) -> None:
-    parameters = _mapping(reading.root, "parameters", override.place)
-    for key in _same_field(reading, "parameters", name):
+def _replace_parameter(document: Document, override: Override, name: str) -> None:
+    parameters = _mapping(document.root, "parameters", override.place)
+    for key in _same_field(document, "parameters", name):
         del parameters[key]
     if override.value.value is None:
-        reading.notes.append(f"{override.place.label}: {name} is no longer searched.")
+        document.notes.append(f"{override.place.label}: {name} is no longer searched.")
         return
     parameters[name] = override.value
     if not (isinstance(override.value.value, dict) and "when" in override.value.value):
-        _release(reading, override, name)
+        _release(document, override, name)
 
 
-def _release(reading: Reading, override: Override, name: str) -> None:
+def _release(document: Document, override: Override, name: str) -> None:
     """Take a field out of config, because it is searched from now on."""
-    for key in _same_field(reading, "config", name):
-        del reading.root["config"].value[key]
-        own = reading.own_name(name)
-        reading.notes.append(f"{override.place.label}: {own} is searched, no longer fixed.")
+    for key in _same_field(document, "config", name):
+        del document.root["config"].value[key]
+        own = document.own_name(name)
+        document.notes.append(f"{override.place.label}: {own} is searched, no longer fixed.")

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from sweeper.combinations import check_combinations
-from sweeper.overrides import apply_overrides
-from sweeper.parameters import read_config, read_inherited, read_space
-from sweeper.reading import Reading
-from sweeper.sampling import search_faults
-from sweeper.sections import (
+from sweeper.spec.search_methods import method_faults
+from sweeper.spec.space import Space
+from sweeper.spec.space_file.combinations import check_combinations
+from sweeper.spec.space_file.document import Document
+from sweeper.spec.space_file.overrides import apply_overrides
+from sweeper.spec.space_file.read_sections import (
     read_budget,
     read_early_stop,
     read_failures,
@@ -24,9 +24,9 @@ from sweeper.sections import (
     read_search,
     read_tracking,
 )
-from sweeper.source import Node, Place, parse_override, read_file
-from sweeper.space import Space
-from sweeper.sweep import (
+from sweeper.spec.space_file.read_space import read_config, read_inherited, read_space
+from sweeper.spec.space_file.yaml_nodes import Node, Place, parse_override, read_file
+from sweeper.spec.sweep import (
     BudgetSpec,
     EarlyStopSpec,
     Goal,
@@ -59,6 +59,8 @@ __all__ = [
 SWEEPS = Path("sweeps")
 """Where sweeps lie, seen from where the command runs."""
 
+DEMO = "pusht_quick"
+
 
 def load_spec(
     path: Path | str,
@@ -80,37 +82,37 @@ def load_spec(
     """
     path = find_space(path)
     text, root = read_file(path, tuple(packaged_spaces()))
-    reading = Reading(root.value, Place(str(path)))
-    parsed = [parse_override(argument, reading.faults) for argument in overrides]
+    document = Document(root.value, Place(str(path)))
+    parsed = [parse_override(argument, document.faults) for argument in overrides]
     known = [override for override in parsed if override is not None]
     for override in known:
         if override.key == "trainable":
-            reading.root["trainable"] = Node(override.place, override.raw)
-    trainable_name = _load_trainable(reading, trainable)
-    apply_overrides(reading, known)
-    reading.check_sections()
-    name = read_name(reading, default=path.stem)
-    read_config(reading)
-    read_inherited(reading)
-    space, places = read_space(reading)
-    points_known = not len(reading.faults)
-    objectives = read_objectives(reading)
-    early_stop = read_early_stop(reading, objectives)
-    resources = read_resources(reading)
-    failures, keep = read_failures(reading), read_keep(reading)
-    tracking = read_tracking(reading, name)
-    search = read_search(reading, space)
-    if not len(reading.faults):
-        _check_search(reading, search, space, objectives)
+            document.root["trainable"] = Node(override.place, override.raw)
+    trainable_name = _load_trainable(document, trainable)
+    apply_overrides(document, known)
+    document.check_sections()
+    name = read_name(document, default=path.stem)
+    read_config(document)
+    read_inherited(document)
+    space, places = read_space(document)
+    points_known = not len(document.faults)
+    objectives = read_objectives(document)
+    early_stop = read_early_stop(document, objectives)
+    resources = read_resources(document)
+    failures, keep = read_failures(document), read_keep(document)
+    tracking = read_tracking(document, name)
+    search = read_search(document, space)
+    if not len(document.faults):
+        _check_search(document, search, space, objectives)
     if points_known:  # what is wrong elsewhere hides nothing of what is trained
-        check_combinations(reading, space, places, resources.workers)
-    grid = _grid_size(reading, space) if search.method == "grid" and not len(reading.faults) else None
-    budget = read_budget(reading, grid, may_be_missing=search.method == "grid")
-    reading.faults.raise_any()
+        check_combinations(document, space, places, resources.workers)
+    grid = _grid_size(document, space) if search.method == "grid" and not len(document.faults) else None
+    budget = read_budget(document, grid, may_be_missing=search.method == "grid")
+    document.faults.raise_any()
     return SweepSpec(
         name=name,
         trainable=trainable_name,
-        config=reading.config,
+        config=document.config,
         space=space,
         objectives=objectives,
         search=search,
@@ -123,60 +125,60 @@ def load_spec(
         failures=failures,
         keep=keep,
         overrides=tuple(overrides),
-        notes=tuple(reading.notes),
-        warnings=tuple(reading.warnings),
+        notes=tuple(document.notes),
+        warnings=tuple(document.warnings),
     )
 
 
-def _load_trainable(reading: Reading, given: Trainable | None) -> str:
-    node = reading.root.get("trainable")
+def _load_trainable(document: Document, given: Trainable | None) -> str:
+    node = document.root.get("trainable")
     if given is not None:
-        reading.trainable = given
+        document.trainable = given
         return given.name if node is None else str(node.plain())
     if node is None or node.value is None:
         known = ", ".join(registry.names())
-        reading.faults.add(reading.whole, "trainable", "is missing.", f"Say what is trained: {known}.")
+        document.faults.add(document.whole, "trainable", "is missing.", f"Say what is trained: {known}.")
         return ""
     name = node.plain()
     if not isinstance(name, str):
-        reading.faults.add(
+        document.faults.add(
             node.place, "trainable", f"{name!r} is no name.", f"Known: {', '.join(registry.names())}."
         )
         return ""
     try:
-        reading.trainable = registry.load(name)
+        document.trainable = registry.load(name)
     except ConfigError as error:
         for fault in error.faults:
-            reading.faults.add(node.place, "trainable", fault.problem, fault.remedy)
+            document.faults.add(node.place, "trainable", fault.problem, fault.remedy)
     return name
 
 
 def _check_search(
-    reading: Reading, search: SearchSpec, space: Space, objectives: tuple[Objective, ...]
+    document: Document, search: SearchSpec, space: Space, objectives: tuple[Objective, ...]
 ) -> None:
-    for problem in search_faults(search, space, objectives):
-        reading.faults.add(reading.place("search", "method"), "search.method", problem)
+    for problem in method_faults(search, space, objectives):
+        document.faults.add(document.place("search", "method"), "search.method", problem)
 
 
 MAX_GRID = 20_000
 """A grid beyond this is a mistake in its steps, and counting it would take long."""
 
 
-def _grid_size(reading: Reading, space: Space) -> int | None:
+def _grid_size(document: Document, space: Space) -> int | None:
     size = space.size()
     if size is None:
         return None
     if size > MAX_GRID:
         problem = f"a grid of {size:,} combinations is too large; at most {MAX_GRID:,}."
         remedy = "Use wider steps or fewer values, or search with method: tpe."
-        reading.faults.add(reading.place("search", "method"), "search.method", problem, remedy)
+        document.faults.add(document.place("search", "method"), "search.method", problem, remedy)
         return None
-    return sum(1 for _ in space.points(reading.config))
+    return sum(1 for _ in space.points(document.config))
 
 
 def packaged_spaces() -> dict[str, Path]:
     """The spaces that come with the package, by name: from the wheel, or from the checkout it runs in."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[2]  # sweeper/
     for folder in (package / "search_spaces", package.parent / "search_spaces"):
         found = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
         if found:

@@ -7,16 +7,16 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sweeper.space import Parameter, Space
-from sweeper.sweep import Objective, SearchSpec
+from sweeper.spec.space import Parameter, Space
+from sweeper.spec.sweep import Objective, SearchSpec
 
-__all__ = ["config_hash", "search_faults"]
+__all__ = ["config_hash", "method_faults"]
 
 MIN_CMAES_DIMENSIONS = 2
 """CMA-ES adapts a covariance; with one number there is none."""
 
 
-def search_faults(search: SearchSpec, space: Space, objectives: Sequence[Objective]) -> list[str]:
+def method_faults(search: SearchSpec, space: Space, objectives: Sequence[Objective]) -> list[str]:
     """Say what a search method cannot do with a space; an empty list where it can search all of it.
 
     Optuna would fall back to random sampling for most of these, with a line in a log; a sweep that does

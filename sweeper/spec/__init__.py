@@ -1,0 +1,8 @@
+"""What a sweep is. Needs the standard library only, outside ``space_file/``.
+
+- ``sweep``: `SweepSpec` and its parts
+- ``space``: parameters and constraints
+- ``expressions``: the language of conditions and constraints
+- ``search_methods``: what each search method can search
+- ``space_file/``: how a space file becomes a `SweepSpec`
+"""
