@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import shutil
 
-from sweeper.cost import gpus_per_trial
+from sweeper.driver.opening import open_sweep
 from sweeper.ended import SweepResult
-from sweeper.ending import Status, common_reason, used_up
+from sweeper.ending import common_reason, used_up
 from sweeper.layout import RAY
 from sweeper.recorder import Recorder
-from sweeper.records import open_records
-from sweeper.results import Sweep
+from sweeper.records.forecast import gpus_per_trial
+from sweeper.records.sweep_state import Status, SweepState
 from sweeper.spec.sweep import SweepSpec
 from sweeper.tracking.state import Delivery
 from sweeper.tracking.tracker import Tracker
@@ -29,7 +29,7 @@ DELIVERY_S = 30.0
 """How long the end waits for MLflow to take what it lacks."""
 
 
-def verdict(sweep: Sweep) -> tuple[Status, str]:
+def verdict(sweep: SweepState) -> tuple[Status, str]:
     """Say how a sweep ended all of whose trials came to their end."""
     ended = sweep.ended_trials
     if ended and sweep.count("failed") == ended:
@@ -37,7 +37,7 @@ def verdict(sweep: Sweep) -> tuple[Status, str]:
     return "done", f"All {ended} trials ended." if ended > 1 else "The trial ended."
 
 
-def pages(sweep: Sweep, tracker: Tracker) -> tuple[str | None, str | None, bool]:
+def pages(sweep: SweepState, tracker: Tracker) -> tuple[str | None, str | None, bool]:
     """Where MLflow's pages compare and chart the trials, and whether anybody serves them already."""
     served = tracker.uri.startswith("http")
     base = None if served else f"http://{HOST}:{PORT}"
@@ -46,16 +46,16 @@ def pages(sweep: Sweep, tracker: Tracker) -> tuple[str | None, str | None, bool]
     return compared, tracker.charts_url(sweep.objectives[0], base), served
 
 
-def is_used_up(spec: SweepSpec, sweep: Sweep) -> bool:
+def is_used_up(spec: SweepSpec, sweep: SweepState) -> bool:
     """Whether nothing is left to run of a sweep that nobody drives: its trials, or its hours, are used up."""
     return sweep.ended_trials >= spec.budget.trials or _limit(spec, sweep) is not None
 
 
-def _limit(spec: SweepSpec, sweep: Sweep) -> tuple[Status, str] | None:
+def _limit(spec: SweepSpec, sweep: SweepState) -> tuple[Status, str] | None:
     return used_up(spec.budget, sweep, gpus_per_trial(sweep), sweep.heard)
 
 
-def close(spec: SweepSpec, trainable: Trainable, sweep: Sweep) -> SweepResult:
+def close(spec: SweepSpec, trainable: Trainable, sweep: SweepState) -> SweepResult:
     """End a sweep of which nothing is left to run.
 
     Args:
@@ -75,7 +75,7 @@ def close(spec: SweepSpec, trainable: Trainable, sweep: Sweep) -> SweepResult:
         message += "give a name for a new one."
         as_before: Status = "failed" if sweep.status == "failed" else "done"
         return SweepResult(sweep, as_before, message, Delivery(complete=True))
-    with open_records(spec, trainable, sweep) as records:
+    with open_sweep(spec, trainable, sweep) as records:
         tracker = records.tracker
         tracker.start()
         recorder = Recorder(records.study, records.journal, tracker, spec)

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sweeper.errors import UserError
-from sweeper.journal import read_journal
 from sweeper.layout import DRIVER_LOG, JOURNAL, LOG, trial_folder
+from sweeper.records.journal import read_journal
+from sweeper.records.sweep_state import SweepState, driver_runs, read_sweep
 from sweeper.requests import ACTIONS, Action, send
-from sweeper.results import Sweep, driver_runs, read_sweep
 from sweeper.status import status_of
 
 __all__ = ["OPERATIONS", "Local", "Reach", "alive", "events", "log", "request", "status"]
@@ -69,7 +69,7 @@ def request(folder: Path, action: Action, trial: int | None = None, changes: Seq
     return {"sweep": sweep.name, "action": action, "trial": trial, "text": answer.text}
 
 
-def not_running(sweep: Sweep) -> str:
+def not_running(sweep: SweepState) -> str:
     """Say that nobody runs a sweep, and since when."""
     if sweep.status == "running":
         return f"{sweep.name} does not run: its driver died without a word."

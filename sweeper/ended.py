@@ -10,8 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from sweeper.ending import Status
-from sweeper.results import Sweep
+from sweeper.records.sweep_state import Status, SweepState
 from sweeper.tables import print_ranking
 from sweeper.tracking.state import Delivery
 
@@ -35,7 +34,7 @@ class SweepResult:
         address: Ray cluster that was named for it.
     """
 
-    sweep: Sweep
+    sweep: SweepState
     status: Status
     message: str
     delivery: Delivery

@@ -8,10 +8,9 @@ import threading
 import time
 from collections.abc import Iterator
 from types import FrameType
-from typing import Literal
 
 from sweeper.layout import trial_folder
-from sweeper.results import Sweep
+from sweeper.records.sweep_state import Status, SweepState
 from sweeper.spec.sweep import BudgetSpec, SettledResources
 from sweeper.trial import request_stop
 
@@ -20,21 +19,21 @@ __all__ = [
     "PAUSE_GRACE_S",
     "Ending",
     "Signals",
-    "Status",
     "common_reason",
     "ended_by_signals",
     "interrupted_by_sigterm",
     "used_up",
 ]
 
-Status = Literal["done", "failed", "interrupted"]
-
 GRACE_S = 30.0
 """How long trials that were asked to stop may take to write a checkpoint."""
+
 PAUSE_GRACE_S = 900.0
 """The same where nobody is in a hurry: a trial may be at its rollouts, and its checkpoint comes after."""
+
 CANARIES = 3
 """When this many trials ended (or all that run at once, if more) and all failed alike, the sweep gives up."""
+
 CANARIES_APART = 3
 """Trials that all failed, but in several ways, must be this many times more."""
 
@@ -106,7 +105,7 @@ class Ending:
         stopping: Whether no new trial is to begin, while those that run go on.
     """
 
-    def __init__(self, resources: SettledResources, sweep: Sweep, signals: Signals) -> None:
+    def __init__(self, resources: SettledResources, sweep: SweepState, signals: Signals) -> None:
         self.status: Status = "done"
         self.message = ""
         self.begun = False
@@ -228,7 +227,7 @@ class Ending:
 
 
 def used_up(
-    budget: BudgetSpec, sweep: Sweep, gpus: float, now: float | None = None
+    budget: BudgetSpec, sweep: SweepState, gpus: float, now: float | None = None
 ) -> tuple[Status, str] | None:
     """Say what of a budget, trials left aside, a sweep has used up: how it ends, and why; None where nothing.
 
@@ -248,7 +247,7 @@ def used_up(
     return None
 
 
-def common_reason(sweep: Sweep) -> str:
+def common_reason(sweep: SweepState) -> str:
     """Why the trial that failed last did so, as a sentence; empty where none failed."""
     failed = [trial for trial in sweep.trials.values() if trial.status == "failed"]
     if not failed:

@@ -32,12 +32,12 @@ from sweeper.cluster import (
     settle,
     this_machine,
 )
+from sweeper.driver.opening import OpenSweep, open_sweep
 from sweeper.ended import SweepResult, print_result
-from sweeper.ending import Ending, Signals, Status, ended_by_signals, interrupted_by_sigterm
+from sweeper.ending import Ending, Signals, ended_by_signals, interrupted_by_sigterm
 from sweeper.errors import TrackingError
-from sweeper.journal import Event
 from sweeper.layout import DRIVER_LOG, RAY, trial_folder
-from sweeper.live import GO_ON, Board, Display
+from sweeper.live import GO_ON, Display
 from sweeper.memory import check_memory
 from sweeper.preflight import (
     cache_folder,
@@ -50,9 +50,10 @@ from sweeper.preflight import (
     usable_cache,
 )
 from sweeper.recorder import Outcome, Recorder
-from sweeper.records import Records, open_records
+from sweeper.records.events import Event
+from sweeper.records.forecast import Forecast
+from sweeper.records.sweep_state import Status, SweepState, read_series
 from sweeper.remote import open_entrance
-from sweeper.results import Sweep, read_series
 from sweeper.retry import Retries
 from sweeper.spec.space_file.fields import STEPS
 from sweeper.spec.sweep import SettledResources, SweepSpec
@@ -88,7 +89,7 @@ def launch(
     *,
     address: str | None = None,
     console: Console | None = None,
-    earlier: Sweep | None = None,
+    earlier: SweepState | None = None,
 ) -> int:
     """Run a sweep, show it, and say what came of it.
 
@@ -114,14 +115,16 @@ def launch(
 
 
 def run_sweep(
-    spec: SweepSpec, *, address: str | None = None, console: Console, earlier: Sweep | None = None
+    spec: SweepSpec, *, address: str | None = None, console: Console, earlier: SweepState | None = None
 ) -> SweepResult:
     """Run a sweep and show it while it runs; arguments and errors as for `launch`."""
     with interrupted_by_sigterm():
         return _run_sweep(spec, address, console, earlier)
 
 
-def _run_sweep(spec: SweepSpec, address: str | None, console: Console, earlier: Sweep | None) -> SweepResult:
+def _run_sweep(
+    spec: SweepSpec, address: str | None, console: Console, earlier: SweepState | None
+) -> SweepResult:
     trainable = registry.load(spec.trainable)
     earlier = earlier or earlier_sweep(spec)
     left = spec.budget.trials - (0 if earlier is None else earlier.ended_trials)
@@ -143,7 +146,7 @@ def _run_sweep(spec: SweepSpec, address: str | None, console: Console, earlier: 
         if remote:
             cluster = _connected(stack, address)
             settle(spec.resources, cluster, left)
-        records = stack.enter_context(open_records(spec, trainable, earlier))
+        records = stack.enter_context(open_sweep(spec, trainable, earlier))
         with ThreadPoolExecutor(1) as pool:
             # MLflow makes its database while Ray starts: both take seconds.
             opened = pool.submit(records.tracker.start)
@@ -181,7 +184,7 @@ class _Run:
         self,
         spec: SweepSpec,
         trainable: Trainable,
-        records: Records,
+        records: OpenSweep,
         cluster: Cluster,
         resources: SettledResources,
         signals: Signals,
@@ -224,7 +227,7 @@ class _Run:
         """Run trials until the sweep ends, and close the books."""
         tracker = self._records.tracker
         self._recorder.start_sweep(info)
-        board = Board(self._sweep, self._resources.at_once, self._steps)
+        board = Forecast(self._sweep, self._resources.at_once, self._steps)
         entrance = None if self._cluster.local else open_entrance(self._sweep)
         status: Status = "failed"
         message = "the driver failed"

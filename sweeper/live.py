@@ -6,7 +6,6 @@ between reports is read from their folders.
 
 from __future__ import annotations
 
-import math
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,11 +18,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from sweeper.journal import Event, EventKind
 from sweeper.layout import trial_folder
-from sweeper.results import Sweep
-from sweeper.spec.space_file.fields import STEPS
-from sweeper.spec.sweep import Objective
+from sweeper.records.events import Event, EventKind
+from sweeper.records.forecast import Forecast
+from sweeper.records.sweep_state import SweepState
+from sweeper.records.trial_state import TrialState
 from sweeper.tables import (
     ASKED,
     Column,
@@ -37,108 +36,24 @@ from sweeper.tables import (
     value_text,
 )
 from sweeper.trial import progress_of
-from sweeper.trial_result import TrialResult
 
-__all__ = ["GO_ON", "Board", "Display", "told_events", "trials_table"]
+__all__ = ["GO_ON", "Display", "told_events", "trials_table"]
 
 LOSS = "train/loss"
+
 GRAD_NORM = "train/grad_norm"
+
 REFRESH_PER_S = 2.0
+
 OTHER_ROWS = 9
 """Lines of the display that are not trials."""
+
 GO_ON = "`sweeper resume {}` goes on."
+
 FEWEST_ROWS = 4
+
 FEW_PARAMETERS = 6
 """As many parameters fit into the table on most terminals."""
-
-
-class Board:
-    """A sweep that runs, and what can be said of its future.
-
-    Args:
-        sweep: The sweep; somebody else applies the journal's events to it, perhaps while we look.
-        at_once: Trials that run at the same time.
-        steps: Optimiser steps of a trial whose configuration does not say; None where nobody knows.
-    """
-
-    def __init__(self, sweep: Sweep, at_once: int, steps: int | None = None) -> None:
-        self.sweep = sweep
-        self.at_once = max(1, at_once)
-        self._steps = steps
-
-    @property
-    def objective(self) -> Objective:
-        """The first objective: what the best trial is told by."""
-        return self.sweep.objectives[0]
-
-    @property
-    def budget(self) -> int:
-        """Trials of the whole sweep."""
-        return int(self.sweep.spec["budget"]["trials"])
-
-    def steps(self, trial: TrialResult) -> int | None:
-        """Optimiser steps of a whole trial."""
-        steps = trial.config.get(STEPS, self._steps)
-        return None if steps is None else int(steps)
-
-    def trials(self) -> list[TrialResult]:
-        """The trials, as they stand."""
-        return list(self.sweep.trials.values())
-
-    def running(self) -> list[TrialResult]:
-        """The trials that run."""
-        return [trial for trial in self.trials() if trial.status == "running"]
-
-    def best(self) -> TrialResult | None:
-        """The trial with the best value so far, whether it goes on or not; None where none has a value."""
-        known = [trial for trial in self.trials() if math.isfinite(self._cost(trial))]
-        return min(known, key=self._cost, default=None)
-
-    def left_s(self, now: float) -> float | None:
-        """Estimate how long the sweep will go on; None while there is nothing to judge by.
-
-        Trials that are still to come are taken to last as long as those that ended, on average.
-        """
-        ended = [trial for trial in self.trials() if trial.status in ("completed", "stopped_early")]
-        running = self.running()
-        lengths = [trial.duration_s(now) for trial in ended]
-        lengths = lengths or [whole for trial in running if (whole := self._whole_s(trial, now))]
-        if not lengths:
-            return None
-        mean = sum(lengths) / len(lengths)
-        to_come = max(0, self.budget - self.sweep.ended_trials - len(running))
-        left = sum(max(0.0, (self._whole_s(trial, now) or mean) - trial.duration_s(now)) for trial in running)
-        left = (left + to_come * mean) / self.at_once
-        hours = self.sweep.spec["budget"]["hours"]
-        if hours is not None:
-            left = min(left, max(0.0, hours * 3600 - self.sweep.running_s(now)))
-        return left
-
-    def shown(self, most: int) -> list[TrialResult]:
-        """At most this many trials, by number: those that run, then the best, then the latest."""
-
-        def rank(trial: TrialResult) -> tuple[float, float]:
-            cost = self._cost(trial)
-            if trial.status == "running":
-                return (0, trial.number)
-            return (1, cost) if math.isfinite(cost) else (2, -trial.number)
-
-        chosen = sorted(self.trials(), key=rank)[:most]
-        return sorted(chosen, key=lambda trial: trial.number)
-
-    def _cost(self, trial: TrialResult) -> float:
-        """The first objective turned so that less is better; infinite where there is none."""
-        value = trial.final.get(self.objective.name, math.nan)
-        cost = -value if self.objective.goal == "maximize" else value
-        return cost if math.isfinite(cost) else math.inf
-
-    def _whole_s(self, trial: TrialResult, now: float) -> float:
-        """How long a trial lasts as a whole, by its pace so far; 0 where that cannot be told."""
-        steps = self.steps(trial)
-        since, first = trial.first or (now, trial.step)
-        if not steps or trial.step <= first:
-            return 0.0
-        return trial.duration_s(now) + (now - since) * max(0, steps - trial.step) / (trial.step - first)
 
 
 class Display:
@@ -156,7 +71,7 @@ class Display:
     def __init__(
         self,
         console: Console,
-        board: Board,
+        board: Forecast,
         problem: Callable[[], str] = str,
         *,
         elsewhere: bool = False,
@@ -222,7 +137,7 @@ class Display:
             parts.append(Text(self._notice, style="bold"))
         return Group(*parts)
 
-    def _progress(self, trials: Sequence[TrialResult]) -> list[RenderableType]:
+    def _progress(self, trials: Sequence[TrialState]) -> list[RenderableType]:
         """What trials say that have not reported anything for a while."""
         said: list[RenderableType] = []
         for trial in trials:
@@ -237,8 +152,8 @@ class Display:
 
 def told_events(events: Sequence[Event]) -> list[str]:
     """What a journal tells from its beginning: a line for each event that says something, with its time."""
-    followed = Sweep(Path())
-    board = Board(followed, 1)
+    followed = SweepState(Path())
+    board = Forecast(followed, 1)
     lines = []
     for event in events:
         followed.apply(event)
@@ -248,7 +163,7 @@ def told_events(events: Sequence[Event]) -> list[str]:
     return lines
 
 
-def event_line(board: Board, event: Event) -> str:
+def event_line(board: Forecast, event: Event) -> str:
     """An event as a line for a log; empty for those that nobody waits for."""
     if event["event"] in (EventKind.NOTE, EventKind.STEER):
         return str(event["text"])
@@ -275,7 +190,9 @@ def event_line(board: Board, event: Event) -> str:
     return ""
 
 
-def trials_table(board: Board, trials: Sequence[TrialResult], now: float, width: int | None = None) -> Table:
+def trials_table(
+    board: Forecast, trials: Sequence[TrialState], now: float, width: int | None = None
+) -> Table:
     """Trials as a table that fits into a terminal of ``width`` characters."""
     every = board.trials()
     objectives = [objective.name for objective in board.sweep.objectives]
@@ -309,11 +226,11 @@ def trials_table(board: Board, trials: Sequence[TrialResult], now: float, width:
     return fitted_table(columns, rows, width, styles=styles, lines=False)
 
 
-def _value(trial: TrialResult, name: str) -> str:
+def _value(trial: TrialState, name: str) -> str:
     return stacked(value_text(trial.values[name])) if name in trial.values else "–"
 
 
-def _varying(board: Board) -> list[str]:
+def _varying(board: Forecast) -> list[str]:
     """The searched parameters; where they are many, those that differ among the trials."""
     names = list(board.sweep.varying)
     every = board.trials()
@@ -322,7 +239,7 @@ def _varying(board: Board) -> list[str]:
     return [name for name in names if len({repr(trial.values.get(name)) for trial in every}) > 1]
 
 
-def _title(board: Board, now: float) -> Text:
+def _title(board: Forecast, now: float) -> Text:
     sweep, best, running = board.sweep, board.best(), len(board.running())
     title = Text.assemble(
         (sweep.name, "bold"), f"  {sweep.ended_trials} of {board.budget} trials ended, {running} running"
@@ -339,12 +256,12 @@ def _title(board: Board, now: float) -> Text:
     return title
 
 
-def _numbers(board: Board, trial: TrialResult) -> str:
+def _numbers(board: Forecast, trial: TrialState) -> str:
     names = dict.fromkeys([LOSS, *(objective.name for objective in board.sweep.objectives)])
     return ", ".join(f"{name} {number_text(trial.metrics[name])}" for name in names if name in trial.metrics)
 
 
-def _step(board: Board, trial: TrialResult) -> str:
+def _step(board: Forecast, trial: TrialState) -> str:
     steps = board.steps(trial)
     return f"{trial.step}" if steps is None else f"{trial.step}/{steps}"
 

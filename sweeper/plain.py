@@ -6,15 +6,15 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from sweeper.cost import Cost, cost_of
 from sweeper.layout import LOG, trial_folder
-from sweeper.results import Sweep
-from sweeper.trial_result import TrialResult
+from sweeper.records.forecast import Cost, cost_of, gpu_hours_json
+from sweeper.records.sweep_state import SweepState
+from sweeper.records.trial_state import TrialState
 
-__all__ = ["gpu_hours_json", "to_json"]
+__all__ = ["to_json"]
 
 
-def to_json(sweep: Sweep) -> dict[str, Any]:
+def to_json(sweep: SweepState) -> dict[str, Any]:
     """A sweep's ranking as plain types; numbers that JSON does not have are null."""
     ranking, cost = sweep.ranking(), cost_of(sweep)
     trials = [_trial_json(trial, position, sweep, cost) for position, trial in enumerate(ranking, start=1)]
@@ -34,15 +34,7 @@ def to_json(sweep: Sweep) -> dict[str, Any]:
     }
 
 
-def gpu_hours_json(cost: Cost) -> dict[str, float | None]:
-    """GPU-hours of a sweep, so far and expected in the end."""
-    return {
-        "so_far": round(cost.so_far, 4),
-        "expected": None if cost.expected is None else round(cost.expected, 4),
-    }
-
-
-def _trial_json(trial: TrialResult, position: int, sweep: Sweep, cost: Cost) -> dict[str, Any]:
+def _trial_json(trial: TrialState, position: int, sweep: SweepState, cost: Cost) -> dict[str, Any]:
     return {
         "rank": position if trial.status == "completed" else None,
         "trial": trial.number,
@@ -66,7 +58,7 @@ def _trial_json(trial: TrialResult, position: int, sweep: Sweep, cost: Cost) -> 
     }
 
 
-def _log(sweep: Sweep, trial: TrialResult) -> str | None:
+def _log(sweep: SweepState, trial: TrialState) -> str | None:
     """Where the log of a trial is, where there is one."""
     log = trial_folder(sweep.folder, trial.number) / LOG
     return str(log) if log.exists() else None

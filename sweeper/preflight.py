@@ -22,11 +22,11 @@ from rich.text import Text
 
 from sweeper.cluster import Cluster
 from sweeper.errors import ResourceError, SweepExistsError, SweepNotFoundError, UserError
-from sweeper.journal import read_journal
 from sweeper.layout import JOURNAL, RESERVE, SPEC, UNFINISHED
 from sweeper.masking import masked_command
 from sweeper.plan import find_machine
-from sweeper.results import Sweep, read_sweep
+from sweeper.records.journal import read_journal
+from sweeper.records.sweep_state import SweepState, read_sweep
 from sweeper.spec.sweep import AUTO_TRIALS_AT_ONCE, SweepSpec
 from sweeper.text import describe_size
 from trainables.interface import ConfigError, Fault, StartsFromCheckpoints, Trainable
@@ -175,7 +175,7 @@ def check_disk(spec: SweepSpec, trial_gb: float, left: int, console: Console) ->
         console.print(f"! {needed}, and {free} are free in {spec.folder}.", style="yellow")
 
 
-def earlier_sweep(spec: SweepSpec) -> Sweep | None:
+def earlier_sweep(spec: SweepSpec) -> SweepState | None:
     """What an earlier driver left in the sweep's folder, or None where there is nothing.
 
     Raises:

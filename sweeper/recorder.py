@@ -20,18 +20,19 @@ from typing import Any, Literal
 
 import psutil
 
-from sweeper.cost import cost_of, gpus_per_trial
 from sweeper.errors import StudyBusyError
-from sweeper.journal import Event, EventKind, Journal, read_journal
-from sweeper.keep import remove_checkpoints, superfluous
 from sweeper.layout import JOURNAL, trial_folder
 from sweeper.masking import masked
-from sweeper.results import Sweep
+from sweeper.records.checkpoints import remove_checkpoints, superfluous
+from sweeper.records.events import Event, EventKind
+from sweeper.records.forecast import cost_of, gpus_per_trial
+from sweeper.records.journal import Journal, read_journal
+from sweeper.records.sweep_state import SweepState
+from sweeper.records.trial_state import TrialState, TrialStatus
 from sweeper.spec.sweep import SweepSpec, objective_fault
 from sweeper.study import Study
 from sweeper.tracking.tracker import Tracker
 from sweeper.trial import ARTIFACTS, CHECKPOINT, STEP, read_reports
-from sweeper.trial_result import TrialResult, TrialStatus
 
 __all__ = ["Outcome", "Recorder"]
 
@@ -78,7 +79,7 @@ class Recorder:
         *,
         listener: Callable[[Event], None] | None = None,
     ) -> None:
-        self.sweep = Sweep(spec.folder)
+        self.sweep = SweepState(spec.folder)
         self._study = study
         self._journal = journal
         self._tracker = tracker
@@ -230,7 +231,7 @@ class Recorder:
         if trial is not None and trial.status == "running":
             self._end_trial(trial, outcome)
 
-    def _end_trial(self, trial: TrialResult, outcome: Outcome) -> None:
+    def _end_trial(self, trial: TrialState, outcome: Outcome) -> None:
         number = trial.number
         if outcome.status != "stopped_early":  # what came after the report that ended it does not count
             self.catch_up(number)
@@ -268,7 +269,7 @@ class Recorder:
             self._write(EventKind.CHECKPOINTS_DROPPED, trial=number, folders=folders)
             self._remove_checkpoints(self.sweep.trials[number])
 
-    def _remove_checkpoints(self, trial: TrialResult) -> None:
+    def _remove_checkpoints(self, trial: TrialState) -> None:
         for problem in remove_checkpoints(self.sweep, trial):
             self.note(problem, trial=trial.number)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from sweeper.cluster import connect, disconnect
 from sweeper.errors import SweeperError, SweepNotFoundError, UserError
-from sweeper.results import Sweep
+from sweeper.records.sweep_state import SweepState
 from sweeper.text import nearest
 
 __all__ = ["NAMESPACE", "GoneError", "Remote", "entrances", "find_remote", "leave", "open_entrance"]
@@ -50,7 +50,7 @@ class _Entrance:
             return {"error": str(error), "exit_code": error.exit_code}
 
 
-def open_entrance(sweep: Sweep) -> Any:
+def open_entrance(sweep: SweepState) -> Any:
     """Let a sweep be asked from elsewhere on the cluster; lasts until what this gives is dropped.
 
     A sweep that cannot be asked from elsewhere runs all the same.

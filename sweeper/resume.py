@@ -9,11 +9,10 @@ from pathlib import Path
 from rich.console import Console
 
 from sweeper.changes import changed_sweep
-from sweeper.cost import cost_of
 from sweeper.errors import SweepNotFoundError, UserError
-from sweeper.results import Sweep, read_sweep
+from sweeper.records.forecast import cost_of
+from sweeper.records.sweep_state import SweepState, find_sweep, read_sweep
 from sweeper.spec.sweep import SweepSpec
-from sweeper.ui import find_sweep
 from trainables import registry
 
 __all__ = ["is_driven", "resume"]
@@ -103,7 +102,7 @@ def resume(
     return launch(spec, address=address, console=console, earlier=earlier), folder
 
 
-def _refuse_used_up(sweep: Sweep, spec: SweepSpec) -> None:
+def _refuse_used_up(sweep: SweepState, spec: SweepSpec) -> None:
     if not sweep.is_closed:
         return  # nobody said how it ended, which the next driver makes up for
     budget, name = spec.budget, spec.name

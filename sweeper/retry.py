@@ -13,8 +13,8 @@ from typing import Any
 
 from sweeper.failure import LIGHTENED, RETRIED
 from sweeper.recorder import Outcome, Recorder
+from sweeper.records.trial_state import TrialState
 from sweeper.spec.sweep import SweepSpec
-from sweeper.trial_result import TrialResult
 from trainables.interface import Lightens, Trainable
 
 __all__ = ["Retries"]
@@ -71,7 +71,7 @@ class Retries:
         self._again(number, trial.config)
         return None
 
-    def _next_attempt(self, trial: TrialResult, outcome: Outcome) -> tuple[dict[str, Any] | None, str]:
+    def _next_attempt(self, trial: TrialState, outcome: Outcome) -> tuple[dict[str, Any] | None, str]:
         """What is changed for the next attempt, None where there is none; and what is said of it."""
         allowed, failures = self._spec.failures, trial.retries
         if outcome.reason in LIGHTENED:
@@ -92,10 +92,10 @@ class Retries:
             return {}, f". It goes on from its last checkpoint (attempt {made + 2} of {limit + 1})"
         return None, f". That was attempt {made + 1} of {limit + 1}"
 
-    def _now(self, trial: TrialResult, name: str) -> Any:
+    def _now(self, trial: TrialState, name: str) -> Any:
         return trial.config.get(name, self._trainable.fields[name].default)
 
-    def _lighter(self, trial: TrialResult) -> dict[str, Any] | None:
+    def _lighter(self, trial: TrialState) -> dict[str, Any] | None:
         """The fields that a lighter configuration changes; None where there is none that the space allows."""
         if not isinstance(self._trainable, Lightens):
             return None

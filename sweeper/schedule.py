@@ -21,7 +21,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialSch
 
 from sweeper.errors import UserError
 from sweeper.spec.sweep import EarlyStopSpec
-from sweeper.trial import FINAL, STEP
+from sweeper.trial.exchange import FINAL, STEP
 
 __all__ = ["StepScheduler", "make_scheduler"]
 
@@ -123,8 +123,9 @@ def make_scheduler(early_stop: EarlyStopSpec | None, history: History | None = N
 
     Args:
         early_stop: The rule, or None.
-        history: What earlier trials reported of the rule's metric (`sweeper.results.read_series`), where a
-            sweep goes on: without it the rule would have forgotten what is good.
+        history: What earlier trials reported of the rule's metric
+            (`sweeper.records.sweep_state.read_series`), where a sweep goes on: without it the rule would
+            have forgotten what is good.
 
     Raises:
         UserError: Where the rule could never stop a trial.

@@ -12,13 +12,11 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from sweeper.cost import cost_of
-from sweeper.journal import read_journal
 from sweeper.layout import JOURNAL, STATE, trial_folder
-from sweeper.live import Board
-from sweeper.plain import gpu_hours_json
-from sweeper.ranking import ORDER
-from sweeper.results import Sweep
+from sweeper.records.forecast import Forecast, cost_of, gpu_hours_json
+from sweeper.records.journal import read_journal
+from sweeper.records.ranking import ORDER
+from sweeper.records.sweep_state import SweepState
 from sweeper.tables import Column, duration_text, fitted_table, number_text, state_text
 from sweeper.tracking.state import read_state
 from sweeper.trial import progress_of
@@ -28,13 +26,13 @@ __all__ = ["board_of", "print_status", "status_of", "summary_table"]
 Plain = dict[str, Any]
 
 
-def board_of(sweep: Sweep) -> Board:
+def board_of(sweep: SweepState) -> Forecast:
     """A sweep and what can be said of its future, as its journal tells it."""
     resources = sweep.info.get("resources") or {}
-    return Board(sweep, int(resources.get("at_once", 1)), sweep.info.get("steps"))
+    return Forecast(sweep, int(resources.get("at_once", 1)), sweep.info.get("steps"))
 
 
-def status_of(sweep: Sweep) -> Plain:
+def status_of(sweep: SweepState) -> Plain:
     """How a sweep stands, as plain types, as it was read from its folder."""
     sweep.bury()
     now = time.time()
@@ -64,7 +62,7 @@ def status_of(sweep: Sweep) -> Plain:
     }
 
 
-def _budget(sweep: Sweep, now: float) -> Plain:
+def _budget(sweep: SweepState, now: float) -> Plain:
     used: dict[str, float] = {
         "trials": sweep.ended_trials,
         "hours": sweep.running_s(now) / 3600,
@@ -82,13 +80,13 @@ def _budget(sweep: Sweep, now: float) -> Plain:
     }
 
 
-def _gpu_hours(sweep: Sweep, now: float) -> Plain:
+def _gpu_hours(sweep: SweepState, now: float) -> Plain:
     cost = cost_of(sweep, now)
     trials = {number: round(hours, 4) for number, hours in cost.trials.items()}
     return {**gpu_hours_json(cost), "trials": trials}
 
 
-def _best(board: Board) -> Plain | None:
+def _best(board: Forecast) -> Plain | None:
     best = board.best()
     if best is None:
         return None
@@ -101,7 +99,7 @@ def _best(board: Board) -> Plain | None:
     }
 
 
-def _running(board: Board, number: int, now: float) -> Plain:
+def _running(board: Forecast, number: int, now: float) -> Plain:
     trial = board.sweep.trials[number]
     value = trial.final.get(board.objective.name, math.nan)
     return {

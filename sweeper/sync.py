@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from sweeper.errors import UserError
 from sweeper.layout import LOCK, STATE
 from sweeper.masking import safe_uri
-from sweeper.results import read_sweep
+from sweeper.records.sweep_state import read_sweep
 from sweeper.spec.sweep import is_store
 from sweeper.tracking.state import Delivery
 from sweeper.tracking.tracker import Tracker

@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sweeper.cost import cost_of, gpus_per_trial
 from sweeper.layout import ERROR_TEXT, trial_folder
-from sweeper.ranking import ORDER
-from sweeper.results import Sweep
-from sweeper.trial_result import TrialResult
+from sweeper.records.forecast import cost_of, gpus_per_trial
+from sweeper.records.ranking import ORDER
+from sweeper.records.sweep_state import SweepState
+from sweeper.records.trial_state import TrialState
 
 __all__ = [
     "ASKED",
@@ -72,7 +72,7 @@ def stacked(name: str, width: int = NAME_WIDTH) -> str:
     return "\n".join(lines)
 
 
-def ranking_table(sweep: Sweep, top: int | None = None, width: int | None = None) -> Table:
+def ranking_table(sweep: SweepState, top: int | None = None, width: int | None = None) -> Table:
     """The ranking as a table for the terminal.
 
     Args:
@@ -179,7 +179,7 @@ def fitted_table(
     return table
 
 
-def print_ranking(console: Console, sweep: Sweep, top: int | None = None) -> None:
+def print_ranking(console: Console, sweep: SweepState, top: int | None = None) -> None:
     """Print the ranking: fitted to a terminal, and whole into a file or a pipe."""
     if console.is_terminal:
         console.print(ranking_table(sweep, top, console.width))
@@ -191,7 +191,7 @@ def print_ranking(console: Console, sweep: Sweep, top: int | None = None) -> Non
         console.print(remark, soft_wrap=True)
 
 
-def _remarks(sweep: Sweep) -> list[Text]:
+def _remarks(sweep: SweepState) -> list[Text]:
     """What the table has no room for: why trials failed, where their logs are, which were tried again."""
     remarks = []
     failed = [trial for trial in sweep.ranking() if trial.status == "failed"]
@@ -211,11 +211,11 @@ def _remarks(sweep: Sweep) -> list[Text]:
     return remarks
 
 
-def _best_differs(trials: Sequence[TrialResult], name: str) -> bool:
+def _best_differs(trials: Sequence[TrialState], name: str) -> bool:
     return any(trial.final.get(name) != trial.best.get(name) for trial in trials)
 
 
-def _cells(sweep: Sweep, trials: Sequence[TrialResult], trial: TrialResult) -> list[Text | str]:
+def _cells(sweep: SweepState, trials: Sequence[TrialState], trial: TrialState) -> list[Text | str]:
     state = state_text(trial.status)
     if trial.reason and (trial.status == "failed" or trial.reason in ASKED):
         state.append(f": {trial.reason}")
@@ -228,7 +228,7 @@ def _cells(sweep: Sweep, trials: Sequence[TrialResult], trial: TrialResult) -> l
     return [*cells, str(trial.step), clock_text(trial.duration_s())]
 
 
-def sweeps_table(sweeps: Sequence[Sweep]) -> Table:
+def sweeps_table(sweeps: Sequence[SweepState]) -> Table:
     """Several sweeps as a table for the terminal."""
     columns = [
         Column("sweep", "left"),
@@ -242,7 +242,7 @@ def sweeps_table(sweeps: Sequence[Sweep]) -> Table:
     return fitted_table(columns, [_sweep_cells(sweep) for sweep in sweeps])
 
 
-def _sweep_cells(sweep: Sweep) -> list[Text | str]:
+def _sweep_cells(sweep: SweepState) -> list[Text | str]:
     best = sweep.best_so_far()
     budget = sweep.spec.get("budget", {}).get("trials", "?")
     return [
@@ -256,13 +256,13 @@ def _sweep_cells(sweep: Sweep) -> list[Text | str]:
     ]
 
 
-def _summary(sweep: Sweep) -> str:
+def _summary(sweep: SweepState) -> str:
     counts = [(status, sweep.count(status)) for status in ORDER]
     words = [f"{count} {status.replace('_', ' ')}" for status, count in counts if count]
     return ", ".join([*words, *_cost(sweep)]) or "no trials"
 
 
-def _cost(sweep: Sweep) -> list[str]:
+def _cost(sweep: SweepState) -> list[str]:
     """GPU-hours so far, and those that are expected; nothing where no GPU is held."""
     cost = cost_of(sweep)
     if not cost.so_far:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import os
 import signal
 import socket
@@ -16,13 +15,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sweeper.errors import SweeperError, SweepNotFoundError, UserError
-from sweeper.layout import DATABASE, JOURNAL
+from sweeper.layout import DATABASE
 
-__all__ = ["HOST", "PORT", "Pages", "find_sweep", "free_port", "serve"]
+__all__ = ["HOST", "PORT", "Pages", "free_port", "serve"]
 
 HOST = "127.0.0.1"
+
 PORT = 5000
+
 START_TIMEOUT_S = 120
+
 END_TIMEOUT_S = 10
 
 
@@ -135,22 +137,6 @@ def free_port(wanted: int = PORT) -> int:
                 probe.bind((HOST, port))
                 return port
     raise UserError(f"--port: no port from {wanted} on is free. Give another one.")
-
-
-def find_sweep(name: str, sweeps: Path) -> Path:
-    """The folder of the sweep called ``name``, or the folder that ``name`` is the path of.
-
-    Raises:
-        SweepNotFoundError: Where there is none; says what there is.
-    """
-    for folder in (sweeps / name, Path(name)):
-        if (folder / JOURNAL).is_file():
-            return folder
-    known = sorted(path.parent.name for path in sweeps.glob(f"*/{JOURNAL}"))
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    listed = f" There are: {', '.join(known)}." if known else f" {sweeps} has no sweeps."
-    raise SweepNotFoundError(f"no sweep is called {name!r} in {sweeps}.{hint}{listed}")
 
 
 def _last_line(log: Path) -> str:

@@ -26,8 +26,9 @@ import psutil
 import yaml
 
 from benchmarks.chaos.trainable import PLACE
-from sweeper.journal import Event, read_journal
 from sweeper.layout import JOURNAL, LOG, trial_folder
+from sweeper.records.events import Event
+from sweeper.records.journal import read_journal
 from sweeper.trial import ATTEMPT, REPORTS, TIME
 
 __all__ = [

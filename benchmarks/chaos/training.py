@@ -16,7 +16,7 @@ import yaml
 from benchmarks.chaos.arena import SweepFolder
 from benchmarks.chaos.checks import Tally
 from benchmarks.chaos.kinds import Order, begin, finish, wait_for_step
-from sweeper.results import read_sweep
+from sweeper.records.sweep_state import read_sweep
 
 __all__ = ["TRAINING", "training"]
 

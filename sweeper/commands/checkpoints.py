@@ -36,8 +36,8 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write a trial's policy as LeRobot would have, for `lerobot-eval --policy.path=DIR` and the robot."""
-    from sweeper.export import export as write
-    from sweeper.export import find_source
+    from sweeper.records.checkpoints import export as write
+    from sweeper.records.checkpoints import find_source
 
     console = open_console(stderr=as_json)
     found = find_source(source, sweeps, checkpoint)

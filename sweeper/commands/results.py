@@ -23,9 +23,8 @@ def results(
 ) -> None:
     """Show the ranking of a sweep's trials, also while it runs."""
     from sweeper.plain import to_json
-    from sweeper.results import read_sweep
+    from sweeper.records.sweep_state import find_sweep, read_sweep
     from sweeper.tables import print_ranking
-    from sweeper.ui import find_sweep
 
     found = read_sweep(find_sweep(sweep, sweeps))
     found.bury()
@@ -38,7 +37,7 @@ def results(
 def list_sweeps(sweeps: SweepsFolder = Path("sweeps"), as_json: Json = False) -> None:
     """List the sweeps, the last started first."""
     from sweeper.plain import to_json
-    from sweeper.results import list_sweeps as read_sweeps
+    from sweeper.records.sweep_state import list_sweeps as read_sweeps
     from sweeper.tables import sweeps_table
 
     found, damaged = read_sweeps(sweeps)
@@ -63,8 +62,8 @@ def ui(
     sweeps: SweepsFolder = Path("sweeps"),
 ) -> None:
     """Serve MLflow's pages for a sweep on this machine, until Ctrl-C."""
-    from sweeper.results import read_sweep
-    from sweeper.ui import find_sweep, serve
+    from sweeper.records.sweep_state import find_sweep, read_sweep
+    from sweeper.ui import serve
 
     folder = find_sweep(sweep, sweeps)
     uri = read_sweep(folder).spec["tracking"]["uri"]

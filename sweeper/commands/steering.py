@@ -15,7 +15,7 @@ from sweeper.commands.options import Json, Sweep, SweepsFolder, open_console
 
 if TYPE_CHECKING:
     from sweeper.control import Reach
-    from sweeper.results import Sweep as FoundSweep
+    from sweeper.records.sweep_state import SweepState as FoundSweep
 
 __all__ = ["budget", "cancel", "logs", "pause", "resume", "status", "stop", "watch"]
 
@@ -65,7 +65,7 @@ def status(
 
 def _status_of_all(address: str | None, sweeps: Path, as_json: bool) -> None:
     from sweeper import remote
-    from sweeper.results import list_sweeps
+    from sweeper.records.sweep_state import list_sweeps
     from sweeper.status import status_of, summary_table
 
     if address is None:
@@ -132,7 +132,7 @@ def watch(
 
 def _followed(reach: Reach) -> tuple[FoundSweep, int]:
     """A sweep as its journal tells it, and the byte behind what was read."""
-    from sweeper.results import Sweep as Followed
+    from sweeper.records.sweep_state import SweepState as Followed
 
     chunks = list(_chunks(reach))
     followed = Followed(Path(chunks[0]["folder"]))
@@ -282,7 +282,7 @@ def resume(
     code, folder = go_on(sweep, changes or (), sweeps, address, open_console(stderr=as_json))
     if as_json:
         from sweeper.plain import to_json
-        from sweeper.results import read_sweep
+        from sweeper.records.sweep_state import read_sweep
 
         typer.echo(json.dumps(to_json(read_sweep(folder)), indent=2))
     raise typer.Exit(code)
@@ -302,7 +302,7 @@ def _reach(sweep: str, sweeps: Path, address: str | None) -> Iterator[Reach]:
     """The sweep that is meant, here or on a cluster."""
     if address is None:
         from sweeper.control import Local
-        from sweeper.ui import find_sweep
+        from sweeper.records.sweep_state import find_sweep
 
         yield Local(find_sweep(sweep, sweeps))
         return

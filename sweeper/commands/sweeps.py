@@ -84,7 +84,7 @@ def _launch(spec: SweepSpec, address: str | None, as_json: bool) -> None:
     code = run(spec, address=address, console=open_console(stderr=as_json))
     if as_json:
         from sweeper.plain import to_json
-        from sweeper.results import read_sweep
+        from sweeper.records.sweep_state import read_sweep
 
         typer.echo(json.dumps(to_json(read_sweep(spec.folder)), indent=2))
     raise typer.Exit(code)

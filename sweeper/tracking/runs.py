@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sweeper.journal import Event, EventKind
 from sweeper.layout import ERROR_TEXT, trial_folder
+from sweeper.records.events import Event, EventKind
 from sweeper.tracking.client import attempt, legal_key
 from sweeper.tracking.state import State
 

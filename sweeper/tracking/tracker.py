@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.errors import UserError
-from sweeper.journal import read_journal
 from sweeper.layout import DATABASE, JOURNAL, STATE, write_whole
 from sweeper.masking import safe_uri
+from sweeper.records.journal import read_journal
 from sweeper.spec.sweep import Objective
 from sweeper.tracking.client import OutageError, attempt, one_line, quieten
 from sweeper.tracking.pages import EXPERIMENT_TAGS, charts_url, comparison_url

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from sweeper.cli import app
 from sweeper.errors import SweepDamagedError, SweeperError
 from sweeper.layout import JOURNAL
-from sweeper.results import read_sweep
+from sweeper.records.sweep_state import read_sweep
 from sweeper.spec.expressions import Expression
 from sweeper.spec.space import Parameter, Space
 from sweeper.spec.sweep import (

@@ -12,15 +12,16 @@ from rich.console import Console
 from small_sweeps import choice, sweep
 from small_trainable import TRAINABLE
 
-from sweeper import results
 from sweeper.cli import main
 from sweeper.closing import close
+from sweeper.driver.opening import open_sweep
 from sweeper.errors import UserError
-from sweeper.journal import EventKind, Journal, read_journal
 from sweeper.layout import JOURNAL
 from sweeper.recorder import Outcome, Recorder
-from sweeper.records import open_records
-from sweeper.results import read_sweep
+from sweeper.records import sweep_state as results
+from sweeper.records.events import EventKind
+from sweeper.records.journal import Journal, read_journal
+from sweeper.records.sweep_state import read_sweep
 from sweeper.resume import is_driven, resume
 from sweeper.spec.sweep import SweepSpec
 
@@ -35,7 +36,7 @@ def cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SweepSpec:
         tmp_path / "small", choice("optimizer.lr", 0.1, 0.2), objectives={LOSS: "minimize"}, trials=2
     )
     spec = dataclasses.replace(made, trainable="small_trainable:TRAINABLE")
-    with open_records(spec, TRAINABLE, None) as records:
+    with open_sweep(spec, TRAINABLE, None) as records:
         recorder = Recorder(records.study, records.journal, None, spec)
         recorder.start_sweep({"python": "3.11"})
         for loss in (0.5, 0.25):
@@ -91,7 +92,7 @@ def test_a_trial_that_the_killed_driver_left_running_is_ended_everywhere(
 ) -> None:
     from mlflow.tracking import MlflowClient
 
-    with open_records(cut_off, TRAINABLE, read_sweep(cut_off.folder)) as records:
+    with open_sweep(cut_off, TRAINABLE, read_sweep(cut_off.folder)) as records:
         recorder = Recorder(records.study, records.journal, None, cut_off)
         suggestion = records.study.ask()
         assert suggestion is None  # the grid has two points: the third trial is made by hand

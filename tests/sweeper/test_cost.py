@@ -8,31 +8,31 @@ from typing import Any
 import pytest
 from small_sweeps import LR, sweep
 
-from sweeper.cost import cost_of
-from sweeper.journal import Journal, read_journal
 from sweeper.layout import JOURNAL
 from sweeper.plain import to_json
 from sweeper.recorder import Outcome, Recorder
-from sweeper.results import Sweep, read_sweep
+from sweeper.records.forecast import cost_of
+from sweeper.records.journal import Journal, read_journal
+from sweeper.records.sweep_state import SweepState, read_sweep
+from sweeper.records.trial_state import TrialState
 from sweeper.study import Study
 from sweeper.tables import ranking_table
-from sweeper.trial_result import TrialResult
 
 HOUR = 3600.0
 
 
-def trial(number: int, status: str, hours: float) -> TrialResult:
-    made = TrialResult(number, {"optimizer.lr": 1e-4}, {}, 0.0, status=status)  # type: ignore[arg-type]
+def trial(number: int, status: str, hours: float) -> TrialState:
+    made = TrialState(number, {"optimizer.lr": 1e-4}, {}, 0.0, status=status)  # type: ignore[arg-type]
     made._ran_s = hours * HOUR
     made._segment = 10 * HOUR
     return made
 
 
-def of(tmp_path: Path, *trials: TrialResult, gpus: float = 2.0, **budget: Any) -> Sweep:
+def of(tmp_path: Path, *trials: TrialState, gpus: float = 2.0, **budget: Any) -> SweepState:
     spec = sweep(tmp_path, LR, trials=10).to_dict()
     spec["budget"] |= budget
     info = {"resources": {"workers": 2, "gpu_per_worker": gpus / 2, "cpu_per_worker": 1.0, "at_once": 2}}
-    made = Sweep(tmp_path, name="costly", spec=spec, info=info, status="running")
+    made = SweepState(tmp_path, name="costly", spec=spec, info=info, status="running")
     made.trials = {one.number: one for one in trials}
     return made
 

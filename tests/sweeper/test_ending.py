@@ -14,20 +14,20 @@ from small_sweeps import LR, sweep
 from sweeper import ending
 from sweeper.ending import Ending, Signals, ended_by_signals, interrupted_by_sigterm
 from sweeper.layout import trial_folder
-from sweeper.results import Sweep
+from sweeper.records.sweep_state import SweepState
+from sweeper.records.trial_state import TrialState
 from sweeper.spec.sweep import BudgetSpec, SettledResources, SweepSpec
 from sweeper.trial import STOP
-from sweeper.trial_result import TrialResult
 
 
 def make(folder: Path, statuses: list[str], *, gpus: float = 0.0, at_once: int = 2, **budget: Any) -> Any:
     spec: SweepSpec = dataclasses.replace(sweep(folder, LR), budget=BudgetSpec(trials=20, **budget))
-    state = Sweep(folder, spec=spec.to_dict())
+    state = SweepState(folder, spec=spec.to_dict())
     state._ran_s = 3600.0
     signals = Signals()
     sweep_ending = Ending(SettledResources(1, gpus, 1.0, at_once), state, signals)
     for number, status in enumerate(statuses):
-        trial = TrialResult(number, {}, {}, started=0.0, status=status, reason="diverged", message="nan")
+        trial = TrialState(number, {}, {}, started=0.0, status=status, reason="diverged", message="nan")
         trial.ended = float(number)
         trial._ran_s = 1800.0
         state.trials[number] = trial

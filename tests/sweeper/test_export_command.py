@@ -14,8 +14,9 @@ import torch
 from small_sweeps import ERROR, LR, sweep
 
 from sweeper.cli import main
-from sweeper.journal import EventKind, Journal
 from sweeper.layout import JOURNAL
+from sweeper.records.events import EventKind
+from sweeper.records.journal import Journal
 from trainables.diffusion_policy.checkpoint import Checkpoints, Snapshot
 from trainables.diffusion_policy.config import DiffusionConfig
 from trainables.diffusion_policy.policy import build_policy

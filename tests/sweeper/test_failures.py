@@ -22,10 +22,11 @@ from small_sweeps import choice
 from test_launch import spec
 
 from sweeper.ended import SweepResult
-from sweeper.journal import Event, read_journal
 from sweeper.launch import run_sweep
 from sweeper.layout import JOURNAL, LOG, trial_folder
-from sweeper.results import read_sweep
+from sweeper.records.events import Event
+from sweeper.records.journal import read_journal
+from sweeper.records.sweep_state import read_sweep
 from sweeper.spec.sweep import FailureSpec, KeepSpec, Objective, SweepSpec
 
 # MLflow and Ray Data warn of their own habits.
@@ -180,7 +181,7 @@ def test_a_trial_out_of_memory_goes_on_with_less_at_once(stormy: Any) -> None:
 
 def test_only_the_best_trials_checkpoint_stays_and_nothing_points_at_another(stormy: Any) -> None:
     from sweeper.errors import UserError
-    from sweeper.export import find_source
+    from sweeper.records.checkpoints import find_source
 
     sweep, _, _, _ = stormy
     found = read_sweep(sweep.folder)

@@ -12,7 +12,8 @@ import pytest
 from small_sweeps import fill
 
 from sweeper.errors import TrackingError
-from sweeper.journal import EventKind, Journal, read_journal
+from sweeper.records.events import EventKind
+from sweeper.records.journal import Journal, read_journal
 
 
 def test_what_is_appended_is_read_back_in_order(tmp_path):

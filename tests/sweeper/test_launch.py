@@ -20,11 +20,11 @@ from small_sweeps import choice
 
 from sweeper.ended import print_result
 from sweeper.errors import ResourceError, SweepExistsError, UserError
-from sweeper.journal import read_journal
 from sweeper.launch import launch, run_sweep
 from sweeper.layout import JOURNAL
 from sweeper.preflight import checking, preflight
-from sweeper.results import read_sweep
+from sweeper.records.journal import read_journal
+from sweeper.records.sweep_state import read_sweep
 from sweeper.spec.expressions import Expression
 from sweeper.spec.space import Parameter, Space
 from sweeper.spec.sweep import (
@@ -324,8 +324,8 @@ def test_another_sweep_of_the_same_name_is_refused_with_what_differs(
 @pytest.fixture
 def recorded() -> Callable[[SweepSpec], None]:
     """Leave what a driver leaves that was killed before its first trial."""
-    from sweeper.journal import Journal
     from sweeper.recorder import Recorder
+    from sweeper.records.journal import Journal
     from sweeper.study import Study
 
     def record(sweep: SweepSpec) -> None:

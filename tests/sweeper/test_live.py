@@ -12,10 +12,11 @@ import pytest
 from rich.console import Console
 from small_sweeps import LR, SUCCESS, choice, sweep
 
-from sweeper.journal import EventKind
 from sweeper.layout import trial_folder
-from sweeper.live import Board, Display, trials_table
-from sweeper.results import Sweep
+from sweeper.live import Display, trials_table
+from sweeper.records.events import EventKind
+from sweeper.records.forecast import Forecast
+from sweeper.records.sweep_state import SweepState
 from sweeper.spec.sweep import BudgetSpec
 
 T0 = 1_000_000.0
@@ -30,8 +31,8 @@ class Story:
         spec = sweep(folder, *parameters, trials=4, config={"train.steps": 100})
         if budget:
             spec = dataclasses.replace(spec, budget=BudgetSpec(**budget))
-        self.sweep = Sweep(folder)
-        self.board = Board(self.sweep, at_once)
+        self.sweep = SweepState(folder)
+        self.board = Forecast(self.sweep, at_once)
         self.output = io.StringIO()
         console = Console(file=self.output, force_terminal=terminal, width=140, height=40, color_system=None)
         self.display = Display(console, self.board)

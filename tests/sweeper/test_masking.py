@@ -12,11 +12,11 @@ from small_sweeps import LR, sweep
 
 from sweeper.errors import SpecError
 from sweeper.failure import Failure, read_failure, write_failure
-from sweeper.journal import Journal, read_journal
 from sweeper.layout import DATABASE, JOURNAL, trial_folder
 from sweeper.masking import masked, masked_command, safe_uri
 from sweeper.preflight import information
 from sweeper.recorder import Outcome, Recorder
+from sweeper.records.journal import Journal, read_journal
 from sweeper.spec.space_file.load import load_spec
 from sweeper.steering import write_spec
 from sweeper.study import Study

@@ -7,16 +7,16 @@ from functools import cache
 
 import pytest
 
-from sweeper.ranking import ranked
+from sweeper.records.ranking import ranked
+from sweeper.records.trial_state import TrialState
 from sweeper.spec.sweep import Objective
-from sweeper.trial_result import TrialResult
 
 
 @pytest.mark.parametrize("many", [1, 2, 3])
 def test_the_front_of_a_trial_is_the_longest_way_down_from_one_that_nobody_beats(many: int) -> None:
     generator = random.Random(many)
     objectives = [Objective(str(n), "minimize") for n in range(many)]
-    trials = [TrialResult(number, {}, {}, 0.0, status="completed") for number in range(40)]
+    trials = [TrialState(number, {}, {}, 0.0, status="completed") for number in range(40)]
     for trial in trials:
         trial.final = {objective.name: float(generator.randrange(6)) for objective in objectives}
 

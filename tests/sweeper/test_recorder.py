@@ -13,10 +13,10 @@ import pytest
 from small_sweeps import BETA_END, ERROR, LR, SCHEDULE, SUCCESS, sweep
 
 from sweeper.errors import StudyBusyError
-from sweeper.journal import Journal, read_journal
 from sweeper.layout import JOURNAL, trial_folder
 from sweeper.recorder import Outcome, Recorder
-from sweeper.results import read_sweep
+from sweeper.records.journal import Journal, read_journal
+from sweeper.records.sweep_state import read_sweep
 from sweeper.spec.sweep import KeepSpec
 from sweeper.study import Study
 

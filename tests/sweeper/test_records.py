@@ -10,12 +10,12 @@ from filelock import FileLock
 from small_sweeps import choice, sweep
 from small_trainable import TRAINABLE
 
+from sweeper.driver.opening import open_sweep
 from sweeper.errors import SweepExistsError, UserError
-from sweeper.journal import EventKind
 from sweeper.layout import DATABASE, JOURNAL, LOCK, RESERVE, STUDY
 from sweeper.preflight import earlier_sweep, is_stillborn
 from sweeper.recorder import Recorder
-from sweeper.records import open_records
+from sweeper.records.events import EventKind
 from sweeper.spec.sweep import SweepSpec
 
 
@@ -36,7 +36,7 @@ def stillborn(tmp_path: Path) -> Path:
 def test_what_a_driver_leaves_that_was_killed_while_it_started_is_no_obstacle(stillborn: Path) -> None:
     spec = small(stillborn)
     assert earlier_sweep(spec) is None
-    with open_records(spec, TRAINABLE, None) as records:
+    with open_sweep(spec, TRAINABLE, None) as records:
         assert records.study.ask() is not None
         assert not (stillborn / DATABASE).exists()
         assert not (stillborn / f"{DATABASE}-journal").exists()
@@ -51,11 +51,11 @@ def test_whatever_else_lies_in_the_folder_is(stillborn: Path) -> None:
 
 def test_of_two_that_launch_one_sweep_the_later_leaves_the_folder_of_the_first_alone(tmp_path: Path) -> None:
     spec = small(tmp_path / "one")
-    with open_records(spec, TRAINABLE, None) as records:
+    with open_sweep(spec, TRAINABLE, None) as records:
         before = sorted(spec.folder.iterdir())
         with (
             pytest.raises(UserError, match="another process is running this sweep"),
-            open_records(spec, TRAINABLE, None),
+            open_sweep(spec, TRAINABLE, None),
         ):
             pass
         assert sorted(spec.folder.iterdir()) == before
@@ -68,7 +68,7 @@ def test_while_somebody_starts_nothing_of_it_is_cleared(stillborn: Path) -> None
     with (
         FileLock(stillborn / LOCK),
         pytest.raises(UserError, match="another process"),
-        open_records(small(stillborn), TRAINABLE, None),
+        open_sweep(small(stillborn), TRAINABLE, None),
     ):
         pass
     assert (stillborn / DATABASE).exists()
@@ -76,7 +76,7 @@ def test_while_somebody_starts_nothing_of_it_is_cleared(stillborn: Path) -> None
 
 def test_a_sweep_whose_study_is_gone_does_not_number_its_trials_anew(tmp_path: Path) -> None:
     spec = small(tmp_path / "one")
-    with open_records(spec, TRAINABLE, None) as records:
+    with open_sweep(spec, TRAINABLE, None) as records:
         recorder = Recorder(records.study, records.journal, None, spec)
         recorder.start_sweep({})
         suggestion = records.study.ask()
@@ -85,6 +85,6 @@ def test_a_sweep_whose_study_is_gone_does_not_number_its_trials_anew(tmp_path: P
     (spec.folder / STUDY).unlink()
     earlier = earlier_sweep(spec)
     assert earlier is not None
-    with pytest.raises(UserError, match=r"study\.db is gone"), open_records(spec, TRAINABLE, earlier):
+    with pytest.raises(UserError, match=r"study\.db is gone"), open_sweep(spec, TRAINABLE, earlier):
         pass
     assert not (spec.folder / STUDY).exists()

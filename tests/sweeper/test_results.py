@@ -16,10 +16,11 @@ from rich.console import Console
 from small_sweeps import DIMS, ERROR, LR, SCHEDULE, SUCCESS, sweep
 
 from sweeper.errors import SweepNotFoundError, UserError
-from sweeper.journal import EventKind, Journal
 from sweeper.layout import JOURNAL
 from sweeper.plain import to_json
-from sweeper.results import list_sweeps, read_series, read_sweep
+from sweeper.records.events import EventKind
+from sweeper.records.journal import Journal
+from sweeper.records.sweep_state import list_sweeps, read_series, read_sweep
 from sweeper.spec.sweep import EarlyStopSpec
 from sweeper.tables import clock_text, duration_text, ranking_table, short_names, stacked, sweeps_table
 
@@ -30,7 +31,7 @@ class Played:
     def __init__(self, folder, monkeypatch, **changes) -> None:
         self.folder = folder
         self.now = 1_000_000.0
-        monkeypatch.setattr("sweeper.journal.time.time", lambda: self.now)
+        monkeypatch.setattr("sweeper.records.journal.time.time", lambda: self.now)
         self.journal = Journal(folder / JOURNAL)
         self.spec = sweep(folder, LR, SCHEDULE, DIMS, **changes)
 
@@ -272,7 +273,7 @@ def test_durations_in_a_column_are_short(seconds, words):
 
 def test_reading_results_loads_no_heavy_package():
     heavy = "{'torch', 'ray', 'mlflow', 'optuna', 'pandas', 'sqlalchemy'}"
-    script = f"import sys, sweeper.results; print(sorted({heavy} & set(sys.modules)))"
+    script = f"import sys, sweeper.records.sweep_state; print(sorted({heavy} & set(sys.modules)))"
     root = Path(__file__).parents[2]
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=root)
     assert found.stdout.strip() == "[]", found.stderr

@@ -11,9 +11,9 @@ import pytest
 from small_sweeps import choice, sweep
 from small_trainable import TRAINABLE
 
-from sweeper.journal import Journal
 from sweeper.layout import JOURNAL
 from sweeper.recorder import Outcome, Recorder
+from sweeper.records.journal import Journal
 from sweeper.retry import Retries
 from sweeper.spec.sweep import FailureSpec
 from sweeper.study import Study
@@ -128,7 +128,7 @@ def test_a_trial_that_is_lost_while_the_sweep_ends_is_left_for_the_next_driver(o
 
 
 def test_the_next_driver_knows_how_often_a_trial_was_tried_and_with_what(one: Sweep) -> None:
-    from sweeper.results import read_sweep
+    from sweeper.records.sweep_state import read_sweep
 
     one.fails("lost")
     one.fails("out_of_memory")

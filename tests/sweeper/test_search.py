@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from small_sweeps import LR, SUCCESS, choice, sweep
 
-from sweeper.journal import Journal, read_journal
 from sweeper.layout import JOURNAL
 from sweeper.recorder import Outcome, Recorder
-from sweeper.results import read_sweep
+from sweeper.records.journal import Journal, read_journal
+from sweeper.records.sweep_state import read_sweep
 from sweeper.spec.sweep import EarlyStopSpec
 from sweeper.study import Study
 

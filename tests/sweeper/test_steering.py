@@ -19,9 +19,9 @@ import psutil
 import pytest
 import yaml
 
-from sweeper.journal import read_journal
 from sweeper.layout import JOURNAL
-from sweeper.results import read_sweep
+from sweeper.records.journal import read_journal
+from sweeper.records.sweep_state import read_sweep
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

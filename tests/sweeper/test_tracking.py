@@ -22,8 +22,9 @@ import pytest
 from small_sweeps import LR, SCHEDULE, SUCCESS, sweep
 
 from sweeper.errors import UserError
-from sweeper.journal import EventKind, Journal
 from sweeper.layout import DATABASE, JOURNAL
+from sweeper.records.events import EventKind
+from sweeper.records.journal import Journal
 from sweeper.tracking.tracker import Tracker, tracking_uri
 
 pytestmark = [

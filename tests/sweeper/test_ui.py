@@ -14,9 +14,11 @@ import pytest
 from small_sweeps import sweep
 
 from sweeper.errors import SweepNotFoundError, UserError
-from sweeper.journal import EventKind, Journal
 from sweeper.layout import JOURNAL
-from sweeper.ui import HOST, find_sweep, free_port, serve
+from sweeper.records.events import EventKind
+from sweeper.records.journal import Journal
+from sweeper.records.sweep_state import find_sweep
+from sweeper.ui import HOST, free_port, serve
 
 
 def test_a_taken_port_is_passed_over() -> None:

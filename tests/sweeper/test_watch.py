@@ -16,8 +16,9 @@ from typer.testing import CliRunner, Result
 
 from sweeper.cli import app
 from sweeper.commands import steering
-from sweeper.journal import EventKind, Journal, read_journal
 from sweeper.layout import DRIVER_LOG, JOURNAL
+from sweeper.records.events import EventKind
+from sweeper.records.journal import Journal, read_journal
 
 VALUES = {"optimizer.lr": 1e-4}
 

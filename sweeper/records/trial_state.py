@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-__all__ = ["TrialResult", "TrialStatus"]
+__all__ = ["TrialState", "TrialStatus"]
 
 TrialStatus = Literal["running", "completed", "stopped_early", "failed", "interrupted"]
 
 
 @dataclass
-class TrialResult:
+class TrialState:
     """How a trial went, so far.
 
     Attributes:

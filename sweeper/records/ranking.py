@@ -7,8 +7,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
+from sweeper.records.trial_state import TrialState
 from sweeper.spec.sweep import Objective
-from sweeper.trial_result import TrialResult
 
 __all__ = ["ORDER", "is_better", "ranked"]
 
@@ -16,7 +16,7 @@ ORDER = ("completed", "running", "stopped_early", "interrupted", "failed")
 """States in the order in which the ranking shows them."""
 
 
-def ranked(trials: Iterable[TrialResult], objectives: Sequence[Objective]) -> list[TrialResult]:
+def ranked(trials: Iterable[TrialState], objectives: Sequence[Objective]) -> list[TrialState]:
     """The trials, best first: completed ones by their final value, then the others by state.
 
     With several objectives the trials that no other beats in everything come first, then those that only
@@ -28,7 +28,7 @@ def ranked(trials: Iterable[TrialResult], objectives: Sequence[Objective]) -> li
 
 
 def _rank_key(
-    trial: TrialResult, objectives: Sequence[Objective], fronts: Mapping[int, int]
+    trial: TrialState, objectives: Sequence[Objective], fronts: Mapping[int, int]
 ) -> tuple[float, ...]:
     costs = _costs(trial, objectives)
     front = fronts.get(trial.number, 0)
@@ -38,7 +38,7 @@ def _rank_key(
     return (state, front, reach, *costs, trial.number)
 
 
-def _costs(trial: TrialResult, objectives: Sequence[Objective]) -> tuple[float, ...]:
+def _costs(trial: TrialState, objectives: Sequence[Objective]) -> tuple[float, ...]:
     """The final objective values turned so that less is better; infinite where there is none."""
     costs = []
     for objective in objectives:
@@ -48,7 +48,7 @@ def _costs(trial: TrialResult, objectives: Sequence[Objective]) -> tuple[float, 
     return tuple(costs)
 
 
-def _fronts(trials: Sequence[TrialResult], objectives: Sequence[Objective]) -> dict[int, int]:
+def _fronts(trials: Sequence[TrialState], objectives: Sequence[Objective]) -> dict[int, int]:
     """Number of the front of each trial: 0 where none of the others is better in everything."""
     # In this order nothing is dominated by what comes later; and what nobody of a front dominates, nobody
     # of the fronts behind it does: its own is found by bisection (Zhang et al. 2015, ENS-BS).

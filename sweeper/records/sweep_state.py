@@ -10,35 +10,32 @@ were evaluated often: the maximum of noisy numbers grows with how many there are
 
 from __future__ import annotations
 
+import difflib
 import math
 import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 
 from sweeper.errors import SweepDamagedError, SweepNotFoundError, UserError
-from sweeper.events import event_fault
-from sweeper.journal import Event, EventKind, line_of_event, read_journal
 from sweeper.layout import JOURNAL
-from sweeper.ranking import is_better, ranked
+from sweeper.records.events import Event, EventKind, event_fault
+from sweeper.records.journal import line_of_event, read_journal
+from sweeper.records.ranking import is_better, ranked
+from sweeper.records.trial_state import TrialState
 from sweeper.spec.sweep import BudgetSpec, Objective
-from sweeper.trial_result import TrialResult
 
-__all__ = [
-    "Sweep",
-    "driver_runs",
-    "list_sweeps",
-    "read_series",
-    "read_sweep",
-]
+__all__ = ["Status", "SweepState", "driver_runs", "find_sweep", "list_sweeps", "read_series", "read_sweep"]
+
+Status = Literal["done", "failed", "interrupted"]
 
 
 @dataclass
-class Sweep:
+class SweepState:
     """A sweep, as its journal tells it. `apply` follows it while it runs.
 
     Attributes:
@@ -68,7 +65,7 @@ class Sweep:
     message: str = ""
     started: float = 0.0
     ended: float | None = None
-    trials: dict[int, TrialResult] = field(default_factory=dict)
+    trials: dict[int, TrialState] = field(default_factory=dict)
     steered: str = ""
     heard: float = 0.0
     _since: float | None = None
@@ -109,7 +106,7 @@ class Sweep:
         """The searched parameters, in the order of the space."""
         return tuple(parameter["name"] for parameter in self.spec["space"]["parameters"])
 
-    def trial(self, number: int) -> TrialResult:
+    def trial(self, number: int) -> TrialState:
         """One of its trials.
 
         Raises:
@@ -231,10 +228,10 @@ class Sweep:
     def _trial_start(self, event: Event) -> None:
         number = event["trial"]
         if number not in self.trials:
-            self.trials[number] = TrialResult(number, event["values"], event["config"], event["time"])
+            self.trials[number] = TrialState(number, event["values"], event["config"], event["time"])
         self.trials[number].begin(event["time"])
 
-    def _trial_retry(self, trial: TrialResult, event: Event) -> None:
+    def _trial_retry(self, trial: TrialState, event: Event) -> None:
         trial.pause(event["time"])
         trial.status, trial.reason, trial.message = "interrupted", event["reason"], event["message"]
         trial.ended, trial.needs = event["time"], ""
@@ -242,7 +239,7 @@ class Sweep:
         trial.changes |= event["changes"]
         trial.config = {**trial.config, **event["changes"]}
 
-    def _report(self, trial: TrialResult, event: Event) -> None:
+    def _report(self, trial: TrialState, event: Event) -> None:
         metrics = {name: float(value) for name, value in event["metrics"].items()}
         trial.at_last_step = (trial.at_last_step if event["step"] == trial.step else set()) | set(metrics)
         trial.step = event["step"]
@@ -262,16 +259,16 @@ class Sweep:
 
     # Judging
 
-    def ranking(self) -> list[TrialResult]:
-        """The trials, best first, as `sweeper.ranking.ranked` sorts them."""
+    def ranking(self) -> list[TrialState]:
+        """The trials, best first, as `sweeper.records.ranking.ranked` sorts them."""
         return ranked(self.trials.values(), self.objectives)
 
-    def best_trial(self) -> TrialResult | None:
+    def best_trial(self) -> TrialState | None:
         """The first of the ranking, if it completed."""
         ranked = self.ranking()
         return ranked[0] if ranked and ranked[0].status == "completed" else None
 
-    def best_so_far(self, also: TrialResult | None = None) -> dict[str, float]:
+    def best_so_far(self, also: TrialState | None = None) -> dict[str, float]:
         """The best final value of each objective among completed trials, and one that is about to be."""
         completed = [trial for trial in self.trials.values() if trial.status == "completed" or trial is also]
         best: dict[str, float] = {}
@@ -283,7 +280,7 @@ class Sweep:
         return best
 
 
-def read_sweep(folder: Path) -> Sweep:
+def read_sweep(folder: Path) -> SweepState:
     """Read a sweep from its folder.
 
     Raises:
@@ -295,7 +292,7 @@ def read_sweep(folder: Path) -> Sweep:
         raise SweepNotFoundError(
             f"{folder}: no sweep lies here: {JOURNAL} is missing or empty. `sweeper list` shows sweeps."
         )
-    sweep = Sweep(folder)
+    sweep = SweepState(folder)
     for index, event in enumerate(events):
         try:
             sweep.apply(event)
@@ -337,7 +334,7 @@ def driver_runs(driver: Mapping[str, Any]) -> bool:
         return False
 
 
-def list_sweeps(folder: Path) -> tuple[list[Sweep], dict[str, str]]:
+def list_sweeps(folder: Path) -> tuple[list[SweepState], dict[str, str]]:
     """The sweeps in a folder, the last started first; and of those that cannot be read what is wrong.
 
     Returns:
@@ -352,3 +349,19 @@ def list_sweeps(folder: Path) -> tuple[list[Sweep], dict[str, str]]:
         except SweepNotFoundError:
             continue
     return sorted(sweeps, key=lambda sweep: -sweep.started), damaged
+
+
+def find_sweep(name: str, sweeps: Path) -> Path:
+    """The folder of the sweep called ``name``, or the folder that ``name`` is the path of.
+
+    Raises:
+        SweepNotFoundError: Where there is none; says what there is.
+    """
+    for folder in (sweeps / name, Path(name)):
+        if (folder / JOURNAL).is_file():
+            return folder
+    known = sorted(path.parent.name for path in sweeps.glob(f"*/{JOURNAL}"))
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    listed = f" There are: {', '.join(known)}." if known else f" {sweeps} has no sweeps."
+    raise SweepNotFoundError(f"no sweep is called {name!r} in {sweeps}.{hint}{listed}")

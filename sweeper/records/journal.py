@@ -19,7 +19,6 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path, PurePath
 from types import TracebackType
 from typing import Any
@@ -27,56 +26,12 @@ from typing import Any
 from sweeper.errors import TrackingError
 from sweeper.layout import RESERVE
 from sweeper.masking import masked
+from sweeper.records.events import Event, EventKind
 
-__all__ = ["Chunk", "Event", "EventKind", "Journal", "line_of_event", "read_journal"]
+__all__ = ["Chunk", "Journal", "line_of_event", "read_journal"]
 
 RESERVE_BYTES = 1_000_000
 """Room that a journal gives up when its disk is full: enough to write down how everything ended."""
-
-Event = dict[str, Any]
-"""One line: ``event`` (an `EventKind`), ``time`` (seconds since 1970), and what belongs to that kind."""
-
-
-class EventKind(StrEnum):
-    """The kinds of event, and the fields of each beside ``event`` and ``time``.
-
-    ``sweep_start``
-        ``sweep``, ``sweep_id``, ``spec``, ``space`` (the YAML text), ``info`` (versions, git commit, identity
-        of the data), ``driver`` (host, pid, started). Again whenever a driver goes on with the sweep.
-    ``trial_start``
-        ``trial``, ``config`` (all of it), ``values`` (what was searched).
-    ``report``
-        ``trial``, ``step``, ``metrics``; ``artifacts`` and ``checkpoint`` where there are any.
-    ``trial_retry``
-        ``trial``, ``reason``, ``message``, ``step``, ``retry`` (which one it is, counted from 1), ``changes``
-        (fields of its configuration that change with the next attempt). The trial goes on from its last
-        checkpoint with another ``trial_start``.
-    ``checkpoints_dropped``
-        ``trial``, ``folders``. Written before they go.
-    ``trial_end``
-        ``trial``, ``status``, ``reason``, ``message``, ``step``, ``final``, ``best``, ``sweep_best``,
-        ``ended`` (trials that ended so far); ``gpu_hours`` and ``sweep_gpu_hours`` where trials hold GPUs.
-    ``sweep_end``
-        ``status``, ``message``.
-    ``trial_wait``
-        ``trial``, ``needs``: what the cluster has not given it yet (``1 GPU``); empty once it has.
-    ``steer``
-        ``action`` (``pause``, ``paused`` once every trial has stopped, ``resume``, ``stop``, ``cancel``,
-        ``budget``), ``text``; ``trial`` where one trial is meant, ``budget`` where that is new.
-    ``note``
-        ``text``, perhaps ``trial``.
-    """
-
-    SWEEP_START = "sweep_start"
-    TRIAL_START = "trial_start"
-    REPORT = "report"
-    TRIAL_RETRY = "trial_retry"
-    CHECKPOINTS_DROPPED = "checkpoints_dropped"
-    TRIAL_END = "trial_end"
-    SWEEP_END = "sweep_end"
-    TRIAL_WAIT = "trial_wait"
-    STEER = "steer"
-    NOTE = "note"
 
 
 class Journal:

@@ -4,19 +4,70 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from enum import StrEnum
 from typing import Any
 
-from sweeper.journal import Event, EventKind
 from sweeper.spec.sweep import BudgetSpec, SweepSpec
 
-__all__ = ["event_fault"]
+__all__ = ["Event", "EventKind", "event_fault"]
+
+Event = dict[str, Any]
+"""One line: ``event`` (an `EventKind`), ``time`` (seconds since 1970), and what belongs to that kind."""
+
+
+class EventKind(StrEnum):
+    """The kinds of event, and the fields of each beside ``event`` and ``time``.
+
+    ``sweep_start``
+        ``sweep``, ``sweep_id``, ``spec``, ``space`` (the YAML text), ``info`` (versions, git commit, identity
+        of the data), ``driver`` (host, pid, started). Again whenever a driver goes on with the sweep.
+    ``trial_start``
+        ``trial``, ``config`` (all of it), ``values`` (what was searched).
+    ``report``
+        ``trial``, ``step``, ``metrics``; ``artifacts`` and ``checkpoint`` where there are any.
+    ``trial_retry``
+        ``trial``, ``reason``, ``message``, ``step``, ``retry`` (which one it is, counted from 1), ``changes``
+        (fields of its configuration that change with the next attempt). The trial goes on from its last
+        checkpoint with another ``trial_start``.
+    ``checkpoints_dropped``
+        ``trial``, ``folders``. Written before they go.
+    ``trial_end``
+        ``trial``, ``status``, ``reason``, ``message``, ``step``, ``final``, ``best``, ``sweep_best``,
+        ``ended`` (trials that ended so far); ``gpu_hours`` and ``sweep_gpu_hours`` where trials hold GPUs.
+    ``sweep_end``
+        ``status``, ``message``.
+    ``trial_wait``
+        ``trial``, ``needs``: what the cluster has not given it yet (``1 GPU``); empty once it has.
+    ``steer``
+        ``action`` (``pause``, ``paused`` once every trial has stopped, ``resume``, ``stop``, ``cancel``,
+        ``budget``), ``text``; ``trial`` where one trial is meant, ``budget`` where that is new.
+    ``note``
+        ``text``, perhaps ``trial``.
+    """
+
+    SWEEP_START = "sweep_start"
+    TRIAL_START = "trial_start"
+    REPORT = "report"
+    TRIAL_RETRY = "trial_retry"
+    CHECKPOINTS_DROPPED = "checkpoints_dropped"
+    TRIAL_END = "trial_end"
+    SWEEP_END = "sweep_end"
+    TRIAL_WAIT = "trial_wait"
+    STEER = "steer"
+    NOTE = "note"
+
 
 MOST_TRIALS = 10**7
+
 LATEST_S = 4e9
 """Times beyond the year 2096 cannot be shown by every machine."""
+
 STATUSES = ("completed", "stopped_early", "failed", "interrupted")
+
 ENDS = ("done", "failed", "interrupted")
+
 ACTIONS = ("pause", "paused", "resume", "stop", "cancel", "budget")
+
 NOT_FINITE = ("NaN", "Infinity", "-Infinity")
 """How a journal writes the numbers that JSON does not have."""
 
@@ -152,10 +203,15 @@ def _is_info(value: Any) -> bool:
 
 
 _TEXT = (_is_text, "a text", True)
+
 _TRIAL = (_is_trial, "the number of a trial", True)
+
 _STEP = (_is_whole, "a whole number", True)
+
 _MAPPING = (_is_mapping, "a mapping", True)
+
 _NUMBERS = (_is_numbers, "numbers by name", True)
+
 # What only MLflow is told of.
 _SAID_TEXT, _SAID_STEP, _SAID_NUMBERS = (
     (check, wanted, False) for check, wanted, _ in (_TEXT, _STEP, _NUMBERS)
@@ -215,6 +271,7 @@ _FIELDS: Mapping[str, Mapping[str, tuple[Check, str, bool]]] = {
     EventKind.NOTE: {"text": _SAID_TEXT},
 }
 """What each kind of event has: how it is checked, what it should be, and whether it must be there."""
+
 _OF_TRIALS = (
     EventKind.REPORT,
     EventKind.TRIAL_RETRY,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,13 +10,13 @@ from typing import Literal
 
 from sweeper.errors import SweepNotFoundError, UserError
 from sweeper.layout import trial_folder
-from sweeper.results import Sweep, read_sweep
-from sweeper.trial_result import TrialResult
-from sweeper.ui import find_sweep
+from sweeper.records.sweep_state import SweepState, find_sweep, read_sweep
+from sweeper.records.trial_state import TrialState
+from sweeper.spec.sweep import KeepSpec
 from trainables import registry
 from trainables.interface import ExportsCheckpoints, silent
 
-__all__ = ["Exported", "Source", "export", "find_source"]
+__all__ = ["Exported", "Source", "export", "find_source", "remove_checkpoints", "superfluous"]
 
 Which = Literal["best", "last"]
 
@@ -122,7 +123,7 @@ def export(
     )
 
 
-def _of_trial(sweep: Sweep, number: int | None, which: Which) -> Source:
+def _of_trial(sweep: SweepState, number: int | None, which: Which) -> Source:
     trial = _trial(sweep, number)
     objective = sweep.objectives[0]
     recorded = trial.best_checkpoint if which == "best" else trial.checkpoint
@@ -143,7 +144,7 @@ def _of_trial(sweep: Sweep, number: int | None, which: Which) -> Source:
     )
 
 
-def _why_none(sweep: Sweep, trial: TrialResult, which: Which) -> str:
+def _why_none(sweep: SweepState, trial: TrialState, which: Which) -> str:
     if which == "best" and trial.checkpoint is not None:
         return f"trial {trial.number} has no best checkpoint. --checkpoint last has one."
     if not trial.dropped:
@@ -155,7 +156,7 @@ def _why_none(sweep: Sweep, trial: TrialResult, which: Which) -> str:
     )
 
 
-def _trial(sweep: Sweep, number: int | None) -> TrialResult:
+def _trial(sweep: SweepState, number: int | None) -> TrialState:
     if number is None:
         best = sweep.best_trial()
         if best is None:
@@ -165,7 +166,7 @@ def _trial(sweep: Sweep, number: int | None) -> TrialResult:
     return sweep.trial(number)
 
 
-def _where_it_lies(sweep: Sweep, trial: TrialResult, recorded: Path) -> Path:
+def _where_it_lies(sweep: SweepState, trial: TrialState, recorded: Path) -> Path:
     """The checkpoint's folder, also where the sweep's folder was moved since it was written."""
     inside = trial_folder(sweep.folder, trial.number) / recorded.parent.name / recorded.name
     for place in (inside, recorded):
@@ -175,3 +176,62 @@ def _where_it_lies(sweep: Sweep, trial: TrialResult, recorded: Path) -> Path:
         f"{sweep.name}: the checkpoint of trial {trial.number} is gone from {recorded}. "
         "Checkpoints of trials far down the ranking are removed; name another trial."
     )
+
+
+def superfluous(sweep: SweepState, keep: KeepSpec) -> dict[int, list[str]]:
+    """The folders of checkpoints that need not stay, by trial.
+
+    Args:
+        sweep: The sweep as it stands.
+        keep: What is to stay.
+    """
+    if keep == KeepSpec():
+        return {}  # everything stays, and ranking the trials at each end would be for nothing
+    ended = [trial for trial in sweep.ranking() if trial.status in ("completed", "stopped_early")]
+    winners = {trial.number for trial in ended[: keep.trials]}
+    found = {}
+    for trial in sweep.trials.values():
+        has = {folder for folder in (trial.checkpoint, trial.best_checkpoint) if folder is not None}
+        spare = sorted(has - _kept(trial, keep, trial.number in winners))
+        if spare:
+            found[trial.number] = spare
+    return found
+
+
+def _kept(trial: TrialState, keep: KeepSpec, winner: bool) -> set[str | None]:
+    both = {trial.checkpoint, trial.best_checkpoint}
+    if trial.status in ("running", "interrupted"):
+        return both
+    if trial.status == "failed":
+        return {trial.checkpoint}
+    if not winner:
+        return set()
+    match keep.checkpoints:
+        case "best":
+            return {trial.best_checkpoint or trial.checkpoint}
+        case "last":
+            return {trial.checkpoint}
+        case _:
+            return both
+
+
+def remove_checkpoints(sweep: SweepState, trial: TrialState) -> list[str]:
+    """Remove the folders that the journal says are dropped, where they still lie there.
+
+    Returns:
+        What could not be removed, and why. A folder outside the trial's own is never touched.
+    """
+    problems = []
+    inside = trial_folder(sweep.folder, trial.number).resolve()
+    for name in trial.dropped:
+        folder = Path(name).resolve()
+        if not folder.is_dir():
+            continue
+        if inside not in folder.parents:
+            problems.append(f"{folder} is not in the folder of trial {trial.number}, and stays")
+            continue
+        try:
+            shutil.rmtree(folder)
+        except OSError as error:
+            problems.append(f"{folder} cannot be removed: {error.strerror}")
+    return problems

@@ -12,21 +12,21 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from sweeper.errors import SweepNotFoundError, UserError
-from sweeper.journal import Journal
 from sweeper.layout import JOURNAL, LOCK, STUDY
 from sweeper.preflight import is_stillborn
-from sweeper.results import Sweep, read_sweep
+from sweeper.records.journal import Journal
+from sweeper.records.sweep_state import SweepState, read_sweep
 from sweeper.spec.sweep import SweepSpec
 from sweeper.steering import write_spec
 from sweeper.study import Study
 from sweeper.tracking.tracker import Tracker
 from trainables.interface import Trainable
 
-__all__ = ["Records", "open_records"]
+__all__ = ["OpenSweep", "open_sweep"]
 
 
 @dataclass(frozen=True)
-class Records:
+class OpenSweep:
     """What a sweep is recorded in."""
 
     study: Study
@@ -35,7 +35,7 @@ class Records:
 
 
 @contextlib.contextmanager
-def open_records(spec: SweepSpec, trainable: Trainable, earlier: Sweep | None) -> Iterator[Records]:
+def open_sweep(spec: SweepSpec, trainable: Trainable, earlier: SweepState | None) -> Iterator[OpenSweep]:
     """Open the sweep's folder; where nothing came of it, a new one is taken away again."""
     existed = spec.folder.exists()
     try:
@@ -60,7 +60,7 @@ def open_records(spec: SweepSpec, trainable: Trainable, earlier: Sweep | None) -
         ):
             ours = True
             write_spec(spec.folder, spec.to_dict())
-            yield Records(study, journal, Tracker(spec.folder, spec.tracking.uri, spec.tracking.experiment))
+            yield OpenSweep(study, journal, Tracker(spec.folder, spec.tracking.uri, spec.tracking.experiment))
     finally:
         # Of two that launch the same sweep at once, the one that came too late leaves the other's folder be.
         if ours and earlier is None:

@@ -1,0 +1,162 @@
+"""GPU-hours and time of a sweep: used so far, and expected until its end."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+from sweeper.records.sweep_state import SweepState
+from sweeper.records.trial_state import TrialState
+from sweeper.spec.space_file.fields import STEPS
+from sweeper.spec.sweep import Objective
+
+__all__ = ["Cost", "Forecast", "cost_of", "gpu_hours_json", "gpus_per_trial"]
+
+HOUR_S = 3600.0
+
+
+@dataclass(frozen=True)
+class Cost:
+    """GPU-hours of a sweep.
+
+    Attributes:
+        so_far: What its trials took.
+        expected: What it will have taken in the end, as far as trials that ended tell; None before the first
+            one has, or where nothing is left to do but wait.
+        trials: What each trial took, by number.
+    """
+
+    so_far: float
+    expected: float | None
+    trials: dict[int, float]
+
+
+def gpus_per_trial(sweep: SweepState) -> float:
+    """GPUs that each trial of a sweep holds; 0 where it trains on CPUs, or where its journal does not say."""
+    resources = sweep.info.get("resources") or {}
+    return float(resources.get("gpu_per_worker", 0.0)) * int(resources.get("workers", 1))
+
+
+def cost_of(sweep: SweepState, now: float | None = None) -> Cost:
+    """Say what a sweep costs; all zeros where its trials hold no GPU.
+
+    Those that are still to come are taken to be like those that ended, stopped early or not; a running one is
+    taken to need no more than that, and what it took already.
+    """
+    now = time.time() if now is None else now
+    each = gpus_per_trial(sweep) / HOUR_S
+    trials = {number: trial.duration_s(now) * each for number, trial in list(sweep.trials.items())}
+    so_far = sum(trials.values())
+    ended = [
+        trials[number]
+        for number, trial in sweep.trials.items()
+        if trial.status in ("completed", "stopped_early", "failed")
+    ]
+    if not ended or not each:
+        return Cost(so_far, None, trials)
+    if sweep.status != "running":
+        return Cost(so_far, so_far, trials)
+    usual = sum(ended) / len(ended)
+    running = [trials[number] for number, trial in sweep.trials.items() if trial.status == "running"]
+    to_come = max(0, sweep.budget.trials - len(ended) - len(running))
+    expected = so_far + to_come * usual + sum(max(0.0, usual - taken) for taken in running)
+    limit = sweep.budget.gpu_hours
+    return Cost(so_far, expected if limit is None else max(so_far, min(expected, limit)), trials)
+
+
+class Forecast:
+    """A sweep that runs, and what can be said of its future.
+
+    Args:
+        sweep: The sweep; somebody else applies the journal's events to it, perhaps while we look.
+        at_once: Trials that run at the same time.
+        steps: Optimiser steps of a trial whose configuration does not say; None where nobody knows.
+    """
+
+    def __init__(self, sweep: SweepState, at_once: int, steps: int | None = None) -> None:
+        self.sweep = sweep
+        self.at_once = max(1, at_once)
+        self._steps = steps
+
+    @property
+    def objective(self) -> Objective:
+        """The first objective: what the best trial is told by."""
+        return self.sweep.objectives[0]
+
+    @property
+    def budget(self) -> int:
+        """Trials of the whole sweep."""
+        return int(self.sweep.spec["budget"]["trials"])
+
+    def steps(self, trial: TrialState) -> int | None:
+        """Optimiser steps of a whole trial."""
+        steps = trial.config.get(STEPS, self._steps)
+        return None if steps is None else int(steps)
+
+    def trials(self) -> list[TrialState]:
+        """The trials, as they stand."""
+        return list(self.sweep.trials.values())
+
+    def running(self) -> list[TrialState]:
+        """The trials that run."""
+        return [trial for trial in self.trials() if trial.status == "running"]
+
+    def best(self) -> TrialState | None:
+        """The trial with the best value so far, whether it goes on or not; None where none has a value."""
+        known = [trial for trial in self.trials() if math.isfinite(self._cost(trial))]
+        return min(known, key=self._cost, default=None)
+
+    def left_s(self, now: float) -> float | None:
+        """Estimate how long the sweep will go on; None while there is nothing to judge by.
+
+        Trials that are still to come are taken to last as long as those that ended, on average.
+        """
+        ended = [trial for trial in self.trials() if trial.status in ("completed", "stopped_early")]
+        running = self.running()
+        lengths = [trial.duration_s(now) for trial in ended]
+        lengths = lengths or [whole for trial in running if (whole := self._whole_s(trial, now))]
+        if not lengths:
+            return None
+        mean = sum(lengths) / len(lengths)
+        to_come = max(0, self.budget - self.sweep.ended_trials - len(running))
+        left = sum(max(0.0, (self._whole_s(trial, now) or mean) - trial.duration_s(now)) for trial in running)
+        left = (left + to_come * mean) / self.at_once
+        hours = self.sweep.spec["budget"]["hours"]
+        if hours is not None:
+            left = min(left, max(0.0, hours * 3600 - self.sweep.running_s(now)))
+        return left
+
+    def shown(self, most: int) -> list[TrialState]:
+        """At most this many trials, by number: those that run, then the best, then the latest."""
+
+        def rank(trial: TrialState) -> tuple[float, float]:
+            cost = self._cost(trial)
+            if trial.status == "running":
+                return (0, trial.number)
+            return (1, cost) if math.isfinite(cost) else (2, -trial.number)
+
+        chosen = sorted(self.trials(), key=rank)[:most]
+        return sorted(chosen, key=lambda trial: trial.number)
+
+    def _cost(self, trial: TrialState) -> float:
+        """The first objective turned so that less is better; infinite where there is none."""
+        value = trial.final.get(self.objective.name, math.nan)
+        cost = -value if self.objective.goal == "maximize" else value
+        return cost if math.isfinite(cost) else math.inf
+
+    def _whole_s(self, trial: TrialState, now: float) -> float:
+        """How long a trial lasts as a whole, by its pace so far; 0 where that cannot be told."""
+        steps = self.steps(trial)
+        since, first = trial.first or (now, trial.step)
+        if not steps or trial.step <= first:
+            return 0.0
+        return trial.duration_s(now) + (now - since) * max(0, steps - trial.step) / (trial.step - first)
+
+
+def gpu_hours_json(cost: Cost) -> dict[str, float | None]:
+    """GPU-hours of a sweep, so far and expected in the end."""
+    return {
+        "so_far": round(cost.so_far, 4),
+        "expected": None if cost.expected is None else round(cost.expected, 4),
+    }
