@@ -25,16 +25,7 @@ from sweeper.plan import find_machine
 from sweeper.spec.sweep import ResourceSpec, SettledResources
 from sweeper.text import first_line
 
-__all__ = [
-    "Cluster",
-    "Kind",
-    "Node",
-    "connect",
-    "disconnect",
-    "free_placement_groups",
-    "is_connected",
-    "settle",
-]
+__all__ = ["Cluster", "Kind", "Node", "connect", "disconnect", "is_connected", "settle"]
 
 DRIVER = "sweep_driver"
 """Custom resource by which a cluster says where trials' drivers may run, and how many (see cluster.yaml)."""
@@ -42,13 +33,11 @@ HEAD = "node:__internal_head__"
 HEAD_SHARE = 0.001
 BOOTSTRAP = "ray_bootstrap_config.yaml"
 """What `ray up` leaves in the home folder on the head: the cluster file, filled in."""
-
 OBJECT_STORE_BYTES = 128 * 1024**2
 """Trials exchange a few kilobytes; Ray's own choice is a third of the memory."""
 LEAST_OBJECT_STORE_BYTES = 80 * 1024**2
 SHM = Path("/dev/shm")
 KNOCK_TIMEOUT_S = 10.0
-
 RAY_ENVIRONMENT = {
     "RAY_TRAIN_V2_ENABLED": "1",
     # A sweep tells nobody about itself unless it was asked to.
@@ -283,23 +272,6 @@ def is_connected() -> bool:
 def disconnect() -> None:
     """Let go of the cluster; a Ray of our own is stopped with everything in it."""
     stop_ray()
-
-
-def free_placement_groups(prefix: str) -> int:
-    """Remove the placement groups whose names begin with ``prefix``, and with them the workers inside.
-
-    Returns:
-        How many were removed.
-    """
-    import ray
-    from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
-
-    removed = 0
-    for group_id, entry in placement_group_table().items():
-        if entry["name"].startswith(prefix) and entry["state"] != "REMOVED":
-            remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(group_id))))
-            removed += 1
-    return removed
 
 
 def _look(local: bool, address: str) -> Cluster:

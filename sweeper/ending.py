@@ -12,7 +12,7 @@ from types import FrameType
 from sweeper.layout import trial_folder
 from sweeper.records.sweep_state import Status, SweepState
 from sweeper.spec.sweep import BudgetSpec, SettledResources
-from sweeper.trial import request_stop
+from sweeper.trial.exchange import request_stop
 
 __all__ = [
     "GRACE_S",

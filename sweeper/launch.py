@@ -23,15 +23,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from sweeper.closing import DELIVERY_S, close, is_used_up, pages, verdict
-from sweeper.cluster import (
-    Cluster,
-    connect,
-    disconnect,
-    free_placement_groups,
-    is_connected,
-    settle,
-    this_machine,
-)
+from sweeper.cluster import Cluster, connect, disconnect, is_connected, settle, this_machine
 from sweeper.driver.opening import OpenSweep, open_sweep
 from sweeper.ended import SweepResult, print_result
 from sweeper.ending import Ending, Signals, ended_by_signals, interrupted_by_sigterm
@@ -59,7 +51,10 @@ from sweeper.spec.space_file.fields import STEPS
 from sweeper.spec.sweep import SettledResources, SweepSpec
 from sweeper.steering import Steering
 from sweeper.study_trial import Suggestion
-from sweeper.trial import STOP, TrialSettings, group_prefix, request_stop, run_trial
+from sweeper.trial.exchange import STOP, request_stop
+from sweeper.trial.placement import free_groups
+from sweeper.trial.run import run_trial
+from sweeper.trial.worker import TrialSettings
 from trainables import registry
 from trainables.interface import Trainable
 
@@ -439,11 +434,6 @@ def _groups_freed(spec: SweepSpec, group: str, ending: Ending) -> Any:
             return (tune.Callback, ())
 
     return FreeGroups()
-
-
-def free_groups(group: str, number: int | None = None) -> int:
-    """Take the workers of a trial, or of all trials of a sweep, away at once; how many groups there were."""
-    return free_placement_groups(group_prefix(group, number))
 
 
 @contextlib.contextmanager

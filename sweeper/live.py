@@ -35,7 +35,7 @@ from sweeper.tables import (
     state_text,
     value_text,
 )
-from sweeper.trial import progress_of
+from sweeper.trial.exchange import progress_of
 
 __all__ = ["GO_ON", "Display", "told_events", "trials_table"]
 

@@ -32,7 +32,7 @@ from sweeper.records.trial_state import TrialState, TrialStatus
 from sweeper.spec.sweep import SweepSpec, objective_fault
 from sweeper.study import Study
 from sweeper.tracking.tracker import Tracker
-from sweeper.trial import ARTIFACTS, CHECKPOINT, STEP, read_reports
+from sweeper.trial.exchange import ARTIFACTS, CHECKPOINT, STEP, read_reports
 
 __all__ = ["Outcome", "Recorder"]
 

@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from sweeper.failure import LIGHTENED, RETRIED
 from sweeper.recorder import Outcome, Recorder
 from sweeper.records.trial_state import TrialState
 from sweeper.spec.sweep import SweepSpec
+from sweeper.trial.failure import LIGHTENED, RETRIED
 from trainables.interface import Lightens, Trainable
 
 __all__ = ["Retries"]

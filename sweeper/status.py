@@ -19,7 +19,7 @@ from sweeper.records.ranking import ORDER
 from sweeper.records.sweep_state import SweepState
 from sweeper.tables import Column, duration_text, fitted_table, number_text, state_text
 from sweeper.tracking.state import read_state
-from sweeper.trial import progress_of
+from sweeper.trial.exchange import progress_of
 
 __all__ = ["board_of", "print_status", "status_of", "summary_table"]
 

@@ -15,10 +15,10 @@ from sweeper.ending import Ending
 from sweeper.errors import UserError
 from sweeper.layout import SPEC, trial_folder, write_whole
 from sweeper.masking import masked
-from sweeper.places import waits_for
 from sweeper.recorder import Outcome, Recorder
 from sweeper.requests import Answer, Inbox, Request
-from sweeper.trial import request_stop
+from sweeper.trial.exchange import request_stop
+from sweeper.trial.placement import waits_for
 
 __all__ = ["Steering", "write_spec"]
 

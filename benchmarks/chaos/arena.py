@@ -29,7 +29,7 @@ from benchmarks.chaos.trainable import PLACE
 from sweeper.layout import JOURNAL, LOG, trial_folder
 from sweeper.records.events import Event
 from sweeper.records.journal import read_journal
-from sweeper.trial import ATTEMPT, REPORTS, TIME
+from sweeper.trial.exchange import ATTEMPT, REPORTS, TIME
 
 __all__ = [
     "PATIENCE_S",

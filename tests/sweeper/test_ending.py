@@ -17,7 +17,7 @@ from sweeper.layout import trial_folder
 from sweeper.records.sweep_state import SweepState
 from sweeper.records.trial_state import TrialState
 from sweeper.spec.sweep import BudgetSpec, SettledResources, SweepSpec
-from sweeper.trial import STOP
+from sweeper.trial.exchange import STOP
 
 
 def make(folder: Path, statuses: list[str], *, gpus: float = 0.0, at_once: int = 2, **budget: Any) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sweeper.errors import TrialError
-from sweeper.failure import REASONS, Failure, failure_of, failure_of_group, read_failure, write_failure
+from sweeper.trial.failure import REASONS, Failure, failure_of, failure_of_group, read_failure, write_failure
 from trainables.interface import TrainableError
 
 

@@ -11,7 +11,6 @@ import yaml
 from small_sweeps import LR, sweep
 
 from sweeper.errors import SpecError
-from sweeper.failure import Failure, read_failure, write_failure
 from sweeper.layout import DATABASE, JOURNAL, trial_folder
 from sweeper.masking import masked, masked_command, safe_uri
 from sweeper.preflight import information
@@ -21,6 +20,7 @@ from sweeper.spec.space_file.load import load_spec
 from sweeper.steering import write_spec
 from sweeper.study import Study
 from sweeper.tracking.tracker import Tracker
+from sweeper.trial.failure import Failure, read_failure, write_failure
 
 TOKEN, PASSWORD = "hf_Wm3rTq81Zs", 'pa"ss\\wörd-9'
 SECRETS = (TOKEN, PASSWORD, json.dumps(PASSWORD)[1:-1], json.dumps(PASSWORD, ensure_ascii=False)[1:-1])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.places import STARVED_S, WAITING, goes_before, needs_text, waits_for
+from sweeper.trial.placement import STARVED_S, WAITING, has_priority, needs_text, waits_for
 
 ALL = {"GPU": 4.0, "CPU": 16.0}
 GPU = {"GPU": 1.0, "CPU": 4.0}
@@ -33,7 +33,7 @@ CPU = {"CPU": 1.0}
 def test_who_goes_first(
     elder: list[dict[str, float]], waited_s: float, ours: list[dict[str, float]], first: bool
 ) -> None:
-    assert goes_before(elder, waited_s, ours, ALL) == first
+    assert has_priority(elder, waited_s, ours, ALL) == first
 
 
 @pytest.mark.parametrize(

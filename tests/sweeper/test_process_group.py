@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from sweeper.process_group import interface_of
+from sweeper.trial.trainer import interface_of
 
 
 def test_the_interface_is_the_one_that_has_rays_address() -> None:

@@ -28,8 +28,8 @@ def train(config, folder):
     from ray import tune
 
     from sweeper.errors import TrialError
-    from sweeper.failure import Failure, write_failure
     from sweeper.layout import trial_folder
+    from sweeper.trial.failure import Failure, write_failure
 
     kind = config["config"]["kind"]
     for step in (10, 20, 30, 40):

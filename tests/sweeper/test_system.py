@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from sweeper.system import system_metrics
+from sweeper.trial.system_metrics import system_metrics
 
 
 def test_processor_and_memory_are_measured_everywhere():

@@ -18,7 +18,7 @@ def test_ray_still_has_what_the_trainer_overrides() -> None:
     from ray.train.v2._internal.execution.controller import TrainController
     from ray.train.v2._internal.execution.worker_group import WorkerGroup
 
-    from sweeper.trainer import TrialTrainer
+    from sweeper.trial.trainer import TrialTrainer
 
     own = {"_create_default_callbacks", "_initialize_and_run_controller", "fit"}
     assert own <= set(dir(TorchTrainer))
@@ -38,7 +38,7 @@ def test_what_is_left_out_of_ray_train_is_what_we_think_it_is(tmp_path) -> None:
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    from sweeper.trainer import TrialTrainer
+    from sweeper.trial.trainer import TrialTrainer
 
     common = {
         "train_loop_per_worker": print,

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
-from sweeper.failure import read_failure
 from sweeper.layout import trial_folder
-from sweeper.trial import TrialSettings, progress_of, read_reports, request_stop, run_trial
+from sweeper.trial.exchange import progress_of, read_reports, request_stop
+from sweeper.trial.failure import read_failure
+from sweeper.trial.run import run_trial
+from sweeper.trial.worker import TrialSettings
 
 
 def settings(folder: Path, **changes: Any) -> TrialSettings:
@@ -40,8 +42,7 @@ def run(
     """Run one trial for each configuration, numbered from 0; those in question stop early at a step."""
     from ray import tune
 
-    from sweeper.cluster import free_placement_groups
-    from sweeper.trial import group_prefix
+    from sweeper.trial.placement import free_placement_groups, group_prefix
 
     observer = Observer()
 

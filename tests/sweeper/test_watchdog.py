@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.watchdog import EXIT_CODE, Watchdog
+from sweeper.trial.watchdog import EXIT_CODE, Watchdog
 
 
 def make(patience_s: float | None) -> tuple[Watchdog, threading.Event, list[str]]:

@@ -7,20 +7,28 @@ the controller runs in the thread of the trial that waits for it anyway, reports
 placement groups carry the sweep's name, so that whoever runs the sweep can free those of a trial that is
 gone.
 
-This module and `sweeper.process_group` are the only ones that use what Ray keeps private.
+This module is the only one that uses what Ray keeps private. `NetworkConfig` has the workers of a trial find
+each other over the network that Ray uses: Gloo takes the address that the host's own name stands for, which
+on Debian and Ubuntu is 127.0.1.1, and no other machine reaches that. Ray knows the address by which the
+machines of a cluster see each other, and its interface is named to Gloo.
+
 `tests/sweeper/test_trainer.py` says first when a new Ray no longer fits.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
+import ray
 from ray.train import UserCallback
 from ray.train._internal.session import get_session
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch.config import _TorchBackend
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.callbacks.user_callback import UserCallbackHandler
@@ -29,9 +37,11 @@ from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.train.v2._internal.execution.worker_group.placement_group_handle import DefaultPlacementGroupHandle
 
-from sweeper.places import take_place
+from sweeper.trial.placement import acquire_placement_group
 
-__all__ = ["TrialTrainer"]
+__all__ = ["NetworkConfig", "TrialTrainer", "interface_of"]
+
+INTERFACE = "GLOO_SOCKET_IFNAME"
 
 
 class TrialTrainer(TorchTrainer):
@@ -39,13 +49,13 @@ class TrialTrainer(TorchTrainer):
 
     It differs in four things: the controller runs in the calling thread, so that a trial that Tune stops
     takes its workers along; datasets are not served; placement groups are called ``<group_name>/<random>``;
-    and the run waits for its placement group for as long as it takes (`sweeper.places`).
+    and the run waits for its placement group for as long as it takes (`sweeper.trial.placement`).
 
     Args:
         group_name: Prefix of the placement groups' names.
         folder: Where it is said what the run waits for.
-        given_up: Asked while it waits whether it is not to begin any more; then `sweeper.places.Withdrawn` is
-            raised.
+        given_up: Asked while it waits whether it is not to begin any more; then
+            `sweeper.trial.placement.Withdrawn` is raised.
         on_start: Called before each start of the workers.
         on_report: Told the metrics of rank 0 at each report. It may raise `SystemExit` to end the run.
         *args: As for `TorchTrainer`.
@@ -120,7 +130,7 @@ def _stopped_by_tune() -> bool:
 def _placed_controller(group_name: str, folder: Path, given_up: Callable[[], bool]) -> type[TrainController]:
     class PlacedWorkerGroup(WorkerGroup):
         def _create_placement_group(self, scaling_config: Any, worker_group_context: Any) -> Any:  # noqa: ARG002
-            group = take_place(
+            group = acquire_placement_group(
                 group_name,
                 [worker_group_context.resources_per_worker] * worker_group_context.num_workers,
                 worker_group_context.placement_strategy,
@@ -134,3 +144,39 @@ def _placed_controller(group_name: str, folder: Path, given_up: Callable[[], boo
         worker_group_cls = PlacedWorkerGroup
 
     return PlacedController
+
+
+def interface_of(address: str, interfaces: Mapping[str, Any] | None = None) -> str | None:
+    """Name the network interface that has an address; None where none has it.
+
+    Args:
+        address: An IP address of this machine.
+        interfaces: What `psutil.net_if_addrs` gives.
+    """
+    interfaces = psutil.net_if_addrs() if interfaces is None else interfaces
+    for name, entries in interfaces.items():
+        # Addresses that hold for one link alone come with the link's name behind them.
+        if any(entry.address.partition("%")[0] == address for entry in entries):
+            return name
+    return None
+
+
+def _name_interface() -> None:
+    found = interface_of(ray.util.get_node_ip_address())
+    if found is not None:
+        os.environ.setdefault(INTERFACE, found)  # who has named one knows better
+
+
+class _Backend(_TorchBackend):
+    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        worker_group.execute(_name_interface)
+        super().on_start(worker_group, backend_config)
+
+
+class NetworkConfig(TorchConfig):
+    """As `TorchConfig`, and workers use the network interface that Ray uses."""
+
+    @property
+    def backend_cls(self) -> type[_TorchBackend]:
+        """What starts the process group."""
+        return _Backend

@@ -28,10 +28,10 @@ __all__ = [
     "REASONS",
     "RETRIED",
     "Failure",
+    "clear_failure",
     "failure_of",
     "failure_of_actor",
     "failure_of_group",
-    "forget_failure",
     "read_failure",
     "tail",
     "write_failure",
@@ -142,7 +142,7 @@ def _link(beside: Path, path: Path) -> None:
         beside.replace(path)
 
 
-def forget_failure(folder: Path) -> None:
+def clear_failure(folder: Path) -> None:
     """Take away what an earlier attempt wrote: this one may not fail."""
     for name in (ERROR, ERROR_TEXT):
         (folder / name).unlink(missing_ok=True)

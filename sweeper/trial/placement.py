@@ -16,7 +16,16 @@ from typing import Any
 
 from sweeper.layout import write_whole
 
-__all__ = ["WAITING", "Withdrawn", "goes_before", "needs_text", "take_place", "waits_for"]
+__all__ = [
+    "WAITING",
+    "Withdrawn",
+    "acquire_placement_group",
+    "free_placement_groups",
+    "group_prefix",
+    "has_priority",
+    "needs_text",
+    "waits_for",
+]
 
 WAITING = "waiting.json"
 """In a trial's folder while its workers have no place."""
@@ -31,7 +40,7 @@ class Withdrawn(SystemExit):
     """The trial was asked to stop while it waited for its place."""
 
 
-def take_place(
+def acquire_placement_group(
     group_name: str,
     bundles: Sequence[Mapping[str, float]],
     strategy: str,
@@ -116,14 +125,14 @@ def _elder_rival(group_name: str, bundles: Sequence[Mapping[str, float]]) -> boo
         if entry["state"] != "PENDING" or not name.startswith("sweeper/") or not asked.isdigit():
             continue
         waited_s = time.time() - int(asked) / 1000
-        if not name.startswith(ours) and goes_before(
+        if not name.startswith(ours) and has_priority(
             list(entry["bundles"].values()), waited_s, bundles, totals
         ):
             return True
     return False
 
 
-def goes_before(
+def has_priority(
     elder: Sequence[Mapping[str, float]],
     waited_s: float,
     bundles: Sequence[Mapping[str, float]],
@@ -149,3 +158,30 @@ def goes_before(
 def _totals(bundles: Sequence[Mapping[str, float]]) -> dict[str, float]:
     kinds = {kind for bundle in bundles for kind in ("GPU", "CPU") if bundle.get(kind)}
     return {kind: sum(bundle.get(kind, 0.0) for bundle in bundles) for kind in kinds}
+
+
+def free_placement_groups(prefix: str) -> int:
+    """Remove the placement groups whose names begin with ``prefix``, and with them the workers inside.
+
+    Returns:
+        How many were removed.
+    """
+    import ray
+    from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
+
+    removed = 0
+    for group_id, entry in placement_group_table().items():
+        if entry["name"].startswith(prefix) and entry["state"] != "REMOVED":
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(group_id))))
+            removed += 1
+    return removed
+
+
+def group_prefix(group: str, number: int | None = None) -> str:
+    """How the names of the placement groups of a trial begin, or of all trials of a sweep."""
+    return f"sweeper/{group}/" if number is None else f"sweeper/{group}/{number}/"
+
+
+def free_groups(group: str, number: int | None = None) -> int:
+    """Take the workers of a trial, or of all trials of a sweep, away at once; how many groups there were."""
+    return free_placement_groups(group_prefix(group, number))

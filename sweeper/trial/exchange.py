@@ -1,0 +1,110 @@
+"""What a trial's worker and the driver leave for each other in the trial's folder.
+
+The worker writes reports and progress, the driver writes stop requests. Every report is also sent through
+Ray; the file is what remains if the driver does not receive it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sweeper.layout import write_whole
+
+__all__ = [
+    "ARTIFACTS",
+    "ATTEMPT",
+    "CHECKPOINT",
+    "FINAL",
+    "POLL_S",
+    "PROGRESS",
+    "REPORTS",
+    "STEP",
+    "STOP",
+    "TIME",
+    "ProgressFile",
+    "append_report",
+    "progress_of",
+    "read_reports",
+    "request_stop",
+]
+
+STEP = "trial/step"
+"""Key of a result: optimiser steps done."""
+TIME = "wall_time_s"
+"""Key of a result: when the worker reported, in seconds since 1970."""
+ARTIFACTS = "artifacts"
+"""Key of a result: paths of files by name."""
+CHECKPOINT = "checkpoint"
+"""Key of a result: path of the checkpoint written at this step."""
+FINAL = "final"
+"""Key of a result: whether the trainable says that this is its last report."""
+REPORTS = "reports.jsonl"
+"""What the first worker reported, written before anybody else hears of it."""
+ATTEMPT = "attempt.json"
+"""Who trains at the moment: a worker of an attempt that is over must not write beside its successor."""
+PROGRESS = "progress.json"
+STOP = "stop.request"
+POLL_S = 0.5
+"""How often a worker looks whether it is to stop, and says how it gets on, at most."""
+
+
+def read_reports(folder: Path) -> list[dict[str, Any]]:
+    """What the trial in ``folder`` reported, as Tune gets it; a line that a crash cut short is left out.
+
+    A worker that began again from a checkpoint repeats what came after it.
+    """
+    reports = []
+    with contextlib.suppress(FileNotFoundError):
+        for line in (folder / REPORTS).read_bytes().splitlines():
+            with contextlib.suppress(ValueError):
+                report = json.loads(line)
+                if isinstance(report, dict) and STEP in report:
+                    reports.append(report)
+    return reports
+
+
+def append_report(path: Path, result: Mapping[str, Any]) -> None:
+    """Add a line to a file of JSON lines, whatever a crash left at its end."""
+    line = json.dumps(result).encode() + b"\n"
+    with path.open("ab+") as file:
+        end = file.seek(0, os.SEEK_END)
+        if end:
+            file.seek(end - 1)
+            line = line if file.read(1) == b"\n" else b"\n" + line
+        file.write(line)
+
+
+def request_stop(folder: Path) -> None:
+    """Ask the trial in ``folder`` to end after a checkpoint."""
+    with contextlib.suppress(FileNotFoundError):
+        (folder / STOP).touch()
+
+
+def progress_of(folder: Path) -> str:
+    """What the trial in ``folder`` last said about itself between reports; empty where it said nothing."""
+    try:
+        return str(json.loads((folder / PROGRESS).read_text())["message"])
+    except (OSError, ValueError, KeyError):
+        return ""
+
+
+class ProgressFile:
+    """Leaves a trainable's words where the driver can read them."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._next_write = -math.inf
+
+    def __call__(self, message: str) -> None:
+        """Write the message, unless one was written a moment ago."""
+        now = time.monotonic()
+        if now >= self._next_write:
+            self._next_write = now + POLL_S
+            write_whole(self._path, json.dumps({"time": time.time(), "message": message}))

@@ -1,0 +1,241 @@
+"""One process of a trial's worker group: it trains and reports.
+
+What it prints goes to ``worker.log`` in the trial's folder, what it reports to ``reports.jsonl``, and
+the reason of a failure to ``error.json``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from sweeper.errors import TrialError
+from sweeper.layout import LOG, trial_folder
+from sweeper.trial.exchange import (
+    ARTIFACTS,
+    ATTEMPT,
+    CHECKPOINT,
+    FINAL,
+    POLL_S,
+    PROGRESS,
+    REPORTS,
+    STEP,
+    STOP,
+    TIME,
+    ProgressFile,
+    append_report,
+)
+from sweeper.trial.failure import Failure, failure_of, write_failure
+from sweeper.trial.system_metrics import system_metrics
+from sweeper.trial.watchdog import Watchdog
+from trainables.interface import Report, TrainContext, silent
+
+__all__ = ["TrialSettings", "train_worker"]
+
+
+@dataclass(frozen=True)
+class TrialSettings:
+    """What all trials of a sweep share.
+
+    Attributes:
+        group: What the placement groups of the sweep's trials are called by, and of no other's.
+        trainable: Name in `trainables.registry`, or ``module:attribute``.
+        folder: The sweep's folder, the same on every machine.
+        cache: Folder for what the trials of a machine share.
+        workers: Processes of a trial.
+        gpu_per_worker: GPUs of each.
+        cpu_per_worker: CPUs of each.
+        objective: The metric and direction by which a trial's best checkpoint is chosen.
+        python_path: Where the launching process finds modules; workers look there after their own path.
+        hang_s: Seconds without a sign of life after which a worker is ended; None for never.
+    """
+
+    group: str
+    trainable: str
+    folder: Path
+    cache: Path
+    workers: int = 1
+    gpu_per_worker: float = 0.0
+    cpu_per_worker: float = 1.0
+    objective: tuple[str, Literal["minimize", "maximize"]] | None = None
+    python_path: tuple[str, ...] = ()
+    hang_s: float | None = None
+
+    @property
+    def threads(self) -> int:
+        """Threads of each worker."""
+        return max(1, math.floor(self.cpu_per_worker))
+
+
+def train_worker(loop: Mapping[str, Any]) -> str:
+    """Train in one process of the worker group, and report.
+
+    Args:
+        loop: ``number`` and ``config`` of the trial, the ``settings`` of the sweep, and the ``attempt`` that
+            this worker belongs to.
+
+    Returns:
+        ``interrupted`` where the run ended because it was asked to, else ``done``.
+    """
+    import ray.train
+
+    settings: TrialSettings = loop["settings"]
+    folder = trial_folder(settings.folder, loop["number"])
+    rank = ray.train.get_context().get_world_rank()
+    log = folder / (LOG if rank == 0 else f"worker-{rank}.log")
+    _print_to(log)
+    sys.path += [place for place in settings.python_path if place not in sys.path and Path(place).exists()]
+    stop = _Watch(folder, loop["attempt"])
+
+    def tell_of_hang(message: str) -> None:
+        if not stop.superseded():
+            write_failure(folder, Failure("hung", message, log=str(log)))
+
+    watchdog = Watchdog(settings.hang_s, tell_of_hang)
+    progress = ProgressFile(folder / PROGRESS) if rank == 0 else silent
+
+    def stop_requested() -> bool:
+        watchdog.alive()
+        return stop()
+
+    def tell_progress(message: str) -> None:
+        watchdog.alive()
+        progress(message)
+
+    context = TrainContext(
+        folder=folder,
+        cache=settings.cache,
+        rank=rank,
+        world_size=ray.train.get_context().get_world_size(),
+        device=_device(settings),
+        threads=settings.threads,
+        objective=settings.objective,
+        stop_requested=stop_requested,
+        progress=tell_progress,
+    )
+    try:
+        final = False
+        with watchdog.watching():
+            for report in _reports(settings.trainable, loop["config"], context):
+                final = report.final
+                result = _metrics(report) if rank == 0 else {}
+                if rank == 0:
+                    append_report(folder / REPORTS, result)
+                # Here ranks wait for each other, and rank 0 may be at its rollouts.
+                with watchdog.paused():
+                    ray.train.report(result)
+                # What was said before the report is history.
+                (folder / PROGRESS).unlink(missing_ok=True)
+    except Exception as error:
+        traceback.print_exc()
+        if not stop.superseded():
+            write_failure(folder, failure_of(error, log))
+        raise
+    return "interrupted" if stop.seen and not final else "done"
+
+
+def _reports(trainable: str, config: Mapping[str, Any], context: TrainContext) -> Iterator[Report]:
+    from trainables import registry
+
+    reports = registry.load(trainable).train(config, context)
+    try:
+        yield from reports
+    finally:
+        if hasattr(reports, "close"):  # a generator; any other iterator has nothing to clean up
+            reports.close()
+
+
+def _metrics(report: Report) -> dict[str, Any]:
+    """A report as Tune gets it.
+
+    Raises:
+        TrialError: Where a number is not finite (reason ``diverged``).
+    """
+    for name, value in report.metrics.items():
+        if not math.isfinite(value):
+            raise TrialError(f"{name} is {value} at step {report.step}", "diverged")
+    result: dict[str, Any] = {name: float(value) for name, value in report.metrics.items()}
+    result.update(system_metrics())
+    result[STEP] = report.step
+    result[TIME] = time.time()
+    result[FINAL] = report.final
+    if report.artifacts:
+        result[ARTIFACTS] = {name: str(path) for name, path in report.artifacts.items()}
+    if report.checkpoint is not None:
+        result[CHECKPOINT] = str(report.checkpoint)
+    return result
+
+
+def _device(settings: TrialSettings) -> str:
+    if not settings.gpu_per_worker:
+        return "cpu"
+    from ray.train.torch import get_device
+
+    return str(get_device())
+
+
+def _print_to(log: Path) -> None:
+    """Send what this process, its libraries and its children print to a file."""
+    import faulthandler
+    import logging
+
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for stream, descriptor in ((sys.stdout, 1), (sys.stderr, 2)):
+        with contextlib.suppress(Exception):
+            stream.flush()
+        os.dup2(file, descriptor)
+    os.close(file)
+    # Ray put its own streams in their place; the new ones write each line at once.
+    sys.stdout, sys.stderr = (
+        os.fdopen(number, "w", 1, errors="backslashreplace", closefd=False) for number in (1, 2)
+    )
+    logging.basicConfig(
+        level=logging.INFO,
+        stream=sys.stderr,
+        force=True,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    for name in logging.root.manager.loggerDict:
+        # Ray Train repeats every report; some of its loggers are named by their file.
+        if name == "ray" or f"{os.sep}ray{os.sep}" in name:
+            logging.getLogger(name).setLevel(logging.WARNING)
+    faulthandler.enable(file=sys.stderr)
+
+
+class _Watch:
+    """Whether the trial is to stop; looks at the disk every now and then.
+
+    A worker whose machine was cut off may live on when its trial has been started again elsewhere: it ends as
+    soon as it sees that, before it writes into its successor's checkpoints.
+    """
+
+    def __init__(self, folder: Path, attempt: str) -> None:
+        self._folder = folder
+        self._attempt = attempt
+        self._next_look = -math.inf
+        self.seen = False
+
+    def __call__(self) -> bool:
+        now = time.monotonic()
+        if not self.seen and now >= self._next_look:
+            if self.superseded():
+                raise SystemExit("another attempt at this trial has begun; this one ends")
+            self.seen = (self._folder / STOP).exists()
+            self._next_look = now + POLL_S
+        return self.seen
+
+    def superseded(self) -> bool:
+        """Whether another attempt at the trial has begun."""
+        try:
+            return bool(json.loads((self._folder / ATTEMPT).read_text())["attempt"] != self._attempt)
+        except (OSError, ValueError, KeyError):
+            return False
