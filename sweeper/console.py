@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweeper.errors import SpecError
-from sweeper.plan import Plan, describe_range, describe_scale
+from sweeper.machines.plan import Plan, describe_range, describe_scale
 from sweeper.text import describe_size, describe_value
 from trainables.interface import ConfigError
 

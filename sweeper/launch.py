@@ -23,24 +23,18 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from sweeper.closing import DELIVERY_S, close, is_used_up, pages, verdict
-from sweeper.cluster import Cluster, connect, disconnect, is_connected, settle, this_machine
 from sweeper.driver.opening import OpenSweep, open_sweep
 from sweeper.ended import SweepResult, print_result
 from sweeper.ending import Ending, Signals, ended_by_signals, interrupted_by_sigterm
 from sweeper.errors import TrackingError
 from sweeper.layout import DRIVER_LOG, RAY, trial_folder
 from sweeper.live import GO_ON, Display
+from sweeper.machines.cluster import Cluster, settle, this_machine
+from sweeper.machines.connection import connect, disconnect, is_connected
+from sweeper.machines.identity import information
+from sweeper.machines.machine import cache_folder, usable_cache
 from sweeper.memory import check_memory
-from sweeper.preflight import (
-    cache_folder,
-    check_disk,
-    checking,
-    earlier_sweep,
-    information,
-    preflight,
-    remark,
-    usable_cache,
-)
+from sweeper.preflight import check_disk, checking, earlier_sweep, preflight, remark
 from sweeper.recorder import Outcome, Recorder
 from sweeper.records.events import Event
 from sweeper.records.forecast import Forecast

@@ -11,7 +11,7 @@ import psutil
 from rich.console import Console
 
 from sweeper.errors import ResourceError
-from sweeper.plan import ask_gpus
+from sweeper.machines.machine import ask_gpus
 from sweeper.spec.sweep import SettledResources
 from sweeper.text import describe_size
 from trainables.interface import EstimatesMemory, Trainable

@@ -3,15 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
-import json
 import math
-import os
-import platform
 import random
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -20,67 +13,22 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from sweeper.cluster import Cluster
-from sweeper.errors import ResourceError, SweepExistsError, SweepNotFoundError, UserError
+from sweeper.errors import ResourceError, SweepExistsError, SweepNotFoundError
 from sweeper.layout import JOURNAL, RESERVE, SPEC, UNFINISHED
-from sweeper.masking import masked_command
-from sweeper.plan import find_machine
+from sweeper.machines.machine import find_machine
 from sweeper.records.journal import read_journal
 from sweeper.records.sweep_state import SweepState, read_sweep
 from sweeper.spec.sweep import AUTO_TRIALS_AT_ONCE, SweepSpec
 from sweeper.text import describe_size
 from trainables.interface import ConfigError, Fault, StartsFromCheckpoints, Trainable
 
-__all__ = [
-    "GIT",
-    "cache_folder",
-    "check_disk",
-    "checking",
-    "earlier_sweep",
-    "git_state",
-    "information",
-    "is_stillborn",
-    "preflight",
-    "remark",
-    "usable_cache",
-]
+__all__ = ["check_disk", "checking", "earlier_sweep", "is_stillborn", "preflight", "remark"]
 
-GIT = "SWEEPER_GIT"
-"""Variable in which a job is told the commit that it was sent from."""
 CHECKING_EVERY_S = 10.0
 """How often a log is told how far the checks before a sweep are."""
 DRAWS = 2000
 DATA_VARIANTS = 16
 """Combinations of searched data fields that are checked before the sweep starts."""
-
-
-def cache_folder() -> Path:
-    """Where decoded frames and built-in datasets lie on each machine: SWEEPER_CACHE, or below ~/.cache."""
-    named = os.environ.get("SWEEPER_CACHE")
-    if named:
-        return Path(named).expanduser().absolute()
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser().absolute() / "diffusion-policy-sweeper"
-
-
-def usable_cache() -> Path:
-    """The cache folder, made and found writable: every trial needs it.
-
-    Raises:
-        UserError: Where nothing can be written there.
-    """
-    named = os.environ.get("SWEEPER_CACHE")
-    where = "The cache" if not named else "SWEEPER_CACHE"
-    remedy = "Set SWEEPER_CACHE to a folder on a disk with room."
-    try:
-        cache = cache_folder()
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=cache):
-            return cache
-    except OSError as error:
-        raise UserError(f"{where}: {cache} cannot be written: {error.strerror}. {remedy}") from error
-    except RuntimeError as error:  # `~somebody`, whom this machine does not know
-        raise UserError(f"{where}: there is no home folder for {named or '~'!r}. {remedy}") from error
 
 
 @contextlib.contextmanager
@@ -238,39 +186,3 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         elif old != new:
             changes.append(f"its {section} differ" if section == "objectives" else f"its {section} differs")
     return changes
-
-
-def information(data: Mapping[str, Any], cluster: Cluster) -> dict[str, Any]:
-    """What a sweep was run with."""
-    packages = ("diffusion-policy-sweeper", "ray", "torch", "diffusers", "optuna", "mlflow", "numpy")
-    versions = {"python": platform.python_version()}
-    for package in packages:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    return {
-        "versions": versions,
-        "git": git_state(),
-        "data": dict(data),
-        "cluster": str(cluster),
-        "command": masked_command(sys.argv),
-    }
-
-
-def git_state() -> dict[str, Any]:
-    """Commit of the folder that the sweep is launched from, and whether it has changes; empty without git.
-
-    On a cluster that is the folder of whoever sent the job, who says so in SWEEPER_GIT.
-    """
-    with contextlib.suppress(ValueError):
-        sent = json.loads(os.environ.get(GIT, ""))
-        if isinstance(sent, dict):
-            return {name: sent[name] for name in ("commit", "dirty") if name in sent}
-
-    def ask(*arguments: str) -> str:
-        answer = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10, check=True)
-        return answer.stdout.strip()
-
-    try:
-        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain", "-uno"))}
-    except (OSError, subprocess.SubprocessError):
-        return {}

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sweeper.cluster import connect, disconnect
 from sweeper.errors import SweeperError, SweepNotFoundError, UserError
+from sweeper.machines.connection import connect, disconnect
 from sweeper.records.sweep_state import SweepState
 from sweeper.text import nearest
 

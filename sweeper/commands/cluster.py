@@ -18,8 +18,8 @@ from sweeper.commands.options import Json, SweepsFolder, open_console
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from sweeper.head import Head
-    from sweeper.jobs import JobServer, Parcel
+    from sweeper.machines.jobs import JobPackage, JobServer
+    from sweeper.machines.ssh import ClusterHead
 
 __all__ = ["doctor", "jobs", "launch_job", "on_cluster", "split_cluster"]
 
@@ -73,7 +73,7 @@ def on_cluster(file: Path, arguments: Sequence[str], parsed: dict[str, Any]) -> 
         SweeperError: Where the cluster cannot be reached.
     """
     from sweeper.errors import UserError
-    from sweeper.head import find_head
+    from sweeper.machines.ssh import find_cluster_head
 
     command = arguments[0]
     if command in HERE:
@@ -84,7 +84,7 @@ def on_cluster(file: Path, arguments: Sequence[str], parsed: dict[str, Any]) -> 
         raise UserError(f"--address and {OPTION} both name a cluster: give one of them.")
     if command in ("launch", "demo", "resume"):
         return _drive(command, arguments, parsed, cluster=file)
-    head = find_head(file)
+    head = find_cluster_head(file)
     if command == "ui":
         return _ui(head, parsed)
     if command == "export":
@@ -97,14 +97,14 @@ def on_cluster(file: Path, arguments: Sequence[str], parsed: dict[str, Any]) -> 
 
 def _drive(command: str, arguments: Sequence[str], parsed: dict[str, Any], cluster: Path) -> int:
     """Have a driver run on the cluster that goes on when this machine is gone."""
-    from sweeper.jobs import Parcel, pack_space, reach_jobs
+    from sweeper.machines.jobs import JobPackage, package_space, reach_jobs
 
     if command == "resume":
-        parcel = Parcel(Path(parsed["sweep"]).name, tuple(arguments), {})
+        parcel = JobPackage(Path(parsed["sweep"]).name, tuple(arguments), {})
     else:
         space = parsed.get("space") or _demo_space()
         given = _given(arguments, "--sweeps", parsed.get("sweeps"))
-        parcel = pack_space(space, parsed.get("overrides") or (), parsed.get("name"), given)
+        parcel = package_space(space, parsed.get("overrides") or (), parsed.get("name"), given)
     with reach_jobs(cluster) as server:
         return launch_job(server, parcel, as_json=bool(parsed.get("as_json")))
 
@@ -121,7 +121,7 @@ def _given(arguments: Sequence[str], option: str, value: Any) -> str | None:
     return str(value) if typed and value is not None else None
 
 
-def launch_job(server: JobServer, parcel: Parcel, as_json: bool = False) -> int:
+def launch_job(server: JobServer, parcel: JobPackage, as_json: bool = False) -> int:
     """Send a sweep to a cluster and say how to follow it; the exit code."""
     console = open_console(stderr=as_json)
     for note in server.notes:
@@ -171,7 +171,7 @@ def jobs(
     """Show the jobs that run sweeps on a cluster, what one of them says, or stop it."""
     import dataclasses
 
-    from sweeper.jobs import reach_jobs
+    from sweeper.machines.jobs import reach_jobs
 
     with reach_jobs(cluster, address) as server:
         if job is None:
@@ -225,7 +225,7 @@ def _print_jobs(found: Sequence[Any]) -> None:
 # Pages and files
 
 
-def _ui(head: Head, parsed: dict[str, Any]) -> int:
+def _ui(head: ClusterHead, parsed: dict[str, Any]) -> int:
     """Lead a port of this machine to MLflow's pages on the head, until Ctrl-C."""
     from urllib.parse import urlsplit
 
@@ -248,7 +248,7 @@ def _ui(head: Head, parsed: dict[str, Any]) -> int:
     return 0
 
 
-def _refuse_pages(head: Head, uri: str) -> None:
+def _refuse_pages(head: ClusterHead, uri: str) -> None:
     """Say why no tunnel leads to MLflow."""
     from sweeper.errors import UserError
 
@@ -260,7 +260,7 @@ def _refuse_pages(head: Head, uri: str) -> None:
     )
 
 
-def _export(head: Head, arguments: Sequence[str], parsed: dict[str, Any]) -> int:
+def _export(head: ClusterHead, arguments: Sequence[str], parsed: dict[str, Any]) -> int:
     """Export on the head, and bring the folder here."""
     from sweeper.errors import UserError
 
@@ -304,7 +304,7 @@ def doctor(
     """Say what is wrong with this machine or a cluster, and what to do about it."""
     import dataclasses
 
-    from sweeper import doctor as examining
+    from sweeper.machines.doctor import examination as examining
 
     if cluster is not None:
         raise typer.Exit(_doctor_there(cluster, address, as_json))
@@ -320,13 +320,13 @@ def doctor(
 def _doctor_there(cluster: Path, address: str | None, as_json: bool) -> int:
     """Have the head of a cluster look at all nodes, with the code of this machine to compare theirs with."""
     from sweeper.errors import UserError
-    from sweeper.head import find_head
-    from sweeper.identity import identify
+    from sweeper.machines.identity import identify
+    from sweeper.machines.ssh import find_cluster_head
 
     if address:
         raise UserError(f"--address and {OPTION} both name a cluster: give one of them.")
-    head = find_head(cluster)
-    there = json.loads(head.ask("python -m sweeper.identity"))
+    head = find_cluster_head(cluster)
+    there = json.loads(head.ask("python -m sweeper.machines.identity"))
     if there["code"] != identify().code:
         open_console(stderr=True).print(
             f"! {head.host} runs other code of this package ({there['code']}) than this machine "

@@ -54,7 +54,8 @@ def check(
 ) -> None:
     """Find what is wrong with a dataset. Ends with 1 where something must be put right before training."""
     from sweeper.findings import print_examination, to_json
-    from sweeper.preflight import checking, usable_cache
+    from sweeper.machines.machine import usable_cache
+    from sweeper.preflight import checking
 
     examiner, config = _dataset(root, fields or (), trainable)
     console = open_console(stderr=as_json)
@@ -80,7 +81,8 @@ def show(
 ) -> None:
     """Say what a dataset is, and draw it: a contact sheet of each camera, and how its values are spread."""
     from sweeper.findings import print_portrait
-    from sweeper.preflight import checking, usable_cache
+    from sweeper.machines.machine import usable_cache
+    from sweeper.preflight import checking
 
     examiner, config = _dataset(root, fields or (), trainable)
     folder = _portrait_folder(root, to)

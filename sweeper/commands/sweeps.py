@@ -25,7 +25,7 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Check a space file and say what would run. Starts nothing."""
-    from sweeper.plan import make_plan
+    from sweeper.machines.plan import make_plan
     from sweeper.spec.space_file.load import load_spec
 
     plan = make_plan(load_spec(space, overrides or (), sweeps))
@@ -70,9 +70,9 @@ def demo(
 def _send(space: str, overrides: Sequence[str], name: str | None, address: str, as_json: bool) -> int:
     """Send a sweep to the job server at an address."""
     from sweeper.commands.cluster import launch_job
-    from sweeper.jobs import pack_space, reach_jobs
+    from sweeper.machines.jobs import package_space, reach_jobs
 
-    parcel = pack_space(space, overrides, name)
+    parcel = package_space(space, overrides, name)
     with reach_jobs(address=address) as server:
         return launch_job(server, parcel, as_json)
 

@@ -18,7 +18,7 @@ moto = pytest.importorskip("moto", reason="moto is not installed")
 boto3 = pytest.importorskip("boto3", reason="boto3 is not installed")
 
 from sweeper.errors import UserError  # noqa: E402
-from sweeper.head import find_head  # noqa: E402
+from sweeper.machines.ssh import find_cluster_head  # noqa: E402
 
 ROOT = Path(__file__).parent.parent.parent
 REGION = "us-west-2"
@@ -112,7 +112,7 @@ def test_ray_makes_what_the_file_says_and_opens_ssh_alone(account: Any, tmp_path
     }
 
     # Our own commands find the head of that cluster, with the key that Ray made, in its container.
-    head = find_head(file)
+    head = find_cluster_head(file)
     (address,) = [
         machine["PublicIpAddress"] for machine in machines if machine["InstanceType"] == "m6i.xlarge"
     ]
@@ -122,4 +122,4 @@ def test_ray_makes_what_the_file_says_and_opens_ssh_alone(account: Any, tmp_path
 
     provider.terminate_nodes(provider.non_terminated_nodes({}))
     with pytest.raises(UserError, match="no head of cluster 'diffusion-policy-sweeper' was found"):
-        find_head(file)
+        find_cluster_head(file)

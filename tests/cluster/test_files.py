@@ -155,7 +155,7 @@ def test_manifests_have_what_kuberay_needs(path: Path) -> None:
 
 
 def test_the_sweep_counts_on_the_machines_that_kuberay_may_start(tmp_path: Path) -> None:
-    from sweeper.cluster import scaled_kinds
+    from sweeper.machines.cluster import scaled_kinds
 
     (told,) = resources(OF_KUBERAY[0], "ConfigMap")
     file = tmp_path / "cluster.yaml"

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from mutations import HOSTILE_TEXTS, damaged_bytes, damaged_trees, fuzz, scalars
 
 from sweeper.errors import SweeperError
-from sweeper.plan import Machine, make_plan
+from sweeper.machines.machine import Machine
+from sweeper.machines.plan import make_plan
 from sweeper.spec.expressions import Expression
 from sweeper.spec.space_file.load import load_spec
 from trainables.interface import TrainableError

@@ -24,7 +24,7 @@ def cluster() -> Iterator[Any]:
     os.environ.pop("RAY_ADDRESS", None)
     # A token of the user's is for clusters of theirs; what tests start beside this one brings none.
     os.environ["RAY_AUTH_MODE"] = "disabled"
-    from sweeper.cluster import connect, disconnect
+    from sweeper.machines.connection import connect, disconnect
 
     found = connect(cpus=2)
     # Trials that fail on purpose would fill the terminal with Tune's tracebacks.

@@ -21,7 +21,8 @@ from sweeper import __version__
 from sweeper.cli import main
 from sweeper.console import print_config_error, print_plan, print_spec_error
 from sweeper.errors import ResourceError, SpecError, SweeperError
-from sweeper.plan import Machine, make_plan
+from sweeper.machines.machine import Machine
+from sweeper.machines.plan import make_plan
 from sweeper.spec.space_file.load import load_spec, packaged_spaces
 from trainables.interface import ConfigError, Fault, TrainableError
 
@@ -255,7 +256,7 @@ def test_an_error_ends_with_its_code_and_ours_without_a_traceback(
         raise error
 
     # The command is real; what it would find is replaced by each kind of error in turn.
-    monkeypatch.setattr("sweeper.plan.make_plan", fail)
+    monkeypatch.setattr("sweeper.machines.plan.make_plan", fail)
     assert ended("check", "pusht_quick") == code
     err = capsys.readouterr().err
     assert ("Traceback" in err) is traceback

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
-from sweeper.cluster import Cluster, Kind, Node, connect, scaled_kinds, settle, this_machine
 from sweeper.errors import ResourceError, UserError
+from sweeper.machines.cluster import Cluster, Kind, Node, scaled_kinds, settle, this_machine
+from sweeper.machines.connection import connect
 from sweeper.spec.sweep import ResourceSpec
 
 ROOT = Path(__file__).parent.parent.parent
@@ -135,11 +136,14 @@ def test_a_ray_of_our_own_offers_what_it_was_told(cluster: Cluster) -> None:
 @pytest.mark.slow
 def test_a_cluster_that_does_not_answer_is_said_at_once() -> None:
     # In a process of its own: this one may be connected already.
-    code = "from sweeper.cluster import connect; connect('127.0.0.1:1')"
+    code = "from sweeper.machines.connection import connect; connect('127.0.0.1:1')"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
     assert "UserError: --address: no Ray cluster can be used at '127.0.0.1:1'" in ended.stderr
     assert "Connection refused" in ended.stderr
-    code, environment = "from sweeper.cluster import connect; connect()", {"RAY_ADDRESS": "127.0.0.1:1"}
+    code, environment = (
+        "from sweeper.machines.connection import connect; connect()",
+        {"RAY_ADDRESS": "127.0.0.1:1"},
+    )
     ended = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

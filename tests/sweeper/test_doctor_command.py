@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from sweeper import probe
 from sweeper.cli import main
-from sweeper.diagnosis import Diagnosis, NodeReport, judge
+from sweeper.machines.doctor import probe
+from sweeper.machines.doctor.diagnosis import Diagnosis, NodeReport, judge
 
 
 def measured(**changes: Any) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from sweeper.errors import SpecError
-from sweeper.plan import Machine, make_plan
+from sweeper.machines.machine import Machine
+from sweeper.machines.plan import make_plan
 from sweeper.spec.space_file.load import load_spec
 
 SPACE = """\
@@ -123,7 +124,7 @@ def test_layers_that_would_begin_anew_are_listed_beforehand(tmp_path, checkpoint
 def test_checking_a_checkpoint_loads_nothing_heavy(tmp_path, checkpoint):
     program = (
         "import sys\n"
-        "from sweeper.plan import make_plan\n"
+        "from sweeper.machines.plan import make_plan\n"
         "from sweeper.spec.space_file.load import load_spec\n"
         f"make_plan(load_spec({str(write(tmp_path, checkpoint))!r}))\n"
         "heavy = {'torch', 'ray', 'mlflow', 'optuna', 'pyarrow', 'av', 'safetensors', 'huggingface_hub'}\n"

@@ -12,9 +12,9 @@ import yaml
 from sweeper.cli import main
 from sweeper.commands.cluster import split_cluster
 from sweeper.errors import SpecError, UserError
-from sweeper.head import Head, find_head
-from sweeper.identity import identify
-from sweeper.jobs import Parcel, pack_space
+from sweeper.machines.identity import identify
+from sweeper.machines.jobs import JobPackage, package_space
+from sweeper.machines.ssh import ClusterHead, find_cluster_head
 
 LAB = {
     "cluster_name": "lab",
@@ -30,12 +30,12 @@ def written(tmp_path: Path, **changes: object) -> Path:
 
 
 def test_the_head_of_a_lab_is_found_in_its_file(tmp_path: Path) -> None:
-    head = find_head(written(tmp_path))
+    head = find_cluster_head(written(tmp_path))
     assert (head.user, head.host) == ("robot", "10.0.0.1")
     assert head.key == str(Path.home() / ".ssh" / "key")
     assert head.container is None
     docker = {"image": "rayproject/ray:2.60.0", "container_name": "sweeper"}
-    assert find_head(written(tmp_path, docker=docker)).container == "sweeper"
+    assert find_cluster_head(written(tmp_path, docker=docker)).container == "sweeper"
 
 
 @pytest.mark.parametrize(
@@ -57,13 +57,13 @@ def test_a_file_that_is_no_cluster_file_is_said_in_words(
     if text is not None:
         file.write_text(text)
     with pytest.raises(UserError, match=words):
-        find_head(file)
+        find_cluster_head(file)
 
 
 def test_what_runs_on_the_head_reaches_it_word_for_word(tmp_path: Path) -> None:
     (tmp_path / ".sweeper").mkdir()
     (tmp_path / ".sweeper" / "environment.sh").write_text("export GREETING='hello there'\n")
-    head = Head(Path("lab.yaml"), "10.0.0.1", "robot")
+    head = ClusterHead(Path("lab.yaml"), "10.0.0.1", "robot")
     command = head._remote("""printf '%s|' "$GREETING" 'a b' '$HOME' "it's" """)
     # What SSH does at the other end: it hands the text to the login shell.
     environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
@@ -109,7 +109,7 @@ def test_a_command_that_cannot_run_on_a_cluster_is_refused_here(
 
 
 def test_a_job_takes_the_space_and_the_changes_along() -> None:
-    parcel = pack_space("pusht_quick", ["budget.trials=3"], "mine", "/mnt/sweeps")
+    parcel = package_space("pusht_quick", ["budget.trials=3"], "mine", "/mnt/sweeps")
     assert parcel.sweep == "mine"
     assert parcel.arguments == (
         *("launch", "space.yaml", "budget.trials=3", "name=mine"),
@@ -127,7 +127,7 @@ def test_a_space_without_a_name_keeps_the_name_of_its_file(tmp_path: Path) -> No
         "metric: {name: train/loss, goal: minimize}\n"
         "budget: {trials: 2}\n"
     )
-    parcel = pack_space(str(space), [], None)
+    parcel = package_space(str(space), [], None)
     assert parcel.sweep == "nameless"
     assert parcel.files["space.yaml"].startswith("name: nameless\n")
     # The trainable is the user's own: its module goes along.
@@ -136,10 +136,10 @@ def test_a_space_without_a_name_keeps_the_name_of_its_file(tmp_path: Path) -> No
 
 def test_a_space_with_faults_is_not_sent(tmp_path: Path) -> None:
     with pytest.raises(SpecError):
-        pack_space("pusht_quick", ["budget.trials=none"], None)
+        package_space("pusht_quick", ["budget.trials=none"], None)
 
 
 def test_the_digest_tells_two_versions_of_the_code_apart(tmp_path: Path) -> None:
     assert identify() == identify()
     assert len(identify().code) == 12
-    assert Parcel("x", (), {}).modules == ()
+    assert JobPackage("x", (), {}).modules == ()

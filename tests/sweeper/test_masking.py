@@ -12,8 +12,8 @@ from small_sweeps import LR, sweep
 
 from sweeper.errors import SpecError
 from sweeper.layout import DATABASE, JOURNAL, trial_folder
+from sweeper.machines.identity import information
 from sweeper.masking import masked, masked_command, safe_uri
-from sweeper.preflight import information
 from sweeper.recorder import Outcome, Recorder
 from sweeper.records.journal import Journal, read_journal
 from sweeper.spec.space_file.load import load_spec
@@ -93,7 +93,7 @@ def test_a_login_in_a_space_or_an_override_is_refused_without_repeating_it(tmp_p
 def test_nothing_secret_is_in_the_folder_of_a_sweep_nor_in_mlflow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sweeper.cluster import Cluster, Node
+    from sweeper.machines.cluster import Cluster, Node
 
     # Wherever a secret may come from: the command line, the space's text, what training raised and said.
     monkeypatch.setattr(sys, "argv", ["sweeper", "launch", f"https://me:{LOGIN}@host/x", f"token={TOKEN}"])

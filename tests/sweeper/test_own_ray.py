@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from sweeper import own_ray
 from sweeper.errors import SweeperError
-from sweeper.own_ray import ATTEMPTS, start_ray, stop_ray
+from sweeper.machines import local_ray as own_ray
+from sweeper.machines.local_ray import ATTEMPTS, start_ray, stop_ray
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ import subprocess
 
 import pytest
 
-from sweeper.plan import Machine, describe_range, describe_scale, find_machine, make_plan
+from sweeper.machines.machine import Machine, find_machine
+from sweeper.machines.plan import describe_range, describe_scale, make_plan
 from sweeper.spec.space import Parameter
 from sweeper.spec.space_file.load import load_spec, packaged_spaces
 from sweeper.spec.sweep import ResourceSpec

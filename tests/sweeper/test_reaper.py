@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from benchmarks.chaos.arena import Arena, eventually, processes_of
-from sweeper.reaper import Reaper
+from sweeper.machines.reaper import Reaper
 
 
 def sleeper() -> subprocess.Popen[bytes]:

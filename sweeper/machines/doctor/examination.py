@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from sweeper import probe
-from sweeper.diagnosis import Diagnosis, Level, NodeReport, judge
+from sweeper.machines.doctor import probe
+from sweeper.machines.doctor.diagnosis import Diagnosis, Level, NodeReport, judge
 from sweeper.text import last_line
 
 __all__ = ["examine", "print_diagnoses"]
@@ -46,7 +46,7 @@ def examine(address: str | None = None, sweeps: Path = Path("sweeps")) -> list[D
         measured = probe.look(folder, server)
         gpus = float(len(measured["gpus"]))
         return judge([NodeReport("this machine", True, gpus, measured)], server, alone=True)
-    from sweeper.cluster import connect, disconnect
+    from sweeper.machines.connection import connect, disconnect
 
     cluster = connect(address)
     try:
@@ -160,7 +160,7 @@ def _of_cluster(cluster: Any) -> list[Diagnosis]:
 
 # Telling
 
-_SIGNS: Mapping[Level, tuple[str, str]] = {
+_LEVEL_SIGNS: Mapping[Level, tuple[str, str]] = {
     "wrong": ("✗", "bold red"),
     "doubtful": ("!", "bold yellow"),
     "note": ("·", "cyan"),
@@ -170,7 +170,7 @@ _SIGNS: Mapping[Level, tuple[str, str]] = {
 
 def print_diagnoses(console: Console, diagnoses: Sequence[Diagnosis]) -> None:
     """Print what was found, the worst first."""
-    for level, (sign, style) in _SIGNS.items():
+    for level, (sign, style) in _LEVEL_SIGNS.items():
         for diagnosis in diagnoses:
             if diagnosis.level != level:
                 continue

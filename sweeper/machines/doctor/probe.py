@@ -18,9 +18,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sweeper.identity import identify
-from sweeper.plan import find_machine
-from sweeper.preflight import cache_folder
+from sweeper.machines.identity import identify
+from sweeper.machines.machine import cache_folder, find_machine
 
 __all__ = ["leave_mark", "look", "missing_marks", "now"]
 

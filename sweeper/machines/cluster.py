@@ -6,26 +6,19 @@ what a trial's workers take, and trials that start with too little left would wa
 
 from __future__ import annotations
 
-import logging
 import math
 import os
-import shutil
-import socket
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from sweeper.errors import ResourceError, UserError
-from sweeper.own_ray import start_ray, stop_ray
-from sweeper.plan import find_machine
+from sweeper.machines.machine import find_machine
 from sweeper.spec.sweep import ResourceSpec, SettledResources
-from sweeper.text import first_line
 
-__all__ = ["Cluster", "Kind", "Node", "connect", "disconnect", "is_connected", "settle"]
+__all__ = ["Cluster", "Kind", "Node", "settle"]
 
 DRIVER = "sweep_driver"
 """Custom resource by which a cluster says where trials' drivers may run, and how many (see cluster.yaml)."""
@@ -33,20 +26,6 @@ HEAD = "node:__internal_head__"
 HEAD_SHARE = 0.001
 BOOTSTRAP = "ray_bootstrap_config.yaml"
 """What `ray up` leaves in the home folder on the head: the cluster file, filled in."""
-OBJECT_STORE_BYTES = 128 * 1024**2
-"""Trials exchange a few kilobytes; Ray's own choice is a third of the memory."""
-LEAST_OBJECT_STORE_BYTES = 80 * 1024**2
-SHM = Path("/dev/shm")
-KNOCK_TIMEOUT_S = 10.0
-RAY_ENVIRONMENT = {
-    "RAY_TRAIN_V2_ENABLED": "1",
-    # A sweep tells nobody about itself unless it was asked to.
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-}
-"""Settings of Ray itself; they must stand before it is imported. The caller's environment wins."""
-AUTH_MODE = "RAY_AUTH_MODE"
-TOKEN = Path("~/.ray/auth_token")
 
 
 @dataclass(frozen=True)
@@ -193,104 +172,6 @@ def this_machine(folder: Path) -> Cluster:
     return Cluster((Node(machine.cpus, machine.gpus, "this machine"),))
 
 
-def connect(address: str | None = None, cpus: int | None = None) -> Cluster:
-    """Start Ray on this machine, or connect to a cluster; a connection that exists is used as it is.
-
-    Args:
-        address: A cluster's address; None for RAY_ADDRESS, or a Ray of our own where that is not set.
-        cpus: CPUs of a Ray of our own; None for all that this process may use.
-
-    Raises:
-        UserError: Where no cluster answers at the address.
-        SweeperError: Where a Ray of our own does not start.
-    """
-    for name, value in RAY_ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    named_by = "--address" if address else "RAY_ADDRESS"
-    address = address or os.environ.get("RAY_ADDRESS") or None
-    local = address in (None, "local")
-    if not local:
-        _bring_token()
-    # Ray reads its settings when it is imported.
-    import ray
-
-    if ray.is_initialized():
-        return _look(True, ray.get_runtime_context().gcs_address)
-    options: dict[str, Any] = {
-        "log_to_driver": False,
-        "logging_level": logging.ERROR,
-        "configure_logging": True,
-    }
-    if local:
-        options |= {
-            "address": "local",
-            "num_cpus": cpus or find_machine().cpus,
-            "object_store_memory": _object_store_bytes(),
-            # Nothing of ours asks it anything, and it costs a gigabyte and a share of a core.
-            "include_dashboard": False,
-        }
-    else:
-        options["address"] = address
-    try:
-        if address is not None and not local:
-            _knock(address)
-        context = start_ray(options) if local else ray.init(**options)
-    except (OSError, RuntimeError, ValueError) as error:
-        if local:
-            raise
-        raise UserError(
-            f"{named_by}: no Ray cluster can be used at {address!r}: {first_line(error)}. Is it running "
-            "(`ray status --address ...`), and does it run the same Python and Ray as this machine?"
-        ) from error
-    return _look(local, str(context.address_info.get("gcs_address") or address))
-
-
-def _bring_token() -> None:
-    """Show the user's token to a cluster: one that Ray started where there is a token asks for it."""
-    named = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ)
-    if named or TOKEN.expanduser().is_file():
-        os.environ.setdefault(AUTH_MODE, "token")
-
-
-def _knock(address: str) -> None:
-    """See whether anybody listens: Ray itself tries for minutes, and is loud about it.
-
-    Raises:
-        OSError: Where nobody does.
-    """
-    host, separator, port = address.removeprefix("ray://").rpartition(":")
-    if separator and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_TIMEOUT_S).close()
-
-
-def is_connected() -> bool:
-    """Whether this process is connected to a Ray already. Loads nothing."""
-    ray = sys.modules.get("ray")
-    return ray is not None and bool(ray.is_initialized())
-
-
-def disconnect() -> None:
-    """Let go of the cluster; a Ray of our own is stopped with everything in it."""
-    stop_ray()
-
-
-def _look(local: bool, address: str) -> Cluster:
-    import ray
-
-    resources = [node for node in ray.nodes() if node["Alive"]]
-    nodes = tuple(
-        Node(
-            node["Resources"].get("CPU", 0.0),
-            node["Resources"].get("GPU", 0.0),
-            node.get("NodeManagerHostname") or node["NodeManagerAddress"],
-        )
-        for node in resources
-    )
-    drivers = sum(node["Resources"].get(DRIVER, 0.0) for node in resources)
-    kinds, at_most = ((), 0) if local else scaled_kinds(cluster_file())
-    return Cluster(nodes, kinds, at_most, int(drivers) if drivers else None, local, address)
-
-
 def cluster_file() -> Path | None:
     """The file by which this cluster grows: SWEEPER_CLUSTER_FILE, or what `ray up` left on its head.
 
@@ -331,11 +212,6 @@ def scaled_kinds(file: Path | None) -> tuple[tuple[Kind, ...], int]:
     except (OSError, yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{file}: the machines of the cluster cannot be read: {error}.") from error
     return tuple(kind for kind in kinds if kind.most), at_most
-
-
-def _object_store_bytes() -> int:
-    free = shutil.disk_usage(SHM).free if SHM.is_dir() and sys.platform == "linux" else 2 * OBJECT_STORE_BYTES
-    return max(LEAST_OBJECT_STORE_BYTES, min(OBJECT_STORE_BYTES, free // 2))
 
 
 def _need(workers: int, each: float, what: str) -> str:

@@ -24,7 +24,7 @@ import yaml
 from sweeper.errors import SweeperError, UserError
 from sweeper.text import last_line
 
-__all__ = ["ENVIRONMENT", "Head", "find_head"]
+__all__ = ["ENVIRONMENT", "ClusterHead", "find_cluster_head"]
 
 ENVIRONMENT = "~/.sweeper/environment.sh"
 """What set-up writes on every node (scripts/setup_node.sh)."""
@@ -36,7 +36,7 @@ LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True)
-class Head:
+class ClusterHead:
     """How the head of a cluster is reached.
 
     Attributes:
@@ -184,7 +184,7 @@ class Head:
         )
 
 
-def find_head(file: Path) -> Head:
+def find_cluster_head(file: Path) -> ClusterHead:
     """Find the head of the cluster that a file describes.
 
     Args:
@@ -203,7 +203,7 @@ def find_head(file: Path) -> Head:
     docker = config.get("docker") or {}
     image = docker.get("image") or docker.get("head_image")
     key = auth.get("ssh_private_key")
-    return Head(
+    return ClusterHead(
         file=file,
         host=str(host),
         user=str(auth["ssh_user"]),

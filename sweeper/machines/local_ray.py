@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 
 from sweeper.errors import SweeperError
-from sweeper.reaper import Reaper
+from sweeper.machines.reaper import Reaper
 from sweeper.text import first_line
 
 __all__ = ["start_ray", "stop_ray"]

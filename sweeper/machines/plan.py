@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-import os
 import random
-import shutil
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from sweeper.machines.machine import Machine, find_machine
 from sweeper.spec.space import Parameter
 from sweeper.spec.space_file.fields import STEPS, is_path
 from sweeper.spec.sweep import SettledResources, SweepSpec
@@ -20,39 +17,16 @@ from sweeper.text import describe_size, describe_value, is_there
 from trainables import registry
 from trainables.interface import StartsFromCheckpoints, Trainable, is_url
 
-__all__ = ["Machine", "Plan", "ask_gpus", "describe_range", "describe_scale", "find_machine", "make_plan"]
+__all__ = ["Plan", "describe_range", "describe_scale", "make_plan"]
 
 DRAWS = 1000
 """Random configurations by which the share that keeps the constraints is estimated: ± 3 %."""
-
 DISK_DRAWS = 20
-
 REMARKED_DRAWS = 100
-
 MAX_COUNTED = 2000
 """Spaces of at most this many combinations are counted, larger ones estimated."""
-
 RARE = 0.05
 """Below this share of kept constraints, random draws waste their time."""
-
-NVIDIA_SMI_TIMEOUT_S = 5.0
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What a machine has for trials.
-
-    Attributes:
-        cpus: CPUs that this process may use.
-        gpus: GPUs that this process may use.
-        gpu_names: What they are, e.g. ``NVIDIA H100 80GB HBM3``.
-        disk_gb: Free disk where the sweep would lie, in GB.
-    """
-
-    cpus: int
-    gpus: int
-    gpu_names: tuple[str, ...] = ()
-    disk_gb: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -262,61 +236,6 @@ def _path_warnings(spec: SweepSpec, trainable: Trainable) -> list[str]:
 
 def _count(number: float, what: str) -> str:
     return f"{number:g} {what}" + ("" if number == 1 else "s")
-
-
-def find_machine(folder: Path = Path()) -> Machine:
-    """Look at this machine: its CPUs, GPUs, and the disk that holds ``folder``. Loads no torch."""
-    names = _gpu_names()
-    free = shutil.disk_usage(_existing(folder)).free / 1e9
-    return Machine(_cpus(), len(names), names, free)
-
-
-def _existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that exists."""
-    path = folder.absolute()
-    return next(parent for parent in (path, *path.parents) if is_there(parent))
-
-
-def _cpus() -> int:
-    """CPUs of the affinity mask, or of the container's quota where that is smaller."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        if quota != "max":
-            cpus = min(cpus, max(1, int(quota) // int(period)))
-    except (OSError, ValueError):
-        pass  # no cgroup v2 here, so there is no quota to respect
-    return cpus
-
-
-def _gpu_names() -> tuple[str, ...]:
-    """Names of the NVIDIA GPUs that CUDA_VISIBLE_DEVICES leaves visible, as nvidia-smi tells them."""
-    names = ask_gpus("name")
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
-        return names
-    listed = list(itertools.takewhile(lambda device: device not in ("", "-1"), visible.split(",")))
-    if all(device.isdigit() for device in listed):
-        return tuple(names[int(device)] for device in listed if int(device) < len(names))
-    return names[: len(listed)]
-
-
-def ask_gpus(what: str) -> tuple[str, ...]:
-    """What nvidia-smi says of each GPU here, e.g. ``name`` or ``memory.total`` (MiB); empty without one."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return ()
-    try:
-        answer = subprocess.run(
-            [program, f"--query-gpu={what}", "--format=csv,noheader,nounits"],
-            capture_output=True,
-            text=True,
-            timeout=NVIDIA_SMI_TIMEOUT_S,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ()
-    return tuple(line.strip() for line in answer.stdout.splitlines() if line.strip())
 
 
 def describe_range(parameter: Parameter) -> str:

@@ -2,7 +2,7 @@
 
 Two agents of Ray's outlive SIGKILL of the driver by a minute, for which they try to tell a server that is
 gone. This small process waits beside the driver for its end, which closes a pipe, and takes them away:
-``python sweeper/reaper.py PID:STARTED ...``.
+``python sweeper/machines/reaper.py PID:STARTED ...``.
 """
 
 from __future__ import annotations

@@ -25,13 +25,12 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.errors import SweeperError, SweepNotFoundError, UserError
-from sweeper.head import Head, find_head
-from sweeper.identity import identify
-from sweeper.preflight import GIT, git_state
+from sweeper.machines.identity import GIT, git_state, identify
+from sweeper.machines.ssh import ClusterHead, find_cluster_head
 from sweeper.spec.space_file.load import find_space, load_spec
 from sweeper.text import first_line
 
-__all__ = ["DASHBOARD_PORT", "Job", "JobServer", "Parcel", "pack_space", "reach_jobs"]
+__all__ = ["DASHBOARD_PORT", "Job", "JobPackage", "JobServer", "package_space", "reach_jobs"]
 
 DASHBOARD_PORT = 8265
 SPACE = "space.yaml"
@@ -45,7 +44,7 @@ STOP_WAIT_S = 120
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 SWEEP = "sweep"
 """Key of a job's metadata."""
-_TOKEN_AND_IDENTITY = "cat ~/.ray/auth_token 2>/dev/null || true; echo; python -m sweeper.identity"
+_TOKEN_AND_IDENTITY = "cat ~/.ray/auth_token 2>/dev/null || true; echo; python -m sweeper.machines.identity"
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Parcel:
+class JobPackage:
     """What a job is sent with.
 
     Attributes:
@@ -107,7 +106,7 @@ class JobServer:
         self.reached = reached
         self.notes = notes
 
-    def submit(self, parcel: Parcel) -> str:
+    def submit(self, parcel: JobPackage) -> str:
         """Send a job; its identity.
 
         Raises:
@@ -208,7 +207,7 @@ def reach_jobs(cluster: Path | None = None, address: str | None = None) -> Itera
     if cluster is None:
         yield JobServer(_client(address or f"http://127.0.0.1:{DASHBOARD_PORT}"), f"--address {address}")
         return
-    head = find_head(cluster)
+    head = find_cluster_head(cluster)
     token, _, there = head.ask(_TOKEN_AND_IDENTITY).rpartition("\n{")
     headers = {"Authorization": f"Bearer {token.strip()}"} if token.strip() else None
     with head.tunnel(DASHBOARD_PORT) as port:
@@ -216,9 +215,9 @@ def reach_jobs(cluster: Path | None = None, address: str | None = None) -> Itera
         yield JobServer(client, f"--cluster {cluster}", _differences(head, "{" + there))
 
 
-def pack_space(
+def package_space(
     space: str | Path, overrides: Sequence[str], name: str | None, sweeps: str | None = None
-) -> Parcel:
+) -> JobPackage:
     """Check a space file as far as it can be checked here, and pack what a cluster needs to run it.
 
     Args:
@@ -234,7 +233,7 @@ def pack_space(
     path = find_space(space)
     spec = load_spec(path, changes)
     where = [] if sweeps is None else ["--sweeps", sweeps]
-    return Parcel(
+    return JobPackage(
         spec.name,
         ("launch", SPACE, *changes, *where),
         {SPACE: _named(spec.source, spec.name)},
@@ -290,7 +289,7 @@ def _client(address: str, headers: Mapping[str, str] | None = None) -> Any:
         ) from error
 
 
-def _differences(head: Head, answer: str) -> tuple[str, ...]:
+def _differences(head: ClusterHead, answer: str) -> tuple[str, ...]:
     here, there = asdict(identify()), json.loads(answer)
     if here["code"] == there["code"]:
         return ()

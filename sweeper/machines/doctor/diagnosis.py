@@ -50,7 +50,7 @@ class NodeReport:
         name: What it is called here.
         is_head: Whether drivers of sweeps run there.
         gpus: GPUs that Ray gives out there.
-        measured: What `sweeper.probe.look` found; empty where it did not answer.
+        measured: What `sweeper.machines.doctor.probe.look` found; empty where it did not answer.
         skew_s: How far its clock is ahead of the one that asked, as far as can be told.
         silence: Why it did not answer; empty where it did.
         unread: Files of other nodes in the shared folder that it cannot read.

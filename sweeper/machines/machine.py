@@ -1,0 +1,120 @@
+"""This machine: CPUs, GPUs, free disk, and the cache folder that its trials share."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from sweeper.errors import UserError
+from sweeper.text import is_there
+
+__all__ = ["Machine", "ask_gpus", "cache_folder", "find_machine", "usable_cache"]
+
+NVIDIA_SMI_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a machine has for trials.
+
+    Attributes:
+        cpus: CPUs that this process may use.
+        gpus: GPUs that this process may use.
+        gpu_names: What they are, e.g. ``NVIDIA H100 80GB HBM3``.
+        disk_gb: Free disk where the sweep would lie, in GB.
+    """
+
+    cpus: int
+    gpus: int
+    gpu_names: tuple[str, ...] = ()
+    disk_gb: float = math.inf
+
+
+def find_machine(folder: Path = Path()) -> Machine:
+    """Look at this machine: its CPUs, GPUs, and the disk that holds ``folder``. Loads no torch."""
+    names = _gpu_names()
+    free = shutil.disk_usage(_existing(folder)).free / 1e9
+    return Machine(_cpus(), len(names), names, free)
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that exists."""
+    path = folder.absolute()
+    return next(parent for parent in (path, *path.parents) if is_there(parent))
+
+
+def _cpus() -> int:
+    """CPUs of the affinity mask, or of the container's quota where that is smaller."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        if quota != "max":
+            cpus = min(cpus, max(1, int(quota) // int(period)))
+    except (OSError, ValueError):
+        pass  # no cgroup v2 here, so there is no quota to respect
+    return cpus
+
+
+def _gpu_names() -> tuple[str, ...]:
+    """Names of the NVIDIA GPUs that CUDA_VISIBLE_DEVICES leaves visible, as nvidia-smi tells them."""
+    names = ask_gpus("name")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return names
+    listed = list(itertools.takewhile(lambda device: device not in ("", "-1"), visible.split(",")))
+    if all(device.isdigit() for device in listed):
+        return tuple(names[int(device)] for device in listed if int(device) < len(names))
+    return names[: len(listed)]
+
+
+def ask_gpus(what: str) -> tuple[str, ...]:
+    """What nvidia-smi says of each GPU here, e.g. ``name`` or ``memory.total`` (MiB); empty without one."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return ()
+    try:
+        answer = subprocess.run(
+            [program, f"--query-gpu={what}", "--format=csv,noheader,nounits"],
+            capture_output=True,
+            text=True,
+            timeout=NVIDIA_SMI_TIMEOUT_S,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    return tuple(line.strip() for line in answer.stdout.splitlines() if line.strip())
+
+
+def cache_folder() -> Path:
+    """Where decoded frames and built-in datasets lie on each machine: SWEEPER_CACHE, or below ~/.cache."""
+    named = os.environ.get("SWEEPER_CACHE")
+    if named:
+        return Path(named).expanduser().absolute()
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser().absolute() / "diffusion-policy-sweeper"
+
+
+def usable_cache() -> Path:
+    """The cache folder, made and found writable: every trial needs it.
+
+    Raises:
+        UserError: Where nothing can be written there.
+    """
+    named = os.environ.get("SWEEPER_CACHE")
+    where = "The cache" if not named else "SWEEPER_CACHE"
+    remedy = "Set SWEEPER_CACHE to a folder on a disk with room."
+    try:
+        cache = cache_folder()
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache):
+            return cache
+    except OSError as error:
+        raise UserError(f"{where}: {cache} cannot be written: {error.strerror}. {remedy}") from error
+    except RuntimeError as error:  # `~somebody`, whom this machine does not know
+        raise UserError(f"{where}: there is no home folder for {named or '~'!r}. {remedy}") from error
