@@ -16,9 +16,9 @@ from sweeper.recorder import Recorder
 from sweeper.records.forecast import gpus_per_trial
 from sweeper.records.sweep_state import Status, SweepState
 from sweeper.spec.sweep import SweepSpec
+from sweeper.tracking.server import HOST, PORT
 from sweeper.tracking.state import Delivery
 from sweeper.tracking.tracker import Tracker
-from sweeper.ui import HOST, PORT
 from trainables.interface import Trainable
 
 __all__ = ["DELIVERY_S", "close", "is_used_up", "pages", "verdict"]

@@ -41,10 +41,10 @@ from sweeper.records.forecast import Forecast
 from sweeper.records.sweep_state import Status, SweepState, read_series
 from sweeper.remote import open_entrance
 from sweeper.retry import Retries
+from sweeper.search.suggestion import Suggestion
 from sweeper.spec.space_file.fields import STEPS
 from sweeper.spec.sweep import SettledResources, SweepSpec
 from sweeper.steering import Steering
-from sweeper.study_trial import Suggestion
 from sweeper.trial.exchange import STOP, request_stop
 from sweeper.trial.placement import free_groups
 from sweeper.trial.run import run_trial
@@ -55,7 +55,7 @@ from trainables.interface import Trainable
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
-    from sweeper.search import RecorderCallback
+    from sweeper.search.searcher import RecorderCallback
 
 __all__ = ["launch", "run_sweep"]
 
@@ -281,8 +281,8 @@ class _Run:
             os.environ.setdefault(name, value)
         from ray import tune
 
-        from sweeper.schedule import make_scheduler
-        from sweeper.search import RecorderCallback, StudySearcher
+        from sweeper.search.early_stopping import make_scheduler
+        from sweeper.search.searcher import RecorderCallback, StudySearcher
 
         if self._ending.check() or self._left() <= 0:
             return  # somebody said stop while Ray started

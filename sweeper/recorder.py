@@ -29,8 +29,8 @@ from sweeper.records.forecast import cost_of, gpus_per_trial
 from sweeper.records.journal import Journal, read_journal
 from sweeper.records.sweep_state import SweepState
 from sweeper.records.trial_state import TrialState, TrialStatus
+from sweeper.search.study import Study
 from sweeper.spec.sweep import SweepSpec, objective_fault
-from sweeper.study import Study
 from sweeper.tracking.tracker import Tracker
 from sweeper.trial.exchange import ARTIFACTS, CHECKPOINT, STEP, read_reports
 

@@ -23,7 +23,7 @@ _COUNTED_APART = ("preempted", "out_of_memory")
 
 
 class Retries:
-    """Decides, and has the trial run again. Give it to `sweeper.search.RecorderCallback`.
+    """Decides, and has the trial run again. Give it to `sweeper.search.searcher.RecorderCallback`.
 
     Args:
         spec: The sweep; ``failures`` says how often.

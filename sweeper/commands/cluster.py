@@ -229,7 +229,7 @@ def _ui(head: ClusterHead, parsed: dict[str, Any]) -> int:
     """Lead a port of this machine to MLflow's pages on the head, until Ctrl-C."""
     from urllib.parse import urlsplit
 
-    from sweeper.ui import free_port
+    from sweeper.tracking.server import free_port
 
     uri = head.ask(f'echo "${MLFLOW}"').strip()
     port = urlsplit(uri).port if uri.startswith("http://127.0.0.1:") else None

@@ -63,7 +63,7 @@ def ui(
 ) -> None:
     """Serve MLflow's pages for a sweep on this machine, until Ctrl-C."""
     from sweeper.records.sweep_state import find_sweep, read_sweep
-    from sweeper.ui import serve
+    from sweeper.tracking.server import serve
 
     folder = find_sweep(sweep, sweeps)
     uri = read_sweep(folder).spec["tracking"]["uri"]

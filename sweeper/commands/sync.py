@@ -25,7 +25,7 @@ def sync(
 ) -> None:
     """Send MLflow what it lacks of a sweep: all that its journal has. Nothing is sent twice."""
     from sweeper.records.sweep_state import find_sweep
-    from sweeper.sync import sync_sweep
+    from sweeper.tracking.sync import sync_sweep
 
     console = open_console(stderr=as_json)
     with console.status("") as status:

@@ -16,9 +16,9 @@ from sweeper.layout import JOURNAL, LOCK, STUDY
 from sweeper.preflight import is_stillborn
 from sweeper.records.journal import Journal
 from sweeper.records.sweep_state import SweepState, read_sweep
+from sweeper.search.study import Study
 from sweeper.spec.sweep import SweepSpec
 from sweeper.steering import write_spec
-from sweeper.study import Study
 from sweeper.tracking.tracker import Tracker
 from trainables.interface import Trainable
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from sweeper.spec.space import Parameter, Space
 from sweeper.spec.sweep import Objective, SearchSpec
 
-__all__ = ["config_hash", "method_faults"]
+__all__ = ["method_faults"]
 
 MIN_CMAES_DIMENSIONS = 2
 """CMA-ES adapts a covariance; with one number there is none."""
@@ -85,9 +82,3 @@ def _moves(parameter: Parameter) -> bool:
 
 def _list(names: Sequence[str]) -> str:
     return ", ".join(names)
-
-
-def config_hash(config: Mapping[str, Any]) -> str:
-    """A short text that is equal for equal configurations, whatever the order of their names."""
-    text = json.dumps(config, sort_keys=True, default=list)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

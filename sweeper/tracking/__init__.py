@@ -1,18 +1,10 @@
 """MLflow: one parent run for a sweep, one child run for each trial.
 
-`tracker` sends the journal from a thread, `runs` says what becomes of an event, `state` how far it was sent,
-`client` how MLflow's own client is used, and `pages` where MLflow shows the runs.
+- ``tracker``: the thread that sends the journal
+- ``runs``: what each event becomes in MLflow
+- ``state``: how much of the journal has been sent
+- ``client``: MLflow's client: retries, legal names, outages
+- ``urls``: addresses of MLflow's pages
+- ``server``: MLflow's pages served on this machine
+- ``sync``: uploads what MLflow is missing
 """
-
-from sweeper.layout import DATABASE, STATE
-from sweeper.tracking.state import Delivery, read_state
-from sweeper.tracking.tracker import Tracker, tracking_uri
-
-__all__ = [
-    "DATABASE",
-    "STATE",
-    "Delivery",
-    "Tracker",
-    "read_state",
-    "tracking_uri",
-]

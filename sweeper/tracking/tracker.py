@@ -28,9 +28,9 @@ from sweeper.masking import safe_uri
 from sweeper.records.journal import read_journal
 from sweeper.spec.sweep import Objective
 from sweeper.tracking.client import OutageError, attempt, one_line, quieten
-from sweeper.tracking.pages import EXPERIMENT_TAGS, charts_url, comparison_url
 from sweeper.tracking.runs import Batch
 from sweeper.tracking.state import Delivery, State, read_state
+from sweeper.tracking.urls import EXPERIMENT_TAGS, charts_url, comparison_url
 
 __all__ = ["Tracker", "tracking_uri"]
 

@@ -15,7 +15,7 @@ from sweeper.records.forecast import cost_of
 from sweeper.records.journal import Journal, read_journal
 from sweeper.records.sweep_state import SweepState, read_sweep
 from sweeper.records.trial_state import TrialState
-from sweeper.study import Study
+from sweeper.search.study import Study
 from sweeper.tables import ranking_table
 
 HOUR = 3600.0

@@ -326,7 +326,7 @@ def recorded() -> Callable[[SweepSpec], None]:
     """Leave what a driver leaves that was killed before its first trial."""
     from sweeper.recorder import Recorder
     from sweeper.records.journal import Journal
-    from sweeper.study import Study
+    from sweeper.search.study import Study
 
     def record(sweep: SweepSpec) -> None:
         with Study(sweep) as study, Journal(sweep.folder / JOURNAL) as journal:

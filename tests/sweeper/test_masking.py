@@ -16,9 +16,9 @@ from sweeper.machines.identity import information
 from sweeper.masking import masked, masked_command, safe_uri
 from sweeper.recorder import Outcome, Recorder
 from sweeper.records.journal import Journal, read_journal
+from sweeper.search.study import Study
 from sweeper.spec.space_file.load import load_spec
 from sweeper.steering import write_spec
-from sweeper.study import Study
 from sweeper.tracking.tracker import Tracker
 from sweeper.trial.failure import Failure, read_failure, write_failure
 

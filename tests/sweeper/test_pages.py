@@ -7,7 +7,7 @@ import urllib.parse
 from small_sweeps import SUCCESS
 
 from sweeper.spec.sweep import Objective
-from sweeper.tracking.pages import charts_url, comparison_url
+from sweeper.tracking.urls import charts_url, comparison_url
 
 
 def test_the_comparison_names_the_runs_best_first() -> None:

@@ -17,8 +17,8 @@ from sweeper.layout import JOURNAL, trial_folder
 from sweeper.recorder import Outcome, Recorder
 from sweeper.records.journal import Journal, read_journal
 from sweeper.records.sweep_state import read_sweep
+from sweeper.search.study import Study
 from sweeper.spec.sweep import KeepSpec
-from sweeper.study import Study
 
 
 class Driver:
@@ -281,7 +281,7 @@ def locked(driver):
 
 @pytest.fixture
 def hasty(monkeypatch):
-    monkeypatch.setattr("sweeper.study.BUSY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("sweeper.search.study.BUSY_TIMEOUT_S", 0.05)
 
 
 def test_while_the_study_is_locked_the_journal_goes_on_and_the_study_is_told_later(tmp_path, hasty):

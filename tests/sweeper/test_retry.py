@@ -15,8 +15,8 @@ from sweeper.layout import JOURNAL
 from sweeper.recorder import Outcome, Recorder
 from sweeper.records.journal import Journal
 from sweeper.retry import Retries
+from sweeper.search.study import Study
 from sweeper.spec.sweep import FailureSpec
-from sweeper.study import Study
 
 
 class Sweep:

@@ -35,7 +35,7 @@ class Controller:
 
 
 def rule(method="asha", goal="maximize", min_steps=100, max_steps=900, history=None, **changes):
-    from sweeper.schedule import make_scheduler
+    from sweeper.search.early_stopping import make_scheduler
 
     early_stop = EarlyStopSpec(method, METRIC, goal, min_steps, max_steps=max_steps, **changes)
     return make_scheduler(early_stop, history)
@@ -177,7 +177,7 @@ def test_a_sweep_that_goes_on_remembers_what_was_good(method):
 
 
 def test_without_early_stopping_nothing_is_stopped():
-    from sweeper.schedule import StepScheduler, make_scheduler
+    from sweeper.search.early_stopping import StepScheduler, make_scheduler
 
     scheduler = make_scheduler(None)
     assert not isinstance(scheduler, StepScheduler)

@@ -22,9 +22,8 @@ from small_sweeps import (
 
 from sweeper.errors import UserError
 from sweeper.layout import STUDY
-from sweeper.spec.search_methods import config_hash
+from sweeper.search.study import Study, config_hash
 from sweeper.spec.space import Parameter
-from sweeper.study import Study
 from trainables.interface import Fault
 
 GP = pytest.param("gp", marks=pytest.mark.slow)  # it imports torch, and fits a process for every suggestion

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from sweeper.cli import app
 from sweeper.layout import DATABASE, LOCK
-from sweeper.sync import sync_sweep
+from sweeper.tracking.sync import sync_sweep
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 

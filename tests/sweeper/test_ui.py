@@ -18,7 +18,7 @@ from sweeper.layout import JOURNAL
 from sweeper.records.events import EventKind
 from sweeper.records.journal import Journal
 from sweeper.records.sweep_state import find_sweep
-from sweeper.ui import HOST, free_port, serve
+from sweeper.tracking.server import HOST, free_port, serve
 
 
 def test_a_taken_port_is_passed_over() -> None:

@@ -11,7 +11,9 @@ that is handed out is written down, so trials are numbered 0, 1, 2 and so on wit
 from __future__ import annotations
 
 import copy
+import hashlib
 import itertools
+import json
 import math
 import random
 from collections import Counter
@@ -25,26 +27,29 @@ from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from sweeper.codec import Codec
 from sweeper.errors import StudyBusyError, SweeperError, UserError
 from sweeper.layout import LOCK, STUDY
-from sweeper.sampler import build_sampler
-from sweeper.spec.search_methods import config_hash, method_faults
+from sweeper.search.sampler import Codec, build_sampler
+from sweeper.search.suggestion import StudyTrial, Suggestion, study_trial
+from sweeper.spec.search_methods import method_faults
 from sweeper.spec.sweep import SweepSpec, objective_fault
-from sweeper.study_trial import StudyTrial, Suggestion, study_trial
 from trainables.interface import Fault
 
-__all__ = ["Study"]
+__all__ = ["Study", "config_hash"]
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """A short text that is equal for equal configurations, whatever the order of their names."""
+    text = json.dumps(config, sort_keys=True, default=list)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
 
 SAMPLER_ATTEMPTS = 20
 """Suggestions that are asked of the sampler for one trial before we look for a legal one ourselves."""
-
 DRAWS = 10_000
 """Configurations that are then drawn at random from a space too large to be listed."""
-
 LISTED = 20_000
 """Combinations up to which a space is listed instead: then it is known for certain when nothing is left."""
-
 BUSY_TIMEOUT_S = 5
 """How long one attempt to write waits for whoever else holds the file."""
 

@@ -21,9 +21,9 @@ from ray.tune.search import Searcher
 from sweeper.errors import StudyBusyError, SweeperError, TrialError
 from sweeper.layout import LOG, trial_folder
 from sweeper.recorder import Outcome, Recorder
-from sweeper.schedule import StepScheduler
-from sweeper.study import Study
-from sweeper.study_trial import Suggestion
+from sweeper.search.early_stopping import StepScheduler
+from sweeper.search.study import Study
+from sweeper.search.suggestion import Suggestion
 from sweeper.trial.failure import RETRIED, Failure, failure_of, failure_of_actor, read_failure, write_failure
 
 __all__ = ["RecorderCallback", "StudySearcher"]
