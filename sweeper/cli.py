@@ -143,8 +143,8 @@ def _parsed(arguments: list[str]) -> dict[str, Any]:
 
 def _explain(error: Exception) -> int:
     """Print an error for a person and return the exit code."""
-    from sweeper import console as view
     from sweeper.errors import SpecError, SweeperError
+    from sweeper.terminal import faults as view
     from trainables.interface import ConfigError, TrainableError
 
     console = open_console(stderr=True)

@@ -9,13 +9,13 @@ from __future__ import annotations
 import shutil
 
 from sweeper.driver.opening import open_sweep
-from sweeper.ended import SweepResult
 from sweeper.ending import common_reason, used_up
 from sweeper.layout import RAY
 from sweeper.recorder import Recorder
 from sweeper.records.forecast import gpus_per_trial
 from sweeper.records.sweep_state import Status, SweepState
 from sweeper.spec.sweep import SweepSpec
+from sweeper.terminal.result import SweepResult
 from sweeper.tracking.server import HOST, PORT
 from sweeper.tracking.state import Delivery
 from sweeper.tracking.tracker import Tracker

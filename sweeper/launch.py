@@ -24,27 +24,28 @@ from rich.console import Console
 
 from sweeper.closing import DELIVERY_S, close, is_used_up, pages, verdict
 from sweeper.driver.opening import OpenSweep, open_sweep
-from sweeper.ended import SweepResult, print_result
+from sweeper.driver.requests import RequestLoop
 from sweeper.ending import Ending, Signals, ended_by_signals, interrupted_by_sigterm
 from sweeper.errors import TrackingError
 from sweeper.layout import DRIVER_LOG, RAY, trial_folder
-from sweeper.live import GO_ON, Display
 from sweeper.machines.cluster import Cluster, settle, this_machine
 from sweeper.machines.connection import connect, disconnect, is_connected
 from sweeper.machines.identity import information
 from sweeper.machines.machine import cache_folder, usable_cache
 from sweeper.memory import check_memory
-from sweeper.preflight import check_disk, checking, earlier_sweep, preflight, remark
+from sweeper.preflight import check_disk, earlier_sweep, preflight, remark
 from sweeper.recorder import Outcome, Recorder
 from sweeper.records.events import Event
 from sweeper.records.forecast import Forecast
 from sweeper.records.sweep_state import Status, SweepState, read_series
-from sweeper.remote import open_entrance
 from sweeper.retry import Retries
 from sweeper.search.suggestion import Suggestion
 from sweeper.spec.space_file.fields import STEPS
 from sweeper.spec.sweep import SettledResources, SweepSpec
-from sweeper.steering import Steering
+from sweeper.steering.entrance import open_entrance
+from sweeper.terminal.faults import checking
+from sweeper.terminal.live import GO_ON, Display
+from sweeper.terminal.result import SweepResult, print_result
 from sweeper.trial.exchange import STOP, request_stop
 from sweeper.trial.placement import free_groups
 from sweeper.trial.run import run_trial
@@ -186,7 +187,7 @@ class _Run:
         self._recorder = Recorder(records.study, records.journal, records.tracker, spec, listener=self._tell)
         self._sweep = self._recorder.sweep
         self._ending = Ending(resources, self._sweep, signals)
-        self._steering = Steering(
+        self._steering = RequestLoop(
             self._recorder,
             self._ending,
             free=lambda number: free_groups(self._group, number),

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
 import random
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,32 +19,11 @@ from sweeper.spec.sweep import AUTO_TRIALS_AT_ONCE, SweepSpec
 from sweeper.text import describe_size
 from trainables.interface import ConfigError, Fault, StartsFromCheckpoints, Trainable
 
-__all__ = ["check_disk", "checking", "earlier_sweep", "is_stillborn", "preflight", "remark"]
+__all__ = ["check_disk", "earlier_sweep", "is_stillborn", "preflight", "remark"]
 
-CHECKING_EVERY_S = 10.0
-"""How often a log is told how far the checks before a sweep are."""
 DRAWS = 2000
 DATA_VARIANTS = 16
 """Combinations of searched data fields that are checked before the sweep starts."""
-
-
-@contextlib.contextmanager
-def checking(console: Console, name: str, what: str = "Checking") -> Iterator[Callable[[str], None]]:
-    """Show that something is checked; gives what shows a dataset that is fetched or built meanwhile."""
-    console.print(Text(f"{what} {name} …", style="dim"), soft_wrap=True)
-    if not console.is_terminal:
-        last_s = -math.inf
-
-        def line(message: str) -> None:
-            nonlocal last_s
-            if time.monotonic() - last_s >= CHECKING_EVERY_S:
-                last_s = time.monotonic()
-                console.print(Text(message, style="dim"), soft_wrap=True)
-
-        yield line
-        return
-    with console.status("") as status:
-        yield lambda message: status.update(Text(message, style="dim"))
 
 
 def preflight(

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from sweeper.changes import changed_sweep
 from sweeper.errors import SweepNotFoundError, UserError
 from sweeper.records.forecast import cost_of
 from sweeper.records.sweep_state import SweepState, find_sweep, read_sweep
 from sweeper.spec.sweep import SweepSpec
+from sweeper.steering.changes import changed_sweep
 from trainables import registry
 
 __all__ = ["is_driven", "resume"]
@@ -38,7 +38,7 @@ def is_driven(name: str, sweeps: Path, address: str | None, *, take_over: bool =
         return False
     if address is None:
         return read_sweep(find_sweep(name, sweeps)).is_alive()
-    from sweeper import remote
+    from sweeper.steering import entrance as remote
 
     try:
         there = remote.find_remote(name, address)
@@ -81,7 +81,7 @@ def resume(
 
     Args:
         name: The sweep's name, or the path of its folder.
-        changes: As for `sweeper.changes.changed_sweep`.
+        changes: As for `sweeper.steering.changes.changed_sweep`.
         sweeps: The folder in which sweeps lie.
         address: Ray cluster; None for RAY_ADDRESS, or a Ray of our own on this machine.
         console: Where to show it.

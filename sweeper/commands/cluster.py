@@ -202,7 +202,7 @@ def jobs(
 
 
 def _print_jobs(found: Sequence[Any]) -> None:
-    from sweeper.tables import Column, duration_text, fitted_table
+    from sweeper.terminal.tables import Column, duration_text, fitted_table
 
     console = open_console()
     if not found:
@@ -304,16 +304,17 @@ def doctor(
     """Say what is wrong with this machine or a cluster, and what to do about it."""
     import dataclasses
 
-    from sweeper.machines.doctor import examination as examining
+    from sweeper.machines.doctor.examination import examine
+    from sweeper.terminal.findings import print_diagnoses
 
     if cluster is not None:
         raise typer.Exit(_doctor_there(cluster, address, as_json))
-    diagnoses = examining.examine(address, sweeps)
+    diagnoses = examine(address, sweeps)
     wrong = any(diagnosis.level == "wrong" for diagnosis in diagnoses)
     if as_json:
         typer.echo(json.dumps([dataclasses.asdict(diagnosis) for diagnosis in diagnoses], indent=2))
     else:
-        examining.print_diagnoses(open_console(), diagnoses)
+        print_diagnoses(open_console(), diagnoses)
     raise typer.Exit(int(wrong))
 
 

@@ -53,9 +53,9 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Find what is wrong with a dataset. Ends with 1 where something must be put right before training."""
-    from sweeper.findings import print_examination, to_json
     from sweeper.machines.machine import usable_cache
-    from sweeper.preflight import checking
+    from sweeper.terminal.faults import checking
+    from sweeper.terminal.findings import print_examination, to_json
 
     examiner, config = _dataset(root, fields or (), trainable)
     console = open_console(stderr=as_json)
@@ -80,9 +80,9 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Say what a dataset is, and draw it: a contact sheet of each camera, and how its values are spread."""
-    from sweeper.findings import print_portrait
     from sweeper.machines.machine import usable_cache
-    from sweeper.preflight import checking
+    from sweeper.terminal.faults import checking
+    from sweeper.terminal.findings import print_portrait
 
     examiner, config = _dataset(root, fields or (), trainable)
     folder = _portrait_folder(root, to)

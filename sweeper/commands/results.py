@@ -22,9 +22,9 @@ def results(
     as_json: Json = False,
 ) -> None:
     """Show the ranking of a sweep's trials, also while it runs."""
-    from sweeper.plain import to_json
     from sweeper.records.sweep_state import find_sweep, read_sweep
-    from sweeper.tables import print_ranking
+    from sweeper.terminal.as_json import to_json
+    from sweeper.terminal.tables import print_ranking
 
     found = read_sweep(find_sweep(sweep, sweeps))
     found.bury()
@@ -36,9 +36,9 @@ def results(
 
 def list_sweeps(sweeps: SweepsFolder = Path("sweeps"), as_json: Json = False) -> None:
     """List the sweeps, the last started first."""
-    from sweeper.plain import to_json
     from sweeper.records.sweep_state import list_sweeps as read_sweeps
-    from sweeper.tables import sweeps_table
+    from sweeper.terminal.as_json import to_json
+    from sweeper.terminal.tables import sweeps_table
 
     found, damaged = read_sweeps(sweeps)
     for one in found:

@@ -14,8 +14,8 @@ import typer
 from sweeper.commands.options import Json, Sweep, SweepsFolder, open_console
 
 if TYPE_CHECKING:
-    from sweeper.control import Reach
     from sweeper.records.sweep_state import SweepState as FoundSweep
+    from sweeper.steering.operations import RunningSweep
 
 __all__ = ["budget", "cancel", "logs", "pause", "resume", "status", "stop", "watch"]
 
@@ -58,15 +58,16 @@ def status(
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return
-    from sweeper.status import print_status
+    from sweeper.terminal.status import print_status
 
     print_status(open_console(), found)
 
 
 def _status_of_all(address: str | None, sweeps: Path, as_json: bool) -> None:
-    from sweeper import remote
     from sweeper.records.sweep_state import list_sweeps
-    from sweeper.status import status_of, summary_table
+    from sweeper.steering import entrance as remote
+    from sweeper.steering.status import status_of
+    from sweeper.terminal.status import summary_table
 
     if address is None:
         there, damaged = list_sweeps(sweeps)
@@ -97,10 +98,10 @@ def watch(
     as_json: Json = False,
 ) -> None:
     """Watch a sweep that runs elsewhere, until it ends. Ctrl-C leaves the sweep alone."""
-    from sweeper.live import Display
-    from sweeper.remote import GoneError
-    from sweeper.status import board_of
-    from sweeper.tables import print_ranking
+    from sweeper.steering.entrance import GoneError
+    from sweeper.steering.status import board_of
+    from sweeper.terminal.live import Display
+    from sweeper.terminal.tables import print_ranking
 
     console = open_console()
     with _reach(sweep, sweeps, address) as reach, contextlib.suppress(KeyboardInterrupt):
@@ -130,7 +131,7 @@ def watch(
             console.print("Its driver has ended; its folder has what came of it.", style="bold")
 
 
-def _followed(reach: Reach) -> tuple[FoundSweep, int]:
+def _followed(reach: RunningSweep) -> tuple[FoundSweep, int]:
     """A sweep as its journal tells it, and the byte behind what was read."""
     from sweeper.records.sweep_state import SweepState as Followed
 
@@ -143,7 +144,7 @@ def _followed(reach: Reach) -> tuple[FoundSweep, int]:
 
 
 def _coming_events(
-    reach: Reach, offset: int = 0, driver: dict[str, Any] | None = None
+    reach: RunningSweep, offset: int = 0, driver: dict[str, Any] | None = None
 ) -> Iterator[dict[str, Any]]:
     """The events behind a byte of a sweep's journal, and those that come, until its driver has ended.
 
@@ -168,7 +169,7 @@ def _coming_events(
             time.sleep(FOLLOW_S)
 
 
-def _chunks(reach: Reach, offset: int = 0) -> Iterator[dict[str, Any]]:
+def _chunks(reach: RunningSweep, offset: int = 0) -> Iterator[dict[str, Any]]:
     """The stretches of a sweep's journal behind a byte, up to its end: the last one is empty."""
     while True:
         chunk = reach.call("events", offset=offset)
@@ -208,8 +209,8 @@ def logs(
                 typer.echo(found["text"], nl=False)
 
 
-def _last_events(reach: Reach, lines: int) -> list[str]:
-    from sweeper.live import told_events
+def _last_events(reach: RunningSweep, lines: int) -> list[str]:
+    from sweeper.terminal.live import told_events
 
     if not lines:
         return []
@@ -281,8 +282,8 @@ def resume(
         return
     code, folder = go_on(sweep, changes or (), sweeps, address, open_console(stderr=as_json))
     if as_json:
-        from sweeper.plain import to_json
         from sweeper.records.sweep_state import read_sweep
+        from sweeper.terminal.as_json import to_json
 
         typer.echo(json.dumps(to_json(read_sweep(folder)), indent=2))
     raise typer.Exit(code)
@@ -298,15 +299,15 @@ def _ask(action: str, sweep: str, address: str | None, sweeps: Path, as_json: bo
 
 
 @contextlib.contextmanager
-def _reach(sweep: str, sweeps: Path, address: str | None) -> Iterator[Reach]:
+def _reach(sweep: str, sweeps: Path, address: str | None) -> Iterator[RunningSweep]:
     """The sweep that is meant, here or on a cluster."""
     if address is None:
-        from sweeper.control import Local
         from sweeper.records.sweep_state import find_sweep
+        from sweeper.steering.operations import LocalSweep
 
-        yield Local(find_sweep(sweep, sweeps))
+        yield LocalSweep(find_sweep(sweep, sweeps))
         return
-    from sweeper import remote
+    from sweeper.steering import entrance as remote
 
     try:
         yield remote.find_remote(sweep, address)

@@ -32,7 +32,7 @@ def check(
     if as_json:
         typer.echo(json.dumps(plan.to_dict(), indent=2))
         return
-    from sweeper.console import print_plan
+    from sweeper.terminal.plan import print_plan
 
     print_plan(open_console(), plan)
 
@@ -83,8 +83,8 @@ def _launch(spec: SweepSpec, address: str | None, as_json: bool) -> None:
     # With --json the answer alone goes to stdout; what a person watches goes to stderr.
     code = run(spec, address=address, console=open_console(stderr=as_json))
     if as_json:
-        from sweeper.plain import to_json
         from sweeper.records.sweep_state import read_sweep
+        from sweeper.terminal.as_json import to_json
 
         typer.echo(json.dumps(to_json(read_sweep(spec.folder)), indent=2))
     raise typer.Exit(code)

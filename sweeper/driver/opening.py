@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import yaml
 from filelock import FileLock, Timeout
 
 from sweeper.errors import SweepNotFoundError, UserError
-from sweeper.layout import JOURNAL, LOCK, STUDY
+from sweeper.layout import JOURNAL, LOCK, SPEC, STUDY, write_whole
+from sweeper.masking import masked
 from sweeper.preflight import is_stillborn
 from sweeper.records.journal import Journal
 from sweeper.records.sweep_state import SweepState, read_sweep
 from sweeper.search.study import Study
 from sweeper.spec.sweep import SweepSpec
-from sweeper.steering import write_spec
 from sweeper.tracking.tracker import Tracker
 from trainables.interface import Trainable
 
-__all__ = ["OpenSweep", "open_sweep"]
+__all__ = ["OpenSweep", "open_sweep", "write_spec"]
 
 
 @dataclass(frozen=True)
@@ -93,3 +95,8 @@ def _has_begun(folder: Path) -> bool:
         return bool(read_sweep(folder).trials)
     except SweepNotFoundError:
         return False
+
+
+def write_spec(folder: Path, spec: Mapping[str, Any]) -> None:
+    """Write ``spec.yaml``, whole or not at all, and without passwords and tokens."""
+    write_whole(folder / SPEC, masked(yaml.safe_dump(dict(spec), sort_keys=False, allow_unicode=True)))

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.machines.machine import Machine, find_machine
-from sweeper.spec.space import Parameter
 from sweeper.spec.space_file.fields import STEPS, is_path
 from sweeper.spec.sweep import SettledResources, SweepSpec
-from sweeper.text import describe_size, describe_value, is_there
+from sweeper.text import describe_size, is_there
 from trainables import registry
 from trainables.interface import StartsFromCheckpoints, Trainable, is_url
 
-__all__ = ["Plan", "describe_range", "describe_scale", "make_plan"]
+__all__ = ["Plan", "make_plan"]
 
 DRAWS = 1000
 """Random configurations by which the share that keeps the constraints is estimated: ± 3 %."""
@@ -236,21 +235,3 @@ def _path_warnings(spec: SweepSpec, trainable: Trainable) -> list[str]:
 
 def _count(number: float, what: str) -> str:
     return f"{number:g} {what}" + ("" if number == 1 else "s")
-
-
-def describe_range(parameter: Parameter) -> str:
-    """A parameter's values or range in words, e.g. ``1e-05 … 0.001``."""
-    if parameter.kind == "categorical":
-        return ", ".join(map(describe_value, parameter.values))
-    low, high = parameter.bounds()
-    return f"{low:g} … {high:g}"
-
-
-def describe_scale(parameter: Parameter) -> str:
-    """How a parameter is searched, in words."""
-    if parameter.kind == "categorical":
-        return "choice"
-    words = "log" if parameter.log else "linear"
-    if parameter.kind == "int":
-        words = "integer, log" if parameter.log else "integer"
-    return words if parameter.step in (None, 1) else f"{words}, step {parameter.step:g}"

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from small_sweeps import BETA_END, DIMS, HORIZON, LR, SCHEDULE, sweep
 
-from sweeper.changes import budget_words, changed_budget, changed_sweep
 from sweeper.errors import SpecError
 from sweeper.spec.sweep import BudgetSpec, SweepSpec
+from sweeper.steering.changes import budget_words, changed_budget, changed_sweep
 from trainables import registry
 
 BUDGET = BudgetSpec(trials=8, hours=2.0)

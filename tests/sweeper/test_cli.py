@@ -19,11 +19,12 @@ from rich.console import Console
 
 from sweeper import __version__
 from sweeper.cli import main
-from sweeper.console import print_config_error, print_plan, print_spec_error
 from sweeper.errors import ResourceError, SpecError, SweeperError
 from sweeper.machines.machine import Machine
 from sweeper.machines.plan import make_plan
 from sweeper.spec.space_file.load import load_spec, packaged_spaces
+from sweeper.terminal.faults import print_config_error, print_spec_error
+from sweeper.terminal.plan import print_plan
 from trainables.interface import ConfigError, Fault, TrainableError
 
 ROOT = Path(__file__).parent.parent.parent

@@ -127,12 +127,12 @@ def test_what_failed_before_fails_again(cut_off: SweepSpec) -> None:
 def test_only_the_name_in_common_makes_no_sweep_driven(
     cut_off: SweepSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sweeper import remote
+    from sweeper.steering import entrance as remote
 
     sweeps, ours = cut_off.folder.parent, read_sweep(cut_off.folder).sweep_id
     monkeypatch.setattr(remote, "leave", lambda: None)
     for sweep_id, driven in ((ours, True), ("another", False)):
-        there = remote.Remote(cut_off.name, None, sweep_id)
+        there = remote.RemoteSweep(cut_off.name, None, sweep_id)
         monkeypatch.setattr(remote, "find_remote", lambda *_, there=there: there)
         assert is_driven(cut_off.name, sweeps, "127.0.0.1:6379") == driven
 

@@ -9,14 +9,14 @@ import pytest
 from small_sweeps import LR, sweep
 
 from sweeper.layout import JOURNAL
-from sweeper.plain import to_json
 from sweeper.recorder import Outcome, Recorder
 from sweeper.records.forecast import cost_of
 from sweeper.records.journal import Journal, read_journal
 from sweeper.records.sweep_state import SweepState, read_sweep
 from sweeper.records.trial_state import TrialState
 from sweeper.search.study import Study
-from sweeper.tables import ranking_table
+from sweeper.terminal.as_json import to_json
+from sweeper.terminal.tables import ranking_table
 
 HOUR = 3600.0
 

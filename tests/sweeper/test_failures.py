@@ -21,13 +21,13 @@ from rich.console import Console
 from small_sweeps import choice
 from test_launch import spec
 
-from sweeper.ended import SweepResult
 from sweeper.launch import run_sweep
 from sweeper.layout import JOURNAL, LOG, trial_folder
 from sweeper.records.events import Event
 from sweeper.records.journal import read_journal
 from sweeper.records.sweep_state import read_sweep
 from sweeper.spec.sweep import FailureSpec, KeepSpec, Objective, SweepSpec
+from sweeper.terminal.result import SweepResult
 
 # MLflow and Ray Data warn of their own habits.
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.filterwarnings("default")]

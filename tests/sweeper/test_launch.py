@@ -18,11 +18,10 @@ import pytest
 from rich.console import Console
 from small_sweeps import choice
 
-from sweeper.ended import print_result
 from sweeper.errors import ResourceError, SweepExistsError, UserError
 from sweeper.launch import launch, run_sweep
 from sweeper.layout import JOURNAL
-from sweeper.preflight import checking, preflight
+from sweeper.preflight import preflight
 from sweeper.records.journal import read_journal
 from sweeper.records.sweep_state import read_sweep
 from sweeper.spec.expressions import Expression
@@ -36,6 +35,8 @@ from sweeper.spec.sweep import (
     SweepSpec,
     TrackingSpec,
 )
+from sweeper.terminal.faults import checking
+from sweeper.terminal.result import print_result
 from trainables.interface import ConfigError
 
 # MLflow and Ray Data warn of their own habits.

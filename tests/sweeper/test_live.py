@@ -13,11 +13,11 @@ from rich.console import Console
 from small_sweeps import LR, SUCCESS, choice, sweep
 
 from sweeper.layout import trial_folder
-from sweeper.live import Display, trials_table
 from sweeper.records.events import EventKind
 from sweeper.records.forecast import Forecast
 from sweeper.records.sweep_state import SweepState
 from sweeper.spec.sweep import BudgetSpec
+from sweeper.terminal.live import Display, trials_table
 
 T0 = 1_000_000.0
 OTHERS = ("horizon", "down_dims", "n_groups", "kernel_size", "crop", "dropout")

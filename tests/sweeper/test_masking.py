@@ -10,6 +10,7 @@ import pytest
 import yaml
 from small_sweeps import LR, sweep
 
+from sweeper.driver.opening import write_spec
 from sweeper.errors import SpecError
 from sweeper.layout import DATABASE, JOURNAL, trial_folder
 from sweeper.machines.identity import information
@@ -18,7 +19,6 @@ from sweeper.recorder import Outcome, Recorder
 from sweeper.records.journal import Journal, read_journal
 from sweeper.search.study import Study
 from sweeper.spec.space_file.load import load_spec
-from sweeper.steering import write_spec
 from sweeper.tracking.tracker import Tracker
 from sweeper.trial.failure import Failure, read_failure, write_failure
 

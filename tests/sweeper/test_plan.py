@@ -10,10 +10,11 @@ import subprocess
 import pytest
 
 from sweeper.machines.machine import Machine, find_machine
-from sweeper.machines.plan import describe_range, describe_scale, make_plan
+from sweeper.machines.plan import make_plan
 from sweeper.spec.space import Parameter
 from sweeper.spec.space_file.load import load_spec, packaged_spaces
 from sweeper.spec.sweep import ResourceSpec
+from sweeper.terminal.plan import describe_range, describe_scale
 from sweeper.text import describe_value
 
 LAPTOP = Machine(cpus=8, gpus=0, disk_gb=100.0)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sweeper.errors import SweeperError, UserError
-from sweeper.requests import FOLDER, LARGEST_BYTES, Answer, Inbox, Request, send
+from sweeper.steering.mailbox import FOLDER, LARGEST_BYTES, Answer, Inbox, Request, send
 
 DRIVER = {"host": "here", "pid": 1, "started": 2.5}
 

@@ -17,12 +17,19 @@ from small_sweeps import DIMS, ERROR, LR, SCHEDULE, SUCCESS, sweep
 
 from sweeper.errors import SweepNotFoundError, UserError
 from sweeper.layout import JOURNAL
-from sweeper.plain import to_json
 from sweeper.records.events import EventKind
 from sweeper.records.journal import Journal
 from sweeper.records.sweep_state import list_sweeps, read_series, read_sweep
 from sweeper.spec.sweep import EarlyStopSpec
-from sweeper.tables import clock_text, duration_text, ranking_table, short_names, stacked, sweeps_table
+from sweeper.terminal.as_json import to_json
+from sweeper.terminal.tables import (
+    clock_text,
+    duration_text,
+    ranking_table,
+    short_names,
+    stacked,
+    sweeps_table,
+)
 
 
 class Played:
@@ -280,7 +287,7 @@ def test_reading_results_loads_no_heavy_package():
 
 
 def test_below_the_ranking_stand_the_reasons_of_failures_and_what_was_tried_again(played):
-    from sweeper.tables import print_ranking
+    from sweeper.terminal.tables import print_ranking
 
     played.trial(0, [(10, 0.5)], status="running")
     changes = {"train.gradient_accumulation_steps": 2}

@@ -85,7 +85,7 @@ def test_a_driver_that_died_without_a_word_is_watched_no_longer(
 def test_a_journal_of_many_stretches_is_told_whole(
     journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sweeper.control.LARGEST_STRETCH", 1500)
+    monkeypatch.setattr("sweeper.steering.operations.LARGEST_STRETCH", 1500)
     begin(journal, tmp_path / "small")
     for step in range(10, 210, 10):
         report(journal, step)

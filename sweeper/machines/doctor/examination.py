@@ -10,20 +10,15 @@ import os
 import shutil
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.padding import Padding
-from rich.text import Text
-
 from sweeper.machines.doctor import probe
-from sweeper.machines.doctor.diagnosis import Diagnosis, Level, NodeReport, judge
+from sweeper.machines.doctor.diagnosis import Diagnosis, NodeReport, judge
 from sweeper.text import last_line
 
-__all__ = ["examine", "print_diagnoses"]
+__all__ = ["examine"]
 
 PATIENCE_S = 120.0
 """How long a node may take to answer: its first task starts a process."""
@@ -156,33 +151,3 @@ def _of_cluster(cluster: Any) -> list[Diagnosis]:
     if not cluster.gpus:
         found.append(Diagnosis("note", "gpus", "cluster", "No machine has a GPU: trials train on CPUs."))
     return found
-
-
-# Telling
-
-_LEVEL_SIGNS: Mapping[Level, tuple[str, str]] = {
-    "wrong": ("✗", "bold red"),
-    "doubtful": ("!", "bold yellow"),
-    "note": ("·", "cyan"),
-    "fine": ("✓", "green"),
-}
-
-
-def print_diagnoses(console: Console, diagnoses: Sequence[Diagnosis]) -> None:
-    """Print what was found, the worst first."""
-    for level, (sign, style) in _LEVEL_SIGNS.items():
-        for diagnosis in diagnoses:
-            if diagnosis.level != level:
-                continue
-            console.print(
-                Text.assemble((f"{sign} ", style), (f"{diagnosis.where}  ", "bold"), diagnosis.found),
-                soft_wrap=True,
-            )
-            if diagnosis.remedy:
-                console.print(Padding(Text(diagnosis.remedy, style="green"), (0, 0, 0, 2), expand=False))
-    counted = Counter(diagnosis.level for diagnosis in diagnoses)
-    wrong, doubtful = counted["wrong"], counted["doubtful"]
-    if not wrong and not doubtful:
-        console.print("Nothing is wrong.", style="bold")
-    else:
-        console.print(f"{wrong} wrong, {doubtful} doubtful.", style="bold")

@@ -1,60 +1,37 @@
-"""What the command line prints for a person: faults, errors and plans. The only place that knows colours."""
+"""Print the plan of a sweep: what `sweeper check` shows."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from rich.console import Console, RenderableType
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from sweeper.errors import SpecError
-from sweeper.machines.plan import Plan, describe_range, describe_scale
+from sweeper.machines.plan import Plan
+from sweeper.spec.space import Parameter
+from sweeper.terminal.faults import indented
 from sweeper.text import describe_size, describe_value
-from trainables.interface import ConfigError
 
-__all__ = ["print_config_error", "print_error", "print_plan", "print_spec_error"]
-
-
-def print_spec_error(console: Console, error: SpecError) -> None:
-    """Print every fault of a space file: where, what, and what to do."""
-    _heading(console, len(error.faults), "the space")
-    for fault in error.faults:
-        # An argument says its own name.
-        name = fault.name if fault.line or not fault.place.startswith("argument") else ""
-        _fault(console, fault.place, name, fault.problem, fault.remedy)
+__all__ = ["describe_range", "describe_scale", "print_plan"]
 
 
-def print_config_error(console: Console, error: ConfigError) -> None:
-    """Print every fault that the trainable found."""
-    _heading(console, len(error.faults), "the configuration")
-    for fault in error.faults:
-        _fault(console, "", fault.where, fault.problem, fault.remedy)
+def describe_range(parameter: Parameter) -> str:
+    """A parameter's values or range in words, e.g. ``1e-05 … 0.001``."""
+    if parameter.kind == "categorical":
+        return ", ".join(map(describe_value, parameter.values))
+    low, high = parameter.bounds()
+    return f"{low:g} … {high:g}"
 
 
-def print_error(console: Console, message: str) -> None:
-    """Print an error that is one message."""
-    console.print(Text.assemble(("✗ ", "bold red"), message), soft_wrap=True)
-
-
-def _heading(console: Console, count: int, what: str) -> None:
-    number = "1 fault" if count == 1 else f"{count} faults"
-    words = (f"{number} in {what}. ", "bold")
-    console.print(Text.assemble(("✗ ", "bold red"), words, "Nothing was started."))
-
-
-def _fault(console: Console, place: str, name: str, problem: str, remedy: str) -> None:
-    console.print()
-    # Places stay on one line, so that a terminal or an editor can open them.
-    title = Text.assemble((f"{place}  " if place else "", "cyan"), (name, "bold"))
-    console.print(_indented(title, 2), soft_wrap=True)
-    body = Text.assemble(problem, (f"\n{remedy}" if remedy else "", "green"))
-    console.print(_indented(body, 4))
-
-
-def _indented(what: RenderableType, columns: int) -> Padding:
-    return Padding(what, (0, 0, 0, columns), expand=False)
+def describe_scale(parameter: Parameter) -> str:
+    """How a parameter is searched, in words."""
+    if parameter.kind == "categorical":
+        return "choice"
+    words = "log" if parameter.log else "linear"
+    if parameter.kind == "int":
+        words = "integer, log" if parameter.log else "integer"
+    return words if parameter.step in (None, 1) else f"{words}, step {parameter.step:g}"
 
 
 def print_plan(console: Console, plan: Plan) -> None:
@@ -65,12 +42,12 @@ def print_plan(console: Console, plan: Plan) -> None:
         Text.assemble(("✓ ", "bold green"), (spec.name, "bold"), f"  {spec.trainable}, {objectives}")
     )
     console.print()
-    console.print(_indented(_parameters(plan), 2))
+    console.print(indented(_parameters(plan), 2))
     console.print()
-    console.print(_indented(_facts(plan), 2))
+    console.print(indented(_facts(plan), 2))
     if spec.config:
         console.print()
-        console.print(_indented(_config(plan), 2))
+        console.print(indented(_config(plan), 2))
     for note in plan.notes:
         _remark(console, "·", "cyan", note)
     for warning in plan.warnings:
@@ -81,7 +58,7 @@ def _remark(console: Console, sign: str, style: str, text: str) -> None:
     grid = Table.grid(padding=(0, 1))
     grid.add_row(Text(sign, style=style), Text(text))
     console.print()
-    console.print(_indented(grid, 2))
+    console.print(indented(grid, 2))
 
 
 def _parameters(plan: Plan) -> Table:

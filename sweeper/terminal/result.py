@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from sweeper.records.sweep_state import Status, SweepState
-from sweeper.tables import print_ranking
+from sweeper.terminal.tables import print_ranking
 from sweeper.tracking.state import Delivery
 
 __all__ = ["SweepResult", "print_result"]

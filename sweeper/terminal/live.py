@@ -23,7 +23,7 @@ from sweeper.records.events import Event, EventKind
 from sweeper.records.forecast import Forecast
 from sweeper.records.sweep_state import SweepState
 from sweeper.records.trial_state import TrialState
-from sweeper.tables import (
+from sweeper.terminal.tables import (
     ASKED,
     Column,
     clock_text,

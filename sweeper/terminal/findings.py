@@ -1,10 +1,10 @@
-"""What is said of a dataset: findings and portraits, for a person and for a script."""
+"""Print what the dataset doctor and the machine doctor found, and describe a dataset."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -12,11 +12,18 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from sweeper.machines.doctor.diagnosis import Diagnosis, Level
 from trainables.interface import Examination, Finding
 
-__all__ = ["print_examination", "print_portrait", "to_json"]
+__all__ = ["print_diagnoses", "print_examination", "print_portrait", "to_json"]
 
 SEVERITIES = ("error", "warning", "note")
+_LEVEL_SIGNS: Mapping[Level, tuple[str, str]] = {
+    "wrong": ("✗", "bold red"),
+    "doubtful": ("!", "bold yellow"),
+    "note": ("·", "cyan"),
+    "fine": ("✓", "green"),
+}
 _SIGNS = {"error": ("✗", "bold red"), "warning": ("!", "bold yellow"), "note": ("·", "cyan")}
 LISTED_TASKS = 10
 
@@ -155,3 +162,23 @@ def _size(gb: float) -> str:
     if gb >= 1:
         return f"{gb:,.1f} GB"
     return f"{gb * 1e3:.1f} MB" if gb >= 1e-3 else f"{gb * 1e6:.0f} kB"
+
+
+def print_diagnoses(console: Console, diagnoses: Sequence[Diagnosis]) -> None:
+    """Print what was found, the worst first."""
+    for level, (sign, style) in _LEVEL_SIGNS.items():
+        for diagnosis in diagnoses:
+            if diagnosis.level != level:
+                continue
+            console.print(
+                Text.assemble((f"{sign} ", style), (f"{diagnosis.where}  ", "bold"), diagnosis.found),
+                soft_wrap=True,
+            )
+            if diagnosis.remedy:
+                console.print(Padding(Text(diagnosis.remedy, style="green"), (0, 0, 0, 2), expand=False))
+    counted = Counter(diagnosis.level for diagnosis in diagnoses)
+    wrong, doubtful = counted["wrong"], counted["doubtful"]
+    if not wrong and not doubtful:
+        console.print("Nothing is wrong.", style="bold")
+    else:
+        console.print(f"{wrong} wrong, {doubtful} doubtful.", style="bold")

@@ -1,7 +1,7 @@
 """A sweep on a cluster, asked from elsewhere: the driver leaves an entrance there, a small actor beside it.
 
 The entrance runs on the driver's machine, where the sweep's folder is, takes no CPU, and does what
-`sweeper.control` can do. It belongs to the driver and is gone with it.
+`sweeper.steering.operations` can do. It belongs to the driver and is gone with it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sweeper.machines.connection import connect, disconnect
 from sweeper.records.sweep_state import SweepState
 from sweeper.text import nearest
 
-__all__ = ["NAMESPACE", "GoneError", "Remote", "entrances", "find_remote", "leave", "open_entrance"]
+__all__ = ["NAMESPACE", "GoneError", "RemoteSweep", "entrances", "find_remote", "leave", "open_entrance"]
 
 NAMESPACE = "sweeper"
 AT_ONCE = 8
@@ -32,7 +32,7 @@ class GoneError(UserError):
 
 
 class _Entrance:
-    """Calls the operations of `sweeper.control` on one sweep's folder."""
+    """Calls the operations of `sweeper.steering.operations` on one sweep's folder."""
 
     def __init__(self, folder: str, python_path: Sequence[str]) -> None:
         sys.path += [place for place in python_path if place not in sys.path]
@@ -40,7 +40,7 @@ class _Entrance:
 
     def call(self, operation: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """What an operation gives; an error of ours as ``error`` and ``exit_code``."""
-        from sweeper.control import OPERATIONS
+        from sweeper.steering.operations import OPERATIONS
 
         try:
             if operation not in OPERATIONS:
@@ -75,7 +75,7 @@ def open_entrance(sweep: SweepState) -> Any:
 
 
 @dataclass(frozen=True)
-class Remote:
+class RemoteSweep:
     """A sweep that runs on a cluster to which we are connected."""
 
     name: str
@@ -83,7 +83,7 @@ class Remote:
     sweep_id: str = ""
 
     def call(self, operation: str, **arguments: Any) -> dict[str, Any]:
-        """What one of `sweeper.control.OPERATIONS` gives for this sweep.
+        """What one of `sweeper.steering.operations.OPERATIONS` gives for this sweep.
 
         Raises:
             GoneError: Where its driver has ended.
@@ -106,7 +106,7 @@ class Remote:
         return dict(answer)
 
 
-def entrances(address: str) -> list[Remote]:
+def entrances(address: str) -> list[RemoteSweep]:
     """The sweeps that run on a cluster; connects to it.
 
     Raises:
@@ -119,11 +119,11 @@ def entrances(address: str) -> list[Remote]:
     for entry in ray.util.list_named_actors(all_namespaces=True):
         if entry["namespace"] == NAMESPACE:
             name, _, sweep_id = entry["name"].partition("/")
-            found.append(Remote(name, ray.get_actor(entry["name"], namespace=NAMESPACE), sweep_id))
+            found.append(RemoteSweep(name, ray.get_actor(entry["name"], namespace=NAMESPACE), sweep_id))
     return sorted(found, key=lambda remote: remote.name)
 
 
-def find_remote(name: str, address: str) -> Remote:
+def find_remote(name: str, address: str) -> RemoteSweep:
     """The sweep called ``name`` that runs on a cluster; connects to it.
 
     Raises:

@@ -1,134 +1,18 @@
-"""How a sweep stands: its driver, its trials, the best so far, its budget, and what it waits for."""
+"""Print the status of a sweep: what `sweeper status` shows."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
-from sweeper.layout import JOURNAL, STATE, trial_folder
-from sweeper.records.forecast import Forecast, cost_of, gpu_hours_json
-from sweeper.records.journal import read_journal
-from sweeper.records.ranking import ORDER
-from sweeper.records.sweep_state import SweepState
-from sweeper.tables import Column, duration_text, fitted_table, number_text, state_text
-from sweeper.tracking.state import read_state
-from sweeper.trial.exchange import progress_of
+from sweeper.steering.status import Plain
+from sweeper.terminal.tables import Column, duration_text, fitted_table, number_text, state_text
 
-__all__ = ["board_of", "print_status", "status_of", "summary_table"]
-
-Plain = dict[str, Any]
-
-
-def board_of(sweep: SweepState) -> Forecast:
-    """A sweep and what can be said of its future, as its journal tells it."""
-    resources = sweep.info.get("resources") or {}
-    return Forecast(sweep, int(resources.get("at_once", 1)), sweep.info.get("steps"))
-
-
-def status_of(sweep: SweepState) -> Plain:
-    """How a sweep stands, as plain types, as it was read from its folder."""
-    sweep.bury()
-    now = time.time()
-    board = board_of(sweep)
-    alive = sweep.is_alive()
-    left_s = board.left_s(now) if alive else None
-    return {
-        "sweep": sweep.name,
-        "folder": str(sweep.folder.absolute()),
-        "state": sweep.state,
-        "alive": alive,
-        "message": sweep.message,
-        "driver": {name: sweep.driver.get(name) for name in ("host", "pid")},
-        "started": sweep.started,
-        "ended": sweep.ended,
-        "heard": sweep.heard,
-        "running_s": round(sweep.running_s(now), 1),
-        "left_s": None if left_s is None else round(left_s, 1),
-        "trials": {status: sweep.count(status) for status in ORDER},
-        "budget": _budget(sweep, now),
-        "gpu_hours": _gpu_hours(sweep, now),
-        "objective": dataclasses.asdict(board.objective),
-        "best": _best(board),
-        "running": [_running(board, trial.number, now) for trial in board.running()],
-        "waiting": [{"trial": t.number, "needs": t.needs} for t in board.running() if t.needs],
-        "mlflow": _mlflow(sweep.folder),
-    }
-
-
-def _budget(sweep: SweepState, now: float) -> Plain:
-    used: dict[str, float] = {
-        "trials": sweep.ended_trials,
-        "hours": sweep.running_s(now) / 3600,
-        "gpu_hours": cost_of(sweep, now).so_far,
-        "max_failed": sweep.count("failed"),
-    }
-    limits = dataclasses.asdict(sweep.budget)
-    return {
-        name: {
-            "used": round(used[name], 4),
-            "of": limit,
-            "left": None if limit is None else round(max(0.0, limit - used[name]), 4),
-        }
-        for name, limit in limits.items()
-    }
-
-
-def _gpu_hours(sweep: SweepState, now: float) -> Plain:
-    cost = cost_of(sweep, now)
-    trials = {number: round(hours, 4) for number, hours in cost.trials.items()}
-    return {**gpu_hours_json(cost), "trials": trials}
-
-
-def _best(board: Forecast) -> Plain | None:
-    best = board.best()
-    if best is None:
-        return None
-    return {
-        "trial": best.number,
-        "value": best.final[board.objective.name],
-        "step": best.step,
-        "status": best.status,
-        "values": dict(best.values),
-    }
-
-
-def _running(board: Forecast, number: int, now: float) -> Plain:
-    trial = board.sweep.trials[number]
-    value = trial.final.get(board.objective.name, math.nan)
-    return {
-        "trial": number,
-        "step": trial.step,
-        "steps": board.steps(trial),
-        "value": value if math.isfinite(value) else None,
-        "running_s": round(trial.duration_s(now), 1),
-        "needs": trial.needs,
-        "progress": progress_of(trial_folder(board.sweep.folder, number)),
-        "values": dict(trial.values),
-    }
-
-
-def _mlflow(folder: Path) -> Plain:
-    """What MLflow has of the journal, as the driver left it on the disk."""
-    sent = read_state(folder / STATE)
-    events = len(read_journal(folder / JOURNAL, 0 if sent is None else sent.offset).events)
-    files = 0 if sent is None else len(sent.artifacts)
-    return {
-        "uri": "" if sent is None else sent.uri,
-        "events_missing": events,
-        "files_missing": files,
-        "refused": 0 if sent is None else sent.refused,
-        "complete": not events and not files,
-    }
-
-
-# For a person
+__all__ = ["print_status", "summary_table"]
 
 
 def print_status(console: Console, status: Mapping[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """Looking at and steering a sweep from another process: what each command asks, here or through a cluster.
 
 Every operation is a function of the sweep's folder that gives plain types. On the machine of the folder it is
-called as it is; from elsewhere the cluster's entrance to the sweep (`sweeper.remote`) calls it.
+called as it is; from elsewhere the cluster's entrance to the sweep (`sweeper.steering.entrance`) calls it.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from sweeper.errors import UserError
 from sweeper.layout import DRIVER_LOG, JOURNAL, LOG, trial_folder
 from sweeper.records.journal import read_journal
 from sweeper.records.sweep_state import SweepState, driver_runs, read_sweep
-from sweeper.requests import ACTIONS, Action, send
-from sweeper.status import status_of
+from sweeper.steering.mailbox import ACTIONS, Action, send
+from sweeper.steering.status import status_of
 
-__all__ = ["OPERATIONS", "Local", "Reach", "alive", "events", "log", "request", "status"]
+__all__ = ["OPERATIONS", "LocalSweep", "RunningSweep", "alive", "events", "log", "request", "status"]
 
 LARGEST_STRETCH = 1024**2
 """Bytes of a log or a journal that are read at a time."""
@@ -27,7 +27,7 @@ LARGEST_STRETCH = 1024**2
 Plain = dict[str, Any]
 
 
-class Reach(Protocol):
+class RunningSweep(Protocol):
     """A sweep that can be asked."""
 
     def call(self, operation: str, **arguments: Any) -> Plain:
@@ -36,7 +36,7 @@ class Reach(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Local:
+class LocalSweep:
     """A sweep whose folder is here."""
 
     folder: Path
@@ -47,7 +47,7 @@ class Local:
 
 
 def status(folder: Path) -> Plain:
-    """How the sweep stands (`sweeper.status.status_of`)."""
+    """How the sweep stands (`sweeper.steering.status.status_of`)."""
     return status_of(read_sweep(folder))
 
 

@@ -1,32 +1,28 @@
-"""What the driver of a sweep does when somebody asks for something: the other end of `sweeper.requests`."""
+"""Answers requests to a running sweep: the driver's side of `sweeper.steering.mailbox`."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
-import yaml
-
-from sweeper.changes import budget_words, changed_budget
+from sweeper.driver.opening import write_spec
 from sweeper.ending import Ending
 from sweeper.errors import UserError
-from sweeper.layout import SPEC, trial_folder, write_whole
-from sweeper.masking import masked
+from sweeper.layout import trial_folder
 from sweeper.recorder import Outcome, Recorder
-from sweeper.requests import Answer, Inbox, Request
+from sweeper.steering.changes import budget_words, changed_budget
+from sweeper.steering.mailbox import Answer, Inbox, Request
 from sweeper.trial.exchange import request_stop
 from sweeper.trial.placement import waits_for
 
-__all__ = ["Steering", "write_spec"]
+__all__ = ["RequestLoop"]
 
 LOOK_S = 0.5
 """How often the driver looks for requests, and for trials that wait for their resources."""
 
 
-class Steering:
+class RequestLoop:
     """Takes requests and does what they say; to be asked again and again while a sweep runs.
 
     Args:
@@ -167,11 +163,6 @@ class Steering:
 
     def _numbers(self) -> list[int]:
         return sorted(trial.number for trial in self._sweep.trials.values() if trial.status == "running")
-
-
-def write_spec(folder: Path, spec: Mapping[str, Any]) -> None:
-    """Write ``spec.yaml``, whole or not at all, and without passwords and tokens."""
-    write_whole(folder / SPEC, masked(yaml.safe_dump(dict(spec), sort_keys=False, allow_unicode=True)))
 
 
 def _trials(numbers: list[int]) -> str:

@@ -1,0 +1,11 @@
+"""What a person or a script sees. rich is used here, and nowhere below.
+
+- ``tables``: tables that fit, the ranking, numbers and durations as text
+- ``live``: the table, or log lines, of a running sweep
+- ``status``: prints `sweeper status`
+- ``plan``: prints `sweeper check`
+- ``result``: the summary at the end of a sweep
+- ``faults``: faults of a space file or configuration, errors, a check in progress
+- ``findings``: findings of the dataset doctor and of the machine doctor
+- ``as_json``: a sweep and its trials as plain types
+"""
