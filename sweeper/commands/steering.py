@@ -274,8 +274,8 @@ def resume(
     as_json: Json = False,
 ) -> None:
     """Go on with a sweep that is paused, that ended, or whose driver is gone; also with a larger budget."""
-    from sweeper.resume import is_driven
-    from sweeper.resume import resume as go_on
+    from sweeper.driver.resume import is_driven
+    from sweeper.driver.resume import resume as go_on
 
     if is_driven(sweep, sweeps, address, take_over=take_over):
         _ask("resume", sweep, address, sweeps, as_json, changes=changes or [])

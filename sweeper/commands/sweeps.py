@@ -78,7 +78,7 @@ def _send(space: str, overrides: Sequence[str], name: str | None, address: str, 
 
 
 def _launch(spec: SweepSpec, address: str | None, as_json: bool) -> None:
-    from sweeper.launch import launch as run
+    from sweeper.driver.launch import launch as run
 
     # With --json the answer alone goes to stdout; what a person watches goes to stderr.
     code = run(spec, address=address, console=open_console(stderr=as_json))

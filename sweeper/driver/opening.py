@@ -13,18 +13,17 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from sweeper.errors import SweepNotFoundError, UserError
-from sweeper.layout import JOURNAL, LOCK, SPEC, STUDY, write_whole
+from sweeper.errors import SweepExistsError, SweepNotFoundError, UserError
+from sweeper.layout import JOURNAL, LOCK, RESERVE, SPEC, STUDY, UNFINISHED, write_whole
 from sweeper.masking import masked
-from sweeper.preflight import is_stillborn
-from sweeper.records.journal import Journal
+from sweeper.records.journal import Journal, read_journal
 from sweeper.records.sweep_state import SweepState, read_sweep
 from sweeper.search.study import Study
 from sweeper.spec.sweep import SweepSpec
 from sweeper.tracking.tracker import Tracker
 from trainables.interface import Trainable
 
-__all__ = ["OpenSweep", "open_sweep", "write_spec"]
+__all__ = ["OpenSweep", "earlier_sweep", "is_stillborn", "open_sweep", "write_spec"]
 
 
 @dataclass(frozen=True)
@@ -100,3 +99,68 @@ def _has_begun(folder: Path) -> bool:
 def write_spec(folder: Path, spec: Mapping[str, Any]) -> None:
     """Write ``spec.yaml``, whole or not at all, and without passwords and tokens."""
     write_whole(folder / SPEC, masked(yaml.safe_dump(dict(spec), sort_keys=False, allow_unicode=True)))
+
+
+def earlier_sweep(spec: SweepSpec) -> SweepState | None:
+    """What an earlier driver left in the sweep's folder, or None where there is nothing.
+
+    Raises:
+        SweepExistsError: Where the folder holds something else than this sweep.
+    """
+    if not spec.folder.exists() or (spec.folder.is_dir() and not any(spec.folder.iterdir())):
+        return None
+    remedy = f"Give this one another name, e.g. `name={_free_name(spec)}` behind the space file."
+    if not spec.folder.is_dir():
+        raise SweepExistsError(f"{spec.folder} exists already and is no folder. {remedy}")
+    try:
+        earlier = read_sweep(spec.folder)
+    except SweepNotFoundError:
+        if is_stillborn(spec.folder):
+            return None
+        raise SweepExistsError(
+            f"{spec.folder} exists already, is not empty, and holds no sweep. {remedy}"
+        ) from None
+    changed = _changes(earlier.spec, spec.to_dict())
+    if changed:
+        raise SweepExistsError(
+            f"{spec.folder} holds another sweep of the name {spec.name} ({earlier.ended_trials} trials): "
+            f"{'; '.join(changed)}. {remedy} `sweeper results {spec.name}` shows the one that is there."
+        )
+    return earlier
+
+
+def is_stillborn(folder: Path) -> bool:
+    """Whether a folder holds nothing but what a driver makes before its sweep starts.
+
+    A driver that was killed meanwhile leaves that behind; nothing of it is worth anything.
+    """
+    from sweeper.layout import DATABASE, LOCK, STATE, STUDY
+
+    databases = {f"{name}{end}" for name in (STUDY, DATABASE) for end in ("", "-journal", "-wal", "-shm")}
+    made = databases | {LOCK, JOURNAL, RESERVE, SPEC, STATE}
+    names = {path.name.removesuffix(UNFINISHED) for path in folder.iterdir()}
+    return names <= made and not read_journal(folder / JOURNAL).events
+
+
+def _free_name(spec: SweepSpec) -> str:
+    number = 2
+    while (spec.folder.parent / f"{spec.name}-{number}").exists():
+        number += 1
+    return f"{spec.name}-{number}"
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What makes a sweep another one. Its budget, machines, sampler and tracking may change as it goes on."""
+    changes = []
+    for section in ("trainable", "config", "space", "objectives", "early_stop"):
+        old, new = before.get(section), now[section]
+        if isinstance(old, Mapping) and isinstance(new, Mapping) and section == "config":
+            names = sorted(set(old) | set(new))
+            changes += [
+                f"config.{name} was {old.get(name)!r} and is now {new.get(name)!r}"
+                for name in names
+                if old.get(name) != new.get(name)
+            ]
+        elif old != new:
+            changes.append(f"its {section} differ" if section == "objectives" else f"its {section} differs")
+    return changes

@@ -6,11 +6,11 @@ import dataclasses
 import time
 from collections.abc import Callable
 
+from sweeper.driver.ending import Ending
 from sweeper.driver.opening import write_spec
-from sweeper.ending import Ending
+from sweeper.driver.recorder import Outcome, Recorder
 from sweeper.errors import UserError
 from sweeper.layout import trial_folder
-from sweeper.recorder import Outcome, Recorder
 from sweeper.steering.changes import budget_words, changed_budget
 from sweeper.steering.mailbox import Answer, Inbox, Request
 from sweeper.trial.exchange import request_stop

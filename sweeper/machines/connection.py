@@ -23,8 +23,15 @@ RAY_ENVIRONMENT = {
     # A sweep tells nobody about itself unless it was asked to.
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    # The old output engine is the one that can be silent.
+    "RAY_AIR_NEW_OUTPUT": "0",
+    # The study is what a sweep goes on from; Tune's own snapshots are never read.
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    "TUNE_WARN_THRESHOLD_S": "60",
 }
-"""Settings of Ray itself; they must stand before it is imported. The caller's environment wins."""
+"""Settings of Ray and of Tune; they must be set before these are imported. The caller's environment wins."""
 AUTH_MODE = "RAY_AUTH_MODE"
 KNOCK_TIMEOUT_S = 10.0
 OBJECT_STORE_BYTES = 128 * 1024**2

@@ -13,16 +13,16 @@ from small_sweeps import choice, sweep
 from small_trainable import TRAINABLE
 
 from sweeper.cli import main
-from sweeper.closing import close
+from sweeper.driver.closing import close
 from sweeper.driver.opening import open_sweep
+from sweeper.driver.recorder import Outcome, Recorder
+from sweeper.driver.resume import is_driven, resume
 from sweeper.errors import UserError
 from sweeper.layout import JOURNAL
-from sweeper.recorder import Outcome, Recorder
 from sweeper.records import sweep_state as results
 from sweeper.records.events import EventKind
 from sweeper.records.journal import Journal, read_journal
 from sweeper.records.sweep_state import read_sweep
-from sweeper.resume import is_driven, resume
 from sweeper.spec.sweep import SweepSpec
 
 LOSS = "train/loss"

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from small_sweeps import LR, sweep
 
+from sweeper.driver.recorder import Outcome, Recorder
 from sweeper.layout import JOURNAL
-from sweeper.recorder import Outcome, Recorder
 from sweeper.records.forecast import cost_of
 from sweeper.records.journal import Journal, read_journal
 from sweeper.records.sweep_state import SweepState, read_sweep

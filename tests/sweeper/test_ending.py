@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from small_sweeps import LR, sweep
 
-from sweeper import ending
-from sweeper.ending import Ending, Signals, ended_by_signals, interrupted_by_sigterm
+from sweeper.driver import ending
+from sweeper.driver.ending import Ending
+from sweeper.driver.signals import Signals, ended_by_signals, interrupted_by_sigterm
 from sweeper.layout import trial_folder
 from sweeper.records.sweep_state import SweepState
 from sweeper.records.trial_state import TrialState

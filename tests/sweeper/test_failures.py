@@ -21,7 +21,7 @@ from rich.console import Console
 from small_sweeps import choice
 from test_launch import spec
 
-from sweeper.launch import run_sweep
+from sweeper.driver.launch import run_sweep
 from sweeper.layout import JOURNAL, LOG, trial_folder
 from sweeper.records.events import Event
 from sweeper.records.journal import read_journal

@@ -18,10 +18,10 @@ import pytest
 from rich.console import Console
 from small_sweeps import choice
 
+from sweeper.driver.launch import launch, run_sweep
+from sweeper.driver.preflight import preflight
 from sweeper.errors import ResourceError, SweepExistsError, UserError
-from sweeper.launch import launch, run_sweep
 from sweeper.layout import JOURNAL
-from sweeper.preflight import preflight
 from sweeper.records.journal import read_journal
 from sweeper.records.sweep_state import read_sweep
 from sweeper.spec.expressions import Expression
@@ -325,7 +325,7 @@ def test_another_sweep_of_the_same_name_is_refused_with_what_differs(
 @pytest.fixture
 def recorded() -> Callable[[SweepSpec], None]:
     """Leave what a driver leaves that was killed before its first trial."""
-    from sweeper.recorder import Recorder
+    from sweeper.driver.recorder import Recorder
     from sweeper.records.journal import Journal
     from sweeper.search.study import Study
 

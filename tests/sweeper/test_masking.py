@@ -11,11 +11,11 @@ import yaml
 from small_sweeps import LR, sweep
 
 from sweeper.driver.opening import write_spec
+from sweeper.driver.recorder import Outcome, Recorder
 from sweeper.errors import SpecError
 from sweeper.layout import DATABASE, JOURNAL, trial_folder
 from sweeper.machines.identity import information
 from sweeper.masking import masked, masked_command, safe_uri
-from sweeper.recorder import Outcome, Recorder
 from sweeper.records.journal import Journal, read_journal
 from sweeper.search.study import Study
 from sweeper.spec.space_file.load import load_spec

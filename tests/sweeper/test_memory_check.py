@@ -8,9 +8,9 @@ import pytest
 from rich.console import Console
 from small_trainable import Parabola
 
-from sweeper import memory
+from sweeper.driver import preflight as memory
+from sweeper.driver.preflight import check_memory
 from sweeper.errors import ResourceError
-from sweeper.memory import check_memory
 from sweeper.spec.sweep import SettledResources
 from trainables.diffusion_policy.trainable import TRAINABLE
 

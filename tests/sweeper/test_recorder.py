@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from small_sweeps import BETA_END, ERROR, LR, SCHEDULE, SUCCESS, sweep
 
+from sweeper.driver.recorder import Outcome, Recorder
 from sweeper.errors import StudyBusyError
 from sweeper.layout import JOURNAL, trial_folder
-from sweeper.recorder import Outcome, Recorder
 from sweeper.records.journal import Journal, read_journal
 from sweeper.records.sweep_state import read_sweep
 from sweeper.search.study import Study

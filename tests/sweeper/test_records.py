@@ -10,11 +10,10 @@ from filelock import FileLock
 from small_sweeps import choice, sweep
 from small_trainable import TRAINABLE
 
-from sweeper.driver.opening import open_sweep
+from sweeper.driver.opening import earlier_sweep, is_stillborn, open_sweep
+from sweeper.driver.recorder import Recorder
 from sweeper.errors import SweepExistsError, UserError
 from sweeper.layout import DATABASE, JOURNAL, LOCK, RESERVE, STUDY
-from sweeper.preflight import earlier_sweep, is_stillborn
-from sweeper.recorder import Recorder
 from sweeper.records.events import EventKind
 from sweeper.spec.sweep import SweepSpec
 

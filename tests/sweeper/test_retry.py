@@ -11,10 +11,10 @@ import pytest
 from small_sweeps import choice, sweep
 from small_trainable import TRAINABLE
 
+from sweeper.driver.recorder import Outcome, Recorder
+from sweeper.driver.retry import Retries
 from sweeper.layout import JOURNAL
-from sweeper.recorder import Outcome, Recorder
 from sweeper.records.journal import Journal
-from sweeper.retry import Retries
 from sweeper.search.study import Study
 from sweeper.spec.sweep import FailureSpec
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from small_sweeps import LR, SUCCESS, choice, sweep
 
+from sweeper.driver.recorder import Outcome, Recorder
 from sweeper.layout import JOURNAL
-from sweeper.recorder import Outcome, Recorder
 from sweeper.records.journal import Journal, read_journal
 from sweeper.records.sweep_state import read_sweep
 from sweeper.search.study import Study
@@ -55,8 +55,9 @@ def train(config, folder):
 def run(spec, first=(), at_once=1):
     from ray import cloudpickle, tune
 
+    from sweeper.driver.callbacks import RecorderCallback
     from sweeper.search.early_stopping import make_scheduler
-    from sweeper.search.searcher import RecorderCallback, StudySearcher
+    from sweeper.search.searcher import StudySearcher
 
     # Tune's actors cannot import this file.
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -173,9 +174,9 @@ def test_a_trial_that_was_asked_to_stop_ends_as_stopped_unless_it_ended_by_itsel
 ):
     from ray import cloudpickle
 
+    from sweeper.driver.callbacks import RecorderCallback
     from sweeper.errors import TrialError
     from sweeper.search.early_stopping import make_scheduler
-    from sweeper.search.searcher import RecorderCallback
 
     error_file = tmp_path / "error.pkl"
     error_file.write_bytes(cloudpickle.dumps(TrialError("it ended", ends)))

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 from rich.console import Console
 from rich.text import Text
 
-from sweeper.errors import ResourceError, SweepExistsError, SweepNotFoundError
-from sweeper.layout import JOURNAL, RESERVE, SPEC, UNFINISHED
-from sweeper.machines.machine import find_machine
-from sweeper.records.journal import read_journal
-from sweeper.records.sweep_state import SweepState, read_sweep
-from sweeper.spec.sweep import AUTO_TRIALS_AT_ONCE, SweepSpec
+from sweeper.errors import ResourceError
+from sweeper.machines.machine import ask_gpus, find_machine
+from sweeper.spec.sweep import AUTO_TRIALS_AT_ONCE, SettledResources, SweepSpec
 from sweeper.text import describe_size
-from trainables.interface import ConfigError, Fault, StartsFromCheckpoints, Trainable
+from trainables.interface import ConfigError, EstimatesMemory, Fault, StartsFromCheckpoints, Trainable
 
-__all__ = ["check_disk", "earlier_sweep", "is_stillborn", "preflight", "remark"]
+__all__ = ["check_disk", "check_memory", "preflight", "remark"]
 
 DRAWS = 2000
 DATA_VARIANTS = 16
 """Combinations of searched data fields that are checked before the sweep starts."""
+
+PROCESS_GB = 0.6
+"""What a Python process with torch and Ray holds before it trains anything."""
 
 
 def preflight(
@@ -99,66 +101,63 @@ def check_disk(spec: SweepSpec, trial_gb: float, left: int, console: Console) ->
         console.print(f"! {needed}, and {free} are free in {spec.folder}.", style="yellow")
 
 
-def earlier_sweep(spec: SweepSpec) -> SweepState | None:
-    """What an earlier driver left in the sweep's folder, or None where there is nothing.
+def check_memory(
+    trainable: Trainable, config: Mapping[str, Any], resources: SettledResources, console: Console
+) -> None:
+    """Refuse a sweep of which not one trial fits into memory; warn where not all that run at once do.
+
+    Nothing is said for a trainable that knows nothing of its memory, nor where a GPU does not say its size.
+
+    Args:
+        trainable: What is trained.
+        config: A configuration of the space.
+        resources: What a trial gets on this machine.
+        console: Where a warning goes.
 
     Raises:
-        SweepExistsError: Where the folder holds something else than this sweep.
+        ResourceError: Where there is no room for a single trial.
     """
-    if not spec.folder.exists() or (spec.folder.is_dir() and not any(spec.folder.iterdir())):
-        return None
-    remedy = f"Give this one another name, e.g. `name={_free_name(spec)}` behind the space file."
-    if not spec.folder.is_dir():
-        raise SweepExistsError(f"{spec.folder} exists already and is no folder. {remedy}")
-    try:
-        earlier = read_sweep(spec.folder)
-    except SweepNotFoundError:
-        if is_stillborn(spec.folder):
-            return None
-        raise SweepExistsError(
-            f"{spec.folder} exists already, is not empty, and holds no sweep. {remedy}"
-        ) from None
-    changed = _changes(earlier.spec, spec.to_dict())
-    if changed:
-        raise SweepExistsError(
-            f"{spec.folder} holds another sweep of the name {spec.name} ({earlier.ended_trials} trials): "
-            f"{'; '.join(changed)}. {remedy} `sweeper results {spec.name}` shows the one that is there."
+    if not isinstance(trainable, EstimatesMemory):
+        return
+    held_gb = trainable.memory_gb(config)
+    if resources.gpu_per_worker:
+        there_gb, where = _gpu_gb(), "GPU memory"
+        on_each = math.floor(1 / resources.gpu_per_worker + 1e-9)
+        one_gb, all_gb = held_gb, min(on_each, resources.at_once) * held_gb
+    else:
+        there_gb, where = _host_gb(), "memory"
+        one_gb = resources.workers * (held_gb + PROCESS_GB)
+        all_gb = resources.at_once * one_gb
+    if there_gb is None:
+        return
+    free = f"of {where}, and {describe_size(there_gb)} are there"
+    if one_gb > there_gb:
+        raise ResourceError(
+            f"resources: a trial needs at least {describe_size(one_gb)} {free}. "
+            "Take a smaller policy, or a larger machine."
         )
-    return earlier
+    if all_gb > there_gb:
+        console.print(
+            f"! Trials that share it need at least {describe_size(all_gb)} {free}. "
+            "Lower resources.max_concurrent.",
+            style="yellow",
+        )
 
 
-def is_stillborn(folder: Path) -> bool:
-    """Whether a folder holds nothing but what a driver makes before its sweep starts.
-
-    A driver that was killed meanwhile leaves that behind; nothing of it is worth anything.
-    """
-    from sweeper.layout import DATABASE, LOCK, STATE, STUDY
-
-    databases = {f"{name}{end}" for name in (STUDY, DATABASE) for end in ("", "-journal", "-wal", "-shm")}
-    made = databases | {LOCK, JOURNAL, RESERVE, SPEC, STATE}
-    names = {path.name.removesuffix(UNFINISHED) for path in folder.iterdir()}
-    return names <= made and not read_journal(folder / JOURNAL).events
+def _host_gb() -> float | None:
+    """Memory that this machine, or the container that this runs in, has for new processes."""
+    free = float(psutil.virtual_memory().available)
+    try:
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+        free = min(free, max(0, limit - int(Path("/sys/fs/cgroup/memory.current").read_text())))
+    except (OSError, ValueError):
+        pass  # no cgroup v2 here, or one without a limit
+    return free / 1e9
 
 
-def _free_name(spec: SweepSpec) -> str:
-    number = 2
-    while (spec.folder.parent / f"{spec.name}-{number}").exists():
-        number += 1
-    return f"{spec.name}-{number}"
-
-
-def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What makes a sweep another one. Its budget, machines, sampler and tracking may change as it goes on."""
-    changes = []
-    for section in ("trainable", "config", "space", "objectives", "early_stop"):
-        old, new = before.get(section), now[section]
-        if isinstance(old, Mapping) and isinstance(new, Mapping) and section == "config":
-            names = sorted(set(old) | set(new))
-            changes += [
-                f"config.{name} was {old.get(name)!r} and is now {new.get(name)!r}"
-                for name in names
-                if old.get(name) != new.get(name)
-            ]
-        elif old != new:
-            changes.append(f"its {section} differ" if section == "objectives" else f"its {section} differs")
-    return changes
+def _gpu_gb() -> float | None:
+    """Memory of the smallest GPU here, as nvidia-smi tells it; None where it tells nothing."""
+    try:
+        return min(map(float, ask_gpus("memory.total"))) * 1024**2 / 1e9
+    except ValueError:  # there is none, or it says `[N/A]`
+        return None

@@ -97,7 +97,7 @@ def resume(
     before = SweepSpec.from_dict(earlier.spec, folder)
     spec = changed_sweep(before, changes, registry.load(before.trainable))
     _refuse_used_up(earlier, spec)
-    from sweeper.launch import launch
+    from sweeper.driver.launch import launch
 
     return launch(spec, address=address, console=console, earlier=earlier), folder
 

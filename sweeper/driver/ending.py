@@ -2,91 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from types import FrameType
 
+from sweeper.driver.signals import Signals
 from sweeper.layout import trial_folder
 from sweeper.records.sweep_state import Status, SweepState
 from sweeper.spec.sweep import BudgetSpec, SettledResources
 from sweeper.trial.exchange import request_stop
 
-__all__ = [
-    "GRACE_S",
-    "PAUSE_GRACE_S",
-    "Ending",
-    "Signals",
-    "common_reason",
-    "ended_by_signals",
-    "interrupted_by_sigterm",
-    "used_up",
-]
+__all__ = ["GRACE_S", "PAUSE_GRACE_S", "Ending", "common_reason", "used_up"]
 
 GRACE_S = 30.0
 """How long trials that were asked to stop may take to write a checkpoint."""
-
 PAUSE_GRACE_S = 900.0
 """The same where nobody is in a hurry: a trial may be at its rollouts, and its checkpoint comes after."""
-
 CANARIES = 3
 """When this many trials ended (or all that run at once, if more) and all failed alike, the sweep gives up."""
-
 CANARIES_APART = 3
 """Trials that all failed, but in several ways, must be this many times more."""
-
-
-class Signals:
-    """Ctrl-C and SIGTERM: the first asks for a clean end, the second ends at once."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def __call__(self, _number: int, _frame: FrameType | None) -> None:
-        """Count one; the second cannot wait."""
-        self.count += 1
-        if self.count > 1:
-            raise KeyboardInterrupt
-
-
-@contextlib.contextmanager
-def ended_by_signals() -> Iterator[Signals]:
-    """Take Ctrl-C and SIGTERM while the context lasts; in another than the main thread nobody can."""
-    signals = Signals()
-    if threading.current_thread() is not threading.main_thread():
-        yield signals
-        return
-    before = {number: signal.signal(number, signals) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield signals
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def interrupted_by_sigterm() -> Iterator[None]:
-    """Have SIGTERM do what Ctrl-C does, while there is nothing yet that could end in order.
-
-    Ray takes the signal for itself when it starts, and exits with its number.
-
-    Raises:
-        KeyboardInterrupt: When the signal comes; in another than the main thread nobody can take it.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    except SystemExit as ended:
-        if ended.code == signal.SIGTERM:
-            raise KeyboardInterrupt from None
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 class Ending:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from sweeper.recorder import Outcome, Recorder
+from sweeper.driver.recorder import Outcome, Recorder
 from sweeper.records.trial_state import TrialState
 from sweeper.spec.sweep import SweepSpec
 from sweeper.trial.failure import LIGHTENED, RETRIED
@@ -23,7 +23,7 @@ _COUNTED_APART = ("preempted", "out_of_memory")
 
 
 class Retries:
-    """Decides, and has the trial run again. Give it to `sweeper.search.searcher.RecorderCallback`.
+    """Decides, and has the trial run again. Give it to `sweeper.driver.callbacks.RecorderCallback`.
 
     Args:
         spec: The sweep; ``failures`` says how often.

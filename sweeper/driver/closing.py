@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import shutil
 
+from sweeper.driver.ending import common_reason, used_up
 from sweeper.driver.opening import open_sweep
-from sweeper.ending import common_reason, used_up
+from sweeper.driver.recorder import Recorder
 from sweeper.layout import RAY
-from sweeper.recorder import Recorder
 from sweeper.records.forecast import gpus_per_trial
 from sweeper.records.sweep_state import Status, SweepState
 from sweeper.spec.sweep import SweepSpec

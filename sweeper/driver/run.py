@@ -1,7 +1,7 @@
-"""Run a sweep: checks first, then trials under Ray until the budget is used up or somebody says stop.
+"""Run the trials of a sweep with Ray Tune until the sweep ends.
 
-The study, the journal and MLflow are written by this process alone. Whatever ends it, the same command goes
-on where it stopped: trials that were cut off run again under their numbers, from their checkpoints.
+A pause ends the Tune run; resuming starts another one in the same driver. The Optuna study and the journal
+hold the state, so nothing of Tune's own is ever restored.
 """
 
 from __future__ import annotations
@@ -10,164 +10,54 @@ import contextlib
 import dataclasses
 import gc
 import logging
-import os
 import shlex
 import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ray import tune
 from rich.console import Console
 
-from sweeper.closing import DELIVERY_S, close, is_used_up, pages, verdict
-from sweeper.driver.opening import OpenSweep, open_sweep
+from sweeper.driver.callbacks import RecorderCallback, free_groups_at_end, make_stopper, trial_name
+from sweeper.driver.closing import DELIVERY_S, pages, verdict
+from sweeper.driver.ending import Ending
+from sweeper.driver.opening import OpenSweep
+from sweeper.driver.recorder import Outcome, Recorder
 from sweeper.driver.requests import RequestLoop
-from sweeper.ending import Ending, Signals, ended_by_signals, interrupted_by_sigterm
+from sweeper.driver.retry import Retries
+from sweeper.driver.signals import Signals
 from sweeper.errors import TrackingError
 from sweeper.layout import DRIVER_LOG, RAY, trial_folder
-from sweeper.machines.cluster import Cluster, settle, this_machine
-from sweeper.machines.connection import connect, disconnect, is_connected
-from sweeper.machines.identity import information
-from sweeper.machines.machine import cache_folder, usable_cache
-from sweeper.memory import check_memory
-from sweeper.preflight import check_disk, earlier_sweep, preflight, remark
-from sweeper.recorder import Outcome, Recorder
+from sweeper.machines.cluster import Cluster
+from sweeper.machines.machine import cache_folder
 from sweeper.records.events import Event
 from sweeper.records.forecast import Forecast
-from sweeper.records.sweep_state import Status, SweepState, read_series
-from sweeper.retry import Retries
+from sweeper.records.sweep_state import Status, read_series
+from sweeper.search.early_stopping import make_scheduler
+from sweeper.search.searcher import StudySearcher
 from sweeper.search.suggestion import Suggestion
 from sweeper.spec.space_file.fields import STEPS
 from sweeper.spec.sweep import SettledResources, SweepSpec
 from sweeper.steering.entrance import open_entrance
-from sweeper.terminal.faults import checking
 from sweeper.terminal.live import GO_ON, Display
-from sweeper.terminal.result import SweepResult, print_result
-from sweeper.trial.exchange import STOP, request_stop
+from sweeper.terminal.result import SweepResult
+from sweeper.trial.exchange import request_stop
 from sweeper.trial.placement import free_groups
 from sweeper.trial.run import run_trial
 from sweeper.trial.worker import TrialSettings
-from trainables import registry
 from trainables.interface import Trainable
 
-if TYPE_CHECKING:
-    from ray.tune.experiment import Trial
-
-    from sweeper.search.searcher import RecorderCallback
-
-__all__ = ["launch", "run_sweep"]
+__all__ = ["SweepRun"]
 
 HASTY_DELIVERY_S = 3.0
 """How long the end waits for MLflow to take what it lacks when somebody is in a hurry."""
 PAUSED_LOOK_S = 0.2
-TUNE_ENVIRONMENT = {
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    # The old output engine is the one that can be silent.
-    "RAY_AIR_NEW_OUTPUT": "0",
-    # The study is what a sweep goes on from; Tune's own snapshots are never read.
-    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
-    "TUNE_WARN_THRESHOLD_S": "60",
-}
 
 
-def launch(
-    spec: SweepSpec,
-    *,
-    address: str | None = None,
-    console: Console | None = None,
-    earlier: SweepState | None = None,
-) -> int:
-    """Run a sweep, show it, and say what came of it.
-
-    Args:
-        spec: The sweep.
-        address: Ray cluster; None for RAY_ADDRESS, or a Ray of our own on this machine.
-        console: Where to show it.
-        earlier: The sweep that this one goes on with, though it may have changed; None to look for one that
-            has not.
-
-    Returns:
-        0 where the sweep is done, 1 where it failed, 130 where it was interrupted.
-
-    Raises:
-        UserError: Where something that the user gave is wrong; nothing is left behind then.
-        ConfigError: The same, as the trainable says it.
-        SweeperError: Where the sweep cannot be recorded.
-    """
-    console = console or Console(highlight=False)
-    result = run_sweep(spec, address=address, console=console, earlier=earlier)
-    print_result(console, result)
-    return result.exit_code
-
-
-def run_sweep(
-    spec: SweepSpec, *, address: str | None = None, console: Console, earlier: SweepState | None = None
-) -> SweepResult:
-    """Run a sweep and show it while it runs; arguments and errors as for `launch`."""
-    with interrupted_by_sigterm():
-        return _run_sweep(spec, address, console, earlier)
-
-
-def _run_sweep(
-    spec: SweepSpec, address: str | None, console: Console, earlier: SweepState | None
-) -> SweepResult:
-    trainable = registry.load(spec.trainable)
-    earlier = earlier or earlier_sweep(spec)
-    left = spec.budget.trials - (0 if earlier is None else earlier.ended_trials)
-    if earlier is not None and is_used_up(spec, earlier):
-        return close(spec, trainable, earlier)
-    cluster = settled = None
-    remote = address or os.environ.get("RAY_ADDRESS")
-    if not remote or remote == "local":
-        settled = settle(spec.resources, this_machine(spec.folder), left)
-    cache = usable_cache()
-    with checking(console, spec.name) as progress:
-        base = preflight(spec, trainable, cache, progress)
-        data = trainable.describe(base, cache)
-    remark(trainable, base, cache, console)
-    check_disk(spec, trainable.disk_gb(base), left, console)
-    if settled is not None:
-        check_memory(trainable, base, settled, console)
-    with contextlib.ExitStack() as stack:
-        if remote:
-            cluster = _connected(stack, address)
-            settle(spec.resources, cluster, left)
-        records = stack.enter_context(open_sweep(spec, trainable, earlier))
-        with ThreadPoolExecutor(1) as pool:
-            # MLflow makes its database while Ray starts: both take seconds.
-            opened = pool.submit(records.tracker.start)
-            console.print("Starting Ray …", style="dim")
-            cluster = cluster or _connected(stack, address)
-            # As many at once as there may be, though fewer are left: the budget may be raised.
-            resources = settle(spec.resources, cluster)
-            opened.result()
-        # Ray takes SIGTERM for itself when it starts; only now is it ours.
-        signals = stack.enter_context(ended_by_signals())
-        run = _Run(spec, trainable, records, cluster, resources, signals)
-        info = {
-            **information(data, cluster),
-            "resources": dataclasses.asdict(resources),
-            "steps": None if STEPS not in trainable.fields else trainable.fields[STEPS].default,
-        }
-        return dataclasses.replace(run.to_the_end(console, info), address=address)
-
-
-def _connected(stack: contextlib.ExitStack, address: str | None) -> Cluster:
-    ours = not is_connected()
-    cluster = connect(address)
-    if ours:
-        stack.callback(disconnect)
-    return cluster
-
-
-# While it runs
-
-
-class _Run:
+class SweepRun:
     """One driver's part of a sweep."""
 
     def __init__(
@@ -278,13 +168,6 @@ class _Run:
         return 0 if self._ending.stopping else self._sweep.budget.trials - self._sweep.ended_trials
 
     def _tune(self) -> None:
-        for name, value in TUNE_ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
-        from ray import tune
-
-        from sweeper.search.early_stopping import make_scheduler
-        from sweeper.search.searcher import RecorderCallback, StudySearcher
-
         if self._ending.check() or self._left() <= 0:
             return  # somebody said stop while Ray started
         spec, study = self._spec, self._records.study
@@ -329,15 +212,15 @@ class _Run:
                 num_samples=-1,
                 max_concurrent_trials=self._resources.at_once,
                 reuse_actors=True,
-                trial_name_creator=_trial_name,
-                trial_dirname_creator=_trial_name,
+                trial_name_creator=trial_name,
+                trial_dirname_creator=trial_name,
             ),
             run_config=tune.RunConfig(
                 name="tune",
                 storage_path=str(spec.folder.absolute() / RAY),
                 verbose=0,
-                stop=_stopper(self._ending, searcher, look, self._say),
-                callbacks=[_groups_freed(spec, self._group, self._ending), self._callback],
+                stop=make_stopper(self._ending, searcher, look, self._say),
+                callbacks=[free_groups_at_end(spec, self._group, self._ending), self._callback],
             ),
         ).fit()
         if searcher.error is not None:
@@ -379,56 +262,6 @@ class _Run:
             log = self._spec.folder / DRIVER_LOG
             return "failed", f"Ray ended it after {ended} of {sweep.budget.trials} trials; {log} may say why."
         return "done", f"The space has no more configurations: {ended} trials ended."
-
-
-def _trial_name(trial: Trial) -> str:
-    return f"trial-{trial.config['trial']}"
-
-
-def _stopper(ending: Ending, searcher: Any, look: Any, say: Any) -> Any:
-    from ray import tune
-
-    class EndSweep(tune.Stopper):
-        """Asked by Tune in every turn of its loop."""
-
-        def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002
-            return False
-
-        def stop_all(self) -> bool:
-            look()
-            if ending.check():
-                say(ending.notice())
-            if ending.begun:
-                searcher.finish()
-            return ending.over()
-
-        def __reduce__(self) -> Any:
-            # Tune pickles its settings for a restore that we never do.
-            return (tune.Stopper, ())
-
-    return EndSweep()
-
-
-def _groups_freed(spec: SweepSpec, group: str, ending: Ending) -> Any:
-    from ray import tune
-
-    class FreeGroups(tune.Callback):
-        """Gives the workers of a trial that ended back at once, however it ended."""
-
-        def on_trial_start(self, *, trial: Trial, **_info: Any) -> None:
-            if not ending.begun:
-                (trial_folder(spec.folder, trial.config["trial"]) / STOP).unlink(missing_ok=True)
-
-        def on_trial_complete(self, *, trial: Trial, **_info: Any) -> None:
-            free_groups(group, trial.config["trial"])
-
-        def on_trial_error(self, *, trial: Trial, **_info: Any) -> None:
-            free_groups(group, trial.config["trial"])
-
-        def __reduce__(self) -> Any:
-            return (tune.Callback, ())
-
-    return FreeGroups()
 
 
 @contextlib.contextmanager

@@ -1,0 +1,196 @@
+"""What Tune calls while a sweep runs: the stopper and the callbacks.
+
+They pass on what happens to the recorder and decide nothing about which trial is next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ray import cloudpickle
+from ray.tune import Callback, Stopper
+from ray.tune.schedulers import TrialScheduler
+
+from sweeper.driver.ending import Ending
+from sweeper.driver.recorder import Outcome, Recorder
+from sweeper.errors import TrialError
+from sweeper.layout import LOG, trial_folder
+from sweeper.search.early_stopping import StepScheduler
+from sweeper.search.searcher import StudySearcher
+from sweeper.spec.sweep import SweepSpec
+from sweeper.trial.exchange import STOP
+from sweeper.trial.failure import RETRIED, Failure, failure_of, failure_of_actor, read_failure, write_failure
+from sweeper.trial.placement import free_groups
+
+if TYPE_CHECKING:
+    from ray.tune.experiment import Trial
+
+__all__ = ["RecorderCallback", "free_groups_at_end", "make_stopper", "trial_name"]
+
+
+class RecorderCallback(Callback):
+    """Tells the recorder what Tune hears from its trials, and why they end.
+
+    Args:
+        recorder: Who is told.
+        scheduler: Knows which trials were stopped early.
+        retries: Told how an attempt failed; what then counts as the trial's end, or None where it goes on.
+    """
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        scheduler: TrialScheduler,
+        retries: Callable[[int, Outcome], Outcome | None] = lambda _number, outcome: outcome,
+    ) -> None:
+        self._recorder = recorder
+        self._scheduler = scheduler
+        self._retries = retries
+        self._expected: dict[int, Outcome] = {}
+
+    def expect(self, number: int, outcome: Outcome) -> None:
+        """Say beforehand how a trial that was asked to stop will end, unless it ends by itself before."""
+        self._expected[number] = outcome
+
+    def on_trial_start(self, *, trial: Any, **_info: Any) -> None:
+        """A trial runs, or runs again."""
+        self._recorder.start_trial(trial.config["trial"], trial.config["config"])
+
+    def on_trial_result(self, *, trial: Any, result: dict[str, Any], **_info: Any) -> None:
+        """A trial reported; also the report at which it is stopped comes here."""
+        self._recorder.report(trial.config["trial"], result)
+
+    def on_trial_complete(self, *, trial: Any, **_info: Any) -> None:
+        """A trial ended by itself, or was stopped."""
+        number = trial.config["trial"]
+        why = self._scheduler.stopped(trial.trial_id) if isinstance(self._scheduler, StepScheduler) else None
+        outcome = Outcome("completed") if why is None else Outcome("stopped_early", "early_stop", why)
+        # It came to its end before it heard that it was to stop.
+        self._expected.pop(number, None)
+        self._recorder.end_trial(number, outcome)
+
+    def on_trial_error(self, *, trial: Any, **_info: Any) -> None:
+        """A trial failed, or its actor did."""
+        number = trial.config["trial"]
+        outcome = error_outcome(trial, trial_folder(self._recorder.sweep.folder, number))
+        expected = self._expected.pop(number, None)
+        if expected is not None and (outcome.status == "interrupted" or outcome.reason in RETRIED):
+            self._recorder.end_trial(number, expected)
+            return
+        end = self._retries(number, outcome)
+        if end is not None:
+            self._recorder.end_trial(number, end)
+
+    def on_experiment_end(self, trials: list[Any], **_info: Any) -> None:
+        """Tune ends; it says nothing of the trials that it cut off."""
+        for trial in trials:
+            number = trial.config["trial"]
+            default = Outcome("interrupted", "interrupted", "the sweep was stopped")
+            self._recorder.end_trial(number, self._expected.pop(number, default))
+
+    def __getstate__(self) -> dict[str, Any]:
+        # As for the searcher.
+        return {}
+
+
+def error_outcome(trial: Any, folder: Path) -> Outcome:
+    """Why a trial of Tune's that ended in an error did so.
+
+    The first source is what was written into the trial's folder, the next the exception that Tune got from
+    the trial's driver.
+    """
+    error = _exception(trial)
+    cause = getattr(error, "cause", None) or error
+    if isinstance(cause, TrialError) and cause.reason == "interrupted":
+        return Outcome("interrupted", cause.reason, str(cause))
+    failure = read_failure(folder)
+    gone = failure_of_actor(error, "the trial's driver", folder / LOG)
+    if failure is None or (gone is not None and failure.reason == "error"):
+        failure = gone or failure
+    if failure is None and isinstance(cause, TrialError):
+        failure = Failure(cause.reason, str(cause))
+    if failure is None and cause is not None:
+        failure = failure_of(cause, folder / LOG)
+    if failure is None:
+        failure = Failure("lost", "its driver ended without a word", "", str(folder / LOG))
+    write_failure(folder, failure)
+    return Outcome("failed", failure.reason, failure.message)
+
+
+def _exception(trial: Any) -> BaseException | None:
+    try:
+        with Path(trial.pickled_error_file).open("rb") as file:
+            return cloudpickle.load(file)
+    except Exception:  # whatever unpickling may run into: then the text has to do
+        try:
+            return RuntimeError(Path(trial.error_file).read_text())
+        except (OSError, TypeError):
+            return None
+
+
+def make_stopper(
+    ending: Ending, searcher: StudySearcher, look: Callable[[], None], say: Callable[[str], None]
+) -> Stopper:
+    """Make what Tune asks in every turn of its loop whether the run is over.
+
+    Args:
+        ending: Decides when a sweep ends.
+        searcher: Hands out no more trials once the sweep is ending.
+        look: Called first: takes requests from other processes.
+        say: Shows a person that the sweep is ending.
+    """
+
+    class EndSweep(Stopper):
+        """Asked by Tune in every turn of its loop."""
+
+        def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002
+            return False
+
+        def stop_all(self) -> bool:
+            look()
+            if ending.check():
+                say(ending.notice())
+            if ending.begun:
+                searcher.finish()
+            return ending.over()
+
+        def __reduce__(self) -> Any:
+            # Tune pickles its settings for a restore that we never do.
+            return (Stopper, ())
+
+    return EndSweep()
+
+
+def free_groups_at_end(spec: SweepSpec, group: str, ending: Ending) -> Callback:
+    """Make the callback that frees the placement groups of a trial when it ends.
+
+    Args:
+        spec: The sweep.
+        group: The name that its placement groups share.
+        ending: While a sweep is ending, requests to stop stay in the trials' folders.
+    """
+
+    class FreeGroups(Callback):
+        """Gives the workers of a trial that ended back at once, however it ended."""
+
+        def on_trial_start(self, *, trial: Trial, **_info: Any) -> None:
+            if not ending.begun:
+                (trial_folder(spec.folder, trial.config["trial"]) / STOP).unlink(missing_ok=True)
+
+        def on_trial_complete(self, *, trial: Trial, **_info: Any) -> None:
+            free_groups(group, trial.config["trial"])
+
+        def on_trial_error(self, *, trial: Trial, **_info: Any) -> None:
+            free_groups(group, trial.config["trial"])
+
+        def __reduce__(self) -> Any:
+            return (Callback, ())
+
+    return FreeGroups()
+
+
+def trial_name(trial: Trial) -> str:
+    """The name of a trial as Tune has it."""
+    return f"trial-{trial.config['trial']}"

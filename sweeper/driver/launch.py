@@ -1,0 +1,123 @@
+"""Launch a sweep: check everything, connect to Ray, run the trials, print the result.
+
+Nothing is created before all checks have passed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+from rich.console import Console
+
+from sweeper.driver.closing import close, is_used_up
+from sweeper.driver.opening import earlier_sweep, open_sweep
+from sweeper.driver.preflight import check_disk, check_memory, preflight, remark
+from sweeper.driver.signals import ended_by_signals, interrupted_by_sigterm
+from sweeper.machines.cluster import Cluster, settle, this_machine
+from sweeper.machines.connection import connect, disconnect, is_connected
+from sweeper.machines.identity import information
+from sweeper.machines.machine import usable_cache
+from sweeper.records.sweep_state import SweepState
+from sweeper.spec.space_file.fields import STEPS
+from sweeper.spec.sweep import SweepSpec
+from sweeper.terminal.faults import checking
+from sweeper.terminal.result import SweepResult, print_result
+from trainables import registry
+
+__all__ = ["launch", "run_sweep"]
+
+
+def launch(
+    spec: SweepSpec,
+    *,
+    address: str | None = None,
+    console: Console | None = None,
+    earlier: SweepState | None = None,
+) -> int:
+    """Run a sweep, show it, and say what came of it.
+
+    Args:
+        spec: The sweep.
+        address: Ray cluster; None for RAY_ADDRESS, or a Ray of our own on this machine.
+        console: Where to show it.
+        earlier: The sweep that this one goes on with, though it may have changed; None to look for one that
+            has not.
+
+    Returns:
+        0 where the sweep is done, 1 where it failed, 130 where it was interrupted.
+
+    Raises:
+        UserError: Where something that the user gave is wrong; nothing is left behind then.
+        ConfigError: The same, as the trainable says it.
+        SweeperError: Where the sweep cannot be recorded.
+    """
+    console = console or Console(highlight=False)
+    result = run_sweep(spec, address=address, console=console, earlier=earlier)
+    print_result(console, result)
+    return result.exit_code
+
+
+def run_sweep(
+    spec: SweepSpec, *, address: str | None = None, console: Console, earlier: SweepState | None = None
+) -> SweepResult:
+    """Run a sweep and show it while it runs; arguments and errors as for `launch`."""
+    with interrupted_by_sigterm():
+        return _run_sweep(spec, address, console, earlier)
+
+
+def _run_sweep(
+    spec: SweepSpec, address: str | None, console: Console, earlier: SweepState | None
+) -> SweepResult:
+    trainable = registry.load(spec.trainable)
+    earlier = earlier or earlier_sweep(spec)
+    left = spec.budget.trials - (0 if earlier is None else earlier.ended_trials)
+    if earlier is not None and is_used_up(spec, earlier):
+        return close(spec, trainable, earlier)
+    cluster = settled = None
+    remote = address or os.environ.get("RAY_ADDRESS")
+    if not remote or remote == "local":
+        settled = settle(spec.resources, this_machine(spec.folder), left)
+    cache = usable_cache()
+    with checking(console, spec.name) as progress:
+        base = preflight(spec, trainable, cache, progress)
+        data = trainable.describe(base, cache)
+    remark(trainable, base, cache, console)
+    check_disk(spec, trainable.disk_gb(base), left, console)
+    if settled is not None:
+        check_memory(trainable, base, settled, console)
+    with contextlib.ExitStack() as stack:
+        if remote:
+            cluster = _connected(stack, address)
+            settle(spec.resources, cluster, left)
+        records = stack.enter_context(open_sweep(spec, trainable, earlier))
+        with ThreadPoolExecutor(1) as pool:
+            # MLflow makes its database while Ray starts: both take seconds.
+            opened = pool.submit(records.tracker.start)
+            console.print("Starting Ray …", style="dim")
+            cluster = cluster or _connected(stack, address)
+            # As many at once as there may be, though fewer are left: the budget may be raised.
+            resources = settle(spec.resources, cluster)
+            opened.result()
+        # Ray takes SIGTERM for itself when it starts; only now is it ours.
+        signals = stack.enter_context(ended_by_signals())
+        # Tune takes seconds to load, and reads its settings when it is imported: not before Ray is there.
+        from sweeper.driver.run import SweepRun
+
+        run = SweepRun(spec, trainable, records, cluster, resources, signals)
+        info = {
+            **information(data, cluster),
+            "resources": dataclasses.asdict(resources),
+            "steps": None if STEPS not in trainable.fields else trainable.fields[STEPS].default,
+        }
+        return dataclasses.replace(run.to_the_end(console, info), address=address)
+
+
+def _connected(stack: contextlib.ExitStack, address: str | None) -> Cluster:
+    ours = not is_connected()
+    cluster = connect(address)
+    if ours:
+        stack.callback(disconnect)
+    return cluster

@@ -1,0 +1,62 @@
+"""Ctrl-C and SIGTERM while a sweep runs."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+__all__ = ["Signals", "ended_by_signals", "interrupted_by_sigterm"]
+
+
+class Signals:
+    """Ctrl-C and SIGTERM: the first asks for a clean end, the second ends at once."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, _number: int, _frame: FrameType | None) -> None:
+        """Count one; the second cannot wait."""
+        self.count += 1
+        if self.count > 1:
+            raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[Signals]:
+    """Take Ctrl-C and SIGTERM while the context lasts; in another than the main thread nobody can."""
+    signals = Signals()
+    if threading.current_thread() is not threading.main_thread():
+        yield signals
+        return
+    before = {number: signal.signal(number, signals) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield signals
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def interrupted_by_sigterm() -> Iterator[None]:
+    """Have SIGTERM do what Ctrl-C does, while there is nothing yet that could end in order.
+
+    Ray takes the signal for itself when it starts, and exits with its number.
+
+    Raises:
+        KeyboardInterrupt: When the signal comes; in another than the main thread nobody can take it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except SystemExit as ended:
+        if ended.code == signal.SIGTERM:
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
