@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from sweeper import __version__
-from sweeper.commands import checkpoints, cluster, data, results, steering, sweeps, sync
+from sweeper.commands import checkpoints, data, doctor, jobs, on_cluster, results, steering, sweeps
 from sweeper.commands.options import open_console
 
 __all__ = ["app", "main"]
@@ -81,9 +81,14 @@ _PANELS: dict[str, dict[str, Callable[..., None]]] = {
         "cancel": steering.cancel,
         "budget": steering.budget,
     },
-    "Results": {"results": results.results, "list": results.list_sweeps, "sync": sync.sync, "ui": results.ui},
+    "Results": {
+        "results": results.results,
+        "list": results.list_sweeps,
+        "sync": results.sync,
+        "ui": results.ui,
+    },
     "Checkpoints": {"export": checkpoints.export},
-    "Machines": {"doctor": cluster.doctor, "jobs": cluster.jobs},
+    "Machines": {"doctor": doctor.doctor, "jobs": jobs.jobs},
 }
 for _panel, _commands in _PANELS.items():
     for _name, _command in _commands.items():
@@ -119,11 +124,11 @@ def _look_for_modules_here() -> None:
 
 def _run(arguments: list[str]) -> None:
     """Run a command here, or on the cluster that ``--cluster`` names."""
-    file, left = cluster.split_cluster(arguments)
+    file, left = on_cluster.split_cluster(arguments)
     if file is None or not left or {"-h", "--help"} & set(left):
         app(args=left, prog_name="sweeper")
         return
-    sys.exit(cluster.on_cluster(file, left, _parsed(left)))
+    sys.exit(on_cluster.on_cluster(file, left, _parsed(left)))
 
 
 def _parsed(arguments: list[str]) -> dict[str, Any]:

@@ -1,1 +1,12 @@
-"""What each command does, a module per kind. Nothing heavy is imported before a command runs."""
+"""The commands: one function for each, which imports what it needs when it runs.
+
+- ``options``: arguments and options that several commands share
+- ``sweeps``: check, launch, demo
+- ``steering``: status, watch, logs, pause, resume, stop, cancel, budget
+- ``results``: results, list, sync, ui
+- ``checkpoints``: export
+- ``data``: data check, data show
+- ``jobs``: jobs; sending a sweep to a job server
+- ``on_cluster``: ``--cluster FILE``, any command on a cluster's head
+- ``doctor``: doctor
+"""

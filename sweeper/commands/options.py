@@ -10,7 +10,17 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Address", "Json", "Overrides", "SpaceFile", "Sweep", "SweepsFolder", "open_console"]
+__all__ = [
+    "CLUSTER_OPTION",
+    "Address",
+    "ClusterFile",
+    "Json",
+    "Overrides",
+    "SpaceFile",
+    "Sweep",
+    "SweepsFolder",
+    "open_console",
+]
 
 SpaceFile = Annotated[
     str, typer.Argument(metavar="SPACE", help="A space file, or the name of one that comes with the package.")
@@ -33,6 +43,12 @@ Address = Annotated[
         help="Ray cluster to run on, or http:// and its job server; without it RAY_ADDRESS, or a local Ray.",
         metavar="ADDRESS",
     ),
+]
+
+CLUSTER_OPTION = "--cluster"
+ClusterFile = Annotated[
+    Path | None,
+    typer.Option(CLUSTER_OPTION, metavar="FILE", help="The file that `ray up` was given; reached over SSH."),
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import signal
 from pathlib import Path
@@ -12,7 +13,7 @@ import typer
 
 from sweeper.commands.options import Json, Sweep, SweepsFolder, open_console
 
-__all__ = ["list_sweeps", "results", "ui"]
+__all__ = ["list_sweeps", "results", "sync", "ui"]
 
 
 def results(
@@ -76,3 +77,26 @@ def ui(
     with contextlib.suppress(KeyboardInterrupt), serve(folder, port, uri) as pages:
         typer.echo(f"{pages.url}  (Ctrl-C ends it)")
         pages.wait()
+
+
+def sync(
+    sweep: Sweep,
+    to: Annotated[
+        str | None,
+        typer.Option(help="Another MLflow server or database; without it, the sweep's own.", metavar="URI"),
+    ] = None,
+    sweeps: SweepsFolder = Path("sweeps"),
+    as_json: Json = False,
+) -> None:
+    """Send MLflow what it lacks of a sweep: all that its journal has. Nothing is sent twice."""
+    from sweeper.records.sweep_state import find_sweep
+    from sweeper.tracking.sync import sync_sweep
+
+    console = open_console(stderr=as_json)
+    with console.status("") as status:
+        result = sync_sweep(find_sweep(sweep, sweeps), to, status.update)
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(result), indent=2))
+    else:
+        console.print(str(result), soft_wrap=True)
+    raise typer.Exit(0 if result.complete or result.by_driver else 1)

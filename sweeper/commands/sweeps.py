@@ -69,7 +69,7 @@ def demo(
 
 def _send(space: str, overrides: Sequence[str], name: str | None, address: str, as_json: bool) -> int:
     """Send a sweep to the job server at an address."""
-    from sweeper.commands.cluster import launch_job
+    from sweeper.commands.jobs import launch_job
     from sweeper.machines.jobs import package_space, reach_jobs
 
     parcel = package_space(space, overrides, name)

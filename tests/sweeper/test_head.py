@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from sweeper.cli import main
-from sweeper.commands.cluster import split_cluster
+from sweeper.commands.on_cluster import split_cluster
 from sweeper.errors import SpecError, UserError
 from sweeper.machines.identity import identify
 from sweeper.machines.jobs import JobPackage, package_space

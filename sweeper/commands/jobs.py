@@ -1,0 +1,122 @@
+"""The command `jobs`, and sending a sweep to a job server."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shlex
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sweeper.commands.options import CLUSTER_OPTION, ClusterFile, Json, open_console
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from sweeper.machines.jobs import JobPackage, JobServer
+
+__all__ = ["jobs", "launch_job"]
+
+
+def jobs(
+    job: Annotated[str | None, typer.Argument(metavar="JOB", help="One job; left out: all.")] = None,
+    follow: Annotated[
+        bool, typer.Option("-f", "--follow", help="Show what its driver says, until it ends or Ctrl-C.")
+    ] = False,
+    stop: Annotated[bool, typer.Option("--stop", help="End its sweep in order; it can be resumed.")] = False,
+    cluster: ClusterFile = None,
+    address: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Without a file: the job server, by default http://127.0.0.1:8265."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show the jobs that run sweeps on a cluster, what one of them says, or stop it."""
+    import dataclasses
+
+    from sweeper.machines.jobs import reach_jobs
+
+    with reach_jobs(cluster, address) as server:
+        if job is None:
+            found = [one for one in server.jobs() if one.sweep]
+            if as_json:
+                typer.echo(json.dumps([dataclasses.asdict(one) for one in found], indent=2))
+            else:
+                _print_jobs(found)
+            return
+        one = server.find(job)
+        if stop:
+            server.stop(one.id)
+            one = server.wait(one.id)
+        elif follow:
+            with contextlib.suppress(KeyboardInterrupt):
+                for text in server.follow(one.id):
+                    typer.echo(text, nl=False)
+                one = server.wait(one.id)
+                raise typer.Exit(one.exit_code or 0)
+            open_console(stderr=True).print(f"{one.id} goes on without you.")
+            return
+        else:
+            typer.echo(server.output(one.id), nl=False)
+        if as_json:
+            typer.echo(json.dumps(dataclasses.asdict(one), indent=2))
+        elif stop:
+            open_console().print(f"{one.id}: {one.status.lower()}. {one.message}", markup=False)
+
+
+def launch_job(server: JobServer, parcel: JobPackage, as_json: bool = False) -> int:
+    """Send a sweep to a cluster and say how to follow it; the exit code."""
+    console = open_console(stderr=as_json)
+    for note in server.notes:
+        console.print(f"! {note}", style="yellow", markup=False, soft_wrap=True)
+    identity = server.submit(parcel)
+    console.print(f"Job {identity} is sent. Waiting for its first words …", style="dim", soft_wrap=True)
+    job = server.wait(identity)
+    if as_json:
+        typer.echo(json.dumps({"job": job.id, "sweep": job.sweep, "status": job.status}))
+    if job.is_over:
+        typer.echo(server.output(identity), nl=False, err=as_json)
+        return job.exit_code if job.exit_code is not None else int(job.status != "SUCCEEDED")
+    _say_how_to_follow(console, server, parcel.sweep, identity)
+    return 0
+
+
+def _say_how_to_follow(console: Console, server: JobServer, sweep: str, identity: str) -> None:
+    name, reached = shlex.quote(sweep), server.reached
+    lines = [(f"sweeper jobs {identity} --follow {reached}", "what its driver says")]
+    if reached.startswith(CLUSTER_OPTION):
+        lines += [
+            (f"sweeper watch {name} {reached}", "the table of its trials"),
+            (f"sweeper stop {name} {reached}", "the end, once those that run are through"),
+        ]
+    else:
+        lines.append((f"sweeper jobs {identity} --stop {reached}", "the end, now; it can be resumed"))
+    console.print(
+        f"{sweep} runs on the cluster, and goes on when this machine is switched off.", markup=False
+    )
+    for command, meaning in lines:
+        console.print(f"  {command}   {meaning}", markup=False, soft_wrap=True)
+
+
+def _print_jobs(found: Sequence[Any]) -> None:
+    from sweeper.terminal.tables import Column, duration_text, fitted_table
+
+    console = open_console()
+    if not found:
+        console.print("No jobs of sweeps.")
+        return
+    columns = [Column(name, "left") for name in ("job", "sweep", "state", "started")]
+    rows = [
+        [
+            one.id,
+            one.sweep,
+            one.status.lower(),
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(one.started)),
+            duration_text((one.ended or time.time()) - one.started),
+        ]
+        for one in found
+    ]
+    console.print(fitted_table([*columns, Column("time")], rows))

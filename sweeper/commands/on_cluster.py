@@ -1,0 +1,183 @@
+"""``--cluster FILE``: run a command on a cluster's head over SSH."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shlex
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from sweeper.commands.jobs import launch_job
+from sweeper.commands.options import CLUSTER_OPTION, open_console
+
+if TYPE_CHECKING:
+    from sweeper.machines.ssh import ClusterHead
+
+__all__ = ["on_cluster", "split_cluster"]
+
+OWN = ("doctor", "jobs")
+"""Commands that take a cluster file themselves."""
+HERE = {"check": "looks at a space file on this machine", "data": "looks at datasets on this machine"}
+"""Commands that have nothing to do on a cluster, and why."""
+MLFLOW = "MLFLOW_TRACKING_URI"
+
+
+def split_cluster(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """Take ``--cluster FILE`` out of the arguments of a command that a cluster's head is to run.
+
+    Raises:
+        UserError: Where the file is left out.
+    """
+    from sweeper.errors import UserError
+
+    left = list(arguments)
+    end = left.index("--") if "--" in left else len(left)
+    for number, argument in enumerate(left[:end]):
+        if argument == CLUSTER_OPTION:
+            if number + 1 >= end:
+                raise UserError(f"{CLUSTER_OPTION}: the cluster file is missing.")
+            file = Path(left[number + 1])
+            del left[number : number + 2]
+        elif argument.startswith(f"{CLUSTER_OPTION}="):
+            file = Path(argument.partition("=")[2])
+            del left[number]
+        else:
+            continue
+        return (None, list(arguments)) if left and left[0] in OWN else (file, left)
+    return None, left
+
+
+def on_cluster(file: Path, arguments: Sequence[str], parsed: dict[str, Any]) -> int:
+    """Run a command on a cluster; its exit code.
+
+    Args:
+        file: The file that `ray up` was given.
+        arguments: The command and its arguments, as they were typed.
+        parsed: The arguments as the command line reads them, by name.
+
+    Raises:
+        UserError: Where something that the user gave is wrong.
+        SweeperError: Where the cluster cannot be reached.
+    """
+    from sweeper.errors import UserError
+    from sweeper.machines.ssh import find_cluster_head
+
+    command = arguments[0]
+    if command in HERE:
+        raise UserError(f"`sweeper {command}` {HERE[command]}: leave {CLUSTER_OPTION} out.")
+    if not parsed:
+        raise UserError(f"sweeper has no command {command!r}. `sweeper --help` lists them.")
+    if parsed.get("address"):
+        raise UserError(f"--address and {CLUSTER_OPTION} both name a cluster: give one of them.")
+    if command in ("launch", "demo", "resume"):
+        return _drive(command, arguments, parsed, cluster=file)
+    head = find_cluster_head(file)
+    if command == "ui":
+        return _ui(head, parsed)
+    if command == "export":
+        return _export(head, arguments, parsed)
+    return head.run(arguments)
+
+
+# Jobs
+
+
+def _drive(command: str, arguments: Sequence[str], parsed: dict[str, Any], cluster: Path) -> int:
+    """Have a driver run on the cluster that goes on when this machine is gone."""
+    from sweeper.machines.jobs import JobPackage, package_space, reach_jobs
+
+    if command == "resume":
+        parcel = JobPackage(Path(parsed["sweep"]).name, tuple(arguments), {})
+    else:
+        space = parsed.get("space") or _demo_space()
+        given = _given(arguments, "--sweeps", parsed.get("sweeps"))
+        parcel = package_space(space, parsed.get("overrides") or (), parsed.get("name"), given)
+    with reach_jobs(cluster) as server:
+        return launch_job(server, parcel, as_json=bool(parsed.get("as_json")))
+
+
+def _demo_space() -> str:
+    from sweeper.spec.space_file.load import DEMO
+
+    return DEMO
+
+
+def _given(arguments: Sequence[str], option: str, value: Any) -> str | None:
+    """The value of an option, where it was given: the cluster has a default of its own."""
+    typed = any(word == option or word.startswith(f"{option}=") for word in arguments)
+    return str(value) if typed and value is not None else None
+
+
+# Pages and files
+
+
+def _ui(head: ClusterHead, parsed: dict[str, Any]) -> int:
+    """Lead a port of this machine to MLflow's pages on the head, until Ctrl-C."""
+    from urllib.parse import urlsplit
+
+    from sweeper.tracking.server import free_port
+
+    uri = head.ask(f'echo "${MLFLOW}"').strip()
+    port = urlsplit(uri).port if uri.startswith("http://127.0.0.1:") else None
+    if port is None:
+        _refuse_pages(head, uri)
+    # However this process is ended, the tunnel must not stay behind.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        head.tunnel(port or 0, free_port(parsed.get("port") or 5000)) as here,
+    ):
+        found = json.loads(head.ask(f"sweeper results {shlex.quote(parsed['sweep'])} --json"))
+        typer.echo(f"http://127.0.0.1:{here}  MLflow on {head.host}; {found['sweep']}  (Ctrl-C ends it)")
+        signal.pause()
+    return 0
+
+
+def _refuse_pages(head: ClusterHead, uri: str) -> None:
+    """Say why no tunnel leads to MLflow."""
+    from sweeper.errors import UserError
+
+    if uri:
+        raise UserError(f"The runs are on the MLflow server at {uri}: open it from here.")
+    raise UserError(
+        f"No MLflow runs on {head.host}: `sh diffusion-policy-sweeper/scripts/mlflow_service.sh start` there "
+        "starts it."
+    )
+
+
+def _export(head: ClusterHead, arguments: Sequence[str], parsed: dict[str, Any]) -> int:
+    """Export on the head, and bring the folder here."""
+    from sweeper.errors import UserError
+
+    target = Path(parsed["to"])
+    if target.exists():
+        raise UserError(f"--to: {target} exists already. Name a folder that is new.")
+    there = head.ask("mktemp -d").strip()
+    try:
+        code = head.run(_with_option(arguments, "--to", f"{there}/export"))
+        if code == 0:
+            head.fetch(f"{there}/export", target)
+            open_console(stderr=True).print(f"Brought here: {target}", markup=False, soft_wrap=True)
+        return code
+    finally:
+        head.ask(f"rm -rf {shlex.quote(there)}")
+
+
+def _with_option(arguments: Sequence[str], option: str, value: str) -> list[str]:
+    """The arguments with another value of an option."""
+    left, words = [], iter(arguments)
+    for word in words:
+        if word == option:
+            next(words, None)
+        elif not word.startswith(f"{option}="):
+            left.append(word)
+    return [*left, option, value]
+
+
+# The doctor
