@@ -16,6 +16,9 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from trainables.ranges import parse_choice
 
 __all__ = [
+    "EVAL_EVERY",
+    "LOG_EVERY",
+    "STEPS",
     "ConfigError",
     "EstimatesMemory",
     "Examination",
@@ -36,8 +39,12 @@ __all__ = [
 ]
 
 Phase = Literal["data", "train", "inference"]
-
 _URL = re.compile(r"[A-Za-z][\w+.:-]+://")
+
+STEPS = "train.steps"
+"""By convention the field that says how long a run lasts; the next two say how often it reports."""
+EVAL_EVERY = "train.eval_every"
+LOG_EVERY = "train.log_every"
 
 
 def is_url(text: str) -> bool:

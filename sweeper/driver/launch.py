@@ -21,11 +21,11 @@ from sweeper.machines.connection import connect, disconnect, is_connected
 from sweeper.machines.identity import information
 from sweeper.machines.machine import usable_cache
 from sweeper.records.sweep_state import SweepState
-from sweeper.spec.space_file.fields import STEPS
 from sweeper.spec.sweep import SweepSpec
 from sweeper.terminal.faults import checking
 from sweeper.terminal.result import SweepResult, print_result
 from trainables import registry
+from trainables.interface import STEPS
 
 __all__ = ["launch", "run_sweep"]
 

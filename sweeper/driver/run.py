@@ -39,7 +39,6 @@ from sweeper.records.sweep_state import Status, read_series
 from sweeper.search.early_stopping import make_scheduler
 from sweeper.search.searcher import StudySearcher
 from sweeper.search.suggestion import Suggestion
-from sweeper.spec.space_file.fields import STEPS
 from sweeper.spec.sweep import SettledResources, SweepSpec
 from sweeper.steering.entrance import open_entrance
 from sweeper.terminal.live import GO_ON, Display
@@ -48,7 +47,7 @@ from sweeper.trial.exchange import request_stop
 from sweeper.trial.placement import free_groups
 from sweeper.trial.run import run_trial
 from sweeper.trial.worker import TrialSettings
-from trainables.interface import Trainable
+from trainables.interface import STEPS, Trainable
 
 __all__ = ["SweepRun"]
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.machines.machine import Machine, find_machine
-from sweeper.spec.space_file.fields import STEPS, is_path
+from sweeper.spec.space_file.fields import is_path
 from sweeper.spec.sweep import SettledResources, SweepSpec
 from sweeper.text import describe_size, is_there
 from trainables import registry
-from trainables.interface import StartsFromCheckpoints, Trainable, is_url
+from trainables.interface import STEPS, StartsFromCheckpoints, Trainable, is_url
 
 __all__ = ["Plan", "make_plan"]
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from sweeper.records.sweep_state import SweepState
 from sweeper.records.trial_state import TrialState
-from sweeper.spec.space_file.fields import STEPS
 from sweeper.spec.sweep import Objective
+from trainables.interface import STEPS
 
 __all__ = ["Cost", "Forecast", "cost_of", "gpu_hours_json", "gpus_per_trial"]
 

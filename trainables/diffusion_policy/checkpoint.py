@@ -37,6 +37,7 @@ from torch import Tensor, nn
 from trainables.dataset.statistics import Statistics
 from trainables.diffusion_policy.config import FIELDS, DiffusionConfig
 from trainables.features import Feature, FeatureType, PolicyFeatures
+from trainables.files import sync_to_disk, write_json
 from trainables.interface import TrainableError
 
 __all__ = ["CheckpointError", "Checkpoints", "Snapshot"]
@@ -129,17 +130,6 @@ class Checkpoints:
                 shutil.rmtree(entry, ignore_errors=True)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that the file is whole at any moment."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.writing")
-    with beside.open("w") as file:
-        json.dump(value, file, indent=2, sort_keys=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-
-
 def read(folder: Path, *, device: str | torch.device = "cpu") -> Snapshot:
     """Read a checkpoint.
 
@@ -226,15 +216,6 @@ def _write(folder: Path, snapshot: Snapshot) -> None:
 
 def _ready(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
-
-
-def sync_to_disk(path: Path) -> None:
-    """Wait until the disk has a file, or the names in a folder."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _flatten(statistics: Statistics) -> dict[str, np.ndarray]:

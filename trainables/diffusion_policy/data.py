@@ -72,7 +72,7 @@ def _place(repo_id: str, config: DatasetConfig, cache: Path, progress: Callable[
 
 def preflight(config: DiffusionConfig, cache: Path, progress: Callable[[str], None] = silent) -> list[Fault]:
     """Check a configuration against its dataset and its environment, without decoding anything."""
-    from trainables.evaluation.environment import environment_faults
+    from trainables.evaluation.simulators import environment_faults
 
     faults = _start_faults(config, cache, progress)
     if faults:

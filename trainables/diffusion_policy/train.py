@@ -35,6 +35,7 @@ from trainables.diffusion_policy.progress import Interval, Progress
 from trainables.diffusion_policy.stream import NOISE, TIMESTEPS, BatchStream
 from trainables.diffusion_policy.warm_start import START, WarmStart, read_warm_start, tell
 from trainables.features import PolicyFeatures
+from trainables.files import write_json
 from trainables.interface import ConfigError, Fault, Report, TrainableError, TrainContext
 
 __all__ = ["OutOfMemoryError", "train"]
@@ -276,7 +277,7 @@ def _start_from(start: WarmStart, policy: DiffusionPolicy, context: TrainContext
     tell(record, context)
     context.folder.mkdir(parents=True, exist_ok=True)
     path = context.folder / START
-    checkpoints.write_json(path, record)
+    write_json(path, record)
     return {"policy/start": path}
 
 

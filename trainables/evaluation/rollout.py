@@ -16,8 +16,9 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from trainables.environment import Environment, Observation, SimulatorError
 from trainables.evaluation.confidence import wilson_interval
-from trainables.evaluation.environment import Environment, Observation, SimulatorError, make_environment
+from trainables.evaluation.simulators import make_environment
 from trainables.features import PolicyFeatures
 from trainables.interface import TrainableError
 

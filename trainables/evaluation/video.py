@@ -17,8 +17,9 @@ import av
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from trainables.evaluation.environment import Environment, make_environment
+from trainables.environment import Environment
 from trainables.evaluation.rollout import EpisodeResult
+from trainables.evaluation.simulators import make_environment
 from trainables.features import PolicyFeatures
 
 __all__ = ["choose_episodes", "film_episodes", "write_video"]

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from trainables.evaluation.environment import Observation, Step
+from trainables.environment import Observation, Step
 from trainables.features import ENVIRONMENT_STATE, STATE, PolicyFeatures
 from trainables.pusht.task import FPS, IMAGE, IMAGE_SIZE_PX, MAX_STEPS
 

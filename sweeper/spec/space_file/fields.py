@@ -8,13 +8,11 @@ from typing import Any, Literal
 
 from sweeper.spec.space_file.yaml_nodes import Node
 from sweeper.text import nearest
-from trainables.interface import FieldInfo
+from trainables.interface import STEPS, FieldInfo
 
 __all__ = [
     "AUTO",
     "ELSEWHERE",
-    "EVAL_EVERY",
-    "LOG_EVERY",
     "METHODS",
     "NEEDS_PACKAGE",
     "OPTIONS",
@@ -22,19 +20,11 @@ __all__ = [
     "PARAMETER_WORDS",
     "SECTIONS",
     "SETTINGS",
-    "STEPS",
     "coerce",
     "is_path",
     "possible_numbers",
     "value_problem",
 ]
-
-STEPS = "train.steps"
-"""By convention the field that says how long a run lasts; the next two say how often it reports."""
-
-EVAL_EVERY = "train.eval_every"
-
-LOG_EVERY = "train.log_every"
 
 SECTIONS = (
     "name",
@@ -52,7 +42,6 @@ SECTIONS = (
     "keep",
     "tracking",
 )
-
 OPTIONS: Mapping[str, tuple[FieldInfo, ...]] = {
     "tpe": (
         FieldInfo("n_ei_candidates", "int", 24, minimum=1, doc="Candidates compared for each suggestion."),
@@ -73,13 +62,9 @@ OPTIONS: Mapping[str, tuple[FieldInfo, ...]] = {
     ),
 }
 """Arguments of Optuna's samplers that ``search.options`` may set, by method."""
-
 METHODS = tuple(OPTIONS)
-
 STOPPERS = ("asha", "median")
-
 NEEDS_PACKAGE = {"cmaes": "cmaes", "gp": "scipy"}
-
 SETTINGS: Mapping[str, Mapping[str, FieldInfo]] = {
     section: {info.name: info for info in fields}
     for section, fields in {
@@ -238,10 +223,8 @@ SETTINGS: Mapping[str, Mapping[str, FieldInfo]] = {
     }.items()
 }
 """What each section of fixed shape may hold."""
-
 AUTO = ("gpu_per_worker", "cpu_per_worker", "max_concurrent")
 """Settings that may be `auto`."""
-
 ELSEWHERE = {
     "method": "Write `search: {method: tpe}`.",
     "program": "The program is `trainable: diffusion_policy`.",
@@ -256,9 +239,7 @@ ELSEWHERE = {
     "checkpoint_config": "Write `keep: {checkpoints: best, trials: 5}`.",
 }
 """Words of neighbouring tools, and where they go here."""
-
 PARAMETER_KEYS = ("values", "min", "max", "log", "step", "when", "value")
-
 PARAMETER_WORDS = {
     "low": "Write `min`.",
     "lower": "Write `min`.",
@@ -273,7 +254,6 @@ PARAMETER_WORDS = {
     "condition": "Write `when`.",
 }
 """Words of neighbouring tools inside a parameter, and what is written here."""
-
 LARGEST_INT = 2**63 - 1
 
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 from sweeper.masking import has_password, masked
 from sweeper.spec.space import Space
 from sweeper.spec.space_file.document import Document
-from sweeper.spec.space_file.fields import EVAL_EVERY, LOG_EVERY, NEEDS_PACKAGE, OPTIONS, SETTINGS, STEPS
+from sweeper.spec.space_file.fields import NEEDS_PACKAGE, OPTIONS, SETTINGS
 from sweeper.spec.space_file.yaml_nodes import Node, Place
 from sweeper.spec.sweep import (
     BudgetSpec,
@@ -25,6 +25,7 @@ from sweeper.spec.sweep import (
     is_store,
 )
 from sweeper.text import nearest
+from trainables.interface import EVAL_EVERY, LOG_EVERY, STEPS
 
 __all__ = [
     "read_budget",

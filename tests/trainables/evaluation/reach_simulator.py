@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from trainables.evaluation.environment import Step
+from trainables.environment import Step
 from trainables.features import ACTION, STATE, Feature, FeatureType, PolicyFeatures
 
 REACH = PolicyFeatures((Feature(STATE, FeatureType.STATE, (2,)),), Feature(ACTION, FeatureType.ACTION, (2,)))

@@ -10,12 +10,8 @@ import numpy as np
 import pytest
 from reach_simulator import PUSHT_ALL, PUSHT_STATE, REACH, Reach
 
-from trainables.evaluation.environment import (
-    GymnasiumEnvironment,
-    SimulatorError,
-    environment_faults,
-    make_environment,
-)
+from trainables.environment import SimulatorError
+from trainables.evaluation.simulators import GymnasiumEnvironment, environment_faults, make_environment
 from trainables.features import ACTION, STATE, Feature, FeatureType, PolicyFeatures
 
 HERE = "reach_simulator"

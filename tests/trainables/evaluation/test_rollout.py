@@ -9,8 +9,8 @@ from reach_simulator import PUSHT_ALL, PUSHT_STATE, NoisyNetwork, Reach, Recorde
 
 from trainables.diffusion_policy.policy import build_policy
 from trainables.diffusion_policy.sections import PolicyConfig
+from trainables.environment import SimulatorError
 from trainables.evaluation import rollout as module
-from trainables.evaluation.environment import SimulatorError
 from trainables.evaluation.rollout import EpisodeResult, RolloutError, rollout, summarise
 from trainables.features import STATE
 

@@ -14,7 +14,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from trainables.diffusion_policy.checkpoint import sync_to_disk
 from trainables.diffusion_policy.config_json import TARGETS
 from trainables.diffusion_policy.lerobot.express import ExportError, express
 from trainables.diffusion_policy.lerobot.read import WEIGHTS, load
@@ -29,6 +28,7 @@ from trainables.diffusion_policy.processors import (
     UNNORMALIZER,
 )
 from trainables.features import FeatureType
+from trainables.files import sync_to_disk
 from trainables.interface import TrainableError
 
 __all__ = ["FILES", "save"]

@@ -9,13 +9,13 @@ from functools import lru_cache
 
 import numpy as np
 
+from tools.pusht_expert.pushes import CLEARANCE_PX
 from trainables.pusht.geometry import (
     OUTLINE,
     clearance,
     path_clearance,
     to_world,
 )
-from trainables.pusht.pushes import CLEARANCE_PX
 
 __all__ = ["exit_point", "route", "route_lengths"]
 

@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tools.pusht_expert.generate import main, reset_state, solve
+from tools.pusht_expert.physics import LeanSimulator, State
+from tools.pusht_expert.planner import Style, target_profile
+from tools.pusht_expert.pushes import CLEARANCE_PX, push_library
+from tools.pusht_expert.routes import exit_point, route, route_lengths
 from trainables.pusht.demonstrations import Demonstrations
 from trainables.pusht.environment import PushTSimulator
-from trainables.pusht.expert import Style, target_profile
-from trainables.pusht.generate import main, reset_state, solve
 from trainables.pusht.geometry import compose, signed_distance, to_world
-from trainables.pusht.physics import LeanSimulator, State
-from trainables.pusht.pushes import CLEARANCE_PX, push_library
-from trainables.pusht.routes import exit_point, route, route_lengths
 
 MIDDLE = np.array([256.0, 256.0, 1.0])
 

@@ -14,6 +14,7 @@ from math import cos, sin
 
 import numpy as np
 
+from tools.pusht_expert.physics import DT_S, LeanSimulator, State
 from trainables.pusht.geometry import (
     CENTRE,
     GOAL_ANGLE,
@@ -24,7 +25,6 @@ from trainables.pusht.geometry import (
     to_body,
     to_world,
 )
-from trainables.pusht.physics import DT_S, LeanSimulator, State
 
 __all__ = ["CLEARANCE_PX", "STANDOFF_PX", "Library", "Push", "push_library"]
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tools.pusht_expert.physics import LeanSimulator, state_of
 from trainables.pusht.environment import PushTSimulator
 from trainables.pusht.geometry import (
     CENTRE,
@@ -19,7 +20,6 @@ from trainables.pusht.geometry import (
     to_body,
     to_world,
 )
-from trainables.pusht.physics import LeanSimulator, state_of
 
 
 def apart(seed: int) -> PushTSimulator:

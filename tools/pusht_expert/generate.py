@@ -1,4 +1,4 @@
-"""Make the demonstrations: ``python -m trainables.pusht.generate``.
+"""Make the demonstrations: ``python -m tools.pusht_expert.generate``.
 
 Episodes start from gym-pusht's seeds, one after the other from ``--seed`` on, and those that the expert
 solves within ``LONGEST_STEPS`` are kept until there are enough. The table depends on the arguments alone, not
@@ -18,10 +18,13 @@ from pathlib import Path
 
 import numpy as np
 
-from trainables.pusht.demonstrations import Demonstrations
+import trainables.pusht
+from tools.pusht_expert.physics import state_of
+from tools.pusht_expert.planner import Expert, Style
+from trainables.pusht.demonstrations import TABLE, Demonstrations
 from trainables.pusht.environment import PushTSimulator
-from trainables.pusht.expert import Expert, Style
-from trainables.pusht.physics import state_of
+
+TARGET = Path(trainables.pusht.__file__).with_name(TABLE)
 
 __all__ = ["SolvedEpisode", "main", "solve"]
 
@@ -141,11 +144,11 @@ def _table(episodes: Sequence[SolvedEpisode]) -> Demonstrations:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line, make the demonstrations and write the table."""
-    parser = argparse.ArgumentParser(prog="python -m trainables.pusht.generate", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.pusht_expert.generate", description=__doc__)
     parser.add_argument("--episodes", type=int, default=200, help="successful episodes to keep (200)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first attempt (0)")
     parser.add_argument("--processes", type=int, default=1, help="processes that plan at the same time (1)")
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("demonstrations.npz"))
+    parser.add_argument("--out", type=Path, default=TARGET)
     options = parser.parse_args(arguments)
     if options.episodes < 1 or options.processes < 1 or options.seed < 0:
         parser.error("--episodes and --processes must be at least 1, --seed at least 0")

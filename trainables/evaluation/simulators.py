@@ -18,85 +18,18 @@ import importlib
 import re
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 
+from trainables.environment import FIELD, IMAGE, Environment, Observation, SimulatorError, Step
 from trainables.features import ENVIRONMENT_STATE, STATE, FeatureType, PolicyFeatures
-from trainables.interface import Fault, TrainableError
+from trainables.interface import Fault
 
-__all__ = [
-    "Environment",
-    "GymnasiumEnvironment",
-    "Observation",
-    "SimulatorError",
-    "Step",
-    "environment_faults",
-    "make_environment",
-]
+__all__ = ["GymnasiumEnvironment", "environment_faults", "make_environment"]
 
 PUSHT = "gym_pusht/PushT-v0"
-FIELD = "rollout.env"
-IMAGE = "observation.image"
-"""LeRobot's name of a single camera."""
-
-Observation = Mapping[str, np.ndarray]
-"""One time step under LeRobot's names: vectors float32 (D,), images uint8 (C, H, W)."""
-
 _VERSIONED = re.compile(r"-v\d+$")
-
-
-class SimulatorError(TrainableError):
-    """A simulator cannot be made, or does not behave."""
-
-    reason = "environment"
-
-
-class Step(NamedTuple):
-    """What one control step gave.
-
-    Attributes:
-        observation: What the policy sees next, or None where it was not asked for.
-        reward: Reward of the step.
-        done: Whether the episode is over by the environment's own rule (its step limit not counted).
-        success: Whether the task is solved.
-    """
-
-    observation: Observation | None
-    reward: float
-    done: bool
-    success: bool
-
-
-@runtime_checkable
-class Environment(Protocol):
-    """One simulator. The same seed and the same actions must give the same episode.
-
-    Attributes:
-        action_shape: Shape of an action.
-        max_steps: Steps per episode that the task is meant to have, or None where it has no limit.
-        fps: Control steps per second of simulated time.
-    """
-
-    action_shape: tuple[int, ...]
-    max_steps: int | None
-    fps: float
-
-    def reset(self, seed: int) -> Observation:
-        """Start the episode that belongs to ``seed``."""
-        ...
-
-    def step(self, action: np.ndarray, observe: bool = True) -> Step:
-        """Execute one action (A,); ``observe=False`` says that nobody will look at the observation."""
-        ...
-
-    def frame(self) -> np.ndarray:
-        """Picture of the current state for a person, uint8 (H, W, 3)."""
-        ...
-
-    def close(self) -> None:
-        """Release what the simulator holds."""
-        ...
 
 
 class GymnasiumEnvironment:

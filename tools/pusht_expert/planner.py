@@ -15,6 +15,9 @@ from math import sqrt
 
 import numpy as np
 
+from tools.pusht_expert.physics import DAMPING, DT_S, STIFFNESS, SUBSTEPS, LeanSimulator, State
+from tools.pusht_expert.pushes import CLEARANCE_PX, PUSH_LENGTH_PX, RECORD_EVERY_PX, Push, push_library
+from tools.pusht_expert.routes import route, route_lengths
 from trainables.pusht.geometry import (
     AGENT_RADIUS_PX,
     OUTLINE,
@@ -27,9 +30,6 @@ from trainables.pusht.geometry import (
     to_body,
     to_world,
 )
-from trainables.pusht.physics import DAMPING, DT_S, STIFFNESS, SUBSTEPS, LeanSimulator, State
-from trainables.pusht.pushes import CLEARANCE_PX, PUSH_LENGTH_PX, RECORD_EVERY_PX, Push, push_library
-from trainables.pusht.routes import route, route_lengths
 
 __all__ = ["Expert", "Style", "target_profile"]
 

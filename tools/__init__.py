@@ -1,0 +1,1 @@
+"""Tools that make data for the packages. Not part of the wheel."""
