@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
+from trainables.dataset.format.schema import DatasetFeature
+from trainables.dataset.format.write import DatasetWriter
 from trainables.dataset.frames import open_frames
-from trainables.dataset.lerobot import open_dataset
-from trainables.dataset.opened import LeRobotDataset
-from trainables.dataset.schema import DatasetFeature
+from trainables.dataset.lerobot_dataset import LeRobotDataset
+from trainables.dataset.open import open_dataset
 from trainables.dataset.windows import Windows
-from trainables.dataset.write import DatasetWriter
 
 CAMERA = "observation.image"
 EPISODES, LENGTH, SIZE = 20, 120, 96

@@ -20,8 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine
+from trainables.diffusion_policy.config.sections import BUILTIN_PUSHT, DatasetConfig
 from trainables.diffusion_policy.data import load_dataset
-from trainables.diffusion_policy.sections import BUILTIN_PUSHT, DatasetConfig
 from trainables.diffusion_policy.trainable import TRAINABLE
 from trainables.interface import Report, TrainContext
 

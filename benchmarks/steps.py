@@ -7,8 +7,8 @@ import time
 import numpy as np
 import torch
 
-from trainables.diffusion_policy.policy import DiffusionPolicy, build_policy
-from trainables.diffusion_policy.sections import PolicyConfig
+from trainables.diffusion_policy.config.sections import PolicyConfig
+from trainables.diffusion_policy.network.policy import DiffusionPolicy, build_policy
 from trainables.features import ACTION, STATE, Feature, FeatureType, PolicyFeatures
 
 CAMERA = "observation.image"

@@ -11,7 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from trainables.diffusion_policy.config import ALIASES, FIELDS
+from trainables.diffusion_policy.config.diffusion_config import ALIASES, FIELDS
 from trainables.interface import FieldInfo
 
 PAGE = Path(__file__).parent / "configuration.md"

@@ -19,15 +19,15 @@ __all__ = [
     "EVAL_EVERY",
     "LOG_EVERY",
     "STEPS",
+    "CanReduceMemory",
     "ConfigError",
+    "DatasetExaminer",
     "EstimatesMemory",
     "Examination",
-    "ExaminesData",
     "ExportsCheckpoints",
     "Fault",
     "FieldInfo",
     "Finding",
-    "Lightens",
     "Metric",
     "Report",
     "StartsFromCheckpoints",
@@ -391,7 +391,7 @@ class StartsFromCheckpoints(Protocol):
 
 
 @runtime_checkable
-class Lightens(Protocol):
+class CanReduceMemory(Protocol):
     """A trainable that can train the same thing with less memory."""
 
     def lighter(self, config: Mapping[str, Any], workers: int = 1) -> Mapping[str, Any] | None:
@@ -421,7 +421,7 @@ class EstimatesMemory(Protocol):
 
 
 @runtime_checkable
-class ExaminesData(Protocol):
+class DatasetExaminer(Protocol):
     """A trainable that can say what is in a dataset, and what is wrong with it."""
 
     def dataset_config(self, root_or_repo_id: str) -> Mapping[str, Any]:

@@ -131,8 +131,8 @@ def _compare(
 
 def _write_circles(root: Path) -> None:
     """A LeRobot dataset of an arm that runs round a circle."""
-    from trainables.dataset.schema import DatasetFeature
-    from trainables.dataset.write import DatasetWriter
+    from trainables.dataset.format.schema import DatasetFeature
+    from trainables.dataset.format.write import DatasetWriter
 
     feature = DatasetFeature("float32", (2,), ["x", "y"])
     with DatasetWriter(root, fps=10, features={"observation.state": feature, "action": feature}) as writer:

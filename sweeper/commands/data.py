@@ -12,7 +12,7 @@ import typer
 from sweeper.commands.options import Json, open_console
 
 if TYPE_CHECKING:
-    from trainables.interface import ExaminesData
+    from trainables.interface import DatasetExaminer
 
 __all__ = ["app", "check", "show"]
 
@@ -97,15 +97,15 @@ def show(
 
 def _dataset(
     root: str, fields: list[str] | tuple[()], trainable: str
-) -> tuple[ExaminesData, Mapping[str, Any]]:
+) -> tuple[DatasetExaminer, Mapping[str, Any]]:
     """Who examines the dataset, and the configuration that names it."""
     from sweeper.errors import UserError
     from sweeper.spec.space_file.overrides import read_config
-    from trainables.interface import ConfigError, ExaminesData
+    from trainables.interface import ConfigError, DatasetExaminer
     from trainables.registry import load
 
     examiner = load(trainable)
-    if not isinstance(examiner, ExaminesData):
+    if not isinstance(examiner, DatasetExaminer):
         raise UserError(f"--trainable: {trainable} cannot examine datasets.")
     config = {**examiner.dataset_config(root), **read_config(examiner, fields)}
     faults = examiner.faults(config)

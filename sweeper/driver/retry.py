@@ -15,7 +15,7 @@ from sweeper.driver.recorder import Outcome, Recorder
 from sweeper.records.trial_state import TrialState
 from sweeper.spec.sweep import SweepSpec
 from sweeper.trial.failure import LIGHTENED, RETRIED
-from trainables.interface import Lightens, Trainable
+from trainables.interface import CanReduceMemory, Trainable
 
 __all__ = ["Retries"]
 
@@ -97,7 +97,7 @@ class Retries:
 
     def _lighter(self, trial: TrialState) -> dict[str, Any] | None:
         """The fields that a lighter configuration changes; None where there is none that the space allows."""
-        if not isinstance(self._trainable, Lightens):
+        if not isinstance(self._trainable, CanReduceMemory):
             return None
         workers, space = self._spec.resources.workers, self._spec.space
         found = self._trainable.lighter(trial.config, workers)

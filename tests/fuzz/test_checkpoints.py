@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from mutations import as_json, damaged_bytes, damaged_trees, fuzz
 
 from trainables.diffusion_policy import lerobot
-from trainables.diffusion_policy.policy import build_policy
-from trainables.diffusion_policy.sections import PolicyConfig
+from trainables.diffusion_policy.config.sections import PolicyConfig
+from trainables.diffusion_policy.network.policy import build_policy
 from trainables.features import Feature, FeatureType, PolicyFeatures
 from trainables.interface import TrainableError
 

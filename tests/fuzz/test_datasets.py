@@ -17,10 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mutations import HOSTILE_NUMBERS, HOSTILE_TEXTS, as_json, damaged_bytes, damaged_trees, fuzz
 
+from trainables.dataset.doctor.preflight import preflight
 from trainables.dataset.errors import DatasetError
-from trainables.dataset.lerobot import open_dataset, preflight
-from trainables.dataset.schema import DatasetFeature
-from trainables.dataset.write import DatasetWriter
+from trainables.dataset.format.schema import DatasetFeature
+from trainables.dataset.format.write import DatasetWriter
+from trainables.dataset.open import open_dataset
+from trainables.dataset.policy_statistics import policy_statistics
 
 CAMERA = "observation.image"
 LENGTHS = (5, 3, 4)
@@ -69,7 +71,7 @@ def try_dataset(root: Path) -> None:
         for index in {0, len(dataset) // 2, len(dataset) - 1}:
             window = dataset.window(index, 2, 4)
             assert window["action"].shape == (4, *dataset.policy_features.action.shape)
-        dataset.statistics()
+        policy_statistics(dataset)
         assert isinstance(dataset.fingerprint, str)
     except DatasetError as error:
         assert str(error).strip()  # noqa: PT017 - whether it is refused depends on the damage

@@ -14,7 +14,7 @@ import torch
 
 from tests.interop.checks import Checks
 from tests.interop.lerobot_process import LeRobot, read_arrays
-from trainables.diffusion_policy.policy import DiffusionPolicy
+from trainables.diffusion_policy.network.policy import DiffusionPolicy
 from trainables.evaluation.rollout import EpisodeResult, rollout, summarise
 from trainables.pusht.environment import PushTEnvironment
 

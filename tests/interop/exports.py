@@ -11,9 +11,9 @@ from typing import Any
 from tests.interop.checks import Checks
 from tests.interop.lerobot_process import LeRobot
 from tests.interop.policies import compare_policy
-from trainables.dataset.lerobot import open_dataset
+from trainables.dataset.open import open_dataset
 from trainables.diffusion_policy import lerobot as checkpoints
-from trainables.diffusion_policy.policy import DiffusionPolicy, build_policy
+from trainables.diffusion_policy.network.policy import DiffusionPolicy, build_policy
 
 TARGET = "lerobot==0.4.4"
 

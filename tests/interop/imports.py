@@ -12,7 +12,7 @@ from tests.interop.checks import Checks
 from tests.interop.lerobot_process import LeRobot
 from tests.interop.lerobot_side import VIDEO_BACKEND
 from tests.interop.policies import compare_policy
-from trainables.dataset.lerobot import open_dataset
+from trainables.dataset.open import open_dataset
 from trainables.diffusion_policy import lerobot as checkpoints
 from trainables.interface import Report
 

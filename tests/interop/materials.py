@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from trainables.dataset.lerobot import open_dataset
-from trainables.dataset.schema import DatasetFeature
-from trainables.dataset.write import DatasetWriter
+from trainables.dataset.format.schema import DatasetFeature
+from trainables.dataset.format.write import DatasetWriter
+from trainables.dataset.open import open_dataset
 from trainables.diffusion_policy.trainable import TRAINABLE
 from trainables.features import ACTION, ENVIRONMENT_STATE, STATE
 from trainables.interface import Report, TrainContext

@@ -13,8 +13,8 @@ from torchvision.transforms.functional import resize
 
 from tests.interop.checks import Checks
 from tests.interop.lerobot_process import LeRobot
-from trainables.dataset.opened import LeRobotDataset
-from trainables.diffusion_policy.policy import DiffusionPolicy
+from trainables.dataset.lerobot_dataset import LeRobotDataset
+from trainables.diffusion_policy.network.policy import DiffusionPolicy
 from trainables.features import ACTION
 
 SEED = 11

@@ -45,7 +45,7 @@ from tests.interop.lerobot_process import ROOT, LeRobot
 from tests.interop.lerobot_side import PACKAGES
 from tests.interop.written import compare_dataset
 from trainables.diffusion_policy import lerobot as checkpoints
-from trainables.diffusion_policy.policy import DiffusionPolicy
+from trainables.diffusion_policy.network.policy import DiffusionPolicy
 from trainables.features import STATE
 from trainables.pusht import ensure_dataset
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from tests.interop.checks import Checks
 from tests.interop.lerobot_process import LeRobot
-from trainables.dataset.lerobot import open_dataset
-from trainables.dataset.opened import Episode
+from trainables.dataset.lerobot_dataset import Episode
+from trainables.dataset.open import open_dataset
 
 N_OBS_STEPS, HORIZON = 2, 16
 

@@ -10,8 +10,8 @@ import pytest
 
 from sweeper.cli import main
 from sweeper.spec.space_file.overrides import read_config
-from trainables.dataset.schema import DatasetFeature
-from trainables.dataset.write import DatasetWriter
+from trainables.dataset.format.schema import DatasetFeature
+from trainables.dataset.format.write import DatasetWriter
 from trainables.interface import ConfigError
 from trainables.registry import load
 

@@ -17,9 +17,9 @@ from sweeper.cli import main
 from sweeper.layout import JOURNAL
 from sweeper.records.events import EventKind
 from sweeper.records.journal import Journal
-from trainables.diffusion_policy.checkpoint import Checkpoints, Snapshot
-from trainables.diffusion_policy.config import DiffusionConfig
-from trainables.diffusion_policy.policy import build_policy
+from trainables.diffusion_policy.config.diffusion_config import DiffusionConfig
+from trainables.diffusion_policy.network.policy import build_policy
+from trainables.diffusion_policy.training.checkpoint import Checkpoints, Snapshot
 from trainables.features import Feature, FeatureType, PolicyFeatures
 
 CONFIG = {

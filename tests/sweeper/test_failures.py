@@ -257,8 +257,8 @@ TIMED = ("train/samples_per_s", "train/data_wait_fraction", "eval/chunk_latency_
 @pytest.fixture(scope="module")
 def circles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A LeRobot dataset of an arm that runs round a circle."""
-    from trainables.dataset.schema import DatasetFeature
-    from trainables.dataset.write import DatasetWriter
+    from trainables.dataset.format.schema import DatasetFeature
+    from trainables.dataset.format.write import DatasetWriter
 
     root = tmp_path_factory.mktemp("data") / "circles"
     feature = DatasetFeature("float32", (2,), ["x", "y"])

@@ -13,8 +13,8 @@ import pytest
 from sweeper.cli import main
 from sweeper.errors import SpecError
 from sweeper.spec.space_file.load import load_spec
-from trainables.dataset.schema import DatasetFeature
-from trainables.dataset.write import DatasetWriter
+from trainables.dataset.format.schema import DatasetFeature
+from trainables.dataset.format.write import DatasetWriter
 
 ROOT = Path(__file__).parents[2]
 SPACE = ROOT / "search_spaces" / "pusht_quick.yaml"

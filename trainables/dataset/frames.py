@@ -22,14 +22,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from trainables.dataset.cached import PROGRESS_EVERY_S, alone, is_disk_full, lacks_room, work_off
-from trainables.dataset.decode import FramePart, decode_part, decoder_version
 from trainables.dataset.errors import DiskFullError
-from trainables.dataset.tables import available_cpus
+from trainables.dataset.format.decode import FramePart, decode_part, decoder_version
+from trainables.dataset.format.tables import available_cpus
+from trainables.dataset.shared_cache import (
+    PROGRESS_EVERY_S,
+    exclusive,
+    is_disk_full,
+    missing_space,
+    run_parallel,
+)
 from trainables.interface import Fault, silent
 
 if TYPE_CHECKING:
-    from trainables.dataset.opened import LeRobotDataset
+    from trainables.dataset.lerobot_dataset import LeRobotDataset
 
 __all__ = ["FrameArray", "open_frames"]
 
@@ -108,7 +114,7 @@ def open_frames(
     if found is None:
         folder.mkdir(parents=True, exist_ok=True)
         waiting = f"{camera}: waiting for another process that decodes it"
-        with alone(path.with_suffix(".lock"), waiting, tell):
+        with exclusive(path.with_suffix(".lock"), waiting, tell):
             found = _open(path, wanted)
             if found is None:
                 builder = _Builder(dataset, camera, parts, size, wanted, tell)
@@ -175,7 +181,7 @@ class _Builder:
 
     def _check_disk(self, folder: Path) -> None:
         needed_b = self._shape[0] * self._frame_b
-        free_b = lacks_room(folder, needed_b)
+        free_b = missing_space(folder, needed_b)
         if free_b is not None:
             raise self._disk_full(folder, f"only {free_b / 1e9:.2f} GB are free")
 
@@ -199,7 +205,7 @@ class _Builder:
     def _decode_all(self, file: int, start_b: int, threads: int, folder: Path) -> None:
         tasks = [partial(self._decode, piece, file, start_b) for piece in self._pieces]
         try:
-            work_off(tasks, threads, self._failed, self._tell_progress)
+            run_parallel(tasks, threads, self._failed, self._tell_progress)
         except OSError as error:
             if not is_disk_full(error):
                 raise

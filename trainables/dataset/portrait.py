@@ -35,7 +35,7 @@ from trainables.features import ACTION, STATE, FeatureType
 from trainables.interface import silent
 
 if TYPE_CHECKING:
-    from trainables.dataset.opened import Episode, LeRobotDataset
+    from trainables.dataset.lerobot_dataset import Episode, LeRobotDataset
 
 __all__ = ["portray"]
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from trainables.dataset.errors import dataset_error
 from trainables.dataset.frames import FrameArray
-from trainables.dataset.opened import LeRobotDataset
+from trainables.dataset.lerobot_dataset import LeRobotDataset
 from trainables.features import ACTION
 
 __all__ = ["ACTION_IS_PAD", "Split", "Windows", "split_episodes"]

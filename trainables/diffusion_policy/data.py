@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from trainables.dataset.doctor.preflight import preflight as dataset_faults
 from trainables.dataset.errors import DatasetError
-from trainables.dataset.lerobot import Sources, open_dataset
-from trainables.dataset.lerobot import preflight as dataset_faults
-from trainables.dataset.opened import LeRobotDataset
-from trainables.dataset.source import fetch_source
-from trainables.diffusion_policy.clashes import crop_faults
-from trainables.diffusion_policy.config import DiffusionConfig
-from trainables.diffusion_policy.sections import BUILTIN_PUSHT, DatasetConfig
+from trainables.dataset.lerobot_dataset import LeRobotDataset
+from trainables.dataset.open import Sources, open_dataset
+from trainables.dataset.sources.find import fetch_source
+from trainables.diffusion_policy.config.clashes import crop_faults
+from trainables.diffusion_policy.config.diffusion_config import DiffusionConfig
+from trainables.diffusion_policy.config.sections import BUILTIN_PUSHT, DatasetConfig
 from trainables.features import PolicyFeatures
 from trainables.interface import ConfigError, Fault, is_url, silent
 
@@ -107,8 +107,9 @@ def _start_faults(config: DiffusionConfig, cache: Path, progress: Callable[[str]
     path, dataset = config.policy.path, config.dataset
     if path is None:
         return []
-    from trainables.diffusion_policy.matching import feature_faults
-    from trainables.diffusion_policy.pretrained import find_checkpoint, read_config
+    from trainables.diffusion_policy.finetuning.compatibility import feature_faults
+    from trainables.diffusion_policy.pretrained.find import find_checkpoint
+    from trainables.diffusion_policy.pretrained.read_config import read_config
 
     try:
         progress(f"reading the checkpoint {path}")

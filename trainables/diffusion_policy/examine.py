@@ -10,10 +10,10 @@ from typing import Any
 from trainables.dataset.doctor.examination import Aims
 from trainables.dataset.doctor.examination import examine as examine_dataset
 from trainables.dataset.errors import DatasetError, dataset_error
-from trainables.dataset.opened import LeRobotDataset
-from trainables.diffusion_policy.config import FIELDS, DiffusionConfig
+from trainables.dataset.lerobot_dataset import LeRobotDataset
+from trainables.diffusion_policy.config.diffusion_config import FIELDS, DiffusionConfig
+from trainables.diffusion_policy.config.sections import DatasetConfig
 from trainables.diffusion_policy.data import camera_faults, image_sizes, load_dataset, source
-from trainables.diffusion_policy.sections import DatasetConfig
 from trainables.features import FeatureType
 from trainables.interface import Examination, Fault, Finding, is_url, silent
 from trainables.ranges import compressed, parse_choice

@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trainables.diffusion_policy.config import ALIASES, FIELDS, DiffusionConfig, config_faults
-from trainables.diffusion_policy.config_json import TARGETS
-from trainables.diffusion_policy.size import encoder_count, parameter_count
+from trainables.diffusion_policy.config.diffusion_config import ALIASES, FIELDS
+from trainables.diffusion_policy.finetuning.resolve import resolve, resolve_faults
+from trainables.diffusion_policy.finetuning.starting_point import inherited, remarks, start_sizes
+from trainables.diffusion_policy.network.shapes import encoder_count, parameter_count
+from trainables.diffusion_policy.pretrained.lerobot_config import TARGETS
 from trainables.features import ENVIRONMENT_STATE, STATE
 from trainables.interface import (
     ConfigError,
@@ -83,7 +85,7 @@ class DiffusionPolicyTrainable:
 
         Reads no data; of the checkpoint of ``policy.path``, its ``config.json``.
         """
-        return config_faults(config, workers)
+        return resolve_faults(config, workers)
 
     def preflight(
         self, config: Mapping[str, Any], cache: Path, progress: Callable[[str], None] = silent
@@ -91,14 +93,14 @@ class DiffusionPolicyTrainable:
         """Check a configuration against its dataset and environment. Leaves nothing behind but the cache."""
         from trainables.diffusion_policy.data import preflight
 
-        faults = config_faults(config)
-        return faults or preflight(DiffusionConfig.from_flat(config), cache, progress)
+        faults = resolve_faults(config)
+        return faults or preflight(resolve(config), cache, progress)
 
     def describe(self, config: Mapping[str, Any], cache: Path) -> Mapping[str, Any]:
         """Identify the data of a configuration: fingerprint, revision, split hash, sizes."""
         from trainables.diffusion_policy.data import describe
 
-        return describe(DiffusionConfig.from_flat(config), cache)
+        return describe(resolve(config), cache)
 
     def dataset_config(self, root_or_repo_id: str) -> Mapping[str, Any]:
         """Name a dataset as a configuration does: what looks like a hub id and is no folder is one."""
@@ -121,7 +123,7 @@ class DiffusionPolicyTrainable:
         """
         from trainables.diffusion_policy.examine import examine
 
-        return examine(DiffusionConfig.from_flat(config), cache, progress, every_frame=every_frame)
+        return examine(resolve(config), cache, progress, every_frame=every_frame)
 
     def portray(
         self,
@@ -139,7 +141,7 @@ class DiffusionPolicyTrainable:
         from trainables.dataset.portrait import portray
         from trainables.diffusion_policy.data import load_dataset
 
-        dataset = load_dataset(DiffusionConfig.from_flat(config).dataset, cache, progress)
+        dataset = load_dataset(resolve(config).dataset, cache, progress)
         return portray(dataset, folder, progress)
 
     def disk_gb(self, config: Mapping[str, Any]) -> float:
@@ -148,13 +150,11 @@ class DiffusionPolicyTrainable:
         The dataset is not opened, so the sizes of its features are taken to be those that the checkpoint of
         ``policy.path`` knows, or else a usual arm's; they matter little beside the U-Net's.
         """
-        built = DiffusionConfig.from_flat(config)
+        built = resolve(config)
         observations = built.dataset.observations
         cameras = 1 if observations is None else len(set(observations) - {STATE, ENVIRONMENT_STATE})
         sizes = {"action_dim": 6, "vector_dim": 12, "cameras": cameras}
         if built.policy.path is not None:
-            from trainables.diffusion_policy.finetuning import start_sizes
-
             sizes |= start_sizes(built.policy.path)
         kept = parameter_count(built.policy, **sizes)
         trained = kept - encoder_count(built.policy, sizes["cameras"]) if built.freezes_encoder else kept
@@ -164,8 +164,6 @@ class DiffusionPolicyTrainable:
         """What the checkpoint of ``policy.path`` decides; empty where it cannot be read."""
         if config.get("policy.path") is None:
             return {}
-        from trainables.diffusion_policy.finetuning import inherited
-
         try:
             return inherited(config)
         except ConfigError:
@@ -174,11 +172,9 @@ class DiffusionPolicyTrainable:
     def remarks(self, config: Mapping[str, Any], cache: Path | None = None) -> list[str]:
         """What is worth knowing of the checkpoint of ``policy.path`` and of the store of ``dataset.root``."""
         said = [] if cache is not None else _missing_packages(config.get("dataset.root"))
-        if config.get("policy.path") is None or config_faults(config):
+        if config.get("policy.path") is None or resolve_faults(config):
             return said
-        from trainables.diffusion_policy.finetuning import remarks
-
-        built = DiffusionConfig.from_flat(config)
+        built = resolve(config)
         if cache is None:
             return said + remarks(built)
         from trainables.diffusion_policy.data import load_dataset
@@ -192,7 +188,7 @@ class DiffusionPolicyTrainable:
         which may be frozen, are left out, and the features are taken to be the least there can be.
         Activations come on top, and are most of it where the batch is large.
         """
-        built = DiffusionConfig.from_flat(config)
+        built = resolve(config)
         weights = parameter_count(built.policy, action_dim=1, vector_dim=1, cameras=0)
         return weights * (_BYTES_HELD + (_BYTES_AVERAGE if built.ema.enabled else 0)) / 1e9
 
@@ -215,9 +211,9 @@ class DiffusionPolicyTrainable:
             DivergedError: Where the loss or a gradient is no longer finite, or the loss explodes.
             OutOfMemoryError: Where the device's memory does not suffice.
         """
-        from trainables.diffusion_policy.train import train
+        from trainables.diffusion_policy.training.train import train
 
-        return train(DiffusionConfig.from_flat(config), context)
+        return train(resolve(config), context)
 
     def export(
         self,

@@ -130,7 +130,7 @@ def _table_hash() -> str:
 
 
 def _build(root: Path, images: bool, progress: Callable[[str], None]) -> None:
-    from trainables.dataset.write import DatasetWriter
+    from trainables.dataset.format.write import DatasetWriter
 
     demonstrations = load_demonstrations()
     camera = _Camera() if images else None
@@ -159,7 +159,7 @@ def _columns(demonstrations: Demonstrations, rows: slice) -> dict[str, np.ndarra
 
 
 def _features(images: bool) -> Mapping[str, Any]:
-    from trainables.dataset.schema import DatasetFeature
+    from trainables.dataset.format.schema import DatasetFeature
 
     place = {"motors": ["x", "y"]}
     keypoints = {"keypoints": [f"{axis}{number}" for number in range(len(KEYPOINTS)) for axis in "xy"]}

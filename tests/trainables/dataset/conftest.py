@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from small_sets import pictures, states
 
-from trainables.dataset.schema import DatasetFeature
-from trainables.dataset.write import DatasetWriter
+from trainables.dataset.format.schema import DatasetFeature
+from trainables.dataset.format.write import DatasetWriter
 
 MakeDataset = Callable[..., Path]
 

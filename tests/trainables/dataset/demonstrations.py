@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from trainables.dataset.schema import DatasetFeature
-from trainables.dataset.write import DatasetWriter
+from trainables.dataset.format.schema import DatasetFeature
+from trainables.dataset.format.write import DatasetWriter
 
 CAMERA = "observation.images.front"
 HEIGHT, WIDTH = 32, 48

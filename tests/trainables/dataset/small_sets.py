@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from trainables.dataset.schema import DatasetFeature
+from trainables.dataset.format.schema import DatasetFeature
 
 HEIGHT, WIDTH = 32, 48
 PICTURE = DatasetFeature("video", (HEIGHT, WIDTH, 3), ["height", "width", "channels"])

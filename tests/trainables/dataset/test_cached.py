@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from trainables.dataset.cached import told_again
+from trainables.dataset.shared_cache import repeating
 
 
 def test_a_library_that_says_nothing_is_spoken_for() -> None:
@@ -16,7 +16,7 @@ def test_a_library_that_says_nothing_is_spoken_for() -> None:
         if len(told) == 3:
             thrice.set()
 
-    with told_again("fetching", tell, every_s=0.01):
+    with repeating("fetching", tell, every_s=0.01):
         assert thrice.wait(30)
     count = len(told)
     assert set(told) == {"fetching"}

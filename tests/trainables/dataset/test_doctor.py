@@ -17,10 +17,11 @@ from PIL import Image, ImageFilter
 from small_sets import edit_info, edit_table
 
 from trainables.dataset.doctor.looks import SAMPLED_EPISODES, SAMPLED_FRAMES, sampled_rows
+from trainables.dataset.doctor.preflight import preflight
 from trainables.dataset.errors import DatasetError
-from trainables.dataset.lerobot import open_dataset, preflight
-from trainables.dataset.schema import DatasetFeature
-from trainables.interface import ConfigError, Examination, ExaminesData, Finding
+from trainables.dataset.format.schema import DatasetFeature
+from trainables.dataset.open import open_dataset
+from trainables.interface import ConfigError, DatasetExaminer, Examination, Finding
 from trainables.registry import load
 
 SMALL = {"few_episodes"}
@@ -30,7 +31,7 @@ SMALL = {"few_episodes"}
 def examine(root: Path | list[Path], every_frame: bool = False, **config: Any) -> Examination:
     """Examine a dataset; ``policy__horizon=8`` sets ``policy.horizon``."""
     examiner = load("diffusion_policy")
-    assert isinstance(examiner, ExaminesData)
+    assert isinstance(examiner, DatasetExaminer)
     named = [str(one) for one in root] if isinstance(root, list) else str(root)
     fields = {"dataset.root": named, **{key.replace("__", "."): value for key, value in config.items()}}
     return examiner.examine(fields, Path("unused"), every_frame=every_frame)

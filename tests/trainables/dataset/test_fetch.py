@@ -21,16 +21,17 @@ import numpy as np
 import pytest
 from small_sets import PICTURE
 
-from trainables.dataset import cached, fetch
+from trainables.dataset import shared_cache as cached
 from trainables.dataset.errors import DatasetError, DiskFullError
-from trainables.dataset.fetch import fetch_dataset
-from trainables.dataset.lerobot import open_dataset
+from trainables.dataset.open import open_dataset
+from trainables.dataset.sources import fetch
+from trainables.dataset.sources.fetch import fetch_dataset
 from trainables.diffusion_policy.trainable import TRAINABLE
 
 OPEN = """
 import os, sys, pathlib
-from trainables.dataset.lerobot import open_dataset
-from trainables.dataset.store import Store
+from trainables.dataset.open import open_dataset
+from trainables.dataset.sources.object_store import Store
 {before}
 dataset = open_dataset(sys.argv[1], cache=pathlib.Path(sys.argv[2]), progress=print)
 print(dataset.fingerprint, dataset.root)
@@ -133,7 +134,7 @@ def test_what_a_dead_process_had_fetched_is_not_fetched_again(root, cache):
         f"file://{root}",
         cache,
         before="""
-from trainables.dataset import fetch
+from trainables.dataset.sources import fetch
 fetch.THREADS = 1
 read, left = Store.read, [2]
 def two(store, file):

@@ -15,8 +15,8 @@ import pytest
 from small_sets import PICTURE
 
 from trainables.dataset.errors import DatasetError
-from trainables.dataset.fetch import fetch_dataset
-from trainables.dataset.lerobot import open_dataset
+from trainables.dataset.open import open_dataset
+from trainables.dataset.sources.fetch import fetch_dataset
 
 pytest.importorskip("s3fs", reason="s3fs is not installed")
 pytest.importorskip("moto.server", reason="moto[server] is not installed")
@@ -24,7 +24,7 @@ pytest.importorskip("moto.server", reason="moto[server] is not installed")
 ADDRESS = "s3://bucket/arms/set"
 OPEN = """
 import pathlib, sys
-from trainables.dataset.lerobot import open_dataset
+from trainables.dataset.open import open_dataset
 dataset = open_dataset(sys.argv[1], cache=pathlib.Path(sys.argv[2]), progress=print)
 print(dataset.fingerprint, dataset.window(9, 2, 8)["observation.image"].mean())
 """

@@ -12,17 +12,17 @@ import torch
 from small_sets import HEIGHT, PICTURE, WIDTH, edit_table
 
 from trainables.dataset.errors import DatasetError, DiskFullError
+from trainables.dataset.format.schema import DatasetFeature
 from trainables.dataset.frames import open_frames
-from trainables.dataset.lerobot import open_dataset
-from trainables.dataset.schema import DatasetFeature
+from trainables.dataset.open import open_dataset
 
 CAMERA = "observation.image"
 PNG = DatasetFeature("image", (HEIGHT, WIDTH, 3), ["height", "width", "channels"])
 
 OPEN = """
 import sys, pathlib
-from trainables.dataset import frames, lerobot
-dataset = lerobot.open_dataset(pathlib.Path(sys.argv[1]))
+from trainables.dataset import frames, open_dataset
+dataset = open_dataset(pathlib.Path(sys.argv[1]))
 {before}
 found = frames.open_frames(dataset, "observation.image", None, pathlib.Path(sys.argv[2]), print)
 assert found.array.shape == (len(dataset), 3, 32, 48)
@@ -188,7 +188,7 @@ def test_too_small_a_disk_is_an_error_before_anything_is_written(make_dataset, c
 
 @pytest.mark.parametrize("time", [float("nan"), float("inf"), 1e30])
 def test_what_is_no_time_of_a_video_is_refused(root, time):
-    from trainables.dataset.decode import VideoError, _nearest_frames
+    from trainables.dataset.format.decode import VideoError, _nearest_frames
 
     (video,) = (root / "videos").rglob("*.mp4")
     for times in ([time, 0.1], [0.0, time]):

@@ -24,7 +24,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CODE = """
 import json, sys
 from pathlib import Path
-from trainables.dataset.lerobot import open_dataset, preflight
+from trainables.dataset.open import open_dataset, preflight
 from trainables.dataset.errors import DatasetError
 cache, told = Path(sys.argv[1]), []
 found = {"faults": [str(fault) for fault in preflight("somebody/set", cache=cache)]}
@@ -149,7 +149,7 @@ def test_processes_that_ask_at_once_fetch_from_the_hub_once(make_dataset, tmp_pa
         "NO_PROXY": "127.0.0.1",
     }
     code = (
-        "from trainables.dataset.lerobot import open_dataset\n"
+        "from trainables.dataset.open import open_dataset\n"
         "dataset = open_dataset('somebody/set')\n"
         "print(len(dataset), dataset.revision)\n"
     )

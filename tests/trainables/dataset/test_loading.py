@@ -12,18 +12,18 @@ import yaml
 from small_sets import PICTURE, states
 from test_renames import call_otherwise
 
+from trainables.dataset.format.schema import DatasetFeature
 from trainables.dataset.frames import open_frames
-from trainables.dataset.lerobot import open_dataset
-from trainables.dataset.schema import DatasetFeature
+from trainables.dataset.open import open_dataset
 from trainables.dataset.windows import Windows
-from trainables.diffusion_policy.config import DiffusionConfig, config_faults
 from trainables.diffusion_policy.data import describe, image_sizes, load_dataset, preflight, source
+from trainables.diffusion_policy.finetuning.resolve import resolve, resolve_faults
 
 FRONT, WRIST = "observation.images.front", "observation.images.wrist"
 
 
 def built(**fields):
-    return DiffusionConfig.from_flat({f"dataset.{name}": value for name, value in fields.items()})
+    return resolve({f"dataset.{name}": value for name, value in fields.items()})
 
 
 def test_cameras_of_different_size_are_resized_to_one(make_dataset, tmp_path):
@@ -37,7 +37,7 @@ def test_cameras_of_different_size_are_resized_to_one(make_dataset, tmp_path):
     assert "48×64" in fault.problem
     assert "20×20" in fault.problem
 
-    config = DiffusionConfig.from_flat({"dataset.root": root, "policy.resize_shape": [24, 32]})
+    config = resolve({"dataset.root": root, "policy.resize_shape": [24, 32]})
     assert preflight(config, tmp_path) == []
     dataset = load_dataset(config.dataset, tmp_path)
     frames = {
@@ -72,7 +72,7 @@ def test_a_configuration_names_several_sets_ranges_and_renames(make_dataset, tmp
     json.dumps(described)
 
     # As a trial's config.json and a checkpoint keep it.
-    assert DiffusionConfig.from_flat(json.loads(json.dumps(config.to_flat()))) == config
+    assert resolve(json.loads(json.dumps(config.to_flat()))) == config
 
 
 def test_one_set_is_described_as_ever(make_dataset, tmp_path):
@@ -113,7 +113,7 @@ def test_the_hub_the_built_in_set_and_folders_are_told_apart(tmp_path):
     ],
 )
 def test_what_no_dataset_could_satisfy_is_told_before_one_is_looked_for(fields, where, words):
-    (fault,) = config_faults({f"dataset.{name}": value for name, value in fields.items()})
+    (fault,) = resolve_faults({f"dataset.{name}": value for name, value in fields.items()})
     assert fault.where == where
     assert words in fault.problem
 
@@ -143,4 +143,4 @@ def test_every_line_of_the_page_can_be_written_so():
     assert len(lines) == 8
     for line in lines:
         config = {"dataset.root": "somewhere", **yaml.safe_load(line)}
-        assert config_faults(config) == [], line
+        assert resolve_faults(config) == [], line

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from trainables.dataset.errors import DatasetError
-from trainables.dataset.metadata import _episode_v3, inside
-from trainables.dataset.schema import VIDEO_PATH_V3
+from trainables.dataset.format.metadata import _episode_v3, inside
+from trainables.dataset.format.schema import VIDEO_PATH_V3
 
 
 @pytest.mark.parametrize("path", ["videos/" + "1" * 300 + ".mp4", "videos/a\0b.mp4"])

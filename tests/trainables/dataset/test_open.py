@@ -13,9 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from small_sets import HEIGHT, PICTURE, WIDTH, edit_info, edit_table, pictures, states
 
+from trainables.dataset.doctor.preflight import preflight
 from trainables.dataset.errors import DatasetError
-from trainables.dataset.lerobot import open_dataset, preflight
-from trainables.dataset.schema import DatasetFeature
+from trainables.dataset.format.schema import DatasetFeature
+from trainables.dataset.open import open_dataset
 from trainables.dataset.windows import Windows
 
 CAMERA = "observation.image"
@@ -473,10 +474,11 @@ def test_the_package_itself_opens_datasets_and_is_light_until_then(make_dataset)
         "import sys, trainables.dataset; "
         "assert not {'numpy', 'pyarrow', 'av'} & set(sys.modules); "
         "from trainables.dataset import DatasetError, LeRobotDataset, open_dataset; "
+        "from trainables.dataset.policy_statistics import policy_statistics; "
         "dataset = open_dataset(sys.argv[1]); assert isinstance(dataset, LeRobotDataset); "
         "window = dataset.window(index=7, n_obs_steps=2, horizon=8); "
         "print(len(dataset), len(dataset.episodes), dataset.fps, list(dataset.features)[:2], "
-        "sorted(dataset.statistics()), {name: value.shape for name, value in window.items()})"
+        "sorted(policy_statistics(dataset)), {name: value.shape for name, value in window.items()})"
     )
     root = make_dataset(cameras={CAMERA: PICTURE})
     done = subprocess.run([sys.executable, "-c", code, str(root)], capture_output=True, text=True, check=True)
@@ -490,7 +492,7 @@ def test_the_package_itself_opens_datasets_and_is_light_until_then(make_dataset)
 
 def test_opening_needs_neither_torch_nor_pandas(make_dataset):
     code = (
-        "import sys, pathlib; from trainables.dataset.lerobot import open_dataset, preflight; "
+        "import sys, pathlib; from trainables.dataset.open import open_dataset, preflight; "
         "root = pathlib.Path(sys.argv[1]); assert preflight(root) == []; "
         "assert len(open_dataset(root)) == 38; "
         "print([name for name in ('torch', 'pandas', 'huggingface_hub') if name in sys.modules])"

@@ -10,7 +10,7 @@ from demonstrations import CAMERA, HEIGHT, NAMES, WIDTH, record
 from PIL import Image
 
 from trainables.dataset.drawing import HEADER, MARGIN, Histogram, draw_histogram, fitted, font, new_page
-from trainables.dataset.lerobot import open_dataset
+from trainables.dataset.open import open_dataset
 from trainables.dataset.portrait import CELL_PX, LABEL_PX, portray
 
 

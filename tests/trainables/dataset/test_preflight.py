@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from small_sets import HEIGHT, PICTURE, WIDTH, edit_info, states
 
+from trainables.dataset.doctor.preflight import preflight
 from trainables.dataset.errors import DatasetError
+from trainables.dataset.format.schema import DatasetFeature
 from trainables.dataset.frames import open_frames
-from trainables.dataset.lerobot import open_dataset, preflight
-from trainables.dataset.schema import DatasetFeature
+from trainables.dataset.open import open_dataset
 
 CAMERA = "observation.image"
 

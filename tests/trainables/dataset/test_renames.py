@@ -9,10 +9,12 @@ import pyarrow as pa
 import pytest
 from small_sets import PICTURE, edit_info, edit_table, states
 
+from trainables.dataset.doctor.preflight import preflight
 from trainables.dataset.errors import DatasetError
+from trainables.dataset.format.schema import DatasetFeature
 from trainables.dataset.frames import open_frames
-from trainables.dataset.lerobot import open_dataset, preflight
-from trainables.dataset.schema import DatasetFeature
+from trainables.dataset.open import open_dataset
+from trainables.dataset.policy_statistics import policy_statistics
 from trainables.dataset.windows import Windows
 
 PNG = DatasetFeature("image", (8, 10, 3), ["height", "width", "channels"])
@@ -66,8 +68,8 @@ def test_renamed_features_are_read_as_if_they_were_called_so(make_dataset, nearl
         for name, expected in plain.window(row, 2, 4).items():
             np.testing.assert_array_equal(found[name], expected)
             np.testing.assert_array_equal(batch[name][0].numpy(), expected)
-    for name, expected in plain.statistics().items():
-        np.testing.assert_array_equal(dataset.statistics()[name]["mean"], expected["mean"])
+    for name, expected in policy_statistics(plain).items():
+        np.testing.assert_array_equal(policy_statistics(dataset)[name]["mean"], expected["mean"])
 
 
 def test_cameras_that_change_names_do_not_share_frames(make_dataset, tmp_path):

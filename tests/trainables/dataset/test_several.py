@@ -9,10 +9,12 @@ import pytest
 from small_sets import PICTURE, edit_info, states
 from test_renames import PNG, call_otherwise
 
+from trainables.dataset.doctor.preflight import preflight
 from trainables.dataset.errors import DatasetError
+from trainables.dataset.format.schema import DatasetFeature
 from trainables.dataset.frames import open_frames
-from trainables.dataset.lerobot import open_dataset, preflight
-from trainables.dataset.schema import DatasetFeature
+from trainables.dataset.open import open_dataset
+from trainables.dataset.policy_statistics import policy_statistics
 from trainables.dataset.windows import Windows, split_episodes
 
 CAMERA = "observation.image"
@@ -66,7 +68,7 @@ def test_windows_frames_and_statistics_are_those_of_the_parts(pair, tmp_path):
             np.testing.assert_array_equal(batch[name][0].numpy(), value)
     rows = np.array([24, 3, 15, 3, 14])
     np.testing.assert_array_equal(dataset.pictures(CAMERA, rows), frames[CAMERA].array[rows])
-    found = dataset.statistics()
+    found = policy_statistics(dataset)
     assert found["action"]["count"].tolist() == [25]
     assert found["action"]["max"][0] == max(part.column("action")[:, 0].max() for part in parts)
     assert found[CAMERA]["count"].tolist() == [25]

@@ -5,9 +5,10 @@ import pytest
 from small_sets import HEIGHT, PICTURE, WIDTH, states
 
 from trainables.dataset.errors import DatasetError
+from trainables.dataset.format.schema import DatasetFeature
 from trainables.dataset.frames import open_frames
-from trainables.dataset.lerobot import open_dataset
-from trainables.dataset.schema import DatasetFeature
+from trainables.dataset.open import open_dataset
+from trainables.dataset.policy_statistics import policy_statistics
 from trainables.dataset.statistics import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -60,19 +61,19 @@ def test_pixels_are_counted_exactly(shape):
 
 def test_statistics_see_only_the_chosen_episodes(make_dataset):
     dataset = open_dataset(make_dataset(lengths=(5, 6, 7)), exclude_episodes=[0])
-    found = dataset.statistics([2])
+    found = policy_statistics(dataset, [2])
     np.testing.assert_array_equal(found["action"]["min"], 100 + states(2, 7).astype(np.float64).min(axis=0))
     assert found["observation.state"]["count"].tolist() == [7]
-    assert dataset.statistics()["action"]["count"].tolist() == [13]
+    assert policy_statistics(dataset)["action"]["count"].tolist() == [13]
     with pytest.raises(DatasetError, match=r"\[0\] are not among the 2 opened ones"):
-        dataset.statistics([0])
+        policy_statistics(dataset, [0])
 
 
 def test_a_constant_dimension_has_no_spread(make_dataset):
     values = states(0, 10)
     values[:, 1] = 0.1
     dataset = open_dataset(make_dataset(lengths=(10, 10), changes={("action", -1): values}))
-    action = dataset.statistics()["action"]
+    action = policy_statistics(dataset)["action"]
     assert action["min"][1] == action["max"][1] == np.float32(0.1)
     assert action["std"][1] == 0
 
@@ -81,21 +82,21 @@ def test_pictures_are_counted_from_the_pixels_not_from_the_files(make_dataset, t
     root = make_dataset(cameras={CAMERA: PNG})
     (root / "meta/stats.json").write_text("{}")
     dataset = open_dataset(root)
-    found = dataset.statistics([0, 2])[CAMERA]
+    found = policy_statistics(dataset, [0, 2])[CAMERA]
     pixels = dataset.pictures(CAMERA, dataset.rows_of([0, 2])) / 255
     np.testing.assert_allclose(found["mean"].ravel(), pixels.mean(axis=(0, 2, 3)))
     np.testing.assert_allclose(found["std"].ravel(), pixels.std(axis=(0, 2, 3)))
     assert found["count"].tolist() == [21]
 
     frames = {CAMERA: open_frames(dataset, CAMERA, None, tmp_path / "cache")}
-    mapped = dataset.statistics([0, 2], frames=frames)[CAMERA]
+    mapped = policy_statistics(dataset, [0, 2], frames=frames)[CAMERA]
     assert all(np.array_equal(mapped[name], found[name]) for name in found)
 
 
 def test_imagenet_numbers_replace_a_cameras_mean_and_std_only(make_dataset):
     dataset = open_dataset(make_dataset(cameras={CAMERA: PICTURE}))
-    found = dataset.statistics(use_imagenet_stats=True)
-    own = dataset.statistics()
+    found = policy_statistics(dataset, use_imagenet_stats=True)
+    own = policy_statistics(dataset)
     assert found[CAMERA]["mean"].shape == found[CAMERA]["std"].shape == (3, 1, 1)
     assert tuple(found[CAMERA]["mean"].ravel()) == IMAGENET_MEAN
     assert tuple(found[CAMERA]["std"].ravel()) == IMAGENET_STD

@@ -6,9 +6,9 @@ import torch
 from small_sets import PICTURE
 
 from trainables.dataset.errors import DatasetError
+from trainables.dataset.format.schema import DatasetFeature
 from trainables.dataset.frames import open_frames
-from trainables.dataset.lerobot import open_dataset
-from trainables.dataset.schema import DatasetFeature
+from trainables.dataset.open import open_dataset
 from trainables.dataset.windows import Windows, split_episodes
 
 CAMERA = "observation.image"

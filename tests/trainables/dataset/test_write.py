@@ -7,11 +7,12 @@ import pyarrow.parquet as pq
 import pytest
 from small_sets import PICTURE, pictures, states
 
+from trainables.dataset.doctor.preflight import preflight
 from trainables.dataset.errors import DatasetError
-from trainables.dataset.lerobot import open_dataset, preflight
-from trainables.dataset.schema import DatasetFeature
+from trainables.dataset.format.schema import DatasetFeature
+from trainables.dataset.format.write import DatasetWriter
+from trainables.dataset.open import open_dataset
 from trainables.dataset.statistics import vector_statistics
-from trainables.dataset.write import DatasetWriter
 
 VECTORS = {
     "observation.state": DatasetFeature("float32", (2,)),

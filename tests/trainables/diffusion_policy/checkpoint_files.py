@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from trainables.diffusion_policy import lerobot
-from trainables.diffusion_policy.checkpoint import Checkpoints, Snapshot
-from trainables.diffusion_policy.config import DiffusionConfig
-from trainables.diffusion_policy.policy import DiffusionPolicy
+from trainables.diffusion_policy.config.diffusion_config import DiffusionConfig
+from trainables.diffusion_policy.network.policy import DiffusionPolicy
+from trainables.diffusion_policy.training.checkpoint import Checkpoints, Snapshot
 
 WEIGHTS = "model.safetensors"
 INPUT_STATE = "policy_preprocessor_step_3_normalizer_processor.safetensors"

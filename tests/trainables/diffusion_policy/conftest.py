@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from small_policy import small_settings
 
-from trainables.dataset.schema import DatasetFeature
-from trainables.dataset.write import DatasetWriter
+from trainables.dataset.format.schema import DatasetFeature
+from trainables.dataset.format.write import DatasetWriter
 
 EPISODES = 8
 LENGTH = 40

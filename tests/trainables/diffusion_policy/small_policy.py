@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainables.diffusion_policy.policy import DiffusionPolicy, build_policy
-from trainables.diffusion_policy.sections import PolicyConfig
+from trainables.diffusion_policy.config.sections import PolicyConfig
+from trainables.diffusion_policy.network.policy import DiffusionPolicy, build_policy
 from trainables.features import Feature, FeatureType, PolicyFeatures
 
 STATE_DIM, ACTION_DIM = 3, 2

@@ -6,9 +6,14 @@ from typing import Any
 
 import pytest
 
-from trainables.diffusion_policy.config import ALIASES, FIELDS, DiffusionConfig, config_faults
-from trainables.diffusion_policy.sections import PolicyConfig
-from trainables.diffusion_policy.size import parameter_count
+from trainables.diffusion_policy.config.diffusion_config import (
+    ALIASES,
+    FIELDS,
+    DiffusionConfig,
+    config_faults,
+)
+from trainables.diffusion_policy.config.sections import PolicyConfig
+from trainables.diffusion_policy.network.shapes import parameter_count
 from trainables.interface import ConfigError
 
 DATA = {"dataset.root": "somewhere"}

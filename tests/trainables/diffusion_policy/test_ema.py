@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from trainables.diffusion_policy.ema import Ema, ema_decay
+from trainables.diffusion_policy.training.ema import Ema, ema_decay
 
 
 def module() -> nn.Module:

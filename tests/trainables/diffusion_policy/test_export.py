@@ -16,8 +16,8 @@ from small_policy import features, small_batch, small_policy, statistics
 
 from trainables.diffusion_policy import lerobot
 from trainables.diffusion_policy.lerobot import write
-from trainables.diffusion_policy.normalize import Normalizer
-from trainables.diffusion_policy.policy import DiffusionPolicy, build_policy
+from trainables.diffusion_policy.network.normalize import Normalizer
+from trainables.diffusion_policy.network.policy import DiffusionPolicy, build_policy
 from trainables.diffusion_policy.trainable import TRAINABLE
 from trainables.features import Feature, FeatureType, PolicyFeatures
 from trainables.interface import ExportsCheckpoints

@@ -11,16 +11,17 @@ import pytest
 from small_policy import features
 
 from trainables.diffusion_policy import TRAINABLE
-from trainables.diffusion_policy.config import FIELDS, DiffusionConfig, config_faults
-from trainables.diffusion_policy.finetuning import read_start, remarks
-from trainables.diffusion_policy.matching import (
-    aligned,
+from trainables.diffusion_policy.config.diffusion_config import FIELDS, DiffusionConfig
+from trainables.diffusion_policy.config.sections import PolicyConfig
+from trainables.diffusion_policy.finetuning.compatibility import (
     feature_faults,
-    layers_begun_anew,
-    ordered_like,
+    layers_to_reinitialise,
+    match_camera_order,
+    rename_for_cameras,
 )
-from trainables.diffusion_policy.pretrained import PretrainedConfig
-from trainables.diffusion_policy.sections import PolicyConfig
+from trainables.diffusion_policy.finetuning.resolve import resolve, resolve_faults
+from trainables.diffusion_policy.finetuning.starting_point import read_start, remarks
+from trainables.diffusion_policy.pretrained.pretrained_config import PretrainedConfig
 from trainables.features import Feature, FeatureType, PolicyFeatures
 from trainables.interface import ConfigError, Fault
 
@@ -109,7 +110,7 @@ def told(faults: list[Fault]) -> str:
 
 
 def test_what_is_not_named_is_the_checkpoints_and_what_is_named_stays(checkpoint: Path) -> None:
-    built = DiffusionConfig.from_flat(config(checkpoint, **{"policy.horizon": 16}))
+    built = resolve(config(checkpoint, **{"policy.horizon": 16}))
 
     assert built.policy.down_dims == (16, 32)
     assert built.policy.crop_shape == (32, 32)
@@ -128,14 +129,14 @@ def test_inherited_values_say_the_same_as_the_configuration_built(checkpoint: Pa
     flat = config(checkpoint)
     complete = {**flat, **TRAINABLE.inherited(flat)}
 
-    assert config_faults(complete) == config_faults(flat) == []
-    assert DiffusionConfig.from_flat(complete) == DiffusionConfig.from_flat(flat)
-    assert DiffusionConfig.from_flat(complete, reconcile=False) == DiffusionConfig.from_flat(flat)
+    assert resolve_faults(complete) == resolve_faults(flat) == []
+    assert resolve(complete) == resolve(flat)
+    assert DiffusionConfig.from_flat(complete) == resolve(flat)
     assert complete.keys() <= FIELDS.keys()
 
 
 def test_a_crop_by_ratio_replaces_the_checkpoints_crop_by_size(checkpoint: Path) -> None:
-    built = DiffusionConfig.from_flat(config(checkpoint, **{"policy.crop_ratio": 0.9}))
+    built = resolve(config(checkpoint, **{"policy.crop_ratio": 0.9}))
 
     assert built.policy.crop_shape is None
     assert built.policy.crop_size((48, 48)) == (43, 43)
@@ -153,17 +154,17 @@ def test_a_link_to_the_last_checkpoint_is_followed_once(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_is_read_again_when_it_changes(checkpoint: Path) -> None:
-    assert DiffusionConfig.from_flat(config(checkpoint)).policy.horizon == 8
+    assert resolve(config(checkpoint)).policy.horizon == 8
     assert read_start(str(checkpoint)) is read_start(str(checkpoint))
     shutil.rmtree(checkpoint)
     write_checkpoint(checkpoint, horizon=24)
-    assert DiffusionConfig.from_flat(config(checkpoint)).policy.horizon == 24
+    assert resolve(config(checkpoint)).policy.horizon == 24
 
 
 def test_a_path_that_is_not_on_this_machine_is_told_and_refused_only_at_the_launch(tmp_path: Path) -> None:
     for path in ("my_checkpoint", str(tmp_path / "none"), "x" * 5000, "nul\0byte"):
         flat = {"dataset.root": "anywhere", "policy.path": path}
-        assert config_faults(flat) == []
+        assert resolve_faults(flat) == []
         assert "no" in TRAINABLE.remarks(flat)[0]
         assert TRAINABLE.disk_gb(flat) > 0
     faults = TRAINABLE.preflight({"dataset.root": "anywhere", "policy.path": "my_checkpoint"}, tmp_path)
@@ -174,10 +175,10 @@ def test_a_folder_that_holds_no_policy_is_a_fault(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     act = write_checkpoint(tmp_path / "act", type="act")
 
-    assert "holds no checkpoint" in told(config_faults(config(tmp_path / "empty")))
-    assert "'act'" in told(config_faults(config(act)))
+    assert "holds no checkpoint" in told(resolve_faults(config(tmp_path / "empty")))
+    assert "'act'" in told(resolve_faults(config(act)))
     with pytest.raises(ConfigError, match="act"):
-        DiffusionConfig.from_flat(config(act))
+        resolve(config(act))
     assert TRAINABLE.inherited(config(act)) == {}
 
 
@@ -185,11 +186,11 @@ def test_a_folder_that_holds_no_policy_is_a_fault(tmp_path: Path) -> None:
 
 
 def test_schedules_and_horizon_are_free(checkpoint: Path) -> None:
-    assert config_faults(config(checkpoint, **FREE)) == []
+    assert resolve_faults(config(checkpoint, **FREE)) == []
 
 
 def test_what_has_to_be_learnt_anew_is_said_beforehand(checkpoint: Path) -> None:
-    said = remarks(DiffusionConfig.from_flat(config(checkpoint, **FREE)))
+    said = remarks(resolve(config(checkpoint, **FREE)))
 
     assert [line.partition(":")[0] for line in said] == [
         "policy.prediction_type",
@@ -197,13 +198,13 @@ def test_what_has_to_be_learnt_anew_is_said_beforehand(checkpoint: Path) -> None
     ]
     assert "epsilon" in said[0]
     assert "sample" in said[0]
-    assert remarks(DiffusionConfig.from_flat(config(checkpoint))) == []
+    assert remarks(resolve(config(checkpoint))) == []
 
 
 @pytest.mark.parametrize("name", FIXED)
 def test_a_field_that_the_weights_fix_is_refused_with_both_values(checkpoint: Path, name: str) -> None:
-    faults = config_faults(config(checkpoint, **{name: FIXED[name]}))
-    had = getattr(DiffusionConfig.from_flat(config(checkpoint)).policy, name.removeprefix("policy."))
+    faults = resolve_faults(config(checkpoint, **{name: FIXED[name]}))
+    had = getattr(resolve(config(checkpoint)).policy, name.removeprefix("policy."))
 
     assert [fault.where for fault in faults] == [name]
     for value in (had, FIXED[name]):
@@ -219,7 +220,7 @@ def test_the_same_is_allowed_where_layers_may_begin_anew_and_they_are_named(
 ) -> None:
     flat = config(checkpoint, **{name: FIXED[name], "policy.reinit_mismatched": True})
 
-    assert config_faults(flat) == []
+    assert resolve_faults(flat) == []
     said = [line for line in TRAINABLE.remarks(flat) if line.startswith("policy.reinit_mismatched")]
     assert len(said) == 1
     assert name in said[0]
@@ -230,7 +231,7 @@ def test_the_encoders_settings_are_free_where_the_checkpoint_sees_no_images(tmp_
     inputs = {"observation.state": {"type": "STATE", "shape": [3]}}
     blind = write_checkpoint(tmp_path / "blind", input_features=inputs, crop_shape=None)
 
-    assert config_faults(config(blind, **{"policy.spatial_softmax_num_keypoints": 8})) == []
+    assert resolve_faults(config(blind, **{"policy.spatial_softmax_num_keypoints": 8})) == []
     said = TRAINABLE.remarks(config(blind, **{"optimizer.vision_encoder_lr_multiplier": 0.1}))
     assert "no vision encoder" in told_lines(said)
 
@@ -247,7 +248,7 @@ def test_without_a_checkpoint_there_is_nothing_to_freeze_and_no_statistics_to_ta
     }
 
     wrong = {"policy.stats", "optimizer.vision_encoder_lr_multiplier"}
-    assert {fault.where for fault in config_faults(flat)} == wrong
+    assert {fault.where for fault in resolve_faults(flat)} == wrong
 
 
 def test_layers_that_begin_anew_cannot_be_frozen(checkpoint: Path) -> None:
@@ -260,7 +261,7 @@ def test_layers_that_begin_anew_cannot_be_frozen(checkpoint: Path) -> None:
         },
     )
 
-    faults = config_faults(flat)
+    faults = resolve_faults(flat)
     assert [fault.where for fault in faults] == ["optimizer.vision_encoder_lr_multiplier"]
     assert "pool.nets" in faults[0].problem
 
@@ -278,7 +279,7 @@ def test_the_size_on_the_disk_is_the_checkpoints_and_less_with_a_frozen_encoder(
 
 
 def test_features_that_fit_are_no_fault(checkpoint: Path) -> None:
-    built = DiffusionConfig.from_flat(config(checkpoint, **{"policy.stats": "checkpoint"}))
+    built = resolve(config(checkpoint, **{"policy.stats": "checkpoint"}))
 
     assert feature_faults(built, start_of(checkpoint), seen("front")) == []
 
@@ -302,20 +303,20 @@ def test_features_that_differ_are_explained(
     checkpoint: Path, found: PolicyFeatures, where: str, words: str
 ) -> None:
     start = start_of(checkpoint)
-    faults = feature_faults(DiffusionConfig.from_flat(config(checkpoint)), start, found)
+    faults = feature_faults(resolve(config(checkpoint)), start, found)
 
     assert [fault.where for fault in faults] == [where]
     assert words in told(faults)
     assert "policy.reinit_mismatched: true" in faults[0].remedy
-    anew = DiffusionConfig.from_flat(config(checkpoint, **{"policy.reinit_mismatched": True}))
+    anew = resolve(config(checkpoint, **{"policy.reinit_mismatched": True}))
     assert feature_faults(anew, start, found) == []
     if where != "dataset.observations" or len(found.cameras) != 1:
-        assert layers_begun_anew(anew.policy, start, found)
+        assert layers_to_reinitialise(anew.policy, start, found)
 
 
 def test_new_actions_reach_only_the_layers_at_the_ends(checkpoint: Path) -> None:
-    built = DiffusionConfig.from_flat(config(checkpoint, **{"policy.reinit_mismatched": True}))
-    anew = layers_begun_anew(built.policy, start_of(checkpoint), seen("front", action=7))
+    built = resolve(config(checkpoint, **{"policy.reinit_mismatched": True}))
+    anew = layers_to_reinitialise(built.policy, start_of(checkpoint), seen("front", action=7))
 
     assert [name.removeprefix("diffusion.unet.") for name in anew] == [
         "down_modules.0.0.conv1.block.0",
@@ -326,7 +327,7 @@ def test_new_actions_reach_only_the_layers_at_the_ends(checkpoint: Path) -> None
 
 def test_statistics_of_unknown_features_cannot_be_taken(checkpoint: Path) -> None:
     changes = {"policy.reinit_mismatched": True, "policy.stats": "checkpoint"}
-    built = DiffusionConfig.from_flat(config(checkpoint, **changes))
+    built = resolve(config(checkpoint, **changes))
     faults = feature_faults(built, start_of(checkpoint), seen("front", "wrist", state=7))
 
     assert [fault.where for fault in faults] == ["policy.stats"]
@@ -335,7 +336,7 @@ def test_statistics_of_unknown_features_cannot_be_taken(checkpoint: Path) -> Non
 
 
 def test_cameras_stand_in_the_order_in_which_the_checkpoint_knows_them() -> None:
-    found = ordered_like(seen("side", "wrist", "front"), seen("front", "wrist"))
+    found = match_camera_order(seen("side", "wrist", "front"), seen("front", "wrist"))
 
     assert [camera.name.rpartition(".")[2] for camera in found.cameras] == ["front", "wrist", "side"]
     assert found.inputs[-1].name == "observation.state"
@@ -344,7 +345,7 @@ def test_cameras_stand_in_the_order_in_which_the_checkpoint_knows_them() -> None
 def test_a_camera_keeps_its_own_encoder() -> None:
     separate = PolicyConfig(use_separate_rgb_encoder_per_camera=True)
     tensors = {"diffusion.rgb_encoder.0.out": "front", "diffusion.rgb_encoder.1.out": "wrist", "unet": "net"}
-    moved = aligned(tensors, separate, seen("front", "wrist"), seen("wrist", "side"))
+    moved = rename_for_cameras(tensors, separate, seen("front", "wrist"), seen("wrist", "side"))
 
     assert moved == {"diffusion.rgb_encoder.0.out": "wrist", "unet": "net"}
-    assert aligned(tensors, PolicyConfig(), features(), features()) == tensors
+    assert rename_for_cameras(tensors, PolicyConfig(), features(), features()) == tensors

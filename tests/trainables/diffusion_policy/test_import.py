@@ -31,9 +31,10 @@ from safetensors.torch import load_file, save_file
 from small_policy import small_batch, small_policy
 
 from trainables.diffusion_policy import lerobot
-from trainables.diffusion_policy.policy import DiffusionPolicy
-from trainables.diffusion_policy.pretrained import find_checkpoint, read_config
-from trainables.diffusion_policy.weights import policy_from_weights
+from trainables.diffusion_policy.network.policy import DiffusionPolicy
+from trainables.diffusion_policy.pretrained.find import find_checkpoint
+from trainables.diffusion_policy.pretrained.read_config import read_config
+from trainables.diffusion_policy.pretrained.weights import policy_from_weights
 from trainables.interface import ConfigError
 
 

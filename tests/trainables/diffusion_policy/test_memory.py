@@ -8,7 +8,7 @@ import pytest
 
 FAULTS = """
 import resource, numpy as np
-from trainables.diffusion_policy.memory import keep_freed_memory
+from trainables.diffusion_policy.training.malloc import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -10,7 +10,7 @@ import torch
 from small_policy import generators
 from torch import Tensor
 
-from trainables.diffusion_policy.noise import NoiseProcess, randn
+from trainables.diffusion_policy.network.noise import NoiseProcess, randn
 from trainables.interface import ConfigError
 
 SAMPLERS = ["DDPM", "DDIM", "DPM-Solver++"]
@@ -190,6 +190,8 @@ def test_what_a_sampler_cannot_do_is_a_fault_of_the_configuration(sampler: str, 
 @pytest.mark.slow
 def test_importing_the_policy_leaves_the_heavy_packages_alone() -> None:
     heavy = "{'scipy', 'scipy.stats', 'transformers', 'accelerate', 'peft', 'ray', 'mlflow', 'optuna'}"
-    code = f"import sys, trainables.diffusion_policy.policy; print(sorted({heavy} & sys.modules.keys()))"
+    code = (
+        f"import sys, trainables.diffusion_policy.network.policy; print(sorted({heavy} & sys.modules.keys()))"
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

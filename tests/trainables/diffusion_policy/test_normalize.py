@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainables.diffusion_policy.normalize import NormalizationError, Normalizer, constant_dimensions
+from trainables.diffusion_policy.network.normalize import NormalizationError, Normalizer, constant_dimensions
 from trainables.features import Feature, FeatureType, PolicyFeatures
 
 FEATURES = PolicyFeatures.of(

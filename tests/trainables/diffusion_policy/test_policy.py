@@ -12,8 +12,8 @@ import torch
 from small_policy import STATE_DIM, features, generators, small_batch, small_policy, statistics
 from torch import Tensor
 
-from trainables.diffusion_policy.policy import DiffusionPolicy, build_policy
-from trainables.diffusion_policy.sections import PolicyConfig
+from trainables.diffusion_policy.config.sections import PolicyConfig
+from trainables.diffusion_policy.network.policy import DiffusionPolicy, build_policy
 from trainables.features import Feature, FeatureType, PolicyFeatures
 from trainables.interface import ConfigError
 

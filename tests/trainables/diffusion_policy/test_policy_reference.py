@@ -19,8 +19,8 @@ from diffusers.schedulers import scheduling_ddpm
 from torch import Tensor
 
 from trainables.diffusion_policy import lerobot
-from trainables.diffusion_policy.policy import DiffusionPolicy
-from trainables.diffusion_policy.sections import PolicyConfig
+from trainables.diffusion_policy.config.sections import PolicyConfig
+from trainables.diffusion_policy.network.policy import DiffusionPolicy
 
 pytestmark = pytest.mark.reference
 

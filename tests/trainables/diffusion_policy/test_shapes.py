@@ -7,10 +7,15 @@ from typing import Any
 import pytest
 from small_policy import SMALL, features
 
-from trainables.diffusion_policy.sections import PolicyConfig
-from trainables.diffusion_policy.shapes import DERIVED_BUFFER, layers_anew, tensor_shapes
-from trainables.diffusion_policy.size import encoder_count, parameter_count
-from trainables.diffusion_policy.weights import empty_networks, policy_shapes
+from trainables.diffusion_policy.config.sections import PolicyConfig
+from trainables.diffusion_policy.network.shapes import (
+    DERIVED_BUFFER,
+    encoder_count,
+    parameter_count,
+    reinitialised_layers,
+    tensor_shapes,
+)
+from trainables.diffusion_policy.pretrained.weights import empty_networks, policy_shapes
 
 NETWORKS: dict[str, tuple[int, dict[str, Any]]] = {
     "no camera": (0, {}),
@@ -52,13 +57,13 @@ def test_a_layer_begins_anew_as_a_whole() -> None:
         config = PolicyConfig(**{**SMALL, **changes})
         return tensor_shapes(config, action_dim=2, vector_dim=3, cameras=1)
 
-    assert layers_anew(shapes(), shapes()) == []
-    wider = layers_anew(shapes(), shapes(n_obs_steps=3))
+    assert reinitialised_layers(shapes(), shapes()) == []
+    wider = reinitialised_layers(shapes(), shapes(n_obs_steps=3))
     assert wider
     assert all(layer.endswith("cond_encoder.1") for layer in wider)
     # A BatchNorm's weight and bias have a GroupNorm's names and shapes, and another meaning.
     for before, wanted in ((False, True), (True, False)):
-        norms = layers_anew(shapes(use_group_norm=before), shapes(use_group_norm=wanted))
+        norms = reinitialised_layers(shapes(use_group_norm=before), shapes(use_group_norm=wanted))
         assert len(norms) == 20
         assert all("backbone" in layer and "conv" not in layer for layer in norms)
 
@@ -66,7 +71,7 @@ def test_a_layer_begins_anew_as_a_whole() -> None:
 def test_nothing_of_another_backbone_is_taken_over() -> None:
     config = PolicyConfig(**SMALL)
     shapes = tensor_shapes(config, action_dim=2, vector_dim=3, cameras=1)
-    anew = layers_anew(shapes, shapes, other_backbone=True)
+    anew = reinitialised_layers(shapes, shapes, other_backbone=True)
 
     assert {layer for layer in anew if "backbone" in layer} == set(anew)
     assert "diffusion.rgb_encoder.backbone.0" in anew

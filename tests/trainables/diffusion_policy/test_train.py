@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from trainables.diffusion_policy import TRAINABLE, lerobot
-from trainables.diffusion_policy import checkpoint as checkpoints
-from trainables.diffusion_policy.checkpoint import CheckpointError, Checkpoints
-from trainables.diffusion_policy.progress import DivergedError
+from trainables.diffusion_policy.training import checkpoint as checkpoints
+from trainables.diffusion_policy.training.checkpoint import CheckpointError, Checkpoints
+from trainables.diffusion_policy.training.progress import DivergedError
 from trainables.interface import ConfigError, Report, TrainContext
 
 TIMED = {
@@ -275,7 +275,7 @@ def test_a_checkpoint_is_json_and_safetensors_only(small_config: dict[str, Any],
 def test_held_out_error_asks_every_horizon_the_same_question(
     small_config: dict[str, Any], tmp_path: Path
 ) -> None:
-    from trainables.dataset.lerobot import open_dataset
+    from trainables.dataset.open import open_dataset
     from trainables.dataset.windows import Windows, split_episodes
 
     dataset = open_dataset(small_config["dataset.root"])

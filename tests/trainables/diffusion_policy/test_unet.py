@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from trainables.diffusion_policy.unet import LARGE, ConditionalUnet1d, Mish
+from trainables.diffusion_policy.network.unet import LARGE, ConditionalUnet1d, Mish
 
 
 def unet(**changed: Any) -> ConditionalUnet1d:

@@ -7,7 +7,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from trainables.diffusion_policy.vision import (
+from trainables.diffusion_policy.network.vision import (
     RgbEncoder,
     SpatialSoftmax,
     center_offset,

@@ -15,15 +15,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from small_policy import small_batch, small_policy, small_settings
 
-from trainables.dataset.schema import DatasetFeature
-from trainables.dataset.write import DatasetWriter
+from trainables.dataset.format.schema import DatasetFeature
+from trainables.dataset.format.write import DatasetWriter
 from trainables.diffusion_policy import TRAINABLE
-from trainables.diffusion_policy import checkpoint as checkpoints
-from trainables.diffusion_policy.checkpoint import Checkpoints, Snapshot
+from trainables.diffusion_policy.config.sections import BUILTIN_PUSHT, OptimizerConfig
 from trainables.diffusion_policy.lerobot import read_checkpoint
-from trainables.diffusion_policy.optimizer import build_optimizer, clip_gradients
-from trainables.diffusion_policy.sections import BUILTIN_PUSHT, OptimizerConfig
-from trainables.diffusion_policy.shapes import DERIVED_BUFFER, layer_of
+from trainables.diffusion_policy.network.shapes import DERIVED_BUFFER, layer_of
+from trainables.diffusion_policy.training import checkpoint as checkpoints
+from trainables.diffusion_policy.training.checkpoint import Checkpoints, Snapshot
+from trainables.diffusion_policy.training.optimizer import build_optimizer, clip_gradients
 from trainables.interface import ConfigError, Report, TrainContext
 
 TIMED = ("samples_per_s", "data_wait_fraction", "latency", "action_rate")

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainables.dataset.lerobot import open_dataset
-from trainables.dataset.schema import DatasetFeature
+from trainables.dataset.format.schema import DatasetFeature
+from trainables.dataset.format.write import DatasetWriter
+from trainables.dataset.open import open_dataset
 from trainables.dataset.windows import Windows
-from trainables.dataset.write import DatasetWriter
 from trainables.evaluation.offline import OfflineSettings, action_error, choose_windows, chunk_latency
 
 SETTINGS = OfflineSettings(

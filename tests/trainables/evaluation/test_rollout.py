@@ -7,8 +7,8 @@ import pytest
 import torch
 from reach_simulator import PUSHT_ALL, PUSHT_STATE, NoisyNetwork, Reach, Recorder
 
-from trainables.diffusion_policy.policy import build_policy
-from trainables.diffusion_policy.sections import PolicyConfig
+from trainables.diffusion_policy.config.sections import PolicyConfig
+from trainables.diffusion_policy.network.policy import build_policy
 from trainables.environment import SimulatorError
 from trainables.evaluation import rollout as module
 from trainables.evaluation.rollout import EpisodeResult, RolloutError, rollout, summarise

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainables.dataset.lerobot import open_dataset
+from trainables.dataset.open import open_dataset
 from trainables.features import ACTION, ENVIRONMENT_STATE, STATE, FeatureType
 from trainables.pusht import demonstrations as module
 from trainables.pusht import ensure_dataset

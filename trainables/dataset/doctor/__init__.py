@@ -1,10 +1,10 @@
-"""Say what is wrong with a dataset before anything is trained on it.
+"""What is wrong with a dataset, before anything is trained on it.
 
-``quick`` is what every launch runs: metadata, numbers, the containers of the videos; nothing is decoded.
-``examination`` is the whole doctor: what ``quick`` finds, and what the numbers and a sample of the pictures
-show. Every threshold is a named constant with its reason; a sound set has no finding.
+Every threshold is a named constant with its reason; a sound dataset has no finding.
+
+- ``preflight``: opens a dataset and checks it quickly
+- ``quick``: what every launch checks: metadata, numbers, the containers of the videos; nothing is decoded
+- ``examination``: the whole doctor: what ``quick`` finds, and what numbers and a sample of the pictures show
+- ``bookkeeping``, ``collection``, ``looks``, ``motion``, ``numbers``, ``pictures``: one kind of check each
+- ``wording``: sentences of findings
 """
-
-from trainables.dataset.doctor.quick import dataset_faults
-
-__all__ = ["dataset_faults"]

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from trainables.dataset.doctor.quick import Probe
 from trainables.dataset.doctor.wording import counted, episodes_of, exclude, in_episodes, sentence, vectors
-from trainables.dataset.recorded import Recorded, recorded_statistics, recorded_totals
+from trainables.dataset.format.recorded import Recorded, recorded_statistics, recorded_totals
 from trainables.dataset.statistics import Statistics
 from trainables.interface import Finding
 
 if TYPE_CHECKING:
-    from trainables.dataset.folder import DatasetFolder
-    from trainables.dataset.opened import LeRobotDataset
+    from trainables.dataset.lerobot_dataset import LeRobotDataset
+    from trainables.dataset.opened_folder import DatasetFolder
 
 __all__ = ["Book", "bookkeeping_findings", "image_statistics_findings", "open_books"]
 

@@ -9,7 +9,7 @@ from trainables.dataset.doctor.wording import counted, exclude, in_episodes, sen
 from trainables.interface import Finding
 
 if TYPE_CHECKING:
-    from trainables.dataset.opened import LeRobotDataset
+    from trainables.dataset.lerobot_dataset import LeRobotDataset
 
 __all__ = ["collection_findings"]
 

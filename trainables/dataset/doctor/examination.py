@@ -26,7 +26,7 @@ from trainables.dataset.statistics import Statistics, image_statistics
 from trainables.interface import Finding, silent
 
 if TYPE_CHECKING:
-    from trainables.dataset.opened import LeRobotDataset
+    from trainables.dataset.lerobot_dataset import LeRobotDataset
 
 __all__ = ["Aims", "examine"]
 

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from trainables.dataset.decode import FramePart, decode_part
 from trainables.dataset.errors import DatasetError
+from trainables.dataset.format.decode import FramePart, decode_part
+from trainables.dataset.format.tables import available_cpus
 from trainables.dataset.statistics import PIXEL_VALUES, image_histogram
-from trainables.dataset.tables import available_cpus
 
 if TYPE_CHECKING:
-    from trainables.dataset.opened import LeRobotDataset
+    from trainables.dataset.lerobot_dataset import LeRobotDataset
 
 __all__ = ["Looks", "Unreadable", "look_at", "sampled_rows"]
 

@@ -22,7 +22,7 @@ from trainables.features import ACTION, STATE
 from trainables.interface import Finding
 
 if TYPE_CHECKING:
-    from trainables.dataset.opened import LeRobotDataset
+    from trainables.dataset.lerobot_dataset import LeRobotDataset
 
 __all__ = ["Spread", "number_findings", "spread_of"]
 

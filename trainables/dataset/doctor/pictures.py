@@ -15,7 +15,7 @@ from trainables.features import STATE
 from trainables.interface import Finding
 
 if TYPE_CHECKING:
-    from trainables.dataset.opened import Episode, LeRobotDataset
+    from trainables.dataset.lerobot_dataset import Episode, LeRobotDataset
 
 __all__ = ["picture_findings"]
 

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from trainables.dataset.decode import FramePart, VideoEnd, VideoError, packet_times, probe_video
 from trainables.dataset.doctor.wording import episodes_of, exclude, in_episodes, leave_out, sentence, vectors
-from trainables.dataset.tables import available_cpus
+from trainables.dataset.format.decode import FramePart, VideoEnd, VideoError, packet_times, probe_video
+from trainables.dataset.format.tables import available_cpus
 from trainables.interface import Fault, Finding
 
 if TYPE_CHECKING:
-    from trainables.dataset.opened import LeRobotDataset
+    from trainables.dataset.lerobot_dataset import LeRobotDataset
 
 __all__ = ["Probe", "dataset_faults", "probe_videos", "quick_findings"]
 

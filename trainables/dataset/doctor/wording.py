@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainables.dataset.metadata import listed
+from trainables.dataset.format.metadata import listed
 from trainables.features import ACTION, STATE
 from trainables.ranges import compressed
 
 if TYPE_CHECKING:
-    from trainables.dataset.opened import LeRobotDataset
+    from trainables.dataset.lerobot_dataset import LeRobotDataset
 
 __all__ = [
     "counted",

@@ -9,9 +9,10 @@ The public interface::
     lerobot.save(policy, "exported", target="lerobot==0.4.4")
 """
 
-from trainables.diffusion_policy.config_json import TARGETS
-from trainables.diffusion_policy.lerobot.express import ExportError
-from trainables.diffusion_policy.lerobot.read import Pretrained, load, read_checkpoint
+from trainables.diffusion_policy.lerobot.translate import ExportError
 from trainables.diffusion_policy.lerobot.write import save
+from trainables.diffusion_policy.pretrained.lerobot_config import TARGETS
+from trainables.diffusion_policy.pretrained.read import load, read_checkpoint
+from trainables.diffusion_policy.pretrained.weights import Pretrained
 
 __all__ = ["TARGETS", "ExportError", "Pretrained", "load", "read_checkpoint", "save"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from trainables.diffusion_policy.lerobot.read import policy_of, read_checkpoint
 from trainables.diffusion_policy.lerobot.write import save
-from trainables.diffusion_policy.pretrained import read_json
+from trainables.diffusion_policy.pretrained.pretrained_config import read_json
+from trainables.diffusion_policy.pretrained.read import policy_of, read_checkpoint
 
 __all__ = ["export"]
 

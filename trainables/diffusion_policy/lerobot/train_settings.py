@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trainables.diffusion_policy.config import FIELDS
+from trainables.diffusion_policy.config.diffusion_config import FIELDS
 
 __all__ = ["TRAIN_SETTINGS_TARGET", "train_settings"]
 

@@ -14,19 +14,19 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from trainables.diffusion_policy.config_json import TARGETS
-from trainables.diffusion_policy.lerobot.express import ExportError, express
-from trainables.diffusion_policy.lerobot.read import WEIGHTS, load
 from trainables.diffusion_policy.lerobot.train_settings import TRAIN_SETTINGS_TARGET, train_settings
-from trainables.diffusion_policy.normalize import EPSILON, NEEDED, constant_dimensions
-from trainables.diffusion_policy.policy import DiffusionPolicy
-from trainables.diffusion_policy.processors import (
+from trainables.diffusion_policy.lerobot.translate import ExportError, express
+from trainables.diffusion_policy.network.normalize import EPSILON, NEEDED, constant_dimensions
+from trainables.diffusion_policy.network.policy import DiffusionPolicy
+from trainables.diffusion_policy.pretrained.lerobot_config import TARGETS
+from trainables.diffusion_policy.pretrained.lerobot_processors import (
     NORMALIZER,
     POSTPROCESSOR,
     PREPROCESSOR,
     RENAMER,
     UNNORMALIZER,
 )
+from trainables.diffusion_policy.pretrained.read import WEIGHTS, load
 from trainables.features import FeatureType
 from trainables.files import sync_to_disk
 from trainables.interface import TrainableError

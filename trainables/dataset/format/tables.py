@@ -1,0 +1,306 @@
+"""Read the rows of a dataset's parquet files into arrays.
+
+A row of the opened dataset is found by its ``episode_index``, and within the episode by its ``index``; the
+places that the metadata gives are not trusted.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from trainables.dataset.errors import DatasetError, dataset_error
+from trainables.dataset.format.metadata import EpisodeRecord, listed
+from trainables.dataset.format.schema import DatasetFeature
+from trainables.ranges import compressed
+
+__all__ = ["Rows", "Table", "available_cpus", "image_cells", "read_table"]
+
+EPISODE = "episode_index"
+IMAGE_ROWS_AT_ONCE = 64
+ARROW_FLOATS = {"halffloat": "float16", "float": "float32", "double": "float64"}
+"""Arrow's names of floats in numpy's words; its names of integers are numpy's."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Which rows of one file belong to the opened dataset.
+
+    Attributes:
+        path: The parquet file.
+        in_file: Row numbers in the file, (K,).
+        in_dataset: Row numbers in the opened dataset, (K,).
+    """
+
+    path: Path
+    in_file: NDArray[np.int64]
+    in_dataset: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of the chosen episodes: for each file which rows, and the columns that were asked for."""
+
+    files: tuple[Rows, ...] = ()
+    columns: dict[str, np.ndarray] = field(default_factory=dict)
+    length: int = 0
+
+    def take(self, name: str, feature: DatasetFeature) -> np.ndarray:
+        """Hand over a column, (N, *shape); one that was not asked for before, or taken before, is read.
+
+        Raises:
+            DatasetError: Where a file lacks it or holds something else there.
+        """
+        if name in self.columns:
+            return self.columns.pop(name)
+        parts = _each(self.files, lambda rows: _read_column(rows, name, feature))
+        return _joined(parts, [rows.in_dataset for rows in self.files], self.length)
+
+
+def available_cpus() -> int:
+    """CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def read_table(
+    paths: Sequence[Path],
+    episodes: Sequence[EpisodeRecord],
+    features: Mapping[str, DatasetFeature],
+    names: Sequence[str],
+) -> Table:
+    """Find the rows of ``episodes`` in the files ``paths`` and read the columns ``names``.
+
+    Rows are ordered by episode, as in ``episodes``, then by ``index``. Features and ``names`` are called as
+    in the files. For a moment twice as much memory is needed as the columns take.
+
+    Raises:
+        DatasetError: Where a file or a column cannot be read, or an episode has more or fewer rows than the
+            metadata says.
+    """
+    wanted = np.array(sorted(record.own for record in episodes))
+    parts = _each(paths, lambda path: _read_part(path, wanted, features, names))
+    file_number = np.concatenate([np.full(len(part.rows), number) for number, part in enumerate(parts)])
+    in_file = np.concatenate([part.rows for part in parts])
+    episode = np.concatenate([part.episode for part in parts])
+    index = np.concatenate([part.index for part in parts])
+    order = np.lexsort((in_file, file_number, index, episode))
+    _check_lengths(episode, episodes)
+    if not len(order):
+        raise dataset_error("data", "the chosen episodes have no frames.", "Choose others.")
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
+    files = tuple(
+        Rows(path, part.rows, place[file_number == number])
+        for number, (path, part) in enumerate(zip(paths, parts, strict=True))
+        if len(part.rows)
+    )
+    filled = [part for part in parts if len(part.rows)]
+    places = [rows.in_dataset for rows in files]
+    # Column by column, and the parts of each are let go before the next: a large set must not be held twice.
+    columns = {
+        name: _joined([part.columns.pop(name) for part in filled], places, len(order)) for name in names
+    }
+    return Table(files, columns, len(order))
+
+
+def _joined(parts: Sequence[np.ndarray], places: Sequence[NDArray[np.int64]], length: int) -> np.ndarray:
+    """Put the rows of several files in their places."""
+    kind = np.result_type(*parts)
+    whole = np.empty((length, *parts[0].shape[1:]), kind)
+    for place, part in zip(places, parts, strict=True):
+        whole[_stretch(place)] = part
+    return whole
+
+
+def _stretch(rows: NDArray[np.int64]) -> slice | NDArray[np.int64]:
+    """Rows that follow each other, as they do in most files, as a slice: it copies ten times faster."""
+    if len(rows) and rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all():
+        return slice(int(rows[0]), int(rows[-1]) + 1)
+    return rows
+
+
+def _check_lengths(episode: NDArray[np.int64], episodes: Sequence[EpisodeRecord]) -> None:
+    found = dict(zip(*(values.tolist() for values in np.unique(episode, return_counts=True)), strict=True))
+    wrong = [record for record in episodes if found.get(record.own, 0) != record.length]
+    if wrong:
+        first = wrong[0]
+        problem = (
+            f"episode {first.index} has {found.get(first.own, 0)} rows, the metadata says {first.length}"
+        )
+        others = f" (such episodes: {listed([record.index for record in wrong])})"
+        indices = [record.index for record in wrong]
+        remedy = f"Repair the data files, or set dataset.exclude_episodes: {compressed(indices)}."
+        raise dataset_error("data", problem + others + ".", remedy, indices)
+
+
+@dataclass(frozen=True)
+class _Part:
+    rows: NDArray[np.int64]
+    episode: NDArray[np.int64]
+    index: NDArray[np.int64]
+    columns: dict[str, np.ndarray]
+
+
+def _read_part(
+    path: Path, wanted: NDArray[np.int64], features: Mapping[str, DatasetFeature], names: Sequence[str]
+) -> _Part:
+    table = _open(path, [EPISODE, "index", *names])
+    if EPISODE not in table.column_names:
+        raise dataset_error(str(path), f"has no column {EPISODE!r}.", "Every LeRobot data file has one.")
+    episode = _to_numpy(path, EPISODE, table[EPISODE], DatasetFeature("int64", (1,)))
+    rows = np.flatnonzero(np.isin(episode, wanted))
+    if "index" in table.column_names:
+        index = _to_numpy(path, "index", table["index"], DatasetFeature("int64", (1,)))
+    else:
+        index = np.arange(len(episode))
+    stretch = _stretch(rows)
+    # Copies, so that the file's own table, of which they may be views, is let go.
+    columns = {name: np.array(_pick(path, table, name, features[name])[stretch]) for name in names}
+    return _Part(rows, episode[rows].reshape(-1), index[rows].reshape(-1), columns)
+
+
+def _read_column(rows: Rows, name: str, feature: DatasetFeature) -> np.ndarray:
+    values = _pick(rows.path, _open(rows.path, [name]), name, feature)
+    if rows.in_file.max() >= len(values):
+        problem = f"has {len(values)} rows, it had more when the dataset was opened."
+        raise dataset_error(str(rows.path), problem, "Open the dataset again.")
+    return values[_stretch(rows.in_file)]
+
+
+def _open(path: Path, names: Sequence[str]) -> Any:
+    try:
+        file = pq.ParquetFile(path)
+        there = set(file.schema_arrow.names)
+        return file.read(columns=[name for name in dict.fromkeys(names) if name in there])
+    except FileNotFoundError as error:
+        raise dataset_error(str(path), "the data file is missing.", "Fetch the dataset again.") from error
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> DatasetError:
+    reason = str(error).rstrip(".")
+    return dataset_error(str(path), f"cannot be read: {reason}.", "Fetch the dataset again.")
+
+
+def _pick(path: Path, table: Any, name: str, feature: DatasetFeature) -> np.ndarray:
+    if name not in table.column_names:
+        raise dataset_error(str(path), f"has no column {name!r}.", "info.json says that it has.")
+    return _to_numpy(path, name, table[name], feature)
+
+
+def _to_numpy(path: Path, name: str, column: Any, feature: DatasetFeature) -> np.ndarray:
+    """Turn a column into (N, *shape), whether it is plain, ``list``, ``fixed_size_list`` or nested lists."""
+    rows = len(column)
+    values = column.combine_chunks()
+    if isinstance(values, pa.ChunkedArray):  # what an empty column becomes
+        values = pa.concat_arrays(values.chunks) if values.num_chunks else pa.array([], values.type)
+    if isinstance(values, pa.ExtensionArray):
+        values = values.storage
+    while _is_list(values.type):
+        if values.null_count:
+            raise dataset_error(str(path), f"column {name!r} has {values.null_count} empty cells.")
+        values = values.flatten()
+    if feature.dtype == "string":
+        return np.array(values.to_pylist(), dtype=object).reshape(rows, *feature.shape)
+    if values.null_count and not pa.types.is_floating(values.type):
+        raise dataset_error(str(path), f"column {name!r} has {values.null_count} empty cells.")
+    numbers = _numbers(values)
+    if numbers is None:
+        raise dataset_error(str(path), f"column {name!r} holds {column.type}, not numbers.")
+    if numbers.size != rows * math.prod(feature.shape):
+        size = numbers.size / max(rows, 1)
+        problem = f"column {name!r} has {size:g} numbers a row, info.json says {list(feature.shape)}."
+        raise dataset_error(str(path), problem)
+    return numbers.reshape(rows, *feature.shape)
+
+
+def _numbers(values: Any) -> np.ndarray | None:
+    """View a flat arrow array as numpy, floats as float32; None where it holds no numbers.
+
+    Arrow's own conversion imports pandas where that is installed, which takes longer than all the rest.
+    """
+    if pa.types.is_boolean(values.type):
+        return _numbers_of(values.cast(pa.uint8()), np.dtype(np.uint8)).astype(bool)
+    if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
+        return None
+    if values.null_count:
+        values = values.fill_null(math.nan)
+    kind = str(values.type)
+    numbers = _numbers_of(values, np.dtype(ARROW_FLOATS.get(kind, kind)))
+    if numbers.dtype.kind != "f":
+        return numbers
+    with np.errstate(over="ignore"):  # a number too large becomes infinite, and that is found and named later
+        return numbers.astype(np.float32, copy=False)
+
+
+def _numbers_of(values: Any, dtype: np.dtype[Any]) -> np.ndarray:
+    if not len(values):
+        return np.empty(0, dtype)
+    start_b = values.offset * dtype.itemsize
+    return np.frombuffer(values.buffers()[1], dtype, count=len(values), offset=start_b)
+
+
+def _is_list(kind: Any) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def _each(items: Sequence[Any], do: Any) -> list[Any]:
+    """Do something for each file; in threads where there are many, for small files cost mostly waiting."""
+    if len(items) < 2:
+        return [do(item) for item in items]
+    with ThreadPoolExecutor(max_workers=min(available_cpus(), len(items), 16)) as pool:
+        return list(pool.map(do, items))
+
+
+def image_cells(
+    path: Path, name: str, in_file: NDArray[np.int64]
+) -> Iterator[tuple[int, bytes | None, str | None]]:
+    """Read the pictures of a parquet file as they are stored, without holding them all.
+
+    Args:
+        path: The parquet file.
+        name: The feature.
+        in_file: Row numbers in the file, ascending.
+
+    Yields:
+        Position in ``in_file``, the encoded picture or None, the path of a picture stored beside or None.
+
+    Raises:
+        DatasetError: Where the file cannot be read or has no such column.
+    """
+    try:
+        file = pq.ParquetFile(path)
+        if name not in file.schema_arrow.names:
+            raise dataset_error(str(path), f"has no column {name!r}.", "info.json says that it has.")
+        first, position = 0, 0
+        for batch in file.iter_batches(batch_size=IMAGE_ROWS_AT_ONCE, columns=[name]):
+            stop = int(np.searchsorted(in_file, first + batch.num_rows))
+            chosen = batch.column(0).take(pa.array(in_file[position:stop] - first))
+            for cell in chosen.to_pylist():
+                encoded, beside = (cell, None) if isinstance(cell, bytes) else _cell(cell)
+                yield position, encoded, beside
+                position += 1
+            first += batch.num_rows
+            if position == len(in_file):
+                return
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _cell(cell: Any) -> tuple[bytes | None, str | None]:
+    if isinstance(cell, str):
+        return None, cell
+    if isinstance(cell, dict):
+        return cell.get("bytes"), cell.get("path")
+    return None, None

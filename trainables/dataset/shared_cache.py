@@ -1,0 +1,101 @@
+"""What the processes of a machine make once and share: who makes it, with how many threads, and the disk."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+__all__ = ["PROGRESS_EVERY_S", "exclusive", "is_disk_full", "missing_space", "repeating", "run_parallel"]
+
+PROGRESS_EVERY_S = 2.0
+# Left free on the disk besides what is made: checkpoints are written there too, more often than not.
+SPARE_B = 200 * 1000**2
+
+
+@contextmanager
+def exclusive(lock_file: Path, waiting: str, tell: Callable[[str], None]) -> Iterator[None]:
+    """Hold a lock, waiting for as long as another process has it.
+
+    The lock is the operating system's: it goes when its owner dies.
+
+    Args:
+        lock_file: The file to lock; its folder must exist.
+        waiting: What is told every few seconds while it is held elsewhere.
+        tell: Whom to tell.
+    """
+    lock = FileLock(lock_file, is_singleton=False)
+    while True:
+        try:
+            lock.acquire(timeout=PROGRESS_EVERY_S, poll_interval=0.1)
+            break
+        except Timeout:
+            tell(waiting)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def repeating(text: str, tell: Callable[[str], None], every_s: float = PROGRESS_EVERY_S) -> Iterator[None]:
+    """Tell something now and every few seconds, while a library works that says nothing itself."""
+    over = threading.Event()
+
+    def go_on() -> None:
+        while not over.wait(every_s):
+            tell(text)
+
+    tell(text)
+    thread = threading.Thread(target=go_on, daemon=True, name="told-again")
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def run_parallel(
+    tasks: Sequence[Callable[[], None]], threads: int, stop: threading.Event, look: Callable[[], None]
+) -> None:
+    """Run tasks side by side. The first error is raised, and it or an interruption stops the others.
+
+    Args:
+        tasks: What is to be done; each looks at ``stop`` often, and returns when it is set.
+        threads: How many run at a time.
+        stop: Set where the others are to stop.
+        look: Called about twice a second meanwhile.
+    """
+    with ThreadPoolExecutor(max_workers=threads, thread_name_prefix="cache") as pool:
+        jobs = [pool.submit(task) for task in tasks]
+        try:
+            while True:
+                done, waiting = wait(jobs, timeout=PROGRESS_EVERY_S / 4, return_when=FIRST_EXCEPTION)
+                look()
+                if not waiting or any(job.exception() is not None for job in done):
+                    break
+            for job in jobs:
+                if job.done():
+                    job.result()
+        finally:
+            stop.set()
+            for job in jobs:
+                job.cancel()
+
+
+def missing_space(folder: Path, needed_b: int) -> int | None:
+    """The bytes that are free in ``folder`` where ``needed_b`` do not fit; None where they do."""
+    free_b = shutil.disk_usage(folder).free
+    return free_b if needed_b + SPARE_B > free_b else None
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Whether writing failed because a disk or a quota is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -1,0 +1,197 @@
+"""Fine-tuning: what a run takes from the checkpoint that it starts from, and what it must leave as it is.
+
+Told from the checkpoint's ``config.json`` alone, before any weight is read: schedules, horizon and learning
+rate are free; what the shape of a layer follows from is not, unless the user lets such layers begin anew.
+Standard library only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from trainables.diffusion_policy.config.diffusion_config import FIELDS, DiffusionConfig
+from trainables.diffusion_policy.finetuning.compatibility import (
+    OWN_FIELDS,
+    changed_fields,
+    differ,
+    feature_sizes,
+    field_fault,
+    frozen_faults,
+    image_remarks,
+    reinit_remarks,
+    shown,
+)
+from trainables.diffusion_policy.pretrained.find import REPO_ID, find_checkpoint
+from trainables.diffusion_policy.pretrained.pretrained_config import PretrainedConfig, path_error
+from trainables.diffusion_policy.pretrained.read_config import read_config
+from trainables.features import PolicyFeatures
+from trainables.interface import ConfigError, Fault, is_url
+
+__all__ = ["inherited", "read_start", "remarks", "start_faults", "start_sizes"]
+
+LEARNT_FIELDS = {
+    "policy.prediction_type": "what its network predicts has to be learnt anew",
+    "policy.normalization_visual": "its network knows images of another scale",
+    "policy.normalization_state": "its network knows states of another scale",
+    "policy.normalization_environment_state": "its network knows environment states of another scale",
+    "policy.normalization_action": "its network knows actions of another scale",
+}
+"""Fields that the weights allow to change and that undo some of what was learnt."""
+
+_read: dict[str, tuple[int, PretrainedConfig]] = {}
+_unreachable: dict[str, ConfigError] = {}
+
+
+def read_start(path: str) -> PretrainedConfig | None:
+    """What the checkpoint of ``policy.path`` says of itself; None where the path is not on this machine.
+
+    Of a checkpoint on the hub only the configuration is fetched. Remembered while the file does not change:
+    a sweep asks for every combination of its space.
+
+    Raises:
+        ConfigError: Where there is no checkpoint at the path, or none that can be read.
+    """
+    if is_url(path):
+        remedy = "Copy the checkpoint to a folder that all machines see, or name one on the hub."
+        raise path_error("is an address in a store, from which checkpoints are not fetched.", remedy)
+    if path in _read:
+        stamp, start = _read[path]
+        if _stamp(start.folder) == stamp:
+            return start
+    if path in _unreachable:
+        raise _unreachable[path]
+    on_hub = not _is_there(path)
+    if on_hub and not REPO_ID.fullmatch(path):
+        return None
+    try:
+        start = read_config(_hub_config(path) if on_hub else find_checkpoint(path))
+    except ConfigError as error:
+        if on_hub:
+            # Each further combination would wait for the network again.
+            _unreachable[path] = error
+        raise
+    _read[path] = (_stamp(start.folder), start)
+    return start
+
+
+def _is_there(path: str) -> bool:
+    try:
+        return Path(path).expanduser().exists()
+    except (OSError, ValueError, RuntimeError):  # what no file system has: too long, a null byte, ~nobody
+        return False
+
+
+def _stamp(folder: Path) -> int:
+    """When the checkpoint's configuration was written; -1 where it is gone."""
+    file = folder if folder.is_file() else folder / "config.json"
+    try:
+        return file.stat().st_mtime_ns
+    except OSError:
+        return -1
+
+
+def _hub_config(repo_id: str) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        return Path(hf_hub_download(repo_id, "config.json")).parent
+    except (HfHubHTTPError, OSError, ValueError):
+        # Its configuration may lie deeper, or it is not there at all, which this says better.
+        return find_checkpoint(repo_id)
+
+
+def inherited(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that a configuration takes from its ``policy.path``, by dotted name.
+
+    The fields of ``policy`` that ``config`` does not name, the observations that the checkpoint's policy sees
+    where ``dataset.observations`` is not named, and ``policy.path`` itself, with pointers such as ``last``
+    followed: they may point elsewhere tomorrow.
+
+    Raises:
+        ConfigError: Where the checkpoint cannot be read.
+    """
+    path = config.get("policy.path")
+    start = None if path is None else read_start(str(path))
+    if path is None or start is None:
+        return {}
+    values = {
+        name: value
+        for name, value in start.values.items()
+        if name.startswith("policy.") and name in FIELDS and name not in OWN_FIELDS and name not in config
+    }
+    if "policy.crop_ratio" in config and "policy.crop_shape" in values:
+        # A crop of fixed size would win over the one that is asked for.
+        values["policy.crop_shape"] = None
+    if "dataset.observations" not in config:
+        values["dataset.observations"] = [feature.name for feature in start.features.inputs]
+    if _is_there(path):
+        values["policy.path"] = str(_settled(start.folder))
+    return values
+
+
+def _settled(folder: Path) -> Path:
+    """The folder from the root, LeRobot's link ``last`` followed."""
+    folder = folder.absolute()
+    return folder.resolve() if "last" in folder.parts else folder
+
+
+def start_faults(config: DiffusionConfig) -> list[Fault]:
+    """What a completed configuration changes although the checkpoint's weights fix it.
+
+    Raises:
+        ConfigError: Where the checkpoint cannot be read.
+    """
+    start = read_start(str(config.policy.path))
+    if start is None:
+        return []
+    if not config.policy.reinit_mismatched:
+        return [field_fault(name, config.policy, start) for name in changed_fields(config.policy, start)]
+    return frozen_faults(config, start, start.features)
+
+
+def start_sizes(path: str) -> dict[str, int]:
+    """Sizes of what a checkpoint's policy sees and does, as `tensor_shapes` takes them; empty where unknown.
+
+    Raises:
+        ConfigError: Where the checkpoint cannot be read.
+    """
+    start = read_start(path)
+    return {} if start is None else feature_sizes(start.features)
+
+
+def remarks(config: DiffusionConfig, found: PolicyFeatures | None = None) -> list[str]:
+    """What is legal in a completed configuration and yet worth knowing before it is trained.
+
+    Args:
+        config: The completed configuration.
+        found: The dataset's features; None where they are not known: then they are taken to fit.
+
+    Raises:
+        ConfigError: Where the checkpoint cannot be read.
+    """
+    policy = config.policy
+    if policy.path is None:
+        return []
+    start = read_start(policy.path)
+    if start is None:
+        problem = f"policy.path: there is no {policy.path} on this machine"
+        return [f"{problem}, so what it decides is not known here, and what it forbids not checked."]
+    said = [f"policy.path: {note}" for note in start.notes]
+    values = config.to_flat()
+    said += [
+        f"{name}: the checkpoint has {shown(start.values[name])}; with {shown(values[name])} {consequence}."
+        for name, consequence in LEARNT_FIELDS.items()
+        if name in start.values and differ(values[name], start.values[name])
+    ]
+    multiplier = config.optimizer.vision_encoder_lr_multiplier
+    if multiplier != 1.0 and not start.features.cameras:
+        field = "optimizer.vision_encoder_lr_multiplier"
+        said.append(f"{field}: {multiplier:g} has no effect: the checkpoint has no vision encoder.")
+    if found is not None:
+        said += image_remarks(policy, start, found)
+    if policy.reinit_mismatched:
+        said += reinit_remarks(policy, start, found or start.features)
+    return said

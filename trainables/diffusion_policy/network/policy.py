@@ -1,0 +1,485 @@
+"""The Diffusion Policy: a loss to train it by, and actions to run it by.
+
+Chi et al., "Diffusion Policy" (arXiv 2303.04137). Both take raw values under LeRobot's names; scaling,
+cropping and the encoding of images happen inside. ``state_dict()`` has LeRobot's names and nothing else.
+
+Shapes: ``B`` samples, ``To`` observation steps, ``T`` action steps of the horizon, ``A`` action dimension,
+``D`` feature dimension, ``S`` cameras, ``N`` = B * To images of a camera, ``C``, ``H``, ``W`` an image,
+``G`` size of the observation condition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trainables.diffusion_policy.config.sections import PolicyConfig
+from trainables.diffusion_policy.network.noise import Generators, NoiseProcess, randn
+from trainables.diffusion_policy.network.normalize import Normalizer, Statistics
+from trainables.diffusion_policy.network.unet import ConditionalUnet1d
+from trainables.diffusion_policy.network.vision import (
+    RgbEncoder,
+    center_offset,
+    crop_images,
+    draw_crop_offsets,
+    resize_images,
+)
+from trainables.features import ACTION, ENVIRONMENT_STATE, STATE, Feature, FeatureType, PolicyFeatures
+from trainables.interface import ConfigError, Fault
+
+__all__ = ["DiffusionPolicy", "assemble_policy", "build_networks", "build_policy"]
+
+PAD = "action_is_pad"
+LARGEST_PIXEL = 2.0
+"""Floats above this are no pixels in [0, 1]: somebody forgot to divide by 255."""
+
+Values = Mapping[str, Tensor | np.ndarray]
+"""A batch, or observations, by LeRobot's names."""
+
+
+class Networks(nn.Module):
+    """What is learned; the names are those of LeRobot's checkpoints."""
+
+    def __init__(self, rgb_encoder: RgbEncoder | nn.ModuleList | None, unet: ConditionalUnet1d) -> None:
+        super().__init__()
+        if rgb_encoder is not None:
+            self.rgb_encoder = rgb_encoder
+        self.unet = unet
+
+    @property
+    def encoders(self) -> list[RgbEncoder]:
+        """No encoder, one for all cameras, or one per camera."""
+        return [module for module in self.modules() if isinstance(module, RgbEncoder)]
+
+
+class DiffusionPolicy(nn.Module):
+    """Predicts a chunk of actions from the last observations. Made by :func:`build_policy`."""
+
+    def __init__(
+        self,
+        config: PolicyConfig,
+        features: PolicyFeatures,
+        networks: Networks,
+        normalizer: Normalizer,
+        process: NoiseProcess,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.features = features
+        self.diffusion = networks
+        self.normalizer = normalizer
+        self.process = process
+        self._encoders_frozen = False
+
+    @property
+    def n_obs_steps(self) -> int:
+        """Observation steps that the policy sees."""
+        return self.config.n_obs_steps
+
+    @property
+    def horizon(self) -> int:
+        """Action steps that are predicted at once."""
+        return self.config.horizon
+
+    @property
+    def n_action_steps(self) -> int:
+        """Actions of a chunk."""
+        return self.config.n_action_steps
+
+    @property
+    def action_dim(self) -> int:
+        """Numbers per action."""
+        return self.features.action_dim
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    def statistics(self) -> dict[str, dict[str, np.ndarray]]:
+        """The statistics that observations and actions are normalised with."""
+        return {name: dict(entry) for name, entry in self.normalizer.statistics.items()}
+
+    def freeze_encoders(self) -> None:
+        """Keep the image encoders as they are: no gradients, and BatchNorm's running statistics stay."""
+        self._encoders_frozen = True
+        for encoder in self.diffusion.encoders:
+            encoder.requires_grad_(False)
+        self.train(self.training)
+
+    def encoder_parameters(self) -> list[nn.Parameter]:
+        """The parameters of the image encoders."""
+        return [parameter for encoder in self.diffusion.encoders for parameter in encoder.parameters()]
+
+    def train(self, mode: bool = True) -> DiffusionPolicy:
+        """Set training mode; encoders that are frozen stay in evaluation mode."""
+        super().train(mode)
+        if self._encoders_frozen:
+            for encoder in self.diffusion.encoders:
+                encoder.eval()
+        return self
+
+    def set_gradient_checkpointing(self, enabled: bool) -> None:
+        """Compute activations again in the backward pass instead of keeping them; the numbers stay."""
+        self.diffusion.unet.checkpoint_blocks = enabled
+        for encoder in self.diffusion.encoders:
+            encoder.checkpoint_blocks = enabled
+
+    def compile_network(self, mode: str = "default", backend: str = "inductor") -> None:
+        """torch.compile the U-Net and the encoders in place; names of parameters and modules stay."""
+        for network in (self.diffusion.unet, *self.diffusion.encoders):
+            network.compile(mode=mode, backend=backend)
+
+    def loss(
+        self,
+        batch: Values,
+        noise: Tensor | np.ndarray | None = None,
+        timesteps: Tensor | np.ndarray | None = None,
+        generator: torch.Generator | None = None,
+        crop_offsets: Tensor | None = None,
+    ) -> Tensor:
+        """The denoising loss of a batch of windows.
+
+        Args:
+            batch: Raw values under LeRobot's names, tensors or numpy arrays: observations (B, To, ...),
+                images as uint8 or as floats in [0, 1]; ``action`` (B, T, A); ``action_is_pad`` (B, T) where
+                padding is left out of the loss. Other entries are ignored.
+            noise: (B, T, A) standard normal; drawn where None.
+            timesteps: (B,) integers below num_train_timesteps; drawn where None.
+            generator: Where noise, timesteps and crops come from, in this order; None: torch's global one.
+            crop_offsets: (B, S, 2) top and left of each sample's crop; drawn where None.
+
+        Returns:
+            A scalar: the mean squared error; with ``do_mask_loss_for_padding`` over the valid actions. Not
+            finite where a value of the batch is not.
+
+        Raises:
+            KeyError: Where the batch lacks something.
+            ValueError: Where something in it, or the noise, has another shape.
+        """
+        action_BTA = self.normalizer.normalize(ACTION, self._actions(batch))
+        if noise is None:
+            noise = randn(tuple(action_BTA.shape), generator, self.device)
+        if timesteps is None:
+            timesteps = self._draw_timesteps(len(action_BTA), generator)
+        noise_BTA = self._noise(noise, tuple(action_BTA.shape))
+        timesteps_B = torch.as_tensor(timesteps).to(self.device, torch.long)
+        if crop_offsets is None:
+            crop_offsets = self._draw_crop_offsets(len(action_BTA), generator)
+
+        condition_BG = self.condition(batch, crop_offsets)
+        noisy_action_BTA = self.process.add_noise(action_BTA, noise_BTA, timesteps_B)
+        predicted_BTA = self.diffusion.unet(noisy_action_BTA, timesteps_B, condition_BG).float()
+        target_BTA = self.process.target(action_BTA, noise_BTA, timesteps_B)
+        if not self.config.do_mask_loss_for_padding:
+            return F.mse_loss(predicted_BTA, target_BTA)
+        valid_BT1 = self._value(batch, PAD).logical_not().unsqueeze(-1)
+        error_BTA = F.mse_loss(predicted_BTA, target_BTA, reduction="none") * valid_BT1
+        return error_BTA.sum() / (valid_BT1.sum() * self.action_dim).clamp(min=1)
+
+    def predict_action(
+        self,
+        observation: Values,
+        noise: Tensor | np.ndarray | None = None,
+        generator: Generators = None,
+        sampler: str | None = None,
+        num_inference_steps: int | None = None,
+        n_action_steps: int | None = None,
+    ) -> Tensor:
+        """Predict the actions to execute from now on: (B, n_action_steps, A) in original units.
+
+        Takes what :meth:`predict_horizon` takes, and ``n_action_steps`` in place of the configuration's.
+
+        Raises:
+            ConfigError: Where the horizon does not hold so many actions, or as :meth:`predict_horizon` says.
+        """
+        count = self.n_action_steps if n_action_steps is None else n_action_steps
+        if not 1 <= count <= self.config.available_actions:
+            remedy = f"Use 1 to {self.config.available_actions} (horizon - n_obs_steps + 1)."
+            raise ConfigError([Fault("policy.n_action_steps", f"{count} actions are not predicted.", remedy)])
+        horizon_BTA = self.predict_horizon(observation, noise, generator, sampler, num_inference_steps)
+        current = self.n_obs_steps - 1
+        return horizon_BTA[:, current : current + count]
+
+    @torch.no_grad()
+    def predict_horizon(
+        self,
+        observation: Values,
+        noise: Tensor | np.ndarray | None = None,
+        generator: Generators = None,
+        sampler: str | None = None,
+        num_inference_steps: int | None = None,
+    ) -> Tensor:
+        """Predict the whole horizon, which starts ``n_obs_steps - 1`` steps ago.
+
+        Crops are centred and BatchNorm uses its running statistics, whether or not the policy is in training
+        mode.
+
+        Args:
+            observation: Raw values under LeRobot's names, (B, To, ...), as for :meth:`loss`.
+            noise: (B, T, A) standard normal to start from; drawn where None.
+            generator: One, or one per sample: then all of sample i's noise comes from generator i, and its
+                actions do not depend on the rest of the batch.
+            sampler: ``DDPM``, ``DDIM`` or ``DPM-Solver++``; None: the configuration's.
+            num_inference_steps: Denoising steps; None: the configuration's.
+
+        Returns:
+            (B, T, A) in original units.
+
+        Raises:
+            ConfigError: Where the sampler is not known or cannot take so many steps.
+            KeyError: Where an observation is missing.
+            ValueError: Where an observation or the noise has another shape.
+        """
+        with self._evaluation():
+            condition_BG = self.condition(observation)
+            shape = (len(condition_BG), self.horizon, self.action_dim)
+            if noise is None:
+                noise = randn(shape, generator, self.device)
+            noise_BTA = self._noise(noise, shape)
+
+            def predict(noisy_action_BTA: Tensor, timestep: int) -> Tensor:
+                timesteps_B = torch.full((shape[0],), timestep, device=self.device)
+                return self.diffusion.unet(noisy_action_BTA, timesteps_B, condition_BG)
+
+            action_BTA = self.process.denoise(
+                predict,
+                noise_BTA,
+                sampler=self.config.inference_sampler if sampler is None else sampler,
+                num_inference_steps=num_inference_steps or self.config.inference_steps,
+                generator=generator,
+            )
+        return self.normalizer.unnormalize(ACTION, action_BTA)
+
+    def condition(self, observation: Values, crop_offsets: Tensor | None = None) -> Tensor:
+        """What the U-Net knows of the observations: (B, G).
+
+        Per observation step: state, the features of every camera, environment state.
+
+        Args:
+            observation: Raw values, (B, To, ...).
+            crop_offsets: (B, S, 2) top and left of each sample's crop; None: centred.
+        """
+        parts_BToD = []
+        inputs = {feature.name: feature for feature in self.features.inputs}
+        if STATE in inputs:
+            value = self._observed(observation, inputs[STATE])
+            parts_BToD.append(self.normalizer.normalize(STATE, value))
+        if self.features.cameras:
+            parts_BToD.append(self._image_features(observation, crop_offsets))
+        if ENVIRONMENT_STATE in inputs:
+            value = self._observed(observation, inputs[ENVIRONMENT_STATE])
+            parts_BToD.append(self.normalizer.normalize(ENVIRONMENT_STATE, value))
+        return torch.cat(parts_BToD, dim=-1).flatten(start_dim=1)
+
+    def _image_features(self, observation: Values, crop_offsets: Tensor | None) -> Tensor:
+        cameras = self.features.cameras
+        images = [
+            self.camera_images(camera, observation, None if crop_offsets is None else crop_offsets[:, number])
+            for number, camera in enumerate(cameras)
+        ]
+        batch, steps = self._value(observation, cameras[0].name).shape[:2]
+        encoders = self.diffusion.encoders
+        if len(encoders) == len(cameras):
+            features = [encoder(image) for encoder, image in zip(encoders, images, strict=True)]
+        else:
+            features = list(encoders[0](torch.cat(images)).chunk(len(cameras)))
+        return torch.cat(features, dim=-1).reshape(batch, steps, -1)
+
+    def camera_images(
+        self, camera: Feature, observation: Values, crop_offsets: Tensor | None = None
+    ) -> Tensor:
+        """What an encoder sees of a camera: (N, C, H, W), resized, cropped, normalised.
+
+        Args:
+            camera: One of the policy's cameras.
+            observation: Raw values, (B, To, C, H, W).
+            crop_offsets: (B, 2) top and left; None: centred. All steps of a sample are cropped alike, so that
+                what moves between them is the scene.
+        """
+        images_BToCHW = self._observed(observation, camera)
+        steps = images_BToCHW.shape[1]
+        images_NCHW = images_BToCHW.flatten(0, 1)
+        size = _resized(self.config, camera)
+        if tuple(images_NCHW.shape[-2:]) != size:
+            floats = images_NCHW.float() / 255 if images_NCHW.dtype == torch.uint8 else images_NCHW
+            images_NCHW = resize_images(floats, size)
+        crop = self.config.crop_size(size)
+        # Cropped as uint8 and before normalising: fewer bytes, the same numbers.
+        if crop is not None and crop_offsets is not None:
+            images_NCHW = crop_images(images_NCHW, crop_offsets.repeat_interleave(steps, dim=0), crop)
+        elif crop is not None:
+            top, left = center_offset(size, crop)
+            images_NCHW = images_NCHW[..., top : top + crop[0], left : left + crop[1]]
+        return self.normalizer.normalize(camera.name, images_NCHW)
+
+    def _draw_timesteps(self, count: int, generator: torch.Generator | None) -> Tensor:
+        device = self.device if generator is None else generator.device
+        return torch.randint(self.process.num_train_timesteps, (count,), generator=generator, device=device)
+
+    def _draw_crop_offsets(self, count: int, generator: torch.Generator | None) -> Tensor | None:
+        """Offsets (B, S, 2) of this batch's random crops; None where crops are centred or there are none."""
+        cameras = self.features.cameras
+        if not (cameras and self.training and self.config.crop_is_random):
+            return None
+        size = _resized(self.config, cameras[0])
+        crop = self.config.crop_size(size)
+        if crop is None:
+            return None
+        if self.config.crop_per == "sample":
+            return draw_crop_offsets((count, len(cameras)), size, crop, generator)
+        # LeRobot draws once for each call of an encoder.
+        once = draw_crop_offsets((1, len(self.diffusion.encoders)), size, crop, generator)
+        return once.expand(count, len(cameras), 2)
+
+    def _value(self, batch: Values, name: str) -> Tensor:
+        if name not in batch:
+            raise KeyError(f"the batch has no {name!r}; it has {', '.join(sorted(batch))}")
+        return torch.as_tensor(batch[name]).to(self.device, non_blocking=True)
+
+    def _observed(self, batch: Values, feature: Feature) -> Tensor:
+        """An observation, (B, To, ...); images of any height and width."""
+        value = self._value(batch, feature.name)
+        fixed = (self.n_obs_steps, *feature.shape)
+        free = ("H", "W") if feature.type is FeatureType.VISUAL else ()
+        fixed = fixed[: len(fixed) - len(free)]
+        if value.ndim != 1 + len(fixed) + len(free) or tuple(value.shape[1 : 1 + len(fixed)]) != fixed:
+            expected = ", ".join(map(str, ("B", *fixed, *free)))
+            raise ValueError(f"{feature.name} has shape {tuple(value.shape)}, expected ({expected})")
+        if free and value.is_floating_point() and value.numel() and value.max() > LARGEST_PIXEL:
+            raise ValueError(
+                f"{feature.name} has values up to {float(value.max()):.4g}; give uint8, or floats in [0, 1]"
+            )
+        return value
+
+    def _actions(self, batch: Values) -> Tensor:
+        value = self._value(batch, ACTION)
+        if value.ndim != 3 or value.shape[-1] != self.action_dim:
+            expected = f"(B, {self.horizon}, {self.action_dim})"
+            raise ValueError(f"{ACTION} has shape {tuple(value.shape)}, expected {expected}")
+        return value
+
+    def _noise(self, noise: Tensor | np.ndarray, shape: tuple[int, ...]) -> Tensor:
+        value = torch.as_tensor(noise)
+        if tuple(value.shape) != shape:
+            raise ValueError(f"the noise has shape {tuple(value.shape)}, expected {shape}")
+        return value.to(self.device, torch.float32)
+
+    @contextmanager
+    def _evaluation(self) -> Iterator[None]:
+        in_training = [module for module in self.modules() if module.training]
+        for module in in_training:
+            module.training = False
+        try:
+            yield
+        finally:
+            for module in in_training:
+                module.training = True
+
+
+def build_policy(config: PolicyConfig, features: PolicyFeatures, statistics: Statistics) -> DiffusionPolicy:
+    """Build a policy with new weights, drawn from torch's global generator.
+
+    Args:
+        config: The policy's configuration.
+        features: What it sees and what it does.
+        statistics: Of the training data; see :class:`Normalizer`.
+
+    Raises:
+        ConfigError: Where the cameras' images do not fit the configuration.
+        NormalizationError: Where the statistics do not fit the features.
+    """
+    return assemble_policy(config, features, statistics, build_networks(config, features))
+
+
+def build_networks(config: PolicyConfig, features: PolicyFeatures) -> Networks:
+    """Build the networks of a policy with new weights, as :func:`build_policy` does."""
+    encoder = _build_encoder(config, features)
+    image_dim = 2 * config.spatial_softmax_num_keypoints * len(features.cameras)
+    vectors = {f.name: f.shape[0] for f in features.inputs if f.name in (STATE, ENVIRONMENT_STATE)}
+    unet = ConditionalUnet1d(
+        action_dim=features.action_dim,
+        global_cond_dim=config.n_obs_steps * (sum(vectors.values()) + image_dim),
+        down_dims=config.down_dims,
+        kernel_size=config.kernel_size,
+        n_groups=config.n_groups,
+        diffusion_step_embed_dim=config.diffusion_step_embed_dim,
+        use_film_scale_modulation=config.use_film_scale_modulation,
+    )
+    return Networks(encoder, unet)
+
+
+def assemble_policy(
+    config: PolicyConfig, features: PolicyFeatures, statistics: Statistics, networks: Networks
+) -> DiffusionPolicy:
+    """Make a policy of networks that exist; arguments and errors as of :func:`build_policy`."""
+    modes = {
+        FeatureType.VISUAL: config.normalization_visual,
+        FeatureType.STATE: config.normalization_state,
+        FeatureType.ENV: config.normalization_environment_state,
+        FeatureType.ACTION: config.normalization_action,
+    }
+    process = NoiseProcess(
+        noise_scheduler_type=config.noise_scheduler_type,
+        num_train_timesteps=config.num_train_timesteps,
+        beta_schedule=config.beta_schedule,
+        beta_start=config.beta_start,
+        beta_end=config.beta_end,
+        prediction_type=config.prediction_type,
+        clip_sample=config.clip_sample,
+        clip_sample_range=config.clip_sample_range,
+    )
+    normalizer = Normalizer(features, statistics, modes)
+    return DiffusionPolicy(config, features, networks, normalizer, process)
+
+
+def _build_encoder(config: PolicyConfig, features: PolicyFeatures) -> RgbEncoder | nn.ModuleList | None:
+    if not features.cameras:
+        return None
+    image_size = _encoded_size(config, features.cameras)
+
+    def encoder() -> RgbEncoder:
+        return RgbEncoder(
+            vision_backbone=config.vision_backbone,
+            pretrained_backbone_weights=config.pretrained_backbone_weights,
+            use_group_norm=config.use_group_norm,
+            num_keypoints=config.spatial_softmax_num_keypoints,
+            image_size=image_size,
+        )
+
+    if config.use_separate_rgb_encoder_per_camera:
+        return nn.ModuleList([encoder() for _ in features.cameras])
+    return encoder()
+
+
+def _resized(config: PolicyConfig, camera: Feature) -> tuple[int, int]:
+    """(height, width) of a camera's images after resizing."""
+    if config.resize_shape is not None:
+        return (config.resize_shape[0], config.resize_shape[1])
+    return (camera.shape[1], camera.shape[2])
+
+
+def _encoded_size(config: PolicyConfig, cameras: tuple[Feature, ...]) -> tuple[int, int]:
+    """(height, width) of the images that the encoders get.
+
+    Raises:
+        ConfigError: Where the cameras differ in size, or are smaller than the crop.
+    """
+    sizes = {camera.name: _resized(config, camera) for camera in cameras}
+    listed = ", ".join(f"{name} {height}×{width}" for name, (height, width) in sizes.items())
+    if len(set(sizes.values())) > 1:
+        remedy = "Set policy.resize_shape: [height, width], to which every camera is resized."
+        raise ConfigError([Fault("policy.resize_shape", f"the cameras differ in size ({listed}).", remedy)])
+    size = next(iter(sizes.values()))
+    crop = config.crop_size(size)
+    if crop is None:
+        return size
+    if crop[0] > size[0] or crop[1] > size[1]:
+        problem = f"{crop[0]}×{crop[1]} is larger than the images ({listed})."
+        raise ConfigError([Fault("policy.crop_shape", problem, "The crop must fit into the image.")])
+    return crop

@@ -1,0 +1,335 @@
+"""LeRobot's ``config.json`` of a diffusion policy in this project's words. Standard library only.
+
+LeRobot writes every key that its version knows and reads a missing one as that version's default, so a
+missing key here is read as the default of the version that the other keys point to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from trainables.diffusion_policy.config.diffusion_config import FIELDS
+from trainables.features import ACTION, ENVIRONMENT_STATE, STATE, Feature, FeatureType, PolicyFeatures
+
+__all__ = [
+    "NORMALIZATION_FIELDS",
+    "POLICY_FIELDS",
+    "TARGETS",
+    "InvalidConfigError",
+    "LerobotConfig",
+    "check_values",
+    "read_lerobot_config",
+    "read_normalization",
+]
+
+TARGETS = ("lerobot==0.4.4", "lerobot==0.6.1")
+"""Versions of LeRobot whose format can be written, the default first."""
+
+POLICY_FIELDS = (
+    "n_obs_steps",
+    "horizon",
+    "n_action_steps",
+    "vision_backbone",
+    "resize_shape",
+    "crop_ratio",
+    "crop_shape",
+    "crop_is_random",
+    "pretrained_backbone_weights",
+    "use_group_norm",
+    "spatial_softmax_num_keypoints",
+    "use_separate_rgb_encoder_per_camera",
+    "down_dims",
+    "kernel_size",
+    "n_groups",
+    "diffusion_step_embed_dim",
+    "use_film_scale_modulation",
+    "noise_scheduler_type",
+    "num_train_timesteps",
+    "beta_schedule",
+    "beta_start",
+    "beta_end",
+    "prediction_type",
+    "clip_sample",
+    "clip_sample_range",
+    "num_inference_steps",
+    "do_mask_loss_for_padding",
+)
+"""Fields that are called the same here, as ``policy.<field>``."""
+
+NORMALIZATION_FIELDS = {
+    FeatureType.VISUAL: "policy.normalization_visual",
+    FeatureType.STATE: "policy.normalization_state",
+    FeatureType.ENV: "policy.normalization_environment_state",
+    FeatureType.ACTION: "policy.normalization_action",
+}
+
+_OPTIMIZER_FIELDS = {
+    "optimizer_lr": "optimizer.lr",
+    "optimizer_betas": "optimizer.betas",
+    "optimizer_eps": "optimizer.eps",
+    "optimizer_weight_decay": "optimizer.weight_decay",
+}
+_DEFAULTS: dict[str, Any] = {
+    "n_obs_steps": 2,
+    "horizon": 16,
+    "n_action_steps": 8,
+    "vision_backbone": "resnet18",
+    "resize_shape": None,
+    "crop_ratio": 1.0,
+    "crop_shape": None,
+    "crop_is_random": True,
+    "pretrained_backbone_weights": None,
+    "use_group_norm": True,
+    "spatial_softmax_num_keypoints": 32,
+    "use_separate_rgb_encoder_per_camera": False,
+    "down_dims": [512, 1024, 2048],
+    "kernel_size": 5,
+    "n_groups": 8,
+    "diffusion_step_embed_dim": 128,
+    "use_film_scale_modulation": True,
+    "noise_scheduler_type": "DDPM",
+    "num_train_timesteps": 100,
+    "beta_schedule": "squaredcos_cap_v2",
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
+    "prediction_type": "epsilon",
+    "clip_sample": True,
+    "clip_sample_range": 1.0,
+    "num_inference_steps": None,
+    "do_mask_loss_for_padding": False,
+}
+_DEFAULTS_0_6 = {
+    "horizon": 64,
+    "n_action_steps": 32,
+    "pretrained_backbone_weights": "ResNet18_Weights.IMAGENET1K_V1",
+    "use_group_norm": False,
+    "use_separate_rgb_encoder_per_camera": True,
+}
+_DEFAULTS_BEFORE_0_4 = {"crop_shape": [84, 84]}
+_ONLY_FROM_0_6 = "gradient_checkpointing"
+_DEFAULT_NORMALIZATION = {"VISUAL": "MEAN_STD", "STATE": "MIN_MAX", "ACTION": "MIN_MAX"}
+
+_NOT_OF_THE_POLICY = {
+    *("type", "device", "use_amp", "push_to_hub", "repo_id", "private", "tags", "license", "pretrained_path"),
+    *("use_peft", "pretrained_revision", "compile_model", "compile_mode", _ONLY_FROM_0_6),
+}
+"""Where and how LeRobot ran it; of no meaning to the weights."""
+
+# LeRobot passes these names to diffusers, whose `constant` has no warmup.
+_SCHEDULERS = {"cosine": "cosine", "linear": "linear", "constant_with_warmup": "constant"}
+
+MOST_FEATURES = 64
+MOST_LEVELS = 12
+MOST_SIZE = 1_000_000
+"""Of anything that a network's size follows from: far above what is used, far below what overflows."""
+MOST_PIXELS = 16_384
+
+
+@dataclass(frozen=True)
+class LerobotConfig:
+    """A ``config.json`` in this project's words.
+
+    Attributes:
+        values: Its values by dotted name.
+        features: What the policy sees and does.
+        deciles: Types of features that are normalised by their 10th and 90th percentile.
+        notes: What was not understood, or taken over differently.
+    """
+
+    values: dict[str, Any]
+    features: PolicyFeatures
+    deciles: frozenset[str]
+    notes: list[str]
+
+
+class InvalidConfigError(ValueError):
+    """A ``config.json`` that is no diffusion policy, or one that cannot be built here."""
+
+    def __init__(self, problem: str, remedy: str = "") -> None:
+        self.remedy = remedy
+        super().__init__(problem)
+
+
+def read_lerobot_config(stated: Mapping[str, Any], *, before_0_4: bool = False) -> LerobotConfig:
+    """Read a ``config.json``.
+
+    Args:
+        stated: Its content.
+        before_0_4: Whether LeRobot before 0.4 wrote it, as files beside it tell.
+
+    Raises:
+        InvalidConfigError: Where it is of another policy, or holds values that cannot be built.
+    """
+    kind = stated.get("type")
+    if kind != "diffusion":
+        if kind is None and "input_shapes" in stated:
+            remedy = "Convert it with LeRobot's own migration of that time, or take a newer checkpoint."
+            raise InvalidConfigError(
+                "it has input_shapes, the form of LeRobot before 2025, which is not read.", remedy
+            )
+        raise InvalidConfigError(
+            f"its type is {_short(kind)}.", "Expected 'diffusion': only a Diffusion Policy can be loaded."
+        )
+    notes: list[str] = []
+    features = _read_features(stated, notes)
+    values = _read_policy(stated, before_0_4)
+    modes, deciles = read_normalization(stated.get("normalization_mapping", _DEFAULT_NORMALIZATION))
+    values |= modes
+    values |= _read_training(stated, notes)
+    check_values(values)
+    _note_rest(stated, values, notes)
+    return LerobotConfig(values, features, deciles, notes)
+
+
+def _read_policy(stated: Mapping[str, Any], before_0_4: bool) -> dict[str, Any]:
+    defaults = dict(_DEFAULTS)
+    if _ONLY_FROM_0_6 in stated:
+        defaults |= _DEFAULTS_0_6
+    elif before_0_4:
+        defaults |= _DEFAULTS_BEFORE_0_4
+    read = {name: stated.get(name, defaults[name]) for name in POLICY_FIELDS}
+    # LeRobot heeds crop_ratio only beside resize_shape, and then crop_shape not at all.
+    resized, ratio = read["resize_shape"], read["crop_ratio"]
+    if resized is None:
+        read["crop_ratio"] = 1.0
+    elif ratio == 1.0:
+        read["crop_shape"] = None
+    elif _are_numbers(resized) and _are_numbers([ratio]):
+        read["crop_shape"] = [int(size * ratio) for size in resized]
+    return {f"policy.{name}": value for name, value in read.items()}
+
+
+def _are_numbers(values: Any) -> bool:
+    """Whether it is a list of numbers that can be multiplied without ado."""
+    return isinstance(values, list) and all(
+        isinstance(n, (int, float)) and abs(n) <= MOST_SIZE for n in values
+    )
+
+
+def read_normalization(mapping: Any) -> tuple[dict[str, str], frozenset[str]]:
+    """Read a mapping of feature types to normalisations (``normalization_mapping``, ``norm_map``).
+
+    Returns:
+        The normalisations by dotted name, and the types that are QUANTILE10, which is QUANTILES with other
+        percentiles.
+
+    Raises:
+        InvalidConfigError: Where it is no mapping of known normalisations.
+    """
+    if not isinstance(mapping, dict):
+        raise InvalidConfigError(f"its normalisations are {_short(mapping)}, no mapping.")
+    # LeRobot has no entry for ENV, and passes through what has none.
+    stated = {kind.value: mapping.get(kind.value, "IDENTITY") for kind in NORMALIZATION_FIELDS}
+    deciles = frozenset(kind for kind, mode in stated.items() if mode == "QUANTILE10")
+    values = {}
+    for kind, field in NORMALIZATION_FIELDS.items():
+        mode = "QUANTILES" if kind.value in deciles else stated[kind.value]
+        if FIELDS[field].faults(mode):
+            raise InvalidConfigError(
+                f"the normalisation of {kind.value} is {_short(mode)}.",
+                f"Expected {FIELDS[field].expected()}.",
+            )
+        values[field] = mode
+    return values, deciles
+
+
+def _read_training(stated: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
+    values = {ours: stated[theirs] for theirs, ours in _OPTIMIZER_FIELDS.items() if theirs in stated}
+    if "scheduler_warmup_steps" in stated:
+        values["lr_scheduler.warmup_steps"] = stated["scheduler_warmup_steps"]
+    name = stated.get("scheduler_name")
+    if name == "constant":
+        values |= {"lr_scheduler.name": "constant", "lr_scheduler.warmup_steps": 0}
+    elif isinstance(name, str) and name in _SCHEDULERS:
+        values["lr_scheduler.name"] = _SCHEDULERS[name]
+    elif name is not None:
+        notes.append(f"scheduler_name {_short(name)} is not known here; lr_scheduler.name was left alone.")
+    return values
+
+
+def _read_features(stated: Mapping[str, Any], notes: list[str]) -> PolicyFeatures:
+    listed: list[Feature] = []
+    for group in ("input_features", "output_features"):
+        entries = stated.get(group)
+        if not isinstance(entries, dict) or not entries or len(entries) > MOST_FEATURES:
+            raise InvalidConfigError(
+                f"{group} is {_short(entries)}.", f"Expected 1 to {MOST_FEATURES} features."
+            )
+        for name, entry in entries.items():
+            feature = _read_feature(group, name, entry)
+            if feature is None or not _is_used(feature, group):
+                notes.append(f"{name} is among the {group}, but a diffusion policy makes no use of it.")
+            else:
+                listed.append(feature)
+    try:
+        return PolicyFeatures.of(listed)
+    except ValueError as error:
+        raise InvalidConfigError(f"output_features: {error}.") from error
+
+
+def _read_feature(group: str, name: str, entry: Any) -> Feature | None:
+    where = f"{group}.{name}"
+    if not isinstance(entry, dict) or not {"type", "shape"} <= set(entry):
+        raise InvalidConfigError(f"{where} is {_short(entry)}.", "Expected a type and a shape.")
+    if entry["type"] not in list(FeatureType):
+        return None
+    shape = entry["shape"]
+    kind = FeatureType(entry["type"])
+    whole = isinstance(shape, list) and all(type(size) is int and size >= 1 for size in shape)
+    if kind is FeatureType.VISUAL:
+        fits = whole and len(shape) == 3 and shape[0] == 3 and max(shape[1:]) <= MOST_PIXELS
+        expected = f"Expected [3, height, width] of at most {MOST_PIXELS} pixels."
+    else:
+        fits = whole and len(shape) == 1 and shape[0] <= MOST_SIZE
+        expected = f"Expected one size of at most {MOST_SIZE}."
+    if not fits:
+        raise InvalidConfigError(f"{where} has shape {_short(shape)}.", expected)
+    return Feature(name, kind, tuple(shape))
+
+
+def _is_used(feature: Feature, group: str) -> bool:
+    if group == "output_features":
+        return feature.type is FeatureType.ACTION and feature.name == ACTION
+    by_name = {FeatureType.STATE: STATE, FeatureType.ENV: ENVIRONMENT_STATE}
+    return feature.type is FeatureType.VISUAL or by_name.get(feature.type) == feature.name
+
+
+def check_values(values: Mapping[str, Any]) -> None:
+    """Refuse values that cannot be built here, and sizes that cannot be meant.
+
+    Raises:
+        InvalidConfigError: With every value that is wrong.
+    """
+    problems = [str(fault) for name, value in values.items() for fault in FIELDS[name].faults(value)]
+    for name, value in values.items():
+        numbers = value if isinstance(value, list) else [value]
+        large = [n for n in numbers if isinstance(n, (int, float)) and n > MOST_SIZE]
+        if large or len(numbers) > MOST_LEVELS:
+            problems.append(f"{name}: {_short(value)} is too large.")
+    if problems:
+        raise InvalidConfigError(" ".join(problems))
+
+
+def _note_rest(stated: Mapping[str, Any], values: Mapping[str, Any], notes: list[str]) -> None:
+    if values["policy.do_mask_loss_for_padding"]:
+        notes.append(
+            "do_mask_loss_for_padding: the loss is divided by the valid actions; LeRobot before 0.6 divides "
+            "by all of them."
+        )
+    known = {
+        *POLICY_FIELDS,
+        *_OPTIMIZER_FIELDS,
+        *_NOT_OF_THE_POLICY,
+        *("input_features", "output_features", "normalization_mapping", "drop_n_last_frames"),
+        *("scheduler_name", "scheduler_warmup_steps"),
+    }
+    unknown = sorted(set(stated) - known)
+    if unknown:
+        notes.append(f"not known here, and ignored: {', '.join(unknown)}.")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

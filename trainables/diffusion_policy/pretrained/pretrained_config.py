@@ -1,0 +1,68 @@
+"""What a checkpoint says of itself, and reading its JSON files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from trainables.features import PolicyFeatures
+from trainables.interface import ConfigError, Fault
+
+__all__ = ["PretrainedConfig", "path_error", "read_json"]
+
+MOST_JSON_BYTES = 8_000_000
+"""A configuration takes a few kilobytes; a file above this is none."""
+
+
+@dataclass(frozen=True)
+class PretrainedConfig:
+    """What a checkpoint says of itself.
+
+    Attributes:
+        folder: The checkpoint's folder, or the file of the original code.
+        format: ``lerobot``; ``lerobot_buffers`` for LeRobot before 0.4; ``sweeper`` for this project's own;
+            ``diffusion_policy`` for the original code.
+        values: Its configuration by dotted name: ``policy.*``, and ``optimizer.*`` and ``lr_scheduler.*``
+            where it says them.
+        features: What the policy sees and does, cameras in the order of its encoders.
+        notes: What was taken over differently, or not at all, in a sentence each.
+        deciles: Types of features (``STATE``) whose 1st and 99th percentile are the 10th and the 90th.
+    """
+
+    folder: Path
+    format: str
+    values: Mapping[str, Any]
+    features: PolicyFeatures
+    notes: tuple[str, ...] = ()
+    deciles: frozenset[str] = frozenset()
+
+
+def path_error(problem: str, remedy: str = "") -> ConfigError:
+    """An error about ``policy.path``."""
+    return ConfigError([Fault("policy.path", problem, remedy)])
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Read a JSON object of a checkpoint.
+
+    Raises:
+        ConfigError: Where it is missing, not JSON, no object, or larger than any configuration.
+    """
+
+    def fail(problem: str, cause: Exception | None = None) -> NoReturn:
+        raise path_error(f"{file} {problem}.") from cause
+
+    try:
+        if file.stat().st_size > MOST_JSON_BYTES:
+            fail(f"has more than {MOST_JSON_BYTES:,} bytes, which no checkpoint's has")
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        fail("is missing", error)
+    except (OSError, ValueError, RecursionError) as error:
+        fail(f"cannot be read ({error})", error)
+    if not isinstance(value, dict):
+        fail("holds no JSON object")
+    return value

@@ -1,0 +1,241 @@
+"""Checkpoints: everything that training needs to go on exactly, appearing whole or not at all.
+
+A trial's ``checkpoints/`` folder holds a folder per kept step and two pointers::
+
+    checkpoints/
+      000400/
+        config.json             every field of the configuration, the features, the versions
+        state.json              step, best value so far, the report that was due at this step
+        model.safetensors       the weights as trained
+        ema.safetensors         their moving average (where it is on)
+        optimizer.safetensors   the optimiser's moments, by parameter name
+        statistics.safetensors  what the normaliser uses
+      last.json  best.json      {"step": 400, "folder": "000400", ...}
+
+Sample order, noise and crops are pure functions of (seed, step), so no random state needs to be kept.
+Safetensors and JSON only: nothing in a checkpoint can run code when it is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load_file as load_arrays
+from safetensors.numpy import save_file as save_arrays
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from trainables.dataset.statistics import Statistics
+from trainables.diffusion_policy.config.diffusion_config import FIELDS, DiffusionConfig
+from trainables.features import Feature, FeatureType, PolicyFeatures
+from trainables.files import sync_to_disk, write_json
+from trainables.interface import TrainableError
+
+__all__ = ["CheckpointError", "Checkpoints", "Snapshot"]
+
+FORMAT = 1
+_KEPT_BY_POINTER = ("last", "best")
+
+
+class CheckpointError(TrainableError):
+    """A checkpoint cannot be read, or belongs to another run."""
+
+    reason = "config"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The state of a run at a step, as plain tensors and JSON values.
+
+    Attributes:
+        step: Optimiser steps done.
+        config: The run's configuration.
+        features: What the policy sees and does.
+        statistics: What the normaliser uses.
+        model: The policy's state dict, under LeRobot's names.
+        ema: The averaged weights and ``num_updates``, or None.
+        optimizer: The optimiser's tensors as ``<parameter>/<name>``.
+        progress: JSON values that the loop needs to go on (best value, first loss, the report due).
+    """
+
+    step: int
+    config: DiffusionConfig
+    features: PolicyFeatures
+    statistics: Statistics
+    model: Mapping[str, Tensor]
+    ema: Mapping[str, Tensor] | None
+    optimizer: Mapping[str, Tensor]
+    progress: Mapping[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of one trial.
+
+    Args:
+        folder: The trial's ``checkpoints`` folder; made when something is written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def save(self, snapshot: Snapshot, *, best: bool) -> Path:
+        """Write a checkpoint, point ``last`` (and ``best``) at it and drop what nothing points at.
+
+        Returns:
+            The checkpoint's folder.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        name = f"{snapshot.step:06d}"
+        final, beside = self.folder / name, self.folder / f".{name}.{os.getpid()}.writing"
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir()
+        _write(beside, snapshot)
+        if final.exists():
+            # The same step of the same run, written again after a restart: equal, but the newer one is whole.
+            shutil.rmtree(final)
+        beside.replace(final)
+        sync_to_disk(self.folder)
+        for pointer in _KEPT_BY_POINTER if best else ("last",):
+            self._point(pointer, snapshot.step, name)
+        self._drop_unused()
+        return final
+
+    def find(self, pointer: str = "last") -> Path | None:
+        """Folder of the checkpoint that ``last`` or ``best`` points at, or None where there is none."""
+        try:
+            name = json.loads((self.folder / f"{pointer}.json").read_text())["folder"]
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{self.folder / pointer}.json is damaged: {error}.") from error
+        found = self.folder / Path(str(name)).name
+        return found if found.is_dir() else None
+
+    def _point(self, pointer: str, step: int, name: str) -> None:
+        write_json(self.folder / f"{pointer}.json", {"step": step, "folder": name})
+
+    def _drop_unused(self) -> None:
+        kept = {found.name for pointer in _KEPT_BY_POINTER if (found := self.find(pointer)) is not None}
+        for entry in self.folder.iterdir():
+            if entry.is_dir() and entry.name not in kept:
+                shutil.rmtree(entry, ignore_errors=True)
+
+
+def read(folder: Path, *, device: str | torch.device = "cpu") -> Snapshot:
+    """Read a checkpoint.
+
+    Raises:
+        CheckpointError: Where a file is missing, damaged, or of a newer format.
+    """
+    try:
+        described = json.loads((folder / "config.json").read_text())
+        state = json.loads((folder / "state.json").read_text())
+        if state["format"] != FORMAT:
+            problem = f"has format {state['format']}; this version reads format {FORMAT}"
+            raise CheckpointError(f"the checkpoint {folder} {problem}.")
+        config = {name: value for name, value in described["config"].items() if name in FIELDS}
+        ema = folder / "ema.safetensors"
+        return Snapshot(
+            step=int(state["step"]),
+            config=DiffusionConfig.from_flat(config),
+            features=_features_from_json(described["features"]),
+            statistics=_unflatten(load_arrays(folder / "statistics.safetensors")),
+            model=load_file(folder / "model.safetensors", device=str(device)),
+            ema=load_file(ema, device=str(device)) if ema.exists() else None,
+            optimizer=load_file(folder / "optimizer.safetensors", device=str(device)),
+            progress=state["progress"],
+        )
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise CheckpointError(f"the checkpoint {folder} cannot be read: {error}.") from error
+
+
+def load_weights(policy: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Load a state dict whose names and shapes must all fit.
+
+    Raises:
+        CheckpointError: Naming what is missing, unexpected or of another shape.
+    """
+    try:
+        policy.load_state_dict(dict(weights), strict=True)
+    except RuntimeError as error:
+        raise CheckpointError(f"the checkpoint's weights do not fit its configuration: {error}") from error
+
+
+def optimizer_tensors(policy: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's state as ``<parameter>/<name>`` -> tensor."""
+    tensors = {}
+    for name, parameter in policy.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"{name}/{key}"] = torch.as_tensor(value).detach().clone().contiguous()
+    return tensors
+
+
+def load_optimizer_tensors(
+    policy: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
+) -> None:
+    """Put back what ``optimizer_tensors`` took out."""
+    parameters = dict(policy.named_parameters())
+    for joined, value in tensors.items():
+        name, _, key = joined.rpartition("/")
+        parameter = parameters[name]
+        # Adam keeps its step beside the parameter only in its fused and capturable forms.
+        on_device = key != "step" or bool(optimizer.defaults.get("fused"))
+        optimizer.state[parameter][key] = value.to(parameter.device if on_device else "cpu")
+
+
+def _write(folder: Path, snapshot: Snapshot) -> None:
+    described = {
+        "config": snapshot.config.to_flat(),
+        "features": [
+            {"name": feature.name, "type": feature.type.value, "shape": list(feature.shape)}
+            for feature in snapshot.features.all()
+        ],
+        "versions": {"torch": torch.__version__, "numpy": np.__version__},
+    }
+    write_json(folder / "config.json", described)
+    save_file(_ready(snapshot.model), folder / "model.safetensors")
+    if snapshot.ema is not None:
+        save_file(_ready(snapshot.ema), folder / "ema.safetensors")
+    save_file(_ready(snapshot.optimizer), folder / "optimizer.safetensors")
+    save_arrays(_flatten(snapshot.statistics), folder / "statistics.safetensors")
+    state = {"format": FORMAT, "step": snapshot.step, "progress": dict(snapshot.progress)}
+    write_json(folder / "state.json", state)
+    for file in folder.iterdir():
+        sync_to_disk(file)
+    sync_to_disk(folder)
+
+
+def _ready(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+
+
+def _flatten(statistics: Statistics) -> dict[str, np.ndarray]:
+    return {
+        f"{feature}/{name}": np.ascontiguousarray(value)
+        for feature, values in statistics.items()
+        for name, value in values.items()
+    }
+
+
+def _unflatten(flat: Mapping[str, np.ndarray]) -> Statistics:
+    statistics: Statistics = {}
+    for joined, value in flat.items():
+        feature, _, name = joined.rpartition("/")
+        statistics.setdefault(feature, {})[name] = value
+    return statistics
+
+
+def _features_from_json(listed: Any) -> PolicyFeatures:
+    return PolicyFeatures.of(
+        Feature(str(item["name"]), FeatureType(item["type"]), tuple(int(n) for n in item["shape"]))
+        for item in listed
+    )

@@ -1,0 +1,98 @@
+"""Judging a policy during training: held-out action error and seeded rollouts."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch.distributed as dist
+
+from trainables.dataset.windows import Windows
+from trainables.diffusion_policy.config.diffusion_config import DiffusionConfig
+from trainables.diffusion_policy.config.sections import EvalConfig, RolloutConfig
+from trainables.diffusion_policy.network.policy import DiffusionPolicy
+from trainables.evaluation.offline import OfflineSettings, action_error, chunk_latency
+from trainables.interface import TrainContext
+
+__all__ = ["evaluate"]
+
+
+def evaluate(
+    policy: DiffusionPolicy,
+    heldout: Windows | None,
+    config: DiffusionConfig,
+    context: TrainContext,
+    step: int,
+) -> tuple[dict[str, float], dict[str, Path]]:
+    """Measure the held-out action error (rank 0) and roll out (every rank its share).
+
+    Args:
+        policy: In evaluation mode, with the weights that are to be judged.
+        heldout: Windows of the held-out episodes; None where nothing is held out.
+        config: What is measured.
+        context: Where and as whom this process runs.
+        step: Optimiser steps done.
+
+    Returns:
+        Metrics, and files worth keeping.
+    """
+    metrics: dict[str, float] = {}
+    artifacts: dict[str, Path] = {}
+    if heldout is not None and context.rank == 0:
+        told = partial(context.progress, f"step {step}: held-out action error")
+        metrics |= action_error(policy, heldout, _offline_settings(config.eval), context.device, told)
+        metrics |= chunk_latency(policy, heldout, context.device)
+    if config.rollout.env is not None:
+        rollout_metrics, artifacts = _rollouts(
+            policy, config.rollout, context, step, final=step == config.train.steps
+        )
+        metrics |= rollout_metrics
+    return metrics, artifacts
+
+
+def _offline_settings(settings: EvalConfig) -> OfflineSettings:
+    return OfflineSettings(
+        windows=settings.windows,
+        window_steps=settings.window_steps,
+        samples=settings.samples,
+        sampler=settings.sampler,
+        num_inference_steps=settings.num_inference_steps,
+        seed=settings.seed,
+    )
+
+
+def _rollouts(
+    policy: DiffusionPolicy, settings: RolloutConfig, context: TrainContext, step: int, *, final: bool
+) -> tuple[dict[str, float], dict[str, Path]]:
+    """Roll out on every rank its share of the episodes; rank 0 films."""
+    from trainables.evaluation.rollout import rollout, summarise
+    from trainables.evaluation.video import film_episodes
+
+    env = cast(str, settings.env)
+    episodes = settings.final_episodes if final and settings.final_episodes else settings.episodes
+    share = range(
+        episodes * context.rank // context.world_size, episodes * (context.rank + 1) // context.world_size
+    )
+    results = rollout(
+        policy,
+        env,
+        episode_indices=share,
+        seed=settings.seed,
+        parallel=settings.parallel,
+        device=context.device,
+        max_steps=settings.max_steps,
+        progress=lambda message: context.progress(f"step {step}: {message}"),
+    )
+    if context.world_size > 1:
+        gathered: list[Any] = [None] * context.world_size
+        dist.all_gather_object(gathered, results)
+        results = [result for part in gathered for result in part]
+    artifacts: dict[str, Path] = {}
+    if context.rank == 0 and (settings.video == "every" or (settings.video == "final" and final)):
+        context.progress(f"step {step}: filming")
+        path = context.folder / "rollouts" / f"{step:06d}.mp4"
+        film = film_episodes(results, env, policy.features, path, episodes=settings.video_episodes)
+        if film is not None:
+            artifacts["rollout/video"] = film
+    return summarise(results), artifacts

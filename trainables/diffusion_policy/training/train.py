@@ -1,0 +1,404 @@
+"""Training of a Diffusion Policy: ``train(config, context)``, to be read top to bottom.
+
+Everything random at an optimiser step is a pure function of (seed, step): the sample order, the noise, the
+timesteps and the crops. So a resumed run equals a straight one, and nothing random is kept in a checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from diffusers.optimization import get_scheduler
+from torch import Tensor, nn
+
+from trainables.dataset.frames import open_frames
+from trainables.dataset.lerobot_dataset import LeRobotDataset
+from trainables.dataset.policy_statistics import policy_statistics
+from trainables.dataset.windows import Windows, split_episodes
+from trainables.diffusion_policy.config.clashes import batch_faults
+from trainables.diffusion_policy.config.diffusion_config import DiffusionConfig
+from trainables.diffusion_policy.data import image_sizes, load_dataset
+from trainables.diffusion_policy.finetuning.warm_start import START, WarmStart, read_warm_start, tell
+from trainables.diffusion_policy.network.policy import DiffusionPolicy, assemble_policy, build_networks
+from trainables.diffusion_policy.training import checkpoint as checkpoints
+from trainables.diffusion_policy.training.ema import Ema
+from trainables.diffusion_policy.training.evaluate import evaluate
+from trainables.diffusion_policy.training.malloc import keep_freed_memory
+from trainables.diffusion_policy.training.optimizer import build_optimizer, clip_gradients
+from trainables.diffusion_policy.training.progress import Interval, Progress
+from trainables.diffusion_policy.training.stream import NOISE, TIMESTEPS, BatchStream
+from trainables.features import PolicyFeatures
+from trainables.files import write_json
+from trainables.interface import ConfigError, Fault, Report, TrainableError, TrainContext
+
+__all__ = ["OutOfMemoryError", "train"]
+
+STOP_AGREED_EVERY = 10
+_SAME_RESULT = ("train.gradient_accumulation_steps", "train.gradient_checkpointing")
+"""Fields that decide how much memory a step takes and not what comes of it."""
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class OutOfMemoryError(TrainableError):
+    """The device's memory does not suffice."""
+
+    reason = "out_of_memory"
+
+
+def train(config: DiffusionConfig, context: TrainContext) -> Iterator[Report]:
+    """Train a policy; yields a report at every logging step and at every evaluation.
+
+    Every rank of a worker group runs this and yields as many reports; the metrics are rank 0's. Resumes from
+    ``context.folder/checkpoints/last`` where ``context.resume`` is set and it exists; begins from
+    ``policy.path`` otherwise, where that is set.
+
+    Args:
+        config: What is trained.
+        context: Where and as whom this process runs.
+
+    Raises:
+        ConfigError: Where the configuration does not fit the worker group or the checkpoint found.
+        DatasetError: Where the dataset cannot be read.
+        DivergedError: Where the loss or a gradient is no longer finite, or the loss explodes.
+        OutOfMemoryError: Where the device's memory does not suffice.
+    """
+    try:
+        with contextlib.ExitStack() as closing:
+            yield from _train(config, context, closing)
+    except torch.OutOfMemoryError as error:
+        batch, accumulation = config.train.batch_size, config.train.gradient_accumulation_steps
+        remedy = (
+            f"Halve train.batch_size ({batch}) or double train.gradient_accumulation_steps ({accumulation})."
+        )
+        raise OutOfMemoryError(f"{context.device} ran out of memory. {remedy} {error}") from error
+
+
+def _train(config: DiffusionConfig, context: TrainContext, closing: contextlib.ExitStack) -> Iterator[Report]:
+    settings = config.train
+    device = torch.device(context.device)
+    if context.threads > 0:
+        torch.set_num_threads(context.threads)
+    if device.type == "cpu":
+        keep_freed_memory()
+    _check_group(config, context)
+
+    # Data: windows of the training episodes, and of the held-out ones for the evaluation.
+    dataset = load_dataset(config.dataset, context.cache, context.progress)
+    split = split_episodes(dataset, config.dataset.holdout_fraction, config.dataset.split_seed)
+    sizes = image_sizes(config, dataset.policy_features)
+    frames = {
+        name: open_frames(dataset, name, size, context.cache, context.progress)
+        for name, size in sizes.items()
+    }
+    training = _windows(dataset, split.train, config, frames, drop=config.policy.drop_n_last_frames)
+    heldout = None
+    if split.holdout:
+        heldout = _windows(dataset, split.holdout, config, frames, drop=config.eval.window_steps - 1)
+    stream = BatchStream(
+        training,
+        settings.batch_size,
+        num_train_timesteps=config.policy.num_train_timesteps,
+        seed=settings.seed,
+        rank=context.rank,
+        world_size=context.world_size,
+        device=device,
+    )
+    closing.callback(stream.close)
+
+    # Where an earlier process of this trial stopped, or else the checkpoint that is fine-tuned.
+    store = checkpoints.Checkpoints(context.folder / "checkpoints")
+    snapshot = _last_snapshot(store, config, context)
+    start = None
+    if snapshot is None and config.policy.path is not None:
+        start = read_warm_start(config, dataset.policy_features, context)
+    earlier = snapshot or start
+    features = dataset.policy_features if earlier is None else earlier.features
+
+    # Model: weights by the seed alone, the same on every rank, or those of the checkpoint.
+    torch.manual_seed(settings.seed)
+    if earlier is not None and config.policy.stats == "checkpoint":
+        statistics = earlier.statistics
+    else:
+        statistics = policy_statistics(
+            dataset, split.train, use_imagenet_stats=config.dataset.use_imagenet_stats, frames=frames
+        )
+    drawn = config.policy
+    if earlier is not None and not (start is not None and start.fetches_backbone):
+        # Weights that would be replaced at once are not fetched.
+        drawn = dataclasses.replace(drawn, pretrained_backbone_weights=None)
+    policy = assemble_policy(config.policy, features, statistics, build_networks(drawn, features)).to(device)
+    started = None if start is None else _start_from(start, policy, context)
+    earlier = start = None  # the weights are in the policy now
+    if config.freezes_encoder:
+        policy.freeze_encoders()
+    policy.set_gradient_checkpointing(settings.gradient_checkpointing)
+    ema = (
+        Ema(policy, config.ema.inv_gamma, config.ema.power, config.ema.max_decay)
+        if config.ema.enabled
+        else None
+    )
+    optimizer = build_optimizer(policy, config.optimizer)
+    lr_scheduler = get_scheduler(
+        "constant_with_warmup" if config.lr_scheduler.name == "constant" else config.lr_scheduler.name,
+        optimizer,
+        num_warmup_steps=config.lr_scheduler.warmup_steps,
+        num_training_steps=settings.steps,
+    )
+    scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
+
+    progress = Progress()
+    fresh = snapshot is None
+    if snapshot is not None:
+        _restore(snapshot, policy, ema, optimizer, lr_scheduler, scaler)
+        progress = Progress.from_json(snapshot.step, snapshot.progress)
+        snapshot = None
+        if progress.due is not None:
+            # The process may have died between writing this checkpoint and handing over its report.
+            yield _due_report(progress.due, store.find("last"), final=progress.step >= settings.steps)
+    if settings.compile:
+        policy.compile_network(settings.compile_mode)
+    loss_of = _distributed(policy, context)
+    autocast = _autocast(settings.precision, device)
+
+    def evaluated(step: int) -> tuple[dict[str, float], dict[str, Path]]:
+        policy.eval()
+        with torch.no_grad(), ema.applied(policy) if ema is not None else contextlib.nullcontext():
+            measured = evaluate(policy, heldout, config, context, step)
+        policy.train()
+        return measured
+
+    def saved(metrics: dict[str, float], artifacts: dict[str, Path], *, best: bool) -> Path | None:
+        progress.saved_step = progress.step
+        progress.due = {
+            "step": progress.step,
+            "metrics": metrics,
+            "artifacts": {name: str(path) for name, path in artifacts.items()},
+        }
+        if context.rank != 0:
+            return None
+        state = _snapshot(config, policy, ema, optimizer, scaler, features, statistics, progress)
+        return store.save(state, best=best)
+
+    policy.train()
+    if fresh and config.evaluates_at_start:
+        # The level to improve on; the checkpoint remains the best one where training makes it worse.
+        measured, artifacts = evaluated(0)
+        metrics = {**measured, "trial/step": 0.0, "trial/epoch": 0.0}
+        artifacts |= started or {}
+        written = saved(metrics, artifacts, best=progress.improves(metrics, context.objective))
+        _barrier(context)
+        yield Report(0, metrics, artifacts, written)
+
+    interval = Interval(device)
+    for step in range(progress.step + 1, settings.steps + 1):
+        wait_start_s = time.perf_counter()
+        batch = stream.batch(step - 1)
+        interval.wait_s += time.perf_counter() - wait_start_s
+
+        optimizer.zero_grad(set_to_none=True)
+        for part in batch.split(
+            settings.gradient_accumulation_steps, masked=config.policy.do_mask_loss_for_padding
+        ):
+            with autocast:
+                loss = loss_of(part.batch, part.generator) * part.weight
+            scaler.scale(loss).backward()
+            interval.add_loss(loss.detach())
+        scaler.unscale_(optimizer)
+        grad_norm = clip_gradients(policy, config.optimizer.grad_clip_norm)
+        interval.add_grad_norm(grad_norm)
+        if device.type == "cpu" or interval.steps == 1:
+            # On a GPU this waits for the device, so there it is asked once an interval and at its end.
+            interval.check_finite(step, policy, scaled=scaler.is_enabled())
+        lr = float(optimizer.param_groups[0]["lr"])
+        scaler.step(optimizer)
+        scaler.update()
+        lr_scheduler.step()
+        if ema is not None:
+            ema.update(policy)
+
+        stopping = _stop_agreed(context, step)
+        finished = step == settings.steps
+        evaluating = finished or step % settings.eval_every == 0
+        saving = (
+            evaluating or stopping or (settings.checkpoint_every or math.inf) <= step - progress.saved_step
+        )
+        if not (saving or step % settings.log_every == 0):
+            continue
+
+        interval.check_finite(step, policy, scaled=scaler.is_enabled())
+        interval.average_over(context.world_size)
+        metrics = interval.metrics(step, settings.batch_size, len(training), lr)
+        progress.step = step
+        progress.check_loss(metrics["train/loss"])
+        artifacts = {}
+        if evaluating:
+            measured, artifacts = evaluated(step)
+            metrics |= measured
+        written = None
+        if saving:
+            best = evaluating and progress.improves(metrics, context.objective)
+            written = saved(metrics, artifacts, best=best)
+        _barrier(context)
+        yield Report(step, metrics, artifacts, written, final=finished)
+        interval.restart()
+        if stopping:
+            return
+
+
+def _check_group(config: DiffusionConfig, context: TrainContext) -> None:
+    faults = batch_faults(config.train, context.world_size)
+    if faults:
+        raise ConfigError(faults)
+
+
+def _last_snapshot(
+    store: checkpoints.Checkpoints, config: DiffusionConfig, context: TrainContext
+) -> checkpoints.Snapshot | None:
+    last = store.find("last") if context.resume else None
+    if last is None:
+        return None
+    snapshot = checkpoints.read(last, device=context.device)
+    _check_same_run(snapshot.config, config, last)
+    return snapshot
+
+
+def _start_from(start: WarmStart, policy: DiffusionPolicy, context: TrainContext) -> dict[str, Path]:
+    """Put a checkpoint's weights into the policy, and write down what it began as."""
+    record = start.put_into(policy)
+    if context.rank != 0:
+        return {}
+    tell(record, context)
+    context.folder.mkdir(parents=True, exist_ok=True)
+    path = context.folder / START
+    write_json(path, record)
+    return {"policy/start": path}
+
+
+def _check_same_run(found: DiffusionConfig, wanted: DiffusionConfig, folder: Path) -> None:
+    before, now = found.to_flat(), wanted.to_flat()
+    changed = [
+        name
+        for name in now
+        if before.get(name) != now[name] and not name.startswith("rollout.") and name not in _SAME_RESULT
+    ]
+    if changed:
+        shown = ", ".join(f"{name} ({before.get(name)} -> {now[name]})" for name in changed[:5])
+        remedy = "Use another folder, or take the old configuration."
+        raise ConfigError([Fault(str(folder), f"belongs to a run with other settings: {shown}.", remedy)])
+
+
+def _windows(
+    dataset: LeRobotDataset,
+    episodes: tuple[int, ...],
+    config: DiffusionConfig,
+    frames: Mapping[str, Any],
+    *,
+    drop: int,
+) -> Windows:
+    policy = config.policy
+    return Windows(
+        dataset,
+        episodes,
+        n_obs_steps=policy.n_obs_steps,
+        horizon=policy.horizon,
+        drop_n_last_frames=drop,
+        frames=frames,
+    )
+
+
+class _Loss(nn.Module):
+    """The policy's loss as a forward pass, which is what DistributedDataParallel synchronises."""
+
+    def __init__(self, policy: DiffusionPolicy) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
+        return self.policy.loss(batch, noise=batch[NOISE], timesteps=batch[TIMESTEPS], generator=generator)
+
+
+def _distributed(policy: DiffusionPolicy, context: TrainContext) -> nn.Module:
+    if context.world_size == 1:
+        return _Loss(policy)
+    on_gpu = context.device.startswith("cuda")
+    return nn.parallel.DistributedDataParallel(
+        _Loss(policy), device_ids=[torch.device(context.device).index] if on_gpu else None
+    )
+
+
+def _autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=AUTOCAST[precision])
+
+
+def _stop_agreed(context: TrainContext, step: int) -> bool:
+    wanted = context.stop_requested()
+    if context.world_size == 1:
+        return wanted
+    if step % STOP_AGREED_EVERY:
+        return False
+    # All ranks must leave at the same step; asking each other waits for the device, so it is rarely done.
+    flag = torch.tensor(float(wanted), device=context.device)
+    dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+    return bool(flag)
+
+
+def _barrier(context: TrainContext) -> None:
+    if context.world_size > 1:
+        dist.barrier()
+
+
+def _snapshot(
+    config: DiffusionConfig,
+    policy: DiffusionPolicy,
+    ema: Ema | None,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    features: PolicyFeatures,
+    statistics: Any,
+    progress: Progress,
+) -> checkpoints.Snapshot:
+    return checkpoints.Snapshot(
+        step=progress.step,
+        config=config,
+        features=features,
+        statistics=statistics,
+        model=policy.state_dict(),
+        ema=None if ema is None else ema.state_dict(),
+        optimizer=checkpoints.optimizer_tensors(policy, optimizer),
+        progress=progress.to_json() | {"loss_scale": scaler.state_dict()},
+    )
+
+
+def _restore(
+    snapshot: checkpoints.Snapshot,
+    policy: DiffusionPolicy,
+    ema: Ema | None,
+    optimizer: torch.optim.Optimizer,
+    lr_scheduler: torch.optim.lr_scheduler.LambdaLR,
+    scaler: torch.amp.GradScaler,
+) -> None:
+    checkpoints.load_weights(policy, snapshot.model)
+    if ema is not None and snapshot.ema is not None:
+        ema.load_state_dict(snapshot.ema)
+    checkpoints.load_optimizer_tensors(policy, optimizer, snapshot.optimizer)
+    scaler.load_state_dict(snapshot.progress["loss_scale"])
+    # The schedule is a function of the step alone.
+    lr_scheduler.load_state_dict(lr_scheduler.state_dict() | {"last_epoch": snapshot.step})
+    factors = zip(optimizer.param_groups, lr_scheduler.base_lrs, lr_scheduler.lr_lambdas, strict=True)
+    for group, base, factor in factors:
+        group["lr"] = base * factor(snapshot.step)
+
+
+def _due_report(due: Mapping[str, Any], folder: Path | None, *, final: bool) -> Report:
+    artifacts = {name: Path(path) for name, path in due["artifacts"].items()}
+    return Report(int(due["step"]), due["metrics"], artifacts, folder, final=final)
