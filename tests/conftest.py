@@ -23,6 +23,11 @@ def shared() -> Path:
     return folder
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Have golden files made again with ``--remake-golden``."""
+    parser.addoption("--remake-golden", action="store_true", help="Write golden files instead of comparing.")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Say what stays together when several processes run the tests: a module, and all that share a Ray."""
     for item in items:

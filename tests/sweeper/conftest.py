@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
+from golden_files import GoldenFiles
 
 # Workers of a Ray started here find small_trainable by the path of the process that started it.
 sys.path.insert(0, str(Path(__file__).parent))
@@ -31,6 +32,13 @@ def cluster() -> Iterator[Any]:
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     yield found
     disconnect()
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> GoldenFiles:
+    """Compares what is printed with golden files; ``--remake-golden`` writes them instead."""
+    folder = Path(__file__).parent / "golden"
+    return GoldenFiles(folder, remake=bool(request.config.getoption("--remake-golden")))
 
 
 @pytest.fixture

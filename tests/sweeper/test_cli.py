@@ -1,13 +1,9 @@
-"""The command line: what it prints, how it ends, and what it does not load.
-
-The golden texts are made again by UPDATE_GOLDEN=1 python -m pytest tests/sweeper/test_cli.py
-"""
+"""The command line: what it prints, how it ends, and what it does not load."""
 
 from __future__ import annotations
 
 import io
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -28,7 +24,6 @@ from sweeper.terminal.plan import print_plan
 from trainables.interface import ConfigError, Fault, TrainableError
 
 ROOT = Path(__file__).parent.parent.parent
-GOLDEN = Path(__file__).parent / "golden"
 
 BAD = """\
 name: my sweep
@@ -66,14 +61,6 @@ def ended(*arguments: str) -> int:
     return caught.value.code or 0
 
 
-def same_as_golden(name: str, text: str) -> None:
-    text = "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
-    path = GOLDEN / name
-    if os.environ.get("UPDATE_GOLDEN"):
-        path.write_text(text)
-    assert text == path.read_text()
-
-
 def plain_console() -> Console:
     return Console(file=io.StringIO(), width=100, highlight=False)
 
@@ -83,12 +70,12 @@ def printed(console: Console) -> str:
     return console.file.getvalue()
 
 
-def test_a_bad_space_is_told_in_full_and_ends_with_2(capsys, tmp_path):
+def test_a_bad_space_is_told_in_full_and_ends_with_2(capsys, tmp_path, golden):
     Path("space.yaml").write_text(BAD)
     assert ended("check", "space.yaml", "search.method=bayes", "budget.trials=0") == 2
     out, err = capsys.readouterr()
     assert out == ""
-    same_as_golden("faults.txt", err)
+    golden.compare("faults.txt", err, made_with=("rich",))
     assert list(tmp_path.iterdir()) == [tmp_path / "space.yaml"]
 
 
@@ -113,7 +100,7 @@ def test_a_good_space_is_told_in_full_and_ends_with_0(capsys):
     assert list(Path().iterdir()) == []
 
 
-def test_a_plan_is_laid_out_for_reading():
+def test_a_plan_is_laid_out_for_reading(golden):
     Path("space.yaml").write_text(
         """\
 name: example
@@ -140,16 +127,16 @@ budget: {trials: 64, hours: 12, max_failed: 5}
     spec = load_spec("space.yaml", ["parameters.steps={values: [10000, 20000]}"])
     console = plain_console()
     print_plan(console, make_plan(spec, Machine(64, 8, ("NVIDIA H100 80GB HBM3",) * 8, disk_gb=20.0)))
-    same_as_golden("plan.txt", printed(console))
+    golden.compare("plan.txt", printed(console), made_with=("rich",))
 
 
-def test_faults_found_later_look_the_same():
+def test_faults_found_later_look_the_same(golden):
     fault = Fault(
         "dataset.root", "/data/x holds no LeRobot dataset: meta/info.json is missing.", "Check the path."
     )
     console = plain_console()
     print_config_error(console, ConfigError([fault]))
-    same_as_golden("config_fault.txt", printed(console))
+    golden.compare("config_fault.txt", printed(console), made_with=("rich",))
 
 
 def test_markup_in_a_users_text_is_not_interpreted(capsys):

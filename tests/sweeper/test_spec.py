@@ -19,31 +19,7 @@ from sweeper.spec.expressions import Expression
 from sweeper.spec.space_file.load import find_space, load_spec, packaged_spaces
 from sweeper.spec.sweep import EarlyStopSpec, Objective, ResourceSpec, SweepSpec
 
-GOOD = """\
-name: pusht-diffusion
-trainable: diffusion_policy
-config:
-  dataset.repo_id: builtin/pusht
-  policy.n_obs_steps: 2
-  policy.down_dims: [32, 64]
-  train.steps: 20000
-  train.eval_every: 1000
-  rollout.env: gym_pusht/PushT-v0
-parameters:
-  policy.horizon:        {values: [8, 16, 24, 32]}
-  policy.n_action_steps: {min: 1, max: 16}
-  policy.beta_schedule:  {values: [squaredcos_cap_v2, linear, scaled_linear]}
-  policy.beta_end:       {min: 0.01, max: 0.05, when: "policy.beta_schedule != 'squaredcos_cap_v2'"}
-  optimizer.lr:          {min: 1e-5, max: 1e-3, log: true}
-constraints:
-  - policy.n_action_steps <= policy.horizon - policy.n_obs_steps + 1
-metric: {name: rollout/success_rate, goal: maximize}
-search: {method: tpe, seed: 0, startup_trials: 10}
-early_stop: {method: asha, metric: rollout/avg_max_reward, goal: maximize, min_steps: 2000, reduction: 3}
-budget: {trials: 64, hours: 12, gpu_hours: 100, max_failed: 5}
-resources: {workers: 1, gpu_per_worker: 1, cpu_per_worker: 4, max_concurrent: auto}
-tracking: {uri: null, experiment: pusht-diffusion}
-"""
+GOOD = (Path(__file__).parent / "good_space.yaml").read_text()
 
 
 @pytest.fixture

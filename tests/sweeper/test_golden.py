@@ -1,0 +1,439 @@
+"""What a user reads, in full: help, results, status, findings and faults, compared with golden files.
+
+Made again, and then read as a difference before it is committed, with
+
+    python -m pytest tests/sweeper/test_golden.py --remake-golden
+
+Nothing here starts Ray. What differs from one machine or moment to the next is held still: the time, the time
+zone, the width, the machine. Paths are replaced by words.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+import yaml
+from golden_files import GoldenFiles
+from rich.console import Console
+from small_sweeps import BETA_END, DIMS, LR, SCHEDULE, SUCCESS, sweep
+from typer import rich_utils
+
+from sweeper import probe
+from sweeper.cli import app, main
+from sweeper.console import print_plan, print_spec_error
+from sweeper.diagnosis import NodeReport, judge
+from sweeper.doctor import print_diagnoses
+from sweeper.errors import SpecError
+from sweeper.journal import JOURNAL, EventKind, Journal, read_journal
+from sweeper.live import Display, told_events
+from sweeper.plan import Machine, make_plan
+from sweeper.results import Sweep
+from sweeper.spec import load_spec, packaged_spaces
+from sweeper.status import board_of
+from sweeper.tables import ranking_table
+from sweeper.trial import trial_folder
+from trainables.dataset.schema import DatasetFeature
+from trainables.dataset.write import DatasetWriter
+
+NOW = 1_700_000_000.0
+"""14 November 2023, 22:13:20 UTC."""
+WIDTH = 100
+REWARD = "rollout/avg_max_reward"
+GOOD = (Path(__file__).parent / "good_space.yaml").read_text()
+BAD = yaml.safe_load((Path(__file__).parent / "bad_spaces.yaml").read_text())
+
+
+@pytest.fixture(autouse=True)
+def _held_still(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setenv("COLUMNS", str(WIDTH))
+    monkeypatch.setenv("SWEEPER_CACHE", str(tmp_path / "cache"))
+    for name in ("FORCE_COLOR", "CUDA_VISIBLE_DEVICES", "MLFLOW_TRACKING_URI", "SWEEPER_SWEEPS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(rich_utils, "MAX_WIDTH", WIDTH)
+    monkeypatch.setattr(rich_utils, "FORCE_TERMINAL", False)
+    monkeypatch.setattr(time, "time", lambda: NOW)
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+def ended(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as caught:
+        main(list(arguments))
+    return caught.value.code or 0
+
+
+def console_of(width: int = WIDTH, *, terminal: bool = False) -> Console:
+    """A console that keeps what is printed, without colours."""
+    return Console(
+        file=io.StringIO(),
+        width=width,
+        height=40,
+        force_terminal=terminal,
+        color_system=None,
+        highlight=False,
+    )
+
+
+def printed(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+# Help
+
+
+def commands_of(command: Any, name: str = "sweeper") -> dict[str, list[str]]:
+    """The golden file of every command below a command, and the words that call it."""
+    found = {name: name.split("-")[1:]}
+    for word, below in getattr(command, "commands", {}).items():
+        found |= commands_of(below, f"{name}-{word}")
+    return found
+
+
+COMMANDS = commands_of(typer.main.get_command(app))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_every_command(capsys, golden: GoldenFiles, name):
+    assert ended(*COMMANDS[name], "--help") == 0
+    golden.compare(f"help/{name}.txt", capsys.readouterr().out, made_with=("typer", "rich"))
+
+
+def test_no_help_is_kept_of_a_command_that_is_gone(golden: GoldenFiles):
+    assert len(COMMANDS) > 15
+    assert {path.stem for path in (golden.folder / "help").iterdir()} == set(COMMANDS)
+
+
+# A space
+
+
+def test_the_plan_of_a_space(golden: GoldenFiles):
+    spec = load_spec(str(packaged_spaces()["pusht_image"]))
+    console = console_of()
+    print_plan(console, make_plan(spec, Machine(16, 2, ("NVIDIA L4",) * 2, disk_gb=500.0)))
+    golden.compare("check_pusht_image.txt", printed(console), made_with=("rich",))
+
+
+def test_the_faults_of_every_bad_space(golden: GoldenFiles, tmp_path: Path):
+    console = console_of()
+    for case, change in BAD.items():
+        assert GOOD.count(change["replace"]) == 1, case
+        Path("space.yaml").write_text(GOOD.replace(change["replace"], change["by"]))
+        with pytest.raises(SpecError) as caught:
+            load_spec("space.yaml")
+        console.print(f"== {case}", markup=False)
+        print_spec_error(console, caught.value)
+    golden.compare("bad_spaces.txt", printed(console), made_with=("rich", "pyyaml"))
+
+
+def test_what_is_typed_wrong(golden: GoldenFiles, capsys):
+    told(Path("sweeps/small"), over=True)
+    wrong = [
+        ["chekc"],
+        ["xyzzy"],
+        ["check", "nowhere.yaml"],
+        ["check", "pusht_quik"],
+        ["launch", "pusht_quick", "--adress", "auto"],
+        ["results", "nobody"],
+        ["results", "smal"],
+        ["logs", "small", "99"],
+        ["export", "small:99", "--to", "out"],
+        ["export", "small", "--to", "out"],
+        ["resume", "small", "metric.name=train/loss"],
+        ["status", "--cluster"],
+        ["data", "check", "nowhere"],
+        ["data", "check", "builtin/pusht", "policy.horizont=32"],
+    ]
+    pages = []
+    for arguments in wrong:
+        assert ended(*arguments) == 2, arguments
+        out, err = capsys.readouterr()
+        pages.append(f"$ sweeper {' '.join(arguments)}\n{out}{err}")
+    golden.compare("wrong_input.txt", "\n".join(pages), made_with=("typer", "rich"))
+
+
+# A sweep
+
+
+def told(folder: Path, *, over: bool) -> None:
+    """Write the journal of a sweep: six trials, each with another end; perhaps the sweep's own end too."""
+    spec = sweep(folder, LR, SCHEDULE, DIMS, BETA_END, trials=8)
+    now = NOW - 10_000.0
+    with pytest.MonkeyPatch.context() as patch, Journal(folder / JOURNAL) as journal:
+        patch.setattr(time, "time", lambda: now)
+
+        def tell(kind: EventKind, after_s: float, **fields: Any) -> None:
+            nonlocal now
+            now += after_s
+            journal.append(kind, **fields)
+
+        def start(trial: int, lr: float, dims: list[int], schedule: str, **more: Any) -> None:
+            values = {"optimizer.lr": lr, "policy.beta_schedule": schedule, "policy.down_dims": dims, **more}
+            tell(EventKind.TRIAL_START, 1, trial=trial, values=values, config={"train.steps": 100, **values})
+
+        def report(trial: int, step: int, loss: float, success: float | None = None) -> None:
+            metrics = {"train/loss": loss, "train/grad_norm": 10 * loss}
+            metrics |= {} if success is None else {SUCCESS: success, REWARD: success + 0.1}
+            checkpoint = f"trials/{trial}/checkpoints/{step:06d}"
+            tell(EventKind.REPORT, 60, trial=trial, step=step, metrics=metrics, checkpoint=checkpoint)
+
+        def end(trial: int, status: str, reason: str = "", message: str = "") -> None:
+            tell(EventKind.TRIAL_END, 2, trial=trial, status=status, reason=reason, message=message)
+
+        tell(
+            EventKind.SWEEP_START,
+            0,
+            sweep=folder.name,
+            sweep_id="0123456789ab",
+            spec=spec.to_dict(),
+            space="name: small\n",
+            info={"resources": {"workers": 1, "gpu_per_worker": 1.0, "at_once": 2}, "steps": 100},
+            driver={"host": "another-machine", "pid": 4242, "started": now},
+        )
+        start(0, 1e-4, [64, 128], "squaredcos_cap_v2")
+        report(0, 50, 0.25, 0.4)
+        report(0, 100, 0.125, 0.75)
+        end(0, "completed")
+        start(1, 3.25e-4, [32, 64], "linear", **{"policy.beta_end": 0.02})
+        report(1, 50, 0.5, 0.1)
+        end(1, "stopped_early", "early_stop")
+        start(2, 9e-4, [32, 64], "linear", **{"policy.beta_end": 0.04})
+        end(2, "failed", "diverged", "the loss is nan at step 3")
+        start(3, 2e-4, [64, 128], "linear", **{"policy.beta_end": 0.03})
+        report(3, 50, 0.2, 0.6)
+        tell(
+            EventKind.TRIAL_RETRY,
+            5,
+            trial=3,
+            reason="out_of_memory",
+            message="CUDA out of memory. It goes on with half the batch.",
+            step=50,
+            retry=1,
+            changes={"train.gradient_accumulation_steps": 2},
+        )
+        start(3, 2e-4, [64, 128], "linear", **{"policy.beta_end": 0.03})
+        report(3, 100, 0.15, 0.55)
+        end(3, "completed")
+        dropped = ["trials/1/checkpoints/000050"]
+        tell(EventKind.CHECKPOINTS_DROPPED, 0, trial=1, folders=dropped)
+        start(4, 5e-5, [32, 64], "squaredcos_cap_v2")
+        report(4, 50, 0.3, 0.2)
+        tell(EventKind.STEER, 1, action="stop", text="Trial 4 was asked to stop.", trial=4)
+        end(4, "stopped_early", "stopped")
+        start(5, 1.5e-4, [64, 128], "squaredcos_cap_v2")
+        report(5, 20, 0.28, 0.3)
+        report(5, 50, 0.22, 0.5)
+        start(6, 7e-4, [32, 64], "squaredcos_cap_v2")
+        tell(EventKind.TRIAL_WAIT, 0, trial=6, needs="1 GPU")
+        tell(EventKind.NOTE, 0, text="MLflow does not answer; what it lacks is sent later.")
+        if over:
+            end(5, "interrupted", "interrupted", "the sweep was interrupted")
+            end(6, "interrupted", "interrupted", "the sweep was interrupted")
+            tell(EventKind.SWEEP_END, 1, status="interrupted", message="Interrupted by Ctrl-C.")
+    failed = trial_folder(folder, 2)
+    failed.mkdir(parents=True)
+    (failed / "error.txt").write_text("the loss is nan at step 3\n")
+    running = trial_folder(folder, 5)
+    running.mkdir()
+    (running / "progress.json").write_text(json.dumps({"message": "evaluating, rollout 3 of 10"}))
+
+
+def folder_of(path: Path) -> dict[str, str]:
+    return {str(path): "FOLDER"}
+
+
+def test_the_results_of_a_sweep(golden: GoldenFiles, capsys, tmp_path: Path):
+    told(Path("sweeps/small"), over=True)
+    assert ended("results", "small") == 0
+    golden.compare("results.txt", capsys.readouterr().out, made_with=("rich",))
+    assert ended("results", "small", "--top", "1") == 0
+    golden.compare("results_top.txt", capsys.readouterr().out, made_with=("rich",))
+    assert ended("results", "small", "--json") == 0
+    golden.compare("results_json.txt", capsys.readouterr().out, words=folder_of(tmp_path))
+
+
+def test_the_results_of_a_sweep_in_a_narrow_terminal(golden: GoldenFiles):
+    told(Path("sweeps/small"), over=True)
+    console = console_of(80)
+    console.print(ranking_table(read(Path("sweeps/small")), width=80))
+    golden.compare("results_80.txt", printed(console), made_with=("rich",))
+
+
+def test_how_sweeps_stand(golden: GoldenFiles, capsys, tmp_path: Path):
+    told(Path("sweeps/small"), over=True)
+    told(Path("sweeps/running"), over=False)
+    words = folder_of(tmp_path)
+    assert ended("status", "small") == 0
+    golden.compare("status.txt", capsys.readouterr().out, made_with=("rich",), words=words)
+    assert ended("status", "running") == 0
+    golden.compare("status_running.txt", capsys.readouterr().out, made_with=("rich",), words=words)
+    assert ended("status", "running", "--json") == 0
+    golden.compare("status_json.txt", capsys.readouterr().out, words=words)
+    assert ended("status") == 0
+    golden.compare("status_all.txt", capsys.readouterr().out, made_with=("rich",))
+    assert ended("list") == 0
+    golden.compare("list.txt", capsys.readouterr().out, made_with=("rich",))
+
+
+def test_the_lines_that_tell_what_happened(golden: GoldenFiles):
+    told(Path("sweeps/small"), over=True)
+    lines = told_events(read_journal(Path("sweeps/small") / JOURNAL).events)
+    golden.compare("events.txt", "\n".join(lines))
+
+
+def read(folder: Path) -> Sweep:
+    """A sweep as its journal tells it."""
+    found = Sweep(folder)
+    for event in read_journal(folder / JOURNAL).events:
+        found.apply(event)
+    return found
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_table_of_a_running_sweep(golden: GoldenFiles, width):
+    told(Path("sweeps/running"), over=False)
+    console = console_of(width, terminal=True)
+    board = board_of(read(Path("sweeps/running")))
+    with Display(console, board, lambda: "MLflow does not answer: Connection refused"):
+        pass
+    golden.compare(f"live_{width}.txt", printed(console), made_with=("rich",))
+
+
+# Machines
+
+
+def measured(**changes: Any) -> dict[str, Any]:
+    """What the probe finds on a machine that is in order."""
+    place = {"path": "/mnt/sweeps", "exists": True, "writable": True, "free_gb": 500.0, "total_gb": 900.0}
+    return {
+        "host": "node",
+        "time": NOW,
+        "identity": {
+            "python": "3.11.7",
+            "ray": "2.60.0",
+            "package": "0.1.0",
+            "code": "aaaaaaaaaaaa",
+            "packages": {"torch": "2.14.1", "numpy": "2.4.6"},
+        },
+        "cpus": 8,
+        "gpus": ["NVIDIA L4"],
+        "driver": "580.95.05",
+        "torch_cuda": "13.0",
+        "sweeps": place,
+        "cache": {**place, "path": "/mnt/frames"},
+        "shm_gb": 8.0,
+        "shm_free_gb": 7.0,
+        "files": 65536,
+        "mlflow": "",
+        "token": True,
+        **changes,
+    }
+
+
+def test_the_doctor_of_a_machine(golden: GoldenFiles, capsys, monkeypatch):
+    monkeypatch.setattr(probe, "look", lambda sweeps, mlflow: measured())
+    assert ended("doctor") == 0
+    golden.compare("doctor.txt", capsys.readouterr().out, made_with=("rich",))
+    cache = {**measured()["cache"], "free_gb": 0.5}
+    faulty = measured(driver="535.104.05", cache=cache, files=1024, shm_gb=0.067, shm_free_gb=0.06)
+    monkeypatch.setattr(probe, "look", lambda sweeps, mlflow: faulty)
+    assert ended("doctor") == 1
+    golden.compare("doctor_faults.txt", capsys.readouterr().out, made_with=("rich",))
+
+
+def test_the_doctor_of_a_cluster(golden: GoldenFiles):
+    sound = measured()
+    nodes = [
+        NodeReport("head", True, 0.0, measured(gpus=[], driver=None, mlflow="Connection refused")),
+        NodeReport("sound", False, 1.0, sound),
+        NodeReport("one-more", False, 1.0, sound),
+        NodeReport("old-python", False, 1.0, measured(identity={**sound["identity"], "python": "3.11.9"})),
+        NodeReport("old-ray", False, 1.0, measured(identity={**sound["identity"], "ray": "2.59.0"})),
+        NodeReport("old-code", False, 1.0, measured(identity={**sound["identity"], "code": "bbbbbbbbbbbb"})),
+        NodeReport(
+            "old-torch",
+            False,
+            1.0,
+            measured(identity={**sound["identity"], "packages": {"torch": "2.9.1", "numpy": "2.4.6"}}),
+        ),
+        NodeReport("too-many-gpus", False, 2.0, sound),
+        NodeReport("no-cuda", False, 1.0, measured(torch_cuda=None)),
+        NodeReport("no-driver", False, 1.0, measured(driver=None)),
+        NodeReport("closed-disk", False, 1.0, measured(sweeps={**sound["sweeps"], "writable": False})),
+        NodeReport("silent", False, 1.0, {}, silence="ModuleNotFoundError: No module named 'sweeper'"),
+        NodeReport("late", False, 1.0, sound, skew_s=-42.0),
+        NodeReport("no-store", False, 1.0, sound, unwritten="Read-only file system"),
+        NodeReport("other-store", False, 1.0, sound, unread=("a", "b")),
+        NodeReport("open", False, 1.0, measured(token=False, mlflow="Connection refused")),
+    ]
+    console = console_of()
+    print_diagnoses(console, judge(nodes, "http://127.0.0.1:5000"))
+    golden.compare("doctor_cluster.txt", printed(console), made_with=("rich",))
+
+
+# Datasets
+
+
+def write_faulty_set(root: Path) -> None:
+    """A dataset of small pictures and circles: one episode has a fault of each kind that a user meets."""
+    vector = DatasetFeature("float32", (3,), ["x", "y", "gripper"])
+    features = {
+        "observation.state": vector,
+        "action": vector,
+        "observation.image": DatasetFeature("image", (16, 16, 3), ["height", "width", "channels"]),
+    }
+    generator = np.random.default_rng(0)
+    with DatasetWriter(root, fps=10, features=features) as writer:
+        for episode in range(8):
+            length = 6 if episode == 6 else 30
+            angle = np.linspace(0, 5 + episode / 3, length + 1)[:, None] + [0, np.pi / 2, 0]
+            path = ((1 + episode / 10) * np.sin(angle)).astype(np.float32)
+            path[:, 2] = 0.5  # a gripper that never moves
+            columns = {
+                "observation.state": path[:-1],
+                "action": path[1:].copy(),
+                "observation.image": generator.integers(0, 255, (length, 16, 16, 3), np.uint8),
+            }
+            if episode == 3:
+                columns["action"][4, 1] = np.nan
+            if episode == 4:
+                columns["action"][10, 0] = 500.0
+            if episode == 5:
+                columns["observation.image"][:] = 0
+            writer.add_episode(columns, task="Draw a circle.")
+
+
+def test_the_faults_of_a_dataset(golden: GoldenFiles, capsys, tmp_path: Path):
+    write_faulty_set(Path("set"))
+    needed = ("rich", "numpy", "pyarrow")
+    assert ended("data", "check", "set", "policy.horizon=16") == 1
+    # How often it says how far it has come depends on how fast the machine is.
+    out = "✗ set\n" + capsys.readouterr().out.partition("✗ set\n")[2]
+    golden.compare("data_check.txt", out, made_with=needed, words=folder_of(tmp_path))
+    assert ended("data", "check", "set", "policy.horizon=16", "--json") == 1
+    out = capsys.readouterr().out
+    golden.compare("data_check_json.txt", out, made_with=needed, words=folder_of(tmp_path))
+
+
+def test_the_portrait_of_a_dataset(golden: GoldenFiles, capsys, tmp_path: Path):
+    write_faulty_set(Path("set"))
+    assert ended("data", "show", "set") == 0
+    # How well numbers are packed depends on the versions of the packages that pack them.
+    out = "set\n\n" + capsys.readouterr().out.partition("\nset\n\n")[2]
+    out = re.sub(r"[0-9.]+ (kB|MB)", "SIZE", out)
+    golden.compare("data_show.txt", out, made_with=("rich", "pyarrow"), words=folder_of(tmp_path))
