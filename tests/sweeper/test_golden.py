@@ -28,22 +28,26 @@ from rich.console import Console
 from small_sweeps import BETA_END, DIMS, LR, SCHEDULE, SUCCESS, sweep
 from typer import rich_utils
 
-from sweeper import probe
+from sweeper.machines.doctor import probe
 from sweeper.cli import app, main
-from sweeper.console import print_plan, print_spec_error
-from sweeper.diagnosis import NodeReport, judge
-from sweeper.doctor import print_diagnoses
+from sweeper.terminal.plan import print_plan
+from sweeper.terminal.faults import print_spec_error
+from sweeper.machines.doctor.diagnosis import NodeReport, judge
+from sweeper.terminal.findings import print_diagnoses
 from sweeper.errors import SpecError
-from sweeper.journal import JOURNAL, EventKind, Journal, read_journal
-from sweeper.live import Display, told_events
-from sweeper.plan import Machine, make_plan
-from sweeper.results import Sweep
-from sweeper.spec import load_spec, packaged_spaces
-from sweeper.status import board_of
-from sweeper.tables import ranking_table
-from sweeper.trial import trial_folder
-from trainables.dataset.schema import DatasetFeature
-from trainables.dataset.write import DatasetWriter
+from sweeper.layout import JOURNAL
+from sweeper.records.events import EventKind
+from sweeper.records.journal import Journal, read_journal
+from sweeper.terminal.live import Display, told_events
+from sweeper.machines.machine import Machine
+from sweeper.machines.plan import make_plan
+from sweeper.records.sweep_state import SweepState
+from sweeper.spec.space_file.load import load_spec, packaged_spaces
+from sweeper.steering.status import board_of
+from sweeper.terminal.tables import ranking_table
+from sweeper.layout import trial_folder
+from trainables.dataset.format.schema import DatasetFeature
+from trainables.dataset.format.write import DatasetWriter
 
 NOW = 1_700_000_000.0
 """14 November 2023, 22:13:20 UTC."""
@@ -296,9 +300,9 @@ def test_the_lines_that_tell_what_happened(golden: GoldenFiles):
     golden.compare("events.txt", "\n".join(lines))
 
 
-def read(folder: Path) -> Sweep:
+def read(folder: Path) -> SweepState:
     """A sweep as its journal tells it."""
-    found = Sweep(folder)
+    found = SweepState(folder)
     for event in read_journal(folder / JOURNAL).events:
         found.apply(event)
     return found
