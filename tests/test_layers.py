@@ -8,7 +8,18 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-HEAVY = {"torch", "torchvision", "ray", "mlflow", "optuna", "diffusers", "pyarrow", "av", "gymnasium"}
+HEAVY = {
+    "torch",
+    "torchvision",
+    "ray",
+    "mlflow",
+    "optuna",
+    "diffusers",
+    "pyarrow",
+    "av",
+    "gymnasium",
+    "matplotlib",
+}
 SERVICE = {"ray", "optuna", "mlflow", "sweeper"}
 STDLIB_ONLY = (
     "addresses.py",
@@ -94,3 +105,16 @@ def test_help_and_check_load_nothing_heavy() -> None:
         )
         assert run.returncode == 0, run.stderr
         assert run.stdout.splitlines()[-1].strip() == "LOADED", arguments
+
+
+def test_only_the_pictures_of_a_dataset_load_matplotlib() -> None:
+    program = "import sys, trainables.dataset; print('matplotlib' in sys.modules)"
+    for module, loaded in (("trainables.dataset", "False"), ("trainables.dataset.portrait", "True")):
+        run = subprocess.run(
+            [sys.executable, "-c", program.replace("trainables.dataset;", f"{module};")],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=ROOT,
+        )
+        assert run.stdout.strip() == loaded, module

@@ -28,24 +28,23 @@ from rich.console import Console
 from small_sweeps import BETA_END, DIMS, LR, SCHEDULE, SUCCESS, sweep
 from typer import rich_utils
 
-from sweeper.machines.doctor import probe
 from sweeper.cli import app, main
-from sweeper.terminal.plan import print_plan
-from sweeper.terminal.faults import print_spec_error
-from sweeper.machines.doctor.diagnosis import NodeReport, judge
-from sweeper.terminal.findings import print_diagnoses
 from sweeper.errors import SpecError
-from sweeper.layout import JOURNAL
-from sweeper.records.events import EventKind
-from sweeper.records.journal import Journal, read_journal
-from sweeper.terminal.live import Display, told_events
+from sweeper.layout import JOURNAL, trial_folder
+from sweeper.machines.doctor import probe
+from sweeper.machines.doctor.diagnosis import NodeReport, judge
 from sweeper.machines.machine import Machine
 from sweeper.machines.plan import make_plan
+from sweeper.records.events import EventKind
+from sweeper.records.journal import Journal, read_journal
 from sweeper.records.sweep_state import SweepState
 from sweeper.spec.space_file.load import load_spec, packaged_spaces
 from sweeper.steering.status import board_of
+from sweeper.terminal.faults import print_spec_error
+from sweeper.terminal.findings import print_diagnoses
+from sweeper.terminal.live import Display, told_events
+from sweeper.terminal.plan import print_plan
 from sweeper.terminal.tables import ranking_table
-from sweeper.layout import trial_folder
 from trainables.dataset.format.schema import DatasetFeature
 from trainables.dataset.format.write import DatasetWriter
 

@@ -5,7 +5,6 @@ Nothing is written into the dataset. A sheet decodes a few dozen pictures, howev
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -14,21 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from trainables.dataset.doctor.numbers import spread_of
 from trainables.dataset.doctor.wording import counted, dimension_names, vectors
 from trainables.dataset.drawing import (
-    FAINT,
     HEADER,
-    INK,
     MARGIN,
     SOFT,
     Histogram,
-    draw_histogram,
+    HistogramGroup,
+    Page,
+    draw_histograms,
     fitted,
-    font,
-    new_page,
 )
 from trainables.dataset.errors import DatasetError
 from trainables.features import ACTION, STATE, FeatureType
@@ -43,9 +40,6 @@ SHEET_EPISODES, SHEET_TIMES = 8, 8
 CELL_PX = 152
 """Width of a picture on the contact sheet; wide ones keep their shape."""
 GAP, LABEL_PX, CAPTION = 8, 128, 22
-PANEL = (300, 210)
-PANELS_ABREAST = 4
-PANEL_GAP = 28
 MOST_DIMENSIONS = 64
 """A feature with more dimensions than this is drawn as far as so many, and the heading says so."""
 COLOURS = {ACTION: "#e07b39", STATE: "#3a7ca5"}
@@ -161,35 +155,32 @@ def _contact_sheet(dataset: LeRobotDataset, camera: str) -> Image.Image:
         f"{camera}, {width} x {height} px, {dataset.fps:g} fps: {len(places)} of "
         f"{counted(len(dataset.episodes), 'episode')}"
     )
-    page, draw = new_page(
-        page_px, HEADER + MARGIN + len(places) * row_px + MARGIN // 2, _title(dataset), subtitle
-    )
+    page = Page(page_px, HEADER + MARGIN + len(places) * row_px + MARGIN // 2, _title(dataset), subtitle)
     for number, place in enumerate(places):
         episode = dataset.episodes[int(place)]
         top = HEADER + MARGIN // 2 + number * row_px
-        _label(draw, dataset, episode, top)
+        _label(page, dataset, episode, top)
         rows = episode.start + _evenly(len(episode), columns)
         pictures = _pictures(dataset, camera, rows, cell)
         for column, row in enumerate(rows):
             left = MARGIN + LABEL_PX + column * (cell[0] + GAP)
             if pictures is None:
-                draw.rectangle((left, top, left + cell[0] - 1, top + cell[1] - 1), FAINT)
-                middle = (left + cell[0] // 2, top + cell[1] // 2)
-                draw.text(middle, "cannot be read", SOFT, font(13), anchor="mm")
+                page.box(left, top, *cell, filled=True)
+                page.write(left + cell[0] / 2, top + cell[1] / 2, "cannot be read", 12, SOFT, centred=True)
             else:
-                page.paste(_image(pictures[column], channels), (left, top))
-                draw.rectangle((left, top, left + cell[0] - 1, top + cell[1] - 1), outline=FAINT)
+                page.paste(left, top, _coloured(pictures[column], channels))
+                page.box(left, top, *cell, filled=False)
             seconds = (int(row) - episode.start) / dataset.fps
-            draw.text((left, top + cell[1] + 3), f"{seconds:.1f} s", SOFT, font(13))
-    return page
+            page.write(left, top + cell[1] + 4, f"{seconds:.1f} s", 12, SOFT)
+    return page.image()
 
 
-def _label(draw: ImageDraw.ImageDraw, dataset: LeRobotDataset, episode: Episode, top: int) -> None:
+def _label(page: Page, dataset: LeRobotDataset, episode: Episode, top: int) -> None:
     room = LABEL_PX - 12
-    draw.text((MARGIN, top), fitted(f"episode {episode.index}", 16, room), INK, font(16))
+    page.write(MARGIN, top, fitted(f"episode {episode.index}", 15, room), 15)
     lines = [f"{len(episode) / dataset.fps:.1f} s", counted(len(episode), "frame"), *episode.tasks[:1]]
     for number, line in enumerate(lines):
-        draw.text((MARGIN, top + 22 + 17 * number), fitted(line, 13, room), SOFT, font(13))
+        page.write(MARGIN, top + 22 + 17 * number, fitted(line, 12, room), 12, SOFT)
 
 
 def _pictures(
@@ -202,10 +193,10 @@ def _pictures(
         return None
 
 
-def _image(picture_CHW: NDArray[np.uint8], channels: int) -> Image.Image:
-    if channels == 1:
-        return Image.fromarray(picture_CHW[0]).convert("RGB")
-    return Image.fromarray(np.ascontiguousarray(np.moveaxis(picture_CHW[:3], 0, -1)))
+def _coloured(picture_CHW: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
+    """A picture as (H, W, 3)."""
+    three_CHW = picture_CHW.repeat(3, axis=0) if channels == 1 else picture_CHW[:3]
+    return np.ascontiguousarray(np.moveaxis(three_CHW, 0, -1))
 
 
 def _evenly(count: int, most: int) -> NDArray[np.int64]:
@@ -219,31 +210,18 @@ def _distributions(dataset: LeRobotDataset) -> Image.Image:
     """A histogram of each dimension of actions and states, and of the episodes' lengths."""
     order = (ACTION, STATE)
     names = sorted(vectors(dataset), key=lambda name: order.index(name) if name in order else len(order))
-    groups = [(name, _histograms(dataset, name)) for name in names]
+    groups = [HistogramGroup(_heading(dataset, name), _histograms(dataset, name)) for name in names]
     lengths_s = np.array([len(episode) for episode in dataset.episodes], np.float32) / dataset.fps
-    groups.append(("episodes", [Histogram("length", lengths_s, LENGTH_COLOUR, "s", counted="episodes")]))
-    abreast = min(PANELS_ABREAST, max(len(panels) for _, panels in groups))
-    row_px = PANEL[1] + PANEL_GAP
-    rows = sum(math.ceil(len(panels) / abreast) for _, panels in groups)
-    page, draw = new_page(
-        2 * MARGIN + max(abreast, 2) * (PANEL[0] + PANEL_GAP) - PANEL_GAP,
-        HEADER + MARGIN + len(groups) * 44 + rows * row_px,
-        _title(dataset),
-        f"{counted(len(dataset), 'frame')}; the shaded ground holds the central 98 % of the values",
+    lengths = Histogram("length", lengths_s, LENGTH_COLOUR, "length", "s", counted="episodes")
+    subtitle = f"{counted(len(dataset), 'frame')}; the shaded ground holds the central 98 % of the values"
+    return draw_histograms(_title(dataset), subtitle, [*groups, HistogramGroup("episodes", [lengths])])
+
+
+def _heading(dataset: LeRobotDataset, feature: str) -> str:
+    size = int(np.prod(dataset.features[feature].shape))
+    return (
+        f"{feature}, the first {MOST_DIMENSIONS} of {size} dimensions" if size > MOST_DIMENSIONS else feature
     )
-    top = HEADER + MARGIN // 2
-    for name, panels in groups:
-        size = int(np.prod(dataset.features[name].shape)) if name in dataset.features else len(panels)
-        shown = f", the first {len(panels)} of {size} dimensions" if size > len(panels) else ""
-        draw.text((MARGIN, top), f"{name}{shown}", INK, font(20))
-        draw.line((MARGIN, top + 28, page.width - MARGIN, top + 28), fill=FAINT)
-        top += 44
-        for number, panel in enumerate(panels):
-            down, across = divmod(number, abreast)
-            corner = (MARGIN + across * (PANEL[0] + PANEL_GAP), top + down * row_px)
-            draw_histogram(draw, corner, PANEL, panel)
-        top += math.ceil(len(panels) / abreast) * row_px
-    return page
 
 
 def _histograms(dataset: LeRobotDataset, feature: str) -> list[Histogram]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 from demonstrations import CAMERA, HEIGHT, NAMES, WIDTH, record
 from PIL import Image
 
-from trainables.dataset.drawing import HEADER, MARGIN, Histogram, draw_histogram, fitted, font, new_page
+from trainables.dataset import drawing
+from trainables.dataset.drawing import HEADER, MARGIN, Histogram, HistogramGroup, draw_histograms, fitted
 from trainables.dataset.open import open_dataset
 from trainables.dataset.portrait import CELL_PX, LABEL_PX, portray
 
@@ -53,8 +55,7 @@ def test_the_contact_sheet_shows_each_episodes_moments(tmp_path):
     tall = round(CELL_PX * HEIGHT / WIDTH)
     first = page[HEADER + MARGIN // 2 :, MARGIN + LABEL_PX :][:tall, :CELL_PX]
     shown = dataset.pictures(CAMERA, np.array([0]), (tall, CELL_PX))[0]
-    inside = (slice(1, -1), slice(1, -1))  # within the frame that is drawn around it
-    assert np.array_equal(first[inside], np.moveaxis(shown, 0, -1)[inside])
+    assert np.array_equal(first, np.moveaxis(shown, 0, -1))
     with Image.open(distributions) as drawn:
         assert drawn.width > 4 * 300
 
@@ -76,20 +77,54 @@ def test_one_frame_and_a_constant_can_be_drawn(tmp_path):
     assert all(Path(path).stat().st_size > 1000 for path in portrait["pictures"])
 
 
+def page(*histograms: Histogram) -> np.ndarray:
+    return np.asarray(draw_histograms("title", "subtitle", [HistogramGroup("heading", histograms)]))
+
+
 def test_a_histograms_bars_are_as_tall_as_their_shares():
-    page, draw = new_page(400, 300, "title", "subtitle")
     values = np.array([0.0] * 30 + [1.0] * 60, np.float32)
-    draw_histogram(draw, (20, 80), (300, 200), Histogram("x", values, "#ff0000"))
-    red = (np.asarray(page) == [255, 0, 0]).all(axis=-1)
+    red = (page(Histogram("x", values, "#ff0000")) == [255, 0, 0]).all(axis=-1)
     columns = red.sum(axis=0)
     bars = columns[columns > 0]
     assert bars[0] == pytest.approx(bars[-1] / 2, abs=1)
     assert bars[-1] == red.any(axis=1).sum()
 
 
-def test_text_is_cut_to_its_room_and_unknown_letters_do_not_fail():
+def test_a_value_that_occurs_once_is_seen():
+    values = np.array([0.0] * 100_000 + [1.0], np.float32)
+    red = (page(Histogram("x", values, "#ff0000")) == [255, 0, 0]).all(axis=-1)
+    ends = np.flatnonzero(red.any(axis=0))[[0, -1]]
+    assert ends[1] - ends[0] > 200
+
+
+def test_threads_draw_the_same_page_at_the_same_time_pixel_by_pixel():
+    values = np.random.default_rng(0).normal(size=500).astype(np.float32)
+    histograms = [Histogram(f"joint {number}", values * 10.0**number, "#3a7ca5") for number in range(-6, 7)]
+    with ThreadPoolExecutor(4) as threads:
+        pages = list(threads.map(lambda _: page(*histograms), range(4)))
+    assert all(np.array_equal(pages[0], other) for other in pages[1:])
+
+
+@pytest.mark.parametrize(
+    ("sizes", "abreast"),
+    [([2, 2, 1], 2), ([2, 2, 16, 1], 4), ([6, 6, 1], 3), ([10, 1], 5), ([5, 5, 1], 5), ([64, 1], 4)],
+)
+def test_rows_of_histograms_leave_few_places_empty(sizes, abreast):
+    assert drawing._abreast(sizes) == abreast
+
+
+def test_a_name_is_text_not_a_formula():
+    values = np.array([0.0, 1.0], np.float32)
+    assert page(Histogram("$\\broken{", values, "#ff0000")).size  # would raise as a formula
+
+
+def test_long_text_loses_its_middle_and_unknown_letters_do_not_fail():
     assert fitted("short", 14, 500) == "short"
-    cut = fitted("a task that is described at great length", 14, 100)
-    assert cut.endswith("...")
-    assert font(14).getlength(cut) <= 100
+    assert fitted("two\nlines", 14, 500) == "two lines"
+    names = [f"left_arm_shoulder_pitch_joint_position_{number}.pos" for number in range(3)]
+    cut = [fitted(name, 14, 160) for name in names]
+    assert len(set(cut)) == 3, "names that end differently stay different"
+    assert all(text.startswith("left_arm") and "…" in text for text in cut)
+    assert fitted(names[0], 14, 0) == "…"
     assert fitted("推", 14, 100) == "?"
+    assert fitted("", 14, 100) == ""
