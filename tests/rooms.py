@@ -18,7 +18,7 @@ RANKS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("tracking",),
         ("machines", "search", "records"),
         ("trial", "spec"),
-        ("errors", "layout", "masking", "text"),
+        ("errors", "gpus", "layout", "masking", "text"),
         ("__init__",),
     ),
     "trainables": (

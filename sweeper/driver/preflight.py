@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.text import Text
 
 from sweeper.errors import ResourceError
-from sweeper.machines.machine import ask_gpus, find_machine
+from sweeper.gpus import visible_gpus
+from sweeper.machines.machine import find_machine
 from sweeper.spec.sweep import AUTO_TRIALS_AT_ONCE, SettledResources, SweepSpec
 from sweeper.text import describe_size
 from trainables.interface import ConfigError, EstimatesMemory, Fault, StartsFromCheckpoints, Trainable
@@ -156,8 +157,6 @@ def _host_gb() -> float | None:
 
 
 def _gpu_gb() -> float | None:
-    """Memory of the smallest GPU here, as nvidia-smi tells it; None where it tells nothing."""
-    try:
-        return min(map(float, ask_gpus("memory.total"))) * 1024**2 / 1e9
-    except ValueError:  # there is none, or it says `[N/A]`
-        return None
+    """Memory of the smallest GPU here; None without one, or if the driver does not report it."""
+    sizes = [gpu.memory_gb for gpu in visible_gpus()]
+    return min((size for size in sizes if size is not None), default=None) if None not in sizes else None

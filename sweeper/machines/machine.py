@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import os
 import shutil
-import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from sweeper.errors import UserError
+from sweeper.gpus import visible_gpus
 from sweeper.text import is_there
 
-__all__ = ["Machine", "ask_gpus", "cache_folder", "find_machine", "usable_cache"]
-
-NVIDIA_SMI_TIMEOUT_S = 5.0
+__all__ = ["Machine", "cache_folder", "find_machine", "usable_cache"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,7 @@ class Machine:
 
 def find_machine(folder: Path = Path()) -> Machine:
     """Look at this machine: its CPUs, GPUs, and the disk that holds ``folder``. Loads no torch."""
-    names = _gpu_names()
+    names = tuple(gpu.name for gpu in visible_gpus())
     free = shutil.disk_usage(_existing(folder)).free / 1e9
     return Machine(_cpus(), len(names), names, free)
 
@@ -59,36 +56,6 @@ def _cpus() -> int:
     except (OSError, ValueError):
         pass  # no cgroup v2 here, so there is no quota to respect
     return cpus
-
-
-def _gpu_names() -> tuple[str, ...]:
-    """Names of the NVIDIA GPUs that CUDA_VISIBLE_DEVICES leaves visible, as nvidia-smi tells them."""
-    names = ask_gpus("name")
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
-        return names
-    listed = list(itertools.takewhile(lambda device: device not in ("", "-1"), visible.split(",")))
-    if all(device.isdigit() for device in listed):
-        return tuple(names[int(device)] for device in listed if int(device) < len(names))
-    return names[: len(listed)]
-
-
-def ask_gpus(what: str) -> tuple[str, ...]:
-    """What nvidia-smi says of each GPU here, e.g. ``name`` or ``memory.total`` (MiB); empty without one."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return ()
-    try:
-        answer = subprocess.run(
-            [program, f"--query-gpu={what}", "--format=csv,noheader,nounits"],
-            capture_output=True,
-            text=True,
-            timeout=NVIDIA_SMI_TIMEOUT_S,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ()
-    return tuple(line.strip() for line in answer.stdout.splitlines() if line.strip())
 
 
 def cache_folder() -> Path:

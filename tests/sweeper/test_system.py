@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 
 import pytest
+from sweeper.system import system_metrics
 
-from sweeper.trial.system_metrics import system_metrics
+from sweeper.gpus import visible_gpus
 
 
 def test_processor_and_memory_are_measured_everywhere():
@@ -32,11 +32,9 @@ def test_a_process_that_takes_memory_says_so():
     assert len(held) == 80_000_000
 
 
-def test_gpus_are_measured_where_there_are_any():
-    try:
-        ctypes.CDLL("libnvidia-ml.so.1")
-    except OSError:
-        pytest.skip("there is no NVIDIA driver here")
+def test_gpus_are_measured_if_there_are_any():
+    if not visible_gpus():
+        pytest.skip("there is no NVIDIA GPU here")
     metrics = system_metrics()
     assert 0 < metrics["system/gpu_0_memory_usage_percentage"] <= 100
     assert 0 <= metrics["system/gpu_0_utilization_percentage"] <= 100

@@ -150,7 +150,7 @@ def _gpus(report: NodeReport) -> list[Diagnosis]:
                 "wrong",
                 "gpus",
                 report.name,
-                f"Ray gives out {report.gpus:g} GPUs, and nvidia-smi sees {len(names)}.",
+                f"Ray gives out {report.gpus:g} GPUs, and NVIDIA's driver lists {len(names)}.",
                 "Install NVIDIA's driver, give the container its GPUs, or correct `resources` in the cluster "
                 "file.",
             )

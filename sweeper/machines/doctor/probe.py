@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib.util
 import os
 import re
@@ -18,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from sweeper.gpus import driver_version
 from sweeper.machines.identity import identify
 from sweeper.machines.machine import cache_folder, find_machine
 
@@ -25,7 +25,6 @@ __all__ = ["leave_mark", "look", "missing_marks", "now"]
 
 SHM = Path("/dev/shm")
 TIMEOUT_S = 5.0
-_NVML_SUCCESS = 0
 
 
 def look(sweeps: str, mlflow: str | None) -> dict[str, Any]:
@@ -43,7 +42,7 @@ def look(sweeps: str, mlflow: str | None) -> dict[str, Any]:
         "identity": asdict(identify()),
         "cpus": machine.cpus,
         "gpus": list(machine.gpu_names),
-        "driver": _driver(),
+        "driver": driver_version(),
         "torch_cuda": _torch_cuda(),
         "sweeps": _folder(Path(sweeps)),
         "cache": _folder(cache),
@@ -117,23 +116,6 @@ def _answer(address: str) -> str:
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or error
         return str(reason)
-
-
-def _driver() -> str | None:
-    """Version of NVIDIA's driver, or None where there is none."""
-    try:
-        library = ctypes.CDLL("libnvidia-ml.so.1")
-    except OSError:
-        return None
-    text = ctypes.create_string_buffer(96)
-    if library.nvmlInit_v2() != _NVML_SUCCESS:
-        return None
-    try:
-        if library.nvmlSystemGetDriverVersion(text, len(text)) != _NVML_SUCCESS:
-            return None
-        return text.value.decode()
-    finally:
-        library.nvmlShutdown()
 
 
 def _torch_cuda() -> str | None:
