@@ -6,6 +6,8 @@ needs are defined there; those that several rooms need are here.
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "STUDY",
     "UNFINISHED",
     "trial_folder",
+    "write_synced",
     "write_whole",
 ]
 
@@ -63,15 +66,47 @@ STATE = "mlflow.json"
 """Name of the file beside the journal that says how far it was sent."""
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str, *, durable: bool = True) -> None:
     """Write a file so that whoever reads it finds it whole, as it was or as it is; one process writes it.
+
+    Args:
+        path: The file.
+        text: What it is to contain.
+        durable: Whether this holds after a power cut, too. That takes some milliseconds, on a busy disk a
+            hundred; files that mean nothing once the machine was off can do without.
 
     Raises:
         OSError: Where it cannot be written; it is as it was then.
     """
     beside = path.with_name(f"{path.name}{UNFINISHED}")
-    beside.write_text(text)
+    if durable:
+        write_synced(beside, text)
+    else:
+        beside.write_text(text)
     beside.replace(path)
+    if durable:
+        _sync_folder(path.parent)
+
+
+def write_synced(path: Path, text: str) -> None:
+    """Write a file and wait until the disk has its content: a file renamed before that may be empty later."""
+    with path.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Wait until the disk has the names in a folder."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems cannot do this for a folder. The file is written, whatever its name is.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def trial_folder(sweep_folder: Path, number: int) -> Path:

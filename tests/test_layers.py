@@ -23,6 +23,7 @@ HEAVY = {
 SERVICE = {"ray", "optuna", "mlflow", "sweeper"}
 STDLIB_ONLY = (
     "addresses.py",
+    "files.py",
     "interface.py",
     "ranges.py",
     "registry.py",

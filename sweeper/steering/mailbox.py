@@ -126,7 +126,8 @@ class Inbox:
         )
 
     def _answer(self, identity: str, answer: Answer) -> None:
-        write_whole(self._folder / f"{identity}.answer", json.dumps(asdict(answer)))
+        # Not durable, as requests are not: after a power cut no process waits for either.
+        write_whole(self._folder / f"{identity}.answer", json.dumps(asdict(answer)), durable=False)
         (self._folder / f"{identity}.taken").unlink(missing_ok=True)
 
 
@@ -160,7 +161,7 @@ def send(
     path, answered = place / f"{request.id}.json", place / f"{request.id}.answer"
     try:
         place.mkdir(exist_ok=True)
-        write_whole(path, json.dumps(asdict(request)))
+        write_whole(path, json.dumps(asdict(request)), durable=False)
     except OSError as error:
         raise UserError(f"{place}: no request can be left here: {error.strerror}.") from error
     started = time.monotonic()

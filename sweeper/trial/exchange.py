@@ -107,4 +107,6 @@ class ProgressFile:
         now = time.monotonic()
         if now >= self._next_write:
             self._next_write = now + POLL_S
-            write_whole(self._path, json.dumps({"time": time.time(), "message": message}))
+            # Not durable: it is replaced twice a second, and deleted when the next attempt starts.
+            text = json.dumps({"time": time.time(), "message": message})
+            write_whole(self._path, text, durable=False)

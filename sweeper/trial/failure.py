@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.errors import TrialError
-from sweeper.layout import ERROR, ERROR_TEXT, write_whole
+from sweeper.layout import ERROR, ERROR_TEXT, write_synced, write_whole
 from sweeper.masking import masked
 from sweeper.text import last_line
 from trainables.interface import TrainableError
@@ -115,7 +115,7 @@ def write_failure(folder: Path, failure: Failure) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         beside = folder / f"{ERROR}.{os.getpid()}.new"
         try:
-            beside.write_text(masked(json.dumps(vars(failure), indent=1)))
+            write_synced(beside, masked(json.dumps(vars(failure), indent=1)))
             _link(beside, folder / ERROR)
         except FileExistsError:
             return

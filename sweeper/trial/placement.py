@@ -109,7 +109,8 @@ def waits_for(folder: Path) -> str:
 def _say(folder: Path, needs: str, since: float) -> None:
     path = folder / WAITING
     if not path.exists():
-        write_whole(path, json.dumps({"needs": needs, "since": since}))
+        # Not durable: after a power cut no trial waits here.
+        write_whole(path, json.dumps({"needs": needs, "since": since}), durable=False)
 
 
 def _elder_rival(group_name: str, bundles: Sequence[Mapping[str, float]]) -> bool:

@@ -32,6 +32,7 @@ from trainables.dataset.shared_cache import (
     missing_space,
     run_parallel,
 )
+from trainables.files import put_in_place
 from trainables.interface import Fault, silent
 
 if TYPE_CHECKING:
@@ -175,7 +176,7 @@ class _Builder:
         building = path.with_name(f"{path.stem}.building-{os.getpid()}")
         try:
             self._write(building, threads)
-            building.replace(path)
+            put_in_place(building, path)
         finally:
             building.unlink(missing_ok=True)
 
@@ -200,7 +201,6 @@ class _Builder:
             file.truncate(start_b + self._shape[0] * self._frame_b)
             file.flush()
             self._decode_all(file.fileno(), start_b, threads, building.parent)
-            os.fsync(file.fileno())
 
     def _decode_all(self, file: int, start_b: int, threads: int, folder: Path) -> None:
         tasks = [partial(self._decode, piece, file, start_b) for piece in self._pieces]

@@ -18,6 +18,7 @@ import numpy as np
 from filelock import FileLock
 
 from trainables.features import ACTION, ENVIRONMENT_STATE, STATE
+from trainables.files import put_in_place
 from trainables.interface import TrainableError, silent
 from trainables.pusht.geometry import KEYPOINTS, to_world
 from trainables.pusht.task import FPS, IMAGE, IMAGE_SIZE_PX, TASK
@@ -75,7 +76,7 @@ class Demonstrations:
         unfinished = path.with_name(f".{path.name}.unfinished")
         with unfinished.open("wb") as file:
             np.savez_compressed(file, **{item.name: getattr(self, item.name) for item in fields(self)})
-        unfinished.replace(path)
+        put_in_place(unfinished, path)
 
 
 @lru_cache(maxsize=1)

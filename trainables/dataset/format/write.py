@@ -43,6 +43,7 @@ from trainables.dataset.statistics import (
     image_statistics,
     vector_statistics,
 )
+from trainables.files import put_in_place
 
 __all__ = ["DatasetWriter"]
 
@@ -185,7 +186,7 @@ class DatasetWriter:
         else:
             self._write_metadata_v2()
         try:
-            self._building.rename(self.root)
+            put_in_place(self._building, self.root)
         except OSError as error:
             self._discard()
             raise dataset_error(str(self.root), f"cannot be made: {error}.") from error

@@ -27,6 +27,7 @@ from trainables.dataset.shared_cache import (
     run_parallel,
 )
 from trainables.dataset.sources.object_store import FIELD, Store, StoredFile
+from trainables.files import put_in_place
 from trainables.interface import Fault, silent
 
 __all__ = ["fetch_dataset"]
@@ -155,7 +156,7 @@ class _Fetching:
         if short:
             problem = f"{self._store.address}: {short[0].name} has not the size that its listing says."
             raise dataset_error(FIELD, problem, "Write it again.")
-        folder.rename(root)
+        put_in_place(folder, root)
         self._tell(f"{self._store.address}: fetched")
         return self._files
 

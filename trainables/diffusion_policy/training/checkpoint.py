@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from trainables.dataset.statistics import Statistics
 from trainables.diffusion_policy.config.diffusion_config import FIELDS, DiffusionConfig
 from trainables.features import Feature, FeatureType, PolicyFeatures
-from trainables.files import sync_to_disk, write_json
+from trainables.files import put_in_place, write_json
 from trainables.interface import TrainableError
 
 __all__ = ["CheckpointError", "Checkpoints", "Snapshot"]
@@ -102,8 +102,7 @@ class Checkpoints:
         if final.exists():
             # The same step of the same run, written again after a restart: equal, but the newer one is whole.
             shutil.rmtree(final)
-        beside.replace(final)
-        sync_to_disk(self.folder)
+        put_in_place(beside, final)
         for pointer in _KEPT_BY_POINTER if best else ("last",):
             self._point(pointer, snapshot.step, name)
         self._drop_unused()
@@ -209,9 +208,6 @@ def _write(folder: Path, snapshot: Snapshot) -> None:
     save_arrays(_flatten(snapshot.statistics), folder / "statistics.safetensors")
     state = {"format": FORMAT, "step": snapshot.step, "progress": dict(snapshot.progress)}
     write_json(folder / "state.json", state)
-    for file in folder.iterdir():
-        sync_to_disk(file)
-    sync_to_disk(folder)
 
 
 def _ready(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
