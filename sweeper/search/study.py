@@ -30,7 +30,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from sweeper.errors import StudyBusyError, SweeperError, UserError
 from sweeper.layout import LOCK, STUDY
 from sweeper.search.sampler import Codec, build_sampler
-from sweeper.search.suggestion import StudyTrial, Suggestion, study_trial
+from sweeper.search.study import config_hash
+from sweeper.search.suggestion import Suggestion
 from sweeper.spec.search_methods import method_faults
 from sweeper.spec.sweep import SweepSpec, objective_fault
 from trainables.interface import Fault
@@ -360,16 +361,12 @@ class Study:
         Just after the study was opened these are what an earlier driver left behind: run them again under
         their numbers, or `fail` them.
         """
-        return [
-            Suggestion(trial.number, trial.values, trial.config)
-            for trial in self.trials()
-            if trial.state == "running"
-        ]
-
-    def trials(self) -> list[StudyTrial]:
-        """Every trial that was handed out, by number."""
         with self._storage_errors():
-            return [study_trial(trial) for trial in self._record.get_trials(deepcopy=False)]
+            running = self._record.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return [
+            Suggestion(trial.number, trial.user_attrs["values"], trial.user_attrs["config"])
+            for trial in running
+        ]
 
     def close(self) -> None:
         """Let go of the study, so that another process may open it; may be called twice."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from small_sweeps import BETA_END, ERROR, LR, SCHEDULE, SUCCESS, sweep
+from study_trials import trials_of
 
 from sweeper.driver.recorder import Outcome, Recorder
 from sweeper.errors import StudyBusyError
@@ -63,7 +64,7 @@ def driver(tmp_path):
 
 
 def told(driver):
-    return {trial.number: (trial.state, trial.reason) for trial in driver.study.trials()}
+    return {trial.number: (trial.state, trial.reason) for trial in trials_of(driver.study)}
 
 
 def test_a_completed_trial_has_its_last_value_in_the_study_and_its_best_beside_it(driver):
@@ -71,7 +72,7 @@ def test_a_completed_trial_has_its_last_value_in_the_study_and_its_best_beside_i
     for step, value in ((10, 0.2), (20, 0.9), (30, 0.6)):
         driver.report(number, step, rollout__success_rate=value, train__loss=1.0)
     driver.recorder.end_trial(number, Outcome("completed"))
-    (trial,) = driver.study.trials()
+    (trial,) = trials_of(driver.study)
     assert (trial.state, trial.objectives) == ("completed", (0.6,))
     assert trial.reports == {10: 0.2, 20: 0.9, 30: 0.6}
     (end,) = driver.events("trial_end")
@@ -87,7 +88,7 @@ def test_repeated_and_older_steps_are_dropped_everywhere(driver):
     assert not driver.report(number, 10, rollout__success_rate=0.2, train__loss=0.5)
     assert driver.report(number, 30, rollout__success_rate=0.4)
     assert [event["step"] for event in driver.events("report")] == [10, 20, 30]
-    assert driver.study.trials()[0].reports == {10: 0.2, 20: 0.3, 30: 0.4}
+    assert trials_of(driver.study)[0].reports == {10: 0.2, 20: 0.3, 30: 0.4}
     assert len(driver.heard) == 5
 
 
@@ -98,7 +99,7 @@ def test_an_evaluation_may_follow_a_report_of_the_same_step(driver):
     assert not driver.report(number, 10, rollout__success_rate=0.2)
     _first, second = driver.events("report")
     assert second["metrics"] == {SUCCESS: 0.2}
-    assert driver.study.trials()[0].reports == {10: 0.2}
+    assert trials_of(driver.study)[0].reports == {10: 0.2}
 
 
 def test_what_tune_adds_to_a_result_is_left_out(driver):
@@ -229,7 +230,7 @@ def test_an_end_that_a_dying_driver_wrote_but_did_not_tell_is_told_by_the_next(t
             "failed",
             "running",
         ]
-        assert second.study.trials()[0].objectives == (0.4,)
+        assert trials_of(second.study)[0].objectives == (0.4,)
 
 
 @pytest.mark.parametrize("ended", [False, True])
@@ -247,7 +248,7 @@ def test_reports_that_a_dying_driver_wrote_but_did_not_tell_are_told_by_the_next
             if ended:
                 first.recorder.end_trial(number, Outcome("completed"))
     with Driver(spec) as second:
-        (trial,) = second.study.trials()
+        (trial,) = trials_of(second.study)
         assert trial.reports == {10: 0.1, 20: 0.2, 30: 0.3}
         assert trial.state == ("completed" if ended else "running")
 
@@ -258,7 +259,7 @@ def test_several_objectives_are_all_kept(tmp_path):
         driver.report(number, 10, rollout__success_rate=0.4, eval__action_mse=3.0)
         driver.report(number, 20, rollout__success_rate=0.3, eval__action_mse=5.0)
         driver.recorder.end_trial(number, Outcome("completed"))
-        assert driver.study.trials()[0].objectives == (0.3, 5.0)
+        assert trials_of(driver.study)[0].objectives == (0.3, 5.0)
         (end,) = driver.events("trial_end")
     assert end["best"] == {SUCCESS: 0.4, ERROR: 3.0}
     assert end["sweep_best"] == {SUCCESS: 0.3, ERROR: 5.0}
@@ -296,7 +297,7 @@ def test_while_the_study_is_locked_the_journal_goes_on_and_the_study_is_told_lat
         driver.recorder._next_telling = 0.0  # it does not ask again at once
         driver.recorder.tell_study()
         assert told(driver) == {first: ("completed", ""), second: ("failed", "diverged")}
-        assert driver.study.trials()[first].reports == {10: 0.2}
+        assert trials_of(driver.study)[first].reports == {10: 0.2}
 
 
 def test_a_grid_loses_no_point_when_its_study_is_locked(tmp_path, hasty):
@@ -323,7 +324,7 @@ def test_what_a_trial_reported_and_nobody_heard_is_read_from_its_folder_once(dri
     (folder / "reports.jsonl").write_text("\n".join([*lines, '{"trial/step": 40, "rollo']))
     driver.recorder.retry_trial(number, Outcome("failed", "lost", "gone"), {})
     assert [event["step"] for event in driver.events("report")] == [10, 20, 30]
-    assert driver.study.trials()[0].reports == {10: 0.2, 20: 0.2, 30: 0.3}
+    assert trials_of(driver.study)[0].reports == {10: 0.2, 20: 0.2, 30: 0.3}
 
 
 # Checkpoints

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from small_sweeps import LR, SUCCESS, choice, sweep
+from study_trials import trials_of
 
 from sweeper.driver.recorder import Outcome, Recorder
 from sweeper.layout import JOURNAL
@@ -82,7 +83,7 @@ def run(spec, first=(), at_once=1):
         )
         tuner.fit()
         recorder.end_sweep("done")
-        return searcher, study.trials()
+        return searcher, trials_of(study)
 
 
 def train_of(folder):

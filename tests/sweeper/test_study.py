@@ -19,6 +19,7 @@ from small_sweeps import (
     choice,
     sweep,
 )
+from study_trials import trials_of
 
 from sweeper.errors import UserError
 from sweeper.layout import STUDY
@@ -43,7 +44,7 @@ def run(study, count, value=lambda config: -abs(math.log10(config["optimizer.lr"
 
 
 def states(study):
-    return [trial.state for trial in study.trials()]
+    return [trial.state for trial in trials_of(study)]
 
 
 @pytest.mark.parametrize("method", ["tpe", "random", CMAES, GP])
@@ -242,7 +243,7 @@ def test_a_trial_stopped_early_is_pruned_with_what_it_reported(tmp_path):
         study.report(number, 15, 0.9)  # an earlier step, after a restart
         study.report(number, 30, math.nan)
         study.prune(number)
-        (trial,) = study.trials()
+        (trial,) = trials_of(study)
     assert trial.state == "stopped_early"
     assert trial.reports == {10: 0.1, 20: 0.3}
     assert trial.objectives == (0.3,)
@@ -251,14 +252,14 @@ def test_a_trial_stopped_early_is_pruned_with_what_it_reported(tmp_path):
 def test_a_trial_may_be_stopped_before_it_reported_the_objective(tmp_path):
     with Study(sweep(tmp_path, LR)) as study:
         study.prune(study.ask().number)
-        assert [(trial.state, trial.objectives) for trial in study.trials()] == [("stopped_early", ())]
+        assert [(trial.state, trial.objectives) for trial in trials_of(study)] == [("stopped_early", ())]
         assert study.ask() is not None
 
 
 def test_a_failed_trial_keeps_its_reason(tmp_path):
     with Study(sweep(tmp_path, LR)) as study:
         study.fail(study.ask().number, "out_of_memory", "CUDA out of memory")
-        (trial,) = study.trials()
+        (trial,) = trials_of(study)
     assert (trial.state, trial.reason, trial.message) == ("failed", "out_of_memory", "CUDA out of memory")
 
 
@@ -266,7 +267,7 @@ def test_a_failed_trial_keeps_its_reason(tmp_path):
 def test_an_objective_that_is_no_number_fails_the_trial_as_diverged(tmp_path, value):
     with Study(sweep(tmp_path, LR)) as study:
         study.complete(study.ask().number, {SUCCESS: value})
-        (trial,) = study.trials()
+        (trial,) = trials_of(study)
         assert study.ask() is not None
     assert (trial.state, trial.reason) == ("failed", "diverged")
     assert SUCCESS in trial.message
@@ -275,7 +276,7 @@ def test_an_objective_that_is_no_number_fails_the_trial_as_diverged(tmp_path, va
 def test_a_trial_that_never_reported_its_objective_fails(tmp_path):
     with Study(sweep(tmp_path, LR)) as study:
         study.complete(study.ask().number, {"train/loss": 0.1})
-        (trial,) = study.trials()
+        (trial,) = trials_of(study)
     assert (trial.state, trial.reason) == ("failed", "no_objective")
 
 
@@ -291,7 +292,7 @@ def test_several_objectives_take_no_reports_and_keep_every_value(tmp_path, metho
                 study.prune(number)
             else:
                 study.complete(number, {ERROR: 2.0 - index, SUCCESS: 0.1 * index})
-        trials = study.trials()
+        trials = trials_of(study)
     assert [trial.state for trial in trials].count("completed") == 5
     assert trials[1].objectives == (0.1, 1.0)
     assert trials[3].state == "stopped_early"
@@ -322,7 +323,7 @@ def test_trials_that_a_dead_driver_left_are_known_with_their_configurations(tmp_
         study.report(left.number, 20, 0.5)
         study.complete(left.number, {SUCCESS: 0.5})
         assert study.unfinished() == []
-        assert study.trials()[left.number].reports == {10: 0.25, 20: 0.5}
+        assert trials_of(study)[left.number].reports == {10: 0.25, 20: 0.5}
         assert study.ask().number == left.number + 1
 
 
