@@ -146,12 +146,10 @@ class Chunk:
     Attributes:
         events: The events, in order.
         offset: Byte at which the next stretch begins.
-        damaged: Whole lines that are no event: what a crash cut short before somebody wrote on.
     """
 
     events: list[Event]
     offset: int
-    damaged: int = 0
 
 
 def read_journal(path: Path, offset: int = 0, max_bytes: int | None = None) -> Chunk:
@@ -171,14 +169,9 @@ def read_journal(path: Path, offset: int = 0, max_bytes: int | None = None) -> C
     except FileNotFoundError:
         return Chunk([], offset)
     complete = data[: data.rfind(b"\n") + 1]
-    events, damaged = [], 0
-    for line in complete.splitlines():
-        event = _parse(line)
-        if event is not None:
-            events.append(event)
-        elif line.strip():
-            damaged += 1
-    return Chunk(events, offset + len(complete), damaged)
+    # A line that is no event was cut short by a crash.
+    events = [event for line in complete.splitlines() if (event := _parse(line)) is not None]
+    return Chunk(events, offset + len(complete))
 
 
 def line_of_event(path: Path, index: int) -> int:

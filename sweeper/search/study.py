@@ -30,7 +30,6 @@ from sqlalchemy.exc import SQLAlchemyError
 from sweeper.errors import StudyBusyError, SweeperError, UserError
 from sweeper.layout import LOCK, STUDY
 from sweeper.search.sampler import Codec, build_sampler
-from sweeper.search.study import config_hash
 from sweeper.search.suggestion import Suggestion
 from sweeper.spec.search_methods import method_faults
 from sweeper.spec.sweep import SweepSpec, objective_fault

@@ -128,11 +128,6 @@ class Tracker:
         """MLflow's id of the experiment; empty while the server has not answered yet."""
         return self._state.experiment_id
 
-    @property
-    def parent_run_id(self) -> str:
-        """MLflow's id of the sweep's run; empty while it does not exist yet."""
-        return self._state.parent
-
     def run_id(self, number: int) -> str | None:
         """MLflow's id of a trial's run, or None while it does not exist yet."""
         return self._state.runs.get(str(number))

@@ -25,7 +25,6 @@ from trainables.interface import TrainableError
 
 __all__ = [
     "LIGHTENED",
-    "REASONS",
     "RETRIED",
     "Failure",
     "clear_failure",
@@ -40,23 +39,6 @@ __all__ = [
 TRACEBACK_LINES = 40
 
 LONGEST_LINE = 200
-
-REASONS: Mapping[str, str] = {
-    "out_of_memory": "the GPU's memory did not suffice",
-    "out_of_host_memory": "the machine's memory did not suffice",
-    "out_of_disk": "a disk, a quota or /dev/shm is full",
-    "diverged": "a loss, a gradient or an objective is not finite, or the loss exploded",
-    "data": "the dataset cannot be read, or is not what it says",
-    "environment": "the simulator cannot be made or run",
-    "config": "the configuration cannot be trained",
-    "no_objective": "the trial ended without reporting the objective",
-    "timed_out": "workers did not start, did not answer, or waited too long for each other",
-    "hung": "a worker showed no sign of life",
-    "preempted": "the machine was taken back by its provider",
-    "lost": "a process or a machine was gone without a word",
-    "error": "anything else that the training raised",
-}
-"""Every reason for which a trial fails, and what it means."""
 
 RETRIED = ("lost", "timed_out", "hung", "preempted")
 """Reasons that are no fault of the trial: it goes on from its last checkpoint."""
@@ -86,7 +68,7 @@ class Failure:
     """Why a trial failed.
 
     Attributes:
-        reason: One stable word of `REASONS`, or one of the trainable's own.
+        reason: One stable word of those in docs/reliability.md, or one of the trainable's own.
         message: What went wrong, for a person.
         traceback: The end of the traceback; empty where there is none.
         log: Path of the worker's log.

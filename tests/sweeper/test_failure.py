@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sweeper.errors import TrialError
-from sweeper.trial.failure import REASONS, Failure, failure_of, failure_of_group, read_failure, write_failure
+from sweeper.trial.failure import Failure, failure_of, failure_of_group, read_failure, write_failure
 from trainables.interface import TrainableError
 
 
@@ -46,7 +46,7 @@ def test_failures_are_sorted_by_what_was_raised(error: Exception, reason: str, m
     assert failure.message.startswith(message)
 
 
-def test_every_reason_that_a_trainable_of_ours_gives_is_a_known_one() -> None:
+def test_every_reason_that_a_trainable_of_ours_gives_is_in_the_documentation() -> None:
     package = Path(__file__).parents[2] / "trainables"
     found = {
         statement.value.value
@@ -58,13 +58,8 @@ def test_every_reason_that_a_trainable_of_ours_gives_is_a_known_one() -> None:
         if [target.id for target in statement.targets if isinstance(target, ast.Name)] == ["reason"]
     }
     assert {"data", "diverged", "out_of_disk", "environment"} <= found
-    assert found <= set(REASONS)
-
-
-def test_every_reason_is_in_the_documentation() -> None:
     page = (Path(__file__).parents[2] / "docs" / "reliability.md").read_text()
-    for reason in REASONS:
-        assert f"| `{reason}` |" in page, reason
+    assert [reason for reason in sorted(found) if f"| `{reason}` |" not in page] == []
 
 
 class OutOfMemoryError(RuntimeError):

@@ -113,6 +113,10 @@ def client_of(folder, uri=None):
     return MlflowClient(tracking_uri=tracking_uri(folder, uri))
 
 
+def parent_run_id(tracker):
+    return tracker._state.parent
+
+
 def history(client, run_id, metric):
     return [(point.step, point.value) for point in client.get_metric_history(run_id, metric)]
 
@@ -130,7 +134,7 @@ def test_a_sweep_is_one_parent_run_with_a_child_for_each_trial(tmp_path):
     assert delivery.refused == 0
     client = client_of(tmp_path)
 
-    parent = client.get_run(tracker.parent_run_id)
+    parent = client.get_run(parent_run_id(tracker))
     assert parent.info.status == "FINISHED"
     assert parent.data.tags["git.commit"] == parent.data.tags["mlflow.source.git.commit"] == "abc123"
     assert parent.data.tags["dataset.fingerprint"] == "f00d"
@@ -138,7 +142,7 @@ def test_a_sweep_is_one_parent_run_with_a_child_for_each_trial(tmp_path):
     assert parent.data.tags["versions.torch"] == "2.14.1"
     assert parent.data.params["search.method"] == "tpe"
     assert json.loads(parent.data.params["space.optimizer.lr"]) == {"min": 1e-5, "max": 1e-3, "log": True}
-    assert [step for step, _ in history(client, tracker.parent_run_id, f"best/{SUCCESS}")] == [1, 2, 3, 4]
+    assert [step for step, _ in history(client, parent_run_id(tracker), f"best/{SUCCESS}")] == [1, 2, 3, 4]
 
     runs = [client.get_run(tracker.run_id(number)) for number in range(4)]
     assert [run.info.status for run in runs] == ["FINISHED", "KILLED", "FAILED", "KILLED"]
@@ -149,7 +153,7 @@ def test_a_sweep_is_one_parent_run_with_a_child_for_each_trial(tmp_path):
         "interrupted",
     ]
     assert [run.data.tags["reason"] for run in runs] == ["", "asha", "diverged", ""]
-    assert {run.data.tags["mlflow.parentRunId"] for run in runs} == {tracker.parent_run_id}
+    assert {run.data.tags["mlflow.parentRunId"] for run in runs} == {parent_run_id(tracker)}
     assert runs[1].data.params["optimizer.lr"] == "0.0003"
     assert runs[1].data.params["policy.down_dims"] == "[32, 64]"
     assert runs[0].data.metrics[f"final/{SUCCESS}"] == pytest.approx(0.3)
@@ -170,7 +174,7 @@ def test_the_default_store_lies_in_the_sweeps_folder_whatever_its_name(tmp_path)
     assert delivery.complete
     assert (folder / DATABASE).exists()
     client = client_of(folder)
-    assert {file.path for file in client.list_artifacts(tracker.parent_run_id)} == {
+    assert {file.path for file in client.list_artifacts(parent_run_id(tracker))} == {
         "space.yaml",
         "spec.json",
         "info.json",
@@ -186,14 +190,14 @@ def test_a_tracker_that_starts_again_goes_on_with_the_same_runs(tmp_path):
     played.start()
     played.trial(0, status="")
     first, _ = played.deliver()
-    runs = first.parent_run_id, first.run_id(0)
+    runs = parent_run_id(first), first.run_id(0)
     played.start(trials=99)  # a larger budget: MLflow would refuse to change the parameter
     played.report(0, 4, {"train/loss": 0.25})
     played.end(0, 4)
     second, delivery = played.deliver()
     assert delivery.complete
     assert delivery.refused == 0
-    assert (second.parent_run_id, second.run_id(0)) == runs
+    assert (parent_run_id(second), second.run_id(0)) == runs
     client = client_of(tmp_path)
     assert history(client, runs[1], "train/loss") == [(1, 1.0), (2, 0.5), (3, 1 / 3), (4, 0.25)]
     assert len(client.search_runs([second.experiment_id])) == 2
@@ -208,7 +212,7 @@ def test_what_is_sent_twice_is_there_once(tmp_path):
     (tmp_path / "mlflow.json").unlink()  # as if the driver died before it noted what was sent
     second, delivery = played.deliver()
     assert delivery.complete
-    assert (second.parent_run_id, second.run_id(0)) == (first.parent_run_id, first.run_id(0))
+    assert (parent_run_id(second), second.run_id(0)) == (parent_run_id(first), first.run_id(0))
     client = client_of(tmp_path)
     assert len(client.search_runs([second.experiment_id])) == 2
     assert history(client, second.run_id(0), "train/loss") == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
@@ -429,7 +433,7 @@ def test_an_outage_of_the_server_costs_nothing_but_patience(tmp_path, server):
     runs = client.search_runs([tracker.experiment_id])
     assert len(runs) == 3
     assert history(client, tracker.run_id(1), "train/loss") == [(1, 1.0), (2, 0.5), (3, 1 / 3), (4, 0.25)]
-    assert client.get_run(tracker.parent_run_id).info.status == "FINISHED"
+    assert client.get_run(parent_run_id(tracker)).info.status == "FINISHED"
     assert [file.path for file in client.list_artifacts(tracker.run_id(1), "rollout")] == ["rollout/film.mp4"]
     assert tracker.comparison_url([1, 0]).startswith(f"{server.uri}/#/compare-runs?runs=")
 

@@ -45,7 +45,6 @@ class SolvedEpisode:
         actions: (N, 2).
         rewards: (N,).
         success: Whether the last action solved the task.
-        pushes: How many pushes were planned.
     """
 
     seed: int
@@ -55,7 +54,6 @@ class SolvedEpisode:
     actions: np.ndarray
     rewards: np.ndarray
     success: bool
-    pushes: int
 
 
 def reset_state(seed: int) -> np.ndarray:
@@ -87,11 +85,10 @@ def solve(seed: int, style: Style | None = None, max_steps: int = 300) -> Solved
     blocks: list[np.ndarray] = []
     actions: list[np.ndarray] = []
     rewards: list[float] = []
-    solved, pushes = False, 0
+    solved = False
     while not solved and len(actions) < max_steps:
         targets = expert.next_push(state_of(simulator.agent, simulator.block), target)
         target = targets[-1].astype(np.float64)
-        pushes += 1
         for action in targets[: max_steps - len(actions)]:
             agents.append(simulator.agent_position())
             blocks.append(simulator.block_pose())
@@ -108,7 +105,6 @@ def solve(seed: int, style: Style | None = None, max_steps: int = 300) -> Solved
         actions=np.array(actions, dtype=np.float32),
         rewards=np.array(rewards, dtype=np.float32),
         success=solved,
-        pushes=pushes,
     )
 
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import re
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -29,7 +28,6 @@ from trainables.interface import Fault
 __all__ = ["GymnasiumEnvironment", "environment_faults", "make_environment"]
 
 PUSHT = "gym_pusht/PushT-v0"
-_VERSIONED = re.compile(r"-v\d+$")
 
 
 class GymnasiumEnvironment:

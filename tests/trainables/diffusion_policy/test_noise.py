@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from noise_processes import alphas_cumprod, asked_timesteps
 from small_policy import generators
 from torch import Tensor
 
@@ -36,7 +37,7 @@ def perfect(diffusion: NoiseProcess, action: Tensor) -> Callable[[Tensor, int], 
     """A network that knows the clean action."""
 
     def predict(noisy: Tensor, timestep: int) -> Tensor:
-        share = diffusion.alphas_cumprod[timestep]
+        share = alphas_cumprod(diffusion)[timestep]
         noise = (noisy - share.sqrt() * action) / (1 - share).sqrt()
         return diffusion.target(action, noise, torch.full((len(action),), timestep))
 
@@ -45,7 +46,7 @@ def perfect(diffusion: NoiseProcess, action: Tensor) -> Callable[[Tensor, int], 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_noise_schedules_have_their_formulas(schedule: str) -> None:
-    actual = process(beta_schedule=schedule).alphas_cumprod.double()
+    actual = alphas_cumprod(process(beta_schedule=schedule)).double()
     grid = torch.linspace(0, 1, 100, dtype=torch.float64)
     if schedule == "squaredcos_cap_v2":
         edges = ((torch.arange(101, dtype=torch.float64) / 100 + 0.008) / 1.008 * torch.pi / 2).cos() ** 2
@@ -62,7 +63,7 @@ def test_noise_is_added_and_targets_are_what_the_names_say(kind: str) -> None:
     action, noise, timesteps = torch.randn(5, 8, 2), torch.randn(5, 8, 2), torch.tensor([0, 7, 50, 98, 99])
     for prediction in PREDICTIONS:
         diffusion = process(noise_scheduler_type=kind, prediction_type=prediction)
-        share = diffusion.alphas_cumprod[timesteps].view(-1, 1, 1)
+        share = alphas_cumprod(diffusion)[timesteps].view(-1, 1, 1)
         noisy = diffusion.add_noise(action, noise, timesteps)
         torch.testing.assert_close(noisy, share.sqrt() * action + (1 - share).sqrt() * noise)
         expected = {
@@ -122,7 +123,7 @@ def test_every_number_of_steps_gives_finite_actions(timesteps: int) -> None:
     diffusion = process(num_train_timesteps=timesteps)
     for sampler in SAMPLERS:
         for count in {1, 2, timesteps // 3 or 1, timesteps - 1, timesteps}:
-            asked = diffusion.timesteps(sampler, count)
+            asked = asked_timesteps(diffusion, sampler, count)
             assert 1 <= len(asked) <= count
             assert asked == sorted(set(asked), reverse=True)
             denoised = diffusion.denoise(

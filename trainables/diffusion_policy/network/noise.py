@@ -92,11 +92,6 @@ class NoiseProcess:
         self._training = self._build(noise_scheduler_type)
         self._samplers: dict[str, Any] = {}
 
-    @property
-    def alphas_cumprod(self) -> Tensor:
-        """Share of the clean action's variance that is left at each timestep: (num_train_timesteps,)."""
-        return self._training.alphas_cumprod
-
     def add_noise(self, action_BTA: Tensor, noise_BTA: Tensor, timesteps_B: Tensor) -> Tensor:
         """Mix clean actions and noise as of the given timesteps (B,)."""
         return self._training.add_noise(action_BTA, noise_BTA, timesteps_B)
@@ -108,10 +103,6 @@ class NoiseProcess:
         if self.prediction_type == "sample":
             return action_BTA
         return self._training.get_velocity(action_BTA, noise_BTA, timesteps_B)
-
-    def timesteps(self, sampler: str, num_inference_steps: int) -> list[int]:
-        """The timesteps at which ``sampler`` asks the network, the noisiest first."""
-        return self._prepared(sampler, num_inference_steps).timesteps.tolist()
 
     def denoise(
         self,
