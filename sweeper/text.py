@@ -1,4 +1,4 @@
-"""Text for messages: first and last line, the nearest known name, sizes and values in words."""
+"""Text for messages: first and last line, counts, the nearest known name, sizes and values in words."""
 
 from __future__ import annotations
 
@@ -7,7 +7,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["describe_size", "describe_value", "first_line", "is_there", "last_line", "nearest"]
+__all__ = [
+    "counted",
+    "describe_size",
+    "describe_value",
+    "first_line",
+    "is_there",
+    "last_line",
+    "nearest",
+    "shortened",
+]
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
@@ -58,3 +67,13 @@ def last_line(text: str, otherwise: str = "") -> str:
     """The last line of a text that is not blank, without its full stop; ``otherwise`` where there is none."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1].rstrip(".") if lines else otherwise
+
+
+def counted(number: float, what: str) -> str:
+    """``1 GPU``, ``0.5 GPUs``, ``4 CPUs``."""
+    return f"{number:g} {what}" + ("" if number == 1 else "s")
+
+
+def shortened(text: str, most: int) -> str:
+    """The text, or as much of it as fits into ``most`` characters with three dots."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."

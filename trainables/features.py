@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 __all__ = ["ACTION", "ENVIRONMENT_STATE", "STATE", "Feature", "FeatureType", "PolicyFeatures"]
 
@@ -83,3 +84,15 @@ class PolicyFeatures:
         if not actions:
             raise ValueError(f"no feature is called {ACTION!r} among {[feature.name for feature in listed]}")
         return PolicyFeatures(tuple(f for f in listed if f.type is not FeatureType.ACTION), actions[0])
+
+    @staticmethod
+    def from_json(listed: Any) -> PolicyFeatures:
+        """The features as a checkpoint of this project describes them.
+
+        Raises:
+            KeyError, TypeError, ValueError: Where they are not described so.
+        """
+        return PolicyFeatures.of(
+            Feature(str(item["name"]), FeatureType(item["type"]), tuple(int(n) for n in item["shape"]))
+            for item in listed
+        )

@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,7 @@ import yaml
 
 from benchmarks.chaos.trainable import PLACE
 from sweeper.layout import JOURNAL, LOG, trial_folder
+from sweeper.machines.ssh import unused_port
 from sweeper.records.events import Event
 from sweeper.records.journal import read_journal
 from sweeper.trial.exchange import ATTEMPT, REPORTS, TIME
@@ -39,7 +39,6 @@ __all__ = [
     "RayCluster",
     "SweepFolder",
     "eventually",
-    "free_port",
     "interrupt",
 ]
 
@@ -57,13 +56,6 @@ def eventually(condition: Callable[[], Any], seconds: float = PATIENCE_S, every:
             return False
         time.sleep(every)
     return True
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens at."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass
@@ -355,7 +347,7 @@ class RayCluster:
 
     def __init__(self, arena: Arena, cpus: int) -> None:
         self._arena = arena
-        self._port = free_port()
+        self._port = unused_port()
         self.address = f"127.0.0.1:{self._port}"
         for _ in range(3):  # a busy machine may take longer than Ray's own patience
             self.head = self._start("--head", f"--port={self._port}", "--include-dashboard=false", cpus=cpus)
@@ -428,11 +420,11 @@ class RayCluster:
 
     def _start(self, *options: str, cpus: int) -> tuple[subprocess.Popen[bytes], Path, str]:
         ports: Sequence[str] = [
-            f"--{name}={free_port()}"
+            f"--{name}={unused_port()}"
             for name in ("metrics-export-port", "runtime-env-agent-port", "dashboard-agent-listen-port")
         ]
         if "--head" in options:
-            ports = [*ports, f"--ray-client-server-port={free_port()}"]
+            ports = [*ports, f"--ray-client-server-port={unused_port()}"]
         store = 80 * 1024**2
         ray = str(Path(sys.executable).with_name("ray"))
         given = [f"--num-cpus={cpus}", f"--object-store-memory={store}", "--disable-usage-stats", "--block"]

@@ -14,9 +14,10 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from benchmarks.chaos.arena import Arena, SweepFolder, eventually, free_port
+from benchmarks.chaos.arena import Arena, SweepFolder, eventually
 from benchmarks.chaos.checks import Tally, examine
 from benchmarks.chaos.kinds import Order, begin, finish, synchronise, wait_for_step
+from sweeper.machines.ssh import unused_port
 
 __all__ = ["OUTAGES", "Server"]
 
@@ -32,7 +33,7 @@ class Server:
     def __init__(self, arena: Arena, name: str) -> None:
         self._arena = arena
         self._folder = arena.folder / name
-        self._port = free_port()
+        self._port = unused_port()
         self._process: subprocess.Popen[bytes] | None = None
         self.uri = f"http://127.0.0.1:{self._port}"
 

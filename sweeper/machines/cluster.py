@@ -17,6 +17,7 @@ import yaml
 from sweeper.errors import ResourceError, UserError
 from sweeper.machines.machine import find_machine
 from sweeper.spec.sweep import ResourceSpec, SettledResources
+from sweeper.text import counted
 
 __all__ = ["Cluster", "Kind", "Node", "settle"]
 
@@ -122,7 +123,7 @@ class Cluster:
 
     def __str__(self) -> str:
         where = "this machine" if self.local else f"the cluster at {self.address}"
-        return f"{where} ({_count(self.cpus, 'CPU')}, {_count(self.gpus, 'GPU')})"
+        return f"{where} ({counted(self.cpus, 'CPU')}, {counted(self.gpus, 'GPU')})"
 
 
 def settle(wanted: ResourceSpec, cluster: Cluster, trials: int | None = None) -> SettledResources:
@@ -215,9 +216,5 @@ def scaled_kinds(file: Path | None) -> tuple[tuple[Kind, ...], int]:
 
 
 def _need(workers: int, each: float, what: str) -> str:
-    total = _count(workers * each, what)
+    total = counted(workers * each, what)
     return total if workers == 1 else f"{total} ({workers} workers with {each:g} each)"
-
-
-def _count(number: float, what: str) -> str:
-    return f"{number:g} {what}" + ("" if number == 1 else "s")

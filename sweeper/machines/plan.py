@@ -12,7 +12,7 @@ from typing import Any
 from sweeper.machines.machine import Machine, find_machine
 from sweeper.spec.space_file.fields import is_path
 from sweeper.spec.sweep import SettledResources, SweepSpec
-from sweeper.text import describe_size, is_there
+from sweeper.text import counted, describe_size, is_there
 from trainables import registry
 from trainables.interface import STEPS, StartsFromCheckpoints, Trainable, is_url
 
@@ -174,12 +174,12 @@ def _resource_warnings(plan: Plan) -> list[str]:
     found = []
     if resources.gpu_per_trial > machine.gpus:
         found.append(
-            f"A trial needs {_count(resources.gpu_per_trial, 'GPU')}, and this machine has {machine.gpus}. "
+            f"A trial needs {counted(resources.gpu_per_trial, 'GPU')}, and this machine has {machine.gpus}. "
             "Launch it on a cluster (--address), or set resources.gpu_per_worker=0."
         )
     elif resources.cpu_per_trial > machine.cpus:
         found.append(
-            f"A trial needs {_count(resources.cpu_per_trial, 'CPU')}, and this machine has {machine.cpus}. "
+            f"A trial needs {counted(resources.cpu_per_trial, 'CPU')}, and this machine has {machine.cpus}. "
             "Launch it on a cluster (--address), or set resources.cpu_per_worker=auto."
         )
     if plan.disk_gb > machine.disk_gb:
@@ -197,7 +197,7 @@ def _space_warnings(plan: Plan) -> list[str]:
     found = []
     if plan.combinations is not None and plan.combinations < trials:
         found.append(
-            f"The space has only {_count(plan.combinations, 'combination')}: the sweep ends after them, "
+            f"The space has only {counted(plan.combinations, 'combination')}: the sweep ends after them, "
             f"short of budget.trials = {trials}."
         )
     if plan.kept_share < RARE:
@@ -231,7 +231,3 @@ def _path_warnings(spec: SweepSpec, trainable: Trainable) -> list[str]:
         for path in (paths if isinstance(paths, list) else [paths])
         if path is not None and not is_url(path) and not is_there(Path(path))
     ]
-
-
-def _count(number: float, what: str) -> str:
-    return f"{number:g} {what}" + ("" if number == 1 else "s")

@@ -24,7 +24,7 @@ import yaml
 from sweeper.errors import SweeperError, UserError
 from sweeper.text import last_line
 
-__all__ = ["ENVIRONMENT", "ClusterHead", "find_cluster_head"]
+__all__ = ["ENVIRONMENT", "ClusterHead", "find_cluster_head", "unused_port"]
 
 ENVIRONMENT = "~/.sweeper/environment.sh"
 """What set-up writes on every node (scripts/setup_node.sh)."""
@@ -118,7 +118,7 @@ class ClusterHead:
         Raises:
             SweeperError: Where there is no way to the head.
         """
-        local = wanted or _free_port()
+        local = wanted or unused_port()
         process = subprocess.Popen(
             [*self._ssh(), "-N", "-L", f"{LOOPBACK}:{local}:{LOOPBACK}:{port}", self._target()],
             stdin=subprocess.DEVNULL,
@@ -256,7 +256,8 @@ def _ask_provider(file: Path, config: Mapping[str, Any]) -> tuple[str, Mapping[s
         ) from error
 
 
-def _free_port() -> int:
+def unused_port() -> int:
+    """A port of this machine that no process listens at."""
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         return int(probe.getsockname()[1])

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sweeper.errors import ExpressionError
+from sweeper.text import shortened
 
 __all__ = ["Expression"]
 
@@ -143,7 +144,7 @@ def _one_line(text: str) -> str:
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= 80 else text[:77] + "..."
+    return shortened(text, 80)
 
 
 def _check(node: ast.expr, text: str, depth: int = 0) -> None:

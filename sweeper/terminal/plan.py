@@ -11,7 +11,7 @@ from rich.text import Text
 from sweeper.machines.plan import Plan
 from sweeper.spec.space import Parameter
 from sweeper.terminal.faults import indented
-from sweeper.text import describe_size, describe_value
+from sweeper.text import counted, describe_size, describe_value
 
 __all__ = ["describe_range", "describe_scale", "print_plan"]
 
@@ -165,7 +165,7 @@ def _early_stop(plan: Plan) -> str:
 
 
 def _count(number: float, what: str) -> str:
-    return f"no {what}" if number == 0 else f"{number:g} {what}" + ("s" if number > 1 else "")
+    return f"no {what}" if number == 0 else counted(number, what)
 
 
 def _tracking(plan: Plan) -> str:

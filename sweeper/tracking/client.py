@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from sweeper.masking import masked
+from sweeper.text import shortened
 
 __all__ = ["OutageError", "attempt", "legal_key", "one_line", "quieten"]
 
@@ -49,7 +50,7 @@ def attempt(request: Callable[[], T]) -> T:
 def one_line(error: BaseException) -> str:
     """What is wrong, short enough for a status, and without passwords."""
     lines = masked(str(error)).strip().splitlines() or [type(error).__name__]
-    return lines[0] if len(lines[0]) <= 300 else lines[0][:297] + "..."
+    return shortened(lines[0], 300)
 
 
 def legal_key(name: str) -> str:

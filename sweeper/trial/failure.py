@@ -20,7 +20,7 @@ from typing import Any
 from sweeper.errors import TrialError
 from sweeper.layout import ERROR, ERROR_TEXT, write_synced, write_whole
 from sweeper.masking import masked
-from sweeper.text import last_line
+from sweeper.text import last_line, shortened
 from trainables.interface import TrainableError
 
 __all__ = [
@@ -255,7 +255,7 @@ def _why_gone(text: str) -> str:
     )
     telling = [line for line in lines if re.search(r"node|killed|exit", line)]
     line = (telling or lines or ["its process ended without a word"])[-1].rstrip(".")
-    return line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE - 1]}…"
+    return shortened(line, LONGEST_LINE)
 
 
 def tail(text: str) -> str:

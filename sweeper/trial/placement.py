@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.layout import write_whole
+from sweeper.text import counted
 
 __all__ = [
     "WAITING",
@@ -94,7 +95,7 @@ def needs_text(bundles: Sequence[Mapping[str, float]]) -> str:
     for kind in ("GPU", "CPU"):
         total = sum(bundle.get(kind, 0.0) for bundle in bundles)
         if total:
-            parts.append(f"{total:g} {kind}" + ("" if total == 1 else "s"))
+            parts.append(counted(total, kind))
     return " and ".join(parts) or "a place"
 
 

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ import pytest
 import yaml
 
 from sweeper.layout import JOURNAL
+from sweeper.machines.ssh import unused_port
 from sweeper.records.journal import read_journal
 from sweeper.records.sweep_state import read_sweep
 
@@ -39,12 +39,6 @@ resources: {{workers: 1, gpu_per_worker: 0, cpu_per_worker: 1}}
 
 PATIENCE_S = 400
 """On a machine with much else to do; none of it is waited for where all is well."""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Place:
@@ -115,7 +109,7 @@ class Place:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """A cluster of one CPU that somebody else started, on ports of its own."""
     folder = tmp_path_factory.mktemp("steering")
-    address = f"127.0.0.1:{free_port()}"
+    address = f"127.0.0.1:{unused_port()}"
     made = Place(folder, address)
     with (folder / "ray.log").open("w") as log, tempfile.TemporaryDirectory(prefix="ray-") as sockets:
         head = subprocess.Popen(
@@ -128,7 +122,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
                     "--include-dashboard",
                     "false",
                     "--ray-client-server-port",
-                    str(free_port()),
+                    str(unused_port()),
                 ),
                 *("--object-store-memory", "100000000", "--disable-usage-stats"),
                 # Sockets lie below, and their names are short.

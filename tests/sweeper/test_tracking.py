@@ -9,7 +9,6 @@ import contextlib
 import json
 import math
 import os
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from small_sweeps import LR, SCHEDULE, SUCCESS, sweep
 
 from sweeper.errors import UserError
 from sweeper.layout import DATABASE, JOURNAL
+from sweeper.machines.ssh import unused_port
 from sweeper.records.events import EventKind
 from sweeper.records.journal import Journal
 from sweeper.tracking.tracker import Tracker, tracking_uri
@@ -356,9 +356,7 @@ class Server:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = unused_port()
         self.uri = f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None
 

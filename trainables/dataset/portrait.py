@@ -28,6 +28,7 @@ from trainables.dataset.drawing import (
     fitted,
 )
 from trainables.dataset.errors import DatasetError
+from trainables.dataset.statistics import evenly
 from trainables.features import ACTION, STATE, FeatureType
 from trainables.interface import silent
 
@@ -145,7 +146,7 @@ def _title(dataset: LeRobotDataset) -> str:
 
 def _contact_sheet(dataset: LeRobotDataset, camera: str) -> Image.Image:
     """Rows are episodes spread over the dataset, columns are moments spread over each."""
-    places = _evenly(len(dataset.episodes), SHEET_EPISODES)
+    places = evenly(len(dataset.episodes), SHEET_EPISODES)
     channels, height, width = next(f.shape for f in dataset.policy_features.cameras if f.name == camera)
     cell = (CELL_PX, max(1, round(CELL_PX * height / width)))
     columns = min(SHEET_TIMES, max(len(dataset.episodes[int(place)]) for place in places))
@@ -160,7 +161,7 @@ def _contact_sheet(dataset: LeRobotDataset, camera: str) -> Image.Image:
         episode = dataset.episodes[int(place)]
         top = HEADER + MARGIN // 2 + number * row_px
         _label(page, dataset, episode, top)
-        rows = episode.start + _evenly(len(episode), columns)
+        rows = episode.start + evenly(len(episode), columns)
         pictures = _pictures(dataset, camera, rows, cell)
         for column, row in enumerate(rows):
             left = MARGIN + LABEL_PX + column * (cell[0] + GAP)
@@ -197,10 +198,6 @@ def _coloured(picture_CHW: NDArray[np.uint8], channels: int) -> NDArray[np.uint8
     """A picture as (H, W, 3)."""
     three_CHW = picture_CHW.repeat(3, axis=0) if channels == 1 else picture_CHW[:3]
     return np.ascontiguousarray(np.moveaxis(three_CHW, 0, -1))
-
-
-def _evenly(count: int, most: int) -> NDArray[np.int64]:
-    return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)
 
 
 # -- distributions

@@ -17,6 +17,7 @@ __all__ = [
     "IMAGENET_STD",
     "QUANTILES",
     "Statistics",
+    "evenly",
     "image_histogram",
     "image_statistics",
     "imagenet_statistics",
@@ -123,6 +124,9 @@ def imagenet_statistics() -> dict[str, np.ndarray]:
 def sample_rows(rows: NDArray[np.int64], values_per_frame: int) -> NDArray[np.int64]:
     """Choose the frames whose pixels are counted: evenly spaced, always the same ones for the same rows."""
     most = min(max(SAMPLED_VALUES // values_per_frame, FEWEST_FRAMES), MOST_FRAMES)
-    if len(rows) <= most:
-        return rows
-    return rows[np.linspace(0, len(rows) - 1, most).round().astype(np.int64)]
+    return rows[evenly(len(rows), most)]
+
+
+def evenly(count: int, most: int) -> NDArray[np.int64]:
+    """At most so many of the numbers below ``count``, evenly spread, the first and the last among them."""
+    return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)

@@ -15,7 +15,7 @@ from sweeper.spec.space import Parameter, Space
 from sweeper.spec.space_file.document import Document
 from sweeper.spec.space_file.fields import PARAMETER_KEYS, PARAMETER_WORDS, coerce, is_path, value_problem
 from sweeper.spec.space_file.yaml_nodes import Node, Place
-from sweeper.text import is_there, nearest
+from sweeper.text import is_there, nearest, shortened
 from trainables.interface import FieldInfo, StartsFromCheckpoints, is_url
 
 __all__ = ["SpacePlaces", "read_config", "read_inherited", "read_space"]
@@ -419,5 +419,4 @@ def _defaults(
 
 
 def _short(value: Any) -> str:
-    text = "null" if value is None else repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return shortened("null" if value is None else repr(value), 60)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from trainables.dataset.errors import DatasetError
 from trainables.dataset.format.decode import FramePart, decode_part
 from trainables.dataset.format.tables import available_cpus
-from trainables.dataset.statistics import PIXEL_VALUES, image_histogram
+from trainables.dataset.statistics import PIXEL_VALUES, evenly, image_histogram
 
 if TYPE_CHECKING:
     from trainables.dataset.lerobot_dataset import LeRobotDataset
@@ -96,15 +96,10 @@ def sampled_rows(
         return np.empty(0, np.int64)
     if every_frame:
         return np.concatenate([np.arange(episode.start, episode.stop) for episode in episodes])
-    chosen = _evenly(len(episodes), SAMPLED_EPISODES)
+    chosen = evenly(len(episodes), SAMPLED_EPISODES)
     each = min(max(SAMPLED_FRAMES // len(chosen), FEWEST_PER_EPISODE), MOST_PER_EPISODE)
     picked = [episodes[int(number)] for number in chosen]
-    return np.concatenate([episode.start + _evenly(len(episode), each) for episode in picked])
-
-
-def _evenly(count: int, most: int) -> NDArray[np.int64]:
-    """At most so many of the numbers below ``count``, evenly spread, the first and the last among them."""
-    return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)
+    return np.concatenate([episode.start + evenly(len(episode), each) for episode in picked])
 
 
 def look_at(dataset: LeRobotDataset, camera: str, rows: NDArray[np.int64], progress: Progress) -> Looks:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trainables.dataset.format.metadata import listed
+from trainables.dataset.format.schema import dimension_texts
 from trainables.features import ACTION, STATE
 from trainables.ranges import compressed
 
@@ -74,19 +75,8 @@ def dimension_names(dataset: LeRobotDataset, feature: str) -> list[str]:
     """Names of a vector's dimensions as info.json has them; their numbers where it has none."""
     described = dataset.features[feature]
     size = int(np.prod(described.shape))
-    names = list(_texts(described.names))
+    names = dimension_texts(described.names)
     return names if len(names) == size else [str(number) for number in range(size)]
-
-
-def _texts(names: Any) -> Iterable[str]:
-    if isinstance(names, dict):
-        for value in names.values():
-            yield from _texts(value)
-    elif isinstance(names, (list, tuple)):
-        for value in names:
-            yield from _texts(value)
-    elif isinstance(names, str):
-        yield names
 
 
 def name_dimensions(dataset: LeRobotDataset, feature: str, dimensions: Sequence[int]) -> str:

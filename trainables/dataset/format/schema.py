@@ -94,3 +94,14 @@ def _channels_first(feature: DatasetFeature) -> tuple[int, ...]:
     else:
         recorded_first = first in CHANNELS and third not in CHANNELS
     return (first, second, third) if recorded_first else (third, first, second)
+
+
+def dimension_texts(names: Any) -> list[str]:
+    """The names of a vector's dimensions, however info.json nests them."""
+    if isinstance(names, str):
+        return [names]
+    if isinstance(names, Mapping):
+        names = list(names.values())
+    if not isinstance(names, (list, tuple)):
+        return []
+    return [text for value in names for text in dimension_texts(value)]

@@ -8,10 +8,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from trainables.dataset.format.metadata import EpisodeRecord, Metadata, listed
-from trainables.dataset.format.schema import INDEX_FEATURES, DatasetFeature, policy_feature
+from trainables.dataset.format.schema import INDEX_FEATURES, DatasetFeature, dimension_texts, policy_feature
 from trainables.features import ACTION, ENVIRONMENT_STATE, STATE, Feature, FeatureType, PolicyFeatures
 from trainables.interface import Fault
 from trainables.ranges import Choice
@@ -264,7 +263,7 @@ def _feature_differs(
         if len(shapes[0]) == 3:
             remedy = f"Record at one size, or leave the camera out of {OBSERVATIONS}."
         return [Fault(field, problem, remedy)]
-    names = [_texts(metadata.features[feature].names) for metadata in (first_set, other_set)]
+    names = [dimension_texts(metadata.features[feature].names) for metadata in (first_set, other_set)]
     if len(shapes[0]) == 1 and names[0] != names[1] and sorted(names[0]) == sorted(names[1]):
         problem = (
             f"{feature} has its dimensions in another order in {other_name} ({', '.join(names[1])}) "
@@ -274,12 +273,3 @@ def _feature_differs(
             Fault(field, problem, "Bring them into one order: the policy knows dimensions by their place.")
         ]
     return []
-
-
-def _texts(names: Any) -> list[str]:
-    """The names of a vector's dimensions, however info.json nests them."""
-    if isinstance(names, str):
-        return [names]
-    if isinstance(names, Mapping):
-        names = list(names.values())
-    return [text for value in names for text in _texts(value)] if isinstance(names, (list, tuple)) else []

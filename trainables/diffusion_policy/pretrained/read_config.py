@@ -26,7 +26,7 @@ from trainables.diffusion_policy.pretrained.lerobot_processors import (
     find_step,
 )
 from trainables.diffusion_policy.pretrained.pretrained_config import PretrainedConfig, path_error, read_json
-from trainables.features import Feature, FeatureType, PolicyFeatures
+from trainables.features import PolicyFeatures
 
 __all__ = ["read_config"]
 
@@ -109,10 +109,7 @@ def _read_own(folder: Path, stated: Mapping[str, Any]) -> PretrainedConfig:
     if faults:
         raise path_error(f"{config}: {' '.join(faults)}")
     try:
-        features = PolicyFeatures.of(
-            Feature(str(item["name"]), FeatureType(item["type"]), tuple(int(n) for n in item["shape"]))
-            for item in stated["features"]
-        )
+        features = PolicyFeatures.from_json(stated["features"])
     except (KeyError, TypeError, ValueError) as error:
         raise path_error(f"{config}: its features cannot be read ({error}).") from error
     return PretrainedConfig(folder, "sweeper", values, features, notes)

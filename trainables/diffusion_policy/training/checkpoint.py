@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from trainables.dataset.statistics import Statistics
 from trainables.diffusion_policy.config.diffusion_config import FIELDS, DiffusionConfig
-from trainables.features import Feature, FeatureType, PolicyFeatures
+from trainables.features import PolicyFeatures
 from trainables.files import put_in_place, write_json
 from trainables.interface import TrainableError
 
@@ -146,7 +146,7 @@ def read(folder: Path, *, device: str | torch.device = "cpu") -> Snapshot:
         return Snapshot(
             step=int(state["step"]),
             config=DiffusionConfig.from_flat(config),
-            features=_features_from_json(described["features"]),
+            features=PolicyFeatures.from_json(described["features"]),
             statistics=_unflatten(load_arrays(folder / "statistics.safetensors")),
             model=load_file(folder / "model.safetensors", device=str(device)),
             ema=load_file(ema, device=str(device)) if ema.exists() else None,
@@ -228,10 +228,3 @@ def _unflatten(flat: Mapping[str, np.ndarray]) -> Statistics:
         feature, _, name = joined.rpartition("/")
         statistics.setdefault(feature, {})[name] = value
     return statistics
-
-
-def _features_from_json(listed: Any) -> PolicyFeatures:
-    return PolicyFeatures.of(
-        Feature(str(item["name"]), FeatureType(item["type"]), tuple(int(n) for n in item["shape"]))
-        for item in listed
-    )
