@@ -35,10 +35,9 @@ ui: $(STAMP)
 
 install: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt scripts/prepare_system.sh
+$(STAMP): pyproject.toml constraints.txt setup.py scripts/prepare_system.sh scripts/install.py
 	sh scripts/prepare_system.sh $(PYTHON)
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || (rm -rf $(VENV); false)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[pusht,samplers,dev]"
+	$(PYTHON) scripts/install.py --into $(VENV) ".[pusht,samplers,dev]"
 	touch $(STAMP)
 
 clean:
