@@ -20,7 +20,7 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest $(PARALLEL) -m "not ray and not slow"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not ray and not slow" --durations=10
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks

@@ -2,7 +2,8 @@
 
     python scripts/install.py [--into FOLDER] [--compile] [REQUIREMENT ...]
 
-    --into FOLDER  a virtual environment, created if missing; default: the environment of the Python that runs this
+    --into FOLDER  a virtual environment, created if missing; default: the environment of the Python that
+    runs this
     --compile      compile all modules now, not when they are first imported
     REQUIREMENT    as for pip: ".[pusht]" is this checkout, installed editable; default: "."
 

@@ -66,6 +66,7 @@ def try_policy(folder: Path) -> None:
         assert str(error).strip()  # noqa: PT017 - whether it is refused depends on the damage
 
 
+@pytest.mark.slow
 @fuzz(1.0, 40)
 @given(data=st.data())
 def test_descriptions_with_damaged_values(whole, tmp_path_factory, data) -> None:
@@ -77,6 +78,7 @@ def test_descriptions_with_damaged_values(whole, tmp_path_factory, data) -> None
     shutil.rmtree(folder.parent)
 
 
+@pytest.mark.slow
 @fuzz(1.0, 40)
 @given(data=st.data())
 def test_files_with_damaged_bytes(whole, tmp_path_factory, data) -> None:
@@ -88,6 +90,7 @@ def test_files_with_damaged_bytes(whole, tmp_path_factory, data) -> None:
     shutil.rmtree(folder.parent)
 
 
+@pytest.mark.slow
 @fuzz(1.0, 30)
 @given(data=st.data())
 def test_tensors_that_claim_to_be_something_else(whole, tmp_path_factory, data) -> None:

@@ -83,6 +83,7 @@ def copied(whole: Path, factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 @fuzz(1.0, 60)
 @given(data=st.data())
 def test_info_json_with_damaged_values(whole, tmp_path_factory, data) -> None:
@@ -93,6 +94,7 @@ def test_info_json_with_damaged_values(whole, tmp_path_factory, data) -> None:
     shutil.rmtree(root.parent)
 
 
+@pytest.mark.slow
 @fuzz(0.5, 30)
 @given(data=st.data())
 def test_metadata_files_with_damaged_bytes(whole, tmp_path_factory, data) -> None:
@@ -105,6 +107,7 @@ def test_metadata_files_with_damaged_bytes(whole, tmp_path_factory, data) -> Non
     shutil.rmtree(root.parent)
 
 
+@pytest.mark.slow
 @fuzz(1.0, 60)
 @given(data=st.data())
 def test_metadata_tables_with_damaged_values(whole, tmp_path_factory, data) -> None:

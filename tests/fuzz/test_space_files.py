@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
@@ -59,6 +60,7 @@ def dumped(tree: Any) -> bytes:
     return yaml.safe_dump(tree, allow_unicode=True).encode("utf-8", "surrogatepass")
 
 
+@pytest.mark.slow
 @fuzz(1.0, 60)
 @given(data=st.data())
 def test_a_space_with_damaged_values_is_refused_or_planned(tmp_path_factory, data) -> None:
@@ -66,6 +68,7 @@ def test_a_space_with_damaged_values_is_refused_or_planned(tmp_path_factory, dat
     try_space(tmp_path_factory.mktemp("fuzz"), dumped(data.draw(damaged_trees(space))))
 
 
+@pytest.mark.slow
 @fuzz(1.0, 60)
 @given(data=st.data())
 def test_a_space_with_damaged_bytes_is_refused_or_planned(tmp_path_factory, data) -> None:
@@ -73,6 +76,7 @@ def test_a_space_with_damaged_bytes_is_refused_or_planned(tmp_path_factory, data
     try_space(tmp_path_factory.mktemp("fuzz"), data.draw(damaged_bytes(whole)))
 
 
+@pytest.mark.slow
 @fuzz(0.5, 30)
 @given(data=st.data())
 def test_overrides_are_refused_or_planned(tmp_path_factory, data) -> None:
@@ -83,6 +87,7 @@ def test_overrides_are_refused_or_planned(tmp_path_factory, data) -> None:
     try_space(tmp_path_factory.mktemp("fuzz"), file.read_bytes(), tuple(overrides))
 
 
+@pytest.mark.slow
 @fuzz(1.0, 200)
 @given(words=st.lists(st.one_of(st.sampled_from(WORDS), st.text(max_size=4)), max_size=14))
 def test_an_expression_has_a_value_or_is_refused(words) -> None:

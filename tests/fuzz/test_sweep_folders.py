@@ -160,6 +160,7 @@ def test_a_whole_folder_is_read_by_every_command(whole: Path) -> None:
         assert result.exit_code == 0, result.output
 
 
+@pytest.mark.slow
 @fuzz(1.0, 40)
 @given(data=st.data())
 def test_journals_with_damaged_values(whole, tmp_path_factory, data) -> None:
@@ -172,6 +173,7 @@ def test_journals_with_damaged_values(whole, tmp_path_factory, data) -> None:
     shutil.rmtree(folder.parent)
 
 
+@pytest.mark.slow
 @fuzz(0.5, 20)
 @given(data=st.data())
 def test_journals_with_lines_lost_doubled_or_exchanged(whole, tmp_path_factory, data) -> None:
@@ -183,6 +185,7 @@ def test_journals_with_lines_lost_doubled_or_exchanged(whole, tmp_path_factory, 
     shutil.rmtree(folder.parent)
 
 
+@pytest.mark.slow
 @fuzz(1.0, 30)
 @given(data=st.data())
 def test_files_with_damaged_bytes(whole, tmp_path_factory, data) -> None:
@@ -193,6 +196,7 @@ def test_files_with_damaged_bytes(whole, tmp_path_factory, data) -> None:
     shutil.rmtree(folder.parent)
 
 
+@pytest.mark.slow
 @fuzz(0.5, 15)
 @given(data=st.data())
 def test_what_was_sent_to_mlflow_with_damaged_values(whole, tmp_path_factory, data) -> None:

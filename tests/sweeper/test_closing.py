@@ -15,11 +15,11 @@ from small_trainable import TRAINABLE
 from sweeper.cli import main
 from sweeper.driver.closing import close
 from sweeper.driver.opening import open_sweep
+from sweeper.driver.opening import sweep_state as results
 from sweeper.driver.recorder import Outcome, Recorder
 from sweeper.driver.resume import is_driven, resume
 from sweeper.errors import UserError
 from sweeper.layout import JOURNAL
-from sweeper.records import sweep_state as results
 from sweeper.records.events import EventKind
 from sweeper.records.journal import Journal, read_journal
 from sweeper.records.sweep_state import read_sweep
@@ -56,6 +56,7 @@ def go_on(spec: SweepSpec, *changes: str) -> tuple[int, str]:
     return code, console.file.getvalue()
 
 
+@pytest.mark.slow
 def test_the_next_driver_closes_the_books_and_mlflow_has_everything(cut_off: SweepSpec) -> None:
     from mlflow.tracking import MlflowClient
 
@@ -69,6 +70,7 @@ def test_the_next_driver_closes_the_books_and_mlflow_has_everything(cut_off: Swe
     assert [run.info.status for run in runs] == ["FINISHED"] * 3
 
 
+@pytest.mark.slow
 def test_once_they_are_closed_nothing_is_left_to_do(cut_off: SweepSpec) -> None:
     go_on(cut_off)
     before = (cut_off.folder / JOURNAL).read_bytes()
@@ -77,6 +79,7 @@ def test_once_they_are_closed_nothing_is_left_to_do(cut_off: SweepSpec) -> None:
     assert (cut_off.folder / JOURNAL).read_bytes() == before
 
 
+@pytest.mark.slow
 def test_where_every_trial_failed_it_says_so(cut_off: SweepSpec) -> None:
     journal = cut_off.folder / JOURNAL
     lines = journal.read_text().replace('"status": "completed"', '"status": "failed"')
@@ -87,6 +90,7 @@ def test_where_every_trial_failed_it_says_so(cut_off: SweepSpec) -> None:
     assert [event["event"] for event in read_journal(journal).events][-1] == "sweep_end"
 
 
+@pytest.mark.slow
 def test_a_trial_that_the_killed_driver_left_running_is_ended_everywhere(
     cut_off: SweepSpec, tmp_path: Path
 ) -> None:
@@ -106,6 +110,7 @@ def test_a_trial_that_the_killed_driver_left_running_is_ended_everywhere(
     assert "RUNNING" not in [run.info.status for run in runs]
 
 
+@pytest.mark.slow
 def test_a_limit_that_is_used_up_ends_a_sweep_that_nobody_closed(cut_off: SweepSpec) -> None:
     journal = cut_off.folder / JOURNAL
     journal.write_text(journal.read_text().replace('"completed"', '"failed"'))
@@ -117,6 +122,7 @@ def test_a_limit_that_is_used_up_ends_a_sweep_that_nobody_closed(cut_off: SweepS
         go_on(cut_off)
 
 
+@pytest.mark.slow
 def test_what_failed_before_fails_again(cut_off: SweepSpec) -> None:
     journal = cut_off.folder / JOURNAL
     journal.write_text(journal.read_text().replace('"completed"', '"failed"'))
@@ -127,7 +133,7 @@ def test_what_failed_before_fails_again(cut_off: SweepSpec) -> None:
 def test_only_the_name_in_common_makes_no_sweep_driven(
     cut_off: SweepSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sweeper.steering import entrance as remote
+    from sweeper.driver.requests import entrance as remote
 
     sweeps, ours = cut_off.folder.parent, read_sweep(cut_off.folder).sweep_id
     monkeypatch.setattr(remote, "leave", lambda: None)

@@ -182,6 +182,7 @@ WORDS = r"""
 """
 
 
+@pytest.mark.slow
 @given(st.one_of(st.text(max_size=60), st.lists(st.sampled_from(WORDS.split()), max_size=14).map(" ".join)))
 def test_any_text_gives_a_value_or_our_error(text):
     # A refusal is an answer; any other error fails the test.

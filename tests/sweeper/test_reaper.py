@@ -18,12 +18,14 @@ def sleeper() -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 
 
+@pytest.mark.slow
 def test_what_does_not_end_by_itself_is_ended() -> None:
     process = sleeper()
     Reaper([psutil.Process(process.pid)]).close()
     assert process.wait(30) == -9
 
 
+@pytest.mark.slow
 def test_what_lies_in_the_current_folder_takes_no_librarys_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ import json
 import math
 import sqlite3
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from small_sweeps import BETA_END, ERROR, LR, SCHEDULE, SUCCESS, sweep
@@ -283,6 +284,8 @@ def locked(driver):
 @pytest.fixture
 def hasty(monkeypatch):
     monkeypatch.setattr("sweeper.search.study.BUSY_TIMEOUT_S", 0.05)
+    # Optuna tries again after up to two seconds.
+    monkeypatch.setattr("optuna.storages._rdb.storage.time", SimpleNamespace(sleep=lambda _seconds: None))
 
 
 def test_while_the_study_is_locked_the_journal_goes_on_and_the_study_is_told_later(tmp_path, hasty):

@@ -99,7 +99,7 @@ def test_a_small_sound_dataset_is_only_small(tmp_path, version):
 
 
 def test_from_100_episodes_on_their_number_is_a_note(tmp_path):
-    root = record(tmp_path / "set", (16, 20) * 50)
+    root = record(tmp_path / "set", (16, 20) * 50, camera=False)
     (finding,) = examine(root).findings
     assert (finding.check, finding.severity) == ("few_episodes", "note")
 

@@ -103,6 +103,7 @@ def test_a_dataset_of_a_store_is_the_dataset(root, cache):
     assert told == []
 
 
+@pytest.mark.slow
 def test_processes_that_ask_at_once_fetch_once(root, cache):
     # All have started before one may ask, and each file takes a while.
     together = """

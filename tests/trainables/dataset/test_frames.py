@@ -125,6 +125,7 @@ def test_a_damaged_map_is_built_anew(root, cache):
     assert told
 
 
+@pytest.mark.slow
 def test_processes_that_ask_at_once_decode_once(root, cache):
     # All have started before one may ask, and each frame takes a while.
     together = """

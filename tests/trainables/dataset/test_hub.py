@@ -136,6 +136,7 @@ def hub(root, fetched, clients):
     return server
 
 
+@pytest.mark.slow
 def test_processes_that_ask_at_once_fetch_from_the_hub_once(make_dataset, tmp_path):
     root = make_dataset(cameras={"observation.image": PICTURE}, episodes_per_file=1)
     fetched = Counter()

@@ -235,6 +235,7 @@ def test_twenty_control_steps(reference: Reference) -> None:
     same(torch.stack(executed), reference["select/actions_post"].squeeze(1), atol=2e-3)
 
 
+@pytest.mark.slow
 def test_six_optimiser_steps(folder: Path) -> None:
     reference = load_reference(folder)
     parameters = dict(reference.policy.named_parameters())

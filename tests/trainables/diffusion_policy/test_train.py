@@ -66,6 +66,7 @@ def test_reports_come_at_every_logging_step_and_every_evaluation(
         assert report.metrics["trial/step"] == report.step
 
 
+@pytest.mark.slow
 def test_training_learns_to_predict_the_next_places(small_config: dict[str, Any], tmp_path: Path) -> None:
     config = small_config | {"train.steps": 200, "train.eval_every": 100, "optimizer.lr": 3e-3}
     reports = run(config, tmp_path)

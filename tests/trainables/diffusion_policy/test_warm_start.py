@@ -81,6 +81,7 @@ def learnt(
     return further | {"policy.path": str(tmp_path / "learnt")}, reports
 
 
+@pytest.mark.slow
 def test_the_first_evaluation_is_at_the_old_level_and_not_at_zero(
     learnt: tuple[dict[str, Any], list[Report]], small_config: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -368,6 +369,7 @@ def test_on_the_other_half_of_push_t_the_first_rollouts_are_those_of_the_old_pol
         assert first.metrics["eval/action_mse"] < 0.5 * scratch.metrics["eval/action_mse"]
 
 
+@pytest.mark.slow
 def test_pretrained_weights_of_the_backbone_are_not_fetched_where_the_checkpoint_has_them(
     pictures: Path, small_config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
