@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
@@ -205,7 +206,7 @@ def _study(
 ) -> None:
     """Count what the journal has and the study does not, or has otherwise."""
     name = sweep.path.name
-    with sqlite3.connect(sweep.path / "study.db") as database:
+    with contextlib.closing(sqlite3.connect(sweep.path / "study.db")) as database:
         states = dict(database.execute("select number, state from trials"))
         told = set(
             database.execute(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from sweeper.layout import STUDY
 from sweeper.spec.expressions import Expression
 from sweeper.spec.space import Parameter, Space
 from sweeper.spec.sweep import (
@@ -68,6 +69,19 @@ def sweep(
         folder=folder,
         source="name: small\n",
     )
+
+
+@contextlib.contextmanager
+def as_optuna_reads_it(folder: Path) -> Iterator[Any]:
+    """A sweep's study, opened by Optuna alone; its connections are closed at the end."""
+    import optuna
+
+    storage = optuna.storages.RDBStorage(f"sqlite:///{folder / STUDY}")
+    try:
+        yield optuna.load_study(study_name="sweep", storage=storage)
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
 
 
 def fill(folder: Path) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import psutil
 import pytest
 from rich.console import Console
-from small_sweeps import choice
+from small_sweeps import as_optuna_reads_it, choice
 from test_launch import spec
 
 from sweeper.driver.launch import run_sweep
@@ -155,8 +155,6 @@ def test_the_series_in_mlflow_have_no_gap_and_no_point_twice(stormy: Any) -> Non
 
 
 def test_a_trial_whose_workers_always_die_fails_after_its_retries_and_says_why(stormy: Any) -> None:
-    import optuna
-
     sweep, result, numbers, _ = stormy
     trial = result.sweep.trials[numbers["die_always"]]
     assert (trial.status, trial.reason, trial.retries) == ("failed", "lost", {"lost": 1})
@@ -164,8 +162,8 @@ def test_a_trial_whose_workers_always_die_fails_after_its_retries_and_says_why(s
     error = (trial_folder(sweep.folder, trial.number) / "error.txt").read_text()
     assert error.startswith("lost: worker 0 is gone")
     assert f"The worker's log: {trial_folder(sweep.folder, trial.number) / LOG}" in error
-    study = optuna.load_study(study_name="sweep", storage=f"sqlite:///{sweep.folder / 'study.db'}")
-    attributes = study.trials[trial.number].user_attrs
+    with as_optuna_reads_it(sweep.folder) as study:
+        attributes = study.trials[trial.number].user_attrs
     assert (attributes["reason"], attributes["retries"]) == ("lost", {"lost": 1})
 
 

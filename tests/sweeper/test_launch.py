@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -16,7 +17,7 @@ from typing import Any, ClassVar
 
 import pytest
 from rich.console import Console
-from small_sweeps import choice
+from small_sweeps import as_optuna_reads_it, choice
 
 from sweeper.driver.launch import launch, run_sweep
 from sweeper.driver.preflight import preflight
@@ -121,18 +122,17 @@ def test_every_trial_ends_and_is_counted_once(swept: Any) -> None:
 @pytest.mark.ray
 @pytest.mark.slow
 def test_study_journal_and_mlflow_tell_the_same_story(swept: Any) -> None:
-    import optuna
     from mlflow.tracking import MlflowClient
 
     sweep, result, _ = swept
     trials = result.sweep.trials
-    study = optuna.load_study(study_name="sweep", storage=f"sqlite:///{sweep.folder / 'study.db'}")
     states = {"completed": "COMPLETE", "stopped_early": "PRUNED", "failed": "FAIL"}
-    assert {t.number: t.state.name for t in study.trials} == {
-        number: states[trial.status] for number, trial in trials.items()
-    }
     failed = next(trial for trial in trials.values() if trial.status == "failed")
-    assert study.trials[failed.number].user_attrs["reason"] == "diverged"
+    with as_optuna_reads_it(sweep.folder) as study:
+        assert {t.number: t.state.name for t in study.trials} == {
+            number: states[trial.status] for number, trial in trials.items()
+        }
+        assert study.trials[failed.number].user_attrs["reason"] == "diverged"
     client = MlflowClient(f"sqlite:///{sweep.folder / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("tests").experiment_id
     runs = {run.data.tags.get("sweep.trial"): run for run in client.search_runs([experiment])}
@@ -216,9 +216,8 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(cluster: Any, tmp_pat
     interrupted = read_sweep(sweep.folder).trials[0]
     assert interrupted.status == "interrupted"
     assert 0 < interrupted.step < 200
-    with sqlite3.connect(sweep.folder / "study.db") as database:
+    with contextlib.closing(sqlite3.connect(sweep.folder / "study.db")) as database:
         assert database.execute("select state from trials").fetchall() == [("RUNNING",)]
-    database.close()
 
     # Nothing needs to pause now.
     console = quiet()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def stillborn(tmp_path: Path) -> Path:
     """The folder of a driver that was killed while it made its databases."""
     for name in (LOCK, RESERVE, "spec.yaml.new", JOURNAL, DATABASE, f"{DATABASE}-journal"):
         (tmp_path / name).touch()
-    with sqlite3.connect(tmp_path / STUDY) as database:
+    with contextlib.closing(sqlite3.connect(tmp_path / STUDY)) as database:
         database.execute("create table studies (study_id integer)")
     return tmp_path
 

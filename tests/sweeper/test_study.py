@@ -16,6 +16,7 @@ from small_sweeps import (
     N_ACTION_STEPS,
     SCHEDULE,
     SUCCESS,
+    as_optuna_reads_it,
     choice,
     sweep,
 )
@@ -181,8 +182,8 @@ def test_choices_that_are_equal_in_python_stay_apart(tmp_path):
     with Study(sweep(tmp_path, choice("a", 1, True, "1", None, 1.5), method="grid")) as study:
         values = [suggestion.config["a"] for suggestion in run(study, 5, value=lambda config: 1.0)]
     assert sorted(map(repr, values)) == sorted(map(repr, [1, True, "1", None, 1.5]))
-    recorded = optuna.load_study(study_name="sweep", storage=f"sqlite:///{tmp_path / STUDY}").trials
-    assert len({repr(trial.params["a"]) for trial in recorded}) == 5
+    with as_optuna_reads_it(tmp_path) as recorded:
+        assert len({repr(trial.params["a"]) for trial in recorded.trials}) == 5
 
 
 def test_a_range_that_its_step_does_not_fill_stays_in_bounds(tmp_path):
@@ -390,6 +391,6 @@ def test_a_folder_with_spaces_and_quotes_holds_a_study(tmp_path):
 def test_optuna_itself_can_read_the_study(tmp_path):
     with Study(sweep(tmp_path, LR)) as study:
         run(study, 2)
-    loaded = optuna.load_study(study_name="sweep", storage=f"sqlite:///{tmp_path / STUDY}")
-    assert [trial.state.name for trial in loaded.trials] == ["COMPLETE", "COMPLETE"]
-    assert loaded.direction.name == "MAXIMIZE"
+    with as_optuna_reads_it(tmp_path) as loaded:
+        assert [trial.state.name for trial in loaded.trials] == ["COMPLETE", "COMPLETE"]
+        assert loaded.direction.name == "MAXIMIZE"
