@@ -2,8 +2,7 @@
 
     python scripts/install.py [--into FOLDER] [--compile] [REQUIREMENT ...]
 
-    --into FOLDER  a virtual environment, created if missing; default: the environment of the Python that
-    runs this
+    --into FOLDER  a virtual environment, created if missing; default: the environment of this Python
     --compile      compile all modules now, not when they are first imported
     REQUIREMENT    as for pip: ".[pusht]" is this checkout, installed editable; default: "."
 
@@ -64,7 +63,7 @@ def main() -> int:
 
 
 def environment(folder: Path, marker: Path) -> str:
-    """The Python of the virtual environment in a folder, which is created if missing or without a working pip."""
+    """The Python of the virtual environment in a folder, which is created if it has no working pip."""
     python = str(folder / "bin" / "python")
     if runs(python, "-c", "import pip"):
         marker.touch()
