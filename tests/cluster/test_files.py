@@ -110,7 +110,9 @@ def test_nothing_listens_to_the_outside_and_the_token_goes_to_every_node(path: P
     assert "--dashboard-host=127.0.0.1" in head
     assert "0.0.0.0" not in path.read_text()
     assert "mlflow_service.sh start" in head
-    assert all((ROOT / source).exists() for source in config["file_mounts"].values() if "~" not in source)
+    sources = [source for source in config["file_mounts"].values() if "~" not in source]
+    assert {"sweeper", "trainables", "pyproject.toml"} <= set(sources)
+    assert all((ROOT / source).exists() for source in sources)
     assert any(place.endswith("/.ray/auth_token") for place in config["file_mounts"])
     # Ray reads the mode from the environment that set-up wrote.
     starts = [
@@ -121,6 +123,7 @@ def test_nothing_listens_to_the_outside_and_the_token_goes_to_every_node(path: P
     ]
     assert len(starts) == 2
     assert all(line.startswith(". ~/.sweeper/environment.sh;") for line in starts)
+    assert config["setup_commands"]
     assert all("setup_node.sh" in line for line in config["setup_commands"])
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mutations import HOSTILE_TEXTS, damaged_bytes, damaged_trees, fuzz, scalars
 
-from sweeper.errors import SweeperError
+from sweeper.errors import SpecError, SweeperError
 from sweeper.machines.machine import Machine
 from sweeper.machines.plan import make_plan
 from sweeper.spec.expressions import Expression
@@ -19,6 +19,7 @@ from sweeper.spec.space_file.load import load_spec
 from trainables.interface import TrainableError
 
 SPACES = sorted((Path(__file__).parents[2] / "search_spaces").glob("*.yaml"))
+GOOD = (Path(__file__).parents[1] / "sweeper" / "good_space.yaml").read_text()
 MACHINE = Machine(cpus=4, gpus=1, disk_gb=100.0)
 WORDS = [
     *("policy.horizon", "policy.down_dims", "true", "null", "1", "0", "-3", "1e308", "'a'", "[1,2]", "x"),
@@ -98,11 +99,37 @@ def test_an_expression_has_a_value_or_is_refused(words) -> None:
         refused(error)
 
 
-def test_a_file_that_would_unfold_without_end_is_refused(tmp_path) -> None:
-    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
-    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 10)]
-    try_space(tmp_path, "\n".join(lines).encode())
-    try_space(tmp_path, ("[" * 100_000).encode())
-    try_space(tmp_path, ("a: " + "{b: " * 5000).encode())
-    try_space(tmp_path, b"name: x\nparameters: {optimizer.lr: {min: 1e-4, max: " + b"9" * 100_000 + b"}}\n")
-    try_space(tmp_path, b"name: x\nparameters: {policy.horizon: {min: 1, max: 100000000000000}}\n")
+NINES = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+NINES += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 10)]
+
+
+def swapped(old: str, new: str) -> str:
+    """The good space with something else in one place."""
+    assert GOOD.count(old) == 1
+    return GOOD.replace(old, new)
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "words"),
+    [
+        (GOOD + "\n".join(NINES), "", "holds more than 50000 values"),
+        ("[" * 100_000, "", "levels deep"),
+        ("a: " + "{b: " * 5000, "", "levels deep"),
+        (swapped("max: 1e-3", "max: " + "9" * 100_000), "", "cannot be read"),
+        (
+            swapped("{values: [8, 16, 24, 32]}", "{min: 1, max: 100000000000000}"),
+            "parameters.policy.horizon",
+            "can be used by no trial",
+        ),
+    ],
+    ids=["aliases", "lists", "mappings", "digits", "numbers"],
+)
+def test_a_file_that_would_unfold_without_end_is_refused(tmp_path, text, name, words) -> None:
+    """The space is good but for this, so that nothing else can be what is refused."""
+    file = tmp_path / "space.yaml"
+    file.write_text(text)
+    with pytest.raises(SpecError) as caught:
+        load_spec(file, (), tmp_path / "sweeps")
+    (fault,) = caught.value.faults
+    assert fault.name == name
+    assert words in fault.problem

@@ -28,7 +28,7 @@ from sweeper.spec.sweep import (
     SweepSpec,
     TrackingSpec,
 )
-from trainables.interface import TrainableError
+from trainables.interface import ConfigError, TrainableError
 
 RUNNER = CliRunner()
 COMMANDS = (
@@ -155,9 +155,25 @@ def test_a_whole_folder_is_read_by_every_command(whole: Path) -> None:
         "stopped_early",
         "interrupted",
     ]
-    for command in COMMANDS[:7]:
-        result = RUNNER.invoke(app, [*command, "--sweeps", str(whole.parent)])
-        assert result.exit_code == 0, result.output
+    for command in COMMANDS:
+        if command[0] != "export":
+            result = RUNNER.invoke(app, [*command, "--sweeps", str(whole.parent)])
+            assert result.exit_code == 0, result.output
+
+
+def test_the_checkpoints_of_a_whole_folder_are_found(whole: Path, tmp_path: Path) -> None:
+    """The commands that export get as far as the checkpoint, which is empty here."""
+    exports = [command for command in COMMANDS if command[0] == "export"]
+    assert len(exports) == 2
+    found = []
+    for command in exports:
+        made = [str(tmp_path / "out") if word == "exported" else word for word in command]
+        found.append(RUNNER.invoke(app, [*made, "--sweeps", str(whole.parent)]))
+    assert "its best checkpoint, step 50" in found[0].output
+    assert isinstance(found[0].exception, TrainableError)
+    # What was dropped is said to be dropped.
+    assert isinstance(found[1].exception, SweeperError)
+    assert "has no checkpoint any more" in str(found[1].exception)
 
 
 @pytest.mark.slow
@@ -237,7 +253,12 @@ def test_a_trainable_of_a_stranger_is_refused(whole, tmp_path, trainable) -> Non
     events = journal_of(whole)
     events[0]["spec"]["trainable"] = trainable
     write(folder, events)
-    try_commands(tmp_path, (["export", "whole", "--to", "exported"],))
+    result = RUNNER.invoke(app, ["export", "whole", "--to", str(tmp_path / "out"), "--sweeps", str(tmp_path)])
+    assert isinstance(result.exception, ConfigError), result.output
+    (fault,) = result.exception.faults
+    assert fault.where == "trainable"
+    assert repr(trainable) in fault.problem
+    assert not (tmp_path / "out").exists()
 
 
 def test_lines_nested_without_end_are_left_out(whole, tmp_path) -> None:

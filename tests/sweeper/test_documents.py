@@ -54,9 +54,11 @@ def test_every_section_setting_and_option_is_described():
     for section, settings in SETTINGS.items():
         text = SPACES[SPACES.index(f"## {section}") :].split("\n## ")[0]
         for name in settings:
-            assert f"`{name}`" in text or section == "metric", (section, name)
-    for options in OPTIONS.values():
-        assert all(f"`{info.name}`" in SPACES for info in options)
+            # A setting stands in the table of its section, or, of a metric, in its example.
+            assert f"`{name}`" in text or (section == "metric" and f"{name}:" in text), (section, name)
+    options = {info.name for infos in OPTIONS.values() for info in infos}
+    assert options
+    assert {name for name in options if f"`{name}`" not in SPACES} == set()
 
 
 def test_the_configuration_page_is_current():

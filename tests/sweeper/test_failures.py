@@ -189,6 +189,7 @@ def test_only_the_best_trials_checkpoint_stays_and_nothing_points_at_another(sto
     assert len(losers) == 2
     for trial in losers:
         assert (trial.checkpoint, trial.best_checkpoint) == (None, None)
+        assert trial.dropped
         assert not any(Path(folder).exists() for folder in trial.dropped)
         with pytest.raises(UserError, match=f"Trials that have one: .*{best.number}"):
             find_source(f"{sweep.folder}:{trial.number}", Path(), "best")

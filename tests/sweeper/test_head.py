@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
+import sys
 from pathlib import Path
+from shutil import copytree, ignore_patterns
 
 import pytest
 import yaml
@@ -12,6 +15,7 @@ import yaml
 from sweeper.cli import main
 from sweeper.commands.on_cluster import split_cluster
 from sweeper.errors import SpecError, UserError
+from sweeper.machines import identity
 from sweeper.machines.identity import identify
 from sweeper.machines.jobs import JobPackage, package_space
 from sweeper.machines.ssh import ClusterHead, find_cluster_head
@@ -140,6 +144,22 @@ def test_a_space_with_faults_is_not_sent(tmp_path: Path) -> None:
 
 
 def test_the_digest_tells_two_versions_of_the_code_apart(tmp_path: Path) -> None:
-    assert identify() == identify()
-    assert len(identify().code) == 12
+    root = Path(identity.__file__).parents[identity.__name__.count(".")]
+    for package in ("sweeper", "trainables"):
+        copytree(root / package, tmp_path / package, ignore=ignore_patterns("__pycache__"))
+
+    def digest() -> str:
+        command = [sys.executable, "-m", identity.__name__]
+        answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+        return str(json.loads(answer.stdout)["code"])
+
+    copied = digest()
+    assert copied == identify().code
+    assert len(copied) == 12
+    with (tmp_path / "trainables" / "registry.py").open("a") as file:
+        file.write("# another version\n")
+    assert digest() != copied
+
+
+def test_a_parcel_may_have_no_modules() -> None:
     assert JobPackage("x", (), {}).modules == ()

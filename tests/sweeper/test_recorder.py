@@ -127,7 +127,9 @@ def test_what_tune_adds_to_a_result_is_left_out(driver):
 def test_only_the_parameters_that_exist_count_as_searched(driver):
     for _ in range(6):
         driver.trial()
-    for event in driver.events("trial_start"):
+    events = driver.events("trial_start")
+    assert {event["config"]["policy.beta_schedule"] for event in events} == {"squaredcos_cap_v2", "linear"}
+    for event in events:
         conditional = event["config"]["policy.beta_schedule"] == "linear"
         assert ("policy.beta_end" in event["values"]) == conditional
         assert "train.steps" in event["config"]

@@ -82,6 +82,7 @@ def test_the_pages_are_served_to_this_machine_alone_and_end_with_the_context(tmp
             if connection.status == psutil.CONN_LISTEN
         ]
         assert set(listening) == {HOST}
+        assert children
     assert all(not child.is_running() for child in children)
     assert pages._process.poll() is not None
 

@@ -79,7 +79,11 @@ def test_a_driver_that_died_without_a_word_is_watched_no_longer(
     report(journal, 10)
     done = shown("watch", tmp_path, *options)
     assert done.exit_code == 0, done.output
-    assert options or "died without a word" in done.stdout
+    if options:
+        events = read_journal(tmp_path / "small" / JOURNAL).events
+        assert [json.loads(line) for line in done.stdout.splitlines()] == events
+    else:
+        assert "died without a word" in done.stdout
 
 
 def test_a_journal_of_many_stretches_is_told_whole(

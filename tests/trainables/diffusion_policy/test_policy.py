@@ -357,6 +357,7 @@ def test_prediction_is_the_same_in_training_mode() -> None:
     policy.diffusion.unet.eval()
     buffers = copy.deepcopy(dict(policy.named_buffers()))
     in_training = policy.predict_action(batch, **arguments)
+    assert buffers
     assert policy.diffusion.encoders[0].training
     assert not policy.diffusion.unet.training
     for name, value in policy.named_buffers():
