@@ -189,6 +189,20 @@ def test_every_precision_trains(small_config: dict[str, Any], tmp_path: Path, pr
     assert math.isfinite(reports[-1].metrics["train/loss"])
 
 
+def test_a_step_skipped_for_an_overflow_leaves_the_reports_of_fp16_finite(
+    small_config: dict[str, Any], tmp_path: Path
+) -> None:
+    # Two samples a batch: the gradients are large enough for the first loss scale to overflow.
+    config = small_config | {"train.batch_size": 2, "train.steps": 4, "train.log_every": 1}
+    exact = run(config, tmp_path / "fp32")
+    scaled = run(config | {"train.precision": "fp16"}, tmp_path / "fp16")
+
+    norms = [report.metrics["train/grad_norm"] for report in scaled]
+    assert 0.0 in norms, "no step overflowed"
+    assert all(math.isfinite(norm) for norm in norms)
+    assert norms[0] == pytest.approx(exact[0].metrics["train/grad_norm"], rel=0.02)
+
+
 @pytest.mark.parametrize("name", ["cosine", "constant", "linear"])
 def test_learning_rate_warms_up_and_follows_its_schedule(
     small_config: dict[str, Any], tmp_path: Path, name: str

@@ -92,6 +92,7 @@ class Interval:
         steps: Optimiser steps since the last report.
         wait_s: Seconds spent waiting for data.
         checked: Of these steps, so many are known to have been finite.
+        skipped: Of these steps, the loss scaler skipped so many because a gradient overflowed.
     """
 
     device: torch.device
@@ -100,6 +101,7 @@ class Interval:
     checked: int = 0
     loss: Tensor = field(init=False)
     grad_norm: Tensor = field(init=False)
+    skipped: Tensor = field(init=False)
     start_s: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -110,15 +112,26 @@ class Interval:
         self.steps, self.wait_s, self.checked = 0, 0.0, 0
         self.loss = torch.zeros((), device=self.device)
         self.grad_norm = torch.zeros((), device=self.device)
+        self.skipped = torch.zeros((), device=self.device)
         self.start_s = time.perf_counter()
 
     def add_loss(self, loss: Tensor) -> None:
         """Add a (part of a) step's loss."""
         self.loss += loss.float()
 
-    def add_grad_norm(self, grad_norm: Tensor) -> None:
-        """Add a step's gradient norm; this ends the step."""
-        self.grad_norm += grad_norm.float()
+    def add_grad_norm(self, grad_norm: Tensor, *, scaled: bool) -> None:
+        """Add a step's gradient norm; this ends the step.
+
+        Args:
+            grad_norm: The norm before clipping.
+            scaled: With a loss scale, an infinite norm means that the step is skipped: it does not count.
+        """
+        norm = grad_norm.float()
+        if scaled:
+            finite = torch.isfinite(norm)
+            self.skipped += finite.logical_not()
+            norm = torch.where(finite, norm, 0.0)
+        self.grad_norm += norm
         self.steps += 1
 
     def check_finite(self, step: int, policy: nn.Module, *, scaled: bool) -> None:
@@ -157,7 +170,7 @@ class Interval:
             self.loss /= world_size
 
     def metrics(self, step: int, batch_size: int, samples: int, lr: float) -> dict[str, float]:
-        """The interval's metrics.
+        """The interval's metrics; ``train/grad_norm`` is 0 if every step was skipped.
 
         Args:
             step: Optimiser steps done.
@@ -165,11 +178,11 @@ class Interval:
             samples: Samples of the training split, for the epoch.
             lr: Learning rate.
         """
-        loss, grad_norm = (torch.stack([self.loss, self.grad_norm]) / max(self.steps, 1)).tolist()
+        loss, grad_norm, skipped = torch.stack([self.loss, self.grad_norm, self.skipped]).tolist()
         elapsed_s = max(time.perf_counter() - self.start_s, 1e-9)
         measured = {
-            "train/loss": loss,
-            "train/grad_norm": grad_norm,
+            "train/loss": loss / max(self.steps, 1),
+            "train/grad_norm": grad_norm / max(self.steps - skipped, 1),
             "train/lr": lr,
             "train/samples_per_s": self.steps * batch_size / elapsed_s,
             "train/data_wait_fraction": self.wait_s / elapsed_s,

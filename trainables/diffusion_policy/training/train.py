@@ -213,7 +213,7 @@ def _train(config: DiffusionConfig, context: TrainContext, closing: contextlib.E
             interval.add_loss(loss.detach())
         scaler.unscale_(optimizer)
         grad_norm = clip_gradients(policy, config.optimizer.grad_clip_norm)
-        interval.add_grad_norm(grad_norm)
+        interval.add_grad_norm(grad_norm, scaled=scaler.is_enabled())
         if device.type == "cpu" or interval.steps == 1:
             # On a GPU this waits for the device, so there it is asked once an interval and at its end.
             interval.check_finite(step, policy, scaled=scaler.is_enabled())
