@@ -1,4 +1,8 @@
-"""Batches of a run by step: a pure function of (seed, step), fetched one step ahead."""
+"""Batches of a run by step: a pure function of (seed, step), fetched one step ahead.
+
+What is random is drawn on the CPU, whatever the device: a GPU's generator gives other numbers, and gives the
+parts of a batch other crops than the whole, so that gradient accumulation would change the training.
+"""
 
 from __future__ import annotations
 
@@ -104,7 +108,7 @@ class BatchStream:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
         self._ahead: tuple[int, Future[dict[str, Tensor]]] | None = None
         self._orders: dict[int, np.ndarray] = {}
-        self._generator = torch.Generator(device=device)
+        self._generator = torch.Generator()
 
     def batch(self, step: int) -> Batch:
         """This rank's share of the batch of a step (counted from 0)."""
@@ -114,7 +118,6 @@ class BatchStream:
             values = self._gather(step)
         self._ahead = (step + 1, self._thread.submit(self._gather, step + 1))
         on_device = {name: value.to(self._device, non_blocking=True) for name, value in values.items()}
-        on_device |= self._noise(step, on_device[ACTION])
         return Batch(on_device, self._generator.manual_seed(self._seed_of(_CROPS, step, self._rank)))
 
     def close(self) -> None:
@@ -138,22 +141,21 @@ class BatchStream:
 
     def _gather(self, step: int) -> dict[str, Tensor]:
         values = self._windows.gather(self.numbers(step))
+        values |= self._noise(step, tuple(values[ACTION].shape[1:]))
         if self._device.type == "cuda":
             # Pinned memory lets the copy run beside the computation.
             return {name: value.pin_memory() for name, value in values.items()}
         return values
 
-    def _noise(self, step: int, action_BTA: Tensor) -> dict[str, Tensor]:
+    def _noise(self, step: int, action_shape: tuple[int, ...]) -> dict[str, Tensor]:
         """Draw the whole step's noise on every rank and take this rank's share.
 
         So neither the number of workers nor gradient accumulation changes what a sample sees.
         """
-        generator = self._generator.manual_seed(self._seed_of(_NOISE, step))
-        whole = (self._batch_size, *action_BTA.shape[1:])
-        noise = torch.randn(whole, generator=generator, device=self._device)
-        timesteps = torch.randint(
-            self._timesteps, (self._batch_size,), generator=generator, device=self._device
-        )
+        # One of its own: this runs beside the step before, which draws its crops.
+        generator = torch.Generator().manual_seed(self._seed_of(_NOISE, step))
+        noise = torch.randn((self._batch_size, *action_shape), generator=generator)
+        timesteps = torch.randint(self._timesteps, (self._batch_size,), generator=generator)
         share = slice(self._rank * self._share, (self._rank + 1) * self._share)
         return {NOISE: noise[share], TIMESTEPS: timesteps[share]}
 
