@@ -129,8 +129,8 @@ class Checkpoints:
                 shutil.rmtree(entry, ignore_errors=True)
 
 
-def read(folder: Path, *, device: str | torch.device = "cpu") -> Snapshot:
-    """Read a checkpoint.
+def read(folder: Path) -> Snapshot:
+    """Read a checkpoint into the host's memory.
 
     Raises:
         CheckpointError: Where a file is missing, damaged, or of a newer format.
@@ -148,9 +148,9 @@ def read(folder: Path, *, device: str | torch.device = "cpu") -> Snapshot:
             config=DiffusionConfig.from_flat(config),
             features=PolicyFeatures.from_json(described["features"]),
             statistics=_unflatten(load_arrays(folder / "statistics.safetensors")),
-            model=load_file(folder / "model.safetensors", device=str(device)),
-            ema=load_file(ema, device=str(device)) if ema.exists() else None,
-            optimizer=load_file(folder / "optimizer.safetensors", device=str(device)),
+            model=load_file(folder / "model.safetensors"),
+            ema=load_file(ema) if ema.exists() else None,
+            optimizer=load_file(folder / "optimizer.safetensors"),
             progress=state["progress"],
         )
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
@@ -170,12 +170,12 @@ def load_weights(policy: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 def optimizer_tensors(policy: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's state as ``<parameter>/<name>`` -> tensor."""
-    tensors = {}
-    for name, parameter in policy.named_parameters():
-        for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"{name}/{key}"] = torch.as_tensor(value).detach().clone().contiguous()
-    return tensors
+    """The optimiser's own tensors, not copies, as ``<parameter>/<name>`` -> tensor."""
+    return {
+        f"{name}/{key}": torch.as_tensor(value).detach()
+        for name, parameter in policy.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
 
 
 def load_optimizer_tensors(

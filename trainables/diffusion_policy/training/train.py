@@ -265,7 +265,8 @@ def _last_snapshot(
     last = store.find("last") if context.resume else None
     if last is None:
         return None
-    snapshot = checkpoints.read(last, device=context.device)
+    # Read into the host's memory: beside the policy's own tensors it might not fit on the device.
+    snapshot = checkpoints.read(last)
     _check_same_run(snapshot.config, config, last)
     return snapshot
 
