@@ -413,6 +413,25 @@ def test_compiled_network_gives_the_same_loss_and_gradients() -> None:
         torch.testing.assert_close(plain, same, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
+# torch.compile looks at the gradient of the encoder's output, which is no leaf.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+@pytest.mark.parametrize("use_group_norm", [True, False])
+def test_a_checkpointed_network_with_a_camera_can_be_compiled(use_group_norm: bool) -> None:
+    results = []
+    for enabled in (False, True):
+        torch.compiler.reset()
+        policy = small_policy(cameras=1, image=(64, 64), use_group_norm=use_group_norm)
+        policy.set_gradient_checkpointing(enabled)
+        if enabled:
+            policy.compile_network(backend="aot_eager")
+        loss = policy.loss(small_batch(policy), generator=torch.Generator().manual_seed(0))
+        loss.backward()
+        results.append([loss.detach(), *(p.grad for p in policy.parameters()), *policy.buffers()])
+    for plain, same in zip(*results, strict=True):
+        torch.testing.assert_close(plain, same, rtol=1e-4, atol=1e-6)
+
+
 def test_half_precision_arithmetic_still_gives_a_full_precision_loss() -> None:
     policy = small_policy(cameras=1, image=(32, 32))
     batch = small_batch(policy)

@@ -11,7 +11,7 @@ feature map, ``P`` keypoints, ``F`` features of an image.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import cast
 
@@ -162,9 +162,7 @@ class RgbEncoder(nn.Module):
         x = images_NCHW
         # The stem goes as one: its ReLU works in place, on what would have been kept before it.
         for stage in (self.backbone[:STEM], *self.backbone[STEM:]):
-            x = checkpoint(
-                stage, x, use_reentrant=False, preserve_rng_state=False, context_fn=_recompute_contexts(stage)
-            )
+            x = _checkpointed(stage, x)
         return x
 
 
@@ -177,12 +175,20 @@ def _replace_batch_norm(module: nn.Module) -> None:
             _replace_batch_norm(child)
 
 
-def _recompute_contexts(
-    stage: nn.Module,
-) -> Callable[[], tuple[AbstractContextManager[None], AbstractContextManager[None]]]:
-    """Contexts of the first and of the second forward pass of a checkpointed stage."""
+def _checkpointed(stage: nn.Module, x: Tensor) -> Tensor:
+    """Run a stage whose activations are computed again in the backward pass."""
     norms = [module for module in stage.modules() if isinstance(module, nn.BatchNorm2d)]
-    return lambda: (nullcontext(), _running_statistics_kept(norms))
+    if not norms or torch.compiler.is_compiling():
+        # torch.compile does not take a context_fn, and its graph updates BatchNorm's statistics once anyway.
+        return cast(Tensor, checkpoint(stage, x, use_reentrant=False, preserve_rng_state=False))
+
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """For the first and for the second forward pass."""
+        return nullcontext(), _running_statistics_kept(norms)
+
+    return cast(
+        Tensor, checkpoint(stage, x, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+    )
 
 
 @contextmanager
