@@ -1,0 +1,78 @@
+"""How long an optimiser step takes: precision, compilation, channels-last weights, batch, size.
+
+The training loop is the trainable's own, data and average included. No evaluation and no checkpoint falls
+into what is timed. The trainable has no options for TF32 and channels-last weights: the kit sets them around
+it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+
+from benchmarks.gpu.arithmetic import channels_last, tf32, train_precision
+from benchmarks.gpu.cases import Case, Setting, Value
+from benchmarks.gpu.clock import Peak, StepClock
+from benchmarks.gpu.materials import config_of, sizes, train
+
+__all__ = ["cases"]
+
+WARMUP, STEPS = 8, 30
+QUICK_WARMUP, QUICK_STEPS = 2, 3
+COMPILED_FIRST = ("bf16", "TF32")
+"""Compiling takes about a minute: these are compiled before the rest."""
+
+
+def cases(setting: Setting) -> Iterator[Case]:
+    """Eager steps in every combination, then compiled ones, the most telling first."""
+    batches = (4,) if setting.quick else (64, 256)
+    precisions = ("fp32", "bf16") if setting.quick else ("fp32", "TF32", "bf16")
+    for size, batch, precision, nhwc in itertools.product(sizes(setting), batches, precisions, (False, True)):
+        yield _case(setting, size, batch, precision, "eager", nhwc)
+    modes = ("default",) if setting.quick else ("default", "reduce-overhead")
+    compiled = itertools.product(
+        sizes(setting), batches, COMPILED_FIRST[:1] if setting.quick else COMPILED_FIRST
+    )
+    for size, batch, precision in compiled:
+        for mode, nhwc in itertools.product(modes, (False,) if setting.quick else (True, False)):
+            yield _case(setting, size, batch, precision, mode, nhwc)
+    if not setting.quick:
+        for size, batch, mode in itertools.product(sizes(setting), batches, modes):
+            yield _case(setting, size, batch, "fp32", mode, False)
+
+
+def _case(setting: Setting, size: str, batch: int, precision: str, mode: str, nhwc: bool) -> Case:
+    layout = "channels last" if nhwc else "default layout"
+    name = f"{size}, batch {batch}, {precision}, {mode}, {layout}"
+    return Case(name, partial(_measure, setting, size, batch, precision, mode, nhwc))
+
+
+def _measure(
+    setting: Setting, size: str, batch: int, precision: str, mode: str, nhwc: bool
+) -> Mapping[str, Value]:
+    warmup, steps = (QUICK_WARMUP, QUICK_STEPS) if setting.quick else (WARMUP, STEPS)
+    clock, peak = StepClock(setting.device), Peak(setting.device)
+    endless: dict[str, Any] = {
+        "train.batch_size": batch,
+        "train.precision": train_precision(precision),
+        "train.compile": mode != "eager",
+        "train.compile_mode": "default" if mode == "eager" else mode,
+        "train.steps": 1_000_000,
+        "train.eval_every": 1_000_000,
+        "train.log_every": warmup + steps,
+    }
+    config = config_of(setting, sizes(setting)[size], endless)
+    with tf32(precision == "TF32"), channels_last(nhwc):
+        report = train(config, setting, "steps", stop_requested=clock, reports=1)[0]
+    times_ms = clock.steps_ms(warmup)
+    median = statistics.median(times_ms)
+    return {
+        "ms a step": median,
+        "90 % below": statistics.quantiles(times_ms, n=10, method="inclusive")[-1],
+        "samples/s": batch / median * 1e3,
+        "waiting for data, %": 100 * report.metrics["train/data_wait_fraction"],
+        "peak GB": peak.gb(),
+    }
