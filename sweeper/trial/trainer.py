@@ -12,7 +12,7 @@ each other over the network that Ray uses: Gloo takes the address that the host'
 on Debian and Ubuntu is 127.0.1.1, and no other machine reaches that. Ray knows the address by which the
 machines of a cluster see each other, and its interface is named to Gloo.
 
-`tests/sweeper/test_trainer.py` says first when a new Ray no longer fits.
+`tests/sweeper/trial/test_trainer.py` says first when a new Ray no longer fits.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -89,3 +90,26 @@ def fill(folder: Path) -> None:
     with (folder / "full").open("ab", buffering=0) as file, contextlib.suppress(OSError):
         while file.write(bytes(1000)):
             pass
+
+
+LOSS = "train/loss"
+
+
+def spec(folder: Path, *parameters: Parameter, trials: int = 4, **changes: Any) -> SweepSpec:
+    """A sweep of the small trainable that runs with Ray; the grid of its parameters is searched."""
+    config = {"train.steps": 40, "train.log_every": 5, **changes.pop("config", {})}
+    made = SweepSpec(
+        name=folder.name,
+        trainable="small_trainable:TRAINABLE",
+        config=config,
+        space=Space(parameters),
+        objectives=(Objective(LOSS, "minimize"),),
+        search=SearchSpec(method="grid"),
+        early_stop=None,
+        budget=BudgetSpec(trials=trials),
+        resources=ResourceSpec(1, 0, 1),
+        tracking=TrackingSpec(uri=None, experiment="tests"),
+        folder=folder,
+        source="name: a test\n",
+    )
+    return dataclasses.replace(made, **changes)

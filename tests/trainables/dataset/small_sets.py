@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trainables.dataset.format.schema import DatasetFeature
@@ -42,3 +43,26 @@ def edit_info(root: Path, **changes: Any) -> None:
 def edit_table(path: Path, edit: Callable[[Any], Any]) -> None:
     """Read a parquet file, change the table, write it back."""
     pq.write_table(edit(pq.ParquetFile(path).read()), path)
+
+
+PNG = DatasetFeature("image", (8, 10, 3), ["height", "width", "channels"])
+
+
+def call_otherwise(root, names):
+    """Give features other names, in info.json, in the data and in the folders of the videos."""
+    info = json.loads((root / "meta/info.json").read_text())
+    features = {names.get(name, name): feature for name, feature in info["features"].items()}
+    edit_info(root, features=features)
+
+    def rename(table: pa.Table) -> pa.Table:
+        plain = [names.get(name, name) for name in table.column_names]
+        for old, new in names.items():
+            plain = [name.replace(f"videos/{old}/", f"videos/{new}/") for name in plain]
+        return table.rename_columns(plain)
+
+    for path in root.rglob("*.parquet"):
+        edit_table(path, rename)
+    for old, new in names.items():
+        for folder in [path for path in root.rglob(old) if path.is_dir()]:
+            folder.rename(folder.with_name(new))
+    return root

@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from small_sets import PICTURE, states
-from test_renames import call_otherwise
+from small_sets import PICTURE, call_otherwise, states
 
 from trainables.dataset.format.schema import DatasetFeature
 from trainables.dataset.frames import open_frames

@@ -6,8 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from small_sets import PICTURE, edit_info, states
-from test_renames import PNG, call_otherwise
+from small_sets import PICTURE, PNG, call_otherwise, edit_info, states
 
 from trainables.dataset.doctor.preflight import preflight
 from trainables.dataset.errors import DatasetError

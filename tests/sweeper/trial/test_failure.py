@@ -47,7 +47,7 @@ def test_failures_are_sorted_by_what_was_raised(error: Exception, reason: str, m
 
 
 def test_every_reason_that_a_trainable_of_ours_gives_is_in_the_documentation() -> None:
-    package = Path(__file__).parents[2] / "trainables"
+    package = Path(__file__).parents[3] / "trainables"
     found = {
         statement.value.value
         for path in package.rglob("*.py")
@@ -58,7 +58,7 @@ def test_every_reason_that_a_trainable_of_ours_gives_is_in_the_documentation() -
         if [target.id for target in statement.targets if isinstance(target, ast.Name)] == ["reason"]
     }
     assert {"data", "diverged", "out_of_disk", "environment"} <= found
-    page = (Path(__file__).parents[2] / "docs" / "reliability.md").read_text()
+    page = (Path(__file__).parents[3] / "docs" / "reliability.md").read_text()
     assert [reason for reason in sorted(found) if f"| `{reason}` |" not in page] == []
 
 

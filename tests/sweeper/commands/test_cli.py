@@ -23,7 +23,7 @@ from sweeper.terminal.faults import print_config_error, print_spec_error
 from sweeper.terminal.plan import print_plan
 from trainables.interface import ConfigError, Fault, TrainableError
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 
 BAD = """\
 name: my sweep
@@ -80,7 +80,7 @@ def test_a_bad_space_is_told_in_full_and_ends_with_2(capsys, tmp_path, golden):
 
 
 def test_a_trainable_of_ones_own_is_found_in_the_current_folder(tmp_path):
-    source = Path(__file__).with_name("small_trainable.py").read_text()
+    source = Path(__file__).parents[1].joinpath("small_trainable.py").read_text()
     Path("own_trainable.py").write_text(source)
     Path("space.yaml").write_text(
         "trainable: own_trainable:TRAINABLE\nparameters: {optimizer.lr: {min: 0.1, max: 0.2}}\n"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 import pytest
-from sweeper.system import system_metrics
 
 from sweeper.gpus import visible_gpus
+from sweeper.trial.system_metrics import system_metrics
 
 
 def test_processor_and_memory_are_measured_everywhere():

@@ -15,11 +15,11 @@ from small_trainable import TRAINABLE
 from sweeper.cli import main
 from sweeper.driver.closing import close
 from sweeper.driver.opening import open_sweep
-from sweeper.driver.opening import sweep_state as results
 from sweeper.driver.recorder import Outcome, Recorder
 from sweeper.driver.resume import is_driven, resume
 from sweeper.errors import UserError
 from sweeper.layout import JOURNAL
+from sweeper.records import sweep_state as results
 from sweeper.records.events import EventKind
 from sweeper.records.journal import Journal, read_journal
 from sweeper.records.sweep_state import read_sweep
@@ -133,7 +133,7 @@ def test_what_failed_before_fails_again(cut_off: SweepSpec) -> None:
 def test_only_the_name_in_common_makes_no_sweep_driven(
     cut_off: SweepSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sweeper.driver.requests import entrance as remote
+    from sweeper.steering import entrance as remote
 
     sweeps, ours = cut_off.folder.parent, read_sweep(cut_off.folder).sweep_id
     monkeypatch.setattr(remote, "leave", lambda: None)

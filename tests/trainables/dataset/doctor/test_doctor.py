@@ -598,7 +598,7 @@ def test_cameras_of_different_size_are_an_error(tmp_path):
 
 
 def test_every_check_is_on_the_page_and_no_other():
-    here = Path(__file__).parents[3]
+    here = Path(__file__).parents[4]
     files = [*(here / "trainables" / "dataset" / "doctor").glob("*.py")]
     files.append(here / "trainables" / "diffusion_policy" / "examine.py")
     assert len(files) >= 8

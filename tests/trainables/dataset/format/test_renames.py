@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
-import pyarrow as pa
 import pytest
-from small_sets import PICTURE, edit_info, edit_table, states
+from small_sets import PICTURE, PNG, call_otherwise, states
 
 from trainables.dataset.doctor.preflight import preflight
 from trainables.dataset.errors import DatasetError
@@ -17,28 +14,7 @@ from trainables.dataset.open import open_dataset
 from trainables.dataset.policy_statistics import policy_statistics
 from trainables.dataset.windows import Windows
 
-PNG = DatasetFeature("image", (8, 10, 3), ["height", "width", "channels"])
 OURS = {"actions": "action", "state": "observation.state", "image": "observation.images.front"}
-
-
-def call_otherwise(root, names):
-    """Give features other names, in info.json, in the data and in the folders of the videos."""
-    info = json.loads((root / "meta/info.json").read_text())
-    features = {names.get(name, name): feature for name, feature in info["features"].items()}
-    edit_info(root, features=features)
-
-    def rename(table: pa.Table) -> pa.Table:
-        plain = [names.get(name, name) for name in table.column_names]
-        for old, new in names.items():
-            plain = [name.replace(f"videos/{old}/", f"videos/{new}/") for name in plain]
-        return table.rename_columns(plain)
-
-    for path in root.rglob("*.parquet"):
-        edit_table(path, rename)
-    for old, new in names.items():
-        for folder in [path for path in root.rglob(old) if path.is_dir()]:
-            folder.rename(folder.with_name(new))
-    return root
 
 
 @pytest.fixture

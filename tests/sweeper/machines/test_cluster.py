@@ -16,7 +16,7 @@ from sweeper.machines.cluster import Cluster, Kind, Node, scaled_kinds, settle, 
 from sweeper.machines.connection import connect
 from sweeper.spec.sweep import ResourceSpec
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 
 
 def cluster(*nodes: tuple[float, float], **more: Any) -> Cluster:

@@ -18,8 +18,7 @@ import numpy as np
 import psutil
 import pytest
 from rich.console import Console
-from small_sweeps import as_optuna_reads_it, choice
-from test_launch import spec
+from small_sweeps import as_optuna_reads_it, choice, spec
 
 from sweeper.driver.launch import run_sweep
 from sweeper.layout import JOURNAL, LOG, trial_folder

@@ -19,7 +19,7 @@ from sweeper.spec.expressions import Expression
 from sweeper.spec.space_file.load import find_space, load_spec, packaged_spaces
 from sweeper.spec.sweep import EarlyStopSpec, Objective, ResourceSpec, SweepSpec
 
-GOOD = (Path(__file__).parent / "good_space.yaml").read_text()
+GOOD = (Path(__file__).parents[1] / "good_space.yaml").read_text()
 
 
 @pytest.fixture
@@ -409,7 +409,7 @@ def test_a_faulty_override_is_named_as_it_was_typed(write, override, name, words
 
 # Faults of a file: each by its line.
 
-BAD = yaml.safe_load((Path(__file__).parent / "bad_spaces.yaml").read_text())
+BAD = yaml.safe_load((Path(__file__).parents[1] / "bad_spaces.yaml").read_text())
 
 
 def made_bad(text: str, case: str) -> str:

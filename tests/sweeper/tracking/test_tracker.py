@@ -18,13 +18,12 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from small_sweeps import LR, SCHEDULE, SUCCESS, sweep
+from played_sweeps import Sweep, client_of, history, wait_until
+from small_sweeps import SUCCESS
 
 from sweeper.errors import UserError
-from sweeper.layout import DATABASE, JOURNAL
+from sweeper.layout import DATABASE
 from sweeper.machines.ssh import unused_port
-from sweeper.records.events import EventKind
-from sweeper.records.journal import Journal
 from sweeper.tracking.tracker import Tracker, tracking_uri
 
 pytestmark = [
@@ -32,12 +31,6 @@ pytestmark = [
     # MLflow's own imports and its use of SQLAlchemy warn; that is not ours to mend.
     pytest.mark.filterwarnings("default"),
 ]
-
-INFO = {
-    "versions": {"python": "3.11.7", "torch": "2.14.1"},
-    "git": {"commit": "abc123", "dirty": False},
-    "dataset": {"fingerprint": "f00d", "split_hash": "beef"},
-}
 
 
 @pytest.fixture(autouse=True)
@@ -52,73 +45,8 @@ def _own_environment(monkeypatch):
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
 
 
-class Sweep:
-    """A sweep that is played into a journal by hand."""
-
-    def __init__(self, folder: Path, sweep_id: str = "0123") -> None:
-        self.folder = folder
-        self.journal = Journal(folder / JOURNAL)
-        self.sweep_id = sweep_id
-
-    def start(self, **changes):
-        spec = sweep(self.folder, LR, SCHEDULE, **changes).to_dict()
-        fields = {"spec": spec, "space": "name: small\n", "info": INFO, "driver": {}}
-        self.journal.append(EventKind.SWEEP_START, sweep="small", sweep_id=self.sweep_id, **fields)
-
-    def trial(self, number, lr=1e-4, steps=3, status="completed", reason="", **config):
-        values = {"optimizer.lr": lr}
-        self.journal.append(
-            EventKind.TRIAL_START,
-            trial=number,
-            values=values,
-            config={**values, "policy.down_dims": [32, 64], **config},
-        )
-        for step in range(1, steps + 1):
-            self.report(number, step, {"train/loss": 1 / step, SUCCESS: 0.1 * step + number})
-        if status:
-            self.end(number, steps, status, reason)
-
-    def report(self, number, step, metrics, **extra):
-        self.journal.append(EventKind.REPORT, trial=number, step=step, metrics=metrics, **extra)
-
-    def end(self, number, step, status="completed", reason=""):
-        self.journal.append(
-            EventKind.TRIAL_END,
-            trial=number,
-            status=status,
-            reason=reason,
-            message=f"{reason} at step {step}" if reason else "",
-            step=step,
-            final={SUCCESS: 0.1 * step + number},
-            best={SUCCESS: 0.1 * step + number},
-            sweep_best={SUCCESS: 0.1 * step + number},
-            ended=number + 1,
-        )
-
-    def finish(self, status="done"):
-        self.journal.append(EventKind.SWEEP_END, status=status, message="")
-
-    def tracker(self, uri=None):
-        return Tracker(self.folder, uri, "small")
-
-    def deliver(self, uri=None, deadline_s=60.0):
-        tracker = self.tracker(uri)
-        assert tracker.start() == ""
-        return tracker, tracker.close(deadline_s)
-
-
-def client_of(folder, uri=None):
-    from mlflow.tracking import MlflowClient
-
-    return MlflowClient(tracking_uri=tracking_uri(folder, uri))
-
-
 def parent_run_id(tracker):
     return tracker._state.parent
-
-
-def history(client, run_id, metric):
-    return [(point.step, point.value) for point in client.get_metric_history(run_id, metric)]
 
 
 def test_a_sweep_is_one_parent_run_with_a_child_for_each_trial(tmp_path):
@@ -434,11 +362,3 @@ def test_an_outage_of_the_server_costs_nothing_but_patience(tmp_path, server):
     assert client.get_run(parent_run_id(tracker)).info.status == "FINISHED"
     assert [file.path for file in client.list_artifacts(tracker.run_id(1), "rollout")] == ["rollout/film.mp4"]
     assert tracker.comparison_url([1, 0]).startswith(f"{server.uri}/#/compare-runs?runs=")
-
-
-def wait_until(condition, attempts=600):
-    for _ in range(attempts):
-        if condition():
-            return
-        time.sleep(0.1)
-    raise AssertionError("it never happened")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
-from test_tracking import Sweep, client_of, history, wait_until
+from played_sweeps import Sweep, client_of, history, wait_until
 from typer.testing import CliRunner
 
 from sweeper.cli import app

@@ -281,7 +281,7 @@ def test_durations_in_a_column_are_short(seconds, words):
 def test_reading_results_loads_no_heavy_package():
     heavy = "{'torch', 'ray', 'mlflow', 'optuna', 'pandas', 'sqlalchemy'}"
     script = f"import sys, sweeper.records.sweep_state; print(sorted({heavy} & set(sys.modules)))"
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=root)
     assert found.stdout.strip() == "[]", found.stderr
 

@@ -51,7 +51,7 @@ class Place:
         self.started: list[subprocess.Popen[str]] = []
         self.environment = {
             **os.environ,
-            "PYTHONPATH": str(Path(__file__).parent),
+            "PYTHONPATH": str(Path(__file__).parents[1]),
             "SWEEPER_CACHE": str(folder / "cache"),
             "COLUMNS": "80",
         }

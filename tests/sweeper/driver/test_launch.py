@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 import pytest
 from rich.console import Console
-from small_sweeps import as_optuna_reads_it, choice
+from small_sweeps import LOSS, as_optuna_reads_it, choice, spec
 
 from sweeper.driver.launch import launch, run_sweep
 from sweeper.driver.preflight import preflight
@@ -26,15 +26,12 @@ from sweeper.layout import JOURNAL
 from sweeper.records.journal import read_journal
 from sweeper.records.sweep_state import read_sweep
 from sweeper.spec.expressions import Expression
-from sweeper.spec.space import Parameter, Space
 from sweeper.spec.sweep import (
     BudgetSpec,
     EarlyStopSpec,
-    Objective,
     ResourceSpec,
     SearchSpec,
     SweepSpec,
-    TrackingSpec,
 )
 from sweeper.terminal.faults import checking
 from sweeper.terminal.result import print_result
@@ -42,27 +39,6 @@ from trainables.interface import ConfigError
 
 # MLflow and Ray Data warn of their own habits.
 pytestmark = pytest.mark.filterwarnings("default")
-
-LOSS = "train/loss"
-
-
-def spec(folder: Path, *parameters: Parameter, trials: int = 4, **changes: Any) -> SweepSpec:
-    config = {"train.steps": 40, "train.log_every": 5, **changes.pop("config", {})}
-    made = SweepSpec(
-        name=folder.name,
-        trainable="small_trainable:TRAINABLE",
-        config=config,
-        space=Space(parameters),
-        objectives=(Objective(LOSS, "minimize"),),
-        search=SearchSpec(method="grid"),
-        early_stop=None,
-        budget=BudgetSpec(trials=trials),
-        resources=ResourceSpec(1, 0, 1),
-        tracking=TrackingSpec(uri=None, experiment="tests"),
-        folder=folder,
-        source="name: a test\n",
-    )
-    return dataclasses.replace(made, **changes)
 
 
 def quiet() -> Console:
