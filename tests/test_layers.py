@@ -1,11 +1,20 @@
-"""The layers: what may import what, and what a quick command must not load."""
+"""The rules of `docs/decisions/0007-rooms.md`: who may import whom, how large a room is, what stays light.
+
+The ranks are in `tests/rooms.py`. Imports inside functions and under TYPE_CHECKING count.
+"""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
+
+import pytest
+
+from tests.measure import circles, import_graph, read_modules
+from tests.rooms import LARGEST_ROOM, runs_up, without_rank
 
 ROOT = Path(__file__).parent.parent
 HEAVY = {
@@ -119,3 +128,121 @@ def test_only_the_pictures_of_a_dataset_load_matplotlib() -> None:
             cwd=ROOT,
         )
         assert run.stdout.strip() == loaded, module
+
+
+MODULES = read_modules(ROOT)
+GRAPH = import_graph(MODULES)
+
+
+def outside(name: str) -> set[str]:
+    """What a module imports from outside both packages, by the full names of the modules."""
+    return {
+        found
+        for found in imported(ROOT / MODULES[name].path)
+        if not found.startswith(("sweeper", "trainables"))
+    }
+
+
+def below(room: str) -> list[str]:
+    """The modules of a room, with those of the rooms inside it."""
+    found = [name for name in MODULES if name == room or name.startswith(f"{room}.")]
+    assert found, f"there is no room {room}"
+    return found
+
+
+def test_every_module_was_read_and_has_a_rank() -> None:
+    files = [path for package in ("sweeper", "trainables") for path in (ROOT / package).rglob("*.py")]
+    assert len(files) == len(MODULES) >= 190
+    assert without_rank(set(MODULES)) == set()
+
+
+def test_imports_run_downwards_only() -> None:
+    edges = [(name, target) for name, targets in GRAPH.items() for target in targets]
+    assert len(edges) >= 700, "the imports were not found"
+    assert [edge for edge in edges if runs_up(*edge)] == []
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    assert circles(GRAPH) == []
+
+
+def test_no_room_has_more_files_than_can_be_seen_at_a_glance() -> None:
+    files = Counter(module.path.parent for module in MODULES.values() if not module.is_package)
+    assert len(files) >= 20, "the rooms were not found"
+    assert {str(room): count for room, count in files.items() if count > LARGEST_ROOM} == {}
+
+
+def test_a_trial_knows_neither_the_space_file_nor_the_records() -> None:
+    known = {target for name in below("sweeper.trial") for target in GRAPH[name]}
+    assert {target for target in known if target.startswith(("sweeper.spec", "sweeper.records"))} == set()
+
+
+def test_records_are_read_without_ray_optuna_and_mlflow() -> None:
+    seen, waiting = set(), list(below("sweeper.records"))
+    while waiting:
+        name = waiting.pop()
+        if name not in seen:
+            seen.add(name)
+            waiting += GRAPH[name]
+    assert {name: roots(outside(name)) & HEAVY for name in seen if roots(outside(name)) & HEAVY} == {}
+
+
+def test_what_a_sweep_is_needs_the_standard_library_only() -> None:
+    names = [name for name in below("sweeper.spec") if not name.startswith("sweeper.spec.space_file")]
+    assert len(names) >= 4
+    assert set().union(*(roots(outside(name)) for name in names)) - sys.stdlib_module_names == set()
+
+
+def test_few_know_the_space_file() -> None:
+    allowed = ("sweeper.commands.", "sweeper.spec.space_file")
+    single = {"sweeper.machines.plan", "sweeper.machines.jobs", "sweeper.steering.changes"}
+    users = {
+        name
+        for name, targets in GRAPH.items()
+        if any(t.startswith("sweeper.spec.space_file") for t in targets)
+    }
+    assert single <= users, "the imports were not found"
+    assert {name for name in users - single if not name.startswith(allowed)} == set()
+
+
+LIBRARIES = {
+    "ray": ("sweeper.trial", "sweeper.machines", "sweeper.search", "sweeper.steering", "sweeper.driver"),
+    "optuna": ("sweeper.search",),
+    "mlflow": ("sweeper.tracking",),
+    "rich": ("sweeper.terminal", "sweeper.commands", "sweeper.driver"),
+    "torch": ("trainables",),
+}
+"""The rooms that may import a library; all others must do without it."""
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_library_is_imported_in_its_rooms_only(library: str) -> None:
+    users = {name for name in MODULES if library in roots(outside(name))}
+    assert users, "the imports were not found"
+    assert {name for name in users if not name.startswith(LIBRARIES[library])} == set()
+
+
+PRIVATE = {
+    "ray": {"sweeper.trial.trainer", "sweeper.machines.ssh"},
+    "optuna": {"sweeper.search.study"},
+}
+"""The modules that may use private names of a library, which a new version may change."""
+
+
+@pytest.mark.parametrize("library", PRIVATE)
+def test_private_names_of_a_library_are_imported_in_one_place(library: str) -> None:
+    users = set()
+    for name, module in MODULES.items():
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == library:
+                parts = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
+            elif isinstance(node, ast.Import):
+                parts = [
+                    part for a in node.names if a.name.startswith(f"{library}.") for part in a.name.split(".")
+                ]
+            else:
+                continue
+            if any(part.startswith("_") for part in parts):
+                users.add(name)
+    assert users <= PRIVATE[library]
+    assert library != "ray" or "sweeper.trial.trainer" in users, "the imports were not found"
