@@ -15,8 +15,13 @@ from trainables.dataset.sources.find import fetch_source
 from trainables.diffusion_policy.config.clashes import crop_faults
 from trainables.diffusion_policy.config.diffusion_config import DiffusionConfig
 from trainables.diffusion_policy.config.sections import BUILTIN_PUSHT, DatasetConfig
+from trainables.diffusion_policy.finetuning.compatibility import feature_faults
+from trainables.diffusion_policy.pretrained.find import find_checkpoint
+from trainables.diffusion_policy.pretrained.read_config import read_config
+from trainables.evaluation.simulators import environment_faults
 from trainables.features import PolicyFeatures
 from trainables.interface import ConfigError, Fault, is_url, silent
+from trainables.pusht import IMAGE, ensure_dataset
 
 __all__ = ["camera_faults", "describe", "image_sizes", "load_dataset", "preflight"]
 
@@ -64,16 +69,12 @@ def _each(named: str | tuple[str, ...]) -> tuple[str, ...]:
 def _place(repo_id: str, config: DatasetConfig, cache: Path, progress: Callable[[str], None]) -> Path | str:
     if repo_id != BUILTIN_PUSHT:
         return repo_id
-    from trainables.pusht import IMAGE, ensure_dataset
-
     images = config.observations is None or IMAGE in config.observations
     return ensure_dataset(cache, images=images, progress=progress)
 
 
 def preflight(config: DiffusionConfig, cache: Path, progress: Callable[[str], None] = silent) -> list[Fault]:
     """Check a configuration against its dataset and its environment, without decoding anything."""
-    from trainables.evaluation.simulators import environment_faults
-
     faults = _start_faults(config, cache, progress)
     if faults:
         return faults
@@ -107,10 +108,6 @@ def _start_faults(config: DiffusionConfig, cache: Path, progress: Callable[[str]
     path, dataset = config.policy.path, config.dataset
     if path is None:
         return []
-    from trainables.diffusion_policy.finetuning.compatibility import feature_faults
-    from trainables.diffusion_policy.pretrained.find import find_checkpoint
-    from trainables.diffusion_policy.pretrained.read_config import read_config
-
     try:
         progress(f"reading the checkpoint {path}")
         start = read_config(find_checkpoint(path))
@@ -129,6 +126,7 @@ def _start_faults(config: DiffusionConfig, cache: Path, progress: Callable[[str]
 
 def describe(config: DiffusionConfig, cache: Path) -> Mapping[str, Any]:
     """Identify the data of a configuration: fingerprint, revision, split hash, sizes."""
+    # Torch is loaded only when the split is asked for.
     from trainables.dataset.windows import split_episodes
 
     dataset = load_dataset(config.dataset, cache)

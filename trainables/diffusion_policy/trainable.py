@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from trainables.addresses import missing_package
 from trainables.diffusion_policy.config.diffusion_config import ALIASES, FIELDS
 from trainables.diffusion_policy.finetuning.resolve import resolve, resolve_faults
 from trainables.diffusion_policy.finetuning.starting_point import inherited, remarks, start_sizes
@@ -242,8 +243,6 @@ def _missing_packages(root: Any) -> list[str]:
     addresses = [text for text in roots if isinstance(text, str) and is_url(text)]
     if not addresses:
         return []
-    from trainables.addresses import missing_package
-
     packages = dict.fromkeys(package for text in addresses if (package := missing_package(text)))
     return [
         f"dataset.root: this machine lacks the package {package}, which trials need where they run "

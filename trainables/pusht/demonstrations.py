@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
+from trainables.dataset.format.schema import DatasetFeature
+from trainables.dataset.format.write import DatasetWriter
 from trainables.features import ACTION, ENVIRONMENT_STATE, STATE
 from trainables.files import put_in_place
 from trainables.interface import TrainableError, silent
@@ -131,8 +133,6 @@ def _table_hash() -> str:
 
 
 def _build(root: Path, images: bool, progress: Callable[[str], None]) -> None:
-    from trainables.dataset.format.write import DatasetWriter
-
     demonstrations = load_demonstrations()
     camera = _Camera() if images else None
     with DatasetWriter(root, fps=FPS, features=_features(images)) as writer:
@@ -160,8 +160,6 @@ def _columns(demonstrations: Demonstrations, rows: slice) -> dict[str, np.ndarra
 
 
 def _features(images: bool) -> Mapping[str, Any]:
-    from trainables.dataset.format.schema import DatasetFeature
-
     place = {"motors": ["x", "y"]}
     keypoints = {"keypoints": [f"{axis}{number}" for number in range(len(KEYPOINTS)) for axis in "xy"]}
     camera = {IMAGE: DatasetFeature("video", (*IMAGE_SIZE_PX, 3), ["height", "width", "channel"])}

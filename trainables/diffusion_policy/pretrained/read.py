@@ -22,6 +22,7 @@ from trainables.diffusion_policy.pretrained.lerobot_processors import (
     find_step,
     state_file,
 )
+from trainables.diffusion_policy.pretrained.original_ckpt import read_original
 from trainables.diffusion_policy.pretrained.pretrained_config import PretrainedConfig, path_error, read_json
 from trainables.diffusion_policy.pretrained.read_config import read_config
 from trainables.diffusion_policy.pretrained.weights import Pretrained, WeightsError, policy_from_weights
@@ -92,8 +93,6 @@ def read_checkpoint(path: str | Path, cache: Path | None = None, *, ema: bool = 
     """
     place = find_checkpoint(path, cache)
     if place.is_file():
-        from trainables.diffusion_policy.pretrained.original_ckpt import read_original
-
         return read_original(place, ema=ema)
     config = read_config(place)
     readers: dict[str, Callable[[PretrainedConfig], Pretrained]] = {

@@ -13,6 +13,8 @@ from trainables.diffusion_policy.config.diffusion_config import DiffusionConfig
 from trainables.diffusion_policy.config.sections import EvalConfig, RolloutConfig
 from trainables.diffusion_policy.network.policy import DiffusionPolicy
 from trainables.evaluation.offline import OfflineSettings, action_error, chunk_latency
+from trainables.evaluation.rollout import rollout, summarise
+from trainables.evaluation.video import film_episodes
 from trainables.interface import TrainContext
 
 __all__ = ["evaluate"]
@@ -66,9 +68,6 @@ def _rollouts(
     policy: DiffusionPolicy, settings: RolloutConfig, context: TrainContext, step: int, *, final: bool
 ) -> tuple[dict[str, float], dict[str, Path]]:
     """Roll out on every rank its share of the episodes; rank 0 films."""
-    from trainables.evaluation.rollout import rollout, summarise
-    from trainables.evaluation.video import film_episodes
-
     env = cast(str, settings.env)
     episodes = settings.final_episodes if final and settings.final_episodes else settings.episodes
     share = range(
