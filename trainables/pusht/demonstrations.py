@@ -95,7 +95,7 @@ def load_demonstrations() -> Demonstrations:
     except (OSError, ValueError, KeyError) as error:
         raise DemonstrationsError(
             f"The table of the built-in demonstrations, {table}, cannot be read: {error}. Install this "
-            "package again, or make the table: python -m tools.pusht_expert.generate"
+            "package again. In a checkout, `python -m tools.pusht_expert.generate` makes the table."
         ) from error
 
 

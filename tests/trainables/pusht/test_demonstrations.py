@@ -216,7 +216,7 @@ def test_damaged_table_is_an_error_that_says_what_to_do(
     monkeypatch.setattr(module, "files", lambda package: tmp_path)
     load_demonstrations.cache_clear()
     try:
-        with pytest.raises(DemonstrationsError, match=r"python -m trainables\.pusht\.generate"):
+        with pytest.raises(DemonstrationsError, match=r"python -m tools\.pusht_expert\.generate"):
             load_demonstrations()
     finally:
         load_demonstrations.cache_clear()
