@@ -492,7 +492,8 @@ def test_the_package_itself_opens_datasets_and_is_light_until_then(make_dataset)
 
 def test_opening_needs_neither_torch_nor_pandas(make_dataset):
     code = (
-        "import sys, pathlib; from trainables.dataset.open import open_dataset, preflight; "
+        "import sys, pathlib; from trainables.dataset import open_dataset; "
+        "from trainables.dataset.doctor.preflight import preflight; "
         "root = pathlib.Path(sys.argv[1]); assert preflight(root) == []; "
         "assert len(open_dataset(root)) == 38; "
         "print([name for name in ('torch', 'pandas', 'huggingface_hub') if name in sys.modules])"

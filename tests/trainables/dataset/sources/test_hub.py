@@ -24,7 +24,8 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CODE = """
 import json, sys
 from pathlib import Path
-from trainables.dataset.open import open_dataset, preflight
+from trainables.dataset import open_dataset
+from trainables.dataset.doctor.preflight import preflight
 from trainables.dataset.errors import DatasetError
 cache, told = Path(sys.argv[1]), []
 found = {"faults": [str(fault) for fault in preflight("somebody/set", cache=cache)]}
