@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import os
 import shutil
 import subprocess
@@ -50,15 +51,15 @@ def main() -> int:
     prefix.mkdir(parents=True, exist_ok=True)
     if arguments.into is None:
         python = sys.executable
-        marker.touch()
+        with contextlib.suppress(PermissionError):  # pip then installs for this user only
+            marker.touch()
     else:
         python = environment(prefix, marker)
-    os.chdir(ROOT)
     # Python never compiles what it imports if this is set, and each of Ray's processes would do so in vain.
     compiled = arguments.compile or bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
     code = install(python, arguments.requirements, again=interrupted, compiled=compiled)
     if code == 0:
-        marker.unlink()
+        marker.unlink(missing_ok=True)
     return code
 
 
@@ -90,18 +91,19 @@ def install(python: str, requirements: list[str], *, again: bool, compiled: bool
     if not runs("uv", "--version"):
         uv = [python, "-m", "uv"]
         pip = [python, "-m", "pip", "install", "--quiet", "--constraint", "constraints.txt", "uv"]
-        if subprocess.run(pip, check=False).returncode != 0:
+        if run(pip) != 0:
             uv = []
     if uv:
         options = ["--python", python, *["--reinstall"] * again, *["--compile-bytecode"] * compiled]
-        settings = {**os.environ, **from_pip(pip_settings(python), os.environ)}
-        if subprocess.run([*uv, "pip", *command, *options], check=False, env=settings).returncode == 0:
+        if run([*uv, "pip", *command, *options], from_pip(pip_settings(python), os.environ)) == 0:
             return 0
-        print(
-            "uv failed, see above. Now pip installs, which takes some minutes.", file=sys.stderr, flush=True
-        )
-    options = ["--force-reinstall"] * again
-    return subprocess.run([python, "-m", "pip", *command, *options], check=False).returncode
+        print("uv failed, see above. Now pip installs, which takes minutes.", file=sys.stderr, flush=True)
+    return run([python, "-m", "pip", *command, *["--force-reinstall"] * again])
+
+
+def run(command: list[str], variables: Mapping[str, str] | None = None) -> int:
+    """Run a command at the top of the checkout; its exit code."""
+    return subprocess.run(command, check=False, cwd=ROOT, env={**os.environ, **(variables or {})}).returncode
 
 
 def pip_settings(python: str) -> list[str]:

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Make sure that the system has what pip cannot bring: Python's venv module, and the two libraries that the
-# simulator's image package links. Installs them where it may (root, apt-get); says what to do otherwise.
+# Make sure that the system has what pip cannot install: Python's venv module, and the two libraries that the
+# simulator's image package links. Installs them if it may (root, apt-get), or else prints what to do.
 # Usage: prepare_system.sh PYTHON
 set -eu
 python=$1
@@ -9,6 +9,8 @@ python=$1
     echo "Python 3.11 or newer is needed; $python is $("$python" --version 2>&1). Try: make PYTHON=python3.11" >&2
     exit 2
 }
+"$python" -c 'import sys; sys.exit(sys.version_info >= (3, 14))' ||
+    echo "$("$python" --version 2>&1) is not tested. If this fails: make PYTHON=python3.13 (or 3.12, 3.11)" >&2
 
 missing=""
 "$python" -c 'import ensurepip, venv' 2>/dev/null ||

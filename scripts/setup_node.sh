@@ -7,7 +7,7 @@
 #                      [--sweeps FOLDER] [--cache FOLDER]
 #
 #   --python PYTHON  the interpreter; python3 by default. All nodes need the same one, to the patch level.
-#   --into FOLDER    the virtual environment, made where it is missing; ~/.sweeper/venv by default
+#   --into FOLDER    the virtual environment, created if missing; ~/.sweeper/venv by default
 #   --into-python    install into PYTHON's own environment: that of a container image
 #   --ready          install nothing: PYTHON's environment has the packages already (a lab's shared folder)
 #   --with PACKAGE   install this one too, e.g. boto3 for the autoscaler on AWS
@@ -46,13 +46,12 @@ if [ ! -w "$source" ]; then
     mv "$state/source.new" "$state/source"
     source=$state/source
 fi
+base=$(command -v "$python")
 if [ "$mode" = venv ]; then
-    # Half an environment, left by a set-up that was cut off, is made anew.
-    "$into/bin/python" -c 'import pip' 2>/dev/null || { rm -rf "$into"; "$python" -m venv "$into"; }
     python=$into/bin/python
+else
+    python=$base
 fi
-python=$(command -v "$python")
-bin=$("$python" -c 'import sysconfig; print(sysconfig.get_path("scripts"))')
 
 if [ "$mode" = ready ]; then
     "$python" - "$source/constraints.txt" <<'PYTHON'
@@ -73,17 +72,19 @@ if wrong:
     sys.exit(f"--ready: {sys.executable} lacks what this project is tested with: " + "; ".join(wrong))
 PYTHON
 else
-    # An editable installation takes a change of the code as it is; only a change of packages needs pip again.
+    # A change of the code needs no new installation, because it is editable. A change of packages does.
     stamp=$state/installed
     now="$source $python $with $(cat "$source/pyproject.toml" "$source/constraints.txt" "$source/setup.py" | cksum)"
     if [ "$(cat "$stamp" 2>/dev/null)" != "$now" ] || ! "$python" -c 'import ray, sweeper' 2>/dev/null; then
         rm -f "$stamp"
+        # All modules are compiled: an image, or a folder that all machines share, may be read-only later.
+        if [ "$mode" = venv ]; then set -- --into "$into" --compile; else set -- --compile; fi
         # shellcheck disable=SC2086  # perhaps no package at all
-        (cd "$source" &&
-            "$python" -m pip install --quiet --constraint constraints.txt --editable ".[pusht,samplers]" $with)
+        "$base" "$source/scripts/install.py" "$@" ".[pusht,samplers]" $with
         echo "$now" >"$stamp"
     fi
 fi
+bin=$("$python" -c 'import sysconfig; print(sysconfig.get_path("scripts"))')
 
 {
     echo "# Written by $source/scripts/setup_node.sh; what you add belongs into ~/.sweeper/local.sh"
