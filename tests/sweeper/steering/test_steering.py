@@ -49,6 +49,7 @@ class Place:
         self.address = address
         self.sweeps = folder / "sweeps"
         self.started: list[subprocess.Popen[str]] = []
+        self.head = 0
         self.environment = {
             **os.environ,
             "PYTHONPATH": str(Path(__file__).parents[1]),
@@ -104,6 +105,14 @@ class Place:
     def events(self, name: str) -> list[Any]:
         return read_journal(self.sweeps / name / JOURNAL).events
 
+    def trains(self) -> bool:
+        """Whether a process of the cluster trains a trial."""
+        for process in psutil.Process(self.head).children(recursive=True):
+            with contextlib.suppress(psutil.Error):  # it ended while we looked
+                if " ".join(process.cmdline()).startswith(("ray::ImplicitFunc.train", "ray::RayTrainWorker")):
+                    return True
+        return False
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
@@ -135,6 +144,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         try:
             wait(lambda: "Ray runtime started" in (folder / "ray.log").read_text() or head.poll() is not None)
             assert head.poll() is None, (folder / "ray.log").read_text()
+            made.head = head.pid
             yield made
         finally:
             below = [psutil.Process(head.pid), *psutil.Process(head.pid).children(recursive=True)]
@@ -193,6 +203,7 @@ def test_two_sweeps_that_each_want_the_whole_cluster_take_turns(place: Place) ->
 def test_a_sweep_is_paused_resumed_given_more_and_stopped(place: Place) -> None:
     driver = place.launch("steered", trials=1, steps=100_000, pause_s=0.05)
     wait(lambda: bool(steps_of(place.events("steered"), 0)))
+    assert place.trains()
 
     code, text = place.run("stop", "steered", "7")
     assert code == 2
@@ -206,7 +217,7 @@ def test_a_sweep_is_paused_resumed_given_more_and_stopped(place: Place) -> None:
     assert paused["alive"]
     assert paused["trials"]["interrupted"] == 1
     assert paused["running"] == []
-    assert not any("ray::" in " ".join(p.cmdline()) and "train" in p.name() for p in workers(driver))
+    wait(lambda: not place.trains(), 30)
 
     code, text = place.run("resume", "steered", "budget.trials=+1")
     assert (code, text) == (0, "Budget: trials 1 → 2. It goes on where it paused.\n")
@@ -240,10 +251,6 @@ def test_a_sweep_is_paused_resumed_given_more_and_stopped(place: Place) -> None:
     assert code == 2
     assert "steered does not run: it is done" in text
     assert "sweeper resume steered" in text
-
-
-def workers(driver: subprocess.Popen[str]) -> list[psutil.Process]:
-    return psutil.Process(driver.pid).children(recursive=True)
 
 
 def test_a_sweep_is_watched_and_steered_from_elsewhere_and_resumed_after_a_kill(place: Place) -> None:
