@@ -1,4 +1,8 @@
-"""Run every benchmark: ``python -m benchmarks [--json FILE]``."""
+"""Run the short benchmarks: ``python -m benchmarks [--json FILE]``.
+
+Longer ones have commands of their own: ``benchmarks.finetune``, ``benchmarks.chaos``, and ``benchmarks.gpu``
+for a machine with a GPU.
+"""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.gpu.arithmetic import another_arithmetic, channels_last, tf32
 from benchmarks.gpu.cases import Case, NotHereError, Setting, compared, read_rows, run_cases
-from benchmarks.gpu.materials import TINY_SIZE, build, config_of
+from benchmarks.gpu.materials import TINY_SIZE, build, config_of, sizes
 from benchmarks.gpu.report import as_markdown
 from trainables.diffusion_policy.trainable import TRAINABLE
 
@@ -98,8 +98,6 @@ def test_arithmetic_is_as_it_was_afterwards() -> None:
 
 def test_the_networks_are_those_that_the_page_names(setting: Setting) -> None:
     real = Setting("cpu", quick=False, folder=setting.folder)
-    from benchmarks.gpu.materials import sizes
-
     for changes in sizes(real).values():
         assert TRAINABLE.faults(config_of(real, changes)) == []
     with torch.device("meta"):

@@ -75,9 +75,11 @@ def run_parts(
 
 def _run_part(name: str, setting: Setting, seconds: float, grace_s: float, threads: int) -> list[Row]:
     print(f"{PARTS[name].title}: at most {seconds:.0f} s", flush=True)
-    rows = setting.folder / f"{name}.jsonl"
+    rows, done = setting.folder / f"{name}.jsonl", setting.folder / f"{name}.done"
+    # By the system's clock, so that the process may take its time to start.
+    deadline = time.monotonic() + seconds
     process = multiprocessing.get_context("spawn").Process(
-        target=_work, args=(name, setting, rows, seconds, threads)
+        target=_work, args=(name, setting, rows, done, deadline, threads)
     )
     process.start()
     try:
@@ -86,20 +88,13 @@ def _run_part(name: str, setting: Setting, seconds: float, grace_s: float, threa
     finally:
         _end(process)
     found = read_rows(rows)
-    if was_late:
-        found.append(
-            Row(f"the case after {len(found)} others", "failed", note="it was ended: the time was up")
-        )
-    elif process.exitcode != 0:
-        code = process.exitcode
-        found.append(
-            Row(f"the case after {len(found)} others", "failed", note=f"its process ended with {code}")
-        )
+    if not done.exists():
+        why = "it was ended: the time was up" if was_late else f"its process ended with {process.exitcode}"
+        found.append(Row(f"the case after {len(found)} others", "failed", note=why))
     return found
 
 
-def _work(name: str, setting: Setting, rows: Path, seconds: float, threads: int) -> None:
-    deadline = time.monotonic() + seconds
+def _work(name: str, setting: Setting, rows: Path, done: Path, deadline: float, threads: int) -> None:
     os.setsid()  # the compilers' processes are ended with this one
     if threads > 0:
         torch.set_num_threads(threads)
@@ -108,6 +103,7 @@ def _work(name: str, setting: Setting, rows: Path, seconds: float, threads: int)
     part = Setting(setting.device, setting.quick, setting.folder / name)
     part.folder.mkdir(exist_ok=True)
     run_cases(PARTS[name].cases(part), rows, part, deadline)
+    done.touch()
 
 
 def _end(process: SpawnProcess) -> None:
