@@ -67,3 +67,35 @@ def test_the_configuration_page_is_current():
         [sys.executable, script, "--check"], capture_output=True, text=True, cwd=ROOT, check=False
     )
     assert answer.returncode == 0, answer.stderr
+
+
+TRANSLATED = [("README.md", "README.zh-CN.md"), ("docs/quickstart.md", "docs/quickstart.zh-CN.md")]
+
+
+def blocks(page: str) -> list[str]:
+    """The commands, examples and outputs of a page, without comments, which are translated."""
+    found = re.findall(r"```(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+    return [re.sub(r" +#.*", "", block) for block in found]
+
+
+@pytest.mark.parametrize(("page", "translation"), TRANSLATED)
+def test_a_translation_has_the_commands_and_links_of_its_page(page: str, translation: str) -> None:
+    assert len(blocks(page)) >= 5
+    assert blocks(translation) == blocks(page)
+    links = [
+        {
+            link.replace(".zh-CN.md", ".md")
+            for link in re.findall(r"\]\(([^)]+)\)", (ROOT / name).read_text(encoding="utf-8"))
+        }
+        for name in (page, translation)
+    ]
+    assert links[0] == links[1]
+
+
+@pytest.mark.parametrize("page", [*(path for path, _ in TRANSLATED), *(path for _, path in TRANSLATED)])
+def test_the_links_of_a_page_lead_somewhere(page: str) -> None:
+    path = ROOT / page
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text(encoding="utf-8"))
+    here = [link for link in links if not link.startswith("http")]
+    assert len(here) >= 5
+    assert [link for link in here if not (path.parent / link).exists()] == []
