@@ -38,16 +38,17 @@ def cases(setting: Setting) -> Iterator[Case]:
 
 
 def _case(setting: Setting, sampler: str, steps: int, batch: int, precision: str, mode: str) -> Case:
-    name = f"{sampler} {steps} steps, batch {batch}, {precision}, {mode}"
-    return Case(name, partial(_measure, setting, sampler, steps, batch, precision, mode))
+    # Compiling a ResNet takes minutes on a CPU.
+    camera = mode == EAGER or not setting.quick
+    name = f"{sampler} {steps} steps, batch {batch}, {precision}, {mode}{'' if camera else ', no camera'}"
+    return Case(name, partial(_measure, setting, sampler, steps, batch, precision, mode, camera))
 
 
 def _measure(
-    setting: Setting, sampler: str, steps: int, batch: int, precision: str, mode: str
+    setting: Setting, sampler: str, steps: int, batch: int, precision: str, mode: str, camera: bool
 ) -> Mapping[str, Value]:
     config = config_of(setting, TINY_SIZE if setting.quick else DEFAULT_SIZE)
-    # Compiling a ResNet takes minutes on a CPU.
-    policy = build(config, setting.device, camera=mode == EAGER or not setting.quick).eval()
+    policy = build(config, setting.device, camera=camera).eval()
     if mode != EAGER:
         policy.compile_network(mode)
     seen = observations(policy, batch, setting.device)
