@@ -17,7 +17,7 @@ _PORT = re.compile(r"[^:@]*(?::\d*)?")
 
 
 def address_faults(field: str, address: str) -> list[Fault]:
-    """Say what is wrong with the address of a folder in an object store; empty where nothing is.
+    """Say what is wrong with the address of a folder in an object store; empty if nothing is.
 
     What may be a password is not repeated.
 
@@ -56,7 +56,7 @@ def address_faults(field: str, address: str) -> list[Fault]:
 
 
 def missing_package(address: str) -> str | None:
-    """Name the package without which an address cannot be opened here; None where none is missing."""
+    """Name the package without which an address cannot be opened here; None if none is missing."""
     from fsspec import get_filesystem_class
     from fsspec.registry import known_implementations
 

@@ -24,7 +24,7 @@ class Environment(Protocol):
 
     Attributes:
         action_shape: Shape of an action.
-        max_steps: Steps per episode that the task is meant to have, or None where it has no limit.
+        max_steps: Steps per episode that the task is meant to have, or None if it has no limit.
         fps: Control steps per second of simulated time.
     """
 
@@ -53,7 +53,7 @@ class Step(NamedTuple):
     """What one control step gave.
 
     Attributes:
-        observation: What the policy sees next, or None where it was not asked for.
+        observation: What the policy sees next, or None if it was not asked for.
         reward: Reward of the step.
         done: Whether the episode is over by the environment's own rule (its step limit not counted).
         success: Whether the task is solved.

@@ -52,12 +52,12 @@ class PolicyFeatures:
 
     @property
     def state_dim(self) -> int:
-        """Numbers in ``observation.state`` (0 where there is none)."""
+        """Numbers in ``observation.state`` (0 if there is none)."""
         return self._dim(FeatureType.STATE)
 
     @property
     def environment_state_dim(self) -> int:
-        """Numbers in ``observation.environment_state`` (0 where there is none)."""
+        """Numbers in ``observation.environment_state`` (0 if there is none)."""
         return self._dim(FeatureType.ENV)
 
     @property
@@ -77,7 +77,7 @@ class PolicyFeatures:
         """Sort features into inputs and output.
 
         Raises:
-            ValueError: Where there is no ``action``.
+            ValueError: If there is no ``action``.
         """
         listed = tuple(features)
         actions = [feature for feature in listed if feature.name == ACTION]
@@ -90,7 +90,7 @@ class PolicyFeatures:
         """The features as a checkpoint of this project describes them.
 
         Raises:
-            KeyError, TypeError, ValueError: Where they are not described so.
+            KeyError, TypeError, ValueError: If they are not described so.
         """
         return PolicyFeatures.of(
             Feature(str(item["name"]), FeatureType(item["type"]), tuple(int(n) for n in item["shape"]))

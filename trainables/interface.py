@@ -1,4 +1,4 @@
-"""The seam between a trainable and whoever runs it. Standard library only.
+"""The seam between a trainable and the caller that runs it. Standard library only.
 
 A *trainable* is something that can be trained with a flat configuration of dotted names
 (``{"policy.horizon": 16, ...}``) and reports how it goes. The service knows a trainable only through
@@ -69,7 +69,7 @@ class Fault:
         where: The dotted name of the field, or the file, that is at fault.
         problem: What is wrong, with the offending value.
         remedy: What is allowed and what to do.
-        episodes: The episodes without which it would not be; empty where leaving out episodes is no remedy.
+        episodes: The episodes without which it would not be; empty if leaving out episodes is not a remedy.
     """
 
     where: str
@@ -87,13 +87,13 @@ class Finding:
 
     Attributes:
         check: Stable name of the check, e.g. ``truncated_video``.
-        severity: ``error`` where training cannot or must not go on, ``warning`` where it will suffer,
-            ``note`` where it is merely worth knowing.
+        severity: ``error`` if training cannot or must not continue, ``warning`` if it will suffer,
+            ``note`` if it is merely worth knowing.
         where: The feature or the file.
         problem: What was found, with numbers.
         why: Why it matters to the policy.
         remedy: What to do about it.
-        episodes: The episodes concerned; empty where all are, or none in particular.
+        episodes: The episodes concerned; empty if all are, or none in particular.
     """
 
     check: str
@@ -113,7 +113,7 @@ class Examination:
         findings: What was noticed, errors first.
         summary: What was looked at, as JSON values: ``version``, ``fps``, ``episodes``, ``frames``,
             ``pictures``, how many were looked at by camera, and ``exclude_episodes``, the value of that
-            option that leaves no error, or None. Empty where the dataset could not be opened.
+            option that leaves no error, or None. Empty if the dataset could not be opened.
     """
 
     findings: tuple[Finding, ...]
@@ -145,8 +145,8 @@ class FieldInfo:
         nullable: Whether ``null`` is a value.
         minimum: Smallest legal value of a number (or of each element of a list), inclusive.
         maximum: Largest legal value of a number (or of each element of a list), inclusive.
-        choices: The legal values, where they are few.
-        unit: Unit of the value (``px``, ``steps``, ``s``), empty where it has none.
+        choices: The legal values, if they are few.
+        unit: Unit of the value (``px``, ``steps``, ``s``), empty if it has none.
         phase: ``data`` fields decide what is read, ``train`` fields need training again when they change,
             ``inference`` fields can be changed on a trained checkpoint.
         doc: One line for a person.
@@ -164,7 +164,7 @@ class FieldInfo:
     doc: str = ""
 
     def faults(self, value: Any) -> list[Fault]:
-        """Say what is wrong with ``value`` for this field; an empty list where nothing is."""
+        """Say what is wrong with ``value`` for this field; an empty list if nothing is."""
         if value is None:
             if self.nullable:
                 return []
@@ -252,7 +252,7 @@ class Metric:
 
     Attributes:
         name: Name in reports and in MLflow, e.g. ``rollout/success_rate``.
-        goal: The direction that is better, or None where there is none.
+        goal: The direction that is better, or None if there is none.
         every: ``log`` where every report has it, ``eval`` where only reports of an evaluation have it.
         needs: Dotted name of a field that must be set, and not 0, for the metric to appear; or None.
         doc: One line for a person, with the unit.
@@ -305,7 +305,7 @@ class TrainContext:
         threads: Threads that this process may use for computing; 0 leaves torch's setting alone.
         objective: The metric and the direction by which the best checkpoint is chosen; None leaves the choice
             to the trainable.
-        resume: Whether to continue from ``folder/checkpoints/last`` where it exists.
+        resume: Whether to continue from ``folder/checkpoints/last`` if it exists.
         stop_requested: Asked once per step; when it answers True the run ends after a checkpoint. With
             several workers the answers may differ for a moment: they must agree before one leaves.
         progress: Told what a person would like to know while nothing is reported yet.
@@ -375,8 +375,8 @@ class StartsFromCheckpoints(Protocol):
     def inherited(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
         """The values that a configuration takes from the checkpoint that it names, by dotted name.
 
-        Empty where it names none, or where that cannot be read here. What ``config`` names is among them
-        only where it is a pointer to a checkpoint, which is followed.
+        Empty if it names none, or if that cannot be read here. What ``config`` names is among them
+        only if it is a pointer to a checkpoint, which is followed.
         """
         ...
 
@@ -385,7 +385,7 @@ class StartsFromCheckpoints(Protocol):
 
         Args:
             config: Values by dotted name.
-            cache: For datasets; None where none may be opened.
+            cache: For datasets; None if none may be opened.
         """
         ...
 
@@ -442,8 +442,8 @@ class DatasetExaminer(Protocol):
         without it a sample is taken that does not grow with the dataset.
 
         Raises:
-            ConfigError: Where the configuration itself is wrong.
-            TrainableError: Where the configuration names what the dataset does not have.
+            ConfigError: If the configuration itself is wrong.
+            TrainableError: If the configuration names what the dataset does not have.
         """
         ...
 
@@ -457,7 +457,7 @@ class DatasetExaminer(Protocol):
         """Describe the dataset of a configuration as JSON values; draws pictures of it into ``folder``.
 
         Raises:
-            TrainableError: Where the dataset cannot be opened.
+            TrainableError: If the dataset cannot be opened.
         """
         ...
 
@@ -485,7 +485,7 @@ class ExportsCheckpoints(Protocol):
             checkpoint: Folder of the checkpoint.
             folder: The folder to make.
             target: One of ``export_targets``.
-            ema: Write averaged weights where the checkpoint has them.
+            ema: Write averaged weights if the checkpoint has them.
             replace: Replace an earlier export in ``folder``; anything else there is refused all the same.
             progress: Told what is being done.
 
@@ -493,6 +493,6 @@ class ExportsCheckpoints(Protocol):
             What a person should know of it: what was replaced, what was compared.
 
         Raises:
-            TrainableError: Where ``target`` cannot express it, with the reason; nothing is left behind then.
+            TrainableError: If ``target`` cannot express it, with the reason; nothing is left behind then.
         """
         ...

@@ -60,7 +60,7 @@ def parse_choice(value: Any) -> Choice:
             any of them in a list.
 
     Raises:
-        ValueError: Where it is none, or a number is below 0 or too large; says which, in words.
+        ValueError: If it is none, or a number is below 0 or too large; says which, in words.
     """
     alone = isinstance(value, (str, range)) or not isinstance(value, Iterable)
     numbers: set[int] = set()

@@ -21,7 +21,7 @@ def load(name: str) -> Trainable:
     """Find a trainable by its built-in name or as ``module:attribute``.
 
     Raises:
-        ConfigError: Where no such trainable exists, the module does not import, or the object found does not
+        ConfigError: If no such trainable exists, the module does not import, or the object found does not
             have what a trainable needs.
     """
     target = _BUILT_IN.get(name, name)

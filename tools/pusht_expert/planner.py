@@ -137,7 +137,7 @@ class Expert:
         return [library.push(*first) for first in ranked]
 
     def _try(self, state: State, target: np.ndarray, push: Push) -> _Trial | None:
-        """Simulate one push exactly; None where it cannot be reached."""
+        """Simulate one push exactly; None if it cannot be reached."""
         targets = self._targets(state, target, push)
         if targets is None:
             return None
@@ -194,7 +194,7 @@ class Expert:
         )
 
     def _targets(self, state: State, target: np.ndarray, push: Push) -> np.ndarray | None:
-        """The agent's targets for a push, from the last target on; None where there is no way."""
+        """The agent's targets for a push, from the last target on; None if there is no way."""
         if signed_distance(push.standoff) < CLEARANCE_PX - 1:
             return None
         way = route(state.block, to_body(state.block, target), push.standoff)

@@ -46,7 +46,7 @@ def route(pose: np.ndarray, agent: np.ndarray, goal: np.ndarray) -> np.ndarray |
         goal: End (2,), body frame.
 
     Returns:
-        Points (N, 2) in the body's frame, the agent's position first, or None where there is no way.
+        Points (N, 2) in the body's frame, the agent's position first, or None if there is no way.
     """
     start = exit_point(agent)
     usable = _on_table(pose)
@@ -66,7 +66,7 @@ def route(pose: np.ndarray, agent: np.ndarray, goal: np.ndarray) -> np.ndarray |
 
 
 def route_lengths(pose: np.ndarray, agent: np.ndarray, goals: np.ndarray) -> np.ndarray:
-    """Length (px) of the shortest way from ``agent`` to each of the library's standoffs; infinite where none.
+    """Length (px) of the shortest way from ``agent`` to each of the library's standoffs; infinite if none.
 
     Args:
         pose: The block's pose (3,).
@@ -93,7 +93,7 @@ def _nodes() -> np.ndarray:
         leaving = (following - corner) / np.hypot(*(following - corner))
         if arriving[0] * leaving[1] - arriving[1] * leaving[0] < 0:
             continue  # a reflex corner: nobody turns around it
-        # With the corner convex, the way in goes on outwards and the way out comes from outwards.
+        # With the corner convex, the way in continues outwards and the way out comes from outwards.
         slant = np.tan(np.pi / 8)
         nodes.append(corner + NODE_OFFSET_PX * (arriving - slant * leaving))
         nodes.append(corner + NODE_OFFSET_PX * (slant * arriving - leaving))

@@ -165,7 +165,7 @@ def _letters() -> frozenset[int]:
 
 
 def fitted(text: str, size: int, room: float) -> str:
-    """The text on one line; where it is wider than ``room`` px, without its middle.
+    """The text on one line; if it is wider than ``room`` px, without its middle.
 
     Letters that the typeface lacks become ``?``.
     """

@@ -1,8 +1,8 @@
 """Decode every camera once per machine, into a memory map that all processes share.
 
-The frames of a camera at one size are one ``.npy`` file, uint8 (N, C, H, W), in the cache folder. Whoever
-asks first builds it, the others wait; it is built beside and renamed when whole. The lock is the operating
-system's: it goes when its owner dies, and whoever waits then builds anew.
+The frames of a camera at one size are one ``.npy`` file, uint8 (N, C, H, W), in the cache folder. The caller
+that asks first builds it, the others wait; it is built beside and renamed when whole. The lock is the
+operating system's: it goes when its owner dies, and the caller that waits then builds it.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class FrameArray:
     Attributes:
         path: The file.
         array: uint8 (N, C, H, W), in the file.
-        rows: For each row of the opened dataset its place in ``array``, or None where they are the same.
+        rows: For each row of the opened dataset its place in ``array``, or None if they are the same.
     """
 
     path: Path
@@ -88,8 +88,8 @@ def open_frames(
         threads: Threads to decode with; None: one per CPU.
 
     Raises:
-        DatasetError: Where a frame cannot be decoded; names its episode, camera and file.
-        DiskFullError: Where the cache's disk has not enough room.
+        DatasetError: If a frame cannot be decoded; names its episode, camera and file.
+        DiskFullError: If the cache's disk has not enough room.
     """
     tell = progress or silent
     parts = dataset.frame_parts(camera)
@@ -221,7 +221,7 @@ class _Builder:
                 self._done += 1
 
     def _tell_progress(self) -> None:
-        # Only where there is any: whoever decodes and says so for ever would not be known to hang.
+        # Only if there was progress: a decoder that reported without it would never be known to hang.
         moved = self._told < self._done < self._shape[0]
         if moved and time.monotonic() - self._told_s >= PROGRESS_EVERY_S:
             self._told_s, self._told = time.monotonic(), self._done

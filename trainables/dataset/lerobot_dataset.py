@@ -138,7 +138,7 @@ class LeRobotDataset:
         """Give a feature's values (N, *shape), read once; floats of any width become float32.
 
         Raises:
-            DatasetError: Where there is no such feature, or it is a camera.
+            DatasetError: If there is no such feature, or it is a camera.
         """
         if name not in self._columns:
             if name not in self.features:
@@ -206,7 +206,7 @@ class LeRobotDataset:
         return f"{named} (episode {episode.index - folder.metadata.before} of {folder.source.name})"
 
     def task(self, row: int) -> str:
-        """Say in words what is done at a row; empty where the dataset does not say."""
+        """Say in words what is done at a row; empty if the dataset does not say."""
         if "task_index" in self.features:
             number = int(self.column("task_index")[row, 0])
             if number in self._tasks:
@@ -243,7 +243,7 @@ class LeRobotDataset:
         """Say where each row's picture of ``camera`` is, file by file.
 
         Raises:
-            DatasetError: Where it is no camera, or was not chosen.
+            DatasetError: If it is not a camera, or was not chosen.
         """
         return self._parts(camera, None)
 
@@ -285,7 +285,7 @@ class LeRobotDataset:
             size: Wanted (height, width); None: as recorded.
 
         Raises:
-            DatasetError: Where a picture cannot be decoded.
+            DatasetError: If a picture cannot be decoded.
         """
         needed, where = np.unique(rows, return_inverse=True)
         found = dict(self.decoded(camera, needed, size))
@@ -316,7 +316,7 @@ class LeRobotDataset:
             observations were chosen, also the observations that no policy uses, as they are on disk.
 
         Raises:
-            DatasetError: Where there is no such row or number of steps, or a picture cannot be decoded.
+            DatasetError: If there is no such row or number of steps, or a picture cannot be decoded.
         """
         if not 0 <= index < len(self):
             raise dataset_error("index", f"{index} is no row.", f"The dataset has rows 0 to {len(self) - 1}.")
@@ -345,7 +345,7 @@ class LeRobotDataset:
         """List the rows of some episodes, by their indices; None: every row.
 
         Raises:
-            DatasetError: Where an episode was not chosen or does not exist.
+            DatasetError: If an episode was not chosen or does not exist.
         """
         if episodes is None:
             return np.arange(len(self))

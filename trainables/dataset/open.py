@@ -60,7 +60,7 @@ def open_dataset(
 
     Args:
         root_or_repo_id: A ``Path`` is a folder. A text is an address in a store (``s3://bucket/folder``), a
-            folder where there is one, else a hub name. Several become one dataset where their features match,
+            folder if there is one, else a hub name. Several become one dataset if their features match,
             with episodes numbered on in this order.
         revision: Branch, tag or commit on the hub; None: the newest.
         episodes: The episodes to use, see ``Episodes``; None: all.

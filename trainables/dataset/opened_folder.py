@@ -36,7 +36,7 @@ class DatasetFolder:
         records: The chosen episodes, by ascending index.
 
     Raises:
-        DatasetError: Where the rows of the chosen episodes cannot be read.
+        DatasetError: If the rows of the chosen episodes cannot be read.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class DatasetFolder:
         return self._table.length
 
     def take(self, name: str) -> np.ndarray:
-        """Hand over a feature's values (N, *shape): they are kept by whoever asks, not here."""
+        """Hand over a feature's values (N, *shape): they are kept by the caller that asks, not here."""
         return self._table.take(self.metadata.recorded(name), self.metadata.features[name])
 
     @cached_property
@@ -88,7 +88,7 @@ class DatasetFolder:
         Args:
             camera: The feature.
             tolerance_s: How far a video frame may lie from its time.
-            times_s: The time of each row in its episode, (N,); None where the pictures are in no video.
+            times_s: The time of each row in its episode, (N,); None if the pictures are in no video.
             episodes: Places in ``records`` of the episodes that are asked for; None: all.
         """
         channels, height, width = camera.shape

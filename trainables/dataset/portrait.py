@@ -55,7 +55,7 @@ def portray(dataset: LeRobotDataset, folder: Path, progress: Progress = silent) 
 
     Args:
         dataset: The opened dataset.
-        folder: Where the pictures go; made where it is not there.
+        folder: Where the pictures go; made if it is not there.
         progress: Told what is being done.
 
     Returns:
@@ -187,7 +187,7 @@ def _label(page: Page, dataset: LeRobotDataset, episode: Episode, top: int) -> N
 def _pictures(
     dataset: LeRobotDataset, camera: str, rows: NDArray[np.int64], cell: tuple[int, int]
 ) -> NDArray[np.uint8] | None:
-    """Pictures of some rows at the size of a cell; None where they cannot be decoded."""
+    """Pictures of some rows at the size of a cell; None if they cannot be decoded."""
     try:
         return dataset.pictures(camera, rows, (cell[1], cell[0]))
     except DatasetError:

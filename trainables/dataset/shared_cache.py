@@ -91,7 +91,7 @@ def run_parallel(
 
 
 def missing_space(folder: Path, needed_b: int) -> int | None:
-    """The bytes that are free in ``folder`` where ``needed_b`` do not fit; None where they do."""
+    """The bytes that are free in ``folder`` if ``needed_b`` do not fit; None if they do."""
     free_b = shutil.disk_usage(folder).free
     return free_b if needed_b + SPARE_B > free_b else None
 

@@ -47,7 +47,7 @@ def vector_statistics(values: NDArray[np.generic]) -> dict[str, np.ndarray]:
     finite spoils its dimension's statistics and no other.
 
     Raises:
-        ValueError: Where there is no row.
+        ValueError: If there is no row.
     """
     if len(values) == 0:
         raise ValueError("statistics need at least one row")
@@ -81,7 +81,7 @@ def image_statistics(histogram: NDArray[np.int64], frames: int) -> dict[str, np.
         Statistics shaped (C, 1, 1) in [0, 1], where 255 is 1.
 
     Raises:
-        ValueError: Where no pixel was counted.
+        ValueError: If no pixel was counted.
     """
     pixels = int(histogram[0].sum())
     if pixels == 0:

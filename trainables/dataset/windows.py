@@ -52,7 +52,7 @@ def split_episodes(dataset: LeRobotDataset, holdout_fraction: float, seed: int) 
         seed: Seed of the choice.
 
     Raises:
-        DatasetError: Where there are too few episodes to keep one back.
+        DatasetError: If there are too few episodes to keep one back.
     """
     indices = [episode.index for episode in dataset.episodes]
     count = round(holdout_fraction * len(indices))
@@ -87,7 +87,7 @@ class Windows:
         empty_episodes: Indices of the episodes that are too short to give a sample.
 
     Raises:
-        DatasetError: Where no episode gives a sample, or the frames of a camera are missing.
+        DatasetError: If no episode gives a sample, or the frames of a camera are missing.
     """
 
     def __init__(

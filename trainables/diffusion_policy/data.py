@@ -29,10 +29,10 @@ __all__ = ["camera_faults", "describe", "image_sizes", "load_dataset", "prefligh
 def load_dataset(
     config: DatasetConfig, cache: Path, progress: Callable[[str], None] = silent
 ) -> LeRobotDataset:
-    """Open the dataset that a configuration names; builds the built-in one where it is the first to ask.
+    """Open the dataset that a configuration names; builds the built-in one if it is the first to ask.
 
     Raises:
-        DatasetError: Where the dataset cannot be read.
+        DatasetError: If the dataset cannot be read.
     """
     return open_dataset(
         source(config, cache, progress),
@@ -50,7 +50,7 @@ def source(config: DatasetConfig, cache: Path, progress: Callable[[str], None] =
     """Local folder (a Path), hub id (a str) or what was fetched from a store; or several. A root wins.
 
     Raises:
-        DatasetError: Where the dataset cannot be fetched from its store.
+        DatasetError: If the dataset cannot be fetched from its store.
     """
     if config.root is not None:
         roots = [

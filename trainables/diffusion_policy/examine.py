@@ -43,7 +43,7 @@ def examine(
         every_frame: Decode every picture instead of a sample.
 
     Raises:
-        DatasetError: Where the configuration names episodes or features that the dataset does not have.
+        DatasetError: If the configuration names episodes or features that the dataset does not have.
     """
     findings, dataset = _open(config.dataset, cache, progress)
     if dataset is None:
@@ -71,7 +71,7 @@ def _open(
     """Open as much of the dataset as can be; what cannot is a finding.
 
     Raises:
-        DatasetError: Where there is no dataset, or it is the configuration that is wrong.
+        DatasetError: If there is no dataset, or it is the configuration that is wrong.
     """
     roots = (config.root,) if isinstance(config.root, str) else config.root or ()
     for root in roots:
@@ -97,7 +97,7 @@ def _open(
 
 
 def _exclude(config: DatasetConfig, dataset: LeRobotDataset, findings: list[Finding]) -> str | None:
-    """The value of dataset.exclude_episodes that leaves no error; None where none does or is needed."""
+    """The value of dataset.exclude_episodes that leaves no error; None if none does or is needed."""
     errors = [found for found in findings if found.severity == "error"]
     concerned = {index for found in errors for index in found.episodes}
     there = {episode.index for episode in dataset.episodes}

@@ -104,7 +104,7 @@ class DiffusionPolicyTrainable:
         return describe(resolve(config), cache)
 
     def dataset_config(self, root_or_repo_id: str) -> Mapping[str, Any]:
-        """Name a dataset as a configuration does: what looks like a hub id and is no folder is one."""
+        """Name a dataset as a configuration does: what looks like a hub id and is not a folder is one."""
         is_hub_id = HUB_ID.fullmatch(root_or_repo_id) and not Path(root_or_repo_id).is_dir()
         return {"dataset.repo_id" if is_hub_id else "dataset.root": root_or_repo_id}
 
@@ -119,8 +119,8 @@ class DiffusionPolicyTrainable:
         """Look at the dataset of a configuration as closely as possible, pictures included.
 
         Raises:
-            ConfigError: Where the configuration itself is wrong.
-            DatasetError: Where it names episodes or features that the dataset does not have.
+            ConfigError: If the configuration itself is wrong.
+            DatasetError: If it names episodes or features that the dataset does not have.
         """
         from trainables.diffusion_policy.examine import examine
 
@@ -136,8 +136,8 @@ class DiffusionPolicyTrainable:
         """Describe the dataset of a configuration as JSON values; draws pictures of it into ``folder``.
 
         Raises:
-            ConfigError: Where the configuration itself is wrong.
-            DatasetError: Where the dataset cannot be opened.
+            ConfigError: If the configuration itself is wrong.
+            DatasetError: If the dataset cannot be opened.
         """
         from trainables.dataset.portrait import portray
         from trainables.diffusion_policy.data import load_dataset
@@ -162,7 +162,7 @@ class DiffusionPolicyTrainable:
         return _CHECKPOINTS * (kept * _BYTES_KEPT + trained * _BYTES_TRAINED) / 1e9 + _GB_EXTRAS
 
     def inherited(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
-        """What the checkpoint of ``policy.path`` decides; empty where it cannot be read."""
+        """What the checkpoint of ``policy.path`` decides; empty if it cannot be read."""
         if config.get("policy.path") is None:
             return {}
         try:
@@ -194,7 +194,7 @@ class DiffusionPolicyTrainable:
         return weights * (_BYTES_HELD + (_BYTES_AVERAGE if built.ema.enabled else 0)) / 1e9
 
     def lighter(self, config: Mapping[str, Any], workers: int = 1) -> Mapping[str, Any] | None:
-        """The same training in twice as many passes of half the size; None where a pass cannot be halved."""
+        """The same training in twice as many passes of half the size; None if a pass cannot be halved."""
         batch_size, parts = (
             config.get(name, FIELDS[name].default)
             for name in ("train.batch_size", "train.gradient_accumulation_steps")
@@ -207,10 +207,10 @@ class DiffusionPolicyTrainable:
         """Train with ``config``; yields a report at every logging step and at every evaluation.
 
         Raises:
-            ConfigError: Where the configuration is wrong in itself or for its dataset.
-            DatasetError: Where the dataset cannot be read.
-            DivergedError: Where the loss or a gradient is no longer finite, or the loss explodes.
-            OutOfMemoryError: Where the device's memory does not suffice.
+            ConfigError: If the configuration is wrong in itself or for its dataset.
+            DatasetError: If the dataset cannot be read.
+            DivergedError: If the loss or a gradient is no longer finite, or the loss explodes.
+            OutOfMemoryError: If the device's memory does not suffice.
         """
         from trainables.diffusion_policy.training.train import train
 
@@ -229,8 +229,8 @@ class DiffusionPolicyTrainable:
         """Write a checkpoint as a version of LeRobot would have, read it back and compare its actions.
 
         Raises:
-            ConfigError: Where the checkpoint cannot be read.
-            ExportError: Where LeRobot cannot express it, or ``folder`` holds something else.
+            ConfigError: If the checkpoint cannot be read.
+            ExportError: If LeRobot cannot express it, or ``folder`` holds something else.
         """
         from trainables.diffusion_policy.lerobot.export import export
 
@@ -238,7 +238,7 @@ class DiffusionPolicyTrainable:
 
 
 def _missing_packages(root: Any) -> list[str]:
-    """What has to be installed for the addresses of ``dataset.root``, where they are read."""
+    """What has to be installed for the addresses of ``dataset.root``, if they are read."""
     roots = root if isinstance(root, (list, tuple)) else [root]
     addresses = [text for text in roots if isinstance(text, str) and is_url(text)]
     if not addresses:

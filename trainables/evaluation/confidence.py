@@ -23,7 +23,7 @@ def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[f
         Lower and upper bound.
 
     Raises:
-        ValueError: Where ``successes`` is not within 0..``n``, or ``confidence`` is out of range.
+        ValueError: If ``successes`` is not within 0..``n``, or ``confidence`` is out of range.
     """
     if not 0 <= successes <= n:
         raise ValueError(f"{successes} successes in {n} trials: expected 0 to {n}")

@@ -122,10 +122,10 @@ def rollout(
         One result per episode, by index.
 
     Raises:
-        SimulatorError: Where the environment cannot be made, has no step limit and ``max_steps`` is None, or
+        SimulatorError: If the environment cannot be made, has no step limit and ``max_steps`` is None, or
             does not give what the policy needs.
-        RolloutError: Where an action is not finite.
-        ValueError: Where ``parallel`` is below 1, an index occurs twice or the policy is in training mode.
+        RolloutError: If an action is not finite.
+        ValueError: If ``parallel`` is below 1, an index occurs twice or the policy is in training mode.
     """
     indices = list(episode_indices)
     if parallel < 1:
@@ -166,7 +166,7 @@ def summarise(results: Sequence[EpisodeResult]) -> dict[str, float]:
     """Average episodes into metrics: success rate with its 95 % interval, rewards, length in control steps.
 
     Raises:
-        ValueError: Where there is no episode.
+        ValueError: If there is no episode.
     """
     if not results:
         raise ValueError("there are no episodes to average")

@@ -5,7 +5,7 @@ Three ways to name one, all in ``rollout.env``:
 - ``gym_pusht/PushT-v0``: state, keypoints and image at once, whatever a policy asks for.
 - any other gymnasium id: the observation must be a Dict with LeRobot's keys. ``agent_pos`` becomes
   ``observation.state``, ``environment_state`` becomes ``observation.environment_state``; ``pixels`` becomes
-  ``observation.image``, or ``observation.images.<name>`` where it is a Dict of cameras. For an id
+  ``observation.image``, or ``observation.images.<name>`` if it is a Dict of cameras. For an id
   ``package/Name-v0``, ``package`` is imported first, so that it can register itself.
 - ``module:attribute``: a callable that takes the ``PolicyFeatures`` and returns an ``Environment``, or a
   gymnasium environment as above.
@@ -33,12 +33,12 @@ PUSHT = "gym_pusht/PushT-v0"
 class GymnasiumEnvironment:
     """A gymnasium environment with Dict observations in LeRobot's terms.
 
-    Success is ``info["is_success"]`` or ``info["success"]``, and False where neither exists.
+    Success is ``info["is_success"]`` or ``info["success"]``, and False if neither exists.
 
     Attributes:
         action_shape: Shape of an action.
         max_steps: The step limit that the environment is meant to have, or None.
-        fps: ``render_fps`` of the environment's metadata, 10 where it has none.
+        fps: ``render_fps`` of the environment's metadata, 10 if it has none.
     """
 
     def __init__(self, env: Any, max_steps: int | None = None) -> None:
@@ -85,7 +85,7 @@ def make_environment(env_id: str, features: PolicyFeatures) -> Environment:
     """Make the simulator called ``env_id``, with observations that a policy of ``features`` understands.
 
     Raises:
-        SimulatorError: Where the package is missing, the id is unknown or the environment cannot be made.
+        SimulatorError: If the package is missing, the id is unknown or the environment cannot be made.
     """
     if env_id == PUSHT:
         _import_package("gym_pusht", env_id)

@@ -54,10 +54,10 @@ def film_episodes(
         episodes: How many episodes the film shows; failures come first.
 
     Returns:
-        ``path``, or None where there is nothing to film.
+        ``path``, or None if there is nothing to film.
 
     Raises:
-        SimulatorError: Where the environment cannot be made or drawn.
+        SimulatorError: If the environment cannot be made or drawn.
     """
     chosen = choose_episodes(results, episodes)
     if not chosen:
@@ -80,7 +80,7 @@ def write_video(frames: Iterable[np.ndarray], path: Path, fps: float) -> None:
     Odd sizes lose their last row or column, which the pixel format asks for.
 
     Raises:
-        ValueError: Where there is no frame.
+        ValueError: If there is no frame.
     """
     remaining = iter(frames)
     first = next(remaining, None)

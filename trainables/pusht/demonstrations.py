@@ -86,7 +86,7 @@ def load_demonstrations() -> Demonstrations:
     """Read the shipped table.
 
     Raises:
-        DemonstrationsError: Where it is missing or damaged.
+        DemonstrationsError: If it is missing or damaged.
     """
     table = files("trainables.pusht") / TABLE
     try:
@@ -103,15 +103,15 @@ def ensure_dataset(cache: Path, images: bool, progress: Callable[[str], None] | 
     """Build the LeRobot dataset of the demonstrations, unless an earlier call already has.
 
     Args:
-        cache: Folder that every process of a machine may share; built once by whoever comes first.
+        cache: Folder that every process of a machine may share; built once by the caller that comes first.
         images: Whether the dataset has a camera, ``observation.image``; drawing it takes a minute.
-        progress: Told what is going on while the dataset is built.
+        progress: Called with a message while the dataset is built.
 
     Returns:
         The dataset's folder, complete.
 
     Raises:
-        DemonstrationsError: Where the shipped table cannot be read.
+        DemonstrationsError: If the shipped table cannot be read.
     """
     kind = "images" if images else "states"
     root = Path(cache) / "datasets" / f"builtin-pusht-{kind}-{_table_hash()}"

@@ -32,7 +32,7 @@ PIXELS_OFF = 0.05
 """Image statistics are taken from samples of frames and of pixels, there and here: a twentieth of the range
 of brightness is more than two samples differ by."""
 STD_RATIO = 2.0
-"""The same for the std, by which pixels are divided: half or double is no matter of samples."""
+"""The same for the std, by which pixels are divided: half or double is not a matter of samples."""
 
 
 def bookkeeping_findings(
@@ -273,7 +273,7 @@ def _contradiction(recorded: Mapping[str, NDArray[np.float64]], values: NDArray[
 
 
 def recorded_at(recorded: Mapping[str, NDArray[np.float64]], key: str, d: int, otherwise: float) -> float:
-    """A recorded number, or what counts where it was not recorded."""
+    """A recorded number, or what counts if it was not recorded."""
     return float(recorded[key][d]) if key in recorded else float(otherwise)
 
 

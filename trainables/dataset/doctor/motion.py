@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["motion_findings"]
 
 STILL_WITHIN = 0.01
-"""Whoever stays within a hundredth of the usual range stands still: more than an encoder's noise, less than
+"""What stays within a hundredth of the usual range stands still: more than an encoder's noise, less than
 the slowest approach."""
 IDLE_S = 2.0
 IDLE_SHARE = 0.1

@@ -59,7 +59,7 @@ class Spread:
 
     @property
     def scale(self) -> NDArray[np.float64]:
-        """Width of the central 98 %; of all values where that is 0; infinite for a constant dimension."""
+        """Width of the central 98 %; of all values if that is 0; infinite for a constant dimension."""
         width = self.q99 - self.q01
         width = np.where(width > 0, width, self.high - self.low)
         return np.where(self.constant, np.inf, width)

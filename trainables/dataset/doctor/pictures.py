@@ -33,7 +33,7 @@ BLUR_RATIO = 4.0
 BLUR_SIGMAS = 5.0
 BLUR_EPISODES = 8
 """An episode is blurred where its sharpness is below a quarter of the camera's usual one, and far outside
-what episodes differ by; among fewer than eight there is no saying what is usual."""
+what episodes differ by; among fewer than eight nothing says what is usual."""
 SIGMA_OF_MAD = 1.4826
 """Standard deviation of a normal distribution over its median absolute deviation."""
 

@@ -46,7 +46,7 @@ def preflight(
         progress: Told before something slow.
 
     Returns:
-        Everything that is wrong; empty where nothing is.
+        Everything that is wrong; empty if nothing is.
     """
     try:
         dataset = open_dataset(

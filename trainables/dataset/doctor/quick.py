@@ -39,7 +39,7 @@ def dataset_faults(dataset: LeRobotDataset, holdout_fraction: float = 0.0) -> li
         holdout_fraction: Share of the episodes to be held out.
 
     Returns:
-        Everything that keeps it from being trained on; empty where nothing does.
+        Everything that keeps it from being trained on; empty if nothing does.
     """
     errors = [found for found in quick_findings(dataset, probe_videos(dataset)) if found.severity == "error"]
     faults = [Fault(found.where, found.problem, found.remedy) for found in errors]
@@ -248,7 +248,7 @@ class Probe:
 
     Attributes:
         part: The file, and the rows whose pictures it has.
-        end: What it holds; None where it cannot be opened.
+        end: What it holds; None if it cannot be opened.
         error: Why it cannot be opened.
     """
 

@@ -72,7 +72,7 @@ def vectors(dataset: LeRobotDataset) -> list[str]:
 
 
 def dimension_names(dataset: LeRobotDataset, feature: str) -> list[str]:
-    """Names of a vector's dimensions as info.json has them; their numbers where it has none."""
+    """Names of a vector's dimensions as info.json has them; their numbers if it has none."""
     described = dataset.features[feature]
     size = int(np.prod(described.shape))
     names = dimension_texts(described.names)

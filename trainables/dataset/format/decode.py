@@ -109,7 +109,7 @@ def decode_part(
         Row of the opened dataset, and its picture (C, H, W).
 
     Raises:
-        DatasetError: Where the file is missing or damaged, has no frame near enough to a row's time, or has
+        DatasetError: If the file is missing or damaged, has no frame near enough to a row's time, or has
             pictures of another size than info.json says.
     """
     pictures = _from_video(part, name_row) if part.times_s is not None else _from_parquet(part, name_row)
@@ -144,10 +144,10 @@ class VideoEnd:
     """What a video file holds, by its packets.
 
     Attributes:
-        last_frame_s: Time of the last frame that is really there; -1 where there is none.
+        last_frame_s: Time of the last frame that is really there; -1 if there is none.
         height: Height of the pictures, in pixels.
         width: Width of the pictures, in pixels.
-        frames: Frames by the file's own account; 0 where it does not say.
+        frames: Frames by the file's own account; 0 if it does not say.
     """
 
     last_frame_s: float
@@ -159,10 +159,10 @@ class VideoEnd:
 def probe_video(path: Path) -> VideoEnd:
     """Look at a video file without decoding it.
 
-    Only the end is read where the file is whole; a file that breaks off is read from its start.
+    Only the end is read if the file is whole; a file that breaks off is read from its start.
 
     Raises:
-        VideoError: Where the file is missing or cannot be opened.
+        VideoError: If the file is missing or cannot be opened.
     """
     with _opened(path) as (container, stream):
         promised_s = float(stream.duration * stream.time_base) if stream.duration else 0.0
@@ -177,7 +177,7 @@ def packet_times(path: Path) -> NDArray[np.float64]:
     """Times of all frames of a video file in seconds, ascending; reads the whole file, decodes nothing.
 
     Raises:
-        VideoError: Where the file is missing or cannot be opened.
+        VideoError: If the file is missing or cannot be opened.
     """
     times: list[int] = []
     with _opened(path) as (container, stream):
@@ -226,7 +226,7 @@ LATEST_S = 1e8
 
 def _nearest_frames(path: Path, times_s: NDArray[np.float64], tolerance_s: float) -> Iterator[Any]:
     """Yield for each of the ascending times the frame that is nearest to it."""
-    no_times = times_s[~(np.abs(times_s) < LATEST_S)]  # also where they are no numbers
+    no_times = times_s[~(np.abs(times_s) < LATEST_S)]  # also if they are not numbers
     if no_times.size:
         raise VideoError(f"has no frame at {no_times[0]:g} s: the dataset's metadata give no time of a video")
     first_s = float(times_s[0])

@@ -151,7 +151,7 @@ def read_metadata(root: Path, where: str = "dataset.root") -> Metadata:
         where: Name of the field that names the folder, for the error's text.
 
     Raises:
-        DatasetError: Where the folder is no LeRobot dataset, or one of an unknown version, or broken.
+        DatasetError: If the folder is no LeRobot dataset, or one of an unknown version, or broken.
     """
     if not root.is_dir():
         raise dataset_error(where, f"{str(root)!r} is no folder.", WHAT_A_DATASET_IS)
@@ -331,7 +331,7 @@ def inside(path: str, said_by: str = "the metadata") -> str:
     Links are not followed: the hub's cache is made of links that leave the folder, and rightly so.
 
     Raises:
-        DatasetError: Where it is absolute or climbs out, or no file system would take it.
+        DatasetError: If it is absolute or climbs out, or no file system would take it.
     """
     parts = PurePosixPath(path.replace("\\", "/"))
     if "\0" in path or any(len(part.encode("utf-8", "replace")) > LONGEST_NAME_B for part in parts.parts):

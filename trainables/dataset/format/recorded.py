@@ -26,7 +26,7 @@ def recorded_statistics(root: Path) -> Recorded | None:
     """Read the statistics of a dataset's folder; those of v2.1 are put together from its episodes'.
 
     Returns:
-        The statistics by feature; None where none were recorded or they cannot be read.
+        The statistics by feature; None if none were recorded or they cannot be read.
     """
     try:
         if (root / STATS).is_file():

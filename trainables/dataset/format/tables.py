@@ -59,7 +59,7 @@ class Table:
         """Hand over a column, (N, *shape); one that was not asked for before, or taken before, is read.
 
         Raises:
-            DatasetError: Where a file lacks it or holds something else there.
+            DatasetError: If a file lacks it or holds something else there.
         """
         if name in self.columns:
             return self.columns.pop(name)
@@ -84,7 +84,7 @@ def read_table(
     in the files. For a moment twice as much memory is needed as the columns take.
 
     Raises:
-        DatasetError: Where a file or a column cannot be read, or an episode has more or fewer rows than the
+        DatasetError: If a file or a column cannot be read, or an episode has more or fewer rows than the
             metadata says.
     """
     wanted = np.array(sorted(record.own for record in episodes))
@@ -226,9 +226,9 @@ def _to_numpy(path: Path, name: str, column: Any, feature: DatasetFeature) -> np
 
 
 def _numbers(values: Any) -> np.ndarray | None:
-    """View a flat arrow array as numpy, floats as float32; None where it holds no numbers.
+    """View a flat arrow array as numpy, floats as float32; None if it holds no numbers.
 
-    Arrow's own conversion imports pandas where that is installed, which takes longer than all the rest.
+    Arrow's own conversion imports pandas if that is installed, which takes longer than all the rest.
     """
     if pa.types.is_boolean(values.type):
         return _numbers_of(values.cast(pa.uint8()), np.dtype(np.uint8)).astype(bool)
@@ -277,7 +277,7 @@ def image_cells(
         Position in ``in_file``, the encoded picture or None, the path of a picture stored beside or None.
 
     Raises:
-        DatasetError: Where the file cannot be read or has no such column.
+        DatasetError: If the file cannot be read or has no such column.
     """
     try:
         file = pq.ParquetFile(path)

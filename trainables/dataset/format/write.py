@@ -80,7 +80,7 @@ class DatasetWriter:
         files_per_chunk: Files (v3.0) or episodes (v2.x) in one chunk folder.
 
     Raises:
-        DatasetError: Where the folder exists, or a feature or the version cannot be written.
+        DatasetError: If the folder exists, or a feature or the version cannot be written.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class DatasetWriter:
             The episode's index.
 
         Raises:
-            DatasetError: Where a feature is missing, unknown, or of another shape or length.
+            DatasetError: If a feature is missing, unknown, or of another shape or length.
         """
         length = self._check_episode(columns)
         tasks = [task] * length if isinstance(task, str) else list(task)
@@ -173,7 +173,7 @@ class DatasetWriter:
             The dataset's folder.
 
         Raises:
-            DatasetError: Where no episode was added, or the folder has come into being meanwhile.
+            DatasetError: If no episode was added, or the folder has come into being meanwhile.
         """
         if not self._episodes:
             self._discard()

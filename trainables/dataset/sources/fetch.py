@@ -1,4 +1,4 @@
-"""Fetch a dataset from an object store, once per machine: whoever asks first fetches, the others wait.
+"""Fetch a dataset from an object store, once per machine: the first process fetches, the others wait.
 
 A dataset lies in a folder of the cache that is named after its address and its listing (names, sizes,
 checksums or times). One that has changed has another listing, and so another folder: old and new are never
@@ -54,8 +54,8 @@ def fetch_dataset(address: str, cache: Path, progress: Callable[[str], None] = s
         The dataset's folder.
 
     Raises:
-        DatasetError: Where the store cannot be asked, has no dataset there, or it changes all the time.
-        DiskFullError: Where the cache's disk has not enough room.
+        DatasetError: If the store cannot be asked, has no dataset there, or it changes all the time.
+        DiskFullError: If the cache's disk has not enough room.
     """
     store = Store(address)
     files = store.files()
@@ -116,7 +116,7 @@ class _Fetching:
         """Make ``root`` whole.
 
         Returns:
-            The listing that holds now; where it is another, the dataset has changed and there is no ``root``.
+            The listing that holds now; if it is another, the dataset has changed and there is no ``root``.
         """
         if not _lacking(root, self._files):
             return self._files
@@ -191,7 +191,7 @@ class _Fetching:
         return DiskFullError([Fault(str(folder.parent), problem, "Make room, or use another cache folder.")])
 
     def _tell_progress(self) -> None:
-        # Only where there is any: whoever fetches and says so for ever would not be known to hang.
+        # Only if there was progress: a fetch that reported without it would never be known to hang.
         if self._done_b > self._told_b and time.monotonic() - self._told_s >= PROGRESS_EVERY_S:
             self._told_s, self._told_b = time.monotonic(), self._done_b
             done, total = _gigabytes(self._done_b), _gigabytes(self._total_b)

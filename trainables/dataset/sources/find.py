@@ -59,14 +59,14 @@ def find_source(
 
     Args:
         root_or_repo_id: A ``Path`` is a folder. A text is an address in a store (``s3://bucket/folder``), a
-            folder where there is one of this name, else the name of a hub dataset (``owner/name``). A source
+            folder if there is one of this name, else the name of a hub dataset (``owner/name``). A source
             that was found already stays as it is.
         revision: Branch, tag or commit on the hub; None: the newest.
         cache: Folder for what is fetched; None: Hugging Face's own cache, which is none for stores.
         progress: Told before the network is used.
 
     Raises:
-        DatasetError: Where there is neither such a folder nor such a dataset, or the hub or the store cannot
+        DatasetError: If there is neither such a folder nor such a dataset, or the hub or the store cannot
             be reached.
     """
     if isinstance(root_or_repo_id, Source):
@@ -109,7 +109,7 @@ def fetch_files(
         The metadata, of the folder that has the files.
 
     Raises:
-        DatasetError: Where the hub cannot be reached and the files are not in the cache.
+        DatasetError: If the hub cannot be reached and the files are not in the cache.
     """
     if source.repo_id is None or not records:
         return metadata

@@ -25,7 +25,7 @@ FOLDERS = ("meta", "data", "videos", "video", "images")
 """What a LeRobot dataset is made of; whatever else lies beside is left there."""
 PIECE_B = 8 * 1024 * 1024
 NAMED = 8
-"""How much of what lies in a folder is named where it is no dataset."""
+"""How much of what lies in a folder is named if it is not a dataset."""
 # What tells one content from another, the surest first: each store's listing has some of them.
 STAMPS = ("md5Hash", "ETag", "etag", "blob_id", "generation", "mtime", "LastModified", "last_modified",
           "updated", "modified", "modify", "modificationTime", "created")  # fmt: skip
@@ -67,7 +67,7 @@ class Store:
         address: The folder, as the user named it.
 
     Raises:
-        DatasetError: Where the address cannot be used, or its protocol's package is not installed.
+        DatasetError: If the address cannot be used, or its protocol's package is not installed.
     """
 
     def __init__(self, address: str) -> None:
@@ -83,14 +83,14 @@ class Store:
 
         self.address = address
         with self._asked():
-            # What an earlier listing said is no answer: the dataset may have changed since.
+            # What an earlier listing said is not an answer: the dataset may have changed since.
             self._system, self._folder = url_to_fs(address, skip_instance_cache=True)
 
     def files(self) -> tuple[StoredFile, ...]:
         """List the dataset's files, by name, as they are now.
 
         Raises:
-            DatasetError: Where the store cannot be asked, there is no dataset, or a name cannot be one.
+            DatasetError: If the store cannot be asked, there is no dataset, or a name cannot be one.
         """
         found: list[StoredFile] = []
         prefix = self._folder.rstrip("/") + "/"
@@ -114,7 +114,7 @@ class Store:
         """Give a file's content piece by piece.
 
         Raises:
-            DatasetError: Where it cannot be read.
+            DatasetError: If it cannot be read.
         """
         with self._asked():
             if file.size_b <= PIECE_B:

@@ -141,7 +141,7 @@ def image_remarks(policy: PolicyConfig, start: PretrainedConfig, found: PolicyFe
 
 
 def reinit_remarks(policy: PolicyConfig, start: PretrainedConfig, found: PolicyFeatures) -> list[str]:
-    """Which layers begin anew, and why; empty where all of them fit."""
+    """Which layers are initialised again, and why; empty if all of them fit."""
     causes = [f"policy.{name}" for name in changed_fields(policy, start)]
     if _camera_faults(start.features.cameras, found.cameras) or _vector_faults(start.features, found):
         causes.append("the dataset's features")
@@ -190,7 +190,7 @@ def field_fault(name: str, policy: PolicyConfig, start: PretrainedConfig) -> Fau
 
 
 def frozen_faults(config: DiffusionConfig, start: PretrainedConfig, found: PolicyFeatures) -> list[Fault]:
-    """Layers of the vision encoder that would begin anew and never learn anything."""
+    """Layers of the vision encoder that would be initialised again and never learn anything."""
     if not config.freezes_encoder:
         return []
     anew = layers_to_reinitialise(config.policy, start, found)

@@ -1,8 +1,8 @@
 """Fine-tuning: what a run takes from the checkpoint that it starts from, and what it must leave as it is.
 
 Told from the checkpoint's ``config.json`` alone, before any weight is read: schedules, horizon and learning
-rate are free; what the shape of a layer follows from is not, unless the user lets such layers begin anew.
-Standard library only.
+rate are free; what the shape of a layer follows from is not, unless the user lets such layers be initialised
+again. Standard library only.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ _unreachable: dict[str, ConfigError] = {}
 
 
 def read_start(path: str) -> PretrainedConfig | None:
-    """What the checkpoint of ``policy.path`` says of itself; None where the path is not on this machine.
+    """What the checkpoint of ``policy.path`` says of itself; None if the path is not on this machine.
 
     Of a checkpoint on the hub only the configuration is fetched. Remembered while the file does not change:
     a sweep asks for every combination of its space.
 
     Raises:
-        ConfigError: Where there is no checkpoint at the path, or none that can be read.
+        ConfigError: If there is no checkpoint at the path, or none that can be read.
     """
     if is_url(path):
         remedy = "Copy the checkpoint to a folder that all machines see, or name one on the hub."
@@ -84,7 +84,7 @@ def _is_there(path: str) -> bool:
 
 
 def _stamp(folder: Path) -> int:
-    """When the checkpoint's configuration was written; -1 where it is gone."""
+    """When the checkpoint's configuration was written; -1 if it is gone."""
     file = folder if folder.is_file() else folder / "config.json"
     try:
         return file.stat().st_mtime_ns
@@ -111,7 +111,7 @@ def inherited(config: Mapping[str, Any]) -> dict[str, Any]:
     followed: they may point elsewhere tomorrow.
 
     Raises:
-        ConfigError: Where the checkpoint cannot be read.
+        ConfigError: If the checkpoint cannot be read.
     """
     path = config.get("policy.path")
     start = None if path is None else read_start(str(path))
@@ -142,7 +142,7 @@ def start_faults(config: DiffusionConfig) -> list[Fault]:
     """What a completed configuration changes although the checkpoint's weights fix it.
 
     Raises:
-        ConfigError: Where the checkpoint cannot be read.
+        ConfigError: If the checkpoint cannot be read.
     """
     start = read_start(str(config.policy.path))
     if start is None:
@@ -153,10 +153,10 @@ def start_faults(config: DiffusionConfig) -> list[Fault]:
 
 
 def start_sizes(path: str) -> dict[str, int]:
-    """Sizes of what a checkpoint's policy sees and does, as `tensor_shapes` takes them; empty where unknown.
+    """Sizes of what a checkpoint's policy sees and does, as `tensor_shapes` takes them; empty if unknown.
 
     Raises:
-        ConfigError: Where the checkpoint cannot be read.
+        ConfigError: If the checkpoint cannot be read.
     """
     start = read_start(path)
     return {} if start is None else feature_sizes(start.features)
@@ -167,10 +167,10 @@ def remarks(config: DiffusionConfig, found: PolicyFeatures | None = None) -> lis
 
     Args:
         config: The completed configuration.
-        found: The dataset's features; None where they are not known: then they are taken to fit.
+        found: The dataset's features; None if they are not known: then they are taken to fit.
 
     Raises:
-        ConfigError: Where the checkpoint cannot be read.
+        ConfigError: If the checkpoint cannot be read.
     """
     policy = config.policy
     if policy.path is None:

@@ -47,7 +47,7 @@ class WarmStart:
         features: What the new policy sees and does, cameras in the order of the checkpoint's.
         statistics: The checkpoint's.
         weights: The checkpoint's, under the names of the new policy.
-        fetches_backbone: Whether the backbone begins anew, and so may take pretrained weights.
+        fetches_backbone: Whether the backbone is initialised again, and so may take pretrained weights.
         other_backbone: Whether the backbone is another ResNet.
         notes: What a person should know of it.
     """
@@ -69,7 +69,8 @@ class WarmStart:
             What was done, as JSON values; among them ``begun_anew``, the layers that kept their new weights.
 
         Raises:
-            ConfigError: Where layers do not fit although none may begin anew, or a weight is not a number.
+            ConfigError: If layers do not fit although none may are initialised again, or a weight is not a
+                number.
         """
         state = policy.state_dict()
         learnt = {name: value for name, value in self.weights.items() if not name.endswith(DERIVED_BUFFER)}
@@ -111,7 +112,7 @@ def read_warm_start(config: DiffusionConfig, found: PolicyFeatures, context: Tra
         context: Told of the progress.
 
     Raises:
-        ConfigError: Where there is no checkpoint, it is damaged, or it does not fit and
+        ConfigError: If there is no checkpoint, it is damaged, or it does not fit and
             ``policy.reinit_mismatched`` is not set.
     """
     path = str(config.policy.path)

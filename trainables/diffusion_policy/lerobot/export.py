@@ -27,13 +27,13 @@ def export(
         checkpoint: What :func:`read_checkpoint` takes.
         folder: The folder to make.
         target: The version of LeRobot to write for.
-        ema: Whether the averaged weights are written where there are any.
+        ema: Whether the averaged weights are written if there are any.
         replace: Replace an earlier export in ``folder``.
         progress: Told what is done.
 
     Raises:
-        ConfigError: Where the checkpoint cannot be read.
-        ExportError: Where it cannot be expressed, or ``folder`` holds something else.
+        ConfigError: If the checkpoint cannot be read.
+        ExportError: If it cannot be expressed, or ``folder`` holds something else.
     """
     progress(f"reading {checkpoint}")
     read = read_checkpoint(checkpoint, ema=ema)

@@ -22,7 +22,7 @@ def train_settings(policy: Mapping[str, Any], settings: Mapping[str, Any]) -> di
 
     Args:
         policy: The content of ``config.json``.
-        settings: What the policy was trained with, by dotted name; defaults where it is not said.
+        settings: What the policy was trained with, by dotted name; defaults if it is not said.
     """
 
     def value(name: str) -> Any:

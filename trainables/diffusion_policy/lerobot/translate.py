@@ -62,10 +62,10 @@ def express(policy: DiffusionPolicy, target: str, settings: Mapping[str, Any]) -
     Args:
         policy: The policy.
         target: One of ``TARGETS``.
-        settings: What it was trained with, by dotted name; LeRobot's defaults where it is not said.
+        settings: What it was trained with, by dotted name; LeRobot's defaults if it is not said.
 
     Raises:
-        ExportError: Where the target is not known or cannot express the policy, with every reason.
+        ExportError: If the target is not known or cannot express the policy, with every reason.
     """
     if target not in TARGETS:
         raise ExportError(f"{target!r} is no format that can be written. Use one of {', '.join(TARGETS)}.")
@@ -179,7 +179,7 @@ def _feature(feature: Feature, size: tuple[int, ...] | None) -> dict[str, Any]:
 
 
 def _ratio(image: tuple[int, int], crop: tuple[int, int]) -> float | None:
-    """A share of the image whose height and width, rounded down, are the crop's; None where there is none."""
+    """A share of the image whose height and width, rounded down, are the crop's; None if there is none."""
     lowest = max(part / whole for part, whole in zip(crop, image, strict=True))
     highest = min((part + 1) / whole for part, whole in zip(crop, image, strict=True))
     for ratio in (lowest, (lowest + highest) / 2):

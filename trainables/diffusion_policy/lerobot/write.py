@@ -66,7 +66,7 @@ def save(
 
     Args:
         policy: The policy; its weights are written as they are, in float32.
-        path: The folder to make: what ``lerobot-eval --policy.path`` takes. May exist where it is empty.
+        path: The folder to make: what ``lerobot-eval --policy.path`` takes. May exist if it is empty.
         target: The version of LeRobot to write for: ``lerobot==0.4.4`` or ``lerobot==0.6.1``.
         settings: What it was trained with, by dotted name. ``train_config.json`` is written too where they
             are a training's (``train.steps``) and the target's form of it is known (0.4.4).
@@ -76,8 +76,8 @@ def save(
         What was replaced with what LeRobot can express, and what the comparison gave, in a sentence each.
 
     Raises:
-        ExportError: Where LeRobot cannot express the policy, with every reason; where ``path`` holds
-            something else; or where what was written is not the policy.
+        ExportError: If LeRobot cannot express the policy, with every reason; where ``path`` holds
+            something else; or if what was written is not the policy.
     """
     folder = Path(path).expanduser()
     _check_place(folder, replace)
@@ -227,7 +227,7 @@ def _compare(policy: DiffusionPolicy, folder: Path) -> str:
     """Read an export back and compare its actions with the policy's.
 
     Raises:
-        ExportError: Where it cannot be read, or its actions are others.
+        ExportError: If it cannot be read, or its actions are others.
     """
     try:
         again = load(folder, device=policy.device)

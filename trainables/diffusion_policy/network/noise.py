@@ -33,7 +33,7 @@ def randn(shape: tuple[int, ...], generator: Generators, device: torch.device) -
     """Draw standard normal numbers; from a generator per sample, sample i's come from generator i alone.
 
     Raises:
-        ValueError: Where there are several generators, yet not one per sample.
+        ValueError: If there are several generators, yet not one per sample.
     """
     if generator is None:
         return torch.randn(shape, device=device)
@@ -126,7 +126,7 @@ class NoiseProcess:
             Actions (B, T, A) in normalised units, float32.
 
         Raises:
-            ConfigError: Where the sampler is not known or the number of steps is not possible.
+            ConfigError: If the sampler is not known or the number of steps is not possible.
         """
         scheduler = self._prepared(sampler, num_inference_steps)
         per_step = {} if sampler != "DDPM" or generator is None else {"generator": _for_diffusers(generator)}

@@ -92,7 +92,7 @@ class Normalizer(nn.Module):
         modes: How each type of feature is normalised.
 
     Raises:
-        NormalizationError: Where a statistic is missing, has not its feature's shape, or is not finite.
+        NormalizationError: If a statistic is missing, has not its feature's shape, or is not finite.
     """
 
     def __init__(

@@ -149,18 +149,18 @@ class DiffusionPolicy(nn.Module):
             batch: Raw values under LeRobot's names, tensors or numpy arrays: observations (B, To, ...),
                 images as uint8 or as floats in [0, 1]; ``action`` (B, T, A); ``action_is_pad`` (B, T) where
                 padding is left out of the loss. Other entries are ignored.
-            noise: (B, T, A) standard normal; drawn where None.
-            timesteps: (B,) integers below num_train_timesteps; drawn where None.
+            noise: (B, T, A) standard normal; drawn if None.
+            timesteps: (B,) integers below num_train_timesteps; drawn if None.
             generator: Where noise, timesteps and crops come from, in this order; None: torch's global one.
-            crop_offsets: (B, S, 2) top and left of each sample's crop; drawn where None.
+            crop_offsets: (B, S, 2) top and left of each sample's crop; drawn if None.
 
         Returns:
             A scalar: the mean squared error; with ``do_mask_loss_for_padding`` over the valid actions. Not
             finite where a value of the batch is not.
 
         Raises:
-            KeyError: Where the batch lacks something.
-            ValueError: Where something in it, or the noise, has another shape.
+            KeyError: If the batch lacks something.
+            ValueError: If something in it, or the noise, has another shape.
         """
         action_BTA = self.normalizer.normalize(ACTION, self._actions(batch))
         if noise is None:
@@ -196,7 +196,7 @@ class DiffusionPolicy(nn.Module):
         Takes what :meth:`predict_horizon` takes, and ``n_action_steps`` in place of the configuration's.
 
         Raises:
-            ConfigError: Where the horizon does not hold so many actions, or as :meth:`predict_horizon` says.
+            ConfigError: If the horizon does not hold so many actions, or as :meth:`predict_horizon` says.
         """
         count = self.n_action_steps if n_action_steps is None else n_action_steps
         if not 1 <= count <= self.config.available_actions:
@@ -222,7 +222,7 @@ class DiffusionPolicy(nn.Module):
 
         Args:
             observation: Raw values under LeRobot's names, (B, To, ...), as for :meth:`loss`.
-            noise: (B, T, A) standard normal to start from; drawn where None.
+            noise: (B, T, A) standard normal to start from; drawn if None.
             generator: One, or one per sample: then all of sample i's noise comes from generator i, and its
                 actions do not depend on the rest of the batch.
             sampler: ``DDPM``, ``DDIM`` or ``DPM-Solver++``; None: the configuration's.
@@ -232,9 +232,9 @@ class DiffusionPolicy(nn.Module):
             (B, T, A) in original units.
 
         Raises:
-            ConfigError: Where the sampler is not known or cannot take so many steps.
-            KeyError: Where an observation is missing.
-            ValueError: Where an observation or the noise has another shape.
+            ConfigError: If the sampler is not known or cannot take so many steps.
+            KeyError: If an observation is missing.
+            ValueError: If an observation or the noise has another shape.
         """
         with self._evaluation():
             condition_BG = self.condition(observation)
@@ -323,7 +323,7 @@ class DiffusionPolicy(nn.Module):
         return torch.randint(self.process.num_train_timesteps, (count,), generator=generator, device=device)
 
     def _draw_crop_offsets(self, count: int, generator: torch.Generator | None) -> Tensor | None:
-        """Offsets (B, S, 2) of this batch's random crops; None where crops are centred or there are none."""
+        """Offsets (B, S, 2) of this batch's random crops; None if crops are centred or there are none."""
         cameras = self.features.cameras
         if not (cameras and self.training and self.config.crop_is_random):
             return None
@@ -391,8 +391,8 @@ def build_policy(config: PolicyConfig, features: PolicyFeatures, statistics: Sta
         statistics: Of the training data; see :class:`Normalizer`.
 
     Raises:
-        ConfigError: Where the cameras' images do not fit the configuration.
-        NormalizationError: Where the statistics do not fit the features.
+        ConfigError: If the cameras' images do not fit the configuration.
+        NormalizationError: If the statistics do not fit the features.
     """
     return assemble_policy(config, features, statistics, build_networks(config, features))
 
@@ -468,7 +468,7 @@ def _encoded_size(config: PolicyConfig, cameras: tuple[Feature, ...]) -> tuple[i
     """(height, width) of the images that the encoders get.
 
     Raises:
-        ConfigError: Where the cameras differ in size, or are smaller than the crop.
+        ConfigError: If the cameras differ in size, or are smaller than the crop.
     """
     sizes = {camera.name: _resized(config, camera) for camera in cameras}
     listed = ", ".join(f"{name} {height}×{width}" for name, (height, width) in sizes.items())

@@ -78,7 +78,7 @@ def layer_of(tensor: str) -> str:
 def reinitialised_layers(before: Shapes, wanted: Shapes, *, other_backbone: bool = False) -> list[str]:
     """The layers that cannot take their weights from a checkpoint, in order.
 
-    A layer begins anew as a whole: where one of its tensors is missing, has another shape, or where the
+    A layer is initialised again as a whole: if one of its tensors is missing or has another shape, or if the
     checkpoint's layer has further ones (BatchNorm for GroupNorm).
 
     Args:

@@ -21,7 +21,7 @@ def find_checkpoint(path: str | Path, cache: Path | None = None) -> Path:
 
     Args:
         path: A checkpoint's folder; a folder that holds it (``checkpoints/000400``, ``checkpoints/last``, a
-            training's output, a trial of a sweep; the best before the last where both are known); a ``.ckpt``
+            training's output, a trial of a sweep; the best before the last if both are known); a ``.ckpt``
             file; or the name of a model on the hub (``owner/name``).
         cache: Folder for what is fetched from the hub; None: Hugging Face's own cache.
 
@@ -29,7 +29,7 @@ def find_checkpoint(path: str | Path, cache: Path | None = None) -> Path:
         The folder that holds ``config.json``, or the ``.ckpt`` file.
 
     Raises:
-        ConfigError: Where there is no checkpoint, or the hub cannot be reached.
+        ConfigError: If there is no checkpoint, or the hub cannot be reached.
     """
     place = Path(path).expanduser()
     if place.is_file():
@@ -87,7 +87,7 @@ def _leads(folder: Path) -> list[Path]:
 
 
 def _pointed(pointer: Path) -> str | None:
-    """The folder's name in a pointer of this project; None where there is none."""
+    """The folder's name in a pointer of this project; None if there is none."""
     try:
         return Path(str(json.loads(pointer.read_text(encoding="utf-8"))["folder"])).name or None
     except (OSError, ValueError, KeyError, TypeError):

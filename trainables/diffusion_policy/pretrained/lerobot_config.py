@@ -145,7 +145,7 @@ class LerobotConfig:
 
 
 class InvalidConfigError(ValueError):
-    """A ``config.json`` that is no diffusion policy, or one that cannot be built here."""
+    """A ``config.json`` that is not a diffusion policy, or one that cannot be built here."""
 
     def __init__(self, problem: str, remedy: str = "") -> None:
         self.remedy = remedy
@@ -160,7 +160,7 @@ def read_lerobot_config(stated: Mapping[str, Any], *, before_0_4: bool = False) 
         before_0_4: Whether LeRobot before 0.4 wrote it, as files beside it tell.
 
     Raises:
-        InvalidConfigError: Where it is of another policy, or holds values that cannot be built.
+        InvalidConfigError: If it is of another policy, or holds values that cannot be built.
     """
     kind = stated.get("type")
     if kind != "diffusion":
@@ -216,7 +216,7 @@ def read_normalization(mapping: Any) -> tuple[dict[str, str], frozenset[str]]:
         percentiles.
 
     Raises:
-        InvalidConfigError: Where it is no mapping of known normalisations.
+        InvalidConfigError: If it is not a mapping of known normalisations.
     """
     if not isinstance(mapping, dict):
         raise InvalidConfigError(f"its normalisations are {_short(mapping)}, no mapping.")

@@ -32,7 +32,7 @@ def find_step(content: Mapping[str, Any], registered: str) -> dict[str, Any] | N
     """The step of a processor file that is registered under a name, wherever it stands; None: there is none.
 
     Raises:
-        ValueError: Where the file holds no list of steps.
+        ValueError: If the file holds no list of steps.
     """
     steps = content.get("steps")
     if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
@@ -47,7 +47,7 @@ def state_file(folder: Path, step: Mapping[str, Any]) -> Path:
     """The file of a step's statistics.
 
     Raises:
-        ValueError: Where the step names none, or one outside of ``folder``.
+        ValueError: If the step names none, or one outside of ``folder``.
     """
     name = step.get("state_file")
     if not isinstance(name, str) or name in ("", ".", "..") or Path(name).name != name or "\\" in name:

@@ -32,7 +32,7 @@ __all__ = ["read_original", "read_original_config"]
 
 _LOWDIM = "DiffusionUnetLowdimPolicy"
 _MOST_DEPTH = 32
-# What a scheduler's settings must be where they are said: they are diffusers' defaults, with which both work.
+# What a scheduler's settings must be if they are said: they are diffusers' defaults, with which both work.
 _SCHEDULER_DEFAULTS = {
     "variance_type": ("fixed_small", None),
     "set_alpha_to_one": (True, None),

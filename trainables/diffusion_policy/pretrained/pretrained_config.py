@@ -26,7 +26,7 @@ class PretrainedConfig:
         format: ``lerobot``; ``lerobot_buffers`` for LeRobot before 0.4; ``sweeper`` for this project's own;
             ``diffusion_policy`` for the original code.
         values: Its configuration by dotted name: ``policy.*``, and ``optimizer.*`` and ``lr_scheduler.*``
-            where it says them.
+            if it says them.
         features: What the policy sees and does, cameras in the order of its encoders.
         notes: What was taken over differently, or not at all, in a sentence each.
         deciles: Types of features (``STATE``) whose 1st and 99th percentile are the 10th and the 90th.
@@ -49,7 +49,7 @@ def read_json(file: Path) -> dict[str, Any]:
     """Read a JSON object of a checkpoint.
 
     Raises:
-        ConfigError: Where it is missing, not JSON, no object, or larger than any configuration.
+        ConfigError: If it is missing, not JSON, no object, or larger than any configuration.
     """
 
     def fail(problem: str, cause: Exception | None = None) -> NoReturn:

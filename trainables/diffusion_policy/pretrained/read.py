@@ -47,7 +47,7 @@ def load(
     Args:
         path: A checkpoint's folder, or whatever else
             :func:`trainables.diffusion_policy.pretrained.find.find_checkpoint` takes.
-        ema: Use the averaged weights where the checkpoint has them (this project's own, the original code's).
+        ema: Use the averaged weights if the checkpoint has them (this project's own, the original code's).
         device: Where the policy is put.
         cache: Folder for what is fetched from the hub; None: Hugging Face's own cache.
 
@@ -57,7 +57,7 @@ def load(
         (B, n_action_steps, A) in original units; ``policy.loss`` takes the same with ``action`` (B, T, A).
 
     Raises:
-        ConfigError: Where there is no checkpoint, it is damaged, or its weights or its statistics do not fit
+        ConfigError: If there is no checkpoint, it is damaged, or its weights or its statistics do not fit
             its configuration.
     """
     return policy_of(read_checkpoint(path, cache, ema=ema)).to(device)
@@ -67,7 +67,7 @@ def policy_of(read: Pretrained) -> DiffusionPolicy:
     """The policy that a checkpoint holds, in evaluation mode; it takes the checkpoint's tensors over.
 
     Raises:
-        ConfigError: Where weights or statistics do not fit the configuration.
+        ConfigError: If weights or statistics do not fit the configuration.
     """
     config = read.config
     try:
@@ -86,10 +86,10 @@ def read_checkpoint(path: str | Path, cache: Path | None = None, *, ema: bool = 
     Args:
         path: What :func:`trainables.diffusion_policy.pretrained.find.find_checkpoint` takes.
         cache: Folder for what is fetched from the hub; None: Hugging Face's own cache.
-        ema: Take the averaged weights where the checkpoint has them.
+        ema: Take the averaged weights if the checkpoint has them.
 
     Raises:
-        ConfigError: Where there is no checkpoint, or it is damaged.
+        ConfigError: If there is no checkpoint, or it is damaged.
     """
     place = find_checkpoint(path, cache)
     if place.is_file():
@@ -109,7 +109,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     The format's header is checked against the file's length, so no more is allocated than the file has.
 
     Raises:
-        ConfigError: Where it is missing or damaged.
+        ConfigError: If it is missing or damaged.
     """
     try:
         with safe_open(file, framework="pt") as opened:

@@ -43,7 +43,7 @@ def read_config(folder: Path) -> PretrainedConfig:
     """Read a checkpoint's configuration, as :func:`find_checkpoint` found it.
 
     Raises:
-        ConfigError: Where it is missing, damaged, of another policy, or not one that can be built here.
+        ConfigError: If it is missing, damaged, of another policy, or not one that can be built here.
     """
     if folder.is_file():
         from trainables.diffusion_policy.pretrained.original_ckpt import read_original_config

@@ -54,7 +54,7 @@ def policy_shapes(networks: Networks) -> dict[str, tuple[int, ...]]:
 
 
 def mismatches(expected: Shapes, found: Shapes) -> list[str]:
-    """What is missing, unexpected or of another shape, in a sentence each; empty where all fits."""
+    """What is missing, unexpected or of another shape, in a sentence each; empty if all fits."""
     missing = [name for name in expected if name not in found]
     unexpected = [name for name in found if name not in expected]
     other = [
@@ -78,9 +78,9 @@ def policy_from_weights(
         weights: Under the names of the policy's state dict.
 
     Raises:
-        WeightsError: Where names or shapes do not fit, listing them.
-        ConfigError: Where the cameras' images do not fit the configuration.
-        NormalizationError: Where the statistics do not fit the features.
+        WeightsError: If names or shapes do not fit, listing them.
+        ConfigError: If the cameras' images do not fit the configuration.
+        NormalizationError: If the statistics do not fit the features.
     """
     networks = empty_networks(config, features)
     problems = mismatches(policy_shapes(networks), {name: tuple(v.shape) for name, v in weights.items()})

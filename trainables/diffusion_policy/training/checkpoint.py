@@ -1,4 +1,4 @@
-"""Checkpoints: everything that training needs to go on exactly, appearing whole or not at all.
+"""Checkpoints: everything that training needs to continue exactly, appearing whole or not at all.
 
 A trial's ``checkpoints/`` folder holds a folder per kept step and two pointers::
 
@@ -7,7 +7,7 @@ A trial's ``checkpoints/`` folder holds a folder per kept step and two pointers:
         config.json             every field of the configuration, the features, the versions
         state.json              step, best value so far, the report that was due at this step
         model.safetensors       the weights as trained
-        ema.safetensors         their moving average (where it is on)
+        ema.safetensors         their moving average (if it is on)
         optimizer.safetensors   the optimiser's moments, by parameter name
         statistics.safetensors  what the normaliser uses
       last.json  best.json      {"step": 400, "folder": "000400", ...}
@@ -64,7 +64,7 @@ class Snapshot:
         model: The policy's state dict, under LeRobot's names.
         ema: The averaged weights and ``num_updates``, or None.
         optimizer: The optimiser's tensors as ``<parameter>/<name>``.
-        progress: JSON values that the loop needs to go on (best value, first loss, the report due).
+        progress: JSON values that the loop needs to continue (best value, first loss, the report due).
     """
 
     step: int
@@ -109,7 +109,7 @@ class Checkpoints:
         return final
 
     def find(self, pointer: str = "last") -> Path | None:
-        """Folder of the checkpoint that ``last`` or ``best`` points at, or None where there is none."""
+        """Folder of the checkpoint that ``last`` or ``best`` points at, or None if there is none."""
         try:
             name = json.loads((self.folder / f"{pointer}.json").read_text())["folder"]
         except FileNotFoundError:
@@ -133,7 +133,7 @@ def read(folder: Path) -> Snapshot:
     """Read a checkpoint into the host's memory.
 
     Raises:
-        CheckpointError: Where a file is missing, damaged, or of a newer format.
+        CheckpointError: If a file is missing, damaged, or of a newer format.
     """
     try:
         described = json.loads((folder / "config.json").read_text())

@@ -76,7 +76,7 @@ class Ema:
         Memory is swapped, not copied. The module must not be trained meanwhile.
 
         Raises:
-            RuntimeError: Where the average is in a module already.
+            RuntimeError: If the average is in a module already.
         """
         if self._applied:
             raise RuntimeError("the average is in the module already; `applied` cannot be nested")
@@ -98,7 +98,7 @@ class Ema:
         """Continue from what :meth:`state_dict` gave.
 
         Raises:
-            ValueError: Where names or shapes are not those of the module.
+            ValueError: If names or shapes are not those of the module.
         """
         mine = self._all
         given = {name: tensor for name, tensor in state.items() if name != NUM_UPDATES}

@@ -31,7 +31,7 @@ def evaluate(
 
     Args:
         policy: In evaluation mode, with the weights that are to be judged.
-        heldout: Windows of the held-out episodes; None where nothing is held out.
+        heldout: Windows of the held-out episodes; None if nothing is held out.
         config: What is measured.
         context: Where and as whom this process runs.
         step: Optimiser steps done.

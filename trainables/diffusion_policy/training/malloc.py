@@ -22,7 +22,7 @@ def keep_freed_memory() -> bool:
     of a small policy, a tenth of its time. Costs at most half a gigabyte of memory that stays reserved.
 
     Returns:
-        Whether it took effect; False where the C library is not glibc.
+        Whether it took effect; False if the C library is not glibc.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:

@@ -16,7 +16,7 @@ from trainables.interface import TrainableError
 __all__ = ["DivergedError", "Interval", "Progress"]
 
 DIVERGED_LOSS = 100.0
-"""A network that says nothing has a loss of about its first one; this many times that is no learning."""
+"""A network that says nothing has a loss of about its first one; this many times that is not learning."""
 
 
 class DivergedError(TrainableError):

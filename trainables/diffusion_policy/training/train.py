@@ -58,17 +58,17 @@ def train(config: DiffusionConfig, context: TrainContext) -> Iterator[Report]:
 
     Every rank of a worker group runs this and yields as many reports; the metrics are rank 0's. Resumes from
     ``context.folder/checkpoints/last`` where ``context.resume`` is set and it exists; begins from
-    ``policy.path`` otherwise, where that is set.
+    ``policy.path`` otherwise, if that is set.
 
     Args:
         config: What is trained.
         context: Where and as whom this process runs.
 
     Raises:
-        ConfigError: Where the configuration does not fit the worker group or the checkpoint found.
-        DatasetError: Where the dataset cannot be read.
-        DivergedError: Where the loss or a gradient is no longer finite, or the loss explodes.
-        OutOfMemoryError: Where the device's memory does not suffice.
+        ConfigError: If the configuration does not fit the worker group or the checkpoint found.
+        DatasetError: If the dataset cannot be read.
+        DivergedError: If the loss or a gradient is no longer finite, or the loss explodes.
+        OutOfMemoryError: If the device's memory does not suffice.
     """
     try:
         with contextlib.ExitStack() as closing:
