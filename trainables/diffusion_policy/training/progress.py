@@ -178,11 +178,13 @@ class Interval:
             samples: Samples of the training split, for the epoch.
             lr: Learning rate.
         """
-        loss, grad_norm, skipped = torch.stack([self.loss, self.grad_norm, self.skipped]).tolist()
+        # Divided on the device, in float32: the numbers are the same as without a loss scale.
+        counted = (self.steps - self.skipped).clamp(min=1)
+        loss, grad_norm = torch.stack([self.loss / max(self.steps, 1), self.grad_norm / counted]).tolist()
         elapsed_s = max(time.perf_counter() - self.start_s, 1e-9)
         measured = {
-            "train/loss": loss / max(self.steps, 1),
-            "train/grad_norm": grad_norm / max(self.steps - skipped, 1),
+            "train/loss": loss,
+            "train/grad_norm": grad_norm,
             "train/lr": lr,
             "train/samples_per_s": self.steps * batch_size / elapsed_s,
             "train/data_wait_fraction": self.wait_s / elapsed_s,
