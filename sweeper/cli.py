@@ -1,38 +1,172 @@
-"""The command line: commands, and how an error ends them. What they do is imported when they run."""
+"""The command line: the table of commands, and how an error ends them.
+
+The module of a command is imported when the command runs, so `sweeper --help` imports none of them.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import difflib
+import importlib
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from sweeper import __version__
-from sweeper.commands import checkpoints, data, doctor, jobs, on_cluster, results, steering, sweeps
-from sweeper.commands.options import open_console
+from sweeper.commands.options import CLUSTER_OPTION, open_console
+from sweeper.errors import SpecError, SweeperError
+from trainables.interface import ConfigError, TrainableError
 
-__all__ = ["app", "main"]
+__all__ = ["COMMANDS", "CommandEntry", "app", "load_command", "main"]
 
 INTERRUPTED = 130
 
 
+@dataclass(frozen=True)
+class CommandEntry:
+    """What `sweeper --help` shows of a command, and where the command is defined.
+
+    Attributes:
+        panel: The heading in `sweeper --help`.
+        target: ``module:attribute`` in `sweeper.commands`: a function, or a Typer with commands of its own.
+        help: One line. It equals the docstring of the function.
+    """
+
+    panel: str
+    target: str
+    help: str
+
+
+_SWEEPS, _RUNNING, _RESULTS, _CHECKPOINTS, _MACHINES, _DATA = (
+    "Sweeps",
+    "While it runs",
+    "Results",
+    "Checkpoints",
+    "Machines",
+    "Data",
+)
+
+COMMANDS: Mapping[str, CommandEntry] = {
+    "check": CommandEntry(
+        _SWEEPS, "sweeps:check", "Check a space file and say what would run. Starts nothing."
+    ),
+    "launch": CommandEntry(
+        _SWEEPS,
+        "sweeps:launch",
+        "Run a sweep. Ctrl-C stops it cleanly; the same command goes on where it stopped.",
+    ),
+    "demo": CommandEntry(
+        _SWEEPS,
+        "sweeps:demo",
+        "Run a small sweep on the built-in Push-T demonstrations: minutes on a laptop, no GPU.",
+    ),
+    "status": CommandEntry(
+        _RUNNING,
+        "steering:status",
+        "Show how a sweep stands, or all of them: trials, the best so far, what is left of the budget.",
+    ),
+    "watch": CommandEntry(
+        _RUNNING,
+        "steering:watch",
+        "Watch a sweep that runs elsewhere, until it ends. Ctrl-C leaves the sweep alone.",
+    ),
+    "logs": CommandEntry(
+        _RUNNING,
+        "steering:logs",
+        "Show the end of a trial's log; without a trial that of the driver, and what happened last.",
+    ),
+    "pause": CommandEntry(
+        _RUNNING,
+        "steering:pause",
+        "Have running trials stop after a checkpoint and free what they hold; the driver waits for resume.",
+    ),
+    "resume": CommandEntry(
+        _RUNNING,
+        "steering:resume",
+        "Go on with a sweep that is paused, that ended, or whose driver is gone; also with a larger budget.",
+    ),
+    "stop": CommandEntry(
+        _RUNNING,
+        "steering:stop",
+        "Begin no more trials; those that run go on to the end. With TRIAL: end it after a checkpoint.",
+    ),
+    "cancel": CommandEntry(
+        _RUNNING,
+        "steering:cancel",
+        "End a sweep now, or one trial of it. A sweep can be resumed, from its trials' last checkpoints.",
+    ),
+    "budget": CommandEntry(
+        _RUNNING,
+        "steering:budget",
+        "Raise or lower the budget of a sweep that runs: at once, and for whoever resumes it.",
+    ),
+    "results": CommandEntry(
+        _RESULTS, "results:results", "Show the ranking of a sweep's trials, also while it runs."
+    ),
+    "list": CommandEntry(_RESULTS, "results:list_sweeps", "List the sweeps, the last started first."),
+    "sync": CommandEntry(
+        _RESULTS,
+        "results:sync",
+        "Send MLflow what it lacks of a sweep: all that its journal has. Nothing is sent twice.",
+    ),
+    "ui": CommandEntry(
+        _RESULTS, "results:ui", "Serve MLflow's pages for a sweep on this machine, until Ctrl-C."
+    ),
+    "export": CommandEntry(
+        _CHECKPOINTS,
+        "checkpoints:export",
+        "Write a trial's policy as LeRobot would have, for `lerobot-eval --policy.path=DIR` and the robot.",
+    ),
+    "doctor": CommandEntry(
+        _MACHINES,
+        "doctor:doctor",
+        "Say what is wrong with this machine or a cluster, and what to do about it.",
+    ),
+    "jobs": CommandEntry(
+        _MACHINES,
+        "jobs:jobs",
+        "Show the jobs that run sweeps on a cluster, what one of them says, or stop it.",
+    ),
+    "data": CommandEntry(_DATA, "data:app", "Look at a dataset before anything is trained on it."),
+}
+
+
+def load_command(name: str) -> Any:
+    """Import the module of a command and build the command."""
+    module, _, attribute = COMMANDS[name].target.partition(":")
+    found = getattr(importlib.import_module(f"sweeper.commands.{module}"), attribute)
+    if isinstance(found, typer.Typer):
+        return typer.main.get_command(found)
+    alone = typer.Typer(add_completion=False)
+    alone.command(name)(found)
+    return typer.main.get_command(alone)
+
+
 class _Commands(TyperGroup):
-    """Commands that are listed where somebody names another one."""
+    """Lists commands from the table, and imports the module of the one that runs."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = {
+            name: TyperCommand(name, help=entry.help, rich_help_panel=entry.panel)
+            for name, entry in COMMANDS.items()
+        }
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Find the command that is meant."""
+        """Load the command that is named; if there is none, list all commands and the nearest names."""
         if args[0] not in self.commands and not args[0].startswith("-"):
             near = difflib.get_close_matches(args[0], self.commands)
             hint = f"Did you mean {' or '.join(repr(name) for name in near)}? " if near else ""
             ctx.fail(f"There is no command {args[0]!r}. {hint}Commands: {', '.join(self.commands)}.")
-        return super().resolve_command(ctx, args)
+        name, _, left = super().resolve_command(ctx, args)
+        return name, load_command(str(name)), left
 
 
 app = typer.Typer(
@@ -69,33 +203,6 @@ def options(
     """Hyperparameter sweeps for Diffusion Policies on LeRobot datasets."""
 
 
-_PANELS: dict[str, dict[str, Callable[..., None]]] = {
-    "Sweeps": {"check": sweeps.check, "launch": sweeps.launch, "demo": sweeps.demo},
-    "While it runs": {
-        "status": steering.status,
-        "watch": steering.watch,
-        "logs": steering.logs,
-        "pause": steering.pause,
-        "resume": steering.resume,
-        "stop": steering.stop,
-        "cancel": steering.cancel,
-        "budget": steering.budget,
-    },
-    "Results": {
-        "results": results.results,
-        "list": results.list_sweeps,
-        "sync": results.sync,
-        "ui": results.ui,
-    },
-    "Checkpoints": {"export": checkpoints.export},
-    "Machines": {"doctor": doctor.doctor, "jobs": jobs.jobs},
-}
-for _panel, _commands in _PANELS.items():
-    for _name, _command in _commands.items():
-        app.command(name=_name, rich_help_panel=_panel)(_command)
-app.add_typer(data.app, name="data", rich_help_panel="Data")
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code.
 
@@ -124,6 +231,11 @@ def _look_for_modules_here() -> None:
 
 def _run(arguments: list[str]) -> None:
     """Run a command here, or on the cluster that ``--cluster`` names."""
+    if not any(argument.partition("=")[0] == CLUSTER_OPTION for argument in arguments):
+        app(args=arguments, prog_name="sweeper")
+        return
+    from sweeper.commands import on_cluster  # a command on this machine is faster without it
+
     file, left = on_cluster.split_cluster(arguments)
     if file is None or not left or {"-h", "--help"} & set(left):
         app(args=left, prog_name="sweeper")
@@ -132,8 +244,11 @@ def _run(arguments: list[str]) -> None:
 
 
 def _parsed(arguments: list[str]) -> dict[str, Any]:
-    """What a command is given, by name. It is read here so that what is typed wrong is said at once."""
-    command = getattr(typer.main.get_command(app), "commands", {}).get(arguments[0])
+    """The values of a command's arguments and options, by name.
+
+    They are parsed here so that an error in them is reported before the cluster is contacted.
+    """
+    command = load_command(arguments[0]) if arguments[0] in COMMANDS else None
     if command is None or hasattr(command, "commands"):
         return {}
     parsed: dict[str, Any] = {}
@@ -147,10 +262,8 @@ def _parsed(arguments: list[str]) -> dict[str, Any]:
 
 
 def _explain(error: Exception) -> int:
-    """Print an error for a person and return the exit code."""
-    from sweeper.errors import SpecError, SweeperError
-    from sweeper.terminal import faults as view
-    from trainables.interface import ConfigError, TrainableError
+    """Print an error for the user and return the exit code."""
+    from sweeper.terminal import faults as view  # loads rich, which most commands with --json do not need
 
     console = open_console(stderr=True)
     if isinstance(error, SpecError):

@@ -1,4 +1,4 @@
-"""The commands: one function for each, which imports what it needs when it runs.
+"""The commands: one function for each. `sweeper.cli` imports a module when one of its commands runs.
 
 - ``options``: arguments and options that several commands share
 - ``sweeps``: check, launch, demo

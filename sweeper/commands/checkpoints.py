@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 import typer
 
 from sweeper.commands.options import Json, SweepsFolder, open_console
+from sweeper.records.checkpoints import export as write
+from sweeper.records.checkpoints import find_source
 
 __all__ = ["export"]
 
@@ -36,9 +38,6 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write a trial's policy as LeRobot would have, for `lerobot-eval --policy.path=DIR` and the robot."""
-    from sweeper.records.checkpoints import export as write
-    from sweeper.records.checkpoints import find_source
-
     console = open_console(stderr=as_json)
     found = find_source(source, sweeps, checkpoint)
     console.print(f"{found.chosen}\n  {found.checkpoint}", soft_wrap=True, markup=False)

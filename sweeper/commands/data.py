@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from sweeper.commands.options import Json, open_console
-
-if TYPE_CHECKING:
-    from trainables.interface import DatasetExaminer
+from sweeper.errors import UserError
+from sweeper.machines.machine import usable_cache
+from sweeper.spec.space_file.overrides import read_config
+from sweeper.terminal.faults import checking
+from sweeper.terminal.findings import print_examination, print_portrait, to_json
+from trainables.interface import ConfigError, DatasetExaminer
+from trainables.registry import load
 
 __all__ = ["app", "check", "show"]
 
@@ -20,6 +24,7 @@ app = typer.Typer(
     name="data",
     help="Look at a dataset before anything is trained on it.",
     no_args_is_help=True,
+    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -53,10 +58,6 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Find what is wrong with a dataset. Ends with 1 where something must be put right before training."""
-    from sweeper.machines.machine import usable_cache
-    from sweeper.terminal.faults import checking
-    from sweeper.terminal.findings import print_examination, to_json
-
     examiner, config = _dataset(root, fields or (), trainable)
     console = open_console(stderr=as_json)
     with checking(console, root) as progress:
@@ -80,10 +81,6 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Say what a dataset is, and draw it: a contact sheet of each camera, and how its values are spread."""
-    from sweeper.machines.machine import usable_cache
-    from sweeper.terminal.faults import checking
-    from sweeper.terminal.findings import print_portrait
-
     examiner, config = _dataset(root, fields or (), trainable)
     folder = _portrait_folder(root, to)
     console = open_console(stderr=as_json)
@@ -99,11 +96,6 @@ def _dataset(
     root: str, fields: list[str] | tuple[()], trainable: str
 ) -> tuple[DatasetExaminer, Mapping[str, Any]]:
     """Who examines the dataset, and the configuration that names it."""
-    from sweeper.errors import UserError
-    from sweeper.spec.space_file.overrides import read_config
-    from trainables.interface import ConfigError, DatasetExaminer
-    from trainables.registry import load
-
     examiner = load(trainable)
     if not isinstance(examiner, DatasetExaminer):
         raise UserError(f"--trainable: {trainable} cannot examine datasets.")
@@ -120,8 +112,6 @@ def _portrait_folder(root: str, to: Path | None) -> Path:
     Raises:
         UserError: Where it lies in the dataset, or cannot be written.
     """
-    from sweeper.errors import UserError
-
     dataset = Path(root).expanduser().resolve()
     folder = Path(f"{dataset.name}-portrait") if to is None else to.expanduser()
     if dataset.is_dir() and folder.resolve().is_relative_to(dataset):

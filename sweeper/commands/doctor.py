@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +10,11 @@ from typing import Annotated
 import typer
 
 from sweeper.commands.options import CLUSTER_OPTION, ClusterFile, Json, SweepsFolder, open_console
+from sweeper.errors import UserError
+from sweeper.machines.doctor.examination import examine
+from sweeper.machines.identity import identify
+from sweeper.machines.ssh import find_cluster_head
+from sweeper.terminal.findings import print_diagnoses
 
 __all__ = ["doctor"]
 
@@ -23,11 +29,6 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Say what is wrong with this machine or a cluster, and what to do about it."""
-    import dataclasses
-
-    from sweeper.machines.doctor.examination import examine
-    from sweeper.terminal.findings import print_diagnoses
-
     if cluster is not None:
         raise typer.Exit(_doctor_there(cluster, address, as_json))
     diagnoses = examine(address, sweeps)
@@ -41,10 +42,6 @@ def doctor(
 
 def _doctor_there(cluster: Path, address: str | None, as_json: bool) -> int:
     """Have the head of a cluster look at all nodes, with the code of this machine to compare theirs with."""
-    from sweeper.errors import UserError
-    from sweeper.machines.identity import identify
-    from sweeper.machines.ssh import find_cluster_head
-
     if address:
         raise UserError(f"--address and {CLUSTER_OPTION} both name a cluster: give one of them.")
     head = find_cluster_head(cluster)

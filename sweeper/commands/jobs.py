@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import shlex
 import time
@@ -12,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sweeper.commands.options import CLUSTER_OPTION, ClusterFile, Json, open_console
+from sweeper.machines.jobs import JobPackage, JobServer, reach_jobs
+from sweeper.terminal.tables import Column, duration_text, fitted_table
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from sweeper.machines.jobs import JobPackage, JobServer
 
 __all__ = ["jobs", "launch_job"]
 
@@ -35,10 +36,6 @@ def jobs(
     as_json: Json = False,
 ) -> None:
     """Show the jobs that run sweeps on a cluster, what one of them says, or stop it."""
-    import dataclasses
-
-    from sweeper.machines.jobs import reach_jobs
-
     with reach_jobs(cluster, address) as server:
         if job is None:
             found = [one for one in server.jobs() if one.sweep]
@@ -102,8 +99,6 @@ def _say_how_to_follow(console: Console, server: JobServer, sweep: str, identity
 
 
 def _print_jobs(found: Sequence[Any]) -> None:
-    from sweeper.terminal.tables import Column, duration_text, fitted_table
-
     console = open_console()
     if not found:
         console.print("No jobs of sweeps.")

@@ -8,15 +8,18 @@ import shlex
 import signal
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+from urllib.parse import urlsplit
 
 import typer
 
 from sweeper.commands.jobs import launch_job
 from sweeper.commands.options import CLUSTER_OPTION, open_console
-
-if TYPE_CHECKING:
-    from sweeper.machines.ssh import ClusterHead
+from sweeper.errors import UserError
+from sweeper.machines.jobs import JobPackage, package_space, reach_jobs
+from sweeper.machines.ssh import ClusterHead, find_cluster_head
+from sweeper.spec.space_file.load import DEMO
+from sweeper.tracking.server import free_port
 
 __all__ = ["on_cluster", "split_cluster"]
 
@@ -33,8 +36,6 @@ def split_cluster(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
     Raises:
         UserError: Where the file is left out.
     """
-    from sweeper.errors import UserError
-
     left = list(arguments)
     end = left.index("--") if "--" in left else len(left)
     for number, argument in enumerate(left[:end]):
@@ -64,9 +65,6 @@ def on_cluster(file: Path, arguments: Sequence[str], parsed: dict[str, Any]) -> 
         UserError: Where something that the user gave is wrong.
         SweeperError: Where the cluster cannot be reached.
     """
-    from sweeper.errors import UserError
-    from sweeper.machines.ssh import find_cluster_head
-
     command = arguments[0]
     if command in HERE:
         raise UserError(f"`sweeper {command}` {HERE[command]}: leave {CLUSTER_OPTION} out.")
@@ -89,22 +87,14 @@ def on_cluster(file: Path, arguments: Sequence[str], parsed: dict[str, Any]) -> 
 
 def _drive(command: str, arguments: Sequence[str], parsed: dict[str, Any], cluster: Path) -> int:
     """Have a driver run on the cluster that goes on when this machine is gone."""
-    from sweeper.machines.jobs import JobPackage, package_space, reach_jobs
-
     if command == "resume":
         parcel = JobPackage(Path(parsed["sweep"]).name, tuple(arguments), {})
     else:
-        space = parsed.get("space") or _demo_space()
+        space = parsed.get("space") or DEMO
         given = _given(arguments, "--sweeps", parsed.get("sweeps"))
         parcel = package_space(space, parsed.get("overrides") or (), parsed.get("name"), given)
     with reach_jobs(cluster) as server:
         return launch_job(server, parcel, as_json=bool(parsed.get("as_json")))
-
-
-def _demo_space() -> str:
-    from sweeper.spec.space_file.load import DEMO
-
-    return DEMO
 
 
 def _given(arguments: Sequence[str], option: str, value: Any) -> str | None:
@@ -118,10 +108,6 @@ def _given(arguments: Sequence[str], option: str, value: Any) -> str | None:
 
 def _ui(head: ClusterHead, parsed: dict[str, Any]) -> int:
     """Lead a port of this machine to MLflow's pages on the head, until Ctrl-C."""
-    from urllib.parse import urlsplit
-
-    from sweeper.tracking.server import free_port
-
     uri = head.ask(f'echo "${MLFLOW}"').strip()
     port = urlsplit(uri).port if uri.startswith("http://127.0.0.1:") else None
     if port is None:
@@ -141,8 +127,6 @@ def _ui(head: ClusterHead, parsed: dict[str, Any]) -> int:
 
 def _refuse_pages(head: ClusterHead, uri: str) -> None:
     """Say why no tunnel leads to MLflow."""
-    from sweeper.errors import UserError
-
     if uri:
         raise UserError(f"The runs are on the MLflow server at {uri}: open it from here.")
     raise UserError(
@@ -153,8 +137,6 @@ def _refuse_pages(head: ClusterHead, uri: str) -> None:
 
 def _export(head: ClusterHead, arguments: Sequence[str], parsed: dict[str, Any]) -> int:
     """Export on the head, and bring the folder here."""
-    from sweeper.errors import UserError
-
     target = Path(parsed["to"])
     if target.exists():
         raise UserError(f"--to: {target} exists already. Name a folder that is new.")

@@ -12,6 +12,12 @@ from typing import Annotated
 import typer
 
 from sweeper.commands.options import Json, Sweep, SweepsFolder, open_console
+from sweeper.records.sweep_state import find_sweep, read_sweep
+from sweeper.records.sweep_state import list_sweeps as read_sweeps
+from sweeper.terminal.as_json import to_json
+from sweeper.terminal.tables import print_ranking, sweeps_table
+from sweeper.tracking.server import serve
+from sweeper.tracking.sync import sync_sweep
 
 __all__ = ["list_sweeps", "results", "sync", "ui"]
 
@@ -23,10 +29,6 @@ def results(
     as_json: Json = False,
 ) -> None:
     """Show the ranking of a sweep's trials, also while it runs."""
-    from sweeper.records.sweep_state import find_sweep, read_sweep
-    from sweeper.terminal.as_json import to_json
-    from sweeper.terminal.tables import print_ranking
-
     found = read_sweep(find_sweep(sweep, sweeps))
     found.bury()
     if as_json:
@@ -37,10 +39,6 @@ def results(
 
 def list_sweeps(sweeps: SweepsFolder = Path("sweeps"), as_json: Json = False) -> None:
     """List the sweeps, the last started first."""
-    from sweeper.records.sweep_state import list_sweeps as read_sweeps
-    from sweeper.terminal.as_json import to_json
-    from sweeper.terminal.tables import sweeps_table
-
     found, damaged = read_sweeps(sweeps)
     for one in found:
         one.bury()
@@ -63,9 +61,6 @@ def ui(
     sweeps: SweepsFolder = Path("sweeps"),
 ) -> None:
     """Serve MLflow's pages for a sweep on this machine, until Ctrl-C."""
-    from sweeper.records.sweep_state import find_sweep, read_sweep
-    from sweeper.tracking.server import serve
-
     folder = find_sweep(sweep, sweeps)
     uri = read_sweep(folder).spec["tracking"]["uri"]
     if uri is not None and uri.startswith(("http://", "https://")):
@@ -89,9 +84,6 @@ def sync(
     as_json: Json = False,
 ) -> None:
     """Send MLflow what it lacks of a sweep: all that its journal has. Nothing is sent twice."""
-    from sweeper.records.sweep_state import find_sweep
-    from sweeper.tracking.sync import sync_sweep
-
     console = open_console(stderr=as_json)
     with console.status("") as status:
         result = sync_sweep(find_sweep(sweep, sweeps), to, status.update)

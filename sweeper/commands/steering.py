@@ -7,15 +7,21 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from sweeper.commands.options import Json, Sweep, SweepsFolder, open_console
-
-if TYPE_CHECKING:
-    from sweeper.records.sweep_state import SweepState as FoundSweep
-    from sweeper.steering.operations import RunningSweep
+from sweeper.driver.resume import is_driven
+from sweeper.driver.resume import resume as resume_here
+from sweeper.records.sweep_state import SweepState, find_sweep, list_sweeps, read_sweep
+from sweeper.steering import entrance
+from sweeper.steering.operations import LocalSweep, RunningSweep
+from sweeper.steering.status import board_of, status_of
+from sweeper.terminal.as_json import to_json
+from sweeper.terminal.live import Display, told_events
+from sweeper.terminal.status import print_status, summary_table
+from sweeper.terminal.tables import print_ranking
 
 __all__ = ["budget", "cancel", "logs", "pause", "resume", "status", "stop", "watch"]
 
@@ -58,26 +64,19 @@ def status(
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return
-    from sweeper.terminal.status import print_status
-
     print_status(open_console(), found)
 
 
 def _status_of_all(address: str | None, sweeps: Path, as_json: bool) -> None:
-    from sweeper.records.sweep_state import list_sweeps
-    from sweeper.steering import entrance as remote
-    from sweeper.steering.status import status_of
-    from sweeper.terminal.status import summary_table
-
     if address is None:
         there, damaged = list_sweeps(sweeps)
         found = [status_of(one) for one in there]
         place = str(sweeps)
     else:
         try:
-            found, damaged = [one.call("status") for one in remote.entrances(address)], {}
+            found, damaged = [one.call("status") for one in entrance.entrances(address)], {}
         finally:
-            remote.leave()
+            entrance.leave()
         place = address
     console = open_console()
     if as_json:
@@ -98,11 +97,6 @@ def watch(
     as_json: Json = False,
 ) -> None:
     """Watch a sweep that runs elsewhere, until it ends. Ctrl-C leaves the sweep alone."""
-    from sweeper.steering.entrance import GoneError
-    from sweeper.steering.status import board_of
-    from sweeper.terminal.live import Display
-    from sweeper.terminal.tables import print_ranking
-
     console = open_console()
     with _reach(sweep, sweeps, address) as reach, contextlib.suppress(KeyboardInterrupt):
         found, offset = _followed(reach)
@@ -113,7 +107,7 @@ def watch(
         board = board_of(found)
         with (
             Display(console, board, elsewhere=address is not None) as display,
-            contextlib.suppress(GoneError),
+            contextlib.suppress(entrance.GoneError),
         ):
             driver = dict(found.driver) if found.status == "running" else None
             for event in _coming_events(reach, offset, driver):
@@ -131,12 +125,10 @@ def watch(
             console.print("Its driver has ended; its folder has what came of it.", style="bold")
 
 
-def _followed(reach: RunningSweep) -> tuple[FoundSweep, int]:
+def _followed(reach: RunningSweep) -> tuple[SweepState, int]:
     """A sweep as its journal tells it, and the byte behind what was read."""
-    from sweeper.records.sweep_state import SweepState as Followed
-
     chunks = list(_chunks(reach))
-    followed = Followed(Path(chunks[0]["folder"]))
+    followed = SweepState(Path(chunks[0]["folder"]))
     for chunk in chunks:
         for event in chunk["events"]:
             followed.apply(event)
@@ -210,8 +202,6 @@ def logs(
 
 
 def _last_events(reach: RunningSweep, lines: int) -> list[str]:
-    from sweeper.terminal.live import told_events
-
     if not lines:
         return []
     return told_events([event for chunk in _chunks(reach) for event in chunk["events"]])[-lines:]
@@ -274,17 +264,11 @@ def resume(
     as_json: Json = False,
 ) -> None:
     """Go on with a sweep that is paused, that ended, or whose driver is gone; also with a larger budget."""
-    from sweeper.driver.resume import is_driven
-    from sweeper.driver.resume import resume as go_on
-
     if is_driven(sweep, sweeps, address, take_over=take_over):
         _ask("resume", sweep, address, sweeps, as_json, changes=changes or [])
         return
-    code, folder = go_on(sweep, changes or (), sweeps, address, open_console(stderr=as_json))
+    code, folder = resume_here(sweep, changes or (), sweeps, address, open_console(stderr=as_json))
     if as_json:
-        from sweeper.records.sweep_state import read_sweep
-        from sweeper.terminal.as_json import to_json
-
         typer.echo(json.dumps(to_json(read_sweep(folder)), indent=2))
     raise typer.Exit(code)
 
@@ -302,14 +286,9 @@ def _ask(action: str, sweep: str, address: str | None, sweeps: Path, as_json: bo
 def _reach(sweep: str, sweeps: Path, address: str | None) -> Iterator[RunningSweep]:
     """The sweep that is meant, here or on a cluster."""
     if address is None:
-        from sweeper.records.sweep_state import find_sweep
-        from sweeper.steering.operations import LocalSweep
-
         yield LocalSweep(find_sweep(sweep, sweeps))
         return
-    from sweeper.steering import entrance as remote
-
     try:
-        yield remote.find_remote(sweep, address)
+        yield entrance.find_remote(sweep, address)
     finally:
-        remote.leave()
+        entrance.leave()

@@ -9,8 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sweeper.commands.jobs import launch_job
 from sweeper.commands.options import Address, Json, Overrides, SpaceFile, SweepsFolder, open_console
-from sweeper.spec.space_file.load import DEMO
+from sweeper.machines.jobs import package_space, reach_jobs
+from sweeper.machines.plan import make_plan
+from sweeper.records.sweep_state import read_sweep
+from sweeper.spec.space_file.load import DEMO, load_spec, packaged_spaces
+from sweeper.terminal.as_json import to_json
+from sweeper.terminal.plan import print_plan
 
 if TYPE_CHECKING:
     from sweeper.spec.sweep import SweepSpec
@@ -25,15 +31,10 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Check a space file and say what would run. Starts nothing."""
-    from sweeper.machines.plan import make_plan
-    from sweeper.spec.space_file.load import load_spec
-
     plan = make_plan(load_spec(space, overrides or (), sweeps))
     if as_json:
         typer.echo(json.dumps(plan.to_dict(), indent=2))
         return
-    from sweeper.terminal.plan import print_plan
-
     print_plan(open_console(), plan)
 
 
@@ -46,8 +47,6 @@ def launch(
     as_json: Json = False,
 ) -> None:
     """Run a sweep. Ctrl-C stops it cleanly; the same command goes on where it stopped."""
-    from sweeper.spec.space_file.load import load_spec
-
     if address is not None and address.startswith(("http://", "https://")):
         raise typer.Exit(_send(space, overrides or (), name, address, as_json))
 
@@ -62,29 +61,21 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Run a small sweep on the built-in Push-T demonstrations: minutes on a laptop, no GPU."""
-    from sweeper.spec.space_file.load import load_spec, packaged_spaces
-
     _launch(load_spec(packaged_spaces()[DEMO], overrides or (), sweeps), address, as_json)
 
 
 def _send(space: str, overrides: Sequence[str], name: str | None, address: str, as_json: bool) -> int:
     """Send a sweep to the job server at an address."""
-    from sweeper.commands.jobs import launch_job
-    from sweeper.machines.jobs import package_space, reach_jobs
-
     parcel = package_space(space, overrides, name)
     with reach_jobs(address=address) as server:
         return launch_job(server, parcel, as_json)
 
 
 def _launch(spec: SweepSpec, address: str | None, as_json: bool) -> None:
-    from sweeper.driver.launch import launch as run
+    from sweeper.driver.launch import launch as run  # loads Optuna and Ray, which `check` must not
 
     # With --json the answer alone goes to stdout; what a person watches goes to stderr.
     code = run(spec, address=address, console=open_console(stderr=as_json))
     if as_json:
-        from sweeper.records.sweep_state import read_sweep
-        from sweeper.terminal.as_json import to_json
-
         typer.echo(json.dumps(to_json(read_sweep(spec.folder)), indent=2))
     raise typer.Exit(code)

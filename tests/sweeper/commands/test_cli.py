@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from sweeper import __version__
-from sweeper.cli import main
+from sweeper.cli import COMMANDS, load_command, main
 from sweeper.errors import ResourceError, SpecError, SweeperError
 from sweeper.machines.machine import Machine
 from sweeper.machines.plan import make_plan
@@ -188,6 +188,27 @@ def test_every_command_explains_itself(capsys, command):
     assert "Usage: sweeper" in capsys.readouterr().out
 
 
+def test_the_table_of_commands_agrees_with_their_docstrings():
+    assert len(COMMANDS) > 15
+    for name, entry in COMMANDS.items():
+        assert load_command(name).help == entry.help, name
+
+
+def test_help_imports_no_module_of_a_command():
+    program = (
+        "import sys; sys.argv = ['sweeper', '--help']\n"
+        "from sweeper.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code\n"
+        "print('LOADED', *sorted(name for name in sys.modules if name.startswith('sweeper.')))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    words, _, loaded = done.stdout.rpartition("LOADED ")
+    assert all(f" {name} " in words for name in COMMANDS)
+    modules = ["sweeper.cli", "sweeper.commands", "sweeper.commands.options", "sweeper.errors"]
+    assert loaded.split() == modules
+
+
 def test_a_misspelt_command_comes_with_the_right_one(capsys):
     assert ended("chekc") == 2
     assert "'check'" in capsys.readouterr().err
@@ -244,7 +265,7 @@ def test_an_error_ends_with_its_code_and_ours_without_a_traceback(
         raise error
 
     # The command is real; what it would find is replaced by each kind of error in turn.
-    monkeypatch.setattr("sweeper.machines.plan.make_plan", fail)
+    monkeypatch.setattr("sweeper.commands.sweeps.make_plan", fail)
     assert ended("check", "pusht_quick") == code
     err = capsys.readouterr().err
     assert ("Traceback" in err) is traceback
