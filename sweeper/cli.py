@@ -46,7 +46,7 @@ class CommandEntry:
 
 _SWEEPS, _RUNNING, _RESULTS, _CHECKPOINTS, _MACHINES, _DATA = (
     "Sweeps",
-    "While it runs",
+    "Running sweeps",
     "Results",
     "Checkpoints",
     "Machines",
@@ -55,86 +55,86 @@ _SWEEPS, _RUNNING, _RESULTS, _CHECKPOINTS, _MACHINES, _DATA = (
 
 COMMANDS: Mapping[str, CommandEntry] = {
     "check": CommandEntry(
-        _SWEEPS, "sweeps:check", "Check a space file and say what would run. Starts nothing."
+        _SWEEPS, "sweeps:check", "Check a space file and show what would run. Starts nothing."
     ),
     "launch": CommandEntry(
         _SWEEPS,
         "sweeps:launch",
-        "Run a sweep. Ctrl-C stops it cleanly; the same command goes on where it stopped.",
+        "Run a sweep. Ctrl-C stops it cleanly; the same command continues it.",
     ),
     "demo": CommandEntry(
         _SWEEPS,
         "sweeps:demo",
-        "Run a small sweep on the built-in Push-T demonstrations: minutes on a laptop, no GPU.",
+        "Run a small example sweep on built-in Push-T data. Takes minutes on a laptop, needs no GPU.",
     ),
     "status": CommandEntry(
         _RUNNING,
         "steering:status",
-        "Show how a sweep stands, or all of them: trials, the best so far, what is left of the budget.",
+        "Show the state of one sweep or of all: trials, best value so far, budget used.",
     ),
     "watch": CommandEntry(
         _RUNNING,
         "steering:watch",
-        "Watch a sweep that runs elsewhere, until it ends. Ctrl-C leaves the sweep alone.",
+        "Follow a running sweep until it ends. Ctrl-C stops watching, not the sweep.",
     ),
     "logs": CommandEntry(
         _RUNNING,
         "steering:logs",
-        "Show the end of a trial's log; without a trial that of the driver, and what happened last.",
+        "Show the end of a trial's log. Without TRIAL: the last events and the driver's log.",
     ),
     "pause": CommandEntry(
         _RUNNING,
         "steering:pause",
-        "Have running trials stop after a checkpoint and free what they hold; the driver waits for resume.",
+        "Stop running trials at a checkpoint and free their resources. The driver waits for `resume`.",
     ),
     "resume": CommandEntry(
         _RUNNING,
         "steering:resume",
-        "Go on with a sweep that is paused, that ended, or whose driver is gone; also with a larger budget.",
+        "Resume a sweep that is paused, ended, or whose driver is gone; a larger budget continues it.",
     ),
     "stop": CommandEntry(
         _RUNNING,
         "steering:stop",
-        "Begin no more trials; those that run go on to the end. With TRIAL: end it after a checkpoint.",
+        "Start no more trials; running trials finish. With TRIAL: stop that trial after a checkpoint.",
     ),
     "cancel": CommandEntry(
         _RUNNING,
         "steering:cancel",
-        "End a sweep now, or one trial of it. A sweep can be resumed, from its trials' last checkpoints.",
+        "Stop a sweep or one trial now. `resume` continues a sweep from its last checkpoints.",
     ),
     "budget": CommandEntry(
         _RUNNING,
         "steering:budget",
-        "Raise or lower the budget of a sweep that runs: at once, and for whoever resumes it.",
+        "Raise or lower the budget of a running sweep. It applies at once, and is kept on resume.",
     ),
     "results": CommandEntry(
-        _RESULTS, "results:results", "Show the ranking of a sweep's trials, also while it runs."
+        _RESULTS, "results:results", "Show a sweep's trials, best first. Works while the sweep runs."
     ),
-    "list": CommandEntry(_RESULTS, "results:list_sweeps", "List the sweeps, the last started first."),
+    "list": CommandEntry(_RESULTS, "results:list_sweeps", "List all sweeps, newest first."),
     "sync": CommandEntry(
         _RESULTS,
         "results:sync",
-        "Send MLflow what it lacks of a sweep: all that its journal has. Nothing is sent twice.",
+        "Upload missing data of a sweep to MLflow. Nothing is uploaded twice.",
     ),
     "ui": CommandEntry(
-        _RESULTS, "results:ui", "Serve MLflow's pages for a sweep on this machine, until Ctrl-C."
+        _RESULTS, "results:ui", "Serve MLflow's web pages for a sweep on this machine until Ctrl-C."
     ),
     "export": CommandEntry(
         _CHECKPOINTS,
         "checkpoints:export",
-        "Write a trial's policy as LeRobot would have, for `lerobot-eval --policy.path=DIR` and the robot.",
+        "Export a trial's policy in LeRobot's format, for `lerobot-eval --policy.path=DIR` or a robot.",
     ),
     "doctor": CommandEntry(
         _MACHINES,
         "doctor:doctor",
-        "Say what is wrong with this machine or a cluster, and what to do about it.",
+        "Find problems of this machine or a cluster, and show how to fix them.",
     ),
     "jobs": CommandEntry(
         _MACHINES,
         "jobs:jobs",
-        "Show the jobs that run sweeps on a cluster, what one of them says, or stop it.",
+        "List the sweeps that run as jobs on a cluster, show a job's output, or stop a job.",
     ),
-    "data": CommandEntry(_DATA, "data:app", "Look at a dataset before anything is trained on it."),
+    "data": CommandEntry(_DATA, "data:app", "Check a dataset, or show what it contains, before training."),
 }
 
 
@@ -164,7 +164,7 @@ class _Commands(TyperGroup):
         if args[0] not in self.commands and not args[0].startswith("-"):
             near = difflib.get_close_matches(args[0], self.commands)
             hint = f"Did you mean {' or '.join(repr(name) for name in near)}? " if near else ""
-            ctx.fail(f"There is no command {args[0]!r}. {hint}Commands: {', '.join(self.commands)}.")
+            ctx.fail(f"{args[0]!r} is not a command. {hint}Commands: {', '.join(self.commands)}.")
         name, _, left = super().resolve_command(ctx, args)
         return name, load_command(str(name)), left
 
@@ -189,14 +189,14 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
     cluster_file: Annotated[
         str | None,
         typer.Option(
             "--cluster",
             metavar="FILE",
-            help="Run the command on the cluster that `ray up FILE` made, over SSH; also behind the command.",
+            help="Run the command on the cluster of `ray up FILE`, over SSH. Also allowed after the command.",
         ),
     ] = None,
 ) -> None:
@@ -206,7 +206,7 @@ def options(
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code.
 
-    Exit codes: 0 done, 1 the sweep failed, 2 the user's input is wrong, 130 interrupted.
+    Exit codes: 0 success, 1 the sweep failed, 2 invalid input, 130 interrupted.
     """
     _look_for_modules_here()
     try:
@@ -214,7 +214,7 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
-        # `sweeper results NAME | head` is no mistake. Nothing may be flushed to the closed pipe at exit.
+        # `sweeper results NAME | head` is not an error. Nothing may be flushed to the closed pipe at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except Exception as error:
@@ -222,8 +222,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _look_for_modules_here() -> None:
-    """Have a trainable of one's own found in the current folder, as `python -m` would; it hides no other."""
-    with contextlib.suppress(OSError):  # the folder is gone
+    """Let custom trainables be imported from the current folder, as with `python -m`. Others come first."""
+    with contextlib.suppress(OSError):  # the folder was deleted
         here = str(Path.cwd())
         if not {"", here} & set(sys.path):
             sys.path.append(here)
@@ -273,9 +273,9 @@ def _explain(error: Exception) -> int:
     elif isinstance(error, (SweeperError, TrainableError)):
         view.print_error(console, str(error))
     else:
-        # Not the user's doing: the traceback is what a report of it needs.
+        # Not the user's mistake: a bug report needs the traceback.
         traceback.print_exception(error)
-        view.print_error(console, "This is a fault of sweeper itself. Please report it with the lines above.")
+        view.print_error(console, "This is a bug in sweeper. Please report it with the lines above.")
     if isinstance(error, SweeperError):
         return error.exit_code
     wrong_input = isinstance(error, TrainableError) and error.reason in ("config", "data", "environment")

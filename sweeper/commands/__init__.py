@@ -6,7 +6,7 @@
 - ``results``: results, list, sync, ui
 - ``checkpoints``: export
 - ``data``: data check, data show
-- ``jobs``: jobs; sending a sweep to a job server
+- ``jobs``: jobs; submitting a sweep to a job server
 - ``on_cluster``: ``--cluster FILE``, any command on a cluster's head
 - ``doctor``: doctor
 """

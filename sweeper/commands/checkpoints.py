@@ -1,4 +1,4 @@
-"""Commands that take checkpoints out of sweeps."""
+"""Commands that export checkpoints."""
 
 from __future__ import annotations
 
@@ -21,23 +21,28 @@ def export(
         str,
         typer.Argument(
             metavar="SWEEP[:TRIAL]",
-            help="A sweep (its best trial) and perhaps a trial, or a checkpoint's folder.",
+            help="A sweep (exports its best trial), a sweep and a trial number, or a checkpoint's folder.",
         ),
     ],
-    to: Annotated[Path, typer.Option(help="The folder to make.", metavar="DIR")],
+    to: Annotated[Path, typer.Option(help="Folder to create.", metavar="DIR")],
     target: Annotated[
         str | None,
-        typer.Option(help="The format: lerobot==0.4.4 (the default), lerobot==0.6.1.", metavar="FORMAT"),
+        typer.Option(
+            help="LeRobot version of the format: lerobot==0.4.4 (default) or lerobot==0.6.1.",
+            metavar="FORMAT",
+        ),
     ] = None,
     checkpoint: Annotated[
-        Literal["best", "last"], typer.Option(help="The trial's checkpoint of the best value, or its last.")
+        Literal["best", "last"], typer.Option(help="The trial's best checkpoint, or its last.")
     ] = "best",
-    ema: Annotated[bool, typer.Option(help="Write the averaged weights where there are any.")] = True,
-    force: Annotated[bool, typer.Option("--force", help="Replace an earlier export in DIR.")] = False,
+    ema: Annotated[
+        bool, typer.Option(help="Export the averaged (EMA) weights if the checkpoint has them.")
+    ] = True,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing export in DIR.")] = False,
     sweeps: SweepsFolder = Path("sweeps"),
     as_json: Json = False,
 ) -> None:
-    """Write a trial's policy as LeRobot would have, for `lerobot-eval --policy.path=DIR` and the robot."""
+    """Export a trial's policy in LeRobot's format, for `lerobot-eval --policy.path=DIR` or a robot."""
     console = open_console(stderr=as_json)
     found = find_source(source, sweeps, checkpoint)
     console.print(f"{found.chosen}\n  {found.checkpoint}", soft_wrap=True, markup=False)
@@ -48,4 +53,4 @@ def export(
         return
     for note in made.notes:
         console.print(f"- {note}", soft_wrap=True, markup=False)
-    console.print(f"{made.folder} holds it in the format of {made.target}.", soft_wrap=True, markup=False)
+    console.print(f"Exported to {made.folder} in the format of {made.target}.", soft_wrap=True, markup=False)

@@ -1,4 +1,4 @@
-"""Commands that look at a dataset before anything is trained on it."""
+"""Commands that check and describe a dataset before training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["app", "check", "show"]
 
 app = typer.Typer(
     name="data",
-    help="Look at a dataset before anything is trained on it.",
+    help="Check a dataset, or show what it contains, before training.",
     no_args_is_help=True,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -31,19 +31,20 @@ app = typer.Typer(
 Root = Annotated[
     str,
     typer.Argument(
-        metavar="ROOT", help="Folder of a LeRobot dataset, its address in a store, or its name on the hub."
+        metavar="ROOT",
+        help="Folder of a LeRobot dataset, its address in an object store, or its name on the hub.",
     ),
 ]
 Fields = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="KEY=VALUE",
-        help="What it is to be used with, e.g. policy.horizon=32 policy.crop_shape=[84,84] "
+        help="Settings of the training, e.g. policy.horizon=32 policy.crop_shape=[84,84] "
         "dataset.exclude_episodes=[3,7].",
     ),
 ]
 TrainableName = Annotated[
-    str, typer.Option("--trainable", help="For which trainable, by name or as module:attribute.")
+    str, typer.Option("--trainable", help="Trainable that will use the dataset: a name or module:attribute.")
 ]
 
 
@@ -52,12 +53,12 @@ def check(
     root: Root,
     fields: Fields = None,
     all_frames: Annotated[
-        bool, typer.Option("--all-frames", help="Look at every picture instead of a sample.")
+        bool, typer.Option("--all-frames", help="Check every image instead of a sample.")
     ] = False,
     trainable: TrainableName = "diffusion_policy",
     as_json: Json = False,
 ) -> None:
-    """Find what is wrong with a dataset. Ends with 1 where something must be put right before training."""
+    """Find problems of a dataset. The exit code is 1 if one must be fixed before training."""
     examiner, config = _dataset(root, fields or (), trainable)
     console = open_console(stderr=as_json)
     with checking(console, root) as progress:
@@ -75,16 +76,16 @@ def show(
     fields: Fields = None,
     to: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Folder for the pictures, instead of ./NAME-portrait."),
+        typer.Option(metavar="DIR", help="Folder for the images. Default: ./NAME-portrait."),
     ] = None,
     trainable: TrainableName = "diffusion_policy",
     as_json: Json = False,
 ) -> None:
-    """Say what a dataset is, and draw it: a contact sheet of each camera, and how its values are spread."""
+    """Describe a dataset and draw it: sample images of each camera, histograms of its values."""
     examiner, config = _dataset(root, fields or (), trainable)
     folder = _portrait_folder(root, to)
     console = open_console(stderr=as_json)
-    with checking(console, root, "Looking at") as progress:
+    with checking(console, root, "Reading") as progress:
         portrait = examiner.portray(config, folder, usable_cache(), progress)
     if as_json:
         typer.echo(json.dumps({"root": root, **portrait}, indent=2))
@@ -95,10 +96,10 @@ def show(
 def _dataset(
     root: str, fields: list[str] | tuple[()], trainable: str
 ) -> tuple[DatasetExaminer, Mapping[str, Any]]:
-    """Who examines the dataset, and the configuration that names it."""
+    """The examiner of the dataset, and the configuration for it."""
     examiner = load(trainable)
     if not isinstance(examiner, DatasetExaminer):
-        raise UserError(f"--trainable: {trainable} cannot examine datasets.")
+        raise UserError(f"--trainable: {trainable} cannot check datasets.")
     config = {**examiner.dataset_config(root), **read_config(examiner, fields)}
     faults = examiner.faults(config)
     if faults:
@@ -107,17 +108,21 @@ def _dataset(
 
 
 def _portrait_folder(root: str, to: Path | None) -> Path:
-    """Make the folder for a portrait.
+    """Create the folder for a portrait.
 
     Raises:
-        UserError: Where it lies in the dataset, or cannot be written.
+        UserError: If it is inside the dataset, or cannot be written.
     """
     dataset = Path(root).expanduser().resolve()
     folder = Path(f"{dataset.name}-portrait") if to is None else to.expanduser()
     if dataset.is_dir() and folder.resolve().is_relative_to(dataset):
-        raise UserError(f"{folder}: lies in the dataset, which is left as it is. Name another with --to.")
+        raise UserError(
+            f"{folder}: is inside the dataset, which is never changed. Choose another folder with --to."
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{folder}: cannot be made: {error.strerror}. Name another with --to.") from error
+        raise UserError(
+            f"{folder}: cannot be created: {error.strerror}. Choose another folder with --to."
+        ) from error
     return folder

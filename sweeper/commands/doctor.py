@@ -1,4 +1,4 @@
-"""The command `doctor`: what is wrong with this machine or a cluster."""
+"""The command `doctor`: problems of this machine or a cluster."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def doctor(
     cluster: ClusterFile = None,
     address: Annotated[
         str | None,
-        typer.Option(metavar="ADDRESS", help="Ray cluster to look at; left out: this machine alone."),
+        typer.Option(metavar="ADDRESS", help="Ray cluster to check. Default: this machine only."),
     ] = None,
     sweeps: SweepsFolder = Path("sweeps"),
     as_json: Json = False,
 ) -> None:
-    """Say what is wrong with this machine or a cluster, and what to do about it."""
+    """Find problems of this machine or a cluster, and show how to fix them."""
     if cluster is not None:
         raise typer.Exit(_doctor_there(cluster, address, as_json))
     diagnoses = examine(address, sweeps)
@@ -41,15 +41,15 @@ def doctor(
 
 
 def _doctor_there(cluster: Path, address: str | None, as_json: bool) -> int:
-    """Have the head of a cluster look at all nodes, with the code of this machine to compare theirs with."""
+    """Let a cluster's head check all nodes. Warn if its code differs from the code of this machine."""
     if address:
-        raise UserError(f"--address and {CLUSTER_OPTION} both name a cluster: give one of them.")
+        raise UserError(f"--address and {CLUSTER_OPTION} both name a cluster. Use one of them.")
     head = find_cluster_head(cluster)
     there = json.loads(head.ask("python -m sweeper.machines.identity"))
     if there["code"] != identify().code:
         open_console(stderr=True).print(
-            f"! {head.host} runs other code of this package ({there['code']}) than this machine "
-            f"({identify().code}). `ray up {cluster}` brings it up to date.",
+            f"! {head.host} runs another version of sweeper's code ({there['code']}) than this machine "
+            f"({identify().code}). Run `ray up {cluster}` to update it.",
             style="yellow",
             markup=False,
             soft_wrap=True,

@@ -23,19 +23,25 @@ __all__ = ["jobs", "launch_job"]
 
 
 def jobs(
-    job: Annotated[str | None, typer.Argument(metavar="JOB", help="One job; left out: all.")] = None,
+    job: Annotated[
+        str | None, typer.Argument(metavar="JOB", help="Show the output of this job. Default: list all jobs.")
+    ] = None,
     follow: Annotated[
-        bool, typer.Option("-f", "--follow", help="Show what its driver says, until it ends or Ctrl-C.")
+        bool, typer.Option("-f", "--follow", help="Follow the job's output until it ends or Ctrl-C.")
     ] = False,
-    stop: Annotated[bool, typer.Option("--stop", help="End its sweep in order; it can be resumed.")] = False,
+    stop: Annotated[
+        bool, typer.Option("--stop", help="Stop the job's sweep cleanly. It can be resumed.")
+    ] = False,
     cluster: ClusterFile = None,
     address: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="Without a file: the job server, by default http://127.0.0.1:8265."),
+        typer.Option(
+            metavar="URL", help="Job server, if --cluster is not given. Default: http://127.0.0.1:8265."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show the jobs that run sweeps on a cluster, what one of them says, or stop it."""
+    """List the sweeps that run as jobs on a cluster, show a job's output, or stop a job."""
     with reach_jobs(cluster, address) as server:
         if job is None:
             found = [one for one in server.jobs() if one.sweep]
@@ -54,7 +60,7 @@ def jobs(
                     typer.echo(text, nl=False)
                 one = server.wait(one.id)
                 raise typer.Exit(one.exit_code or 0)
-            open_console(stderr=True).print(f"{one.id} goes on without you.")
+            open_console(stderr=True).print(f"{one.id} keeps running.")
             return
         else:
             typer.echo(server.output(one.id), nl=False)
@@ -65,34 +71,34 @@ def jobs(
 
 
 def launch_job(server: JobServer, parcel: JobPackage, as_json: bool = False) -> int:
-    """Send a sweep to a cluster and say how to follow it; the exit code."""
+    """Submit a sweep to a cluster and print how to follow it. Returns the exit code."""
     console = open_console(stderr=as_json)
     for note in server.notes:
         console.print(f"! {note}", style="yellow", markup=False, soft_wrap=True)
     identity = server.submit(parcel)
-    console.print(f"Job {identity} is sent. Waiting for its first words …", style="dim", soft_wrap=True)
+    console.print(f"Job {identity} is submitted. Waiting for it to start …", style="dim", soft_wrap=True)
     job = server.wait(identity)
     if as_json:
         typer.echo(json.dumps({"job": job.id, "sweep": job.sweep, "status": job.status}))
     if job.is_over:
         typer.echo(server.output(identity), nl=False, err=as_json)
         return job.exit_code if job.exit_code is not None else int(job.status != "SUCCEEDED")
-    _say_how_to_follow(console, server, parcel.sweep, identity)
+    _print_next_commands(console, server, parcel.sweep, identity)
     return 0
 
 
-def _say_how_to_follow(console: Console, server: JobServer, sweep: str, identity: str) -> None:
+def _print_next_commands(console: Console, server: JobServer, sweep: str, identity: str) -> None:
     name, reached = shlex.quote(sweep), server.reached
-    lines = [(f"sweeper jobs {identity} --follow {reached}", "what its driver says")]
+    lines = [(f"sweeper jobs {identity} --follow {reached}", "follow its output")]
     if reached.startswith(CLUSTER_OPTION):
         lines += [
-            (f"sweeper watch {name} {reached}", "the table of its trials"),
-            (f"sweeper stop {name} {reached}", "the end, once those that run are through"),
+            (f"sweeper watch {name} {reached}", "watch the table of its trials"),
+            (f"sweeper stop {name} {reached}", "start no more trials; running trials finish"),
         ]
     else:
-        lines.append((f"sweeper jobs {identity} --stop {reached}", "the end, now; it can be resumed"))
+        lines.append((f"sweeper jobs {identity} --stop {reached}", "stop it now; it can be resumed"))
     console.print(
-        f"{sweep} runs on the cluster, and goes on when this machine is switched off.", markup=False
+        f"{sweep} runs on the cluster. It keeps running when this machine is switched off.", markup=False
     )
     for command, meaning in lines:
         console.print(f"  {command}   {meaning}", markup=False, soft_wrap=True)
@@ -101,7 +107,7 @@ def _say_how_to_follow(console: Console, server: JobServer, sweep: str, identity
 def _print_jobs(found: Sequence[Any]) -> None:
     console = open_console()
     if not found:
-        console.print("No jobs of sweeps.")
+        console.print("No sweeps run as jobs.")
         return
     columns = [Column(name, "left") for name in ("job", "sweep", "state", "started")]
     rows = [

@@ -24,24 +24,24 @@ from sweeper.tracking.server import free_port
 __all__ = ["on_cluster", "split_cluster"]
 
 OWN = ("doctor", "jobs")
-"""Commands that take a cluster file themselves."""
-HERE = {"check": "looks at a space file on this machine", "data": "looks at datasets on this machine"}
-"""Commands that have nothing to do on a cluster, and why."""
+"""Commands that read the cluster file themselves."""
+HERE = {"check": "checks a space file on this machine", "data": "reads datasets on this machine"}
+"""Commands that do not run on a cluster, and what they do instead."""
 MLFLOW = "MLFLOW_TRACKING_URI"
 
 
 def split_cluster(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
-    """Take ``--cluster FILE`` out of the arguments of a command that a cluster's head is to run.
+    """Remove ``--cluster FILE`` from the arguments of a command that will run on a cluster's head.
 
     Raises:
-        UserError: Where the file is left out.
+        UserError: If the file is missing.
     """
     left = list(arguments)
     end = left.index("--") if "--" in left else len(left)
     for number, argument in enumerate(left[:end]):
         if argument == CLUSTER_OPTION:
             if number + 1 >= end:
-                raise UserError(f"{CLUSTER_OPTION}: the cluster file is missing.")
+                raise UserError(f"{CLUSTER_OPTION}: the cluster file is missing. Use {CLUSTER_OPTION} FILE.")
             file = Path(left[number + 1])
             del left[number : number + 2]
         elif argument.startswith(f"{CLUSTER_OPTION}="):
@@ -54,24 +54,24 @@ def split_cluster(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
 
 
 def on_cluster(file: Path, arguments: Sequence[str], parsed: dict[str, Any]) -> int:
-    """Run a command on a cluster; its exit code.
+    """Run a command on a cluster. Returns its exit code.
 
     Args:
-        file: The file that `ray up` was given.
+        file: The cluster file of `ray up`.
         arguments: The command and its arguments, as they were typed.
         parsed: The arguments as the command line reads them, by name.
 
     Raises:
-        UserError: Where something that the user gave is wrong.
-        SweeperError: Where the cluster cannot be reached.
+        UserError: If the user's input is wrong.
+        SweeperError: If the cluster cannot be reached.
     """
     command = arguments[0]
     if command in HERE:
         raise UserError(f"`sweeper {command}` {HERE[command]}: leave {CLUSTER_OPTION} out.")
     if not parsed:
-        raise UserError(f"sweeper has no command {command!r}. `sweeper --help` lists them.")
+        raise UserError(f"{command!r} is not a command. `sweeper --help` lists the commands.")
     if parsed.get("address"):
-        raise UserError(f"--address and {CLUSTER_OPTION} both name a cluster: give one of them.")
+        raise UserError(f"--address and {CLUSTER_OPTION} both name a cluster. Use one of them.")
     if command in ("launch", "demo", "resume"):
         return _drive(command, arguments, parsed, cluster=file)
     head = find_cluster_head(file)
@@ -86,7 +86,7 @@ def on_cluster(file: Path, arguments: Sequence[str], parsed: dict[str, Any]) -> 
 
 
 def _drive(command: str, arguments: Sequence[str], parsed: dict[str, Any], cluster: Path) -> int:
-    """Have a driver run on the cluster that goes on when this machine is gone."""
+    """Start a driver on the cluster. It keeps running when this machine is switched off."""
     if command == "resume":
         parcel = JobPackage(Path(parsed["sweep"]).name, tuple(arguments), {})
     else:
@@ -98,7 +98,7 @@ def _drive(command: str, arguments: Sequence[str], parsed: dict[str, Any], clust
 
 
 def _given(arguments: Sequence[str], option: str, value: Any) -> str | None:
-    """The value of an option, where it was given: the cluster has a default of its own."""
+    """The value of an option, or None if it was not given: the cluster has another default."""
     typed = any(word == option or word.startswith(f"{option}=") for word in arguments)
     return str(value) if typed and value is not None else None
 
@@ -107,12 +107,12 @@ def _given(arguments: Sequence[str], option: str, value: Any) -> str | None:
 
 
 def _ui(head: ClusterHead, parsed: dict[str, Any]) -> int:
-    """Lead a port of this machine to MLflow's pages on the head, until Ctrl-C."""
+    """Forward a port of this machine to MLflow's pages on the head, until Ctrl-C."""
     uri = head.ask(f'echo "${MLFLOW}"').strip()
     port = urlsplit(uri).port if uri.startswith("http://127.0.0.1:") else None
     if port is None:
         _refuse_pages(head, uri)
-    # However this process is ended, the tunnel must not stay behind.
+    # The tunnel must end with this process, however it ends.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     with (
@@ -120,39 +120,39 @@ def _ui(head: ClusterHead, parsed: dict[str, Any]) -> int:
         head.tunnel(port or 0, free_port(parsed.get("port") or 5000)) as here,
     ):
         found = json.loads(head.ask(f"sweeper results {shlex.quote(parsed['sweep'])} --json"))
-        typer.echo(f"http://127.0.0.1:{here}  MLflow on {head.host}; {found['sweep']}  (Ctrl-C ends it)")
+        typer.echo(f"http://127.0.0.1:{here}  MLflow on {head.host}; {found['sweep']}  (Ctrl-C stops it)")
         signal.pause()
     return 0
 
 
 def _refuse_pages(head: ClusterHead, uri: str) -> None:
-    """Say why no tunnel leads to MLflow."""
+    """Raise an error that explains why there is no tunnel to MLflow."""
     if uri:
-        raise UserError(f"The runs are on the MLflow server at {uri}: open it from here.")
+        raise UserError(f"The runs are on the MLflow server at {uri}. Open this address in a browser.")
     raise UserError(
-        f"No MLflow runs on {head.host}: `sh diffusion-policy-sweeper/scripts/mlflow_service.sh start` there "
-        "starts it."
+        f"MLflow does not run on {head.host}. Start it there: "
+        "`sh diffusion-policy-sweeper/scripts/mlflow_service.sh start`."
     )
 
 
 def _export(head: ClusterHead, arguments: Sequence[str], parsed: dict[str, Any]) -> int:
-    """Export on the head, and bring the folder here."""
+    """Export on the head, and copy the folder to this machine."""
     target = Path(parsed["to"])
     if target.exists():
-        raise UserError(f"--to: {target} exists already. Name a folder that is new.")
+        raise UserError(f"--to: {target} already exists. Choose a new folder.")
     there = head.ask("mktemp -d").strip()
     try:
         code = head.run(_with_option(arguments, "--to", f"{there}/export"))
         if code == 0:
             head.fetch(f"{there}/export", target)
-            open_console(stderr=True).print(f"Brought here: {target}", markup=False, soft_wrap=True)
+            open_console(stderr=True).print(f"Copied to this machine: {target}", markup=False, soft_wrap=True)
         return code
     finally:
         head.ask(f"rm -rf {shlex.quote(there)}")
 
 
 def _with_option(arguments: Sequence[str], option: str, value: str) -> list[str]:
-    """The arguments with another value of an option."""
+    """The arguments, with the value of an option replaced."""
     left, words = [], iter(arguments)
     for word in words:
         if word == option:
@@ -160,6 +160,3 @@ def _with_option(arguments: Sequence[str], option: str, value: str) -> list[str]
         elif not word.startswith(f"{option}="):
             left.append(word)
     return [*left, option, value]
-
-
-# The doctor

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands share, and where they print."""
+"""Arguments and options that several commands share, and their console."""
 
 from __future__ import annotations
 
@@ -23,24 +23,27 @@ __all__ = [
 ]
 
 SpaceFile = Annotated[
-    str, typer.Argument(metavar="SPACE", help="A space file, or the name of one that comes with the package.")
+    str,
+    typer.Argument(metavar="SPACE", help="A space file, or the name of a built-in one, e.g. pusht_quick."),
 ]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="KEY=VALUE",
-        help="Changes to it, e.g. budget.trials=8 parameters.optimizer.lr.max=3e-4 config.dataset.root=PATH.",
+        help="Changes to the space, e.g. budget.trials=8 parameters.optimizer.lr.max=3e-4 "
+        "config.dataset.root=PATH.",
     ),
 ]
-Sweep = Annotated[str, typer.Argument(metavar="SWEEP", help="Name of a sweep, or the path of its folder.")]
+Sweep = Annotated[str, typer.Argument(metavar="SWEEP", help="Name of a sweep, or path of its folder.")]
 SweepsFolder = Annotated[
-    Path, typer.Option("--sweeps", envvar="SWEEPER_SWEEPS", help="The folder in which sweeps lie.")
+    Path, typer.Option("--sweeps", envvar="SWEEPER_SWEEPS", help="Folder that contains the sweeps.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Address = Annotated[
     str | None,
     typer.Option(
-        help="Ray cluster to run on, or http:// and its job server; without it RAY_ADDRESS, or a local Ray.",
+        help="Ray cluster to run on, or the http:// address of its job server. Default: RAY_ADDRESS, "
+        "else this machine.",
         metavar="ADDRESS",
     ),
 ]
@@ -48,12 +51,14 @@ Address = Annotated[
 CLUSTER_OPTION = "--cluster"
 ClusterFile = Annotated[
     Path | None,
-    typer.Option(CLUSTER_OPTION, metavar="FILE", help="The file that `ray up` was given; reached over SSH."),
+    typer.Option(
+        CLUSTER_OPTION, metavar="FILE", help="The cluster file of `ray up`. The cluster is reached over SSH."
+    ),
 ]
 
 
 def open_console(stderr: bool = False) -> Console:
-    """Open the console that a person reads."""
+    """Open the console for the user's output."""
     from rich.console import Console
 
     return Console(stderr=stderr, highlight=False)

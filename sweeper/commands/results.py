@@ -1,4 +1,4 @@
-"""Commands that show what sweeps found."""
+"""Commands that show the results of sweeps."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ __all__ = ["list_sweeps", "results", "sync", "ui"]
 
 def results(
     sweep: Sweep,
-    top: Annotated[int | None, typer.Option(min=1, help="Show the best N trials only.", metavar="N")] = None,
+    top: Annotated[int | None, typer.Option(min=1, help="Show only the best N trials.", metavar="N")] = None,
     sweeps: SweepsFolder = Path("sweeps"),
     as_json: Json = False,
 ) -> None:
-    """Show the ranking of a sweep's trials, also while it runs."""
+    """Show a sweep's trials, best first. Works while the sweep runs."""
     found = read_sweep(find_sweep(sweep, sweeps))
     found.bury()
     if as_json:
@@ -38,7 +38,7 @@ def results(
 
 
 def list_sweeps(sweeps: SweepsFolder = Path("sweeps"), as_json: Json = False) -> None:
-    """List the sweeps, the last started first."""
+    """List all sweeps, newest first."""
     found, damaged = read_sweeps(sweeps)
     for one in found:
         one.bury()
@@ -50,27 +50,29 @@ def list_sweeps(sweeps: SweepsFolder = Path("sweeps"), as_json: Json = False) ->
     if found:
         console.print(sweeps_table(found))
     elif not damaged:
-        console.print(f"No sweeps in {sweeps}. `sweeper demo` makes one.")
+        console.print(f"No sweeps in {sweeps}. `sweeper demo` starts a small one.")
     for name, why in damaged.items():
         console.print(f"! {name} is damaged: {why}", style="yellow", markup=False, soft_wrap=True)
 
 
 def ui(
     sweep: Sweep,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000,
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Port on this machine; the next free one if it is in use.")
+    ] = 5000,
     sweeps: SweepsFolder = Path("sweeps"),
 ) -> None:
-    """Serve MLflow's pages for a sweep on this machine, until Ctrl-C."""
+    """Serve MLflow's web pages for a sweep on this machine until Ctrl-C."""
     folder = find_sweep(sweep, sweeps)
     uri = read_sweep(folder).spec["tracking"]["uri"]
     if uri is not None and uri.startswith(("http://", "https://")):
         typer.echo(f"The runs of {sweep} are on the MLflow server at {uri}")
         return
-    # The server is a process of its own: however this one is ended, it must not stay behind.
+    # The server is a separate process. It must end with this one, however this one ends.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt), serve(folder, port, uri) as pages:
-        typer.echo(f"{pages.url}  (Ctrl-C ends it)")
+        typer.echo(f"{pages.url}  (Ctrl-C stops it)")
         pages.wait()
 
 
@@ -78,12 +80,14 @@ def sync(
     sweep: Sweep,
     to: Annotated[
         str | None,
-        typer.Option(help="Another MLflow server or database; without it, the sweep's own.", metavar="URI"),
+        typer.Option(
+            help="MLflow server or database to upload to. Default: the one of the sweep.", metavar="URI"
+        ),
     ] = None,
     sweeps: SweepsFolder = Path("sweeps"),
     as_json: Json = False,
 ) -> None:
-    """Send MLflow what it lacks of a sweep: all that its journal has. Nothing is sent twice."""
+    """Upload missing data of a sweep to MLflow. Nothing is uploaded twice."""
     console = open_console(stderr=as_json)
     with console.status("") as status:
         result = sync_sweep(find_sweep(sweep, sweeps), to, status.update)

@@ -1,4 +1,4 @@
-"""Commands that look at and steer a sweep that runs, from any terminal."""
+"""Commands that show and control a running sweep, from any terminal."""
 
 from __future__ import annotations
 
@@ -26,36 +26,43 @@ from sweeper.terminal.tables import print_ranking
 __all__ = ["budget", "cancel", "logs", "pause", "resume", "status", "stop", "watch"]
 
 FOLLOW_S = 0.5
-"""How often a log or a journal that is followed is looked at."""
+"""Seconds between two reads of a log or journal that is followed."""
 
-Trial = Annotated[int | None, typer.Argument(metavar="TRIAL", min=0, help="Number of one trial.")]
+Trial = Annotated[int | None, typer.Argument(metavar="TRIAL", min=0, help="Number of a trial.")]
 Changes = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="KEY=VALUE", help="Changes, e.g. budget.trials=+20 parameters.optimizer.lr.max=1e-3."
+        metavar="KEY=VALUE",
+        help="Changes to the sweep, e.g. budget.trials=+20 parameters.optimizer.lr.max=1e-3.",
     ),
 ]
 Limits = Annotated[
     list[str],
-    typer.Argument(metavar="KEY=VALUE", help="e.g. trials=+20 hours=12 gpu_hours=null max_failed=5."),
+    typer.Argument(
+        metavar="KEY=VALUE",
+        help="New limits, e.g. trials=+20 hours=12 gpu_hours=null max_failed=5. null: no limit.",
+    ),
 ]
 Elsewhere = Annotated[
     str | None,
     typer.Option(
-        "--address", metavar="ADDRESS", help="Ask a sweep on this Ray cluster, whose folder need not be here."
+        "--address",
+        metavar="ADDRESS",
+        help="Ray cluster on which the sweep runs, if its folder is not on this machine.",
     ),
 ]
 
 
 def status(
     sweep: Annotated[
-        str | None, typer.Argument(metavar="SWEEP", help="Name or folder of a sweep; left out: all.")
+        str | None,
+        typer.Argument(metavar="SWEEP", help="Name of a sweep, or path of its folder. Default: all sweeps."),
     ] = None,
     address: Elsewhere = None,
     sweeps: SweepsFolder = Path("sweeps"),
     as_json: Json = False,
 ) -> None:
-    """Show how a sweep stands, or all of them: trials, the best so far, what is left of the budget."""
+    """Show the state of one sweep or of all: trials, best value so far, budget used."""
     if sweep is None:
         _status_of_all(address, sweeps, as_json)
         return
@@ -96,7 +103,7 @@ def watch(
     sweeps: SweepsFolder = Path("sweeps"),
     as_json: Json = False,
 ) -> None:
-    """Watch a sweep that runs elsewhere, until it ends. Ctrl-C leaves the sweep alone."""
+    """Follow a running sweep until it ends. Ctrl-C stops watching, not the sweep."""
     console = open_console()
     with _reach(sweep, sweeps, address) as reach, contextlib.suppress(KeyboardInterrupt):
         found, offset = _followed(reach)
@@ -119,14 +126,17 @@ def watch(
             console.print(found.message, markup=False, style="bold")
         elif address is None:
             console.print(
-                "Its driver died without a word. `sweeper resume` goes on with it.", style="bold red"
+                "The driver of this sweep died. `sweeper resume` continues the sweep.", style="bold red"
             )
         else:
-            console.print("Its driver has ended; its folder has what came of it.", style="bold")
+            console.print(
+                "The driver of this sweep has ended. The results are in the folder of the sweep.",
+                style="bold",
+            )
 
 
 def _followed(reach: RunningSweep) -> tuple[SweepState, int]:
-    """A sweep as its journal tells it, and the byte behind what was read."""
+    """The state of a sweep from its journal, and the offset in bytes up to which it was read."""
     chunks = list(_chunks(reach))
     followed = SweepState(Path(chunks[0]["folder"]))
     for chunk in chunks:
@@ -138,15 +148,15 @@ def _followed(reach: RunningSweep) -> tuple[SweepState, int]:
 def _coming_events(
     reach: RunningSweep, offset: int = 0, driver: dict[str, Any] | None = None
 ) -> Iterator[dict[str, Any]]:
-    """The events behind a byte of a sweep's journal, and those that come, until its driver has ended.
+    """The events of a sweep's journal from an offset on, and new ones until its driver has ended.
 
     Args:
         reach: The sweep.
-        offset: The byte.
-        driver: The driver that runs, where what lies before the byte named it.
+        offset: The offset in bytes.
+        driver: The running driver, if an event before the offset named it.
     """
     while True:
-        # Asked first: what a driver says before it is gone is told, too.
+        # Checked before reading, so that the last events of a driver that ends meanwhile are read, too.
         alive = driver is not None and reach.call("alive", driver=driver)["alive"]
         before = offset
         for chunk in _chunks(reach, offset):
@@ -162,7 +172,7 @@ def _coming_events(
 
 
 def _chunks(reach: RunningSweep, offset: int = 0) -> Iterator[dict[str, Any]]:
-    """The stretches of a sweep's journal behind a byte, up to its end: the last one is empty."""
+    """The chunks of a sweep's journal from an offset to its end. The last chunk is empty."""
     while True:
         chunk = reach.call("events", offset=offset)
         yield chunk
@@ -174,14 +184,14 @@ def _chunks(reach: RunningSweep, offset: int = 0) -> Iterator[dict[str, Any]]:
 def logs(
     sweep: Sweep,
     trial: Trial = None,
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on as it grows, until Ctrl-C.")] = False,
-    lines: Annotated[int, typer.Option("-n", "--lines", min=0, help="Show this many lines of its end.")] = 40,
-    worker: Annotated[int, typer.Option(min=0, help="Worker of the trial, by its rank.")] = 0,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Print new lines until Ctrl-C.")] = False,
+    lines: Annotated[int, typer.Option("-n", "--lines", min=0, help="Number of lines to show.")] = 40,
+    worker: Annotated[int, typer.Option(min=0, help="Rank of the trial's worker.")] = 0,
     address: Elsewhere = None,
     sweeps: SweepsFolder = Path("sweeps"),
     as_json: Json = False,
 ) -> None:
-    """Show the end of a trial's log; without a trial that of the driver, and what happened last."""
+    """Show the end of a trial's log. Without TRIAL: the last events and the driver's log."""
     with _reach(sweep, sweeps, address) as reach, contextlib.suppress(KeyboardInterrupt):
         found = reach.call("log", trial=trial, lines=lines, rank=worker)
         happened = _last_events(reach, lines) if trial is None else []
@@ -190,9 +200,9 @@ def logs(
             return
         console = open_console(stderr=True)
         if happened:
-            console.print("What happened last", style="dim")
+            console.print("Last events", style="dim")
             typer.echo("\n".join(happened))
-        console.print(f"The end of {found['path']} on {found['host']}", style="dim", soft_wrap=True)
+        console.print(f"Last lines of {found['path']} on {found['host']}", style="dim", soft_wrap=True)
         typer.echo(found["text"], nl=False)
         while follow:
             time.sleep(FOLLOW_S)
@@ -213,7 +223,7 @@ def pause(
     sweeps: SweepsFolder = Path("sweeps"),
     as_json: Json = False,
 ) -> None:
-    """Have running trials stop after a checkpoint and free what they hold; the driver waits for resume."""
+    """Stop running trials at a checkpoint and free their resources. The driver waits for `resume`."""
     _ask("pause", sweep, address, sweeps, as_json)
 
 
@@ -224,7 +234,7 @@ def stop(
     sweeps: SweepsFolder = Path("sweeps"),
     as_json: Json = False,
 ) -> None:
-    """Begin no more trials; those that run go on to the end. With TRIAL: end it after a checkpoint."""
+    """Start no more trials; running trials finish. With TRIAL: stop that trial after a checkpoint."""
     _ask("stop", sweep, address, sweeps, as_json, trial=trial)
 
 
@@ -235,7 +245,7 @@ def cancel(
     sweeps: SweepsFolder = Path("sweeps"),
     as_json: Json = False,
 ) -> None:
-    """End a sweep now, or one trial of it. A sweep can be resumed, from its trials' last checkpoints."""
+    """Stop a sweep or one trial now. `resume` continues a sweep from its last checkpoints."""
     _ask("cancel", sweep, address, sweeps, as_json, trial=trial)
 
 
@@ -246,7 +256,7 @@ def budget(
     sweeps: SweepsFolder = Path("sweeps"),
     as_json: Json = False,
 ) -> None:
-    """Raise or lower the budget of a sweep that runs: at once, and for whoever resumes it."""
+    """Raise or lower the budget of a running sweep. It applies at once, and is kept on resume."""
     _ask("budget", sweep, address, sweeps, as_json, changes=limits)
 
 
@@ -255,15 +265,19 @@ def resume(
     changes: Changes = None,
     address: Annotated[
         str | None,
-        typer.Option(metavar="ADDRESS", help="Ray cluster on which the sweep waits, or is to go on."),
+        typer.Option(metavar="ADDRESS", help="Ray cluster on which the sweep is paused, or should continue."),
     ] = None,
     take_over: Annotated[
-        bool, typer.Option("--take-over", help="The machine on which its driver ran is gone.")
+        bool,
+        typer.Option(
+            "--take-over",
+            help="Resume although the driver ran on another machine. Use it only if that machine is gone.",
+        ),
     ] = False,
     sweeps: SweepsFolder = Path("sweeps"),
     as_json: Json = False,
 ) -> None:
-    """Go on with a sweep that is paused, that ended, or whose driver is gone; also with a larger budget."""
+    """Resume a sweep that is paused, ended, or whose driver is gone; a larger budget continues it."""
     if is_driven(sweep, sweeps, address, take_over=take_over):
         _ask("resume", sweep, address, sweeps, as_json, changes=changes or [])
         return
@@ -284,7 +298,7 @@ def _ask(action: str, sweep: str, address: str | None, sweeps: Path, as_json: bo
 
 @contextlib.contextmanager
 def _reach(sweep: str, sweeps: Path, address: str | None) -> Iterator[RunningSweep]:
-    """The sweep that is meant, here or on a cluster."""
+    """The sweep with this name, here or on a cluster."""
     if address is None:
         yield LocalSweep(find_sweep(sweep, sweeps))
         return

@@ -30,7 +30,7 @@ def check(
     sweeps: SweepsFolder = Path("sweeps"),
     as_json: Json = False,
 ) -> None:
-    """Check a space file and say what would run. Starts nothing."""
+    """Check a space file and show what would run. Starts nothing."""
     plan = make_plan(load_spec(space, overrides or (), sweeps))
     if as_json:
         typer.echo(json.dumps(plan.to_dict(), indent=2))
@@ -42,11 +42,13 @@ def launch(
     space: SpaceFile,
     overrides: Overrides = None,
     address: Address = None,
-    name: Annotated[str | None, typer.Option(help="Name of the sweep, instead of the file's.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the sweep, instead of the name in the file.")
+    ] = None,
     sweeps: SweepsFolder = Path("sweeps"),
     as_json: Json = False,
 ) -> None:
-    """Run a sweep. Ctrl-C stops it cleanly; the same command goes on where it stopped."""
+    """Run a sweep. Ctrl-C stops it cleanly; the same command continues it."""
     if address is not None and address.startswith(("http://", "https://")):
         raise typer.Exit(_send(space, overrides or (), name, address, as_json))
 
@@ -60,12 +62,12 @@ def demo(
     sweeps: SweepsFolder = Path("sweeps"),
     as_json: Json = False,
 ) -> None:
-    """Run a small sweep on the built-in Push-T demonstrations: minutes on a laptop, no GPU."""
+    """Run a small example sweep on built-in Push-T data. Takes minutes on a laptop, needs no GPU."""
     _launch(load_spec(packaged_spaces()[DEMO], overrides or (), sweeps), address, as_json)
 
 
 def _send(space: str, overrides: Sequence[str], name: str | None, address: str, as_json: bool) -> int:
-    """Send a sweep to the job server at an address."""
+    """Submit a sweep to the job server at an address."""
     parcel = package_space(space, overrides, name)
     with reach_jobs(address=address) as server:
         return launch_job(server, parcel, as_json)
@@ -74,7 +76,7 @@ def _send(space: str, overrides: Sequence[str], name: str | None, address: str, 
 def _launch(spec: SweepSpec, address: str | None, as_json: bool) -> None:
     from sweeper.driver.launch import launch as run  # loads Optuna and Ray, which `check` must not
 
-    # With --json the answer alone goes to stdout; what a person watches goes to stderr.
+    # With --json only the JSON goes to stdout; everything else goes to stderr.
     code = run(spec, address=address, console=open_console(stderr=as_json))
     if as_json:
         typer.echo(json.dumps(to_json(read_sweep(spec.folder)), indent=2))

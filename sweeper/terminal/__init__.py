@@ -1,4 +1,4 @@
-"""What a person or a script sees. rich is used here, and nowhere below.
+"""Output for the user and for scripts. rich is used here, and nowhere below.
 
 - ``tables``: tables that fit, the ranking, numbers and durations as text
 - ``live``: the table, or log lines, of a running sweep

@@ -15,7 +15,7 @@ __all__ = ["to_json"]
 
 
 def to_json(sweep: SweepState) -> dict[str, Any]:
-    """A sweep's ranking as plain types; numbers that JSON does not have are null."""
+    """A sweep's ranking as plain types; numbers that JSON cannot contain are null."""
     ranking, cost = sweep.ranking(), cost_of(sweep)
     trials = [_trial_json(trial, position, sweep, cost) for position, trial in enumerate(ranking, start=1)]
     return {
@@ -59,7 +59,7 @@ def _trial_json(trial: TrialState, position: int, sweep: SweepState, cost: Cost)
 
 
 def _log(sweep: SweepState, trial: TrialState) -> str | None:
-    """Where the log of a trial is, where there is one."""
+    """The path of a trial's log; None if it has none."""
     log = trial_folder(sweep.folder, trial.number) / LOG
     return str(log) if log.exists() else None
 

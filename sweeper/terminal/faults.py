@@ -17,14 +17,14 @@ from trainables.interface import ConfigError
 __all__ = ["checking", "print_config_error", "print_error", "print_spec_error"]
 
 CHECKING_EVERY_S = 10.0
-"""How often a log is told how far the checks before a sweep are."""
+"""Seconds between two progress lines of the checks, in a log."""
 
 
 def print_spec_error(console: Console, error: SpecError) -> None:
-    """Print every fault of a space file: where, what, and what to do."""
+    """Print every fault of a space file: place, problem and remedy."""
     _heading(console, len(error.faults), "the space")
     for fault in error.faults:
-        # An argument says its own name.
+        # The place of an argument contains its name.
         name = fault.name if fault.line or not fault.place.startswith("argument") else ""
         _fault(console, fault.place, name, fault.problem, fault.remedy)
 
@@ -62,7 +62,7 @@ def indented(what: RenderableType, columns: int) -> Padding:
 
 @contextlib.contextmanager
 def checking(console: Console, name: str, what: str = "Checking") -> Iterator[Callable[[str], None]]:
-    """Show that something is checked; gives what shows a dataset that is fetched or built meanwhile."""
+    """Show that a check runs. Yields a function that shows its progress, e.g. a download."""
     console.print(Text(f"{what} {name} …", style="dim"), soft_wrap=True)
     if not console.is_terminal:
         last_s = -math.inf

@@ -1,4 +1,4 @@
-"""Print what the dataset doctor and the machine doctor found, and describe a dataset."""
+"""Print the findings of the dataset doctor and the machine doctor, and describe a dataset."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweeper.machines.doctor.diagnosis import Diagnosis, Level
+from sweeper.text import counted
 from trainables.interface import Examination, Finding
 
 __all__ = ["print_diagnoses", "print_examination", "print_portrait", "to_json"]
@@ -29,7 +30,7 @@ LISTED_TASKS = 10
 
 
 def to_json(root: str, examination: Examination) -> dict[str, Any]:
-    """An examination as a document: every key is always there, null where the dataset could not be opened."""
+    """An examination as plain types. All keys exist; they are null if the dataset could not be opened."""
     names = ("version", "fps", "episodes", "frames", "pictures", "exclude_episodes")
     return {
         "root": root,
@@ -42,36 +43,36 @@ def to_json(root: str, examination: Examination) -> dict[str, Any]:
 
 
 def _counts(examination: Examination) -> dict[str, int]:
-    counted: Counter[str] = Counter(found.severity for found in examination.findings)
-    return {severity: counted[severity] for severity in SEVERITIES}
+    found: Counter[str] = Counter(finding.severity for finding in examination.findings)
+    return {severity: found[severity] for severity in SEVERITIES}
 
 
 def print_examination(console: Console, root: str, examination: Examination) -> None:
-    """Print what was looked at and every finding, errors first."""
+    """Print what was checked and every finding, errors first."""
     counts = _counts(examination)
     sign, style = _SIGNS["error"] if counts["error"] else ("✓", "bold green")
     console.print(Text.assemble((f"{sign} ", style), (root, "bold")), soft_wrap=True)
-    for line in _looked_at(examination.summary):
+    for line in _checked(examination.summary):
         console.print(Padding(Text(line, style="dim"), (0, 0, 0, 2), expand=False))
     for found in examination.findings:
         _print_finding(console, found)
     console.print()
-    named = [f"{number} {word}{'' if number == 1 else 's'}" for word, number in counts.items() if number]
-    console.print(Text(", ".join(named) + "." if named else "Nothing wrong was found.", style="bold"))
+    named = [counted(number, word) for word, number in counts.items() if number]
+    console.print(Text(", ".join(named) + "." if named else "No problems found.", style="bold"))
     exclude = examination.summary.get("exclude_episodes")
     if exclude:
-        words = f"No error is left with dataset.exclude_episodes: {exclude}"
+        words = f"To train without the errors, set dataset.exclude_episodes: {exclude}"
         console.print(Text(words, style="green"), soft_wrap=True)
 
 
-def _looked_at(summary: Mapping[str, Any]) -> list[str]:
+def _checked(summary: Mapping[str, Any]) -> list[str]:
     if not summary:
         return []
     frames = f"{summary['frames']:,}"
     episodes = f"{summary['episodes']:,} episodes"
     lines = [f"{summary['version']}, {episodes}, {frames} frames, {summary['fps']:g} fps"]
     lines += [
-        f"{camera}: looked at {count:,} of {frames} pictures" for camera, count in summary["pictures"].items()
+        f"{camera}: checked {count:,} of {frames} images" for camera, count in summary["pictures"].items()
     ]
     return lines
 
@@ -89,7 +90,7 @@ def _print_finding(console: Console, found: Finding) -> None:
 
 
 def print_portrait(console: Console, root: str, portrait: Mapping[str, Any]) -> None:
-    """Print what a dataset is, and where its pictures are."""
+    """Print a description of a dataset, and the paths of the images drawn from it."""
     console.print(Text(root, style="bold"), soft_wrap=True)
     console.print()
     console.print(Padding(_facts(portrait), (0, 0, 0, 2), expand=False))
@@ -110,8 +111,8 @@ def _facts(portrait: Mapping[str, Any]) -> Table:
         ("frames", f"{portrait['frames']:,} at {portrait['fps']:g} fps, {_duration(portrait['hours'])}"),
         (
             "length",
-            f"{lengths['shortest']:.1f} to {lengths['longest']:.1f} s, half of the episodes above "
-            f"{lengths['median']:.1f} s, 9 in 10 between {lengths['q05']:.1f} and {lengths['q95']:.1f} s",
+            f"{lengths['shortest']:.1f} to {lengths['longest']:.1f} s, median {lengths['median']:.1f} s, "
+            f"90% between {lengths['q05']:.1f} and {lengths['q95']:.1f} s",
         ),
         (
             "on disk",
@@ -129,7 +130,7 @@ def _facts(portrait: Mapping[str, Any]) -> Table:
         count = f" ({task['episodes']:,} episodes)" if len(tasks) > 1 else ""
         grid.add_row(Text(title, style="dim"), Text(task["task"] + count))
     if len(tasks) > LISTED_TASKS:
-        grid.add_row("", Text(f"... {len(tasks)} in all"))
+        grid.add_row("", Text(f"... {len(tasks)} in total"))
     return grid
 
 
@@ -165,7 +166,7 @@ def _size(gb: float) -> str:
 
 
 def print_diagnoses(console: Console, diagnoses: Sequence[Diagnosis]) -> None:
-    """Print what was found, the worst first."""
+    """Print the findings of the machine doctor, the worst first."""
     for level, (sign, style) in _LEVEL_SIGNS.items():
         for diagnosis in diagnoses:
             if diagnosis.level != level:
@@ -176,9 +177,10 @@ def print_diagnoses(console: Console, diagnoses: Sequence[Diagnosis]) -> None:
             )
             if diagnosis.remedy:
                 console.print(Padding(Text(diagnosis.remedy, style="green"), (0, 0, 0, 2), expand=False))
-    counted = Counter(diagnosis.level for diagnosis in diagnoses)
-    wrong, doubtful = counted["wrong"], counted["doubtful"]
-    if not wrong and not doubtful:
-        console.print("Nothing is wrong.", style="bold")
+    levels = Counter(diagnosis.level for diagnosis in diagnoses)
+    counts = [(levels["wrong"], "error"), (levels["doubtful"], "warning")]
+    named = [counted(number, word) for number, word in counts if number]
+    if not named:
+        console.print("No problems found.", style="bold")
     else:
-        console.print(f"{wrong} wrong, {doubtful} doubtful.", style="bold")
+        console.print(f"{', '.join(named)}.", style="bold")

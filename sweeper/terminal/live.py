@@ -1,6 +1,6 @@
-"""What a person watches while a sweep runs: a table on a terminal, plain lines elsewhere.
+"""The display of a running sweep: a table on a terminal, plain lines elsewhere.
 
-Both are made from the journal's events, so they say what was recorded and nothing else. What trials say
+Both are made from the journal's events, so they show only what was recorded. The progress of trials
 between reports is read from their folders.
 """
 
@@ -24,15 +24,15 @@ from sweeper.records.forecast import Forecast
 from sweeper.records.sweep_state import SweepState
 from sweeper.records.trial_state import TrialState
 from sweeper.terminal.tables import (
-    ASKED,
     Column,
     clock_text,
     duration_text,
     fitted_table,
     number_text,
+    reason_text,
     short_names,
     stacked,
-    state_text,
+    trial_state_text,
     value_text,
 )
 from sweeper.trial.exchange import progress_of
@@ -46,25 +46,25 @@ GRAD_NORM = "train/grad_norm"
 REFRESH_PER_S = 2.0
 
 OTHER_ROWS = 9
-"""Lines of the display that are not trials."""
+"""Lines of the display that do not show trials."""
 
-GO_ON = "`sweeper resume {}` goes on."
+GO_ON = "`sweeper resume {}` continues the sweep."
 
 FEWEST_ROWS = 4
 
 FEW_PARAMETERS = 6
-"""As many parameters fit into the table on most terminals."""
+"""The number of parameters that fits into the table on most terminals."""
 
 
 class Display:
-    """Shows a sweep: a table that is drawn again and again on a terminal, a line for each change elsewhere.
+    """Shows a sweep: a table that is redrawn on a terminal, a line for each change elsewhere.
 
     A context manager.
 
     Args:
-        console: Where to.
-        board: What is shown.
-        problem: Asked for a warning that holds at the moment, such as a tracking server that does not answer.
+        console: Where the sweep is shown.
+        board: The sweep, and its forecast.
+        problem: Returns the current warning, e.g. that the tracking server does not answer, or "".
         elsewhere: Whether the trials' folders are not on this machine.
     """
 
@@ -109,7 +109,7 @@ class Display:
                 self._print(line)
 
     def say(self, text: str) -> None:
-        """Show what the sweep itself does at the moment; an empty text takes that away again."""
+        """Show what the sweep does at the moment. An empty text removes the message."""
         self._notice = text
         if self._live is None and text:
             self._print(text)
@@ -138,7 +138,7 @@ class Display:
         return Group(*parts)
 
     def _progress(self, trials: Sequence[TrialState]) -> list[RenderableType]:
-        """What trials say that have not reported anything for a while."""
+        """The progress of running trials, and what waiting trials need."""
         said: list[RenderableType] = []
         for trial in trials:
             if trial.needs:
@@ -151,7 +151,7 @@ class Display:
 
 
 def told_events(events: Sequence[Event]) -> list[str]:
-    """What a journal tells from its beginning: a line for each event that says something, with its time."""
+    """The events of a journal as lines with their times. Events without a line are left out."""
     followed = SweepState(Path())
     board = Forecast(followed, 1)
     lines = []
@@ -164,7 +164,7 @@ def told_events(events: Sequence[Event]) -> list[str]:
 
 
 def event_line(board: Forecast, event: Event) -> str:
-    """An event as a line for a log; empty for those that nobody waits for."""
+    """An event as a line for a log; empty for events that are not shown."""
     if event["event"] in (EventKind.NOTE, EventKind.STEER):
         return str(event["text"])
     if "trial" not in event:
@@ -183,7 +183,7 @@ def event_line(board: Forecast, event: Event) -> str:
             return f"trial {trial.number}: {event['reason']}: {event['message']}"
         case EventKind.TRIAL_END:
             state = trial.status.replace("_", " ")
-            reason = f" ({trial.reason})" if trial.status == "failed" or trial.reason in ASKED else ""
+            reason = f" ({reason_text(trial)})" if reason_text(trial) else ""
             words = f"trial {trial.number} {state}{reason} at {at} after {duration_text(trial.duration_s())}"
             message = f"\n    {trial.message}" if trial.status == "failed" and trial.message else ""
             return words + (f": {numbers}" if numbers else "") + message
@@ -206,22 +206,18 @@ def trials_table(
     for name, short in short_names([*losses, *objectives]).items():
         columns.append(Column(stacked(short), spare=2 if name == GRAD_NORM else 0))
     columns.append(Column("time", spare=1))
-    rows: list[list[Text | str]] = []
-    for trial in trials:
-        state = state_text(trial.status)
-        if trial.reason and (trial.status == "failed" or trial.reason in ASKED):
-            state.append(f": {trial.reason}")
-        rows.append(
-            [
-                f"★ {trial.number}" if trial is best else str(trial.number),
-                state,
-                *(_value(trial, name) for name in parameters),
-                _step(board, trial),
-                *(number_text(trial.metrics.get(name)) for name in losses),
-                *(number_text(trial.final.get(name)) for name in objectives),
-                clock_text(trial.duration_s(now)),
-            ]
-        )
+    rows: list[list[Text | str]] = [
+        [
+            f"★ {trial.number}" if trial is best else str(trial.number),
+            trial_state_text(trial),
+            *(_value(trial, name) for name in parameters),
+            _step(board, trial),
+            *(number_text(trial.metrics.get(name)) for name in losses),
+            *(number_text(trial.final.get(name)) for name in objectives),
+            clock_text(trial.duration_s(now)),
+        ]
+        for trial in trials
+    ]
     styles = ["bold" if t is best else ("" if t.status == "running" else "dim") for t in trials]
     return fitted_table(columns, rows, width, styles=styles, lines=False)
 
@@ -231,7 +227,7 @@ def _value(trial: TrialState, name: str) -> str:
 
 
 def _varying(board: Forecast) -> list[str]:
-    """The searched parameters; where they are many, those that differ among the trials."""
+    """The searched parameters. If there are many, only those that differ among the trials."""
     names = list(board.sweep.varying)
     every = board.trials()
     if len(every) < 2 or len(names) <= FEW_PARAMETERS:

@@ -1,4 +1,4 @@
-"""Print the plan of a sweep: what `sweeper check` shows."""
+"""Print the plan of a sweep, for `sweeper check`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["describe_range", "describe_scale", "print_plan"]
 
 
 def describe_range(parameter: Parameter) -> str:
-    """A parameter's values or range in words, e.g. ``1e-05 … 0.001``."""
+    """A parameter's values or range as text, e.g. ``1e-05 … 0.001``."""
     if parameter.kind == "categorical":
         return ", ".join(map(describe_value, parameter.values))
     low, high = parameter.bounds()
@@ -25,7 +25,7 @@ def describe_range(parameter: Parameter) -> str:
 
 
 def describe_scale(parameter: Parameter) -> str:
-    """How a parameter is searched, in words."""
+    """The scale of a parameter, as text."""
     if parameter.kind == "categorical":
         return "choice"
     words = "log" if parameter.log else "linear"
@@ -102,7 +102,7 @@ def _lines(plan: Plan) -> Iterable[tuple[str, str]]:
     workers = "1 worker" if resources.workers == 1 else f"{resources.workers} workers"
     each = f"{workers}, {_count(resources.gpu_per_trial, 'GPU')}, {_count(resources.cpu_per_trial, 'CPU')}"
     yield "each trial gets", each
-    yield "at once", _at_once(plan)
+    yield "parallel trials", _at_once(plan)
     yield (
         "disk",
         (
@@ -116,9 +116,9 @@ def _lines(plan: Plan) -> Iterable[tuple[str, str]]:
 
 def _at_once(plan: Plan) -> str:
     machine = plan.machine
-    names = f" ({machine.gpu_names[0]})" if machine.gpu_names else ""
-    has = f"{_count(machine.gpus, 'GPU')}{names} and {_count(machine.cpus, 'CPU')}"
-    return f"{plan.resources.at_once or 'none'} on this machine, which has {has}"
+    named = f"{machine.gpus:g} × {machine.gpu_names[0]}" if machine.gpu_names else _count(machine.gpus, "GPU")
+    has = f"{named}, {_count(machine.cpus, 'CPU')}"
+    return f"{plan.resources.at_once or 'none'} on this machine ({has})"
 
 
 def _space(plan: Plan) -> str:
@@ -129,7 +129,7 @@ def _space(plan: Plan) -> str:
     else:
         words = f"{plan.combinations:,} combinations"
     if plan.spec.space.constraints:
-        words += f"; {plan.kept_share:.0%} of random ones keep the constraints"
+        words += f"; {plan.kept_share:.0%} of random combinations satisfy the constraints"
     return words
 
 
@@ -137,7 +137,7 @@ def _search(plan: Plan) -> str:
     search = plan.spec.search
     words = f"{search.method}, seed {search.seed}"
     if search.method not in ("random", "grid"):
-        words += f", the first {search.startup_trials} at random"
+        words += f", first {search.startup_trials} trials random"
     options = ", ".join(f"{name} {value}" for name, value in search.options.items())
     return f"{words}, {options}" if options else words
 
@@ -150,7 +150,7 @@ def _trials(plan: Plan) -> str:
     if budget.gpu_hours is not None:
         limits.append(f"or {budget.gpu_hours:g} GPU-hours")
     if budget.max_failed is not None:
-        limits.append(f"or {budget.max_failed} failed")
+        limits.append(f"or {budget.max_failed} failed trials")
     return ", ".join(limits)
 
 
@@ -159,9 +159,9 @@ def _early_stop(plan: Plan) -> str:
     if stop is None:
         return "none"
     if stop.method == "median":
-        return f"median of {stop.metric}, from step {stop.min_steps:,} on"
+        return f"median rule on {stop.metric}, from step {stop.min_steps:,} on"
     rungs = ", ".join(f"{rung:,}" for rung in plan.rungs)
-    return f"asha on {stop.metric}: the best 1 in {stop.reduction} go on at steps {rungs}"
+    return f"asha on {stop.metric}: the best 1 in {stop.reduction} trials continue at steps {rungs}"
 
 
 def _count(number: float, what: str) -> str:
@@ -170,7 +170,9 @@ def _count(number: float, what: str) -> str:
 
 def _tracking(plan: Plan) -> str:
     tracking = plan.spec.tracking
-    where = "SQLite in the folder (or MLFLOW_TRACKING_URI)" if tracking.uri is None else tracking.uri
+    where = (
+        "MLflow, in the sweep's folder (or at MLFLOW_TRACKING_URI)" if tracking.uri is None else tracking.uri
+    )
     return f"{where}, experiment {tracking.experiment}"
 
 

@@ -1,4 +1,4 @@
-"""What a person is told when a sweep has ended."""
+"""The summary at the end of a sweep."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ EXIT_CODES: Mapping[Status, int] = {"done": 0, "failed": 1, "interrupted": 130}
 
 @dataclass(frozen=True)
 class SweepResult:
-    """How a sweep ended.
+    """The result of a sweep.
 
     Attributes:
-        sweep: What came of it.
+        sweep: Its state at the end.
         status: ``done``, ``failed`` or ``interrupted``.
-        message: Why, in a sentence.
-        delivery: What MLflow has of it.
-        url: Address that compares the best trials in MLflow's pages; None where MLflow has none of them.
-        charts: Address that charts all trials, the best first; None where MLflow has none of them.
-        served: Whether these addresses are served already.
-        address: Ray cluster that was named for it.
+        message: Why it ended, in a sentence.
+        delivery: How much of it was uploaded to MLflow.
+        url: Address of MLflow's page that compares the best trials; None if MLflow has none of them.
+        charts: Address of MLflow's charts of all trials, best first; None if MLflow has none of them.
+        served: Whether a server already answers at these addresses.
+        address: Ray cluster that the user named for it.
     """
 
     sweep: SweepState
@@ -45,12 +45,12 @@ class SweepResult:
 
     @property
     def exit_code(self) -> int:
-        """What the command line ends with."""
+        """The exit code of the command line."""
         return EXIT_CODES[self.status]
 
 
 def print_result(console: Console, result: SweepResult) -> None:
-    """Print what came of a sweep: the ranking, where everything lies, and how to look closer or go on."""
+    """Print the ranking of a sweep, its folder, the addresses of its pages, and how to resume it."""
     sweep = result.sweep
     console.print()
     if sweep.trials:
@@ -59,9 +59,9 @@ def print_result(console: Console, result: SweepResult) -> None:
     style = {"done": "bold green", "failed": "bold red", "interrupted": "bold magenta"}[result.status]
     console.print(Text(result.message, style=style))
     if not sweep.folder.exists():
-        console.print("No trial had begun, so nothing is left behind.")
+        console.print("No trial had started, so no files were kept.")
         return
-    console.print(f"Everything lies in {sweep.folder}", soft_wrap=True)
+    console.print(f"Results are in {sweep.folder}", soft_wrap=True)
     if not result.delivery.complete:
         console.print(Text(str(result.delivery), style="yellow"), soft_wrap=True)
     option = (
@@ -70,15 +70,16 @@ def print_result(console: Console, result: SweepResult) -> None:
     if result.url is not None:
         if not result.served:
             console.print(
-                f"MLflow's pages: `sweeper ui {shlex.quote(sweep.name)}{option}`, then", soft_wrap=True
+                f"To see it in MLflow, run `sweeper ui {shlex.quote(sweep.name)}{option}`, then open:",
+                soft_wrap=True,
             )
         console.print(f"Compare the best trials: {result.url}", soft_wrap=True)
         console.print(f"Chart all trials: {result.charts}", soft_wrap=True)
     if result.status == "interrupted":
-        console.print(f"To go on where it stopped: {_go_on(result, option)}", soft_wrap=True)
+        console.print(f"To continue it: {_resume_command(result, option)}", soft_wrap=True)
 
 
-def _go_on(result: SweepResult, option: str) -> str:
-    """The command that goes on with a sweep, from the same folder and on the same cluster."""
+def _resume_command(result: SweepResult, option: str) -> str:
+    """The command that continues a sweep, in the same folder and on the same cluster."""
     address = "" if result.address is None else f" --address {shlex.quote(result.address)}"
     return f"`sweeper resume {shlex.quote(result.sweep.name)}{option}{address}`"

@@ -1,4 +1,4 @@
-"""Print the status of a sweep: what `sweeper status` shows."""
+"""Print the state of sweeps, for `sweeper status`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["print_status", "summary_table"]
 
 
 def print_status(console: Console, status: Mapping[str, Any]) -> None:
-    """Print how one sweep stands."""
+    """Print the state of one sweep."""
     now = time.time()
     console.print(_headline(status, now), soft_wrap=True)
     console.print(Text(_trials(status)), soft_wrap=True)
@@ -48,7 +48,7 @@ def _headline(status: Mapping[str, Any], now: float) -> Text:
         return text
     last = status["ended"] or status["heard"]
     if status["ended"] is None:
-        text.append(": its driver died without a word")
+        text.append(": its driver died")
     elif status["message"]:
         text.append(f": {status['message'].rstrip('.')}")
     text.append(f", {duration_text(now - last)} ago, after {duration_text(status['running_s'])}")
@@ -65,12 +65,12 @@ def _trials(status: Mapping[str, Any]) -> str:
 
 def _running_table(status: Mapping[str, Any], width: int | None) -> Any:
     columns = [Column("trial"), Column("step"), Column("done"), Column("value"), Column("time")]
-    silent = not any(trial["needs"] or trial["progress"] for trial in status["running"])
-    columns += [] if silent else [Column("", "left", wraps=True, spare=1)]
+    without_notes = not any(trial["needs"] or trial["progress"] for trial in status["running"])
+    columns += [] if without_notes else [Column("", "left", wraps=True, spare=1)]
     rows: list[list[Text | str]] = []
     for trial in status["running"]:
         steps = trial["steps"]
-        says = f"waiting for {trial['needs']}" if trial["needs"] else trial["progress"]
+        note = f"waiting for {trial['needs']}" if trial["needs"] else trial["progress"]
         rows.append(
             [
                 str(trial["trial"]),
@@ -78,7 +78,7 @@ def _running_table(status: Mapping[str, Any], width: int | None) -> Any:
                 "" if not steps else f"{trial['step'] / steps:.0%}",
                 number_text(trial["value"]),
                 duration_text(trial["running_s"]),
-                *([] if silent else [Text(says, style="yellow" if trial["needs"] else "")]),
+                *([] if without_notes else [Text(note, style="yellow" if trial["needs"] else "")]),
             ]
         )
     return fitted_table(columns, rows, width, lines=False)
@@ -96,17 +96,17 @@ def _budget_line(status: Mapping[str, Any]) -> str:
 
 def _mlflow_line(status: Mapping[str, Any]) -> str:
     sent = status["mlflow"]
-    refused = f"; it refused {sent['refused']} requests" if sent["refused"] else ""
+    refused = f"; it rejected {sent['refused']} requests" if sent["refused"] else ""
     if sent["complete"]:
-        return f"MLflow has everything{refused}"
+        return f"MLflow is up to date{refused}"
     missing = f"{sent['events_missing']} events and {sent['files_missing']} files"
     if status["alive"]:
-        return f"MLflow: {missing} are on their way{refused}"
-    return f"MLflow lacks {missing}; the journal has them{refused}"
+        return f"MLflow: {missing} are being uploaded{refused}"
+    return f"MLflow: {missing} are missing{refused}. `sweeper sync` uploads them from the journal"
 
 
 def summary_table(statuses: list[Plain], width: int | None = None) -> Any:
-    """Several sweeps in a table, a line for each."""
+    """A table of several sweeps, one row each."""
     waits = any(status["waiting"] for status in statuses)
     columns = [
         Column("sweep", "left"),

@@ -1,4 +1,4 @@
-"""Trials and sweeps as tables for the terminal: nothing is cut off in 80 columns."""
+"""Tables of trials and sweeps for the terminal. Nothing is cut off in 80 columns."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from sweeper.records.sweep_state import SweepState
 from sweeper.records.trial_state import TrialState
 
 __all__ = [
-    "ASKED",
     "Column",
     "clock_text",
     "duration_text",
@@ -28,10 +27,12 @@ __all__ = [
     "number_text",
     "print_ranking",
     "ranking_table",
+    "reason_text",
     "short_names",
     "stacked",
     "state_text",
     "sweeps_table",
+    "trial_state_text",
     "value_text",
 ]
 
@@ -48,22 +49,22 @@ STYLES = {
     "cancelling": "magenta",
 }
 ASKED = ("stopped", "cancelled")
-"""Reasons of trials that somebody ended before their time."""
+"""Reasons of trials that the user ended early."""
 FAILURES_SHOWN = 5
 WIDE = 200
-"""Characters of a line in a file."""
+"""Width of a table in a file, in characters."""
 NAME_WIDTH = 11
 """Names and values longer than this are broken into lines."""
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
-    """Each dotted or slashed name's last part, or the whole name where two would be alike."""
+    """The last part of each dotted or slashed name, or the whole name if two would be equal."""
     last = [name.replace("/", ".").rpartition(".")[2] for name in names]
     return {name: word if last.count(word) == 1 else name for name, word in zip(names, last, strict=True)}
 
 
 def stacked(name: str, width: int = NAME_WIDTH) -> str:
-    """A name of several words as lines of at most ``width`` characters, where its words allow that."""
+    """A name broken between its words into lines of at most ``width`` characters, if the words allow it."""
     lines = [""]
     for word in re.findall(r"[^_/]+[_/]?", name):
         if lines[-1] and len(lines[-1]) + len(word) > width:
@@ -78,8 +79,8 @@ def ranking_table(sweep: SweepState, top: int | None = None, width: int | None =
     Args:
         sweep: The sweep.
         top: Show this many trials; None for all.
-        width: Characters of the terminal; None for as many as the table takes. In a narrow one the columns
-            that say least are left out.
+        width: Characters of the terminal; None for as many as the table needs. In a narrow terminal the least
+            important columns are left out.
     """
     trials = sweep.ranking()[:top]
     names = short_names(sweep.varying)
@@ -105,10 +106,10 @@ class Column:
 
     Attributes:
         header: Its header, of one or more lines.
-        justify: Where its cells stand.
-        style: How they look.
-        wraps: Whether a cell may be broken into lines where the terminal is narrow.
-        spare: The higher, the sooner it is left out where there is no room; 0: never.
+        justify: The alignment of its cells.
+        style: The style of its cells.
+        wraps: Whether a cell may be broken into lines if the terminal is narrow.
+        spare: The higher, the sooner it is left out if there is no space; 0: never.
     """
 
     header: str
@@ -118,7 +119,7 @@ class Column:
     spare: int = 0
 
     def width(self, cells: Sequence[Text | str]) -> int:
-        """Characters that it takes at least."""
+        """The least number of characters that it needs."""
         texts = [self.header, *(str(cell) for cell in cells)]
         pieces = [piece for text in texts for piece in (text.split() if self.wraps else text.splitlines())]
         return max((len(piece) for piece in pieces), default=1)
@@ -143,12 +144,11 @@ def fitted_table(
     Args:
         columns: Its columns.
         rows: Its cells.
-        width: Characters there are; None for as many as it takes. Where they do not suffice, columns that can
-            be spared are left out, and what then still does not fit is folded: an ugly number is better than
-            a wrong one.
-        title: What stands above it.
+        width: Available characters; None for as many as it needs. If it is too wide, columns that can be
+            spared are left out. What still does not fit is folded: an ugly number is better than a wrong one.
+        title: The line above it.
         styles: The style of each row.
-        lines: Whether a line stands below the headers.
+        lines: Whether a line is drawn below the headers.
     """
     while width is not None and _width(columns, rows) > width and any(column.spare for column in columns):
         least = max(range(len(columns)), key=lambda number: columns[number].spare)
@@ -192,7 +192,7 @@ def print_ranking(console: Console, sweep: SweepState, top: int | None = None) -
 
 
 def _remarks(sweep: SweepState) -> list[Text]:
-    """What the table has no room for: why trials failed, where their logs are, which were tried again."""
+    """The lines below the table: why trials failed, where their logs are, and which were retried."""
     remarks = []
     failed = [trial for trial in sweep.ranking() if trial.status == "failed"]
     for trial in failed[:FAILURES_SHOWN]:
@@ -200,14 +200,16 @@ def _remarks(sweep: SweepState) -> list[Text]:
         remarks.append(Text(f"trial {trial.number} failed: {trial.reason}: {message}", style="red"))
         log = trial_folder(sweep.folder, trial.number) / ERROR_TEXT
         if log.exists():
-            remarks.append(Text(f"  the last lines, and where the log is: {log}", style="dim"))
+            remarks.append(Text(f"  last lines and path of its log: {log}", style="dim"))
     if len(failed) > FAILURES_SHOWN:
-        remarks.append(Text(f"{len(failed) - FAILURES_SHOWN} more failed; --json has them all.", style="red"))
+        remarks.append(
+            Text(f"{len(failed) - FAILURES_SHOWN} more trials failed; --json shows all.", style="red")
+        )
     for trial in sweep.ranking():
         if trial.retries:
-            reasons = ", ".join(f"{reason} {count}" for reason, count in trial.retries.items())
+            reasons = ", ".join(f"{reason} ({count}×)" for reason, count in trial.retries.items())
             changed = "".join(f", now with {name} = {value_text(to)}" for name, to in trial.changes.items())
-            remarks.append(Text(f"trial {trial.number} was tried again: {reasons}{changed}", style="dim"))
+            remarks.append(Text(f"trial {trial.number} was retried after {reasons}{changed}", style="dim"))
     return remarks
 
 
@@ -216,10 +218,7 @@ def _best_differs(trials: Sequence[TrialState], name: str) -> bool:
 
 
 def _cells(sweep: SweepState, trials: Sequence[TrialState], trial: TrialState) -> list[Text | str]:
-    state = state_text(trial.status)
-    if trial.reason and (trial.status == "failed" or trial.reason in ASKED):
-        state.append(f": {trial.reason}")
-    cells: list[Text | str] = [str(trial.number), state]
+    cells: list[Text | str] = [str(trial.number), trial_state_text(trial)]
     for objective in sweep.objectives:
         cells.append(number_text(trial.final.get(objective.name)))
         if _best_differs(trials, objective.name):
@@ -263,7 +262,7 @@ def _summary(sweep: SweepState) -> str:
 
 
 def _cost(sweep: SweepState) -> list[str]:
-    """GPU-hours so far, and those that are expected; nothing where no GPU is held."""
+    """GPU-hours so far, and expected ones; empty if no GPU is used."""
     cost = cost_of(sweep)
     if not cost.so_far:
         return []
@@ -273,8 +272,22 @@ def _cost(sweep: SweepState) -> list[str]:
 
 
 def state_text(status: str) -> Text:
-    """A state in its words and its colour."""
+    """A state as text, in its colour."""
     return Text(status.replace("_", " "), style=STYLES.get(status, ""))
+
+
+def trial_state_text(trial: TrialState) -> Text:
+    """The state of a trial, and the reason if the trial failed or the user ended it."""
+    text = state_text(trial.status)
+    reason = reason_text(trial)
+    return text.append(f": {reason}") if reason else text
+
+
+def reason_text(trial: TrialState) -> str:
+    """Why a trial failed, or how the user ended it; empty for other trials."""
+    if trial.status == "failed":
+        return trial.reason
+    return {"stopped": "on request"}.get(trial.reason, trial.reason) if trial.reason in ASKED else ""
 
 
 def number_text(value: float | None) -> str:

@@ -1,11 +1,11 @@
-"""What a user reads, in full: help, results, status, findings and faults, compared with golden files.
+"""All that a user reads (help, results, status, findings, faults), compared with golden files.
 
-Made again, and then read as a difference before it is committed, with
+Remake them with this command, and read the diff before you commit it:
 
     python -m pytest tests/sweeper/test_golden.py --remake-golden
 
-Nothing here starts Ray. What differs from one machine or moment to the next is held still: the time, the time
-zone, the width, the machine. Paths are replaced by words.
+Nothing here starts Ray. What differs between machines and runs is fixed: time, time zone, width, hardware.
+Paths are replaced by words.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ BAD = yaml.safe_load((Path(__file__).parent / "bad_spaces.yaml").read_text())
 
 
 @pytest.fixture(autouse=True)
-def _held_still(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _fixed_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setenv("COLUMNS", str(WIDTH))
@@ -80,7 +80,7 @@ def ended(*arguments: str) -> int:
 
 
 def console_of(width: int = WIDTH, *, terminal: bool = False) -> Console:
-    """A console that keeps what is printed, without colours."""
+    """A console without colours that stores its output."""
     return Console(
         file=io.StringIO(),
         width=width,
@@ -100,7 +100,7 @@ def printed(console: Console) -> str:
 
 
 def command_words() -> dict[str, list[str]]:
-    """The golden file of every command, and the words that call it."""
+    """The golden file of every command, and the arguments that call it."""
     found: dict[str, list[str]] = {"sweeper": []}
     for name in COMMANDS:
         found[f"sweeper-{name}"] = [name]
@@ -113,12 +113,12 @@ WORDS = command_words()
 
 
 @pytest.mark.parametrize("name", WORDS)
-def test_the_help_of_every_command(capsys, golden: GoldenFiles, name):
+def test_help_of_every_command(capsys, golden: GoldenFiles, name):
     assert ended(*WORDS[name], "--help") == 0
     golden.compare(f"help/{name}.txt", capsys.readouterr().out, made_with=("typer", "rich"))
 
 
-def test_no_help_is_kept_of_a_command_that_is_gone(golden: GoldenFiles):
+def test_every_golden_help_page_belongs_to_a_command(golden: GoldenFiles):
     assert len(WORDS) > 15
     assert {path.stem for path in (golden.folder / "help").iterdir()} == set(WORDS)
 
@@ -126,14 +126,14 @@ def test_no_help_is_kept_of_a_command_that_is_gone(golden: GoldenFiles):
 # A space
 
 
-def test_the_plan_of_a_space(golden: GoldenFiles):
+def test_plan_of_a_space(golden: GoldenFiles):
     spec = load_spec(str(packaged_spaces()["pusht_image"]))
     console = console_of()
     print_plan(console, make_plan(spec, Machine(16, 2, ("NVIDIA L4",) * 2, disk_gb=500.0)))
     golden.compare("check_pusht_image.txt", printed(console), made_with=("rich",))
 
 
-def test_the_faults_of_every_bad_space(golden: GoldenFiles, tmp_path: Path):
+def test_faults_of_every_bad_space(golden: GoldenFiles, tmp_path: Path):
     console = console_of()
     for case, change in BAD.items():
         assert GOOD.count(change["replace"]) == 1, case
@@ -145,8 +145,8 @@ def test_the_faults_of_every_bad_space(golden: GoldenFiles, tmp_path: Path):
     golden.compare("bad_spaces.txt", printed(console), made_with=("rich", "pyyaml"))
 
 
-def test_what_is_typed_wrong(golden: GoldenFiles, capsys):
-    told(Path("sweeps/small"), over=True)
+def test_messages_for_mistyped_input(golden: GoldenFiles, capsys):
+    write_journal(Path("sweeps/small"), over=True)
     wrong = [
         ["chekc"],
         ["xyzzy"],
@@ -174,8 +174,8 @@ def test_what_is_typed_wrong(golden: GoldenFiles, capsys):
 # A sweep
 
 
-def told(folder: Path, *, over: bool) -> None:
-    """Write the journal of a sweep: six trials, each with another end; perhaps the sweep's own end too."""
+def write_journal(folder: Path, *, over: bool) -> None:
+    """Write the journal of a sweep whose seven trials end in different ways; ``over``: it has ended."""
     spec = sweep(folder, LR, SCHEDULE, DIMS, BETA_END, trials=8)
     now = NOW - 10_000.0
     with pytest.MonkeyPatch.context() as patch, Journal(folder / JOURNAL) as journal:
@@ -261,8 +261,8 @@ def folder_of(path: Path) -> dict[str, str]:
     return {str(path): "FOLDER"}
 
 
-def test_the_results_of_a_sweep(golden: GoldenFiles, capsys, tmp_path: Path):
-    told(Path("sweeps/small"), over=True)
+def test_results_of_a_sweep(golden: GoldenFiles, capsys, tmp_path: Path):
+    write_journal(Path("sweeps/small"), over=True)
     assert ended("results", "small") == 0
     golden.compare("results.txt", capsys.readouterr().out, made_with=("rich",))
     assert ended("results", "small", "--top", "1") == 0
@@ -271,16 +271,16 @@ def test_the_results_of_a_sweep(golden: GoldenFiles, capsys, tmp_path: Path):
     golden.compare("results_json.txt", capsys.readouterr().out, words=folder_of(tmp_path))
 
 
-def test_the_results_of_a_sweep_in_a_narrow_terminal(golden: GoldenFiles):
-    told(Path("sweeps/small"), over=True)
+def test_results_in_a_narrow_terminal(golden: GoldenFiles):
+    write_journal(Path("sweeps/small"), over=True)
     console = console_of(80)
     console.print(ranking_table(read(Path("sweeps/small")), width=80))
     golden.compare("results_80.txt", printed(console), made_with=("rich",))
 
 
-def test_how_sweeps_stand(golden: GoldenFiles, capsys, tmp_path: Path):
-    told(Path("sweeps/small"), over=True)
-    told(Path("sweeps/running"), over=False)
+def test_status_and_list_of_sweeps(golden: GoldenFiles, capsys, tmp_path: Path):
+    write_journal(Path("sweeps/small"), over=True)
+    write_journal(Path("sweeps/running"), over=False)
     words = folder_of(tmp_path)
     assert ended("status", "small") == 0
     golden.compare("status.txt", capsys.readouterr().out, made_with=("rich",), words=words)
@@ -294,14 +294,14 @@ def test_how_sweeps_stand(golden: GoldenFiles, capsys, tmp_path: Path):
     golden.compare("list.txt", capsys.readouterr().out, made_with=("rich",))
 
 
-def test_the_lines_that_tell_what_happened(golden: GoldenFiles):
-    told(Path("sweeps/small"), over=True)
+def test_log_lines_of_events(golden: GoldenFiles):
+    write_journal(Path("sweeps/small"), over=True)
     lines = told_events(read_journal(Path("sweeps/small") / JOURNAL).events)
     golden.compare("events.txt", "\n".join(lines))
 
 
 def read(folder: Path) -> SweepState:
-    """A sweep as its journal tells it."""
+    """The state of a sweep, from its journal."""
     found = SweepState(folder)
     for event in read_journal(folder / JOURNAL).events:
         found.apply(event)
@@ -309,8 +309,8 @@ def read(folder: Path) -> SweepState:
 
 
 @pytest.mark.parametrize("width", [80, 120])
-def test_the_table_of_a_running_sweep(golden: GoldenFiles, width):
-    told(Path("sweeps/running"), over=False)
+def test_live_table_of_a_running_sweep(golden: GoldenFiles, width):
+    write_journal(Path("sweeps/running"), over=False)
     console = console_of(width, terminal=True)
     board = board_of(read(Path("sweeps/running")))
     with Display(console, board, lambda: "MLflow does not answer: Connection refused"):
@@ -322,7 +322,7 @@ def test_the_table_of_a_running_sweep(golden: GoldenFiles, width):
 
 
 def measured(**changes: Any) -> dict[str, Any]:
-    """What the probe finds on a machine that is in order."""
+    """The report of the probe on a machine without problems."""
     place = {"path": "/mnt/sweeps", "exists": True, "writable": True, "free_gb": 500.0, "total_gb": 900.0}
     return {
         "host": "node",
@@ -349,7 +349,7 @@ def measured(**changes: Any) -> dict[str, Any]:
     }
 
 
-def test_the_doctor_of_a_machine(golden: GoldenFiles, capsys, monkeypatch):
+def test_doctor_of_a_machine(golden: GoldenFiles, capsys, monkeypatch):
     monkeypatch.setattr(probe, "look", lambda sweeps, mlflow: measured())
     assert ended("doctor") == 0
     golden.compare("doctor.txt", capsys.readouterr().out, made_with=("rich",))
@@ -360,7 +360,7 @@ def test_the_doctor_of_a_machine(golden: GoldenFiles, capsys, monkeypatch):
     golden.compare("doctor_faults.txt", capsys.readouterr().out, made_with=("rich",))
 
 
-def test_the_doctor_of_a_cluster(golden: GoldenFiles):
+def test_doctor_of_a_cluster(golden: GoldenFiles):
     sound = measured()
     nodes = [
         NodeReport("head", True, 0.0, measured(gpus=[], driver=None, mlflow="Connection refused")),
@@ -394,7 +394,7 @@ def test_the_doctor_of_a_cluster(golden: GoldenFiles):
 
 
 def write_faulty_set(root: Path) -> None:
-    """A dataset of small pictures and circles: one episode has a fault of each kind that a user meets."""
+    """A dataset of small pictures and circles: some episodes have one fault each."""
     vector = DatasetFeature("float32", (3,), ["x", "y", "gripper"])
     features = {
         "observation.state": vector,
@@ -422,11 +422,11 @@ def write_faulty_set(root: Path) -> None:
             writer.add_episode(columns, task="Draw a circle.")
 
 
-def test_the_faults_of_a_dataset(golden: GoldenFiles, capsys, tmp_path: Path):
+def test_findings_of_a_faulty_dataset(golden: GoldenFiles, capsys, tmp_path: Path):
     write_faulty_set(Path("set"))
     needed = ("rich", "numpy", "pyarrow")
     assert ended("data", "check", "set", "policy.horizon=16") == 1
-    # How often it says how far it has come depends on how fast the machine is.
+    # The number of progress lines depends on the speed of the machine.
     out = "✗ set\n" + capsys.readouterr().out.partition("✗ set\n")[2]
     golden.compare("data_check.txt", out, made_with=needed, words=folder_of(tmp_path))
     assert ended("data", "check", "set", "policy.horizon=16", "--json") == 1
@@ -434,10 +434,10 @@ def test_the_faults_of_a_dataset(golden: GoldenFiles, capsys, tmp_path: Path):
     golden.compare("data_check_json.txt", out, made_with=needed, words=folder_of(tmp_path))
 
 
-def test_the_portrait_of_a_dataset(golden: GoldenFiles, capsys, tmp_path: Path):
+def test_portrait_of_a_dataset(golden: GoldenFiles, capsys, tmp_path: Path):
     write_faulty_set(Path("set"))
     assert ended("data", "show", "set") == 0
-    # How well numbers are packed depends on the versions of the packages that pack them.
+    # The sizes of files depend on the versions of the packages that compress them.
     out = "set\n\n" + capsys.readouterr().out.partition("\nset\n\n")[2]
     out = re.sub(r"[0-9.]+ (kB|MB)", "SIZE", out)
     golden.compare("data_show.txt", out, made_with=("rich", "pyarrow"), words=folder_of(tmp_path))

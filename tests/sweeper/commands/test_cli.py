@@ -1,4 +1,4 @@
-"""The command line: what it prints, how it ends, and what it does not load."""
+"""The command line: output, exit codes, and packages that must not be loaded."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ resources: {workers: 2, gpu_per_worker: 0.5}
 
 
 @pytest.fixture(autouse=True)
-def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+def _separate_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setenv("COLUMNS", "100")
@@ -70,7 +70,7 @@ def printed(console: Console) -> str:
     return console.file.getvalue()
 
 
-def test_a_bad_space_is_told_in_full_and_ends_with_2(capsys, tmp_path, golden):
+def test_all_faults_of_a_space_file_are_printed_and_the_exit_code_is_2(capsys, tmp_path, golden):
     Path("space.yaml").write_text(BAD)
     assert ended("check", "space.yaml", "search.method=bayes", "budget.trials=0") == 2
     out, err = capsys.readouterr()
@@ -79,7 +79,7 @@ def test_a_bad_space_is_told_in_full_and_ends_with_2(capsys, tmp_path, golden):
     assert list(tmp_path.iterdir()) == [tmp_path / "space.yaml"]
 
 
-def test_a_trainable_of_ones_own_is_found_in_the_current_folder(tmp_path):
+def test_a_custom_trainable_is_found_in_the_current_folder(tmp_path):
     source = Path(__file__).parents[1].joinpath("small_trainable.py").read_text()
     Path("own_trainable.py").write_text(source)
     Path("space.yaml").write_text(
@@ -91,7 +91,7 @@ def test_a_trainable_of_ones_own_is_found_in_the_current_folder(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_good_space_is_told_in_full_and_ends_with_0(capsys):
+def test_check_prints_the_plan_of_a_valid_space_and_exits_with_0(capsys):
     assert ended("check", "pusht_quick") == 0
     out, err = capsys.readouterr()
     assert err == ""
@@ -100,7 +100,7 @@ def test_a_good_space_is_told_in_full_and_ends_with_0(capsys):
     assert list(Path().iterdir()) == []
 
 
-def test_a_plan_is_laid_out_for_reading(golden):
+def test_a_printed_plan_matches_its_golden_file(golden):
     Path("space.yaml").write_text(
         """\
 name: example
@@ -130,7 +130,7 @@ budget: {trials: 64, hours: 12, max_failed: 5}
     golden.compare("plan.txt", printed(console), made_with=("rich",))
 
 
-def test_faults_found_later_look_the_same(golden):
+def test_faults_of_a_configuration_look_like_those_of_a_space_file(golden):
     fault = Fault(
         "dataset.root", "/data/x holds no LeRobot dataset: meta/info.json is missing.", "Check the path."
     )
@@ -139,7 +139,7 @@ def test_faults_found_later_look_the_same(golden):
     golden.compare("config_fault.txt", printed(console), made_with=("rich",))
 
 
-def test_markup_in_a_users_text_is_not_interpreted(capsys):
+def test_markup_in_user_text_is_printed_literally(capsys):
     Path("[red]space.yaml").write_text("name: '[bold]x[/bold]'\n")
     assert ended("check", "[red]space.yaml") == 2
     err = capsys.readouterr().err
@@ -147,7 +147,7 @@ def test_markup_in_a_users_text_is_not_interpreted(capsys):
     assert "'[bold]x[/bold]'" in err
 
 
-def test_check_answers_a_script_in_json(capsys):
+def test_check_prints_json(capsys):
     assert ended("check", "pusht_quick", "budget.trials=3", "--json") == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["trials"] == 3
@@ -158,7 +158,7 @@ def test_check_answers_a_script_in_json(capsys):
     ]
 
 
-def test_the_version_is_told(capsys):
+def test_version_prints_the_version(capsys):
     assert ended("--version") == 0
     assert capsys.readouterr().out.strip() == __version__
 
@@ -183,7 +183,7 @@ def test_the_version_is_told(capsys):
         ["budget"],
     ],
 )
-def test_every_command_explains_itself(capsys, command):
+def test_every_command_has_a_help_page(capsys, command):
     assert ended(*command, "--help") == 0
     assert "Usage: sweeper" in capsys.readouterr().out
 
@@ -209,12 +209,12 @@ def test_help_imports_no_module_of_a_command():
     assert loaded.split() == modules
 
 
-def test_a_misspelt_command_comes_with_the_right_one(capsys):
+def test_a_misspelt_command_gets_the_nearest_name(capsys):
     assert ended("chekc") == 2
     assert "'check'" in capsys.readouterr().err
 
 
-def test_a_word_that_is_no_command_comes_with_all_that_are(capsys):
+def test_an_unknown_command_gets_the_list_of_commands(capsys):
     assert ended("xyzzy") == 2
     told = capsys.readouterr().err
     assert all(name in told for name in ("check", "launch", "status", "resume", "results"))
@@ -227,7 +227,7 @@ def test_a_word_that_is_no_command_comes_with_all_that_are(capsys):
         for command in ("results", "ui", "status", "watch", "logs", "pause", "resume", "stop", "cancel")
     ],
 )
-def test_a_sweep_that_is_not_there_ends_with_2(capsys, command):
+def test_an_unknown_sweep_exits_with_2(capsys, command):
     assert ended(*command) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -235,12 +235,12 @@ def test_a_sweep_that_is_not_there_ends_with_2(capsys, command):
     assert "Traceback" not in err
 
 
-def test_a_budget_of_a_sweep_that_is_not_there_ends_with_2(capsys):
+def test_the_budget_of_an_unknown_sweep_exits_with_2(capsys):
     assert ended("budget", "nobody", "trials=+1") == 2
     assert "no sweep is called 'nobody'" in capsys.readouterr().err
 
 
-def test_an_empty_list_says_how_to_make_a_sweep(capsys):
+def test_an_empty_list_shows_how_to_start_a_sweep(capsys):
     assert ended("list") == 0
     assert "sweeper demo" in capsys.readouterr().out
     assert ended("list", "--json") == 0
@@ -258,13 +258,13 @@ def test_an_empty_list_says_how_to_make_a_sweep(capsys):
         (KeyboardInterrupt(), 130, False),
     ],
 )
-def test_an_error_ends_with_its_code_and_ours_without_a_traceback(
+def test_each_error_has_its_exit_code_and_only_bugs_print_a_traceback(
     capsys, monkeypatch, error, code, traceback
 ):
     def fail(*_arguments: object) -> None:
         raise error
 
-    # The command is real; what it would find is replaced by each kind of error in turn.
+    # The command is real; planning is replaced by each kind of error in turn.
     monkeypatch.setattr("sweeper.commands.sweeps.make_plan", fail)
     assert ended("check", "pusht_quick") == code
     err = capsys.readouterr().err
@@ -273,7 +273,7 @@ def test_an_error_ends_with_its_code_and_ours_without_a_traceback(
         assert str(error).splitlines()[0].rpartition(":")[2].strip() in err
 
 
-def test_all_faults_of_an_error_are_in_its_text():
+def test_the_text_of_a_spec_error_contains_all_faults():
     Path("space.yaml").write_text(BAD)
     with pytest.raises(SpecError) as caught:
         load_spec("space.yaml")
@@ -284,7 +284,7 @@ def test_all_faults_of_an_error_are_in_its_text():
     assert [fault for fault in caught.value.faults if " ".join(fault.problem.split()) not in page] == []
 
 
-def test_the_wheel_carries_the_spaces(tmp_path):
+def test_the_wheel_contains_the_built_in_spaces(tmp_path):
     source = tmp_path / "source"
     for name in ("sweeper", "trainables", "search_spaces"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -317,7 +317,7 @@ def test_the_wheel_carries_the_spaces(tmp_path):
     assert all(str(tmp_path / "installed") in line for line in lines)
 
 
-def test_check_loads_nothing_heavy():
+def test_check_loads_no_heavy_package():
     program = (
         "import sys; sys.argv = ['sweeper', 'check', 'pusht_image']\n"
         "from sweeper.cli import main\n"

@@ -68,7 +68,7 @@ def test_an_error_ends_with_1_and_names_the_option(capsys):
     assert "is nan in episode 3, frame 4." in out
     assert "set dataset.exclude_episodes: [3]" in out
     assert "1 error, 1 warning." in out
-    assert "No error is left with dataset.exclude_episodes: [3]" in out
+    assert "To train without the errors, set dataset.exclude_episodes: [3]" in out
     assert ended("data", "check", "set", "dataset.exclude_episodes=[3]") == 0
 
 
@@ -165,7 +165,7 @@ def test_show_writes_nothing_into_the_dataset(capsys, monkeypatch):
     assert ended("data", "show", "set", "--to", "set/pictures") == 2
     monkeypatch.chdir(root)
     assert ended("data", "show", ".") == 2
-    assert "lies in the dataset" in capsys.readouterr().err
+    assert "is inside the dataset" in capsys.readouterr().err
     assert sorted(path.name for path in root.iterdir()) == ["data", "meta"]
 
 
@@ -173,4 +173,4 @@ def test_a_folder_that_cannot_be_made_ends_with_2(capsys):
     write()
     Path("taken").write_text("")
     assert ended("data", "show", "set", "--to", "taken") == 2
-    assert "taken: cannot be made" in capsys.readouterr().err
+    assert "taken: cannot be created" in capsys.readouterr().err

@@ -127,7 +127,7 @@ def test_study_journal_and_mlflow_tell_the_same_story(swept: Any) -> None:
 def test_the_end_says_the_ranking_the_folder_and_how_to_compare(swept: Any) -> None:
     sweep, result, text = swept
     assert "All 5 trials ended." in text
-    assert f"Everything lies in {sweep.folder}" in text
+    assert f"Results are in {sweep.folder}" in text
     assert "sweeper ui 'a sweep'" in text
     assert result.url in text
     assert "/#/compare-runs?runs=" in result.url
@@ -188,7 +188,7 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(cluster: Any, tmp_pat
     code = launch(sweep, console=console)
     thread.join()
     assert code == 130
-    assert "To go on where it stopped" in printed(console)
+    assert "To continue it" in printed(console)
     interrupted = read_sweep(sweep.folder).trials[0]
     assert interrupted.status == "interrupted"
     assert 0 < interrupted.step < 200

@@ -309,7 +309,7 @@ def test_below_the_ranking_stand_the_reasons_of_failures_and_what_was_tried_agai
     print_ranking(console, read_sweep(played.folder))
     text = console.file.getvalue()
     assert "trial 1 failed: diverged: diverged\n" in text
-    assert f"the last lines, and where the log is: {error}\n" in text
-    assert "was tried again: out_of_memory 1, now with train.gradient_accumulation_steps = 2" in text
+    assert f"last lines and path of its log: {error}\n" in text
+    assert "was retried after out_of_memory (1×), now with train.gradient_accumulation_steps = 2" in text
     (first, *_) = to_json(read_sweep(played.folder))["trials"]
     assert (first["retries"], first["changes"]) == ({"out_of_memory": 1}, changes)

@@ -74,7 +74,7 @@ def story(tmp_path: Path) -> Story:
     return Story(tmp_path)
 
 
-def test_without_a_terminal_every_change_and_evaluation_is_one_line(story: Story) -> None:
+def test_without_a_terminal_each_change_and_evaluation_prints_one_line(story: Story) -> None:
     story.start(0)
     story.report(0, 10, train__loss=0.5)
     story.report(0, 50, train__loss=0.25, rollout__success_rate=0.4)
@@ -94,7 +94,7 @@ def test_without_a_terminal_every_change_and_evaluation_is_one_line(story: Story
     ]
 
 
-def test_the_table_shows_state_parameters_that_vary_losses_and_the_best(story: Story) -> None:
+def test_the_table_shows_states_varying_parameters_losses_and_the_best_trial(story: Story) -> None:
     story.start(0)
     story.start(1, **{"optimizer.lr": 3e-4})
     story.report(0, 50, train__loss=0.25, train__grad_norm=1.5, rollout__success_rate=0.4)
@@ -110,7 +110,7 @@ def test_the_table_shows_state_parameters_that_vary_losses_and_the_best(story: S
     assert "horizon" not in lines[2] + lines[3]
 
 
-def test_what_a_trial_says_between_reports_and_a_warning_are_below_the_table(tmp_path: Path) -> None:
+def test_progress_of_trials_and_a_warning_are_below_the_table(tmp_path: Path) -> None:
     story = Story(tmp_path)
     story.display._problem = lambda: "MLflow does not answer"
     story.start(0)
@@ -124,7 +124,7 @@ def test_what_a_trial_says_between_reports_and_a_warning_are_below_the_table(tmp
     assert text.rstrip().endswith("Stopping.")
 
 
-def test_time_left_is_guessed_from_trials_that_ended_and_those_that_run(story: Story) -> None:
+def test_time_left_is_estimated_from_ended_and_running_trials(story: Story) -> None:
     assert story.board.left_s(story.now) is None
     story.start(0)
     story.start(1)
@@ -151,7 +151,7 @@ def test_time_left_is_no_longer_than_the_budget(tmp_path: Path) -> None:
     assert story.board.left_s(story.now) == pytest.approx(300)
 
 
-def test_of_many_trials_those_that_run_and_the_best_are_shown(story: Story) -> None:
+def test_of_many_trials_the_running_and_the_best_are_shown(story: Story) -> None:
     for number in range(8):
         story.start(number)
         story.report(number, 100, rollout__success_rate=number / 10)
@@ -169,7 +169,7 @@ def test_a_table_without_any_value_can_be_drawn(story: Story) -> None:
     assert SUCCESS not in story.rendered().splitlines()[0]
 
 
-def test_on_a_terminal_the_table_is_drawn_and_left_standing(tmp_path: Path) -> None:
+def test_on_a_terminal_the_last_table_stays_visible(tmp_path: Path) -> None:
     story = Story(tmp_path, terminal=True)
     with story.display:
         story.start(0)
