@@ -147,7 +147,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             made.head = head.pid
             yield made
         finally:
-            below = [psutil.Process(head.pid), *psutil.Process(head.pid).children(recursive=True)]
+            below: list[psutil.Process] = []
+            if head.poll() is None:
+                below = [psutil.Process(head.pid), *psutil.Process(head.pid).children(recursive=True)]
             for driver in made.started:
                 if driver.poll() is None:
                     driver.kill()
