@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import shutil
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -404,6 +405,24 @@ def test_the_original_codes_averaged_weights_are_read(tmp_path: Path) -> None:
         .state_dict()["diffusion.unet.final_conv.1.bias"]
         .any()
     )
+
+
+def test_the_configuration_of_an_original_file_is_read_without_its_weights(tmp_path):
+    payload = original_payload(small_policy())
+    payload["state_dicts"]["model"]["model.large"] = torch.ones(32_000_000)
+    torch.save(payload, tmp_path / "latest.ckpt")
+    program = (
+        "import sys, psutil, torch; from pathlib import Path; "
+        "from trainables.diffusion_policy.pretrained.original_ckpt import *; "
+        "used = lambda: psutil.Process().memory_info().rss; file = Path(sys.argv[1]); before = used(); "
+        "config = read_original_config(file); between = used(); whole = read_original(file, ema=False); "
+        "print(between - before, used() - before)"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "latest.ckpt")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    described, read = map(int, done.stdout.split())
+    assert described < 32_000_000
+    assert read > 100_000_000, "the weights would not show"
 
 
 def test_the_original_codes_configuration_is_read_without_its_classes(
