@@ -98,8 +98,8 @@ def test_a_cluster_may_be_named_before_and_behind_a_command() -> None:
         (["results", "x", "--cluster"], "the cluster file is missing"),
         (["results", "x", "--cluster", "nowhere.yaml"], "nowhere.yaml cannot be read"),
         (["check", "x", "--cluster", "lab.yaml"], "leave --cluster out"),
-        (["lunch", "--cluster", "lab.yaml"], "no command 'lunch'"),
-        (["status", "--address", "a:1", "--cluster", "lab.yaml"], "give one of them"),
+        (["lunch", "--cluster", "lab.yaml"], "'lunch' is not a command"),
+        (["status", "--address", "a:1", "--cluster", "lab.yaml"], "Use one of them"),
         (["results", "--topp", "--cluster", "lab.yaml"], "No such option"),
     ],
 )
