@@ -9,13 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sweeper.commands.jobs import launch_job
 from sweeper.commands.options import Address, Json, Overrides, SpaceFile, SweepsFolder, open_console
-from sweeper.machines.jobs import package_space, reach_jobs
 from sweeper.machines.plan import make_plan
-from sweeper.records.sweep_state import read_sweep
 from sweeper.spec.space_file.load import DEMO, load_spec, packaged_spaces
-from sweeper.terminal.as_json import to_json
 from sweeper.terminal.plan import print_plan
 
 if TYPE_CHECKING:
@@ -68,6 +64,10 @@ def demo(
 
 def _send(space: str, overrides: Sequence[str], name: str | None, address: str, as_json: bool) -> int:
     """Submit a sweep to the job server at an address."""
+    # `check` and `launch` on this machine are faster without these.
+    from sweeper.commands.jobs import launch_job
+    from sweeper.machines.jobs import package_space, reach_jobs
+
     parcel = package_space(space, overrides, name)
     with reach_jobs(address=address) as server:
         return launch_job(server, parcel, as_json)
@@ -79,5 +79,8 @@ def _launch(spec: SweepSpec, address: str | None, as_json: bool) -> None:
     # With --json only the JSON goes to stdout; everything else goes to stderr.
     code = run(spec, address=address, console=open_console(stderr=as_json))
     if as_json:
+        from sweeper.records.sweep_state import read_sweep  # `check` is faster without these
+        from sweeper.terminal.as_json import to_json
+
         typer.echo(json.dumps(to_json(read_sweep(spec.folder)), indent=2))
     raise typer.Exit(code)
