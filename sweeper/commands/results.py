@@ -30,7 +30,7 @@ def results(
 ) -> None:
     """Show a sweep's trials, best first. Works while the sweep runs."""
     found = read_sweep(find_sweep(sweep, sweeps))
-    found.bury()
+    found.mark_interrupted()
     if as_json:
         typer.echo(json.dumps(to_json(found), indent=2))
     else:
@@ -41,7 +41,7 @@ def list_sweeps(sweeps: SweepsFolder = Path("sweeps"), as_json: Json = False) ->
     """List all sweeps, newest first."""
     found, damaged = read_sweeps(sweeps)
     for one in found:
-        one.bury()
+        one.mark_interrupted()
     if as_json:
         broken = [{"sweep": name, "status": "damaged", "message": why} for name, why in damaged.items()]
         typer.echo(json.dumps([*map(to_json, found), *broken], indent=2))

@@ -17,6 +17,7 @@ from sweeper.driver.ending import Ending
 from sweeper.driver.recorder import Outcome, Recorder
 from sweeper.errors import TrialError
 from sweeper.layout import LOG, trial_folder
+from sweeper.records.status import TrialStatus
 from sweeper.search.early_stopping import StepScheduler
 from sweeper.search.searcher import StudySearcher
 from sweeper.spec.sweep import SweepSpec
@@ -66,7 +67,11 @@ class RecorderCallback(Callback):
         """A trial ended by itself, or was stopped."""
         number = trial.config["trial"]
         why = self._scheduler.stopped(trial.trial_id) if isinstance(self._scheduler, StepScheduler) else None
-        outcome = Outcome("completed") if why is None else Outcome("stopped_early", "early_stop", why)
+        outcome = (
+            Outcome(TrialStatus.COMPLETED)
+            if why is None
+            else Outcome(TrialStatus.STOPPED_EARLY, "early_stop", why)
+        )
         # It came to its end before it heard that it was to stop.
         self._expected.pop(number, None)
         self._recorder.end_trial(number, outcome)
@@ -76,7 +81,7 @@ class RecorderCallback(Callback):
         number = trial.config["trial"]
         outcome = error_outcome(trial, trial_folder(self._recorder.sweep.folder, number))
         expected = self._expected.pop(number, None)
-        if expected is not None and (outcome.status == "interrupted" or outcome.reason in RETRIED):
+        if expected is not None and (outcome.status == TrialStatus.INTERRUPTED or outcome.reason in RETRIED):
             self._recorder.end_trial(number, expected)
             return
         end = self._retries(number, outcome)
@@ -87,7 +92,7 @@ class RecorderCallback(Callback):
         """Tune ends; it says nothing of the trials that it cut off."""
         for trial in trials:
             number = trial.config["trial"]
-            default = Outcome("interrupted", "interrupted", "the sweep was stopped")
+            default = Outcome(TrialStatus.INTERRUPTED, "interrupted", "the sweep was stopped")
             self._recorder.end_trial(number, self._expected.pop(number, default))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -104,7 +109,7 @@ def error_outcome(trial: Any, folder: Path) -> Outcome:
     error = _exception(trial)
     cause = getattr(error, "cause", None) or error
     if isinstance(cause, TrialError) and cause.reason == "interrupted":
-        return Outcome("interrupted", cause.reason, str(cause))
+        return Outcome(TrialStatus.INTERRUPTED, cause.reason, str(cause))
     failure = read_failure(folder)
     gone = failure_of_actor(error, "the trial's driver", folder / LOG)
     if failure is None or (gone is not None and failure.reason == "error"):
@@ -116,7 +121,7 @@ def error_outcome(trial: Any, folder: Path) -> Outcome:
     if failure is None:
         failure = Failure("lost", "its driver ended without a word", "", str(folder / LOG))
     write_failure(folder, failure)
-    return Outcome("failed", failure.reason, failure.message)
+    return Outcome(TrialStatus.FAILED, failure.reason, failure.message)
 
 
 def _exception(trial: Any) -> BaseException | None:

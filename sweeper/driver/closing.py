@@ -13,7 +13,8 @@ from sweeper.driver.opening import open_sweep
 from sweeper.driver.recorder import Recorder
 from sweeper.layout import RAY
 from sweeper.records.forecast import gpus_per_trial
-from sweeper.records.sweep_state import Status, SweepState
+from sweeper.records.status import SweepStatus, TrialStatus
+from sweeper.records.sweep_state import SweepState
 from sweeper.spec.sweep import SweepSpec
 from sweeper.terminal.result import SweepResult
 from sweeper.tracking.server import HOST, PORT
@@ -29,12 +30,12 @@ DELIVERY_S = 30.0
 """How long the end waits for MLflow to take what it lacks."""
 
 
-def verdict(sweep: SweepState) -> tuple[Status, str]:
+def verdict(sweep: SweepState) -> tuple[SweepStatus, str]:
     """Say how a sweep ended all of whose trials came to their end."""
     ended = sweep.ended_trials
-    if ended and sweep.count("failed") == ended:
-        return "failed", f"Every trial failed. {common_reason(sweep)}"
-    return "done", f"All {ended} trials ended." if ended > 1 else "The trial ended."
+    if ended and sweep.count(TrialStatus.FAILED) == ended:
+        return SweepStatus.FAILED, f"Every trial failed. {common_reason(sweep)}"
+    return SweepStatus.DONE, f"All {ended} trials ended." if ended > 1 else "The trial ended."
 
 
 def pages(sweep: SweepState, tracker: Tracker) -> tuple[str | None, str | None, bool]:
@@ -51,7 +52,7 @@ def is_used_up(spec: SweepSpec, sweep: SweepState) -> bool:
     return sweep.ended_trials >= spec.budget.trials or _limit(spec, sweep) is not None
 
 
-def _limit(spec: SweepSpec, sweep: SweepState) -> tuple[Status, str] | None:
+def _limit(spec: SweepSpec, sweep: SweepState) -> tuple[SweepStatus, str] | None:
     return used_up(spec.budget, sweep, gpus_per_trial(sweep), sweep.heard)
 
 
@@ -73,7 +74,7 @@ def close(spec: SweepSpec, trainable: Trainable, sweep: SweepState) -> SweepResu
             what, more = "The budget of this sweep is used up", "it"
         message = f"{what}: {sweep.ended_trials} trials ended before. Raise {more} for more; "
         message += "give a name for a new one."
-        as_before: Status = "failed" if sweep.status == "failed" else "done"
+        as_before: SweepStatus = sweep.status if sweep.status == SweepStatus.FAILED else SweepStatus.DONE
         return SweepResult(sweep, as_before, message, Delivery(complete=True))
     with open_sweep(spec, trainable, sweep) as records:
         tracker = records.tracker

@@ -6,7 +6,8 @@ import time
 
 from sweeper.driver.signals import Signals
 from sweeper.layout import trial_folder
-from sweeper.records.sweep_state import Status, SweepState
+from sweeper.records.status import SweepStatus, TrialStatus
+from sweeper.records.sweep_state import SweepState
 from sweeper.spec.sweep import BudgetSpec, SettledResources
 from sweeper.trial.exchange import request_stop
 
@@ -39,7 +40,7 @@ class Ending:
     """
 
     def __init__(self, resources: SettledResources, sweep: SweepState, signals: Signals) -> None:
-        self.status: Status = "done"
+        self.status: SweepStatus = SweepStatus.DONE
         self.message = ""
         self.begun = False
         self.paused = False
@@ -59,7 +60,7 @@ class Ending:
 
     def pause(self) -> None:
         """Have running trials stop after a checkpoint, and let no other begin."""
-        self._begin("interrupted", "Paused.", PAUSE_GRACE_S)
+        self._begin(SweepStatus.INTERRUPTED, "Paused.", PAUSE_GRACE_S)
         self.paused, self._go_on = True, False
 
     def resume(self) -> None:
@@ -126,7 +127,7 @@ class Ending:
             "Ctrl-C again ends at once."
         )
 
-    def _begin(self, status: Status, message: str, grace_s: float) -> None:
+    def _begin(self, status: SweepStatus, message: str, grace_s: float) -> None:
         self.status, self.message = status, message
         self.begun = True
         self._deadline = time.monotonic() + grace_s
@@ -135,33 +136,38 @@ class Ending:
         return time.monotonic() < self._deadline
 
     def _running(self) -> list[int]:
-        return [trial.number for trial in list(self._sweep.trials.values()) if trial.status == "running"]
+        return [
+            trial.number for trial in list(self._sweep.trials.values()) if trial.status == TrialStatus.RUNNING
+        ]
 
-    def _why(self) -> tuple[Status, str] | None:
+    def _why(self) -> tuple[SweepStatus, str] | None:
         sweep = self._sweep
         if self._given_up:
-            return "failed", self._given_up
+            return SweepStatus.FAILED, self._given_up
         if self._signals.count:
-            return "interrupted", "Interrupted."
+            return SweepStatus.INTERRUPTED, "Interrupted."
         if self._cancelled:
-            return "interrupted", "Cancelled."
+            return SweepStatus.INTERRUPTED, "Cancelled."
         why = used_up(sweep.budget, sweep, self._resources.gpu_per_trial)
         if why is not None:
             return why
-        failed, ended = sweep.count("failed"), sweep.ended_trials
+        failed, ended = sweep.count(TrialStatus.FAILED), sweep.ended_trials
         if failed == ended and failed:
-            reasons = {trial.reason for trial in sweep.trials.values() if trial.status == "failed"}
+            reasons = {trial.reason for trial in sweep.trials.values() if trial.status == TrialStatus.FAILED}
             # Trials that fail in several ways may be unlucky for longer than those that all fail alike.
             enough = max(CANARIES, self._resources.at_once) * (1 if len(reasons) == 1 else CANARIES_APART)
             if ended - self._before >= enough:
                 how = f"the same way ({reasons.pop()})" if len(reasons) == 1 else "in several ways"
-                return "failed", f"All of the first {failed} trials failed {how}. {common_reason(sweep)}"
+                return (
+                    SweepStatus.FAILED,
+                    f"All of the first {failed} trials failed {how}. {common_reason(sweep)}",
+                )
         return None
 
 
 def used_up(
     budget: BudgetSpec, sweep: SweepState, gpus: float, now: float | None = None
-) -> tuple[Status, str] | None:
+) -> tuple[SweepStatus, str] | None:
     """Say what of a budget, trials left aside, a sweep has used up: how it ends, and why; None where nothing.
 
     Args:
@@ -171,18 +177,18 @@ def used_up(
         now: The time, in seconds since 1970; for a sweep that nobody drives, when it was last heard of.
     """
     if budget.hours is not None and sweep.running_s(now) >= budget.hours * 3600:
-        return "done", f"budget.hours: the {budget.hours:g} hours are used up."
+        return SweepStatus.DONE, f"budget.hours: the {budget.hours:g} hours are used up."
     if budget.gpu_hours is not None and gpus and sweep.trials_s(now) / 3600 * gpus >= budget.gpu_hours:
-        return "done", f"budget.gpu_hours: the {budget.gpu_hours:g} GPU-hours are used up."
-    failed = sweep.count("failed")
+        return SweepStatus.DONE, f"budget.gpu_hours: the {budget.gpu_hours:g} GPU-hours are used up."
+    failed = sweep.count(TrialStatus.FAILED)
     if budget.max_failed is not None and failed >= max(1, budget.max_failed):
-        return "failed", f"budget.max_failed: {failed} trials failed. {common_reason(sweep)}"
+        return SweepStatus.FAILED, f"budget.max_failed: {failed} trials failed. {common_reason(sweep)}"
     return None
 
 
 def common_reason(sweep: SweepState) -> str:
     """Why the trial that failed last did so, as a sentence; empty where none failed."""
-    failed = [trial for trial in sweep.trials.values() if trial.status == "failed"]
+    failed = [trial for trial in sweep.trials.values() if trial.status == TrialStatus.FAILED]
     if not failed:
         return ""
     last = max(failed, key=lambda trial: trial.ended or 0.0)

@@ -16,7 +16,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import psutil
 
@@ -27,8 +27,9 @@ from sweeper.records.checkpoints import remove_checkpoints, superfluous
 from sweeper.records.events import Event, EventKind
 from sweeper.records.forecast import cost_of, gpus_per_trial
 from sweeper.records.journal import Journal, read_journal
+from sweeper.records.status import SweepStatus, TrialStatus
 from sweeper.records.sweep_state import SweepState
-from sweeper.records.trial_state import TrialState, TrialStatus
+from sweeper.records.trial_state import TrialState
 from sweeper.search.study import Study
 from sweeper.spec.sweep import SweepSpec, objective_fault
 from sweeper.tracking.tracker import Tracker
@@ -123,17 +124,19 @@ class Recorder:
             self._report_to_study(number, step, value)
         self._reported.clear()
         for trial in self.sweep.trials.values():
-            if trial.status != "interrupted":
+            if trial.status != TrialStatus.INTERRUPTED:
                 self._tell_study(trial.number, Outcome(trial.status, trial.reason, trial.message))
             self._remove_checkpoints(trial)
         self._drop_checkpoints()
 
-    def end_sweep(self, status: Literal["done", "failed", "interrupted"], message: str = "") -> None:
+    def end_sweep(self, status: SweepStatus, message: str = "") -> None:
         """Note that the driver leaves; trials that still run are interrupted."""
         for trial in list(self.sweep.trials.values()):
             # Also those of a driver that was killed, where this one did not come to starting them again.
-            if trial.status == "running" or (trial.status == "interrupted" and trial.ended is None):
-                self._end_trial(trial, Outcome("interrupted", "interrupted", message))
+            if trial.status == TrialStatus.RUNNING or (
+                trial.status == TrialStatus.INTERRUPTED and trial.ended is None
+            ):
+                self._end_trial(trial, Outcome(TrialStatus.INTERRUPTED, "interrupted", message))
         self._next_telling = -math.inf
         self.tell_study()
         self._write(EventKind.SWEEP_END, status=status, message=message)
@@ -151,13 +154,13 @@ class Recorder:
     def wait_trial(self, number: int, needs: str) -> None:
         """Note what a running trial waits for; empty where it waits no longer."""
         trial = self.sweep.trials.get(number)
-        if trial is not None and trial.status == "running" and trial.needs != needs:
+        if trial is not None and trial.status == TrialStatus.RUNNING and trial.needs != needs:
             self._write(EventKind.TRIAL_WAIT, durable=False, trial=number, needs=needs)
 
     def start_trial(self, number: int, config: Mapping[str, Any]) -> None:
         """Note that a trial runs; one that runs already was only started again by its cluster."""
         trial = self.sweep.trials.get(number)
-        if trial is not None and trial.status == "running":
+        if trial is not None and trial.status == TrialStatus.RUNNING:
             self.note("the trial was started again", trial=number)
             return
         space = self._spec.space
@@ -203,7 +206,7 @@ class Recorder:
                 under `CHECKPOINT`. Anything else (Tune adds much) is left out.
         """
         trial = self.sweep.trials.get(number)
-        if trial is None or trial.status != "running" or STEP not in result:
+        if trial is None or trial.status != TrialStatus.RUNNING or STEP not in result:
             return False
         step = int(result[STEP])
         metrics = _metrics(result)
@@ -228,18 +231,20 @@ class Recorder:
         stays unfinished in the study, so that it can be continued.
         """
         trial = self.sweep.trials.get(number)
-        if trial is not None and trial.status == "running":
+        if trial is not None and trial.status == TrialStatus.RUNNING:
             self._end_trial(trial, outcome)
 
     def _end_trial(self, trial: TrialState, outcome: Outcome) -> None:
         number = trial.number
-        if outcome.status != "stopped_early":  # what came after the report that ended it does not count
+        if (
+            outcome.status != TrialStatus.STOPPED_EARLY
+        ):  # what came after the report that ended it does not count
             self.catch_up(number)
-        if outcome.status == "completed":
+        if outcome.status == TrialStatus.COMPLETED:
             fault = objective_fault(self._spec.objectives, trial.final)
             if fault is not None:
-                outcome = Outcome("failed", *fault)
-        completed = trial if outcome.status == "completed" else None
+                outcome = Outcome(TrialStatus.FAILED, *fault)
+        completed = trial if outcome.status == TrialStatus.COMPLETED else None
         self._write(
             EventKind.TRIAL_END,
             trial=number,
@@ -250,7 +255,7 @@ class Recorder:
             final=trial.final,
             best=trial.best,
             sweep_best=self.sweep.best_so_far(completed),
-            ended=self.sweep.ended_trials + (outcome.status != "interrupted"),
+            ended=self.sweep.ended_trials + (outcome.status != TrialStatus.INTERRUPTED),
             **self._cost(number),
         )
         self._tell_study(number, outcome)
@@ -304,11 +309,11 @@ class Recorder:
         if not self._study.is_running(number):
             return
         match outcome.status:
-            case "completed":
+            case TrialStatus.COMPLETED:
                 self._study.complete(number, self.sweep.trials[number].final)
-            case "stopped_early":
+            case TrialStatus.STOPPED_EARLY:
                 self._study.prune(number)
-            case "failed":
+            case TrialStatus.FAILED:
                 self._study.fail(number, outcome.reason, masked(outcome.message))
 
     def _write(self, kind: EventKind, *, durable: bool = True, **fields: Any) -> None:

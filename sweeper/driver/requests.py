@@ -11,6 +11,7 @@ from sweeper.driver.opening import write_spec
 from sweeper.driver.recorder import Outcome, Recorder
 from sweeper.errors import UserError
 from sweeper.layout import trial_folder
+from sweeper.records.status import TrialStatus
 from sweeper.steering.changes import budget_words, changed_budget
 from sweeper.steering.mailbox import Answer, Inbox, Request
 from sweeper.trial.exchange import request_stop
@@ -57,7 +58,7 @@ class RequestLoop:
         if now < self._next_look:
             return
         self._next_look = now + LOOK_S
-        for trial in [trial for trial in self._sweep.trials.values() if trial.status == "running"]:
+        for trial in [trial for trial in self._sweep.trials.values() if trial.status == TrialStatus.RUNNING]:
             self._recorder.wait_trial(trial.number, waits_for(trial_folder(self._sweep.folder, trial.number)))
         for request in self._inbox.take():
             try:
@@ -150,11 +151,11 @@ class RequestLoop:
             status = self._sweep.trial(number).status.replace("_", " ")
             raise UserError(f"Trial {number} does not run: it is {status}. Of this sweep {which}.")
         if request.action == "stop":
-            self._expect(number, Outcome("stopped_early", "stopped", "stopped by request"))
+            self._expect(number, Outcome(TrialStatus.STOPPED_EARLY, "stopped", "stopped by request"))
             request_stop(trial_folder(self._sweep.folder, number))
             text = f"Trial {number} stops after a checkpoint."
         else:
-            self._expect(number, Outcome("stopped_early", "cancelled", "cancelled by request"))
+            self._expect(number, Outcome(TrialStatus.STOPPED_EARLY, "cancelled", "cancelled by request"))
             request_stop(trial_folder(self._sweep.folder, number))
             self._free(number)
             text = f"Trial {number} ends now."
@@ -162,7 +163,9 @@ class RequestLoop:
         return text
 
     def _numbers(self) -> list[int]:
-        return sorted(trial.number for trial in self._sweep.trials.values() if trial.status == "running")
+        return sorted(
+            trial.number for trial in self._sweep.trials.values() if trial.status == TrialStatus.RUNNING
+        )
 
 
 def _trials(numbers: list[int]) -> str:

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from sweeper.errors import SweepNotFoundError, UserError
 from sweeper.records.forecast import cost_of
+from sweeper.records.status import TrialStatus
 from sweeper.records.sweep_state import SweepState, find_sweep, read_sweep
 from sweeper.spec.sweep import SweepSpec
 from sweeper.steering.changes import changed_sweep
@@ -123,7 +124,7 @@ def _refuse_used_up(sweep: SweepState, spec: SweepSpec) -> None:
             f"{name} has used up its {budget.gpu_hours:g} GPU-hours. "
             f"`sweeper resume {name} budget.gpu_hours=+10` gives it 10 more."
         )
-    failed = sweep.count("failed")
+    failed = sweep.count(TrialStatus.FAILED)
     if budget.max_failed is not None and failed >= budget.max_failed:
         raise UserError(
             f"{name} has {failed} failed trials, and budget.max_failed is {budget.max_failed:g}. "

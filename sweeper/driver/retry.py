@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from sweeper.driver.recorder import Outcome, Recorder
+from sweeper.records.status import TrialStatus
 from sweeper.records.trial_state import TrialState
 from sweeper.spec.sweep import SweepSpec
 from sweeper.trial.failure import LIGHTENED, RETRIED
@@ -54,16 +55,16 @@ class Retries:
     def __call__(self, number: int, outcome: Outcome) -> Outcome | None:
         """Say what counts as the end of the trial whose attempt ended like this; None where it goes on."""
         trial = self._recorder.sweep.trials.get(number)
-        if trial is None or trial.status != "running" or outcome.status != "failed":
+        if trial is None or trial.status != TrialStatus.RUNNING or outcome.status != TrialStatus.FAILED:
             return outcome
         if outcome.reason == "out_of_disk":
             # It would be the next trial's end, too; none of them is at fault.
             self._stop(f"There is no room to write: trial {number}: {outcome.message}")
-            return replace(outcome, status="interrupted")
+            return replace(outcome, status=TrialStatus.INTERRUPTED)
         if outcome.reason not in (*RETRIED, *LIGHTENED):
             return outcome
         if self._ending():
-            return replace(outcome, status="interrupted")
+            return replace(outcome, status=TrialStatus.INTERRUPTED)
         changes, said = self._next_attempt(trial, outcome)
         if changes is None:
             return replace(outcome, message=f"{outcome.message}{said}")

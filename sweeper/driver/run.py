@@ -35,7 +35,8 @@ from sweeper.machines.cluster import Cluster
 from sweeper.machines.machine import cache_folder
 from sweeper.records.events import Event
 from sweeper.records.forecast import Forecast
-from sweeper.records.sweep_state import Status, read_series
+from sweeper.records.status import SweepStatus, TrialStatus
+from sweeper.records.sweep_state import read_series
 from sweeper.search.early_stopping import make_scheduler
 from sweeper.search.searcher import StudySearcher
 from sweeper.search.suggestion import Suggestion
@@ -108,7 +109,7 @@ class SweepRun:
         self._recorder.start_sweep(info)
         board = Forecast(self._sweep, self._resources.at_once, self._steps)
         entrance = None if self._cluster.local else open_entrance(self._sweep)
-        status: Status = "failed"
+        status: SweepStatus = SweepStatus.FAILED
         message = "the driver failed"
         patience_s = DELIVERY_S
         try:
@@ -121,7 +122,7 @@ class SweepRun:
                     self._tune()
             status, message = self._verdict()
         except KeyboardInterrupt:
-            status, message = "interrupted", "Interrupted at once."
+            status, message = SweepStatus.INTERRUPTED, "Interrupted at once."
             patience_s = HASTY_DELIVERY_S
         except BaseException as error:
             message = str(error)
@@ -142,7 +143,7 @@ class SweepRun:
     def _let_go(self) -> None:
         """Take away what trials still hold, and have those end that do not know yet that it is over."""
         for trial in self._sweep.trials.values():
-            if trial.status in ("running", "interrupted"):
+            if trial.status in (TrialStatus.RUNNING, TrialStatus.INTERRUPTED):
                 request_stop(trial_folder(self._spec.folder, trial.number))
         # Ray ends the drivers of trials that nobody refers to; what Tune leaves behind refers to itself.
         gc.collect()
@@ -248,19 +249,22 @@ class SweepRun:
         if self._display is not None:
             self._display.say(text)
 
-    def _verdict(self) -> tuple[Status, str]:
+    def _verdict(self) -> tuple[SweepStatus, str]:
         sweep, ending = self._sweep, self._ending
         if ending.begun:
             return ending.status, ending.message
         ended = sweep.ended_trials
         if self._ending.stopping:
-            return "done", f"Stopped by request: {ended} of {sweep.budget.trials} trials ended."
-        if ended >= sweep.budget.trials or (ended and sweep.count("failed") == ended):
+            return SweepStatus.DONE, f"Stopped by request: {ended} of {sweep.budget.trials} trials ended."
+        if ended >= sweep.budget.trials or (ended and sweep.count(TrialStatus.FAILED) == ended):
             return verdict(sweep)
         if not self._exhausted:
             log = self._spec.folder / DRIVER_LOG
-            return "failed", f"Ray ended it after {ended} of {sweep.budget.trials} trials; {log} may say why."
-        return "done", f"The space has no more configurations: {ended} trials ended."
+            return (
+                SweepStatus.FAILED,
+                f"Ray ended it after {ended} of {sweep.budget.trials} trials; {log} may say why.",
+            )
+        return SweepStatus.DONE, f"The space has no more configurations: {ended} trials ended."
 
 
 @contextlib.contextmanager

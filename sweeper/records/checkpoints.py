@@ -10,6 +10,7 @@ from typing import Literal
 
 from sweeper.errors import SweepNotFoundError, UserError
 from sweeper.layout import trial_folder
+from sweeper.records.status import TrialStatus
 from sweeper.records.sweep_state import SweepState, find_sweep, read_sweep
 from sweeper.records.trial_state import TrialState
 from sweeper.spec.sweep import KeepSpec
@@ -187,7 +188,11 @@ def superfluous(sweep: SweepState, keep: KeepSpec) -> dict[int, list[str]]:
     """
     if keep == KeepSpec():
         return {}  # everything stays, and ranking the trials at each end would be for nothing
-    ended = [trial for trial in sweep.ranking() if trial.status in ("completed", "stopped_early")]
+    ended = [
+        trial
+        for trial in sweep.ranking()
+        if trial.status in (TrialStatus.COMPLETED, TrialStatus.STOPPED_EARLY)
+    ]
     winners = {trial.number for trial in ended[: keep.trials]}
     found = {}
     for trial in sweep.trials.values():
@@ -200,9 +205,9 @@ def superfluous(sweep: SweepState, keep: KeepSpec) -> dict[int, list[str]]:
 
 def _kept(trial: TrialState, keep: KeepSpec, winner: bool) -> set[str | None]:
     both = {trial.checkpoint, trial.best_checkpoint}
-    if trial.status in ("running", "interrupted"):
+    if trial.status in (TrialStatus.RUNNING, TrialStatus.INTERRUPTED):
         return both
-    if trial.status == "failed":
+    if trial.status == TrialStatus.FAILED:
         return {trial.checkpoint}
     if not winner:
         return set()

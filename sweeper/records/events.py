@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any
 
+from sweeper.records.status import SWEEP_ENDS, TRIAL_ENDS
 from sweeper.spec.sweep import BudgetSpec, SweepSpec
 
 __all__ = ["Event", "EventKind", "event_fault"]
@@ -61,10 +62,6 @@ MOST_TRIALS = 10**7
 
 LATEST_S = 4e9
 """Times beyond the year 2096 cannot be shown by every machine."""
-
-STATUSES = ("completed", "stopped_early", "failed", "interrupted")
-
-ENDS = ("done", "failed", "interrupted")
 
 ACTIONS = ("pause", "paused", "resume", "stop", "cancel", "budget")
 
@@ -248,7 +245,7 @@ _FIELDS: Mapping[str, Mapping[str, tuple[Check, str, bool]]] = {
     },
     EventKind.TRIAL_END: {
         "trial": _TRIAL,
-        "status": (lambda value: value in STATUSES, f"one of {', '.join(STATUSES)}", True),
+        "status": (lambda value: value in TRIAL_ENDS, f"one of {', '.join(TRIAL_ENDS)}", True),
         "reason": _TEXT,
         "message": _TEXT,
         "step": _SAID_STEP,
@@ -265,7 +262,7 @@ _FIELDS: Mapping[str, Mapping[str, tuple[Check, str, bool]]] = {
         "budget": (_is_budget, "a budget", False),
     },
     EventKind.SWEEP_END: {
-        "status": (lambda value: value in ENDS, f"one of {', '.join(ENDS)}", True),
+        "status": (lambda value: value in SWEEP_ENDS, f"one of {', '.join(SWEEP_ENDS)}", True),
         "message": _TEXT,
     },
     EventKind.NOTE: {"text": _SAID_TEXT},

@@ -6,6 +6,7 @@ import math
 import time
 from dataclasses import dataclass
 
+from sweeper.records.status import SweepStatus, TrialStatus
 from sweeper.records.sweep_state import SweepState
 from sweeper.records.trial_state import TrialState
 from sweeper.spec.sweep import Objective
@@ -51,14 +52,16 @@ def cost_of(sweep: SweepState, now: float | None = None) -> Cost:
     ended = [
         trials[number]
         for number, trial in sweep.trials.items()
-        if trial.status in ("completed", "stopped_early", "failed")
+        if trial.status in (TrialStatus.COMPLETED, TrialStatus.STOPPED_EARLY, TrialStatus.FAILED)
     ]
     if not ended or not each:
         return Cost(so_far, None, trials)
-    if sweep.status != "running":
+    if sweep.status != SweepStatus.RUNNING:
         return Cost(so_far, so_far, trials)
     usual = sum(ended) / len(ended)
-    running = [trials[number] for number, trial in sweep.trials.items() if trial.status == "running"]
+    running = [
+        trials[number] for number, trial in sweep.trials.items() if trial.status == TrialStatus.RUNNING
+    ]
     to_come = max(0, sweep.budget.trials - len(ended) - len(running))
     expected = so_far + to_come * usual + sum(max(0.0, usual - taken) for taken in running)
     limit = sweep.budget.gpu_hours
@@ -100,7 +103,7 @@ class Forecast:
 
     def running(self) -> list[TrialState]:
         """The trials that run."""
-        return [trial for trial in self.trials() if trial.status == "running"]
+        return [trial for trial in self.trials() if trial.status == TrialStatus.RUNNING]
 
     def best(self) -> TrialState | None:
         """The trial with the best value so far, whether it goes on or not; None where none has a value."""
@@ -112,7 +115,11 @@ class Forecast:
 
         Trials that are still to come are taken to last as long as those that ended, on average.
         """
-        ended = [trial for trial in self.trials() if trial.status in ("completed", "stopped_early")]
+        ended = [
+            trial
+            for trial in self.trials()
+            if trial.status in (TrialStatus.COMPLETED, TrialStatus.STOPPED_EARLY)
+        ]
         running = self.running()
         lengths = [trial.duration_s(now) for trial in ended]
         lengths = lengths or [whole for trial in running if (whole := self._whole_s(trial, now))]
@@ -132,7 +139,7 @@ class Forecast:
 
         def rank(trial: TrialState) -> tuple[float, float]:
             cost = self._cost(trial)
-            if trial.status == "running":
+            if trial.status == TrialStatus.RUNNING:
                 return (0, trial.number)
             return (1, cost) if math.isfinite(cost) else (2, -trial.number)
 

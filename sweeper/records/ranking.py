@@ -7,12 +7,19 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
+from sweeper.records.status import TrialStatus
 from sweeper.records.trial_state import TrialState
 from sweeper.spec.sweep import Objective
 
 __all__ = ["ORDER", "is_better", "ranked"]
 
-ORDER = ("completed", "running", "stopped_early", "interrupted", "failed")
+ORDER = (
+    TrialStatus.COMPLETED,
+    TrialStatus.RUNNING,
+    TrialStatus.STOPPED_EARLY,
+    TrialStatus.INTERRUPTED,
+    TrialStatus.FAILED,
+)
 """States in the order in which the ranking shows them."""
 
 
@@ -23,7 +30,7 @@ def ranked(trials: Iterable[TrialState], objectives: Sequence[Objective]) -> lis
     they beat, and so on; within such a front the first objective decides.
     """
     trials = list(trials)
-    fronts = _fronts([trial for trial in trials if trial.status == "completed"], objectives)
+    fronts = _fronts([trial for trial in trials if trial.status == TrialStatus.COMPLETED], objectives)
     return sorted(trials, key=lambda trial: _rank_key(trial, objectives, fronts))
 
 
@@ -33,7 +40,7 @@ def _rank_key(
     costs = _costs(trial, objectives)
     front = fronts.get(trial.number, 0)
     # Of trials that were cut short, one that came further was better for longer.
-    reach = 0 if trial.status == "completed" else -trial.step
+    reach = 0 if trial.status == TrialStatus.COMPLETED else -trial.step
     state = ORDER.index(trial.status) if trial.status in ORDER else len(ORDER)
     return (state, front, reach, *costs, trial.number)
 

@@ -17,7 +17,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import psutil
 
@@ -26,12 +26,11 @@ from sweeper.layout import JOURNAL
 from sweeper.records.events import Event, EventKind, event_fault
 from sweeper.records.journal import line_of_event, read_journal
 from sweeper.records.ranking import is_better, ranked
+from sweeper.records.status import SweepStatus, TrialStatus
 from sweeper.records.trial_state import TrialState
 from sweeper.spec.sweep import BudgetSpec, Objective
 
-__all__ = ["Status", "SweepState", "driver_runs", "find_sweep", "list_sweeps", "read_series", "read_sweep"]
-
-Status = Literal["done", "failed", "interrupted"]
+__all__ = ["SweepState", "driver_runs", "find_sweep", "list_sweeps", "read_series", "read_sweep"]
 
 
 @dataclass
@@ -45,7 +44,7 @@ class SweepState:
         spec: What was to be done, as plain types (`sweeper.spec.sweep.SweepSpec.to_dict`).
         info: Versions, git commit, identity of the data.
         driver: The process that ran it last: ``host``, ``pid``, ``started``.
-        status: ``new``, ``running``, or how it ended: ``done``, ``failed``, ``interrupted``.
+        status: Its status.
         message: What was said at the end.
         started: When it first started, in seconds since 1970.
         ended: When it last ended, or None.
@@ -61,7 +60,7 @@ class SweepState:
     spec: Mapping[str, Any] = field(default_factory=dict)
     info: Mapping[str, Any] = field(default_factory=dict)
     driver: Mapping[str, Any] = field(default_factory=dict)
-    status: str = "new"
+    status: SweepStatus = SweepStatus.NEW
     message: str = ""
     started: float = 0.0
     ended: float | None = None
@@ -118,35 +117,35 @@ class SweepState:
             raise UserError(f"{self.name}: there is no trial {number}. Its trials: {known}.")
         return self.trials[number]
 
-    def count(self, *statuses: str) -> int:
+    def count(self, *statuses: TrialStatus) -> int:
         """How many trials have one of these statuses."""
         return sum(trial.status in statuses for trial in self.trials.values())
 
     @property
     def ended_trials(self) -> int:
         """Trials that came to an end of their own: completed, stopped early or failed."""
-        return self.count("completed", "stopped_early", "failed")
+        return self.count(TrialStatus.COMPLETED, TrialStatus.STOPPED_EARLY, TrialStatus.FAILED)
 
     @property
     def is_closed(self) -> bool:
         """Whether a driver said how it ended, and that nothing is left to do."""
-        return self.status in ("done", "failed")
+        return self.status in (SweepStatus.DONE, SweepStatus.FAILED)
 
     def is_alive(self) -> bool:
         """Whether the driver runs; a driver on another host is believed to be as the journal left it."""
-        return self.status == "running" and driver_runs(self.driver)
+        return self.status == SweepStatus.RUNNING and driver_runs(self.driver)
 
     @property
     def state(self) -> str:
         """How it stands in one word: as `status` and `steered`, or ``interrupted`` without a driver."""
-        if self.status != "running":
+        if self.status != SweepStatus.RUNNING:
             return self.status
-        return (self.steered or "running") if self.is_alive() else "interrupted"
+        return (self.steered or SweepStatus.RUNNING) if self.is_alive() else SweepStatus.INTERRUPTED
 
-    def bury(self) -> None:
-        """Where the driver died without a word, end what it left running when it was last heard of."""
-        if self.status == "running" and not self.is_alive():
-            self._halt(self.heard)
+    def mark_interrupted(self) -> None:
+        """If the driver died, mark its running trials as interrupted when it was last heard of."""
+        if self.status == SweepStatus.RUNNING and not self.is_alive():
+            self._stop_clock(self.heard)
             self._cut_off()
 
     # Following the journal
@@ -169,8 +168,9 @@ class SweepState:
                 self._report(self.trials[event["trial"]], event)
             case EventKind.TRIAL_END:
                 trial = self.trials[event["trial"]]
-                trial.pause(event["time"])
-                trial.status, trial.reason, trial.message = event["status"], event["reason"], event["message"]
+                trial.stop_clock(event["time"])
+                trial.status = TrialStatus(event["status"])
+                trial.reason, trial.message = event["reason"], event["message"]
                 trial.ended, trial.needs = event["time"], ""
             case EventKind.TRIAL_RETRY:
                 self._trial_retry(self.trials[event["trial"]], event)
@@ -178,14 +178,15 @@ class SweepState:
                 self.trials[event["trial"]].drop(event["folders"])
             case EventKind.TRIAL_WAIT:
                 trial = self.trials[event["trial"]]
-                trial.pause(event["time"])
+                trial.stop_clock(event["time"])
                 trial.needs = event["needs"]
             case EventKind.STEER if "trial" not in event:
                 self._steer(event)
             case EventKind.SWEEP_END:
-                self.status, self.message, self.ended = event["status"], event["message"], event["time"]
+                self.status = SweepStatus(event["status"])
+                self.message, self.ended = event["message"], event["time"]
                 self.steered = ""
-                self._halt(event["time"])
+                self._stop_clock(event["time"])
         self.heard = event["time"]
 
     def _sweep_start(self, event: Event) -> None:
@@ -193,18 +194,18 @@ class SweepState:
         self.info, self.driver = event["info"], event["driver"]
         self.started = self.started or event["time"]
         # A driver that died without a word ran at least until it was last heard of.
-        self._halt(self.heard)
+        self._stop_clock(self.heard)
         self._since = event["time"]
-        self.status, self.message, self.ended, self.steered = "running", "", None, ""
+        self.status, self.message, self.ended, self.steered = SweepStatus.RUNNING, "", None, ""
         self._cut_off()
 
     def _cut_off(self) -> None:
         for trial in self.trials.values():
-            if trial.status == "running":
-                trial.pause(self.heard)
-                trial.status, trial.needs = "interrupted", ""
+            if trial.status == TrialStatus.RUNNING:
+                trial.stop_clock(self.heard)
+                trial.status, trial.needs = TrialStatus.INTERRUPTED, ""
 
-    def _halt(self, now: float) -> None:
+    def _stop_clock(self, now: float) -> None:
         self._ran_s = self.running_s(now)
         self._since = None
 
@@ -214,7 +215,7 @@ class SweepState:
                 self.steered = "pausing"
             case "paused":
                 self.steered = "paused"
-                self._halt(event["time"])
+                self._stop_clock(event["time"])
             case "resume":
                 self.steered = ""
                 self._since = event["time"] if self._since is None else self._since
@@ -229,11 +230,12 @@ class SweepState:
         number = event["trial"]
         if number not in self.trials:
             self.trials[number] = TrialState(number, event["values"], event["config"], event["time"])
-        self.trials[number].begin(event["time"])
+        self.trials[number].start_clock(event["time"])
 
     def _trial_retry(self, trial: TrialState, event: Event) -> None:
-        trial.pause(event["time"])
-        trial.status, trial.reason, trial.message = "interrupted", event["reason"], event["message"]
+        trial.stop_clock(event["time"])
+        trial.status = TrialStatus.INTERRUPTED
+        trial.reason, trial.message = event["reason"], event["message"]
         trial.ended, trial.needs = event["time"], ""
         trial.retries[event["reason"]] = trial.retries.get(event["reason"], 0) + 1
         trial.changes |= event["changes"]
@@ -266,11 +268,13 @@ class SweepState:
     def best_trial(self) -> TrialState | None:
         """The first of the ranking, if it completed."""
         ranked = self.ranking()
-        return ranked[0] if ranked and ranked[0].status == "completed" else None
+        return ranked[0] if ranked and ranked[0].status == TrialStatus.COMPLETED else None
 
     def best_so_far(self, also: TrialState | None = None) -> dict[str, float]:
         """The best final value of each objective among completed trials, and one that is about to be."""
-        completed = [trial for trial in self.trials.values() if trial.status == "completed" or trial is also]
+        completed = [
+            trial for trial in self.trials.values() if trial.status == TrialStatus.COMPLETED or trial is also
+        ]
         best: dict[str, float] = {}
         for objective in self.objectives:
             for trial in completed:
@@ -318,7 +322,7 @@ def read_series(folder: Path, metric: str) -> dict[int, list[tuple[int, float]]]
     for event in read_journal(folder / JOURNAL).events:
         if event["event"] == EventKind.REPORT and metric in event["metrics"]:
             series.setdefault(event["trial"], []).append((event["step"], float(event["metrics"][metric])))
-        elif event["event"] == EventKind.TRIAL_END and event["status"] == "failed":
+        elif event["event"] == EventKind.TRIAL_END and event["status"] == TrialStatus.FAILED:
             series.pop(event["trial"], None)
     return series
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-__all__ = ["TrialState", "TrialStatus"]
+from sweeper.records.status import TrialStatus
 
-TrialStatus = Literal["running", "completed", "stopped_early", "failed", "interrupted"]
+__all__ = ["TrialState"]
 
 
 @dataclass
@@ -18,7 +18,7 @@ class TrialState:
 
     Attributes:
         number: The trial's number.
-        status: ``running``, ``completed``, ``stopped_early``, ``failed`` or ``interrupted``.
+        status: Its status.
         reason: Why it failed or was stopped, one word; empty otherwise.
         message: The rest of it, for a person.
         values: The searched parameters that existed in this trial.
@@ -44,7 +44,7 @@ class TrialState:
     values: Mapping[str, Any]
     config: Mapping[str, Any]
     started: float
-    status: TrialStatus = "running"
+    status: TrialStatus = TrialStatus.RUNNING
     reason: str = ""
     message: str = ""
     step: int = 0
@@ -66,7 +66,7 @@ class TrialState:
 
     def duration_s(self, now: float | None = None) -> float:
         """Seconds for which it ran; pauses, and waiting for its resources, are left out."""
-        if self.status != "running" or self.needs:
+        if self.status != TrialStatus.RUNNING or self.needs:
             return self._ran_s
         return self._ran_s + max(0.0, (time.time() if now is None else now) - self._segment)
 
@@ -78,12 +78,13 @@ class TrialState:
         if self.best_checkpoint in folders:
             self.best_checkpoint = None
 
-    def begin(self, now: float) -> None:
+    def start_clock(self, now: float) -> None:
         """Note that it starts, or starts again."""
-        self.status, self.reason, self.message, self.ended, self.needs = "running", "", "", None, ""
+        self.status, self.reason, self.message = TrialStatus.RUNNING, "", ""
+        self.ended, self.needs = None, ""
         self._segment, self.first = now, None
 
-    def pause(self, now: float) -> None:
+    def stop_clock(self, now: float) -> None:
         """Note that it ran until now."""
         self._ran_s = self.duration_s(now)
         self._segment = now

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from sweeper.errors import UserError
 from sweeper.layout import DRIVER_LOG, JOURNAL, LOG, trial_folder
 from sweeper.records.journal import read_journal
+from sweeper.records.status import SweepStatus
 from sweeper.records.sweep_state import SweepState, driver_runs, read_sweep
 from sweeper.steering.mailbox import ACTIONS, Action, send
 from sweeper.steering.status import status_of
@@ -71,7 +72,7 @@ def request(folder: Path, action: Action, trial: int | None = None, changes: Seq
 
 def not_running(sweep: SweepState) -> str:
     """Say that nobody runs a sweep, and since when."""
-    if sweep.status == "running":
+    if sweep.status == SweepStatus.RUNNING:
         return f"{sweep.name} does not run: its driver died without a word."
     return f"{sweep.name} does not run: it is {sweep.status}. {sweep.message}".rstrip()
 

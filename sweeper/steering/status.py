@@ -12,6 +12,7 @@ from sweeper.layout import JOURNAL, STATE, trial_folder
 from sweeper.records.forecast import Forecast, cost_of, gpu_hours_json
 from sweeper.records.journal import read_journal
 from sweeper.records.ranking import ORDER
+from sweeper.records.status import TrialStatus
 from sweeper.records.sweep_state import SweepState
 from sweeper.tracking.state import read_state
 from sweeper.trial.exchange import progress_of
@@ -29,7 +30,7 @@ def board_of(sweep: SweepState) -> Forecast:
 
 def status_of(sweep: SweepState) -> Plain:
     """How a sweep stands, as plain types, as it was read from its folder."""
-    sweep.bury()
+    sweep.mark_interrupted()
     now = time.time()
     board = board_of(sweep)
     alive = sweep.is_alive()
@@ -62,7 +63,7 @@ def _budget(sweep: SweepState, now: float) -> Plain:
         "trials": sweep.ended_trials,
         "hours": sweep.running_s(now) / 3600,
         "gpu_hours": cost_of(sweep, now).so_far,
-        "max_failed": sweep.count("failed"),
+        "max_failed": sweep.count(TrialStatus.FAILED),
     }
     limits = dataclasses.asdict(sweep.budget)
     return {

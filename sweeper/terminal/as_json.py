@@ -8,6 +8,7 @@ from typing import Any
 
 from sweeper.layout import LOG, trial_folder
 from sweeper.records.forecast import Cost, cost_of, gpu_hours_json
+from sweeper.records.status import TrialStatus
 from sweeper.records.sweep_state import SweepState
 from sweeper.records.trial_state import TrialState
 
@@ -36,7 +37,7 @@ def to_json(sweep: SweepState) -> dict[str, Any]:
 
 def _trial_json(trial: TrialState, position: int, sweep: SweepState, cost: Cost) -> dict[str, Any]:
     return {
-        "rank": position if trial.status == "completed" else None,
+        "rank": position if trial.status == TrialStatus.COMPLETED else None,
         "trial": trial.number,
         "status": trial.status,
         "reason": trial.reason,

@@ -21,6 +21,7 @@ from rich.text import Text
 from sweeper.layout import trial_folder
 from sweeper.records.events import Event, EventKind
 from sweeper.records.forecast import Forecast
+from sweeper.records.status import TrialStatus
 from sweeper.records.sweep_state import SweepState
 from sweeper.records.trial_state import TrialState
 from sweeper.terminal.tables import (
@@ -143,7 +144,7 @@ class Display:
         for trial in trials:
             if trial.needs:
                 said.append(_one_line(f"trial {trial.number}: waiting for {trial.needs}", "yellow"))
-            elif trial.status == "running" and not self._elsewhere:
+            elif trial.status == TrialStatus.RUNNING and not self._elsewhere:
                 message = progress_of(trial_folder(self._board.sweep.folder, trial.number))
                 if message:
                     said.append(_one_line(f"trial {trial.number}: {message}", "dim"))
@@ -185,7 +186,7 @@ def event_line(board: Forecast, event: Event) -> str:
             state = trial.status.replace("_", " ")
             reason = f" ({reason_text(trial)})" if reason_text(trial) else ""
             words = f"trial {trial.number} {state}{reason} at {at} after {duration_text(trial.duration_s())}"
-            message = f"\n    {trial.message}" if trial.status == "failed" and trial.message else ""
+            message = f"\n    {trial.message}" if trial.status == TrialStatus.FAILED and trial.message else ""
             return words + (f": {numbers}" if numbers else "") + message
     return ""
 

@@ -10,13 +10,18 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from sweeper.records.sweep_state import Status, SweepState
+from sweeper.records.status import SweepStatus
+from sweeper.records.sweep_state import SweepState
 from sweeper.terminal.tables import print_ranking
 from sweeper.tracking.state import Delivery
 
 __all__ = ["SweepResult", "print_result"]
 
-EXIT_CODES: Mapping[Status, int] = {"done": 0, "failed": 1, "interrupted": 130}
+EXIT_CODES: Mapping[SweepStatus, int] = {
+    SweepStatus.DONE: 0,
+    SweepStatus.FAILED: 1,
+    SweepStatus.INTERRUPTED: 130,
+}
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ class SweepResult:
     """
 
     sweep: SweepState
-    status: Status
+    status: SweepStatus
     message: str
     delivery: Delivery
     url: str | None = None
@@ -75,7 +80,7 @@ def print_result(console: Console, result: SweepResult) -> None:
             )
         console.print(f"Compare the best trials: {result.url}", soft_wrap=True)
         console.print(f"Chart all trials: {result.charts}", soft_wrap=True)
-    if result.status == "interrupted":
+    if result.status == SweepStatus.INTERRUPTED:
         console.print(f"To continue it: {_resume_command(result, option)}", soft_wrap=True)
 
 

@@ -16,6 +16,7 @@ from rich.text import Text
 from sweeper.layout import ERROR_TEXT, trial_folder
 from sweeper.records.forecast import cost_of, gpus_per_trial
 from sweeper.records.ranking import ORDER
+from sweeper.records.status import SweepStatus, TrialStatus
 from sweeper.records.sweep_state import SweepState
 from sweeper.records.trial_state import TrialState
 
@@ -194,7 +195,7 @@ def print_ranking(console: Console, sweep: SweepState, top: int | None = None) -
 def _remarks(sweep: SweepState) -> list[Text]:
     """The lines below the table: why trials failed, where their logs are, and which were retried."""
     remarks = []
-    failed = [trial for trial in sweep.ranking() if trial.status == "failed"]
+    failed = [trial for trial in sweep.ranking() if trial.status == TrialStatus.FAILED]
     for trial in failed[:FAILURES_SHOWN]:
         message = (trial.message.splitlines() or [""])[0]
         remarks.append(Text(f"trial {trial.number} failed: {trial.reason}: {message}", style="red"))
@@ -248,7 +249,7 @@ def _sweep_cells(sweep: SweepState) -> list[Text | str]:
         sweep.name,
         state_text(sweep.state),
         f"{sweep.ended_trials}/{budget}",
-        str(sweep.count("failed")),
+        str(sweep.count(TrialStatus.FAILED)),
         "\n".join(number_text(best.get(objective.name)) for objective in sweep.objectives),
         "\n".join(objective.name for objective in sweep.objectives),
         time.strftime("%Y-%m-%d %H:%M", time.localtime(sweep.started)),
@@ -267,7 +268,7 @@ def _cost(sweep: SweepState) -> list[str]:
     if not cost.so_far:
         return []
     so_far = f"{number_text(cost.so_far)} GPU-hours"
-    still = sweep.status == "running" and cost.expected is not None
+    still = sweep.status == SweepStatus.RUNNING and cost.expected is not None
     return [f"{so_far} of about {number_text(cost.expected)}" if still else so_far]
 
 

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from sweeper.layout import ERROR_TEXT, trial_folder
 from sweeper.records.events import Event, EventKind
+from sweeper.records.status import SweepStatus, TrialStatus
 from sweeper.tracking.client import attempt, legal_key
 from sweeper.tracking.state import State
 
@@ -25,14 +26,16 @@ TAG_LENGTH = 8000
 FIRST_GROUPS = ("final", "best", "rollout", "eval", "train")
 LAST_GROUP = "system"
 
-STATUS = {
-    "completed": "FINISHED",
-    "stopped_early": "KILLED",
-    "interrupted": "KILLED",
-    "failed": "FAILED",
-    "done": "FINISHED",
+STATUS: dict[str, str] = {
+    TrialStatus.COMPLETED: "FINISHED",
+    TrialStatus.STOPPED_EARLY: "KILLED",
+    TrialStatus.INTERRUPTED: "KILLED",
+    TrialStatus.FAILED: "FAILED",
+    SweepStatus.DONE: "FINISHED",
+    SweepStatus.INTERRUPTED: "KILLED",
+    SweepStatus.FAILED: "FAILED",
 }
-"""The status of a run for each way in which a trial or sweep ends; the tag ``status`` has our word."""
+"""MLflow's status of a run for each end of a trial or sweep. The tag ``status`` contains our own word."""
 
 T = TypeVar("T")
 
@@ -98,11 +101,11 @@ class Batch:
         tags = {"sweep.name": event["sweep"], "sweep.id": event["sweep_id"], "sweep.kind": "sweep"}
         parent = self._run(event["sweep"], tags, event)
         self.parent = parent
-        self._tags[parent] |= {"status": "running", **_info_tags(info)}
+        self._tags[parent] |= {"status": SweepStatus.RUNNING, **_info_tags(info)}
         if first:
             # MLflow keeps the parameters of a run for good; a sweep that goes on may have a larger budget.
             self._params[parent] |= _sweep_params(spec)
-        self._status[parent] = ("running", 0)
+        self._status[parent] = (SweepStatus.RUNNING, 0)
         self.artifacts += [
             {"trial": "", "name": "space.yaml", "text": event["space"]},
             {"trial": "", "name": "spec.json", "text": json.dumps(spec, indent=1)},
@@ -120,13 +123,13 @@ class Batch:
         first = number not in self.runs
         run = self.runs.get(number) or self._run(f"trial {number}", tags, event)
         self.runs[number] = run
-        self._tags[run]["status"] = "running"
+        self._tags[run]["status"] = TrialStatus.RUNNING
         if first:
             # MLflow keeps parameters for good: what a retry changes stands in tags.
             self._params[run] |= {name: _text(value) for name, value in event["config"].items()}
             # MLflow's comparison begins with the metric that a run got first: that is to be the objective.
             self._add_metrics(run, _prefixed("final", dict.fromkeys(self.objectives, math.nan)), 0, event)
-        self._status[run] = ("running", 0)
+        self._status[run] = (TrialStatus.RUNNING, 0)
         self.artifacts.append(
             {"trial": number, "name": "config.json", "text": json.dumps(event["config"], indent=1)}
         )
@@ -148,7 +151,7 @@ class Batch:
         number = str(event["trial"])
         run = self.runs[number]
         error = trial_folder(self._folder, event["trial"]) / ERROR_TEXT
-        if event["status"] == "failed" and error.exists():
+        if event["status"] == TrialStatus.FAILED and error.exists():
             self.artifacts.append({"trial": number, "path": str(error), "folder": ""})
         # At step 0: MLflow then draws them as bars to compare runs by, not as lines of one point.
         self._add_metrics(run, _prefixed("final", event["final"]), 0, event)
@@ -206,7 +209,7 @@ class Batch:
         self._send(lambda: self._client.log_batch(run, **entities))
 
     def _end(self, run: str, status: str, end: int) -> None:
-        if status == "running":
+        if status == TrialStatus.RUNNING:
             self._send(lambda: self._client.update_run(run, status="RUNNING"))
         else:
             self._send(lambda: self._client.set_terminated(run, STATUS[status], end_time=end))
