@@ -81,27 +81,31 @@ class Fault:
         return f"{self.where}: {self.problem}" + (f" {self.remedy}" if self.remedy else "")
 
 
+Severity = Literal["error", "warning", "note", "fine"]
+"""How serious a finding is, the most serious first."""
+
+
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was noticed in a dataset, as a small report.
+    """One result of a check of a dataset or a machine, as a small report.
 
     Attributes:
         check: Stable name of the check, e.g. ``truncated_video``.
-        severity: ``error`` if training cannot or must not continue, ``warning`` if it will suffer,
-            ``note`` if it is merely worth knowing.
-        where: The feature or the file.
+        severity: ``error`` if training cannot or must not continue, ``warning`` if its results may be worse,
+            ``note`` if it is only worth knowing, ``fine`` if the check passed.
+        where: The feature, the file, the node, or ``cluster``.
         problem: What was found, with numbers.
-        why: Why it matters to the policy.
-        remedy: What to do about it.
-        episodes: The episodes concerned; empty if all are, or none in particular.
+        why: Why it matters to the policy. Empty for a machine.
+        remedy: What to do about it. Empty if nothing needs to be done.
+        episodes: The episodes concerned. Empty if all are, or none in particular.
     """
 
     check: str
-    severity: Literal["error", "warning", "note"]
+    severity: Severity
     where: str
     problem: str
-    why: str
-    remedy: str
+    why: str = ""
+    remedy: str = ""
     episodes: tuple[int, ...] = ()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +13,7 @@ from sweeper.errors import UserError
 from sweeper.machines.doctor.examination import examine
 from sweeper.machines.identity import identify
 from sweeper.machines.ssh import find_cluster_head
-from sweeper.terminal.findings import print_diagnoses
+from sweeper.terminal.findings import diagnoses_json, print_diagnoses
 
 __all__ = ["doctor"]
 
@@ -32,9 +31,9 @@ def doctor(
     if cluster is not None:
         raise typer.Exit(_doctor_there(cluster, address, as_json))
     diagnoses = examine(address, sweeps)
-    wrong = any(diagnosis.level == "wrong" for diagnosis in diagnoses)
+    wrong = any(diagnosis.severity == "error" for diagnosis in diagnoses)
     if as_json:
-        typer.echo(json.dumps([dataclasses.asdict(diagnosis) for diagnosis in diagnoses], indent=2))
+        typer.echo(json.dumps(diagnoses_json(diagnoses), indent=2))
     else:
         print_diagnoses(open_console(), diagnoses)
     raise typer.Exit(int(wrong))

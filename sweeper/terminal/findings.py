@@ -12,20 +12,18 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from sweeper.machines.doctor.diagnosis import Diagnosis, Level
 from sweeper.text import counted
-from trainables.interface import Examination, Finding
+from trainables.interface import Examination, Finding, Severity
 
-__all__ = ["print_diagnoses", "print_examination", "print_portrait", "to_json"]
+__all__ = ["diagnoses_json", "print_diagnoses", "print_examination", "print_portrait", "to_json"]
 
 SEVERITIES = ("error", "warning", "note")
-_LEVEL_SIGNS: Mapping[Level, tuple[str, str]] = {
-    "wrong": ("✗", "bold red"),
-    "doubtful": ("!", "bold yellow"),
+_SIGNS: Mapping[Severity, tuple[str, str]] = {
+    "error": ("✗", "bold red"),
+    "warning": ("!", "bold yellow"),
     "note": ("·", "cyan"),
     "fine": ("✓", "green"),
 }
-_SIGNS = {"error": ("✗", "bold red"), "warning": ("!", "bold yellow"), "note": ("·", "cyan")}
 LISTED_TASKS = 10
 
 
@@ -165,22 +163,32 @@ def _size(gb: float) -> str:
     return f"{gb * 1e3:.1f} MB" if gb >= 1e-3 else f"{gb * 1e6:.0f} kB"
 
 
-def print_diagnoses(console: Console, diagnoses: Sequence[Diagnosis]) -> None:
+def print_diagnoses(console: Console, diagnoses: Sequence[Finding]) -> None:
     """Print the findings of the machine doctor, the worst first."""
-    for level, (sign, style) in _LEVEL_SIGNS.items():
+    for severity, (sign, style) in _SIGNS.items():
         for diagnosis in diagnoses:
-            if diagnosis.level != level:
+            if diagnosis.severity != severity:
                 continue
             console.print(
-                Text.assemble((f"{sign} ", style), (f"{diagnosis.where}  ", "bold"), diagnosis.found),
+                Text.assemble((f"{sign} ", style), (f"{diagnosis.where}  ", "bold"), diagnosis.problem),
                 soft_wrap=True,
             )
             if diagnosis.remedy:
                 console.print(Padding(Text(diagnosis.remedy, style="green"), (0, 0, 0, 2), expand=False))
-    levels = Counter(diagnosis.level for diagnosis in diagnoses)
-    counts = [(levels["wrong"], "error"), (levels["doubtful"], "warning")]
-    named = [counted(number, word) for number, word in counts if number]
-    if not named:
-        console.print("No problems found.", style="bold")
-    else:
-        console.print(f"{', '.join(named)}.", style="bold")
+    severities = Counter(diagnosis.severity for diagnosis in diagnoses)
+    named = [counted(severities[word], word) for word in ("error", "warning") if severities[word]]
+    console.print(f"{', '.join(named)}." if named else "No problems found.", style="bold")
+
+
+def diagnoses_json(diagnoses: Sequence[Finding]) -> list[dict[str, str]]:
+    """Findings about machines as plain types."""
+    return [
+        {
+            "level": diagnosis.severity,
+            "check": diagnosis.check,
+            "where": diagnosis.where,
+            "found": diagnosis.problem,
+            "remedy": diagnosis.remedy,
+        }
+        for diagnosis in diagnoses
+    ]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-__all__ = ["PLACES", "Diagnosis", "Level", "NodeReport", "judge"]
+from trainables.interface import Finding, Severity
 
-Level = Literal["wrong", "doubtful", "note", "fine"]
+__all__ = ["PLACES", "NodeReport", "finding", "judge"]
 
 LEAST_DISK_GB = 10.0
 LEAST_SHM_GB = 1.0
@@ -20,26 +20,6 @@ PLACES = {"sweeps": "sweeps", "cache": "decoded frames"}
 """The folders that a node writes to, and what for."""
 OLDEST_DRIVERS = {"13": 580, "12": 525, "11": 450}
 """NVIDIA's drivers that can run what was built for a CUDA, by its major version."""
-
-
-@dataclass(frozen=True)
-class Diagnosis:
-    """One thing that was looked at.
-
-    Attributes:
-        level: ``wrong`` where sweeps will fail, ``doubtful`` where they may suffer, ``note`` where it is
-            worth knowing, ``fine``.
-        check: Stable name of the check, e.g. ``clock``.
-        where: The node, or ``cluster``.
-        found: What was found.
-        remedy: What to do about it; empty where nothing is to be done.
-    """
-
-    level: Level
-    check: str
-    where: str
-    found: str
-    remedy: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,9 +47,12 @@ class NodeReport:
     unwritten: str = ""
 
 
-def judge(
-    reports: Sequence[NodeReport], mlflow: str | None = None, *, alone: bool = False
-) -> list[Diagnosis]:
+def finding(severity: Severity, check: str, where: str, problem: str, remedy: str = "") -> Finding:
+    """A finding about a node, or about the cluster."""
+    return Finding(check, severity, where, problem, remedy=remedy)
+
+
+def judge(reports: Sequence[NodeReport], mlflow: str | None = None, *, alone: bool = False) -> list[Finding]:
     """Say what is wrong, from what the nodes said.
 
     Args:
@@ -78,8 +61,8 @@ def judge(
         alone: Whether this is one machine without a cluster.
     """
     diagnoses = [
-        Diagnosis(
-            "wrong",
+        finding(
+            "error",
             "answer",
             report.name,
             f"The node cannot run our code: {report.silence}",
@@ -98,18 +81,21 @@ def judge(
     return [*diagnoses, *_token(answered, alone)]
 
 
-def _versions(reports: Sequence[NodeReport]) -> list[Diagnosis]:
+def _versions(reports: Sequence[NodeReport]) -> list[Finding]:
     """All nodes must run the same; what most of them run, or else the head, is taken for right."""
     diagnoses = []
     names = {
         "python": ("Python", "Install the same Python, to the patch level, and run scripts/setup_node.sh."),
-        "ray": ("Ray", "Run scripts/setup_node.sh there: it installs what constraints.txt says."),
+        "ray": ("Ray", "Run scripts/setup_node.sh there: it installs the versions in constraints.txt."),
         "code": (
             "our code, by its digest,",
-            "Bring the cluster up to date: `ray up FILE`. Where that does not help, remove "
-            "~/diffusion-policy-sweeper there first: files that are gone here stay there.",
+            "Bring the cluster up to date: `ray up FILE`. If that does not help, delete "
+            "~/diffusion-policy-sweeper there first: files deleted here remain there otherwise.",
         ),
-        "packages": ("packages", "Run scripts/setup_node.sh there: it installs what constraints.txt says."),
+        "packages": (
+            "packages",
+            "Run scripts/setup_node.sh there: it installs the versions in constraints.txt.",
+        ),
     }
     head = next((report for report in reports if report.is_head), reports[0])
     for key, (word, remedy) in names.items():
@@ -121,13 +107,13 @@ def _versions(reports: Sequence[NodeReport]) -> list[Diagnosis]:
             found = str(report.measured["identity"][key])
             if found != usual:
                 text = f"{word} is {_told(found, usual)}, and other nodes have {_told(usual, found)}."
-                diagnoses.append(Diagnosis("wrong", key, report.name, text[0].upper() + text[1:], remedy))
+                diagnoses.append(finding("error", key, report.name, text[0].upper() + text[1:], remedy))
     if not diagnoses:
         identity = head.measured["identity"]
         text = f"Python {identity['python']}, Ray {identity['ray']}, sweeper {identity['package']}"
         every = f" on all {len(reports)} nodes" if len(reports) > 1 else ""
         where = "cluster" if len(reports) > 1 else head.name
-        diagnoses.append(Diagnosis("fine", "versions", where, f"{text} ({identity['code']}){every}"))
+        diagnoses.append(finding("fine", "versions", where, f"{text} ({identity['code']}){every}"))
     return diagnoses
 
 
@@ -139,15 +125,15 @@ def _told(found: str, other: str) -> str:
     return ", ".join(sorted(pair.replace("'", "").replace(":", "") for pair in pairs))
 
 
-def _gpus(report: NodeReport) -> list[Diagnosis]:
+def _gpus(report: NodeReport) -> list[Finding]:
     measured = report.measured
     names, driver, cuda = measured["gpus"], measured["driver"], measured["torch_cuda"]
     if not report.gpus and not names:
-        return [Diagnosis("note", "gpus", report.name, f"No GPU; {measured['cpus']} CPUs.")]
+        return [finding("note", "gpus", report.name, f"No GPU; {measured['cpus']} CPUs.")]
     if report.gpus > len(names):
         return [
-            Diagnosis(
-                "wrong",
+            finding(
+                "error",
                 "gpus",
                 report.name,
                 f"Ray gives out {report.gpus:g} GPUs, and NVIDIA's driver lists {len(names)}.",
@@ -157,8 +143,8 @@ def _gpus(report: NodeReport) -> list[Diagnosis]:
         ]
     if cuda is None:
         return [
-            Diagnosis(
-                "wrong",
+            finding(
+                "error",
                 "gpus",
                 report.name,
                 f"{len(names)} GPUs ({names[0]}), and torch was built without CUDA.",
@@ -168,8 +154,8 @@ def _gpus(report: NodeReport) -> list[Diagnosis]:
     oldest = OLDEST_DRIVERS.get(cuda.partition(".")[0], 0)
     if driver is None or int(driver.partition(".")[0]) < oldest:
         return [
-            Diagnosis(
-                "wrong",
+            finding(
+                "error",
                 "driver",
                 report.name,
                 f"NVIDIA's driver is {driver or 'missing'}, and torch, built for CUDA {cuda}, needs {oldest} "
@@ -178,18 +164,18 @@ def _gpus(report: NodeReport) -> list[Diagnosis]:
             )
         ]
     text = f"{len(names)} × {names[0]}, driver {driver}, torch for CUDA {cuda}"
-    return [Diagnosis("fine", "gpus", report.name, text)]
+    return [finding("fine", "gpus", report.name, text)]
 
 
-def _disks(report: NodeReport) -> list[Diagnosis]:
+def _disks(report: NodeReport) -> list[Finding]:
     measured = report.measured
     diagnoses = []
     for key, what in PLACES.items():
         place = measured[key]
         if not place["writable"]:
             diagnoses.append(
-                Diagnosis(
-                    "wrong",
+                finding(
+                    "error",
                     "disk",
                     report.name,
                     f"{place['path']} ({what}) cannot be written.",
@@ -198,41 +184,41 @@ def _disks(report: NodeReport) -> list[Diagnosis]:
             )
         elif place["free_gb"] < LEAST_DISK_GB:
             diagnoses.append(
-                Diagnosis(
-                    "doubtful",
+                finding(
+                    "warning",
                     "disk",
                     report.name,
                     f"{place['path']} ({what}) has {place['free_gb']:.1f} GB free, of "
                     f"{place['total_gb']:.0f}.",
-                    "Make room, or name a folder on a larger disk to scripts/setup_node.sh.",
+                    "Free some space, or pass a folder on a larger disk to scripts/setup_node.sh.",
                 )
             )
     if measured["shm_gb"] is not None and measured["shm_free_gb"] < LEAST_SHM_GB:
         diagnoses.append(
-            Diagnosis(
-                "doubtful",
+            finding(
+                "warning",
                 "shm",
                 report.name,
                 f"/dev/shm has {measured['shm_free_gb']:.2f} of {measured['shm_gb']:.2f} GB free: Ray and "
                 "torch's workers exchange data through it.",
-                "Give the container more (`--shm-size=8g`), or remove what lies there.",
+                "Give the container more (`--shm-size=8g`), or delete files there.",
             )
         )
     if measured["files"] < LEAST_FILES:
         diagnoses.append(
-            Diagnosis(
-                "doubtful",
+            finding(
+                "warning",
                 "files",
                 report.name,
-                f"A process may open {measured['files']} files only.",
-                "`ulimit -n 65536` before `ray start`, as the cluster files here do.",
+                f"A process may open only {measured['files']} files.",
+                "Run `ulimit -n 65536` before `ray start`, as the cluster files here do.",
             )
         )
     rooms = [f"{measured[key]['free_gb']:.0f} GB free for {word}" for key, word in PLACES.items()]
-    return diagnoses or [Diagnosis("fine", "disk", report.name, ", ".join(rooms))]
+    return diagnoses or [finding("fine", "disk", report.name, ", ".join(rooms))]
 
 
-def _store(report: NodeReport, alone: bool) -> list[Diagnosis]:
+def _store(report: NodeReport, alone: bool) -> list[Finding]:
     if alone:
         return []
     path = report.measured["sweeps"]["path"]
@@ -242,64 +228,64 @@ def _store(report: NodeReport, alone: bool) -> list[Diagnosis]:
     )
     if report.unwritten:
         return [
-            Diagnosis("wrong", "store", report.name, f"{path} takes no file: {report.unwritten}.", remedy)
+            finding("error", "store", report.name, f"{path} cannot be written: {report.unwritten}.", remedy)
         ]
     if report.unread:
         text = f"{path} is not shared: {len(report.unread)} files that other nodes wrote are missing here."
-        return [Diagnosis("wrong", "store", report.name, text, remedy)]
-    return [Diagnosis("fine", "store", report.name, f"{path} is shared: what every node writes is read here")]
+        return [finding("error", "store", report.name, text, remedy)]
+    return [finding("fine", "store", report.name, f"{path} is shared: what every node writes is read here")]
 
 
-def _mlflow(report: NodeReport, server: str | None) -> list[Diagnosis]:
+def _mlflow(report: NodeReport, server: str | None) -> list[Finding]:
     if server is None:
-        text = "MLflow: no server is named; each sweep keeps its runs in its own folder."
-        return [Diagnosis("note", "mlflow", report.name, text)] if report.is_head else []
+        text = "MLflow: no server is configured. Each sweep keeps its runs in its own folder."
+        return [finding("note", "mlflow", report.name, text)] if report.is_head else []
     problem = report.measured["mlflow"]
     if not problem:
-        return [Diagnosis("fine", "mlflow", report.name, f"MLflow answers at {server}")]
+        return [finding("fine", "mlflow", report.name, f"MLflow answers at {server}")]
     if report.is_head:
         return [
-            Diagnosis(
-                "wrong",
+            finding(
+                "error",
                 "mlflow",
                 report.name,
                 f"MLflow does not answer at {server}: {problem}.",
-                "`sh scripts/mlflow_service.sh start` on the head, or correct MLFLOW_TRACKING_URI. Sweeps go "
-                "on without it, and `sweeper sync` brings it what it lacks.",
+                "Run `sh scripts/mlflow_service.sh start` on the head, or correct MLFLOW_TRACKING_URI. "
+                "Sweeps run without it, and `sweeper sync` uploads the missing data.",
             )
         ]
     text = f"{server} (MLflow) is not reached from here and need not be: the head alone writes to it."
-    return [Diagnosis("note", "mlflow", report.name, text)]
+    return [finding("note", "mlflow", report.name, text)]
 
 
-def _clock(report: NodeReport) -> list[Diagnosis]:
+def _clock(report: NodeReport) -> list[Finding]:
     if abs(report.skew_s) <= LARGEST_SKEW_S:
         return []
     ahead = "ahead of" if report.skew_s > 0 else "behind"
     return [
-        Diagnosis(
-            "doubtful",
+        finding(
+            "warning",
             "clock",
             report.name,
             f"The clock is {abs(report.skew_s):.1f} s {ahead} the head's: times of trials will be wrong.",
-            "Have it set by NTP: `sudo timedatectl set-ntp true`.",
+            "Synchronise it by NTP: `sudo timedatectl set-ntp true`.",
         )
     ]
 
 
-def _token(reports: Sequence[NodeReport], alone: bool) -> list[Diagnosis]:
+def _token(reports: Sequence[NodeReport], alone: bool) -> list[Finding]:
     if alone:
         return []
     without = [report.name for report in reports if not report.measured["token"]]
     if not without:
-        return [Diagnosis("fine", "token", "cluster", "Ray asks everybody for the token")]
+        return [finding("fine", "token", "cluster", "Ray requires the token from every client")]
     return [
-        Diagnosis(
-            "doubtful",
+        finding(
+            "warning",
             "token",
             ", ".join(without),
-            "Ray runs without token authentication: whoever reaches its ports can run anything there.",
-            "`ray get-auth-token --generate` on the laptop; the cluster files here copy it to every node. "
-            "Then `ray up` again.",
+            "Ray runs without token authentication: anyone with access to its ports can run any code there.",
+            "Run `ray get-auth-token --generate` on the laptop. The cluster files here copy it to every "
+            "node. Then run `ray up` again.",
         )
     ]

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.machines.doctor import probe
-from sweeper.machines.doctor.diagnosis import Diagnosis, NodeReport, judge
+from sweeper.machines.doctor.diagnosis import NodeReport, finding, judge
 from sweeper.text import last_line
+from trainables.interface import Finding
 
 __all__ = ["examine"]
 
@@ -24,7 +25,7 @@ PATIENCE_S = 120.0
 """How long a node may take to answer: its first task starts a process."""
 
 
-def examine(address: str | None = None, sweeps: Path = Path("sweeps")) -> list[Diagnosis]:
+def examine(address: str | None = None, sweeps: Path = Path("sweeps")) -> list[Finding]:
     """Look at this machine, or at every node of a cluster.
 
     Args:
@@ -143,11 +144,11 @@ def _marks(nodes: Sequence[str], sweeps: Path) -> tuple[dict[str, str], dict[str
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _of_cluster(cluster: Any) -> list[Diagnosis]:
+def _of_cluster(cluster: Any) -> list[Finding]:
     text = f"{len(cluster.nodes)} machines are up: {cluster.cpus:g} CPUs, {cluster.gpus:g} GPUs"
     if cluster.scaled:
         text += f"; the autoscaler may reach {cluster.cpus:g} CPUs and {cluster.gpus:g} GPUs"
-    found = [Diagnosis("fine", "size", "cluster", text)]
+    found = [finding("fine", "size", "cluster", text)]
     if not cluster.gpus:
-        found.append(Diagnosis("note", "gpus", "cluster", "No machine has a GPU: trials train on CPUs."))
+        found.append(finding("note", "gpus", "cluster", "No machine has a GPU: trials train on CPUs."))
     return found

@@ -15,7 +15,8 @@ import pytest
 
 from sweeper.cli import main
 from sweeper.machines.doctor import probe
-from sweeper.machines.doctor.diagnosis import Diagnosis, NodeReport, judge
+from sweeper.machines.doctor.diagnosis import NodeReport, judge
+from trainables.interface import Finding
 
 
 def measured(**changes: Any) -> dict[str, Any]:
@@ -58,8 +59,8 @@ def head(**changes: Any) -> NodeReport:
 SERVER = "http://127.0.0.1:5000"
 
 
-def found(*reports: NodeReport, mlflow: str | None = SERVER) -> list[Diagnosis]:
-    return [diagnosis for diagnosis in judge(reports, mlflow) if diagnosis.level in ("wrong", "doubtful")]
+def found(*reports: NodeReport, mlflow: str | None = SERVER) -> list[Finding]:
+    return [diagnosis for diagnosis in judge(reports, mlflow) if diagnosis.severity in ("error", "warning")]
 
 
 def test_a_cluster_in_order_has_nothing_wrong() -> None:
@@ -72,13 +73,13 @@ def test_a_node_with_another_python_or_code_or_package_is_named() -> None:
     for key, value in {"python": "3.11.9", "ray": "2.59.0", "code": "bbbbbbbbbbbb"}.items():
         other = measured()["identity"] | {key: value}
         (diagnosis,) = found(head(), node("one"), node("two", identity=other))
-        assert (diagnosis.level, diagnosis.check, diagnosis.where) == ("wrong", key, "two")
-        assert value in diagnosis.found
+        assert (diagnosis.severity, diagnosis.check, diagnosis.where) == ("error", key, "two")
+        assert value in diagnosis.problem
         assert diagnosis.remedy
     packages = {"torch": "2.9.1", "numpy": "2.4.6"}
     (diagnosis,) = found(head(), node("one", identity=measured()["identity"] | {"packages": packages}))
-    assert "torch 2.9.1" in diagnosis.found
-    assert "numpy" not in diagnosis.found
+    assert "torch 2.9.1" in diagnosis.problem
+    assert "numpy" not in diagnosis.problem
 
 
 @pytest.mark.parametrize(
@@ -88,9 +89,9 @@ def test_a_node_with_another_python_or_code_or_package_is_named() -> None:
         ({"torch_cuda": None}, "gpus", "torch was built without CUDA"),
         ({"driver": "535.104.05"}, "driver", "535.104.05, and torch, built for CUDA 13.0, needs 580"),
         ({"shm_gb": 0.067, "shm_free_gb": 0.06}, "shm", "0.06 of 0.07 GB"),
-        ({"files": 1024}, "files", "1024 files only"),
+        ({"files": 1024}, "files", "only 1024 files"),
         ({"skew_s": -42.0}, "clock", "42.0 s behind the head's"),
-        ({"unwritten": "Read-only file system"}, "store", "takes no file: Read-only file system"),
+        ({"unwritten": "Read-only file system"}, "store", "cannot be written: Read-only file system"),
         ({"unread": ("a", "b")}, "store", "not shared: 2 files"),
         ({"token": False}, "token", "without token"),
         ({"silence": "ModuleNotFoundError: sweeper"}, "answer", "ModuleNotFoundError: sweeper"),
@@ -102,17 +103,17 @@ def test_what_is_wrong_with_a_node_is_said_with_the_remedy(
     (diagnosis,) = found(head(), node(gpus=changes.pop("gpus_given", 1.0), **changes))
     assert diagnosis.check == check
     assert diagnosis.where == "worker"
-    assert words in diagnosis.found
+    assert words in diagnosis.problem
     assert diagnosis.remedy
 
 
 def test_a_full_or_closed_disk_is_said() -> None:
     full = measured()["cache"] | {"free_gb": 0.5}
     (diagnosis,) = found(head(), node(cache=full))
-    assert "/mnt/frames (decoded frames) has 0.5 GB free" in diagnosis.found
+    assert "/mnt/frames (decoded frames) has 0.5 GB free" in diagnosis.problem
     closed = measured()["sweeps"] | {"writable": False}
     (diagnosis,) = found(head(), node(sweeps=closed))
-    assert diagnosis.level == "wrong"
+    assert diagnosis.severity == "error"
 
 
 def test_mlflow_must_be_reached_by_the_head_alone() -> None:
@@ -135,7 +136,7 @@ def test_one_machine_without_a_cluster_is_looked_at(
     with pytest.raises(SystemExit) as ended:
         main(["doctor", "--sweeps", str(tmp_path), "--json"])
     diagnoses = json.loads(capsys.readouterr().out)
-    assert ended.value.code == int(any(diagnosis["level"] == "wrong" for diagnosis in diagnoses))
+    assert ended.value.code == int(any(diagnosis["level"] == "error" for diagnosis in diagnoses))
     assert {"versions", "gpus"} <= {diagnosis["check"] for diagnosis in diagnoses}
     # A server that does not answer is wrong, and says so in the exit code.
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
@@ -174,4 +175,4 @@ def test_every_node_of_a_cluster_is_asked(two_nodes: str, tmp_path: Path) -> Non
     assert "on all 2 nodes" in by_check["versions"][0]["found"]
     assert "2 machines are up: 2 CPUs, 0 GPUs" in by_check["size"][0]["found"]
     assert not list(tmp_path.iterdir())
-    assert done.returncode == int(any(diagnosis["level"] == "wrong" for diagnosis in diagnoses))
+    assert done.returncode == int(any(diagnosis["level"] == "error" for diagnosis in diagnoses))
