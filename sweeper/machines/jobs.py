@@ -106,21 +106,21 @@ class JobServer:
         self.reached = reached
         self.notes = notes
 
-    def submit(self, parcel: JobPackage) -> str:
+    def submit(self, package: JobPackage) -> str:
         """Send a job; its identity.
 
         Raises:
             SweeperError: Where the cluster does not take it.
         """
-        identity = f"{parcel.sweep}-{uuid.uuid4().hex[:8]}"
+        identity = f"{package.sweep}-{uuid.uuid4().hex[:8]}"
         with tempfile.TemporaryDirectory(prefix="sweeper-job-") as folder:
-            for name, text in parcel.files.items():
+            for name, text in package.files.items():
                 (Path(folder) / name).write_text(text)
-            for module in parcel.modules:
+            for module in package.modules:
                 _copy(module, Path(folder))
             with _said(f"the job server ({self.reached}) did not take the job"):
                 self._client.submit_job(
-                    entrypoint=f"exec sweeper {shlex.join(parcel.arguments)}",
+                    entrypoint=f"exec sweeper {shlex.join(package.arguments)}",
                     submission_id=identity,
                     runtime_env={
                         "working_dir": folder,
@@ -130,7 +130,7 @@ class JobServer:
                             GIT: json.dumps(git_state()),
                         },
                     },
-                    metadata={SWEEP: parcel.sweep},
+                    metadata={SWEEP: package.sweep},
                 )
         return identity
 

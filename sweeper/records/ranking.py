@@ -40,9 +40,9 @@ def _rank_key(
     costs = _costs(trial, objectives)
     front = fronts.get(trial.number, 0)
     # Of trials that were cut short, one that came further was better for longer.
-    reach = 0 if trial.status == TrialStatus.COMPLETED else -trial.step
+    progress = 0 if trial.status == TrialStatus.COMPLETED else -trial.step
     state = ORDER.index(trial.status) if trial.status in ORDER else len(ORDER)
-    return (state, front, reach, *costs, trial.number)
+    return (state, front, progress, *costs, trial.number)
 
 
 def _costs(trial: TrialState, objectives: Sequence[Objective]) -> tuple[float, ...]:

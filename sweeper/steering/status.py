@@ -32,9 +32,9 @@ def status_of(sweep: SweepState) -> Plain:
     """How a sweep stands, as plain types, as it was read from its folder."""
     sweep.mark_interrupted()
     now = time.time()
-    board = board_of(sweep)
+    forecast = board_of(sweep)
     alive = sweep.is_alive()
-    left_s = board.left_s(now) if alive else None
+    left_s = forecast.left_s(now) if alive else None
     return {
         "sweep": sweep.name,
         "folder": str(sweep.folder.absolute()),
@@ -50,10 +50,10 @@ def status_of(sweep: SweepState) -> Plain:
         "trials": {status: sweep.count(status) for status in ORDER},
         "budget": _budget(sweep, now),
         "gpu_hours": _gpu_hours(sweep, now),
-        "objective": dataclasses.asdict(board.objective),
-        "best": _best(board),
-        "running": [_running(board, trial.number, now) for trial in board.running()],
-        "waiting": [{"trial": t.number, "needs": t.needs} for t in board.running() if t.needs],
+        "objective": dataclasses.asdict(forecast.objective),
+        "best": _best(forecast),
+        "running": [_running(forecast, trial.number, now) for trial in forecast.running()],
+        "waiting": [{"trial": t.number, "needs": t.needs} for t in forecast.running() if t.needs],
         "mlflow": _mlflow(sweep.folder),
     }
 
@@ -82,30 +82,30 @@ def _gpu_hours(sweep: SweepState, now: float) -> Plain:
     return {**gpu_hours_json(cost), "trials": trials}
 
 
-def _best(board: Forecast) -> Plain | None:
-    best = board.best()
+def _best(forecast: Forecast) -> Plain | None:
+    best = forecast.best()
     if best is None:
         return None
     return {
         "trial": best.number,
-        "value": best.final[board.objective.name],
+        "value": best.final[forecast.objective.name],
         "step": best.step,
         "status": best.status,
         "values": dict(best.values),
     }
 
 
-def _running(board: Forecast, number: int, now: float) -> Plain:
-    trial = board.sweep.trials[number]
-    value = trial.final.get(board.objective.name, math.nan)
+def _running(forecast: Forecast, number: int, now: float) -> Plain:
+    trial = forecast.sweep.trials[number]
+    value = trial.final.get(forecast.objective.name, math.nan)
     return {
         "trial": number,
         "step": trial.step,
-        "steps": board.steps(trial),
+        "steps": forecast.steps(trial),
         "value": value if math.isfinite(value) else None,
         "running_s": round(trial.duration_s(now), 1),
         "needs": trial.needs,
-        "progress": progress_of(trial_folder(board.sweep.folder, number)),
+        "progress": progress_of(trial_folder(forecast.sweep.folder, number)),
         "values": dict(trial.values),
     }
 
