@@ -135,7 +135,7 @@ def settle(wanted: ResourceSpec, cluster: Cluster, trials: int | None = None) ->
         trials: Trials of the sweep; no more than these run at once.
 
     Raises:
-        ResourceError: Where not even one trial fits.
+        ResourceError: If not even one trial fits.
     """
     settled = wanted.settled(cluster.cpus, cluster.gpus, trials)
     cpu, gpu = settled.cpu_per_worker, settled.gpu_per_worker
@@ -189,7 +189,7 @@ def scaled_kinds(file: Path | None) -> tuple[tuple[Kind, ...], int]:
     Machines of one's own (``provider: local``) are there or not: nothing is started.
 
     Raises:
-        UserError: Where the file cannot be read.
+        UserError: If the file cannot be read.
     """
     if file is None:
         return (), 0

@@ -47,8 +47,8 @@ def connect(address: str | None = None, cpus: int | None = None) -> Cluster:
         cpus: CPUs of a Ray of our own; None for all that this process may use.
 
     Raises:
-        UserError: Where no cluster answers at the address.
-        SweeperError: Where a Ray of our own does not start.
+        UserError: If no cluster answers at the address.
+        SweeperError: If a Ray of our own does not start.
     """
     for name, value in RAY_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -102,7 +102,7 @@ def _knock(address: str) -> None:
     """See whether anybody listens: Ray itself tries for minutes, and is loud about it.
 
     Raises:
-        OSError: Where nobody does.
+        OSError: If nobody does.
     """
     host, separator, port = address.removeprefix("ray://").rpartition(":")
     if separator and port.isdigit():

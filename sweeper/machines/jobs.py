@@ -110,7 +110,7 @@ class JobServer:
         """Send a job; its identity.
 
         Raises:
-            SweeperError: Where the cluster does not take it.
+            SweeperError: If the cluster does not take it.
         """
         identity = f"{package.sweep}-{uuid.uuid4().hex[:8]}"
         with tempfile.TemporaryDirectory(prefix="sweeper-job-") as folder:
@@ -138,7 +138,7 @@ class JobServer:
         """A job.
 
         Raises:
-            SweepNotFoundError: Where there is none of that name; says which there are.
+            SweepNotFoundError: If there is none of that name; says which there are.
         """
         found = {job.id: job for job in self.jobs()}
         if identity not in found:
@@ -201,8 +201,8 @@ def reach_jobs(cluster: Path | None = None, address: str | None = None) -> Itera
         address: Without a file: where the job server is, e.g. ``http://127.0.0.1:8265``.
 
     Raises:
-        UserError: Where there is none.
-        SweeperError: Where the head cannot be reached.
+        UserError: If there is none.
+        SweeperError: If the head cannot be reached.
     """
     if cluster is None:
         yield JobServer(_client(address or f"http://127.0.0.1:{DASHBOARD_PORT}"), f"--address {address}")

@@ -31,7 +31,7 @@ def start_ray(options: Mapping[str, Any]) -> Any:
         Ray's context.
 
     Raises:
-        SweeperError: Where Ray does not start after several attempts.
+        SweeperError: If Ray does not start after several attempts.
     """
     import ray
 

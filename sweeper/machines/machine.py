@@ -71,7 +71,7 @@ def usable_cache() -> Path:
     """The cache folder, made and found writable: every trial needs it.
 
     Raises:
-        UserError: Where nothing can be written there.
+        UserError: If nothing can be written there.
     """
     named = os.environ.get("SWEEPER_CACHE")
     where = "The cache" if not named else "SWEEPER_CACHE"

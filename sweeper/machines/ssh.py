@@ -59,7 +59,7 @@ class ClusterHead:
         """Run ``sweeper`` with these arguments on the head, on this terminal; its exit code.
 
         Raises:
-            SweeperError: Where the head cannot be reached.
+            SweeperError: If the head cannot be reached.
         """
         tty = sys.stdin.isatty() and sys.stdout.isatty()
         command = self._remote(f"exec sweeper {shlex.join(arguments)}", tty=tty)
@@ -72,7 +72,7 @@ class ClusterHead:
         """Run a shell script on the head, in the environment of its node; what it prints.
 
         Raises:
-            SweeperError: Where the head cannot be reached, or the script fails.
+            SweeperError: If the head cannot be reached, or the script fails.
         """
         done = subprocess.run(
             [*self._ssh(), self._target(), self._remote(script)],
@@ -90,7 +90,7 @@ class ClusterHead:
         """Copy a folder of the head, as its node sees it, to a new folder here.
 
         Raises:
-            SweeperError: Where it cannot be copied.
+            SweeperError: If it cannot be copied.
         """
         target.mkdir(parents=True)
         pack = self._remote(f"tar -C {shlex.quote(source)} -cf - .")
@@ -116,7 +116,7 @@ class ClusterHead:
             The port here.
 
         Raises:
-            SweeperError: Where there is no way to the head.
+            SweeperError: If there is no way to the head.
         """
         local = wanted or unused_port()
         process = subprocess.Popen(
@@ -191,7 +191,7 @@ def find_cluster_head(file: Path) -> ClusterHead:
         file: The file that `ray up` was given.
 
     Raises:
-        UserError: Where it is no such file, or no cluster of it is up.
+        UserError: If it is no such file, or no cluster of it is up.
     """
     config = _read(file)
     if config["provider"].get("type") == "local":

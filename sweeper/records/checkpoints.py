@@ -74,7 +74,7 @@ def find_source(named: str, sweeps: Path, which: Which) -> Source:
         which: The trial's checkpoint of the best value, or its last.
 
     Raises:
-        UserError: Where there is none, saying what there is.
+        UserError: If there is none, saying what there is.
     """
     name, separator, number = named.rpartition(":")
     if separator and number.isdigit():
@@ -108,8 +108,8 @@ def export(
         progress: Told what is being done.
 
     Raises:
-        UserError: Where the trainable exports nothing, or not to ``target``.
-        TrainableError: Where the checkpoint cannot be read or expressed.
+        UserError: If the trainable exports nothing, or not to ``target``.
+        TrainableError: If the checkpoint cannot be read or expressed.
     """
     trainable = registry.load(source.trainable)
     if not isinstance(trainable, ExportsCheckpoints):

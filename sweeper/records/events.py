@@ -21,14 +21,14 @@ class EventKind(StrEnum):
 
     ``sweep_start``
         ``sweep``, ``sweep_id``, ``spec``, ``space`` (the YAML text), ``info`` (versions, git commit, identity
-        of the data), ``driver`` (host, pid, started). Again whenever a driver goes on with the sweep.
+        of the data), ``driver`` (host, pid, started). Again whenever a driver continues the sweep.
     ``trial_start``
         ``trial``, ``config`` (all of it), ``values`` (what was searched).
     ``report``
         ``trial``, ``step``, ``metrics``; ``artifacts`` and ``checkpoint`` where there are any.
     ``trial_retry``
         ``trial``, ``reason``, ``message``, ``step``, ``retry`` (which one it is, counted from 1), ``changes``
-        (fields of its configuration that change with the next attempt). The trial goes on from its last
+        (fields of its configuration that change with the next attempt). The trial continues from its last
         checkpoint with another ``trial_start``.
     ``checkpoints_dropped``
         ``trial``, ``folders``. Written before they go.
@@ -82,7 +82,7 @@ def event_fault(event: Event, started: Mapping[int, object], *, begun: bool = Tr
     kind = event["event"]
     checks = _FIELDS.get(kind) if isinstance(kind, str) else None
     if not isinstance(kind, str) or not _is_time(event["time"]):
-        return "`event` is no word, or `time` is no time"
+        return "`event` is not a word, or `time` is not a time"
     if checks is None:
         return ""  # of a later version: it is passed over
     for name, (check, wanted, needed) in checks.items():
@@ -105,7 +105,7 @@ def _spec_fault(spec: Mapping[str, Any]) -> str:
     try:
         made = SweepSpec.from_dict(spec)
     except Exception as error:  # whatever plain types of another shape may run into
-        return f"sweep_start: `spec` is no sweep: {type(error).__name__}: {error}"[:300]
+        return f"sweep_start: `spec` is not a sweep: {type(error).__name__}: {error}"[:300]
     sound = (
         _is_text(made.name)
         and _is_text(made.trainable)
@@ -117,10 +117,10 @@ def _spec_fault(spec: Mapping[str, Any]) -> str:
         and all(_is_text(parameter.name) for parameter in made.space.parameters)
     )
     if not sound:
-        return "sweep_start: `spec` is no sweep: a name, an objective, the budget or where its runs go"
+        return "sweep_start: `spec` is not a sweep: a name, an objective, the budget or where its runs go"
     stop = made.early_stop
     if stop is not None and not (_is_text(stop.metric) and stop.goal in ("minimize", "maximize")):
-        return "sweep_start: `spec` is no sweep: `early_stop`"
+        return "sweep_start: `spec` is not a sweep: `early_stop`"
     return ""
 
 

@@ -74,7 +74,7 @@ class Forecast:
     Args:
         sweep: The sweep; somebody else applies the journal's events to it, perhaps while we look.
         at_once: Trials that run at the same time.
-        steps: Optimiser steps of a trial whose configuration does not say; None where nobody knows.
+        steps: Optimiser steps of a trial whose configuration does not say; None if unknown.
     """
 
     def __init__(self, sweep: SweepState, at_once: int, steps: int | None = None) -> None:

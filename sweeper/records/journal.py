@@ -47,7 +47,7 @@ class Journal:
         problem: What is wrong with the disk, in one line; empty where nothing is. The sweep ought to end.
 
     Raises:
-        TrackingError: Where the file cannot be opened, or the disk is full already.
+        TrackingError: If the file cannot be opened, or the disk is full already.
     """
 
     def __init__(self, path: Path) -> None:
@@ -73,7 +73,7 @@ class Journal:
             **fields: What belongs to the event; paths become texts, tuples lists, numpy numbers numbers.
 
         Raises:
-            TrackingError: Where the disk does not take it.
+            TrackingError: If the disk does not take it.
         """
         event = {"event": str(kind), "time": round(time.time(), 3), **fields}
         line = masked(json.dumps(_plain(event), ensure_ascii=False, allow_nan=False))

@@ -38,7 +38,7 @@ class SweepState:
     """A sweep, as its journal tells it. `apply` follows it while it runs.
 
     Attributes:
-        folder: Where it lies.
+        folder: Its folder.
         name: Its name.
         sweep_id: Tells it from others of the same name.
         spec: What was to be done, as plain types (`sweeper.spec.sweep.SweepSpec.to_dict`).
@@ -49,7 +49,7 @@ class SweepState:
         started: When it first started, in seconds since 1970.
         ended: When it last ended, or None.
         trials: Its trials, by number.
-        steered: What somebody asked of it while it runs: empty, ``pausing``, ``paused``, ``stopping`` or
+        steered: What the user requested while it runs: empty, ``pausing``, ``paused``, ``stopping`` or
             ``cancelling``.
         heard: When it was last heard of, in seconds since 1970.
     """
@@ -109,7 +109,7 @@ class SweepState:
         """One of its trials.
 
         Raises:
-            UserError: Where it has none of this number; says which there are.
+            UserError: If it has none of this number; says which there are.
         """
         if number not in self.trials:
             many = len(self.trials)
@@ -154,7 +154,7 @@ class SweepState:
         """Take up the next event of the journal.
 
         Raises:
-            SweepDamagedError: Where it cannot be the next one; says why.
+            SweepDamagedError: If it cannot be the next one; says why.
         """
         fault = event_fault(event, self.trials, begun=bool(self.spec))
         if fault:
@@ -193,7 +193,7 @@ class SweepState:
         self.name, self.sweep_id, self.spec = event["sweep"], event["sweep_id"], event["spec"]
         self.info, self.driver = event["info"], event["driver"]
         self.started = self.started or event["time"]
-        # A driver that died without a word ran at least until it was last heard of.
+        # A driver that was killed ran at least until it was last heard of.
         self._stop_clock(self.heard)
         self._since = event["time"]
         self.status, self.message, self.ended, self.steered = SweepStatus.RUNNING, "", None, ""
@@ -288,13 +288,13 @@ def read_sweep(folder: Path) -> SweepState:
     """Read a sweep from its folder.
 
     Raises:
-        SweepNotFoundError: Where no sweep lies there.
-        SweepDamagedError: Where its journal says what cannot be; names the line.
+        SweepNotFoundError: If no sweep lies there.
+        SweepDamagedError: If its journal says what cannot be; names the line.
     """
     events = _events_of(folder)
     if not any(event["event"] == EventKind.SWEEP_START for event in events):
         raise SweepNotFoundError(
-            f"{folder}: no sweep lies here: {JOURNAL} is missing or empty. `sweeper list` shows sweeps."
+            f"{folder}: not a sweep's folder: {JOURNAL} is missing or empty. `sweeper list` shows sweeps."
         )
     sweep = SweepState(folder)
     for index, event in enumerate(events):
@@ -304,7 +304,7 @@ def read_sweep(folder: Path) -> SweepState:
             line = line_of_event(folder / JOURNAL, index)
             raise SweepDamagedError(
                 f"{folder / JOURNAL}, line {line}: {fault}. The journal was damaged, or something else wrote "
-                "into it. Keep a copy of it, and mend that line."
+                "into it. Keep a copy of it and repair that line."
             ) from None
     return sweep
 
@@ -342,7 +342,7 @@ def list_sweeps(folder: Path) -> tuple[list[SweepState], dict[str, str]]:
     """The sweeps in a folder, the last started first; and of those that cannot be read what is wrong.
 
     Returns:
-        The sweeps; and a sentence by the name of the folder. What is no sweep is passed over.
+        The sweeps; and a sentence by the name of the folder. Other folders are skipped.
     """
     sweeps, damaged = [], {}
     for journal in sorted(folder.glob(f"*/{JOURNAL}")):
@@ -359,7 +359,7 @@ def find_sweep(name: str, sweeps: Path) -> Path:
     """The folder of the sweep called ``name``, or the folder that ``name`` is the path of.
 
     Raises:
-        SweepNotFoundError: Where there is none; says what there is.
+        SweepNotFoundError: If there is none; says what there is.
     """
     for folder in (sweeps / name, Path(name)):
         if (folder / JOURNAL).is_file():

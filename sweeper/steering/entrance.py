@@ -86,9 +86,9 @@ class RemoteSweep:
         """What one of `sweeper.steering.operations.OPERATIONS` gives for this sweep.
 
         Raises:
-            GoneError: Where its driver has ended.
-            UserError: Where it refuses.
-            SweeperError: Where it does not answer.
+            GoneError: If its driver has ended.
+            UserError: If it refuses.
+            SweeperError: If it does not answer.
         """
         import ray
 
@@ -110,7 +110,7 @@ def entrances(address: str) -> list[RemoteSweep]:
     """The sweeps that run on a cluster; connects to it.
 
     Raises:
-        UserError: Where no cluster answers at the address.
+        UserError: If no cluster answers at the address.
     """
     connect(address)
     import ray
@@ -127,8 +127,8 @@ def find_remote(name: str, address: str) -> RemoteSweep:
     """The sweep called ``name`` that runs on a cluster; connects to it.
 
     Raises:
-        SweepNotFoundError: Where there is none, or more than one; says what there is.
-        UserError: Where no cluster answers at the address.
+        SweepNotFoundError: If there is none, or more than one; says what there is.
+        UserError: If no cluster answers at the address.
     """
     every = entrances(address)
     found = [remote for remote in every if remote.name == name]

@@ -153,8 +153,8 @@ def send(
         patience_s: How long to wait until the driver has taken the request.
 
     Raises:
-        UserError: Where the driver ended; nothing is left behind then.
-        SweeperError: Where it does not answer; the request was taken back.
+        UserError: If the driver ended; nothing is left behind then.
+        SweeperError: If it does not answer; the request was taken back.
     """
     request = Request(action, driver, trial, tuple(changes))
     place = folder / FOLDER
@@ -173,7 +173,7 @@ def send(
                 if _take_back(path):
                     raise UserError(
                         "The driver of this sweep is gone, so nobody can do this. "
-                        "`sweeper resume` goes on with the sweep."
+                        "`sweeper resume` continues the sweep."
                     )
                 raise UserError("The driver ended before it answered; `sweeper status` says what came of it.")
             waited_s = time.monotonic() - started
@@ -181,7 +181,7 @@ def send(
                 raise SweeperError(
                     f"The driver (process {driver.get('pid')} on {driver.get('host')}) did not answer within "
                     f"{waited_s:.0f} s. The request was taken back; ask again, or see ray.log in {folder}. "
-                    "Where that machine is gone, `sweeper resume --take-over` goes on with the sweep."
+                    "Where that machine is gone, `sweeper resume --take-over` continues the sweep."
                 )
             time.sleep(LOOK_S)
     finally:

@@ -56,8 +56,8 @@ def request(folder: Path, action: Action, trial: int | None = None, changes: Seq
     """Ask the driver for something and wait until it has answered: ``done`` and ``text``.
 
     Raises:
-        UserError: Where no driver runs the sweep, or it refuses.
-        SweeperError: Where it does not answer.
+        UserError: If no driver runs the sweep, or it refuses.
+        SweeperError: If it does not answer.
     """
     sweep = read_sweep(folder)
     if action not in ACTIONS:
@@ -101,7 +101,7 @@ def log(
         rank: The worker of the trial, by its rank.
 
     Raises:
-        UserError: Where there is no such log.
+        UserError: If there is no such log.
     """
     path = _log_of(folder, trial, rank)
     size = path.stat().st_size

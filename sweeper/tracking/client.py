@@ -31,7 +31,7 @@ def attempt(request: Callable[[], T]) -> T:
     """Send a request.
 
     Raises:
-        OutageError: Where it may well succeed another time.
+        OutageError: If it may well succeed another time.
         MlflowException: Where it never will.
     """
     from mlflow.exceptions import MlflowException

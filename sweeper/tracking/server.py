@@ -58,7 +58,7 @@ class Pages:
         """Wait until the pages can be opened.
 
         Raises:
-            SweeperError: Where the server ends first, or does not answer in two minutes.
+            SweeperError: If the server ends first, or does not answer in two minutes.
         """
         until = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < until:
@@ -82,8 +82,8 @@ def serve(folder: Path, port: int = PORT, uri: str | None = None) -> Iterator[Pa
         uri: Database of the runs; None for the one in the sweep's folder.
 
     Raises:
-        SweepNotFoundError: Where the folder has no runs.
-        SweeperError: Where the server cannot start.
+        SweepNotFoundError: If the folder has no runs.
+        SweeperError: If the server cannot start.
     """
     database = folder / DATABASE
     if uri is None and not database.is_file():
@@ -126,7 +126,7 @@ def free_port(wanted: int = PORT) -> int:
     """The first port from ``wanted`` on that nobody listens on.
 
     Raises:
-        UserError: Where there is none among the next hundred.
+        UserError: If there is none among the next hundred.
     """
     if not 1 <= wanted <= 65535:
         raise UserError(f"--port: {wanted} is no port. Expected a number from 1 to 65535.")

@@ -1,4 +1,4 @@
-"""How far a journal was sent to MLflow, and what it still lacks."""
+"""How much of a journal was sent to MLflow, and what is still missing."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Delivery:
 
     Attributes:
         complete: Whether it has everything.
-        events: Events that it lacks.
-        artifacts: Files that it lacks.
+        events: Events that are missing there.
+        artifacts: Files that are missing there.
         refused: Requests that it will never accept.
         problem: Why, or what it refused last, in one line; empty where it has everything.
     """

@@ -1,4 +1,4 @@
-"""Send MLflow what it lacks of a sweep that ended, or all of it to another server."""
+"""Upload missing data of a sweep that ended to MLflow, or all of it to another server."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class SyncResult:
         uri: Where the runs are, without a password.
         complete: Whether MLflow has everything.
         by_driver: Whether the sweep runs, and its driver sends what is missing.
-        events: Events that MLflow lacks.
-        artifacts: Files that it lacks.
+        events: Events that are missing in MLflow.
+        artifacts: Files that are missing there.
         refused: Requests that it will never accept.
         problem: Why, in one line.
     """
@@ -53,7 +53,7 @@ class SyncResult:
 
 
 def sync_sweep(folder: Path, to: str | None, tell: Callable[[str], object]) -> SyncResult:
-    """Send MLflow what it lacks of a sweep.
+    """Upload missing data of a sweep to MLflow.
 
     Args:
         folder: The sweep's folder.
@@ -61,8 +61,8 @@ def sync_sweep(folder: Path, to: str | None, tell: Callable[[str], object]) -> S
         tell: Told how far it is.
 
     Raises:
-        SweepNotFoundError: Where no sweep lies there.
-        UserError: Where MLflow can never be written under this address.
+        SweepNotFoundError: If no sweep lies there.
+        UserError: If MLflow can never be written under this address.
     """
     sweep = read_sweep(folder)
     own, experiment = sweep.spec["tracking"]["uri"], sweep.spec["tracking"]["experiment"]

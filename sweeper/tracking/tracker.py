@@ -99,7 +99,7 @@ class Tracker:
             where all is well.
 
         Raises:
-            UserError: Where MLflow can never be written under this address or experiment name.
+            UserError: If MLflow can never be written under this address or experiment name.
         """
         quieten()
         try:

@@ -32,9 +32,9 @@ class NodeReport:
         gpus: GPUs that Ray gives out there.
         measured: What `sweeper.machines.doctor.probe.look` found; empty where it did not answer.
         skew_s: How far its clock is ahead of the one that asked, as far as can be told.
-        silence: Why it did not answer; empty where it did.
+        silence: Why it did not answer; empty if it did.
         unread: Files of other nodes in the shared folder that it cannot read.
-        unwritten: Why it cannot write there; empty where it can.
+        unwritten: Why it cannot write there; empty if it can.
     """
 
     name: str

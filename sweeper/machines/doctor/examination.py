@@ -33,7 +33,7 @@ def examine(address: str | None = None, sweeps: Path = Path("sweeps")) -> list[F
         sweeps: The folder in which sweeps lie.
 
     Raises:
-        UserError: Where no cluster answers at the address.
+        UserError: If no cluster answers at the address.
     """
     mlflow = os.environ.get("MLFLOW_TRACKING_URI") or None
     server = mlflow if mlflow is not None and mlflow.startswith(("http://", "https://")) else None

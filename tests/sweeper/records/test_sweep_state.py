@@ -249,7 +249,7 @@ def test_sweeps_are_listed_latest_first_and_other_folders_passed_over(tmp_path, 
 
 
 def test_a_folder_without_a_sweep_is_a_clear_error(tmp_path):
-    with pytest.raises(SweepNotFoundError, match="no sweep lies here"):
+    with pytest.raises(SweepNotFoundError, match="not a sweep's folder"):
         read_sweep(tmp_path)
 
 
