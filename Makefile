@@ -3,7 +3,7 @@ PYTHON ?= python3
 # The sweep whose pages `make ui` serves.
 SWEEP ?= pusht-quick
 # Two processes; the tests that share a Ray stay in one of them.
-PARALLEL ?= -n 2 --dist loadgroup
+PARALLEL ?= -n 2 --dist loadscope
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed

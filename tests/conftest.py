@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,8 +30,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--remake-golden", action="store_true", help="Write golden files instead of comparing.")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say what stays together when several processes run the tests: a module, and all that share a Ray."""
-    for item in items:
-        group = "ray" if "cluster" in getattr(item, "fixturenames", ()) else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+SHARES_RAY = re.compile(r"\bcluster: Any|\(cluster[,)]|, cluster[,)]")
+"""How a module asks for the fixture `cluster`, one Ray for all tests of a process."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep a module's tests in one process, and all modules that share a Ray in the same one.
+
+    xdist's own ``loadgroup`` sets an attribute of tests that pytest 9 no longer reads, so it groups nothing.
+    """
+    from xdist.scheduler.loadscope import LoadScopeScheduling
+
+    class OneRay(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = nodeid.partition("::")[0]
+            return "ray" if SHARES_RAY.search((config.rootpath / path).read_text()) else path
+
+    return OneRay(config, log)
