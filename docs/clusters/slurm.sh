@@ -5,7 +5,7 @@
 #   sweeper status            # on any machine that sees SWEEPS; also watch, logs, results, stop, ui
 #
 # Before the first time, on a login node: sh scripts/setup_node.sh --python python3.11 --into FOLDER/venv
-# A job that reached its time limit goes on when it is submitted again: finished trials are not run again, the others
+# A job that reached its time limit continues when it is submitted again: finished trials are not run again, the others
 # continue from their checkpoints. Slurm sends SIGTERM GRACE seconds before, which ends the sweep in order.
 #
 #SBATCH --job-name=sweep
@@ -31,7 +31,7 @@ export SWEEPER_SWEEPS=$SWEEPS SWEEPER_CACHE=$CACHE
 cpus=${SLURM_CPUS_PER_TASK:-1}
 gpus=${SLURM_GPUS_ON_NODE:-0}
 
-# Other users share the machines: a token of this job alone, and ports that no other job of ours has.
+# Other users share the machines: a token for this job only, and ports that no other job of the same user has.
 umask 077
 RAY_AUTH_TOKEN_PATH=$HOME/.sweeper/token-$SLURM_JOB_ID
 python -c 'import secrets; print(secrets.token_hex(32))' >"$RAY_AUTH_TOKEN_PATH"
@@ -66,7 +66,7 @@ if [ "$others" -gt 0 ]; then
     done
 fi
 
-# The batch script gets the signal, and the sweep must hear of it.
+# The batch script receives the signal and must pass it on to the sweep.
 sweeper launch "$@" --address "$address:$port" &
 sweep=$!
 trap 'kill -TERM "$sweep"' TERM
