@@ -67,7 +67,7 @@ STATE = "mlflow.json"
 
 
 def write_whole(path: Path, text: str, *, durable: bool = True) -> None:
-    """Write a file so that whoever reads it finds it whole, as it was or as it is; one process writes it.
+    """Write a file so that a reader finds either the old or the new content, whole. One process writes it.
 
     Args:
         path: The file.
@@ -76,7 +76,7 @@ def write_whole(path: Path, text: str, *, durable: bool = True) -> None:
             hundred; files that mean nothing once the machine was off can do without.
 
     Raises:
-        OSError: Where it cannot be written; it is as it was then.
+        OSError: If it cannot be written; it is as it was then.
     """
     beside = path.with_name(f"{path.name}{UNFINISHED}")
     if durable:

@@ -12,7 +12,7 @@ __all__ = ["HIDDEN", "has_password", "masked", "masked_command", "safe_uri"]
 
 HIDDEN = "***"
 SHORTEST = 6
-"""A value that is shorter is no secret worth the name, and would blot out innocent words."""
+"""A value that is shorter is not a secret worth the name, and would blot out innocent words."""
 _SECRET = re.compile(r"token|passw|secret|api_?key|access_?key|credential", re.IGNORECASE)
 _PLACE = re.compile(r"_(?:PATH|FILE|DIR|URL|URI|MODE)$")
 _LOGIN = re.compile(r"(?<![\w+.-])([a-zA-Z][\w+.-]*://)[^/@\s\"'\\]+@")

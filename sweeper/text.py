@@ -20,7 +20,7 @@ __all__ = [
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that looks most like ``name``, or None where none does."""
+    """The known name that looks most like ``name``, or None if none does."""
     known = list(known)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.65)
     if near:
@@ -59,12 +59,12 @@ def describe_value(value: Any) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text, without its full stop; its type where it says nothing."""
+    """The first line of an error's text, without its full stop; its type if it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def last_line(text: str, otherwise: str = "") -> str:
-    """The last line of a text that is not blank, without its full stop; ``otherwise`` where there is none."""
+    """The last line of a text that is not blank, without its full stop; ``otherwise`` if there is none."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1].rstrip(".") if lines else otherwise
 

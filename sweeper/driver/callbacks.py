@@ -37,7 +37,7 @@ class RecorderCallback(Callback):
     Args:
         recorder: Who is told.
         scheduler: Knows which trials were stopped early.
-        retries: Told how an attempt failed; what then counts as the trial's end, or None where it goes on.
+        retries: Told how an attempt failed; what then counts as the trial's end, or None if it continues.
     """
 
     def __init__(

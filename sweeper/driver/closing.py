@@ -65,7 +65,7 @@ def close(spec: SweepSpec, trainable: Trainable, sweep: SweepState) -> SweepResu
         sweep: What came of it; nobody drives it.
 
     Raises:
-        SweeperError: Where the sweep cannot be recorded.
+        SweeperError: If the sweep cannot be recorded.
     """
     complete = sweep.ended_trials >= spec.budget.trials
     if sweep.is_closed:

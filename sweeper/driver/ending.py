@@ -35,8 +35,8 @@ class Ending:
         status: How it ends.
         message: Why, in a sentence.
         begun: Whether running trials are to stop.
-        paused: Whether they are to stop because the sweep pauses, and is to go on.
-        stopping: Whether no new trial is to begin, while those that run go on.
+        paused: Whether they are to stop because the sweep pauses, and is to continue.
+        stopping: Whether no new trial is to begin, while those that run continue.
     """
 
     def __init__(self, resources: SettledResources, sweep: SweepState, signals: Signals) -> None:
@@ -53,7 +53,7 @@ class Ending:
         self._go_on = False
         self._deadline = 0.0
         self._asked: set[int] = set()
-        # Somebody who goes on with a sweep of which everything failed knows of that.
+        # A user who continues a sweep of which everything failed knows that.
         self._before = sweep.ended_trials
 
     # What somebody may ask for
@@ -68,7 +68,7 @@ class Ending:
         self._go_on, self.stopping = True, False
 
     def stop(self) -> None:
-        """Let running trials go on to their end, and no other begin; a sweep that is paused ends."""
+        """Let running trials continue to their end, and no other begin; a sweep that is paused ends."""
         self.stopping = True
         self._go_on = self.paused
 
@@ -77,18 +77,18 @@ class Ending:
         self._cancelled = True
 
     def give_up(self, why: str) -> None:
-        """End the sweep, since it cannot go on; what runs is asked for a checkpoint, and can be continued."""
+        """End the sweep, since it cannot continue. Running trials write a checkpoint first."""
         self._given_up = self._given_up or why
 
     # What the sweep asks
 
     @property
     def waiting(self) -> bool:
-        """Whether the sweep is paused and nobody has said that it is to go on."""
+        """Whether the sweep is paused and was not asked to continue."""
         return self.paused and not self._go_on
 
     def go_on(self) -> bool:
-        """Begin again after a pause; whether the sweep goes on, or has come to its end meanwhile."""
+        """Begin again after a pause; whether the sweep continues, or has come to its end meanwhile."""
         if not self.paused:
             return False
         self.begun = self.paused = self._go_on = False
@@ -168,7 +168,7 @@ class Ending:
 def used_up(
     budget: BudgetSpec, sweep: SweepState, gpus: float, now: float | None = None
 ) -> tuple[SweepStatus, str] | None:
-    """Say what of a budget, trials left aside, a sweep has used up: how it ends, and why; None where nothing.
+    """Say what of a budget, trials left aside, a sweep has used up: how it ends, and why; None if nothing.
 
     Args:
         budget: The budget.
@@ -187,7 +187,7 @@ def used_up(
 
 
 def common_reason(sweep: SweepState) -> str:
-    """Why the trial that failed last did so, as a sentence; empty where none failed."""
+    """Why the trial that failed last did so, as a sentence; empty if none failed."""
     failed = [trial for trial in sweep.trials.values() if trial.status == TrialStatus.FAILED]
     if not failed:
         return ""

@@ -43,16 +43,16 @@ def launch(
         spec: The sweep.
         address: Ray cluster; None for RAY_ADDRESS, or a Ray of our own on this machine.
         console: Where to show it.
-        earlier: The sweep that this one goes on with, though it may have changed; None to look for one that
+        earlier: The sweep that this one continues with, though it may have changed; None to look for one that
             has not.
 
     Returns:
-        0 where the sweep is done, 1 where it failed, 130 where it was interrupted.
+        0 if the sweep is done, 1 if it failed, 130 if it was interrupted.
 
     Raises:
-        UserError: Where something that the user gave is wrong; nothing is left behind then.
+        UserError: If something that the user gave is wrong; nothing is left behind then.
         ConfigError: The same, as the trainable says it.
-        SweeperError: Where the sweep cannot be recorded.
+        SweeperError: If the sweep cannot be recorded.
     """
     console = console or Console(highlight=False)
     result = run_sweep(spec, address=address, console=console, earlier=earlier)

@@ -37,7 +37,7 @@ class OpenSweep:
 
 @contextlib.contextmanager
 def open_sweep(spec: SweepSpec, trainable: Trainable, earlier: SweepState | None) -> Iterator[OpenSweep]:
-    """Open the sweep's folder; where nothing came of it, a new one is taken away again."""
+    """Open the sweep's folder; where nothing came of it, a new one is deleted again."""
     existed = spec.folder.exists()
     try:
         spec.folder.mkdir(parents=True, exist_ok=True)
@@ -102,10 +102,10 @@ def write_spec(folder: Path, spec: Mapping[str, Any]) -> None:
 
 
 def earlier_sweep(spec: SweepSpec) -> SweepState | None:
-    """What an earlier driver left in the sweep's folder, or None where there is nothing.
+    """What an earlier driver left in the sweep's folder, or None if there is nothing.
 
     Raises:
-        SweepExistsError: Where the folder holds something else than this sweep.
+        SweepExistsError: If the folder holds something else than this sweep.
     """
     if not spec.folder.exists() or (spec.folder.is_dir() and not any(spec.folder.iterdir())):
         return None
@@ -150,7 +150,7 @@ def _free_name(spec: SweepSpec) -> str:
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What makes a sweep another one. Its budget, machines, sampler and tracking may change as it goes on."""
+    """What makes a sweep another one. Budget, machines, sampler and tracking may change on resume."""
     changes = []
     for section in ("trainable", "config", "space", "objectives", "early_stop"):
         old, new = before.get(section), now[section]

@@ -40,7 +40,7 @@ def preflight(
     Where fields that decide what is read are searched, each of their combinations is checked.
 
     Raises:
-        ConfigError: With all faults, where there are any.
+        ConfigError: With all faults, if there are any.
     """
     generator = random.Random(spec.search.seed)
     data_fields = [name for name in spec.space.names if trainable.fields[name].phase == "data"]
@@ -83,7 +83,7 @@ def check_disk(spec: SweepSpec, trial_gb: float, left: int, console: Console) ->
     """Refuse a sweep of which not one trial fits on the disk; warn where not all of them do.
 
     Raises:
-        ResourceError: Where there is no room for a single trial.
+        ResourceError: If there is no room for a single trial.
     """
     free_gb = find_machine(spec.folder).disk_gb
     free = describe_size(free_gb)
@@ -116,7 +116,7 @@ def check_memory(
         console: Where a warning goes.
 
     Raises:
-        ResourceError: Where there is no room for a single trial.
+        ResourceError: If there is no room for a single trial.
     """
     if not isinstance(trainable, EstimatesMemory):
         return

@@ -152,7 +152,7 @@ class Recorder:
     # A trial
 
     def wait_trial(self, number: int, needs: str) -> None:
-        """Note what a running trial waits for; empty where it waits no longer."""
+        """Note what a running trial waits for; empty if it waits no longer."""
         trial = self.sweep.trials.get(number)
         if trial is not None and trial.status == TrialStatus.RUNNING and trial.needs != needs:
             self._write(EventKind.TRIAL_WAIT, durable=False, trial=number, needs=needs)
@@ -171,7 +171,7 @@ class Recorder:
             self.catch_up(number)
 
     def retry_trial(self, number: int, outcome: Outcome, changes: Mapping[str, Any]) -> None:
-        """Note that a running trial was cut off, why, and that it is to go on from its last checkpoint.
+        """Note that a running trial was cut off, why, and that it is to continue from its last checkpoint.
 
         Args:
             number: The trial.

@@ -29,8 +29,8 @@ def is_driven(name: str, sweeps: Path, address: str | None, *, take_over: bool =
         take_over: Whether a driver on another machine, of which nobody can know, is taken to be gone.
 
     Raises:
-        SweepNotFoundError: Where there is no such sweep.
-        UserError: Where no cluster answers at the address.
+        SweepNotFoundError: If there is no such sweep.
+        UserError: If no cluster answers at the address.
     """
     if take_over:
         sweep = read_sweep(find_sweep(name, sweeps))
@@ -62,7 +62,7 @@ def _is_another(sweep_id: str, name: str, sweeps: Path, address: str) -> bool:
     """Whether a sweep on a cluster only has the name of one that lies here, and nobody drives that one.
 
     Raises:
-        UserError: Where somebody drives that one, elsewhere.
+        UserError: If somebody drives that one, elsewhere.
     """
     try:
         ours = read_sweep(find_sweep(name, sweeps))
@@ -88,9 +88,9 @@ def resume(
         console: Where to show it.
 
     Raises:
-        SweepNotFoundError: Where there is no such sweep.
-        SpecError: Where the changes are wrong.
-        UserError: Where nothing is left of its budget.
+        SweepNotFoundError: If there is no such sweep.
+        SpecError: If the changes are wrong.
+        UserError: If nothing is left of its budget.
     """
     folder = find_sweep(name, sweeps)
     earlier = read_sweep(folder)

@@ -1,7 +1,7 @@
-"""Whether a trial that was cut off goes on: how often, and with what.
+"""Whether a trial that was cut off continues: how often, and with what.
 
-A trial that lost a process or a machine goes on from its last checkpoint as it was. One that ran out of
-memory goes on with what its trainable calls a lighter configuration, where the space leaves those fields
+A trial that lost a process or a machine continues from its last checkpoint as it was. One that ran out of
+memory continues with what its trainable calls a lighter configuration, where the space leaves those fields
 alone. What the training itself raised it would raise again: that trial has failed.
 """
 
@@ -32,7 +32,7 @@ class Retries:
         recorder: Told of every retry.
         again: Has a trial run again, by its number and its configuration.
         ending: Whether the sweep is ending: then a trial that was cut off is left for the next driver.
-        stop: Called with a sentence where no trial can go on, since a disk is full.
+        stop: Called with a sentence where no trial can continue, since a disk is full.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Retries:
         self._stop = stop
 
     def __call__(self, number: int, outcome: Outcome) -> Outcome | None:
-        """Say what counts as the end of the trial whose attempt ended like this; None where it goes on."""
+        """Say what counts as the end of the trial whose attempt ended like this; None if it continues."""
         trial = self._recorder.sweep.trials.get(number)
         if trial is None or trial.status != TrialStatus.RUNNING or outcome.status != TrialStatus.FAILED:
             return outcome
@@ -73,7 +73,7 @@ class Retries:
         return None
 
     def _next_attempt(self, trial: TrialState, outcome: Outcome) -> tuple[dict[str, Any] | None, str]:
-        """What is changed for the next attempt, None where there is none; and what is said of it."""
+        """What is changed for the next attempt, None if there is none; and what is said of it."""
         allowed, failures = self._spec.failures, trial.retries
         if outcome.reason in LIGHTENED:
             made = sum(failures.get(reason, 0) for reason in LIGHTENED)
@@ -97,7 +97,7 @@ class Retries:
         return trial.config.get(name, self._trainable.fields[name].default)
 
     def _lighter(self, trial: TrialState) -> dict[str, Any] | None:
-        """The fields that a lighter configuration changes; None where there is none that the space allows."""
+        """The fields that a lighter configuration changes; None if there is none that the space allows."""
         if not isinstance(self._trainable, CanReduceMemory):
             return None
         workers, space = self._spec.resources.workers, self._spec.space

@@ -150,7 +150,7 @@ class SweepRun:
         free_groups(self._group)
 
     def _paused(self) -> bool:
-        """Wait for the end of a pause; whether the sweep goes on then."""
+        """Wait for the end of a pause; whether the sweep continues then."""
         if not self._ending.paused:
             return False
         # Whatever was cut off holds nothing while nobody knows how long this lasts.

@@ -74,7 +74,7 @@ class Cluster:
 
     Attributes:
         nodes: The machines that are up.
-        kinds: What an autoscaler may start; empty where nothing is scaled.
+        kinds: What an autoscaler may start; empty if nothing is scaled.
         at_most: Machines beside the head that it may start, of all kinds together.
         drivers: Most trials whose drivers the cluster takes; None for as many as there are.
         local: Whether this is a Ray of our own on this machine.
@@ -186,7 +186,7 @@ def cluster_file() -> Path | None:
 def scaled_kinds(file: Path | None) -> tuple[tuple[Kind, ...], int]:
     """The kinds of machine that an autoscaler may start, and how many machines it may start in all.
 
-    Machines of one's own (``provider: local``) are there or not: nothing is started.
+    Your own machines (``provider: local``) are there or not: nothing is started.
 
     Raises:
         UserError: If the file cannot be read.

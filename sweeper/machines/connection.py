@@ -27,7 +27,7 @@ RAY_ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     # The old output engine is the one that can be silent.
     "RAY_AIR_NEW_OUTPUT": "0",
-    # The study is what a sweep goes on from; Tune's own snapshots are never read.
+    # The study is what a sweep continues from; Tune's own snapshots are never read.
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
     "TUNE_WARN_THRESHOLD_S": "60",
 }
@@ -43,7 +43,7 @@ def connect(address: str | None = None, cpus: int | None = None) -> Cluster:
     """Start Ray on this machine, or connect to a cluster; a connection that exists is used as it is.
 
     Args:
-        address: A cluster's address; None for RAY_ADDRESS, or a Ray of our own where that is not set.
+        address: A cluster's address; None for RAY_ADDRESS, or a Ray of our own if that is not set.
         cpus: CPUs of a Ray of our own; None for all that this process may use.
 
     Raises:

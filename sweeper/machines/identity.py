@@ -82,7 +82,7 @@ def _digest() -> str:
 def git_state() -> dict[str, Any]:
     """Commit of the folder that the sweep is launched from, and whether it has changes; empty without git.
 
-    On a cluster that is the folder of whoever sent the job, who says so in SWEEPER_GIT.
+    On a cluster that is the folder of the caller that sent the job, who says so in SWEEPER_GIT.
     """
     with contextlib.suppress(ValueError):
         sent = json.loads(os.environ.get(GIT, ""))

@@ -22,7 +22,7 @@ _reapers: list[Reaper] = []
 
 
 def start_ray(options: Mapping[str, Any]) -> Any:
-    """Start Ray, again where it does not come up: on a busy machine its own patience may not suffice.
+    """Start Ray, again if it does not come up: on a busy machine its own patience may not suffice.
 
     Args:
         options: For ``ray.init``.

@@ -47,7 +47,7 @@ def _existing(folder: Path) -> Path:
 
 
 def _cpus() -> int:
-    """CPUs of the affinity mask, or of the container's quota where that is smaller."""
+    """CPUs of the affinity mask, or of the container's quota if that is smaller."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()

@@ -39,7 +39,7 @@ class Plan:
         combinations: Distinct combinations that keep the constraints; None for a continuous space.
         size: Combinations before conditions and constraints; None for a continuous space.
         kept_share: Share of random combinations that keep the constraints.
-        steps: Fewest and most optimiser steps of a trial; None where the trainable does not say.
+        steps: Fewest and most optimiser steps of a trial; None if the trainable does not say.
         rungs: Steps at which trials are compared.
         disk_per_trial_gb: Most disk that a trial needs.
         warnings: What is legal and yet probably not meant, or will not run here.

@@ -45,7 +45,7 @@ class ClusterHead:
         user: Who logs in.
         key: File of the private key; None for what SSH uses by itself.
         proxy: SSH's ProxyCommand, or None.
-        container: Name of the container in which the cluster runs there; None where it runs on the machine.
+        container: Name of the container in which the cluster runs there; None if it runs on the machine.
     """
 
     file: Path
@@ -191,7 +191,7 @@ def find_cluster_head(file: Path) -> ClusterHead:
         file: The file that `ray up` was given.
 
     Raises:
-        UserError: If it is no such file, or no cluster of it is up.
+        UserError: If it is not a such file, or no cluster of it is up.
     """
     config = _read(file)
     if config["provider"].get("type") == "local":

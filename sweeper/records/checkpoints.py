@@ -103,7 +103,7 @@ def export(
         source: The checkpoint.
         folder: The folder to make.
         target: The format; None: the trainable's default.
-        ema: Write averaged weights where there are any.
+        ema: Write averaged weights if there are any.
         replace: Replace an earlier export in ``folder``.
         progress: Told what is being done.
 

@@ -25,7 +25,7 @@ class EventKind(StrEnum):
     ``trial_start``
         ``trial``, ``config`` (all of it), ``values`` (what was searched).
     ``report``
-        ``trial``, ``step``, ``metrics``; ``artifacts`` and ``checkpoint`` where there are any.
+        ``trial``, ``step``, ``metrics``; ``artifacts`` and ``checkpoint`` if there are any.
     ``trial_retry``
         ``trial``, ``reason``, ``message``, ``step``, ``retry`` (which one it is, counted from 1), ``changes``
         (fields of its configuration that change with the next attempt). The trial continues from its last
@@ -41,7 +41,7 @@ class EventKind(StrEnum):
         ``trial``, ``needs``: what the cluster has not given it yet (``1 GPU``); empty once it has.
     ``steer``
         ``action`` (``pause``, ``paused`` once every trial has stopped, ``resume``, ``stop``, ``cancel``,
-        ``budget``), ``text``; ``trial`` where one trial is meant, ``budget`` where that is new.
+        ``budget``), ``text``; ``trial`` where one trial is meant, ``budget`` if that is new.
     ``note``
         ``text``, perhaps ``trial``.
     """
@@ -72,7 +72,7 @@ Check = Callable[[Any], bool]
 
 
 def event_fault(event: Event, started: Mapping[int, object], *, begun: bool = True) -> str:
-    """What is wrong with an event, in words; empty where nothing is.
+    """What is wrong with an event, in words; empty if nothing is.
 
     Args:
         event: The event; it has at least ``event`` and ``time``.

@@ -24,7 +24,7 @@ class Cost:
     Attributes:
         so_far: What its trials took.
         expected: What it will have taken in the end, as far as trials that ended tell; None before the first
-            one has, or where nothing is left to do but wait.
+            one has, or if nothing is left to do but wait.
         trials: What each trial took, by number.
     """
 
@@ -34,7 +34,7 @@ class Cost:
 
 
 def gpus_per_trial(sweep: SweepState) -> float:
-    """GPUs that each trial of a sweep holds; 0 where it trains on CPUs, or where its journal does not say."""
+    """GPUs that each trial of a sweep holds; 0 if it trains on CPUs, or where its journal does not say."""
     resources = sweep.info.get("resources") or {}
     return float(resources.get("gpu_per_worker", 0.0)) * int(resources.get("workers", 1))
 
@@ -106,12 +106,12 @@ class Forecast:
         return [trial for trial in self.trials() if trial.status == TrialStatus.RUNNING]
 
     def best(self) -> TrialState | None:
-        """The trial with the best value so far, whether it goes on or not; None where none has a value."""
+        """The trial with the best value so far, whether it continues or not; None if none has a value."""
         known = [trial for trial in self.trials() if math.isfinite(self._cost(trial))]
         return min(known, key=self._cost, default=None)
 
     def left_s(self, now: float) -> float | None:
-        """Estimate how long the sweep will go on; None while there is nothing to judge by.
+        """Estimate how long the sweep will continue; None while there is nothing to judge by.
 
         Trials that are still to come are taken to last as long as those that ended, on average.
         """
@@ -147,13 +147,13 @@ class Forecast:
         return sorted(chosen, key=lambda trial: trial.number)
 
     def _cost(self, trial: TrialState) -> float:
-        """The first objective turned so that less is better; infinite where there is none."""
+        """The first objective turned so that less is better; infinite if there is none."""
         value = trial.final.get(self.objective.name, math.nan)
         cost = -value if self.objective.goal == "maximize" else value
         return cost if math.isfinite(cost) else math.inf
 
     def _whole_s(self, trial: TrialState, now: float) -> float:
-        """How long a trial lasts as a whole, by its pace so far; 0 where that cannot be told."""
+        """How long a trial lasts as a whole, by its pace so far; 0 if that cannot be told."""
         steps = self.steps(trial)
         since, first = trial.first or (now, trial.step)
         if not steps or trial.step <= first:

@@ -41,10 +41,10 @@ class Journal:
     order.
 
     Args:
-        path: The file; made where it is missing, its folder too.
+        path: The file; made if it is missing, its folder too.
 
     Attributes:
-        problem: What is wrong with the disk, in one line; empty where nothing is. The sweep ought to end.
+        problem: What is wrong with the disk, in one line; empty if nothing is. The sweep ought to end.
 
     Raises:
         TrackingError: If the file cannot be opened, or the disk is full already.
@@ -95,7 +95,7 @@ class Journal:
         whole, self._torn = os.fstat(self._file).st_size, True
         written = os.write(self._file, data)
         if written < len(data):
-            # Half a line would be left out by whoever reads it, but why leave it there?
+            # A reader would leave out half a line, but there is no reason to keep it.
             os.ftruncate(self._file, whole)
             raise OSError(errno.ENOSPC, f"only {written} of {len(data)} bytes could be written")
         if durable:
@@ -158,7 +158,7 @@ def read_journal(path: Path, offset: int = 0, max_bytes: int | None = None) -> C
     Args:
         path: The file; one that does not exist has no events.
         offset: Where to begin; 0, or the ``offset`` of an earlier chunk.
-        max_bytes: Read about this much, and at least one event where there is one; None for everything.
+        max_bytes: Read about this much, and at least one event if there is one; None for everything.
     """
     try:
         with path.open("rb") as file:
@@ -169,13 +169,13 @@ def read_journal(path: Path, offset: int = 0, max_bytes: int | None = None) -> C
     except FileNotFoundError:
         return Chunk([], offset)
     complete = data[: data.rfind(b"\n") + 1]
-    # A line that is no event was cut short by a crash.
+    # A line that is not an event was cut short by a crash.
     events = [event for line in complete.splitlines() if (event := _parse(line)) is not None]
     return Chunk(events, offset + len(complete))
 
 
 def line_of_event(path: Path, index: int) -> int:
-    """The line, counted from 1, of the event with this index, counted from 0; 0 where there is none."""
+    """The line, counted from 1, of the event with this index, counted from 0; 0 if there is none."""
     seen = -1
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         seen += _parse(line) is not None

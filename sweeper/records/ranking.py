@@ -46,7 +46,7 @@ def _rank_key(
 
 
 def _costs(trial: TrialState, objectives: Sequence[Objective]) -> tuple[float, ...]:
-    """The final objective values turned so that less is better; infinite where there is none."""
+    """The final objective values turned so that less is better; infinite if there is none."""
     costs = []
     for objective in objectives:
         value = trial.final.get(objective.name, math.nan)

@@ -93,7 +93,7 @@ class SweepState:
 
     @property
     def tracked(self) -> tuple[Objective, ...]:
-        """The objectives, and the metric of early stopping where it is another one."""
+        """The objectives, and the metric of early stopping if it is another one."""
         stop = self.spec["early_stop"]
         objectives = self.objectives
         if stop is None or stop["metric"] in [objective.name for objective in objectives]:

@@ -32,12 +32,12 @@ class TrialState:
         best_checkpoint: Folder of the checkpoint of the best value of the first objective, or None.
         started: When it first started, in seconds since 1970.
         ended: When it ended, or None.
-        needs: What it waits for before it can train, e.g. ``1 GPU``; empty where it has everything.
+        needs: What it waits for before it can train, e.g. ``1 GPU``; empty if it has everything.
         retries: How often it was retried, by reason.
         changes: What was changed of its configuration on the way, for want of memory.
         dropped: Folders of checkpoints that were deleted, according to ``keep``.
         at_last_step: The metrics that were reported at the last step.
-        first: Time and step of the first report since it last started: what lies before is no training.
+        first: Time and step of the first report since it last started: what lies before does not count.
     """
 
     number: int

@@ -41,7 +41,7 @@ class StepScheduler(FIFOScheduler):
 
     Args:
         early_stop: The rule.
-        history: What earlier trials of the sweep reported, for a sweep that goes on.
+        history: What earlier trials of the sweep reported, for a sweep that continues.
     """
 
     # Tune would insist that every report has the metric of a scheduler that names one.
@@ -61,7 +61,7 @@ class StepScheduler(FIFOScheduler):
                 self._decide(None, past, step, value)
 
     def stopped(self, trial_id: str) -> str | None:
-        """Why the trial with Tune's id was stopped, in one line, or None where it was not."""
+        """Why the trial with Tune's id was stopped, in one line, or None if it was not."""
         return self._stopped.get(trial_id)
 
     def set_search_properties(self, _metric: str | None, _mode: str | None, **_spec: Any) -> bool:
@@ -73,7 +73,7 @@ class StepScheduler(FIFOScheduler):
         self._rule.on_trial_add(tune_controller, _same(trial))
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Decide whether a trial goes on, where the report lets the rule judge."""
+        """Decide whether a trial continues, where the report lets the rule judge."""
         value = result.get(self._early_stop.metric)
         if STEP not in result or value is None or not math.isfinite(value):
             return TrialScheduler.CONTINUE
@@ -124,11 +124,11 @@ def make_scheduler(early_stop: EarlyStopSpec | None, history: History | None = N
     Args:
         early_stop: The rule, or None.
         history: What earlier trials reported of the rule's metric
-            (`sweeper.records.sweep_state.read_series`), where a sweep goes on: without it the rule would
+            (`sweeper.records.sweep_state.read_series`), where a sweep continues: without it the rule would
             have forgotten what is good.
 
     Raises:
-        UserError: Where the rule could never stop a trial.
+        UserError: If the rule could never stop a trial.
     """
     if early_stop is None:
         return FIFOScheduler()
@@ -172,7 +172,7 @@ class _MedianRule(FIFOScheduler):
         self._reports: dict[str, list[tuple[int, float]]] = defaultdict(list)
 
     def on_trial_result(self, _controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Decide whether a trial goes on."""
+        """Decide whether a trial continues."""
         step, value = result[STEP], self._sign * result[self._early_stop.metric]
         self._reports[trial.trial_id].append((step, value))
         if step < self._early_stop.min_steps:

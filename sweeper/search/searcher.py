@@ -30,12 +30,12 @@ class StudySearcher(Searcher):
     Args:
         study: Where they come from.
         first: Trials to run before any new one is asked for: those that an earlier driver left unfinished.
-        limit: Most trials to run, those of ``first`` included; trials that go on with `again` cost none.
+        limit: Most trials to run, those of ``first`` included; trials that continue with `again` cost none.
 
     Attributes:
         limit: The same; may be raised while the sweep runs.
         error: Why no more trials can be suggested, where the study failed: Tune then lets the running trials
-            end, and whoever started Tune raises it.
+            end, and the caller that started Tune raises it.
         exhausted: Whether the space has no more configurations.
     """
 
@@ -54,7 +54,7 @@ class StudySearcher(Searcher):
         self.exhausted = False
 
     def finish(self) -> None:
-        """Suggest no more trials; those that run go on."""
+        """Suggest no more trials; those that run continue."""
         self._finished = True
 
     def again(self, number: int, config: Mapping[str, Any]) -> None:
@@ -74,7 +74,7 @@ class StudySearcher(Searcher):
         return {"trial": suggestion.number, "config": dict(suggestion.config)}
 
     def _next(self) -> Suggestion | None:
-        """A trial that has not run under this driver yet; None where there is none."""
+        """A trial that has not run under this driver yet; None if there is none."""
         if self.exhausted or self.error is not None or self._handed_out >= self.limit:
             return None
         try:
@@ -100,7 +100,7 @@ class StudySearcher(Searcher):
         """Nothing: the study is the truth, and lies on the disk already."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing: a sweep goes on from its study."""
+        """Nothing: a sweep continues from its study."""
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its settings for a restore that we never do; a study cannot be pickled.

@@ -51,7 +51,7 @@ DRAWS = 10_000
 LISTED = 20_000
 """Combinations up to which a space is listed instead: then it is known for certain when nothing is left."""
 BUSY_TIMEOUT_S = 5
-"""How long one attempt to write waits for whoever else holds the file."""
+"""How long one attempt to write waits for another process that holds the file."""
 
 
 def _no_faults(_config: Mapping[str, Any]) -> list[Fault]:
@@ -67,9 +67,9 @@ class Study:
         defaults: The trainable's defaults, for constraints that mention fields that nobody set.
 
     Raises:
-        UserError: Where the method cannot search the space, the study in the folder searched something else,
+        UserError: If the method cannot search the space, the study in the folder searched something else,
             or another process runs this sweep.
-        StudyBusyError: Where the study cannot be read or written. What was asked may be asked again.
+        StudyBusyError: If the study cannot be read or written. What was asked may be asked again.
     """
 
     def __init__(
@@ -194,10 +194,10 @@ class Study:
     # Asking
 
     def ask(self) -> Suggestion | None:
-        """Suggest a trial that keeps every constraint and repeats none; None where the space is exhausted.
+        """Suggest a trial that keeps every constraint and repeats none; None if the space is exhausted.
 
         Raises:
-            UserError: Where no configuration that may be tried can be found.
+            UserError: If no configuration that may be tried can be found.
         """
         if not self._grid:
             for _ in range(SAMPLER_ATTEMPTS):

@@ -85,7 +85,7 @@ class Expression:
         """Compute the value for a configuration of dotted names.
 
         Raises:
-            ExpressionError: Where a name has no value, or an operation has no meaning for the values.
+            ExpressionError: If a name has no value, or an operation has no meaning for the values.
         """
         try:
             return _evaluate(_parse(self.text), values)

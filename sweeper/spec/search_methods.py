@@ -14,7 +14,7 @@ MIN_CMAES_DIMENSIONS = 2
 
 
 def method_faults(search: SearchSpec, space: Space, objectives: Sequence[Objective]) -> list[str]:
-    """Say what a search method cannot do with a space; an empty list where it can search all of it.
+    """Say what a search method cannot do with a space; an empty list if it can search all of it.
 
     Optuna would fall back to random sampling for most of these, with a line in a log; a sweep that does
     something else than it was told to is worse than one that does not start.

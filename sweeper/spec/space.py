@@ -162,7 +162,7 @@ class Space:
         Values of parameters that do not exist here are left out, whatever they are.
 
         Raises:
-            KeyError: Where a parameter exists and has no value.
+            KeyError: If a parameter exists and has no value.
         """
         config = dict(fixed)
         for parameter in self.parameters:
@@ -187,7 +187,7 @@ class Space:
         return self.complete({p.name: p.draw(generator) for p in self.parameters}, fixed)
 
     def size(self) -> int | None:
-        """Number of combinations, conditions and constraints left aside; None where a range is continuous."""
+        """Number of combinations, conditions and constraints left aside; None if a range is continuous."""
         sizes = [parameter.size() for parameter in self.parameters]
         known = [size for size in sizes if size is not None]
         return math.prod(known) if len(known) == len(sizes) else None
@@ -196,7 +196,7 @@ class Space:
         """Every distinct configuration that keeps the constraints, the last parameter varying fastest.
 
         Raises:
-            ValueError: Where a range is continuous.
+            ValueError: If a range is continuous.
         """
         seen: set[str] = set()
         grids = [parameter.grid() for parameter in self.parameters]

@@ -136,12 +136,12 @@ class FailureSpec:
 
 @dataclass(frozen=True)
 class KeepSpec:
-    """Which checkpoints stay on the disk. Those of a trial that may still go on always do.
+    """Which checkpoints stay on the disk. Those of a trial that may still continue always do.
 
     Attributes:
         checkpoints: Of a trial that ended: the one of its best evaluation, the last one, or both.
         trials: Of this many trials, the best that ended; None for all. Of a trial that failed the last
-            checkpoint stays, for whoever looks into it.
+            checkpoint stays, for the caller that looks into it.
     """
 
     checkpoints: Literal["best+last", "best", "last"] = "best+last"
@@ -171,7 +171,7 @@ class ResourceSpec:
     def settled(self, cpus: float, gpus: float, trials: int | None = None) -> SettledResources:
         """Settle every ``auto`` for a machine or cluster of ``cpus`` and ``gpus``.
 
-        A worker gets a GPU where there is one, and its fair share of the CPUs.
+        A worker gets a GPU if there is one, and its fair share of the CPUs.
 
         Args:
             cpus: CPUs that trials may use.
@@ -206,7 +206,7 @@ class SettledResources:
         workers: Processes that train one trial together.
         gpu_per_worker: GPUs of each process.
         cpu_per_worker: CPUs of each process.
-        at_once: Trials that fit at the same time; 0 where not even one does.
+        at_once: Trials that fit at the same time; 0 if not even one does.
     """
 
     workers: int

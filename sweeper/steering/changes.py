@@ -49,7 +49,7 @@ def changed_budget(budget: BudgetSpec, changes: Sequence[str]) -> BudgetSpec:
 
 
 def budget_words(before: BudgetSpec, now: BudgetSpec) -> str:
-    """What changed from one budget to another, e.g. ``trials 8 → 28``; empty where nothing did."""
+    """What changed from one budget to another, e.g. ``trials 8 → 28``; empty if nothing did."""
     old, new = dataclasses.asdict(before), dataclasses.asdict(now)
     return ", ".join(
         f"{name.replace('_', ' ')} {_word(old[name])} → {_word(new[name])}"
@@ -59,7 +59,7 @@ def budget_words(before: BudgetSpec, now: BudgetSpec) -> str:
 
 
 def changed_sweep(spec: SweepSpec, changes: Sequence[str], trainable: Trainable) -> SweepSpec:
-    """A sweep as it goes on after changes to its budget, its resources and the ends of its ranges.
+    """A sweep as it continues after changes to its budget, its resources and the ends of its ranges.
 
     Args:
         spec: The sweep as it was.

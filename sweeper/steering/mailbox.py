@@ -1,8 +1,8 @@
 """How a sweep that runs is asked for something from another process: small files in its folder.
 
 Who asks writes ``requests/<id>.json``; the driver takes it by renaming it, does what it says, and writes
-``requests/<id>.answer``. A request is meant for one driver: the next one refuses it. Whoever no longer waits
-takes the request back, by renaming it, too: of two that rename a file one succeeds.
+``requests/<id>.answer``. A request is meant for one driver: the next one refuses it. The caller that no
+longer waits takes the request back, by renaming it, too: of two that rename a file one succeeds.
 """
 
 from __future__ import annotations

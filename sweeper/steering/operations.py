@@ -126,7 +126,7 @@ def _log_of(folder: Path, trial: int | None, rank: int) -> Path:
         return path
     path = trial_folder(folder, trial) / (LOG if rank == 0 else f"worker-{rank}.log")
     if path.is_file():
-        return path  # the journal may be long, and whoever follows a log asks all the time
+        return path  # the journal may be long, and the caller that follows a log asks all the time
     found = read_sweep(folder).trial(trial)
     why = f"it waits for {found.needs}" if found.needs else f"it is {found.status.replace('_', ' ')}"
     raise UserError(f"Trial {trial} has written no {path.name} yet: {why}. It would lie in {path.parent}.")

@@ -32,7 +32,7 @@ def attempt(request: Callable[[], T]) -> T:
 
     Raises:
         OutageError: If it may well succeed another time.
-        MlflowException: Where it never will.
+        MlflowException: If it will never succeed.
     """
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError

@@ -103,7 +103,7 @@ class Batch:
         self.parent = parent
         self._tags[parent] |= {"status": SweepStatus.RUNNING, **_info_tags(info)}
         if first:
-            # MLflow keeps the parameters of a run for good; a sweep that goes on may have a larger budget.
+            # MLflow keeps the parameters of a run for good; a sweep that continues may have a larger budget.
             self._params[parent] |= _sweep_params(spec)
         self._status[parent] = (SweepStatus.RUNNING, 0)
         self.artifacts += [
@@ -165,7 +165,7 @@ class Batch:
         self._status[run] = (event["status"], _milliseconds(event))
 
     def _run(self, name: str, tags: Mapping[str, str], event: Event) -> str:
-        """The run with these tags, which is made where it is missing."""
+        """The run with these tags, which is made if it is missing."""
         wanted = " and ".join(
             f"tags.`{key}` = '{tags[key]}'"
             for key in ("sweep.id", "sweep.kind", "sweep.trial")

@@ -78,7 +78,7 @@ def serve(folder: Path, port: int = PORT, uri: str | None = None) -> Iterator[Pa
 
     Args:
         folder: The sweep's folder.
-        port: Port to listen on; the next free one where it is taken.
+        port: Port to listen on; the next free one if it is taken.
         uri: Database of the runs; None for the one in the sweep's folder.
 
     Raises:

@@ -19,7 +19,7 @@ class Delivery:
         events: Events that are missing there.
         artifacts: Files that are missing there.
         refused: Requests that it will never accept.
-        problem: Why, or what it refused last, in one line; empty where it has everything.
+        problem: Why, or what it refused last, in one line; empty if it has everything.
     """
 
     complete: bool
@@ -55,7 +55,7 @@ class State:
 
 
 def read_state(path: Path) -> State | None:
-    """How far a journal was sent; None where nothing was, or the file is damaged."""
+    """How far a journal was sent; None if nothing was, or the file is damaged."""
     try:
         state = State(**json.loads(path.read_text()))
         sound = (

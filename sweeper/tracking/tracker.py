@@ -3,7 +3,7 @@
 The journal is the only source. A thread reads what was appended to it and writes that to MLflow in batches,
 so training never waits for a server. When the server does not answer, the thread tries again, ever more
 slowly, from where it was; the place is kept in ``mlflow.json`` beside the journal, so that a new driver, too,
-goes on from there and knows the runs that exist. Nothing waits in memory but one stretch of the journal.
+continues from there and knows the runs that exist. Nothing waits in memory but one stretch of the journal.
 
 Whatever is sent twice is the same thing twice: runs are found by their tags before they are made, and MLflow
 drops a metric that it has. Only `MlflowClient` is used, no run is ever the active one.
@@ -64,7 +64,7 @@ class Tracker:
     Args:
         folder: The sweep's folder, with its journal.
         uri: MLflow server or database; None as `tracking_uri` says.
-        experiment: Name of the MLflow experiment; made where it is missing.
+        experiment: Name of the MLflow experiment; made if it is missing.
         state: Name of the file beside the journal that says how far it was sent.
 
     Attributes:
@@ -95,7 +95,7 @@ class Tracker:
         make it too.
 
         Returns:
-            What is wrong with the server, in one line, where it does not answer: the sweep may go on. Empty
+            What is wrong with the server, in one line, if it does not answer: the sweep may continue. Empty
             where all is well.
 
         Raises:
@@ -120,7 +120,7 @@ class Tracker:
 
     @property
     def problem(self) -> str:
-        """Why nothing can be sent at the moment, in one line; empty where all is well."""
+        """Why nothing can be sent at the moment, in one line; empty if all is well."""
         return self._problem
 
     @property
@@ -133,7 +133,7 @@ class Tracker:
         return self._state.runs.get(str(number))
 
     def comparison_url(self, numbers: Sequence[int], base: str | None = None) -> str | None:
-        """The address at which trials are compared, or None where MLflow has none of their runs.
+        """The address at which trials are compared, or None if MLflow has none of their runs.
 
         Args:
             numbers: The trials, best first.
@@ -146,7 +146,7 @@ class Tracker:
         return comparison_url(base, self.experiment_id, found)
 
     def charts_url(self, objective: Objective, base: str | None = None) -> str | None:
-        """The address at which all trials are charted, or None where MLflow has none of their runs.
+        """The address at which all trials are charted, or None if MLflow has none of their runs.
 
         Args:
             objective: What the trials are sorted by, the best first.
@@ -245,7 +245,7 @@ class Tracker:
         self._state.experiment_id = experiment_id
 
     def _find_experiment(self, client: Any) -> str:
-        """The id of the experiment, which is made where it is missing."""
+        """The id of the experiment, which is made if it is missing."""
         found = client.get_experiment_by_name(self._experiment)
         if found is None:
             return str(

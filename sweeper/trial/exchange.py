@@ -88,7 +88,7 @@ def request_stop(folder: Path) -> None:
 
 
 def progress_of(folder: Path) -> str:
-    """What the trial in ``folder`` last said about itself between reports; empty where it said nothing."""
+    """What the trial in ``folder`` last said about itself between reports; empty if it said nothing."""
     try:
         return str(json.loads((folder / PROGRESS).read_text())["message"])
     except (OSError, ValueError, KeyError):

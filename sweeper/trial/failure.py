@@ -41,7 +41,7 @@ TRACEBACK_LINES = 40
 LONGEST_LINE = 200
 
 RETRIED = ("lost", "timed_out", "hung", "preempted")
-"""Reasons that are no fault of the trial: it goes on from its last checkpoint."""
+"""Reasons that are no fault of the trial: it continues from its last checkpoint."""
 
 LIGHTENED = ("out_of_memory", "out_of_host_memory")
 """Reasons for which a trial is tried again with a configuration that takes less memory."""
@@ -70,7 +70,7 @@ class Failure:
     Attributes:
         reason: One stable word of those in docs/reliability.md, or one of the trainable's own.
         message: What went wrong, for a person.
-        traceback: The end of the traceback; empty where there is none.
+        traceback: The end of the traceback; empty if there is none.
         log: Path of the worker's log.
     """
 
@@ -112,7 +112,7 @@ def _link(beside: Path, path: Path) -> None:
     """Give a file a second name, unless there is one of that name.
 
     Raises:
-        FileExistsError: Where there is.
+        FileExistsError: If there is.
     """
     try:
         os.link(beside, path)
@@ -134,7 +134,7 @@ def failure_of(error: BaseException, log: Path) -> Failure:
     """Sort what a trainable raised by its reason."""
     message = f"{type(error).__name__}: {str(error).strip()}".rstrip(": ")
     reasons = [found for cause in _causes(error) if (found := _reason_of(cause)) is not None]
-    # A dataset that cannot be written for want of room is no bad dataset.
+    # A dataset that cannot be written for want of room is not a bad dataset.
     reason = next((found for found in reasons if found in _UNDERLYING), reasons[0] if reasons else "error")
     if isinstance(error, (TrainableError, TrialError)):
         message = str(error).strip() or message
@@ -154,7 +154,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _reason_of(error: BaseException) -> str | None:
-    """The reason that one error of a chain tells; None where it tells none."""
+    """The reason that one error of a chain tells; None if it tells none."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "out_of_disk"
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
@@ -185,7 +185,7 @@ def _place(error: BaseException) -> str:
 def failure_of_group(error: BaseException, written: Failure | None, log: Path) -> Failure:
     """Say why a worker group failed.
 
-    Where a rank is gone the others fail in their collective calls, and what they wrote is no reason but a
+    Where a rank is gone the others fail in their collective calls, and what they wrote is not a reason but a
     consequence; unless it has a reason of its own, which then may have killed the rank.
 
     Args:
@@ -215,7 +215,7 @@ def failure_of_group(error: BaseException, written: Failure | None, log: Path) -
 
 
 def failure_of_actor(error: BaseException | None, who: str, log: Path) -> Failure | None:
-    """Say why a process of Ray's is gone; None where the error does not say that one is."""
+    """Say why a process of Ray's is gone; None if the error does not say that one is."""
     text = str(error or "")
     kind = type(error).__name__
     end = tail(text)

@@ -2,7 +2,7 @@
 
 A trial's workers run in a placement group. Ray gives free resources to whichever waiting group fits and asks
 first, so that one sweep could keep another waiting. Therefore a trial does not ask while one of another sweep
-waits that would fit where it fits; and after a while not while a larger one waits for the same thing.
+waits that would fit if it fits; and after a while not while a larger one waits for the same thing.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def needs_text(bundles: Sequence[Mapping[str, float]]) -> str:
 
 
 def waits_for(folder: Path) -> str:
-    """What the trial in ``folder`` waits for; empty where it has its place."""
+    """What the trial in ``folder`` waits for; empty if it has its place."""
     try:
         return str(json.loads((folder / WAITING).read_text())["needs"])
     except (OSError, ValueError, KeyError, TypeError):

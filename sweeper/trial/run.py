@@ -2,8 +2,8 @@
 
 The function runs in a Tune actor that is used again for the next trial; the workers are fresh processes. What
 a worker prints goes to ``worker.log`` in the trial's folder, what it reports to ``reports.jsonl``, why it
-failed to ``error.json``. A trial that lost a worker ends, and whoever runs the sweep starts it again from its
-checkpoint.
+failed to ``error.json``. A trial that lost a worker ends, and the caller that runs the sweep starts it again
+from its checkpoint.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def run_trial(config: Mapping[str, Any], settings: TrialSettings) -> None:
         settings: What all trials share.
 
     Raises:
-        TrialError: Where the trial failed, with the reason, or was interrupted (reason ``interrupted``).
+        TrialError: If the trial failed, with the reason, or was interrupted (reason ``interrupted``).
     """
     for name, value in TRAIN_ENVIRONMENT.items():
         os.environ.setdefault(name, value)

@@ -4,8 +4,8 @@ Ray Train as it comes gives every run, beside its workers, a controller, a place
 dataset process and, inside Tune, a queue: four Python processes that load Ray anew for each trial, which on a
 small machine costs several times the training (measured in ``docs/decisions/0006-a-lean-trainer.md``). Here
 the controller runs in the thread of the trial that waits for it anyway, reports go to Tune directly, and
-placement groups carry the sweep's name, so that whoever runs the sweep can free those of a trial that is
-gone.
+placement groups carry the sweep's name, so that the caller that runs the sweep can free those of a trial
+that is gone.
 
 This module is the only one that uses what Ray keeps private. `NetworkConfig` has the workers of a trial find
 each other over the network that Ray uses: Gloo takes the address that the host's own name stands for, which
@@ -147,7 +147,7 @@ def _placed_controller(group_name: str, folder: Path, given_up: Callable[[], boo
 
 
 def interface_of(address: str, interfaces: Mapping[str, Any] | None = None) -> str | None:
-    """Name the network interface that has an address; None where none has it.
+    """Name the network interface that has an address; None if none has it.
 
     Args:
         address: An IP address of this machine.

@@ -53,12 +53,12 @@ class Watchdog:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """While this lasts silence is no fault: somebody else limits it."""
+        """While this lasts silence is not a fault: something else limits it."""
         self._paused = True
         try:
             yield
         finally:
-            self.alive()  # first: whoever sees that the pause is over must see this, too
+            self.alive()  # first: what sees that the pause is over must see this, too
             self._paused = False
 
     @contextlib.contextmanager

@@ -158,7 +158,7 @@ def _metrics(report: Report) -> dict[str, Any]:
     """A report as Tune gets it.
 
     Raises:
-        TrialError: Where a number is not finite (reason ``diverged``).
+        TrialError: If a number is not finite (reason ``diverged``).
     """
     for name, value in report.metrics.items():
         if not math.isfinite(value):

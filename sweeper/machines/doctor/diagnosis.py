@@ -30,7 +30,7 @@ class NodeReport:
         name: What it is called here.
         is_head: Whether drivers of sweeps run there.
         gpus: GPUs that Ray gives out there.
-        measured: What `sweeper.machines.doctor.probe.look` found; empty where it did not answer.
+        measured: What `sweeper.machines.doctor.probe.look` found; empty if it did not answer.
         skew_s: How far its clock is ahead of the one that asked, as far as can be told.
         silence: Why it did not answer; empty if it did.
         unread: Files of other nodes in the shared folder that it cannot read.
@@ -57,7 +57,7 @@ def judge(reports: Sequence[NodeReport], mlflow: str | None = None, *, alone: bo
 
     Args:
         reports: What they said.
-        mlflow: MLflow's server, or None where runs lie in each sweep's folder.
+        mlflow: MLflow's server, or None if runs lie in each sweep's folder.
         alone: Whether this is one machine without a cluster.
     """
     diagnoses = [

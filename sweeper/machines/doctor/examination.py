@@ -1,7 +1,7 @@
 """What is wrong with a machine or with the nodes of a cluster before a sweep is launched there.
 
 Every node is asked by a task of its own, so that what is said is what a trial would find. Checks that pass
-are told too: whoever runs the doctor wants to know what was looked at.
+are reported too: the user wants to know what was examined.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def examine(address: str | None = None, sweeps: Path = Path("sweeps")) -> list[F
     """Look at this machine, or at every node of a cluster.
 
     Args:
-        address: The cluster; None for this machine alone, where nothing is started.
+        address: The cluster; None for this machine alone; nothing is started there.
         sweeps: The folder in which sweeps lie.
 
     Raises:
@@ -94,7 +94,7 @@ def _on_node(function: Callable[..., Any], identity: str, *arguments: Any) -> An
 
 
 def _answers(asked: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
-    """What each node answered, and why not where it did not."""
+    """What each node answered, and why not if it did not."""
     import ray
 
     ready, _ = ray.wait(list(asked.values()), num_returns=len(asked), timeout=PATIENCE_S)
@@ -112,7 +112,7 @@ def _answers(asked: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
 
 
 def _skew(identity: str) -> float:
-    """How far a node's clock is ahead of ours; 0 where it lies within the time that asking took."""
+    """How far a node's clock is ahead of ours; 0 if it lies within the time that asking took."""
     import ray
 
     least = (float("inf"), 0.0)

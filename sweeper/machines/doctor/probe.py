@@ -60,7 +60,7 @@ def now() -> float:
 
 
 def leave_mark(folder: str) -> tuple[str, str]:
-    """Write a file that nobody else writes; its name and content, or an empty name and what went wrong."""
+    """Write a file that no other node writes; its name and content, or an empty name and what went wrong."""
     content = uuid.uuid4().hex
     path = Path(folder) / f"{socket.gethostname()}-{content}"
     try:
@@ -109,7 +109,7 @@ def _file_limit() -> int:
 
 
 def _answer(address: str) -> str:
-    """Empty where MLflow's server answers, else what went wrong."""
+    """Empty if MLflow's server answers, else what went wrong."""
     try:
         with urllib.request.urlopen(f"{address.rstrip('/')}/health", timeout=TIMEOUT_S):
             return ""

@@ -68,7 +68,7 @@ def _configs(space: Space, fixed: Mapping[str, Any]) -> Iterator[dict[str, Any]]
 
 
 def _candidates(parameter: Parameter) -> Sequence[Any]:
-    """The values of a parameter that are looked at: all where they are few, else bounds, middle and some."""
+    """The values of a parameter that are looked at: all if they are few, else bounds, middle and some."""
     generator = random.Random(parameter.name)
     size = parameter.size()
     if parameter.kind == "categorical":

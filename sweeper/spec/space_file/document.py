@@ -30,7 +30,7 @@ class Document:
         root: The file's mapping, after the overrides.
         whole: The place of faults that have no line.
         faults: Every fault.
-        trainable: The trainable, or None where it cannot be loaded.
+        trainable: The trainable, or None if it cannot be loaded.
         notes: What was changed on the way.
         warnings: What is legal and yet probably not meant.
         config: Fixed values under their own names.
@@ -47,7 +47,7 @@ class Document:
     config_places: dict[str, Place] = field(default_factory=dict)
 
     def place(self, *keys: str) -> Place:
-        """Where a key was written; where it is not, the nearest key above it."""
+        """Where a key was written; if it is not, the nearest key above it."""
         place, at = self.whole, self.root
         for key in keys:
             if key not in at:
@@ -72,7 +72,7 @@ class Document:
             self.faults.add(node.place, key, "no section has this name.", remedy)
 
     def own_name(self, name: str) -> str | None:
-        """The trainable's own name for a field or alias; None where there is none."""
+        """The trainable's own name for a field or alias; None if there is none."""
         if self.trainable is None:
             return None
         own = self.trainable.aliases.get(name, name)
@@ -90,7 +90,7 @@ class Document:
         return "See docs/configuration.md for every field."
 
     def section(self, name: str) -> dict[str, Node] | None:
-        """The entries of a section of fixed shape, faulty ones left out; None where the section is absent."""
+        """The entries of a section of fixed shape, faulty ones left out; None if the section is absent."""
         node = self.root.get(name)
         if node is None or node.value is None:
             return None

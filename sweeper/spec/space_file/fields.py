@@ -258,7 +258,7 @@ LARGEST_INT = 2**63 - 1
 
 
 def value_problem(info: FieldInfo, value: Any) -> tuple[str, str] | None:
-    """What is wrong with a value for a field, and what is expected; None where nothing is."""
+    """What is wrong with a value for a field, and what is expected; None if nothing is."""
     flat = value if isinstance(value, list) else [value]
     if any(isinstance(number, int) and abs(number) > LARGEST_INT for number in flat):
         return ("is larger than a computer counts.", f"Expected {info.expected()}.")

@@ -49,7 +49,7 @@ def _put(document: Document, section: str, keys: list[str], override: Override) 
 
 
 def _mapping(at: dict[str, Node], key: str, place: Place) -> dict[str, Node]:
-    """The mapping under a key, made where there is none."""
+    """The mapping under a key, made if there is none."""
     node = at.get(key)
     if node is None or not isinstance(node.value, dict):
         at[key] = node = Node(place, {})

@@ -298,7 +298,7 @@ def read_budget(document: Document, grid_size: int | None, may_be_missing: bool)
 
     Args:
         document: The space file.
-        grid_size: Points of a grid search; the number of trials where none is said.
+        grid_size: Points of a grid search; the number of trials if none is said.
         may_be_missing: Whether the number of trials may be left out.
     """
     values = {key: node.value for key, node in (document.section("budget") or {}).items()}

@@ -21,7 +21,7 @@ from trainables.interface import FieldInfo, StartsFromCheckpoints, is_url
 __all__ = ["SpacePlaces", "read_config", "read_inherited", "read_space"]
 
 PATH_OR_HUB = "path or hub id"
-"""Unit of a field that names a folder or, where there is no such folder, something on the hub."""
+"""Unit of a field that names a folder or, if there is no such folder, something on the hub."""
 
 
 @dataclass
@@ -51,7 +51,7 @@ def read_config(document: Document) -> None:
 
 
 def read_inherited(document: Document) -> None:
-    """Fill ``document.config`` with what the checkpoint that it names decides and nobody else does."""
+    """Fill ``document.config`` with what the checkpoint that it names decides and the user does not."""
     trainable = document.trainable
     if trainable is None or not isinstance(trainable, StartsFromCheckpoints):
         return

@@ -82,7 +82,7 @@ class FaultList:
         """Raise what was collected.
 
         Raises:
-            SpecError: Where there is a fault.
+            SpecError: If there is a fault.
         """
         if self._faults:
             raise SpecError(tuple(self))
@@ -134,7 +134,7 @@ def read_file(path: Path, known: Sequence[str] = ()) -> tuple[str, Node]:
         Its text, and the mapping.
 
     Raises:
-        SpecError: Where the file is missing, too large, not UTF-8, or not YAML in the sense of this module.
+        SpecError: If the file is missing, too large, not UTF-8, or not YAML in the sense of this module.
     """
     whole = Place(str(path))
     if not (is_there(path) and path.is_file()):
@@ -183,7 +183,7 @@ def _similar_files(path: Path, known: Sequence[str]) -> str:
 
 
 def _compose(text: str, file: str, faults: FaultList) -> Node | None:
-    """Turn a YAML text into nodes with places; None where it is empty, or broken (a fault then)."""
+    """Turn a YAML text into nodes with places; None if it is empty, or broken (a fault then)."""
     try:
         tree = yaml.compose(text, _Loader)
     except yaml.MarkedYAMLError as error:
@@ -307,7 +307,7 @@ class Override:
 
 
 def parse_override(argument: str, faults: FaultList) -> Override | None:
-    """Read ``key=value``; None (and a fault) where it is none."""
+    """Read ``key=value``; None (and a fault) if it is none."""
     place = Place(f"argument {masked(argument)}")
     key, separator, raw = argument.partition("=")
     key = key.strip()
@@ -325,7 +325,8 @@ def parse_override(argument: str, faults: FaultList) -> Override | None:
     found = FaultList()
     node = _compose(raw, "argument", found)
     if len(found) or node is None:
-        # A path such as `a: b` or `[x` is a text that happens not to be YAML; whoever wants a text takes it.
+        # A path such as `a: b` or `[x` is a text that happens not to be YAML; a caller that wants a text
+        # uses it.
         return Override(place, key, raw, Node(place, raw if len(found) else None))
     return Override(place, key, raw, _placed(node, place))
 
