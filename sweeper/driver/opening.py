@@ -14,7 +14,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from sweeper.errors import SweepExistsError, SweepNotFoundError, UserError
-from sweeper.layout import JOURNAL, LOCK, RESERVE, SPEC, STUDY, UNFINISHED, write_whole
+from sweeper.layout import DATABASE, JOURNAL, LOCK, RESERVE, SPEC, STATE, STUDY, UNFINISHED, write_whole
 from sweeper.masking import masked
 from sweeper.records.journal import Journal, read_journal
 from sweeper.records.sweep_state import SweepState, read_sweep
@@ -134,8 +134,6 @@ def is_stillborn(folder: Path) -> bool:
 
     A driver that was killed meanwhile leaves that behind; nothing of it is worth anything.
     """
-    from sweeper.layout import DATABASE, LOCK, STATE, STUDY
-
     databases = {f"{name}{end}" for name in (STUDY, DATABASE) for end in ("", "-journal", "-wal", "-shm")}
     made = databases | {LOCK, JOURNAL, RESERVE, SPEC, STATE}
     names = {path.name.removesuffix(UNFINISHED) for path in folder.iterdir()}

@@ -13,6 +13,7 @@ from sweeper.records.forecast import cost_of
 from sweeper.records.status import TrialStatus
 from sweeper.records.sweep_state import SweepState, find_sweep, read_sweep
 from sweeper.spec.sweep import SweepSpec
+from sweeper.steering import entrance as remote
 from sweeper.steering.changes import changed_sweep
 from trainables import registry
 
@@ -39,8 +40,6 @@ def is_driven(name: str, sweeps: Path, address: str | None, *, take_over: bool =
         return False
     if address is None:
         return read_sweep(find_sweep(name, sweeps)).is_alive()
-    from sweeper.steering import entrance as remote
-
     try:
         there = remote.find_remote(name, address)
     except SweepNotFoundError as missing:
@@ -98,7 +97,7 @@ def resume(
     before = SweepSpec.from_dict(earlier.spec, folder)
     spec = changed_sweep(before, changes, registry.load(before.trainable))
     _refuse_used_up(earlier, spec)
-    from sweeper.driver.launch import launch
+    from sweeper.driver.launch import launch  # loads Optuna; `status` and `watch` need this module, too
 
     return launch(spec, address=address, console=console, earlier=earlier), folder
 

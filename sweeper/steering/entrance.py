@@ -16,6 +16,7 @@ from typing import Any
 from sweeper.errors import SweeperError, SweepNotFoundError, UserError
 from sweeper.machines.connection import connect, disconnect
 from sweeper.records.sweep_state import SweepState
+from sweeper.steering.operations import OPERATIONS
 from sweeper.text import nearest
 
 __all__ = ["NAMESPACE", "GoneError", "RemoteSweep", "entrances", "find_remote", "leave", "open_entrance"]
@@ -40,8 +41,6 @@ class _Entrance:
 
     def call(self, operation: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """What an operation gives; an error of ours as ``error`` and ``exit_code``."""
-        from sweeper.steering.operations import OPERATIONS
-
         try:
             if operation not in OPERATIONS:
                 raise UserError(f"{operation!r} is nothing that can be asked of a sweep.")

@@ -37,6 +37,7 @@ from sweeper.trial.exchange import (
 from sweeper.trial.failure import Failure, failure_of, write_failure
 from sweeper.trial.system_metrics import system_metrics
 from sweeper.trial.watchdog import Watchdog
+from trainables import registry
 from trainables.interface import Report, TrainContext, silent
 
 __all__ = ["TrialSettings", "train_worker"]
@@ -144,8 +145,6 @@ def train_worker(loop: Mapping[str, Any]) -> str:
 
 
 def _reports(trainable: str, config: Mapping[str, Any], context: TrainContext) -> Iterator[Report]:
-    from trainables import registry
-
     reports = registry.load(trainable).train(config, context)
     try:
         yield from reports

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sweeper.machines.connection import connect, disconnect
 from sweeper.machines.doctor import probe
 from sweeper.machines.doctor.diagnosis import NodeReport, finding, judge
 from sweeper.text import last_line
@@ -42,8 +43,6 @@ def examine(address: str | None = None, sweeps: Path = Path("sweeps")) -> list[F
         measured = probe.look(folder, server)
         gpus = float(len(measured["gpus"]))
         return judge([NodeReport("this machine", True, gpus, measured)], server, alone=True)
-    from sweeper.machines.connection import connect, disconnect
-
     cluster = connect(address)
     try:
         reports = _ask_nodes(folder, server)
