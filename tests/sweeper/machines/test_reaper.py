@@ -50,8 +50,9 @@ def test_a_process_that_only_has_the_number_of_another_is_left_alone(monkeypatch
 @pytest.mark.parametrize("ended", ["killed", "in order"])
 def test_a_driver_leaves_nothing(ended: str) -> None:
     arena = Arena()  # in a folder with a short name, which Ray's sockets need
-    text = "from sweeper import cluster; cluster.connect(cpus=1); print('all is there', flush=True); "
-    text += "import time; time.sleep(600)" if ended == "killed" else "cluster.disconnect()"
+    text = "from sweeper.machines import connection; connection.connect(cpus=1); "
+    text += "print('all is there', flush=True); "
+    text += "import time; time.sleep(600)" if ended == "killed" else "connection.disconnect()"
     process, log, mark = arena.start("driver", sys.executable, "-c", text)
     try:
         eventually(lambda: "all is there" in log.read_text() or process.poll() is not None, 120)

@@ -155,7 +155,7 @@ def test_a_database_that_was_lost_is_filled_again_from_the_journal(tmp_path):
     played.trial(1)
     # In a new process: in this one MLflow holds the file that is gone.
     script = (
-        "import sys; from pathlib import Path; from sweeper.tracking import Tracker\n"
+        "import sys; from pathlib import Path; from sweeper.tracking.tracker import Tracker\n"
         "tracker = Tracker(Path(sys.argv[1]), None, 'small'); print(tracker.start(), tracker.close(60))"
     )
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True)
