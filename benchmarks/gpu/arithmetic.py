@@ -1,4 +1,4 @@
-"""Arithmetic that is no option of the trainable: TF32, channels-last weights, another order of summation."""
+"""Arithmetic that is not an option of the trainable: TF32, channels-last weights, order of summation."""
 
 from __future__ import annotations
 

@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 import yaml
 from golden_files import GoldenFiles
+from probed_nodes import measured
 from rich.console import Console
 from small_sweeps import BETA_END, DIMS, LR, SCHEDULE, SUCCESS, sweep
 from typer import rich_utils
@@ -319,34 +320,6 @@ def test_live_table_of_a_running_sweep(golden: GoldenFiles, width):
 
 
 # Machines
-
-
-def measured(**changes: Any) -> dict[str, Any]:
-    """The report of the probe on a machine without problems."""
-    place = {"path": "/mnt/sweeps", "exists": True, "writable": True, "free_gb": 500.0, "total_gb": 900.0}
-    return {
-        "host": "node",
-        "time": NOW,
-        "identity": {
-            "python": "3.11.7",
-            "ray": "2.60.0",
-            "package": "0.1.0",
-            "code": "aaaaaaaaaaaa",
-            "packages": {"torch": "2.14.1", "numpy": "2.4.6"},
-        },
-        "cpus": 8,
-        "gpus": ["NVIDIA L4"],
-        "driver": "580.95.05",
-        "torch_cuda": "13.0",
-        "sweeps": place,
-        "cache": {**place, "path": "/mnt/frames"},
-        "shm_gb": 8.0,
-        "shm_free_gb": 7.0,
-        "files": 65536,
-        "mlflow": "",
-        "token": True,
-        **changes,
-    }
 
 
 def test_doctor_of_a_machine(golden: GoldenFiles, capsys, monkeypatch):
