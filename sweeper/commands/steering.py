@@ -12,8 +12,8 @@ from typing import Annotated, Any
 import typer
 
 from sweeper.commands.options import Json, Sweep, SweepsFolder, open_console
-from sweeper.driver.resume import is_driven
 from sweeper.driver.resume import resume as resume_here
+from sweeper.driver.resume import without_driver
 from sweeper.records.sweep_state import SweepState, find_sweep, list_sweeps, read_sweep
 from sweeper.steering import entrance
 from sweeper.steering.operations import LocalSweep, RunningSweep
@@ -278,12 +278,13 @@ def resume(
     as_json: Json = False,
 ) -> None:
     """Resume a sweep that is paused, ended, or whose driver is gone; a larger budget continues it."""
-    if is_driven(sweep, sweeps, address, take_over=take_over):
+    state = without_driver(sweep, sweeps, address, take_over=take_over)
+    if state is None:
         _ask("resume", sweep, address, sweeps, as_json, changes=changes or [])
         return
-    code, folder = resume_here(sweep, changes or (), sweeps, address, open_console(stderr=as_json))
+    code = resume_here(state, changes or (), address, open_console(stderr=as_json))
     if as_json:
-        typer.echo(json.dumps(to_json(read_sweep(folder)), indent=2))
+        typer.echo(json.dumps(to_json(read_sweep(state.folder)), indent=2))
     raise typer.Exit(code)
 
 

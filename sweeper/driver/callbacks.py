@@ -5,7 +5,7 @@ They pass on what happens to the recorder and decide nothing about which trial i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +15,11 @@ from ray.tune.schedulers import TrialScheduler
 
 from sweeper.driver.ending import Ending
 from sweeper.driver.recorder import Outcome, Recorder
+from sweeper.driver.retry import Retries
 from sweeper.errors import TrialError
 from sweeper.layout import LOG, trial_folder
 from sweeper.records.status import TrialStatus
 from sweeper.search.early_stopping import StepScheduler
-from sweeper.search.searcher import StudySearcher
 from sweeper.spec.sweep import SweepSpec
 from sweeper.trial.exchange import STOP
 from sweeper.trial.failure import RETRIED, Failure, failure_of, failure_of_actor, read_failure, write_failure
@@ -32,28 +32,27 @@ __all__ = ["RecorderCallback", "free_groups_at_end", "make_stopper", "trial_name
 
 
 class RecorderCallback(Callback):
-    """Tells the recorder what Tune hears from its trials, and why they end.
+    """Passes on to the recorder what Tune receives from its trials, and why they end.
 
     Args:
-        recorder: Who is told.
+        recorder: Records it.
         scheduler: Knows which trials were stopped early.
-        retries: Told how an attempt failed; what then counts as the trial's end, or None if it continues.
+        expected: How running trials that were asked to stop will end, by number. A trial that ends by itself
+            before is removed.
+        retries: Decides whether a trial that failed continues; None if none does.
     """
 
     def __init__(
         self,
         recorder: Recorder,
         scheduler: TrialScheduler,
-        retries: Callable[[int, Outcome], Outcome | None] = lambda _number, outcome: outcome,
+        expected: MutableMapping[int, Outcome] | None = None,
+        retries: Retries | None = None,
     ) -> None:
         self._recorder = recorder
         self._scheduler = scheduler
         self._retries = retries
-        self._expected: dict[int, Outcome] = {}
-
-    def expect(self, number: int, outcome: Outcome) -> None:
-        """Say beforehand how a trial that was asked to stop will end, unless it ends by itself before."""
-        self._expected[number] = outcome
+        self._expected = {} if expected is None else expected
 
     def on_trial_start(self, *, trial: Any, **_info: Any) -> None:
         """A trial runs, or runs again."""
@@ -84,7 +83,7 @@ class RecorderCallback(Callback):
         if expected is not None and (outcome.status == TrialStatus.INTERRUPTED or outcome.reason in RETRIED):
             self._recorder.end_trial(number, expected)
             return
-        end = self._retries(number, outcome)
+        end = outcome if self._retries is None else self._retries(number, outcome)
         if end is not None:
             self._recorder.end_trial(number, end)
 
@@ -119,7 +118,7 @@ def error_outcome(trial: Any, folder: Path) -> Outcome:
     if failure is None and cause is not None:
         failure = failure_of(cause, folder / LOG)
     if failure is None:
-        failure = Failure("lost", "its driver ended without a word", "", str(folder / LOG))
+        failure = Failure("lost", "its driver ended and reported no reason", "", str(folder / LOG))
     write_failure(folder, failure)
     return Outcome(TrialStatus.FAILED, failure.reason, failure.message)
 
@@ -135,17 +134,8 @@ def _exception(trial: Any) -> BaseException | None:
             return None
 
 
-def make_stopper(
-    ending: Ending, searcher: StudySearcher, look: Callable[[], None], say: Callable[[str], None]
-) -> Stopper:
-    """Make what Tune asks in every turn of its loop whether the run is over.
-
-    Args:
-        ending: Decides when a sweep ends.
-        searcher: Hands out no more trials once the sweep is ending.
-        look: Called first: takes requests from other processes.
-        say: Shows a person that the sweep is ending.
-    """
+def make_stopper(is_over: Callable[[], bool]) -> Stopper:
+    """Make Tune's stopper from a function that is called in every turn of Tune's loop."""
 
     class EndSweep(Stopper):
         """Asked by Tune in every turn of its loop."""
@@ -154,12 +144,7 @@ def make_stopper(
             return False
 
         def stop_all(self) -> bool:
-            look()
-            if ending.check():
-                say(ending.notice())
-            if ending.begun:
-                searcher.finish()
-            return ending.over()
+            return is_over()
 
         def __reduce__(self) -> Any:
             # Tune pickles its settings for a restore that we never do.
@@ -181,7 +166,7 @@ def free_groups_at_end(spec: SweepSpec, group: str, ending: Ending) -> Callback:
         """Gives the workers of a trial that ended back at once, however it ended."""
 
         def on_trial_start(self, *, trial: Trial, **_info: Any) -> None:
-            if not ending.begun:
+            if not ending.stopping:
                 (trial_folder(spec.folder, trial.config["trial"]) / STOP).unlink(missing_ok=True)
 
         def on_trial_complete(self, *, trial: Trial, **_info: Any) -> None:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import shutil
 
-from sweeper.driver.ending import common_reason, used_up
 from sweeper.driver.opening import open_sweep
 from sweeper.driver.recorder import Recorder
 from sweeper.layout import RAY
-from sweeper.records.forecast import gpus_per_trial
+from sweeper.records.limits import last_failure, nothing_left
 from sweeper.records.status import SweepStatus, TrialStatus
 from sweeper.records.sweep_state import SweepState
 from sweeper.spec.sweep import SweepSpec
@@ -22,7 +21,7 @@ from sweeper.tracking.state import Delivery
 from sweeper.tracking.tracker import Tracker
 from trainables.interface import Trainable
 
-__all__ = ["DELIVERY_S", "close", "is_used_up", "pages", "verdict"]
+__all__ = ["DELIVERY_S", "close", "pages", "verdict"]
 
 COMPARED = 5
 """Trials that the link to MLflow compares."""
@@ -34,7 +33,7 @@ def verdict(sweep: SweepState) -> tuple[SweepStatus, str]:
     """Say how a sweep ended all of whose trials came to their end."""
     ended = sweep.ended_trials
     if ended and sweep.count(TrialStatus.FAILED) == ended:
-        return SweepStatus.FAILED, f"Every trial failed. {common_reason(sweep)}"
+        return SweepStatus.FAILED, f"Every trial failed. {last_failure(sweep)}"
     return SweepStatus.DONE, f"All {ended} trials ended." if ended > 1 else "The trial ended."
 
 
@@ -45,15 +44,6 @@ def pages(sweep: SweepState, tracker: Tracker) -> tuple[str | None, str | None, 
     ranked = [trial for trial in sweep.ranking() if trial.final] or sweep.ranking()
     compared = tracker.comparison_url([trial.number for trial in ranked[:COMPARED]], base)
     return compared, tracker.charts_url(sweep.objectives[0], base), served
-
-
-def is_used_up(spec: SweepSpec, sweep: SweepState) -> bool:
-    """Whether nothing is left to run of a sweep that nobody drives: its trials, or its hours, are used up."""
-    return sweep.ended_trials >= spec.budget.trials or _limit(spec, sweep) is not None
-
-
-def _limit(spec: SweepSpec, sweep: SweepState) -> tuple[SweepStatus, str] | None:
-    return used_up(spec.budget, sweep, gpus_per_trial(sweep), sweep.heard)
 
 
 def close(spec: SweepSpec, trainable: Trainable, sweep: SweepState) -> SweepResult:
@@ -67,10 +57,10 @@ def close(spec: SweepSpec, trainable: Trainable, sweep: SweepState) -> SweepResu
     Raises:
         SweeperError: If the sweep cannot be recorded.
     """
-    complete = sweep.ended_trials >= spec.budget.trials
+    limit = nothing_left(spec.budget, sweep)
     if sweep.is_closed:
         what, more = "This sweep is complete", "budget.trials"
-        if not complete:
+        if limit is not None and limit.name != "trials":
             what, more = "The budget of this sweep is used up", "it"
         message = f"{what}: {sweep.ended_trials} trials ended before. Raise {more} for more; "
         message += "give a name for a new one."
@@ -79,9 +69,11 @@ def close(spec: SweepSpec, trainable: Trainable, sweep: SweepState) -> SweepResu
     with open_sweep(spec, trainable, sweep) as records:
         tracker = records.tracker
         tracker.start()
-        recorder = Recorder(records.study, records.journal, tracker, spec)
+        recorder = Recorder(records.study, records.journal, tracker, spec, sweep=records.sweep)
         recorder.start_sweep(sweep.info)
-        status, message = (None if complete else _limit(spec, sweep)) or verdict(recorder.sweep)
+        status, message = verdict(recorder.sweep)
+        if limit is not None and limit.name != "trials":
+            status, message = limit.status, limit.message
         recorder.end_sweep(status, message)
         delivery = tracker.close(DELIVERY_S)
         # What Ray keeps there is for a restore that we never do.

@@ -3,112 +3,183 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from enum import StrEnum
 
 from sweeper.driver.signals import Signals
 from sweeper.layout import trial_folder
+from sweeper.records.limits import last_failure, limit_reached
 from sweeper.records.status import SweepStatus, TrialStatus
 from sweeper.records.sweep_state import SweepState
-from sweeper.spec.sweep import BudgetSpec, SettledResources
+from sweeper.text import counted
 from sweeper.trial.exchange import request_stop
 
-__all__ = ["GRACE_S", "PAUSE_GRACE_S", "Ending", "common_reason", "used_up"]
+__all__ = ["GRACE_S", "PAUSE_GRACE_S", "Ending", "Phase"]
 
 GRACE_S = 30.0
 """How long trials that were asked to stop may take to write a checkpoint."""
 PAUSE_GRACE_S = 900.0
-"""The same where nobody is in a hurry: a trial may be at its rollouts, and its checkpoint comes after."""
+"""The same for a pause, which is not urgent: a trial's rollouts may have to end before its checkpoint."""
 CANARIES = 3
 """When this many trials ended (or all that run at once, if more) and all failed alike, the sweep gives up."""
 CANARIES_APART = 3
 """Trials that all failed, but in several ways, must be this many times more."""
 
 
+class Phase(StrEnum):
+    """What the driver lets trials do."""
+
+    RUNNING = "running"
+    """Trials run, and new ones start."""
+    DRAINING = "draining"
+    """Trials run to their end, and none starts."""
+    PAUSED = "paused"
+    """Running trials stop after a checkpoint, and wait for `RESUMING` or `LEAVING`."""
+    RESUMING = "resuming"
+    """Paused, and to run again as soon as all trials have stopped."""
+    LEAVING = "leaving"
+    """Paused, and to end as soon as all trials have stopped."""
+    ENDING = "ending"
+    """Running trials stop after a checkpoint, and the sweep ends."""
+
+
+class Step(StrEnum):
+    """What leads from one phase to another."""
+
+    PAUSE = "pause"
+    RESUME = "resume"
+    STOP = "stop"
+    STOPPED = "stopped"
+    """All trials have stopped."""
+    END = "end"
+    """The sweep cannot or must not continue."""
+
+
+_NEXT: Mapping[Phase, Mapping[Step, Phase]] = {
+    Phase.RUNNING: {
+        Step.PAUSE: Phase.PAUSED,
+        Step.STOP: Phase.DRAINING,
+        Step.END: Phase.ENDING,
+    },
+    Phase.DRAINING: {
+        Step.PAUSE: Phase.PAUSED,
+        Step.RESUME: Phase.RUNNING,
+        Step.END: Phase.ENDING,
+    },
+    Phase.PAUSED: {
+        Step.RESUME: Phase.RESUMING,
+        Step.STOP: Phase.LEAVING,
+        Step.END: Phase.ENDING,
+    },
+    Phase.RESUMING: {
+        Step.PAUSE: Phase.PAUSED,
+        Step.STOP: Phase.LEAVING,
+        Step.STOPPED: Phase.RUNNING,
+        Step.END: Phase.ENDING,
+    },
+    Phase.LEAVING: {
+        Step.PAUSE: Phase.PAUSED,
+        Step.RESUME: Phase.RESUMING,
+        Step.STOPPED: Phase.DRAINING,
+        Step.END: Phase.ENDING,
+    },
+    Phase.ENDING: {},
+}
+"""The next phase. A step that is missing changes nothing; an end, for example, cannot be undone."""
+
+_STOPS_TRIALS = (Phase.PAUSED, Phase.RESUMING, Phase.LEAVING, Phase.ENDING)
+
+
 class Ending:
-    """Why and how a sweep ends, or pauses, before its trials are used up. Asked by Tune, again and again.
+    """Why and how a sweep ends, or pauses, before its trials are used up.
+
+    Tune's loop asks it in every turn.
 
     Args:
-        resources: What a trial holds.
-        sweep: The sweep as it stands; its budget may change.
-        signals: Whether somebody said stop.
+        at_once: How many trials run at the same time.
+        sweep: The sweep as its driver follows it; its budget may change.
+        signals: Counts Ctrl-C and SIGTERM.
 
     Attributes:
-        status: How it ends.
-        message: Why, in a sentence.
-        begun: Whether running trials are to stop.
-        paused: Whether they are to stop because the sweep pauses, and is to continue.
-        stopping: Whether no new trial is to begin, while those that run continue.
+        phase: What trials may do.
+        status: How the sweep ends, once the phase is `Phase.ENDING`.
+        message: The reason for it, as a sentence.
     """
 
-    def __init__(self, resources: SettledResources, sweep: SweepState, signals: Signals) -> None:
+    def __init__(self, at_once: int, sweep: SweepState, signals: Signals) -> None:
+        self.phase = Phase.RUNNING
         self.status: SweepStatus = SweepStatus.DONE
         self.message = ""
-        self.begun = False
-        self.paused = False
-        self.stopping = False
-        self._resources = resources
+        self._at_once = at_once
         self._sweep = sweep
         self._signals = signals
         self._given_up = ""
         self._cancelled = False
-        self._go_on = False
         self._deadline = 0.0
         self._asked: set[int] = set()
-        # A user who continues a sweep of which everything failed knows that.
+        # A user who resumes a sweep of which everything failed knows that.
         self._before = sweep.ended_trials
 
-    # What somebody may ask for
-
     def pause(self) -> None:
-        """Have running trials stop after a checkpoint, and let no other begin."""
-        self._begin(SweepStatus.INTERRUPTED, "Paused.", PAUSE_GRACE_S)
-        self.paused, self._go_on = True, False
+        """Stop running trials after a checkpoint, and start no other."""
+        self._step(Step.PAUSE)
+        if self.phase == Phase.PAUSED:
+            self._deadline = time.monotonic() + PAUSE_GRACE_S
 
     def resume(self) -> None:
-        """Go on after a pause as soon as all trials have stopped; or let new trials begin again."""
-        self._go_on, self.stopping = True, False
+        """Continue after a pause as soon as all trials have stopped; or start new trials again."""
+        self._step(Step.RESUME)
 
     def stop(self) -> None:
-        """Let running trials continue to their end, and no other begin; a sweep that is paused ends."""
-        self.stopping = True
-        self._go_on = self.paused
+        """Let running trials continue to their end, and start no other; a paused sweep ends."""
+        self._step(Step.STOP)
 
     def cancel(self) -> None:
-        """Cut off what runs."""
+        """End the sweep now, without waiting for checkpoints."""
         self._cancelled = True
 
     def give_up(self, why: str) -> None:
-        """End the sweep, since it cannot continue. Running trials write a checkpoint first."""
+        """End the sweep because it cannot continue. Running trials write a checkpoint first."""
         self._given_up = self._given_up or why
 
-    # What the sweep asks
+    @property
+    def stopping(self) -> bool:
+        """Whether running trials are to stop, for a pause or for good."""
+        return self.phase in _STOPS_TRIALS
 
     @property
-    def waiting(self) -> bool:
-        """Whether the sweep is paused and was not asked to continue."""
-        return self.paused and not self._go_on
+    def draining(self) -> bool:
+        """Whether no new trial is to start because the user stopped the sweep."""
+        return self.phase in (Phase.DRAINING, Phase.LEAVING)
 
-    def go_on(self) -> bool:
-        """Begin again after a pause; whether the sweep continues, or has come to its end meanwhile."""
+    @property
+    def paused(self) -> bool:
+        """Whether trials stop, or have stopped, and nothing says yet that the sweep ends for good."""
+        return self.stopping and self.phase != Phase.ENDING
+
+    def try_continue(self) -> bool:
+        """Take the step after a pause, when all trials have stopped; whether the sweep continues."""
         if not self.paused:
             return False
-        self.begun = self.paused = self._go_on = False
+        self._step(Step.STOPPED)
         self._asked.clear()
-        return not self.stopping
+        return self.phase == Phase.RUNNING
 
     def check(self) -> bool:
-        """Look whether the sweep is to end; whether that is new."""
-        if self.begun and not self.paused and not (self._cancelled and self._grace_left()):
+        """Check whether the sweep has to end; return whether that is new."""
+        if self.phase == Phase.ENDING and not (self._cancelled and self._grace_left()):
             return False
         why = self._why()
         if why is None:
             return False
-        self.paused = False
-        self._begin(*why, 0.0 if self._cancelled else GRACE_S)
+        self.status, self.message = why
+        self._deadline = time.monotonic() + (0.0 if self._cancelled else GRACE_S)
+        self._step(Step.END)
         return True
 
-    def over(self) -> bool:
+    def is_over(self) -> bool:
         """Whether the trials that still run are to be cut off now; asks them to stop before that."""
-        if not self.begun:
+        if not self.stopping:
             return False
         running = self._running()
         for number in set(running) - self._asked:
@@ -117,20 +188,17 @@ class Ending:
         return not running or not self._grace_left()
 
     def notice(self) -> str:
-        """What a person is told while the sweep ends."""
+        """What the display shows while the sweep ends."""
         running = len(self._running())
         if not running or not self._grace_left():
             return self.message
-        trials = "1 trial" if running == 1 else f"{running} trials"
         return (
-            f"{self.message} Waiting up to {GRACE_S:.0f} s for {trials} to write a checkpoint; "
-            "Ctrl-C again ends at once."
+            f"{self.message} Waiting up to {GRACE_S:.0f} s for {counted(running, 'trial')} to write a "
+            "checkpoint; Ctrl-C again ends at once."
         )
 
-    def _begin(self, status: SweepStatus, message: str, grace_s: float) -> None:
-        self.status, self.message = status, message
-        self.begun = True
-        self._deadline = time.monotonic() + grace_s
+    def _step(self, step: Step) -> None:
+        self.phase = _NEXT[self.phase].get(step, self.phase)
 
     def _grace_left(self) -> bool:
         return time.monotonic() < self._deadline
@@ -141,55 +209,26 @@ class Ending:
         ]
 
     def _why(self) -> tuple[SweepStatus, str] | None:
-        sweep = self._sweep
         if self._given_up:
             return SweepStatus.FAILED, self._given_up
         if self._signals.count:
             return SweepStatus.INTERRUPTED, "Interrupted."
         if self._cancelled:
             return SweepStatus.INTERRUPTED, "Cancelled."
-        why = used_up(sweep.budget, sweep, self._resources.gpu_per_trial)
-        if why is not None:
-            return why
+        limit = limit_reached(self._sweep.budget, self._sweep)
+        if limit is not None:
+            return limit.status, limit.message
+        return self._all_failed()
+
+    def _all_failed(self) -> tuple[SweepStatus, str] | None:
+        sweep = self._sweep
         failed, ended = sweep.count(TrialStatus.FAILED), sweep.ended_trials
-        if failed == ended and failed:
-            reasons = {trial.reason for trial in sweep.trials.values() if trial.status == TrialStatus.FAILED}
-            # Trials that fail in several ways may be unlucky for longer than those that all fail alike.
-            enough = max(CANARIES, self._resources.at_once) * (1 if len(reasons) == 1 else CANARIES_APART)
-            if ended - self._before >= enough:
-                how = f"the same way ({reasons.pop()})" if len(reasons) == 1 else "in several ways"
-                return (
-                    SweepStatus.FAILED,
-                    f"All of the first {failed} trials failed {how}. {common_reason(sweep)}",
-                )
-        return None
-
-
-def used_up(
-    budget: BudgetSpec, sweep: SweepState, gpus: float, now: float | None = None
-) -> tuple[SweepStatus, str] | None:
-    """Say what of a budget, trials left aside, a sweep has used up: how it ends, and why; None if nothing.
-
-    Args:
-        budget: The budget.
-        sweep: What came of the sweep so far.
-        gpus: GPUs that each of its trials holds.
-        now: The time, in seconds since 1970; for a sweep that nobody drives, when it was last heard of.
-    """
-    if budget.hours is not None and sweep.running_s(now) >= budget.hours * 3600:
-        return SweepStatus.DONE, f"budget.hours: the {budget.hours:g} hours are used up."
-    if budget.gpu_hours is not None and gpus and sweep.trials_s(now) / 3600 * gpus >= budget.gpu_hours:
-        return SweepStatus.DONE, f"budget.gpu_hours: the {budget.gpu_hours:g} GPU-hours are used up."
-    failed = sweep.count(TrialStatus.FAILED)
-    if budget.max_failed is not None and failed >= max(1, budget.max_failed):
-        return SweepStatus.FAILED, f"budget.max_failed: {failed} trials failed. {common_reason(sweep)}"
-    return None
-
-
-def common_reason(sweep: SweepState) -> str:
-    """Why the trial that failed last did so, as a sentence; empty if none failed."""
-    failed = [trial for trial in sweep.trials.values() if trial.status == TrialStatus.FAILED]
-    if not failed:
-        return ""
-    last = max(failed, key=lambda trial: trial.ended or 0.0)
-    return f"The last one, trial {last.number}: {last.reason}: {last.message}"
+        if not failed or failed < ended:
+            return None
+        reasons = {trial.reason for trial in sweep.trials.values() if trial.status == TrialStatus.FAILED}
+        # Trials that fail in several ways may be unlucky for longer than those that all fail alike.
+        enough = max(CANARIES, self._at_once) * (1 if len(reasons) == 1 else CANARIES_APART)
+        if ended - self._before < enough:
+            return None
+        how = f"the same way ({reasons.pop()})" if len(reasons) == 1 else "in several ways"
+        return SweepStatus.FAILED, f"All of the first {failed} trials failed {how}. {last_failure(sweep)}"

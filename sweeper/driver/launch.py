@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from rich.console import Console
 
-from sweeper.driver.closing import close, is_used_up
+from sweeper.driver.closing import close
 from sweeper.driver.opening import earlier_sweep, open_sweep
 from sweeper.driver.preflight import check_disk, check_memory, preflight, remark
 from sweeper.driver.signals import ended_by_signals, interrupted_by_sigterm
@@ -20,6 +20,7 @@ from sweeper.machines.cluster import Cluster, settle, this_machine
 from sweeper.machines.connection import connect, disconnect, is_connected
 from sweeper.machines.identity import information
 from sweeper.machines.machine import usable_cache
+from sweeper.records.limits import nothing_left
 from sweeper.records.sweep_state import SweepState
 from sweeper.spec.sweep import SweepSpec
 from sweeper.terminal.faults import checking
@@ -74,7 +75,7 @@ def _run_sweep(
     trainable = registry.load(spec.trainable)
     earlier = earlier or earlier_sweep(spec)
     left = spec.budget.trials - (0 if earlier is None else earlier.ended_trials)
-    if earlier is not None and is_used_up(spec, earlier):
+    if earlier is not None and nothing_left(spec.budget, earlier) is not None:
         return close(spec, trainable, earlier)
     cluster = settled = None
     remote = address or os.environ.get("RAY_ADDRESS")
@@ -106,13 +107,13 @@ def _run_sweep(
         # Tune takes seconds to load, and reads its settings when it is imported: not before Ray is there.
         from sweeper.driver.run import SweepRun
 
-        run = SweepRun(spec, trainable, records, cluster, resources, signals)
+        run = SweepRun(spec, trainable, records, cluster, resources, signals, console)
         info = {
             **information(data, cluster),
             "resources": dataclasses.asdict(resources),
             "steps": None if STEPS not in trainable.fields else trainable.fields[STEPS].default,
         }
-        return dataclasses.replace(run.to_the_end(console, info), address=address)
+        return dataclasses.replace(run.to_the_end(info), address=address)
 
 
 def _connected(stack: contextlib.ExitStack, address: str | None) -> Cluster:

@@ -17,7 +17,7 @@ from sweeper.errors import SweepExistsError, SweepNotFoundError, UserError
 from sweeper.layout import DATABASE, JOURNAL, LOCK, RESERVE, SPEC, STATE, STUDY, UNFINISHED, write_whole
 from sweeper.masking import masked
 from sweeper.records.journal import Journal, read_journal
-from sweeper.records.sweep_state import SweepState, read_sweep
+from sweeper.records.sweep_state import SweepState, read_sweep, update_sweep
 from sweeper.search.study import Study
 from sweeper.spec.sweep import SweepSpec
 from sweeper.tracking.tracker import Tracker
@@ -28,11 +28,19 @@ __all__ = ["OpenSweep", "earlier_sweep", "is_stillborn", "open_sweep", "write_sp
 
 @dataclass(frozen=True)
 class OpenSweep:
-    """What a sweep is recorded in."""
+    """What a sweep is recorded in.
+
+    Attributes:
+        study: Its study.
+        journal: Its journal.
+        tracker: Uploads the journal to MLflow.
+        sweep: The sweep so far, as the journal has it.
+    """
 
     study: Study
     journal: Journal
     tracker: Tracker
+    sweep: SweepState
 
 
 @contextlib.contextmanager
@@ -61,7 +69,11 @@ def open_sweep(spec: SweepSpec, trainable: Trainable, earlier: SweepState | None
         ):
             ours = True
             write_spec(spec.folder, spec.to_dict())
-            yield OpenSweep(study, journal, Tracker(spec.folder, spec.tracking.uri, spec.tracking.experiment))
+            sweep = SweepState(spec.folder) if earlier is None else earlier
+            # Another driver may have run the sweep since it was read; from here on there is none.
+            update_sweep(sweep)
+            tracker = Tracker(spec.folder, spec.tracking.uri, spec.tracking.experiment)
+            yield OpenSweep(study, journal, tracker, sweep)
     finally:
         # Of two that launch the same sweep at once, the one that came too late leaves the other's folder be.
         if ours and earlier is None:

@@ -16,26 +16,26 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import psutil
 
 from sweeper.errors import StudyBusyError
-from sweeper.layout import JOURNAL, trial_folder
+from sweeper.layout import trial_folder
 from sweeper.masking import masked
 from sweeper.records.checkpoints import remove_checkpoints, superfluous
 from sweeper.records.events import Event, EventKind
 from sweeper.records.forecast import cost_of, gpus_per_trial
-from sweeper.records.journal import Journal, read_journal
+from sweeper.records.journal import Journal
 from sweeper.records.status import SweepStatus, TrialStatus
-from sweeper.records.sweep_state import SweepState
+from sweeper.records.sweep_state import SweepState, update_sweep
 from sweeper.records.trial_state import TrialState
 from sweeper.search.study import Study
 from sweeper.spec.sweep import SweepSpec, objective_fault
 from sweeper.tracking.tracker import Tracker
 from sweeper.trial.exchange import ARTIFACTS, CHECKPOINT, STEP, read_reports
 
-__all__ = ["Outcome", "Recorder"]
+__all__ = ["Outcome", "Recorder", "Viewer"]
 
 TELL_AGAIN_S = 10.0
 """How long a study that was busy is left alone: each attempt waits for its lock and holds up the sweep."""
@@ -57,6 +57,13 @@ class Outcome:
     message: str = ""
 
 
+class Viewer(Protocol):
+    """Shows a running sweep, e.g. as a table on a terminal."""
+
+    def tell(self, event: Event) -> None:
+        """Show an event that was recorded and applied to the sweep."""
+
+
 class Recorder:
     """Passes on what a sweep's trials say: journal first, then study, then MLflow.
 
@@ -65,10 +72,11 @@ class Recorder:
         journal: The sweep's journal.
         tracker: Sends the journal to MLflow; None for a sweep without.
         spec: The sweep.
-        listener: Told of every event after it was written, e.g. by a table on the terminal.
+        sweep: The sweep so far, as read from the journal; None to read it now.
+        viewer: Shows every event after it was written.
 
     Attributes:
-        sweep: The sweep as it stands, trials of earlier drivers included.
+        sweep: The sweep so far, with the trials of earlier drivers.
     """
 
     def __init__(
@@ -78,23 +86,19 @@ class Recorder:
         tracker: Tracker | None,
         spec: SweepSpec,
         *,
-        listener: Callable[[Event], None] | None = None,
+        sweep: SweepState | None = None,
+        viewer: Viewer | None = None,
     ) -> None:
-        self.sweep = SweepState(spec.folder)
+        self.sweep = SweepState(spec.folder) if sweep is None else sweep
+        if sweep is None:
+            update_sweep(self.sweep)
         self._study = study
         self._journal = journal
         self._tracker = tracker
         self._spec = spec
-        self._listener = listener
+        self._viewer = viewer
         self._untold: deque[Callable[[], None]] = deque()
         self._next_telling = -math.inf
-        objective = spec.objectives[0].name
-        self._reported: list[tuple[int, int, float]] = []
-        for event in read_journal(spec.folder / JOURNAL).events:
-            self.sweep.apply(event)
-            if event["event"] == EventKind.REPORT and objective in event["metrics"]:
-                value = float(event["metrics"][objective])
-                self._reported.append((event["trial"], event["step"], value))
 
     # The sweep
 
@@ -120,10 +124,10 @@ class Recorder:
                 "started": psutil.Process().create_time(),
             },
         )
-        for number, step, value in self._reported:
-            self._report_to_study(number, step, value)
-        self._reported.clear()
+        objective = self._spec.objectives[0].name
         for trial in self.sweep.trials.values():
+            for step, value in trial.series.get(objective, ()):
+                self._report_to_study(trial.number, step, value)
             if trial.status != TrialStatus.INTERRUPTED:
                 self._tell_study(trial.number, Outcome(trial.status, trial.reason, trial.message))
             self._remove_checkpoints(trial)
@@ -321,8 +325,8 @@ class Recorder:
         self.sweep.apply(event)
         if self._tracker is not None:
             self._tracker.notify()
-        if self._listener is not None:
-            self._listener(event)
+        if self._viewer is not None:
+            self._viewer.tell(event)
 
 
 def _metrics(result: Mapping[str, Any]) -> dict[str, float]:

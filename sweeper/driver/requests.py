@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import MutableMapping
 
-from sweeper.driver.ending import Ending
+from sweeper.driver.ending import Ending, Phase
 from sweeper.driver.opening import write_spec
 from sweeper.driver.recorder import Outcome, Recorder
 from sweeper.errors import UserError
@@ -15,49 +15,45 @@ from sweeper.records.status import TrialStatus
 from sweeper.steering.changes import budget_words, changed_budget
 from sweeper.steering.mailbox import Answer, Inbox, Request
 from sweeper.trial.exchange import request_stop
-from sweeper.trial.placement import waits_for
+from sweeper.trial.placement import free_groups, waits_for
 
 __all__ = ["RequestLoop"]
 
-LOOK_S = 0.5
-"""How often the driver looks for requests, and for trials that wait for their resources."""
+POLL_S = 0.5
+"""How often the driver checks for requests, and for trials that wait for their resources."""
 
 
 class RequestLoop:
-    """Takes requests and does what they say; to be asked again and again while a sweep runs.
+    """Answers the requests of other processes. Call `poll` repeatedly while the sweep runs.
 
     Args:
-        recorder: Notes what was asked.
-        ending: Told when the sweep is to pause or to end.
-        free: Takes the workers of a trial away at once.
-        expect: Told beforehand how a running trial will end.
-        say: Shows a person what happens.
+        recorder: Records what was requested.
+        ending: Pauses and ends the sweep.
+        expected: How running trials that were asked to stop will end, by number; requests add to it.
+        group: The name that the placement groups of the sweep share.
     """
 
     def __init__(
         self,
         recorder: Recorder,
         ending: Ending,
-        *,
-        free: Callable[[int], object],
-        expect: Callable[[int, Outcome], None],
-        say: Callable[[str], None],
+        expected: MutableMapping[int, Outcome],
+        group: str,
     ) -> None:
         self._recorder = recorder
         self._sweep = recorder.sweep
         self._ending = ending
-        self._free = free
-        self._expect = expect
-        self._say = say
+        self._expected = expected
+        self._group = group
         self._inbox = Inbox(self._sweep.folder, lambda: self._sweep.driver)
-        self._next_look = 0.0
+        self._next_poll = 0.0
 
-    def look(self) -> None:
-        """Take up what has come in since the last time, and note what trials wait for."""
+    def poll(self) -> None:
+        """Answer the requests that have come in, and record what trials wait for."""
         now = time.monotonic()
-        if now < self._next_look:
+        if now < self._next_poll:
             return
-        self._next_look = now + LOOK_S
+        self._next_poll = now + POLL_S
         for trial in [trial for trial in self._sweep.trials.values() if trial.status == TrialStatus.RUNNING]:
             self._recorder.wait_trial(trial.number, waits_for(trial_folder(self._sweep.folder, trial.number)))
         for request in self._inbox.take():
@@ -69,13 +65,13 @@ class RequestLoop:
                 self._inbox.answer(request, Answer(True, text))
 
     def close(self) -> None:
-        """Refuse what is still asked: the sweep has ended."""
+        """Refuse the requests that are left: the sweep has ended."""
         self._inbox.close(f"The sweep has just ended. {self._sweep.message}".rstrip())
 
     def _do(self, request: Request) -> str:
         if request.trial is not None:
             return self._do_to_trial(request, request.trial)
-        if self._ending.begun and not self._ending.paused and request.action not in ("cancel", "budget"):
+        if self._ending.phase == Phase.ENDING and request.action not in ("cancel", "budget"):
             raise UserError(f"The sweep is ending: {self._ending.message}")
         match request.action:
             case "pause":
@@ -90,36 +86,41 @@ class RequestLoop:
                 return self._budget(request)
 
     def _pause(self) -> str:
-        if self._ending.waiting:
+        if self._ending.phase == Phase.PAUSED:
             return f"It is {self._sweep.steered or 'paused'} already."
         running = self._numbers()
         self._ending.pause()
         self._recorder.steer("pause", "Pausing.")
         if not running:
-            return "Pausing: no trial runs, and none will begin."
-        return f"Pausing: {_trials(running)} stop{_s(running)} after a checkpoint, and no other will begin."
+            return "Pausing: no trial runs, and none starts."
+        return f"Pausing: {_trials(running)} stop{_s(running)} after a checkpoint, and no other starts."
 
     def _resume(self, request: Request) -> str:
-        if not self._ending.paused and not self._ending.stopping:
+        phase = self._ending.phase
+        if phase == Phase.RUNNING:
             raise UserError(
                 "The sweep runs, so there is nothing to resume. `sweeper budget` changes its budget."
             )
         changed = self._budget(request) if request.changes else ""
-        stopping = self._ending.stopping
         self._ending.resume()
-        self._recorder.steer("resume", "Going on.")
-        said = "New trials begin again." if stopping else "It goes on where it paused."
+        self._recorder.steer("resume", "Continuing.")
+        said = (
+            "New trials start again."
+            if phase == Phase.DRAINING
+            else "The sweep continues from where it paused."
+        )
         return f"{changed} {said}".lstrip()
 
     def _stop(self) -> str:
-        if self._ending.stopping:
+        if self._ending.draining:
             return "It is stopping already."
         running = [] if self._ending.paused else self._numbers()
         self._ending.stop()
-        self._recorder.steer("stop", "Stopping: no other trial will begin.")
+        self._recorder.steer("stop", "Stopping: no other trial starts.")
         if not running:
             return "Stopping: no trial runs, so the sweep ends now."
-        return f"Stopping: {_trials(running)} go{_es(running)} on to the end, and no other will begin."
+        whose = "its" if len(running) == 1 else "their"
+        return f"Stopping: {_trials(running)} continue{_s(running)} to {whose} end, and no other starts."
 
     def _cancel(self) -> str:
         running = self._numbers()
@@ -134,7 +135,7 @@ class RequestLoop:
         now = changed_budget(before, request.changes)
         words = budget_words(before, now)
         if not words:
-            return "The budget is what it was."
+            return "The budget did not change."
         text = f"Budget: {words}."
         self._recorder.steer("budget", text, budget=dataclasses.asdict(now))
         write_spec(self._sweep.folder, self._sweep.spec)
@@ -144,20 +145,20 @@ class RequestLoop:
         running = self._numbers()
         if request.action not in ("stop", "cancel"):
             raise UserError(
-                f"A single trial cannot be told to {request.action}; it can be stopped or cancelled."
+                f"{request.action} is for a whole sweep; a single trial can be stopped or cancelled."
             )
         if number not in running:
-            which = f"{_trials(running)} run{_s(running)}" if running else "none runs at the moment"
+            which = f"{_trials(running)} run{_s(running)}" if running else "no trial runs"
             status = self._sweep.trial(number).status.replace("_", " ")
-            raise UserError(f"Trial {number} does not run: it is {status}. Of this sweep {which}.")
+            raise UserError(f"Trial {number} does not run: it is {status}. At the moment {which}.")
         if request.action == "stop":
-            self._expect(number, Outcome(TrialStatus.STOPPED_EARLY, "stopped", "stopped by request"))
+            self._expected[number] = Outcome(TrialStatus.STOPPED_EARLY, "stopped", "stopped by request")
             request_stop(trial_folder(self._sweep.folder, number))
             text = f"Trial {number} stops after a checkpoint."
         else:
-            self._expect(number, Outcome(TrialStatus.STOPPED_EARLY, "cancelled", "cancelled by request"))
+            self._expected[number] = Outcome(TrialStatus.STOPPED_EARLY, "cancelled", "cancelled by request")
             request_stop(trial_folder(self._sweep.folder, number))
-            self._free(number)
+            free_groups(self._group, number)
             text = f"Trial {number} ends now."
         self._recorder.steer(request.action, text, trial=number)
         return text
@@ -176,7 +177,3 @@ def _trials(numbers: list[int]) -> str:
 
 def _s(numbers: list[int]) -> str:
     return "s" if len(numbers) == 1 else ""
-
-
-def _es(numbers: list[int]) -> str:
-    return "es" if len(numbers) == 1 else ""

@@ -7,13 +7,14 @@ alone. What the training itself raised it would raise again: that trial has fail
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from sweeper.driver.ending import Ending
 from sweeper.driver.recorder import Outcome, Recorder
 from sweeper.records.status import TrialStatus
 from sweeper.records.trial_state import TrialState
+from sweeper.search.searcher import StudySearcher
 from sweeper.spec.sweep import SweepSpec
 from sweeper.trial.failure import LIGHTENED, RETRIED
 from trainables.interface import CanReduceMemory, Trainable
@@ -29,10 +30,10 @@ class Retries:
     Args:
         spec: The sweep; ``failures`` says how often.
         trainable: Knows what a lighter configuration is.
-        recorder: Told of every retry.
-        again: Has a trial run again, by its number and its configuration.
-        ending: Whether the sweep is ending: then a trial that was cut off is left for the next driver.
-        stop: Called with a sentence where no trial can continue, since a disk is full.
+        recorder: Records every retry.
+        searcher: Has a trial run again.
+        ending: While trials are to stop, a trial that was cut off is left for the next driver. If a disk is
+            full, no trial can continue, and the sweep ends.
     """
 
     def __init__(
@@ -40,17 +41,14 @@ class Retries:
         spec: SweepSpec,
         trainable: Trainable,
         recorder: Recorder,
-        *,
-        again: Callable[[int, Mapping[str, Any]], None],
-        ending: Callable[[], bool],
-        stop: Callable[[str], None],
+        searcher: StudySearcher,
+        ending: Ending,
     ) -> None:
         self._spec = spec
         self._trainable = trainable
         self._recorder = recorder
-        self._again = again
+        self._searcher = searcher
         self._ending = ending
-        self._stop = stop
 
     def __call__(self, number: int, outcome: Outcome) -> Outcome | None:
         """Say what counts as the end of the trial whose attempt ended like this; None if it continues."""
@@ -59,17 +57,17 @@ class Retries:
             return outcome
         if outcome.reason == "out_of_disk":
             # It would be the next trial's end, too; none of them is at fault.
-            self._stop(f"There is no room to write: trial {number}: {outcome.message}")
+            self._ending.give_up(f"There is no room to write: trial {number}: {outcome.message}")
             return replace(outcome, status=TrialStatus.INTERRUPTED)
         if outcome.reason not in (*RETRIED, *LIGHTENED):
             return outcome
-        if self._ending():
+        if self._ending.stopping:
             return replace(outcome, status=TrialStatus.INTERRUPTED)
         changes, said = self._next_attempt(trial, outcome)
         if changes is None:
             return replace(outcome, message=f"{outcome.message}{said}")
         self._recorder.retry_trial(number, replace(outcome, message=f"{outcome.message}{said}"), changes)
-        self._again(number, trial.config)
+        self._searcher.again(number, trial.config)
         return None
 
     def _next_attempt(self, trial: TrialState, outcome: Outcome) -> tuple[dict[str, Any] | None, str]:

@@ -14,16 +14,18 @@ import shlex
 import shutil
 import sys
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ray import tune
+from ray.tune.schedulers import TrialScheduler
 from rich.console import Console
 
 from sweeper.driver.callbacks import RecorderCallback, free_groups_at_end, make_stopper, trial_name
 from sweeper.driver.closing import DELIVERY_S, pages, verdict
-from sweeper.driver.ending import Ending
+from sweeper.driver.ending import Ending, Phase
 from sweeper.driver.opening import OpenSweep
 from sweeper.driver.recorder import Outcome, Recorder
 from sweeper.driver.requests import RequestLoop
@@ -33,10 +35,8 @@ from sweeper.errors import TrackingError
 from sweeper.layout import DRIVER_LOG, RAY, trial_folder
 from sweeper.machines.cluster import Cluster
 from sweeper.machines.machine import cache_folder
-from sweeper.records.events import Event
 from sweeper.records.forecast import Forecast
 from sweeper.records.status import SweepStatus, TrialStatus
-from sweeper.records.sweep_state import read_series
 from sweeper.search.early_stopping import make_scheduler
 from sweeper.search.searcher import StudySearcher
 from sweeper.search.suggestion import Suggestion
@@ -53,12 +53,22 @@ from trainables.interface import STEPS, Trainable
 __all__ = ["SweepRun"]
 
 HASTY_DELIVERY_S = 3.0
-"""How long the end waits for MLflow to take what it lacks when somebody is in a hurry."""
-PAUSED_LOOK_S = 0.2
+"""How long the end waits for MLflow after a second Ctrl-C."""
+PAUSED_POLL_S = 0.2
 
 
 class SweepRun:
-    """One driver's part of a sweep."""
+    """One driver's part of a sweep.
+
+    Args:
+        spec: The sweep.
+        trainable: What its trials train.
+        records: Its journal, study and tracker.
+        cluster: Where its trials run.
+        resources: What each trial holds.
+        signals: Counts Ctrl-C and SIGTERM.
+        console: Where the sweep is shown.
+    """
 
     def __init__(
         self,
@@ -68,59 +78,41 @@ class SweepRun:
         cluster: Cluster,
         resources: SettledResources,
         signals: Signals,
+        console: Console,
     ) -> None:
         self._spec = spec
         self._trainable = trainable
         self._records = records
         self._cluster = cluster
         self._resources = resources
-        self._recorder = Recorder(records.study, records.journal, records.tracker, spec, listener=self._tell)
-        self._sweep = self._recorder.sweep
-        self._ending = Ending(resources, self._sweep, signals)
-        self._steering = RequestLoop(
-            self._recorder,
-            self._ending,
-            free=lambda number: free_groups(self._group, number),
-            expect=self._expect,
-            say=self._say,
+        self._sweep = sweep = records.sweep
+        # On a cluster there may be another sweep of the same name.
+        sweep.sweep_id = sweep.sweep_id or uuid.uuid4().hex
+        self._group = f"{spec.name}-{sweep.sweep_id[:8]}"
+        steps = trainable.fields[STEPS].default if STEPS in trainable.fields else None
+        board = Forecast(sweep, resources.at_once, steps)
+        self._display = Display(console, board, lambda: records.tracker.problem)
+        self._recorder = Recorder(
+            records.study, records.journal, records.tracker, spec, sweep=sweep, viewer=self._display
         )
-        self._callback: RecorderCallback | None = None
-        self._display: Display | None = None
-        self._exhausted = False
-        field = trainable.fields.get(STEPS)
-        self._steps = None if field is None else field.default
+        self._ending = Ending(resources.at_once, sweep, signals)
+        self._expected: dict[int, Outcome] = {}
+        self._requests = RequestLoop(self._recorder, self._ending, self._expected, self._group)
 
-    @property
-    def _group(self) -> str:
-        """What its placement groups are called by: on a cluster there may be another sweep of its name."""
-        return f"{self._spec.name}-{self._sweep.sweep_id[:8]}"
-
-    def _tell(self, event: Event) -> None:
-        if self._display is not None:
-            self._display.tell(event)
-
-    def _expect(self, number: int, outcome: Outcome) -> None:
-        if self._callback is not None:
-            self._callback.expect(number, outcome)
-
-    def to_the_end(self, console: Console, info: Mapping[str, Any]) -> SweepResult:
-        """Run trials until the sweep ends, and close the books."""
+    def to_the_end(self, info: Mapping[str, Any]) -> SweepResult:
+        """Run trials until the sweep ends, record the end, and return the result."""
         tracker = self._records.tracker
         self._recorder.start_sweep(info)
-        board = Forecast(self._sweep, self._resources.at_once, self._steps)
         entrance = None if self._cluster.local else open_entrance(self._sweep)
         status: SweepStatus = SweepStatus.FAILED
         message = "the driver failed"
         patience_s = DELIVERY_S
         try:
-            with (
-                Display(console, board, lambda: tracker.problem) as self._display,
-                _quiet_ray(self._spec.folder),
-            ):
-                self._tune()
-                while self._paused():
-                    self._tune()
-            status, message = self._verdict()
+            with self._display, _quiet_ray(self._spec.folder):
+                exhausted = self._tune()
+                while self._continues():
+                    exhausted = self._tune()
+            status, message = self._verdict(exhausted)
         except KeyboardInterrupt:
             status, message = SweepStatus.INTERRUPTED, "Interrupted at once."
             patience_s = HASTY_DELIVERY_S
@@ -129,82 +121,81 @@ class SweepRun:
             raise
         finally:
             self._let_go()
-            with contextlib.suppress(TrackingError):  # what the next driver will see for itself
+            with contextlib.suppress(TrackingError):  # the next driver will find the same fault
                 self._recorder.end_sweep(status, message)
-            self._steering.close()
+            self._requests.close()
             delivery = tracker.close(patience_s)
             # A trial that was just being started may have taken its place after all.
             self._let_go()
             # What Ray keeps there is for a restore that we never do.
             shutil.rmtree(self._spec.folder / RAY, ignore_errors=True)
             del entrance
-        return SweepResult(self._sweep, status, message, delivery, *pages(self._sweep, self._records.tracker))
+        return SweepResult(self._sweep, status, message, delivery, *pages(self._sweep, tracker))
 
     def _let_go(self) -> None:
-        """Take away what trials still hold, and have those end that do not know yet that it is over."""
+        """Free what trials still hold, and stop those that have not noticed yet that the sweep is over."""
         for trial in self._sweep.trials.values():
             if trial.status in (TrialStatus.RUNNING, TrialStatus.INTERRUPTED):
                 request_stop(trial_folder(self._spec.folder, trial.number))
-        # Ray ends the drivers of trials that nobody refers to; what Tune leaves behind refers to itself.
+        # Ray ends the drivers of trials to which no reference is left; what Tune leaves refers to itself.
         gc.collect()
         free_groups(self._group)
 
-    def _paused(self) -> bool:
-        """Wait for the end of a pause; whether the sweep continues then."""
+    def _continues(self) -> bool:
+        """If the sweep is paused, wait for the end of the pause; whether trials run again then."""
         if not self._ending.paused:
             return False
-        # Whatever was cut off holds nothing while nobody knows how long this lasts.
+        # A trial that was cut off must not hold anything: the pause may be long.
         free_groups(self._group)
-        if self._ending.waiting:
+        if self._ending.phase == Phase.PAUSED:
             self._recorder.steer("paused", f"Paused. {GO_ON.format(shlex.quote(self._spec.name))}")
-        while self._ending.waiting:
-            self._steering.look()
+        while self._ending.phase == Phase.PAUSED:
+            self._requests.poll()
             self._ending.check()
-            time.sleep(PAUSED_LOOK_S)
-        return self._ending.go_on()
+            time.sleep(PAUSED_POLL_S)
+        return self._ending.try_continue()
 
     def _left(self) -> int:
-        """How many more trials may come to their end."""
-        return 0 if self._ending.stopping else self._sweep.budget.trials - self._sweep.ended_trials
+        """The number of trials that may still come to their end."""
+        return 0 if self._ending.draining else self._sweep.budget.trials - self._sweep.ended_trials
 
-    def _tune(self) -> None:
+    def _tune(self) -> bool:
+        """Run trials with Tune until the sweep ends or pauses; whether the space has no more configurations.
+
+        Raises:
+            SweeperError: If the study cannot suggest more trials.
+        """
         if self._ending.check() or self._left() <= 0:
-            return  # somebody said stop while Ray started
-        spec, study = self._spec, self._records.study
-        stop = spec.early_stop
-        history = read_series(spec.folder, stop.metric) if stop is not None and self._sweep.trials else None
-        scheduler = make_scheduler(stop, history)
-        searcher = StudySearcher(study, self._unfinished(), self._left())
-        retries = Retries(
-            spec,
-            self._trainable,
-            self._recorder,
-            again=searcher.again,
-            ending=lambda: self._ending.begun,
-            stop=self._ending.give_up,
-        )
-        self._callback = RecorderCallback(self._recorder, scheduler, retries)
-        begun_with = self._sweep.ended_trials
+            return False  # a signal came while Ray started
+        stop = self._spec.early_stop
+        scheduler = make_scheduler(stop, None if stop is None else self._sweep.series(stop.metric))
+        searcher = StudySearcher(self._records.study, self._unfinished(), self._left())
+        retries = Retries(self._spec, self._trainable, self._recorder, searcher, self._ending)
+        ended_before = self._sweep.ended_trials
+        self._tuner(
+            searcher,
+            scheduler,
+            make_stopper(lambda: self._turn(searcher, ended_before)),
+            [
+                free_groups_at_end(self._spec, self._group, self._ending),
+                RecorderCallback(self._recorder, scheduler, self._expected, retries),
+            ],
+        ).fit()
+        if searcher.error is not None:
+            raise searcher.error
+        if searcher.exhausted and not self._ending.stopping:
+            self._recorder.note("the space has no more configurations")
+        return searcher.exhausted
 
-        def look() -> None:
-            self._steering.look()
-            self._watch_disk()
-            searcher.limit = 0 if self._ending.stopping else self._sweep.budget.trials - begun_with
-
-        settings = TrialSettings(
-            group=self._group,
-            trainable=spec.trainable,
-            folder=spec.folder.absolute(),
-            cache=cache_folder(),
-            workers=self._resources.workers,
-            gpu_per_worker=self._resources.gpu_per_worker,
-            cpu_per_worker=self._resources.cpu_per_worker,
-            objective=(spec.objectives[0].name, spec.objectives[0].goal),
-            python_path=tuple(place or str(Path.cwd()) for place in sys.path),
-            hang_s=None if spec.failures.hang_minutes is None else 60 * spec.failures.hang_minutes,
-        )
-        trainable = tune.with_parameters(run_trial, settings=settings)
-        tune.Tuner(
+    def _tuner(
+        self,
+        searcher: StudySearcher,
+        scheduler: TrialScheduler,
+        stopper: tune.Stopper,
+        callbacks: list[tune.Callback],
+    ) -> tune.Tuner:
+        trainable = tune.with_parameters(run_trial, settings=self._settings())
+        return tune.Tuner(
             tune.with_resources(trainable, self._cluster.driver_resources()),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
@@ -217,20 +208,48 @@ class SweepRun:
             ),
             run_config=tune.RunConfig(
                 name="tune",
-                storage_path=str(spec.folder.absolute() / RAY),
+                storage_path=str(self._spec.folder.absolute() / RAY),
                 verbose=0,
-                stop=make_stopper(self._ending, searcher, look, self._say),
-                callbacks=[free_groups_at_end(spec, self._group, self._ending), self._callback],
+                stop=stopper,
+                callbacks=callbacks,
             ),
-        ).fit()
-        if searcher.error is not None:
-            raise searcher.error
-        self._exhausted = searcher.exhausted
-        if searcher.exhausted and not self._ending.begun:
-            self._recorder.note("the space has no more configurations")
+        )
+
+    def _settings(self) -> TrialSettings:
+        spec, resources = self._spec, self._resources
+        return TrialSettings(
+            group=self._group,
+            trainable=spec.trainable,
+            folder=spec.folder.absolute(),
+            cache=cache_folder(),
+            workers=resources.workers,
+            gpu_per_worker=resources.gpu_per_worker,
+            cpu_per_worker=resources.cpu_per_worker,
+            objective=(spec.objectives[0].name, spec.objectives[0].goal),
+            python_path=tuple(place or str(Path.cwd()) for place in sys.path),
+            hang_s=None if spec.failures.hang_minutes is None else 60 * spec.failures.hang_minutes,
+        )
+
+    def _turn(self, searcher: StudySearcher, ended_before: int) -> bool:
+        """What the driver does in every turn of Tune's loop; whether the Tune run is over.
+
+        Args:
+            searcher: That of the Tune run; its limit follows the budget.
+            ended_before: The number of trials that had ended when the Tune run started.
+        """
+        self._requests.poll()
+        if self._records.journal.problem:
+            self._ending.give_up(self._records.journal.problem)
+        self._recorder.tell_study()
+        searcher.limit = 0 if self._ending.draining else self._sweep.budget.trials - ended_before
+        if self._ending.check():
+            self._display.say(self._ending.notice())
+        if self._ending.stopping:
+            searcher.finish()
+        return self._ending.is_over()
 
     def _unfinished(self) -> list[Suggestion]:
-        """Trials that were handed out and never ended, as their last attempt had them."""
+        """Trials that were suggested and never ended, with the configuration of their last attempt."""
         trials = self._sweep.trials
         return [
             dataclasses.replace(left, config={**left.config, **trials[left.number].changes})
@@ -239,26 +258,16 @@ class SweepRun:
             for left in self._records.study.unfinished()
         ]
 
-    def _watch_disk(self) -> None:
-        """End the sweep where nothing more can be written down, and tell the study what it has missed."""
-        if self._records.journal.problem:
-            self._ending.give_up(self._records.journal.problem)
-        self._recorder.tell_study()
-
-    def _say(self, text: str) -> None:
-        if self._display is not None:
-            self._display.say(text)
-
-    def _verdict(self) -> tuple[SweepStatus, str]:
+    def _verdict(self, exhausted: bool) -> tuple[SweepStatus, str]:
         sweep, ending = self._sweep, self._ending
-        if ending.begun:
+        if ending.phase == Phase.ENDING:
             return ending.status, ending.message
         ended = sweep.ended_trials
-        if self._ending.stopping:
+        if ending.draining:
             return SweepStatus.DONE, f"Stopped by request: {ended} of {sweep.budget.trials} trials ended."
         if ended >= sweep.budget.trials or (ended and sweep.count(TrialStatus.FAILED) == ended):
             return verdict(sweep)
-        if not self._exhausted:
+        if not exhausted:
             log = self._spec.folder / DRIVER_LOG
             return (
                 SweepStatus.FAILED,

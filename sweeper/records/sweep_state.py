@@ -30,7 +30,7 @@ from sweeper.records.status import SweepStatus, TrialStatus
 from sweeper.records.trial_state import TrialState
 from sweeper.spec.sweep import BudgetSpec, Objective
 
-__all__ = ["SweepState", "driver_runs", "find_sweep", "list_sweeps", "read_series", "read_sweep"]
+__all__ = ["SweepState", "driver_runs", "find_sweep", "list_sweeps", "read_sweep", "update_sweep"]
 
 
 @dataclass
@@ -52,6 +52,7 @@ class SweepState:
         steered: What the user requested while it runs: empty, ``pausing``, ``paused``, ``stopping`` or
             ``cancelling``.
         heard: When it was last heard of, in seconds since 1970.
+        offset: Byte of the journal up to which `update_sweep` has read it.
     """
 
     folder: Path
@@ -67,6 +68,8 @@ class SweepState:
     trials: dict[int, TrialState] = field(default_factory=dict)
     steered: str = ""
     heard: float = 0.0
+    offset: int = 0
+    _events_read: int = 0
     _since: float | None = None
     _ran_s: float = 0.0
 
@@ -254,12 +257,21 @@ class SweepState:
                 continue
             value = metrics[objective.name]
             trial.final[objective.name] = value
+            trial.series.setdefault(objective.name, []).append((event["step"], value))
             if is_better(value, trial.best.get(objective.name), objective.goal):
                 trial.best[objective.name] = value
                 if position == 0:
                     trial.best_checkpoint = event.get("checkpoint") or trial.best_checkpoint
 
     # Judging
+
+    def series(self, metric: str) -> dict[int, list[tuple[int, float]]]:
+        """Every (step, value) of a metric of `tracked`, by trial; failed trials are left out."""
+        return {
+            number: trial.series[metric]
+            for number, trial in self.trials.items()
+            if metric in trial.series and trial.status != TrialStatus.FAILED
+        }
 
     def ranking(self) -> list[TrialState]:
         """The trials, best first, as `sweeper.records.ranking.ranked` sorts them."""
@@ -288,43 +300,41 @@ def read_sweep(folder: Path) -> SweepState:
     """Read a sweep from its folder.
 
     Raises:
-        SweepNotFoundError: If no sweep lies there.
-        SweepDamagedError: If its journal says what cannot be; names the line.
+        SweepNotFoundError: If the folder does not contain a sweep.
+        SweepDamagedError: If its journal contradicts itself; names the line.
     """
-    events = _events_of(folder)
-    if not any(event["event"] == EventKind.SWEEP_START for event in events):
+    sweep = SweepState(folder)
+    update_sweep(sweep)
+    if not sweep.spec:
         raise SweepNotFoundError(
             f"{folder}: not a sweep's folder: {JOURNAL} is missing or empty. `sweeper list` shows sweeps."
         )
-    sweep = SweepState(folder)
-    for index, event in enumerate(events):
-        try:
-            sweep.apply(event)
-        except SweepDamagedError as fault:
-            line = line_of_event(folder / JOURNAL, index)
-            raise SweepDamagedError(
-                f"{folder / JOURNAL}, line {line}: {fault}. The journal was damaged, or something else wrote "
-                "into it. Keep a copy of it and repair that line."
-            ) from None
     return sweep
 
 
-def _events_of(folder: Path) -> list[Event]:
+def update_sweep(sweep: SweepState) -> None:
+    """Apply the events that were added to a sweep's journal since it was last read.
+
+    The process that writes the journal applies its own events itself, and must not call this afterwards.
+
+    Raises:
+        SweepDamagedError: If the journal contradicts itself; names the line.
+    """
+    path = sweep.folder / JOURNAL
     try:
-        return read_journal(folder / JOURNAL).events
+        chunk = read_journal(path, sweep.offset)
     except OSError as error:
-        raise SweepDamagedError(f"{folder / JOURNAL} cannot be read: {error.strerror}.") from error
-
-
-def read_series(folder: Path, metric: str) -> dict[int, list[tuple[int, float]]]:
-    """What each trial of a sweep that did not fail reported of one metric so far: (step, value), by trial."""
-    series: dict[int, list[tuple[int, float]]] = {}
-    for event in read_journal(folder / JOURNAL).events:
-        if event["event"] == EventKind.REPORT and metric in event["metrics"]:
-            series.setdefault(event["trial"], []).append((event["step"], float(event["metrics"][metric])))
-        elif event["event"] == EventKind.TRIAL_END and event["status"] == TrialStatus.FAILED:
-            series.pop(event["trial"], None)
-    return series
+        raise SweepDamagedError(f"{path} cannot be read: {error.strerror}.") from error
+    for index, event in enumerate(chunk.events, start=sweep._events_read):
+        try:
+            sweep.apply(event)
+        except SweepDamagedError as fault:
+            raise SweepDamagedError(
+                f"{path}, line {line_of_event(path, index)}: {fault}. The journal was damaged, or another "
+                "program wrote into it. Keep a copy of it and repair that line."
+            ) from None
+    sweep.offset = chunk.offset
+    sweep._events_read += len(chunk.events)
 
 
 def driver_runs(driver: Mapping[str, Any]) -> bool:

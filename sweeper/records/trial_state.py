@@ -27,6 +27,7 @@ class TrialState:
         metrics: The latest value of every metric.
         final: The latest value of each objective (and of the metric of early stopping).
         best: The best finite value of each of these.
+        series: Every value of each of these, as (step, value) in order.
         artifacts: The latest file under each name.
         checkpoint: Folder of the latest checkpoint that was reported, or None.
         best_checkpoint: Folder of the checkpoint of the best value of the first objective, or None.
@@ -51,6 +52,7 @@ class TrialState:
     metrics: dict[str, float] = field(default_factory=dict)
     final: dict[str, float] = field(default_factory=dict)
     best: dict[str, float] = field(default_factory=dict)
+    series: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     artifacts: dict[str, str] = field(default_factory=dict)
     checkpoint: str | None = None
     best_checkpoint: str | None = None

@@ -123,9 +123,9 @@ def make_scheduler(early_stop: EarlyStopSpec | None, history: History | None = N
 
     Args:
         early_stop: The rule, or None.
-        history: What earlier trials reported of the rule's metric
-            (`sweeper.records.sweep_state.read_series`), where a sweep continues: without it the rule would
-            have forgotten what is good.
+        history: If a sweep continues, what earlier trials reported of the rule's metric
+            (`sweeper.records.sweep_state.SweepState.series`): without it the rule would have forgotten what
+            is good.
 
     Raises:
         UserError: If the rule could never stop a trial.

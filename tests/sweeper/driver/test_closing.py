@@ -16,7 +16,7 @@ from sweeper.cli import main
 from sweeper.driver.closing import close
 from sweeper.driver.opening import open_sweep
 from sweeper.driver.recorder import Outcome, Recorder
-from sweeper.driver.resume import is_driven, resume
+from sweeper.driver.resume import resume, without_driver
 from sweeper.errors import UserError
 from sweeper.layout import JOURNAL
 from sweeper.records import sweep_state as results
@@ -51,7 +51,7 @@ def cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SweepSpec:
 
 def go_on(spec: SweepSpec, *changes: str) -> tuple[int, str]:
     console = Console(file=io.StringIO(), width=120)
-    code, _ = resume(spec.name, changes, spec.folder.parent, None, console)
+    code = resume(read_sweep(spec.folder), changes, None, console)
     assert isinstance(console.file, io.StringIO)
     return code, console.file.getvalue()
 
@@ -74,7 +74,9 @@ def test_the_next_driver_closes_the_books_and_mlflow_has_everything(cut_off: Swe
 def test_once_they_are_closed_nothing_is_left_to_do(cut_off: SweepSpec) -> None:
     go_on(cut_off)
     before = (cut_off.folder / JOURNAL).read_bytes()
-    with pytest.raises(UserError, match="is complete: 2 of 2 trials ended"):
+    with pytest.raises(
+        UserError, match=r"budget.trials: 2 of 2 trials ended. .*budget.trials=\+20` runs 20 more"
+    ):
         go_on(cut_off)
     assert (cut_off.folder / JOURNAL).read_bytes() == before
 
@@ -118,7 +120,9 @@ def test_a_limit_that_is_used_up_ends_a_sweep_that_nobody_closed(cut_off: SweepS
     assert code == 1
     assert "budget.max_failed: 2 trials failed." in text
     assert read_sweep(cut_off.folder).status == "failed"
-    with pytest.raises(UserError, match="has 2 failed trials"):
+    with pytest.raises(
+        UserError, match=r"budget.max_failed: 2 trials failed.*budget.max_failed=\+5` allows 5 more"
+    ):
         go_on(cut_off)
 
 
@@ -140,7 +144,8 @@ def test_only_the_name_in_common_makes_no_sweep_driven(
     for sweep_id, driven in ((ours, True), ("another", False)):
         there = remote.RemoteSweep(cut_off.name, None, sweep_id)
         monkeypatch.setattr(remote, "find_remote", lambda *_, there=there: there)
-        assert is_driven(cut_off.name, sweeps, "127.0.0.1:6379") == driven
+        found = without_driver(cut_off.name, sweeps, "127.0.0.1:6379")
+        assert (found is None) == driven
 
 
 def test_what_a_script_reads_of_a_sweep_whose_driver_is_gone_stands_still(

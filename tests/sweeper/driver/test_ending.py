@@ -12,12 +12,12 @@ import pytest
 from small_sweeps import LR, sweep
 
 from sweeper.driver import ending
-from sweeper.driver.ending import Ending
+from sweeper.driver.ending import Ending, Phase, Step
 from sweeper.driver.signals import Signals, ended_by_signals, interrupted_by_sigterm
 from sweeper.layout import trial_folder
 from sweeper.records.sweep_state import SweepState
 from sweeper.records.trial_state import TrialState
-from sweeper.spec.sweep import BudgetSpec, SettledResources, SweepSpec
+from sweeper.spec.sweep import BudgetSpec, SweepSpec
 from sweeper.trial.exchange import STOP
 
 
@@ -25,8 +25,9 @@ def make(folder: Path, statuses: list[str], *, gpus: float = 0.0, at_once: int =
     spec: SweepSpec = dataclasses.replace(sweep(folder, LR), budget=BudgetSpec(trials=20, **budget))
     state = SweepState(folder, spec=spec.to_dict())
     state._ran_s = 3600.0
+    state.info = {"resources": {"workers": 1, "gpu_per_worker": gpus}}
     signals = Signals()
-    sweep_ending = Ending(SettledResources(1, gpus, 1.0, at_once), state, signals)
+    sweep_ending = Ending(at_once, state, signals)
     for number, status in enumerate(statuses):
         trial = TrialState(number, {}, {}, started=0.0, status=status, reason="diverged", message="nan")
         trial.ended = float(number)
@@ -39,7 +40,7 @@ def make(folder: Path, statuses: list[str], *, gpus: float = 0.0, at_once: int =
 def test_a_sweep_goes_on_while_nothing_speaks_against_it(tmp_path: Path) -> None:
     sweep_ending, _, _ = make(tmp_path, ["completed", "failed", "failed", "failed", "running"])
     assert not sweep_ending.check()
-    assert not sweep_ending.over()
+    assert not sweep_ending.is_over()
 
 
 def test_ctrl_c_asks_running_trials_to_stop_and_waits_for_them(tmp_path: Path) -> None:
@@ -47,12 +48,12 @@ def test_ctrl_c_asks_running_trials_to_stop_and_waits_for_them(tmp_path: Path) -
     signals(signal.SIGINT, None)
     assert sweep_ending.check()
     assert not sweep_ending.check()  # said once
-    assert not sweep_ending.over()
+    assert not sweep_ending.is_over()
     assert (trial_folder(tmp_path, 1) / STOP).exists()
     assert not (trial_folder(tmp_path, 0) / STOP).exists()
     assert "1 trial to write a checkpoint" in sweep_ending.notice()
     state.trials[1].status = "interrupted"
-    assert sweep_ending.over()
+    assert sweep_ending.is_over()
     assert (sweep_ending.status, sweep_ending.message) == ("interrupted", "Interrupted.")
 
 
@@ -61,7 +62,7 @@ def test_a_trial_that_does_not_stop_is_cut_off(tmp_path: Path, monkeypatch: pyte
     sweep_ending, _, signals = make(tmp_path, ["running"])
     signals(signal.SIGTERM, None)
     sweep_ending.check()
-    assert sweep_ending.over()
+    assert sweep_ending.is_over()
 
 
 def test_a_second_ctrl_c_does_not_wait() -> None:
@@ -121,17 +122,17 @@ def test_a_limit_that_is_not_reached_ends_nothing(
 def test_a_pause_has_trials_stop_and_goes_on_when_told(tmp_path: Path) -> None:
     sweep_ending, state, _ = make(tmp_path, ["running", "completed"])
     sweep_ending.pause()
-    assert sweep_ending.begun
-    assert not sweep_ending.over()
+    assert sweep_ending.stopping
+    assert not sweep_ending.is_over()
     assert (trial_folder(tmp_path, 0) / STOP).exists()
     state.trials[0].status = "interrupted"
-    assert sweep_ending.over()
-    assert sweep_ending.waiting
+    assert sweep_ending.is_over()
+    assert sweep_ending.phase == Phase.PAUSED
     assert not sweep_ending.check()
     sweep_ending.resume()
-    assert not sweep_ending.waiting
-    assert sweep_ending.go_on()
-    assert not sweep_ending.begun
+    assert sweep_ending.phase != Phase.PAUSED
+    assert sweep_ending.try_continue()
+    assert not sweep_ending.stopping
 
 
 def test_ctrl_c_ends_a_paused_sweep(tmp_path: Path) -> None:
@@ -139,8 +140,8 @@ def test_ctrl_c_ends_a_paused_sweep(tmp_path: Path) -> None:
     sweep_ending.pause()
     signals(signal.SIGINT, None)
     assert sweep_ending.check()
-    assert not sweep_ending.waiting
-    assert not sweep_ending.go_on()
+    assert sweep_ending.phase != Phase.PAUSED
+    assert not sweep_ending.try_continue()
     assert (sweep_ending.status, sweep_ending.message) == ("interrupted", "Interrupted.")
 
 
@@ -148,25 +149,49 @@ def test_a_cancelled_sweep_waits_for_no_checkpoint_even_if_it_was_to(tmp_path: P
     sweep_ending, _, signals = make(tmp_path, ["running"])
     signals(signal.SIGTERM, None)
     assert sweep_ending.check()
-    assert not sweep_ending.over()
+    assert not sweep_ending.is_over()
     sweep_ending.cancel()
     assert sweep_ending.check()
-    assert sweep_ending.over()
+    assert sweep_ending.is_over()
     assert sweep_ending.status == "interrupted"
 
 
-def test_a_paused_sweep_that_is_stopped_ends(tmp_path: Path) -> None:
+@pytest.mark.parametrize("first", [(), ("stop",), ("stop", "pause", "resume"), ("pause", "stop")])
+def test_a_paused_sweep_that_is_stopped_ends_whatever_came_before(
+    tmp_path: Path, first: tuple[str, ...]
+) -> None:
     sweep_ending, _, _ = make(tmp_path, ["interrupted"])
-    sweep_ending.pause()
+    for request in (*first, "pause"):
+        getattr(sweep_ending, request)()
+    assert sweep_ending.phase == Phase.PAUSED
     sweep_ending.stop()
-    assert not sweep_ending.waiting
-    assert not sweep_ending.go_on()
+    assert sweep_ending.draining
+    assert not sweep_ending.try_continue()
+    assert not sweep_ending.stopping  # no reason other than the request
+
+
+@pytest.mark.parametrize("request_", ["pause", "resume", "stop"])
+def test_an_end_cannot_be_undone_by_a_request(tmp_path: Path, request_: str) -> None:
+    sweep_ending, _, signals = make(tmp_path, ["running"])
+    signals(signal.SIGINT, None)
+    sweep_ending.check()
+    getattr(sweep_ending, request_)()
+    assert sweep_ending.phase == Phase.ENDING
+    assert not sweep_ending.try_continue()
+
+
+def test_every_phase_but_the_last_leads_to_the_end() -> None:
+    table = ending._NEXT
+    assert set(table) == set(Phase)
+    assert [phase for phase in Phase if table[phase].get(Step.END) != Phase.ENDING] == [Phase.ENDING]
+    # Only a pause that was lifted ends when all trials have stopped.
+    assert {phase for phase in Phase if Step.STOPPED in table[phase]} == {Phase.RESUMING, Phase.LEAVING}
 
 
 def test_failures_of_an_earlier_driver_do_not_end_the_next_one_at_once(tmp_path: Path) -> None:
     earlier, state, signals = make(tmp_path, ["failed"] * 3)
     assert earlier.check()
-    assert not Ending(SettledResources(1, 0.0, 1.0, 2), state, signals).check()
+    assert not Ending(2, state, signals).check()
 
 
 def test_trials_that_fail_in_several_ways_are_given_longer(tmp_path: Path) -> None:
@@ -184,10 +209,10 @@ def test_a_sweep_that_cannot_go_on_asks_its_trials_for_a_checkpoint_and_ends(tmp
     sweep_ending.give_up("There is no room left.")
     sweep_ending.give_up("Something else, later.")
     assert sweep_ending.check()
-    assert not sweep_ending.over()
+    assert not sweep_ending.is_over()
     assert (trial_folder(tmp_path, 0) / STOP).exists()
     state.trials[0].status = "interrupted"
-    assert sweep_ending.over()
+    assert sweep_ending.is_over()
     assert (sweep_ending.status, sweep_ending.message) == ("failed", "There is no room left.")
 
 

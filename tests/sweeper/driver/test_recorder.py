@@ -31,8 +31,11 @@ class Driver:
         self.study = Study(spec)
         self.journal = Journal(spec.folder / JOURNAL)
         self.heard = []
-        self.recorder = Recorder(self.study, self.journal, None, spec, listener=self.heard.append)
+        self.recorder = Recorder(self.study, self.journal, None, spec, viewer=self)
         self.recorder.start_sweep(info or {"versions": {"torch": "2.14"}})
+
+    def tell(self, event):
+        self.heard.append(event)
 
     def trial(self):
         suggestion = self.study.ask()

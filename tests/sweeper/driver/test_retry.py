@@ -11,10 +11,13 @@ import pytest
 from small_sweeps import choice, sweep
 from small_trainable import TRAINABLE
 
+from sweeper.driver.ending import Ending
 from sweeper.driver.recorder import Outcome, Recorder
 from sweeper.driver.retry import Retries
+from sweeper.driver.signals import Signals
 from sweeper.layout import JOURNAL
 from sweeper.records.journal import Journal
+from sweeper.search.searcher import StudySearcher
 from sweeper.search.study import Study
 from sweeper.spec.sweep import FailureSpec
 
@@ -36,17 +39,17 @@ class Sweep:
         self.recorder = Recorder(self.study, self.journal, None, self.spec)
         self.recorder.start_sweep({})
         self.configs: list[dict[str, Any]] = []
-        self.stopped: list[str] = []
-        self.ending = False
-        self.retries = Retries(
-            self.spec,
-            TRAINABLE,
-            self.recorder,
-            again=lambda _number, config: self.configs.append(dict(config)),
-            ending=lambda: self.ending,
-            stop=self.stopped.append,
-        )
-        self.begin(self.study.ask().config)
+        self.searcher = StudySearcher(self.study)
+        self.ending = Ending(1, self.recorder.sweep, Signals())
+        self.retries = Retries(self.spec, TRAINABLE, self.recorder, self.searcher, self.ending)
+        self.begin(self.next_config())
+
+    def next_config(self) -> Any:
+        """The configuration that Tune would be given next."""
+        suggested = self.searcher.suggest("id")
+        assert isinstance(suggested, dict)
+        assert suggested["trial"] == 0
+        return suggested["config"]
 
     def begin(self, config: Any) -> None:
         self.recorder.start_trial(0, config)
@@ -54,6 +57,7 @@ class Sweep:
     def fails(self, reason: str, message: str = "as told") -> Outcome | None:
         end = self.retries(0, Outcome("failed", reason, message))
         if end is None:
+            self.configs.append(self.next_config())
             self.begin(self.configs[-1])
         return end
 
@@ -116,11 +120,15 @@ def test_a_full_disk_ends_the_sweep_and_fails_no_trial(one: Sweep) -> None:
     end = one.fails("out_of_disk")
     assert end is not None
     assert end.status == "interrupted"
-    assert one.stopped == ["There is no room to write: trial 0: as told"]
+    assert one.ending.check()
+    assert (one.ending.status, one.ending.message) == (
+        "failed",
+        "There is no room to write: trial 0: as told",
+    )
 
 
 def test_a_trial_that_is_lost_while_the_sweep_ends_is_left_for_the_next_driver(one: Sweep) -> None:
-    one.ending = True
+    one.ending.pause()
     end = one.fails("lost")
     assert end is not None
     assert end.status == "interrupted"

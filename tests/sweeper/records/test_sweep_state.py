@@ -19,7 +19,7 @@ from sweeper.errors import SweepNotFoundError, UserError
 from sweeper.layout import JOURNAL
 from sweeper.records.events import EventKind
 from sweeper.records.journal import Journal
-from sweeper.records.sweep_state import list_sweeps, read_series, read_sweep
+from sweeper.records.sweep_state import list_sweeps, read_sweep, update_sweep
 from sweeper.spec.sweep import EarlyStopSpec
 from sweeper.terminal.as_json import to_json
 from sweeper.terminal.tables import (
@@ -135,13 +135,23 @@ def test_the_metric_of_early_stopping_is_followed_too(tmp_path, monkeypatch):
     played.trial(0, [(10, {reward: 0.5}), (20, {reward: 0.3})], "stopped_early")
     found = read_sweep(tmp_path)
     assert found.trials[0].best == {reward: 0.5}
-    assert read_series(tmp_path, reward) == {0: [(10, 0.5), (20, 0.3)]}
+    assert found.series(reward) == {0: [(10, 0.5), (20, 0.3)]}
+
+
+def test_a_sweep_that_was_read_is_brought_up_to_date(played, tmp_path):
+    played.trial(0, [(10, 0.1), (20, 0.2)])
+    found = read_sweep(tmp_path)
+    played.trial(1, [(10, 0.3)], "running")
+    update_sweep(found)
+    update_sweep(found)  # nothing is applied twice
+    assert found == read_sweep(tmp_path)
+    assert found.series(SUCCESS) == {0: [(10, 0.1), (20, 0.2)], 1: [(10, 0.3)]}
 
 
 def test_trials_that_did_not_fail_are_held_up_to_the_next(played, tmp_path):
     for number, status in enumerate(("completed", "stopped_early", "failed", "interrupted", "running")):
         played.trial(number, [(10, 0.1)], status)
-    assert set(read_series(tmp_path, SUCCESS)) == {0, 1, 3, 4}
+    assert set(read_sweep(tmp_path).series(SUCCESS)) == {0, 1, 3, 4}
 
 
 def test_the_table_shows_objective_parameters_step_time_and_reason(played, tmp_path):

@@ -213,7 +213,7 @@ def test_a_sweep_is_paused_resumed_given_more_and_stopped(place: Place) -> None:
     assert place.run("resume", "steered")[0] == 2  # it runs
 
     code, text = place.run("pause", "steered")
-    assert (code, text) == (0, "Pausing: trial 0 stops after a checkpoint, and no other will begin.\n")
+    assert (code, text) == (0, "Pausing: trial 0 stops after a checkpoint, and no other starts.\n")
     wait(lambda: place.status("steered")["state"] == "paused")
     paused = place.status("steered")
     assert paused["alive"]
@@ -222,7 +222,7 @@ def test_a_sweep_is_paused_resumed_given_more_and_stopped(place: Place) -> None:
     wait(lambda: not place.trains(), 30)
 
     code, text = place.run("resume", "steered", "budget.trials=+1")
-    assert (code, text) == (0, "Budget: trials 1 → 2. It goes on where it paused.\n")
+    assert (code, text) == (0, "Budget: trials 1 → 2. The sweep continues from where it paused.\n")
     before = max(steps_of(place.events("steered"), 0))
     wait(lambda: max(steps_of(place.events("steered"), 0)) > before)
     steps = steps_of(place.events("steered"), 0)
@@ -241,7 +241,7 @@ def test_a_sweep_is_paused_resumed_given_more_and_stopped(place: Place) -> None:
     assert "rank 0 of 1 trains" in text
     assert "worker.log" in text
     code, text = place.run("stop", "steered")
-    assert text == "Stopping: trial 1 goes on to the end, and no other will begin.\n"
+    assert text == "Stopping: trial 1 continues to its end, and no other starts.\n"
     assert place.status("steered")["state"] == "stopping"
     place.run("stop", "steered", "1")
     code, text = ended(driver)
