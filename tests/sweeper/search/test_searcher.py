@@ -192,12 +192,13 @@ def test_a_trial_that_was_asked_to_stop_ends_as_stopped_unless_it_ended_by_itsel
         recorder = Recorder(study, journal, None, spec)
         recorder.start_sweep({})
         assert study.ask().number == 0
-        callback = RecorderCallback(recorder, make_scheduler(None))
+        expected = {}
+        callback = RecorderCallback(recorder, make_scheduler(None), expected)
         callback.on_trial_start(trial=TuneTrial(), iteration=0, trials=[])
         callback.on_trial_result(
             trial=TuneTrial(), iteration=0, trials=[], result={"trial/step": 1, SUCCESS: 1.0}
         )
-        callback.expect(0, Outcome("stopped_early", "stopped", "stopped by request"))
+        expected[0] = Outcome("stopped_early", "stopped", "stopped by request")
         if ends == "completed":
             callback.on_trial_complete(trial=TuneTrial(), iteration=0, trials=[])
         else:
