@@ -1,6 +1,6 @@
-"""What Tune calls while a sweep runs: the stopper and the callbacks.
+"""The stopper and the callbacks that Tune calls while a sweep runs.
 
-They pass on what happens to the recorder and decide nothing about which trial is next.
+They pass what happens to the recorder, and do not decide which trial is next.
 """
 
 from __future__ import annotations
@@ -55,15 +55,15 @@ class RecorderCallback(Callback):
         self._expected = {} if expected is None else expected
 
     def on_trial_start(self, *, trial: Any, **_info: Any) -> None:
-        """A trial runs, or runs again."""
+        """Record that a trial runs, or runs again."""
         self._recorder.start_trial(trial.config["trial"], trial.config["config"])
 
     def on_trial_result(self, *, trial: Any, result: dict[str, Any], **_info: Any) -> None:
-        """A trial reported; also the report at which it is stopped comes here."""
+        """Record a report; the one at which a trial is stopped arrives here, too."""
         self._recorder.report(trial.config["trial"], result)
 
     def on_trial_complete(self, *, trial: Any, **_info: Any) -> None:
-        """A trial ended by itself, or was stopped."""
+        """Record that a trial ended by itself, or was stopped."""
         number = trial.config["trial"]
         why = self._scheduler.stopped(trial.trial_id) if isinstance(self._scheduler, StepScheduler) else None
         outcome = (
@@ -71,12 +71,12 @@ class RecorderCallback(Callback):
             if why is None
             else Outcome(TrialStatus.STOPPED_EARLY, "early_stop", why)
         )
-        # It came to its end before it heard that it was to stop.
+        # It reached its end before it saw the request to stop.
         self._expected.pop(number, None)
         self._recorder.end_trial(number, outcome)
 
     def on_trial_error(self, *, trial: Any, **_info: Any) -> None:
-        """A trial failed, or its actor did."""
+        """Record that a trial failed, or its actor did, unless it is retried."""
         number = trial.config["trial"]
         outcome = error_outcome(trial, trial_folder(self._recorder.sweep.folder, number))
         expected = self._expected.pop(number, None)
@@ -88,22 +88,22 @@ class RecorderCallback(Callback):
             self._recorder.end_trial(number, end)
 
     def on_experiment_end(self, trials: list[Any], **_info: Any) -> None:
-        """Tune ends; it says nothing of the trials that it cut off."""
+        """Record the end of trials that Tune cut off: it does not report them."""
         for trial in trials:
             number = trial.config["trial"]
             default = Outcome(TrialStatus.INTERRUPTED, "interrupted", "the sweep was stopped")
             self._recorder.end_trial(number, self._expected.pop(number, default))
 
     def __getstate__(self) -> dict[str, Any]:
-        # As for the searcher.
+        # Tune pickles its settings for a restore that we never do.
         return {}
 
 
 def error_outcome(trial: Any, folder: Path) -> Outcome:
-    """Why a trial of Tune's that ended in an error did so.
+    """Find out why a trial ended in an error.
 
-    The first source is what was written into the trial's folder, the next the exception that Tune got from
-    the trial's driver.
+    The first source is what was written into the trial's folder, the second the exception that Tune received
+    from the trial's driver.
     """
     error = _exception(trial)
     cause = getattr(error, "cause", None) or error
@@ -127,7 +127,7 @@ def _exception(trial: Any) -> BaseException | None:
     try:
         with Path(trial.pickled_error_file).open("rb") as file:
             return cloudpickle.load(file)
-    except Exception:  # whatever unpickling may run into: then the text has to do
+    except Exception:  # unpickling may raise anything; then the text has to do
         try:
             return RuntimeError(Path(trial.error_file).read_text())
         except (OSError, TypeError):
@@ -138,7 +138,7 @@ def make_stopper(is_over: Callable[[], bool]) -> Stopper:
     """Make Tune's stopper from a function that is called in every turn of Tune's loop."""
 
     class EndSweep(Stopper):
-        """Asked by Tune in every turn of its loop."""
+        """Tune calls it in every turn of its loop."""
 
         def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002
             return False
@@ -163,7 +163,7 @@ def free_groups_at_end(spec: SweepSpec, group: str, ending: Ending) -> Callback:
     """
 
     class FreeGroups(Callback):
-        """Gives the workers of a trial that ended back at once, however it ended."""
+        """Frees the workers of a trial as soon as it ends, however it ends."""
 
         def on_trial_start(self, *, trial: Trial, **_info: Any) -> None:
             if not ending.stopping:
@@ -182,5 +182,5 @@ def free_groups_at_end(spec: SweepSpec, group: str, ending: Ending) -> Callback:
 
 
 def trial_name(trial: Trial) -> str:
-    """The name of a trial as Tune has it."""
+    """The name of a trial in Tune."""
     return f"trial-{trial.config['trial']}"

@@ -1,7 +1,7 @@
-"""How a sweep's books are closed: what is said in the end, and where MLflow shows it.
+"""Record the end of a sweep: how it ended, in words, and the links to it in MLflow.
 
-A driver that was killed between the end of the last trial and its own left them open: then the next one
-closes them, and needs no Ray for it.
+A driver that was killed between the end of the last trial and its own did not record the end. Then the next
+driver does, without Ray.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ __all__ = ["DELIVERY_S", "close", "pages", "verdict"]
 COMPARED = 5
 """Trials that the link to MLflow compares."""
 DELIVERY_S = 30.0
-"""How long the end waits for MLflow to take what it lacks."""
+"""How long the end waits until MLflow has received everything."""
 
 
 def verdict(sweep: SweepState) -> tuple[SweepStatus, str]:
-    """Say how a sweep ended all of whose trials came to their end."""
+    """Return how a sweep ended whose trials have all ended."""
     ended = sweep.ended_trials
     if ended and sweep.count(TrialStatus.FAILED) == ended:
         return SweepStatus.FAILED, f"Every trial failed. {last_failure(sweep)}"
@@ -38,7 +38,7 @@ def verdict(sweep: SweepState) -> tuple[SweepStatus, str]:
 
 
 def pages(sweep: SweepState, tracker: Tracker) -> tuple[str | None, str | None, bool]:
-    """Where MLflow's pages compare and chart the trials, and whether anybody serves them already."""
+    """Return the links to MLflow's pages that compare and chart the trials, and whether they are served."""
     served = tracker.uri.startswith("http")
     base = None if served else f"http://{HOST}:{PORT}"
     ranked = [trial for trial in sweep.ranking() if trial.final] or sweep.ranking()
@@ -47,12 +47,12 @@ def pages(sweep: SweepState, tracker: Tracker) -> tuple[str | None, str | None, 
 
 
 def close(spec: SweepSpec, trainable: Trainable, sweep: SweepState) -> SweepResult:
-    """End a sweep of which nothing is left to run.
+    """Record the end of a sweep that has nothing left to run.
 
     Args:
-        spec: The sweep as it was to be run.
+        spec: The sweep as it was requested.
         trainable: What its trials train.
-        sweep: What came of it; nobody drives it.
+        sweep: The sweep so far; no driver runs it.
 
     Raises:
         SweeperError: If the sweep cannot be recorded.
@@ -62,8 +62,8 @@ def close(spec: SweepSpec, trainable: Trainable, sweep: SweepState) -> SweepResu
         what, more = "This sweep is complete", "budget.trials"
         if limit is not None and limit.name != "trials":
             what, more = "The budget of this sweep is used up", "it"
-        message = f"{what}: {sweep.ended_trials} trials ended before. Raise {more} for more; "
-        message += "give a name for a new one."
+        message = f"{what}: {sweep.ended_trials} trials have ended. Raise {more} for more trials, "
+        message += "or choose another name for a new sweep."
         as_before: SweepStatus = sweep.status if sweep.status == SweepStatus.FAILED else SweepStatus.DONE
         return SweepResult(sweep, as_before, message, Delivery(complete=True))
     with open_sweep(spec, trainable, sweep) as records:

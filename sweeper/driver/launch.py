@@ -1,6 +1,6 @@
 """Launch a sweep: check everything, connect to Ray, run the trials, print the result.
 
-Nothing is created before all checks have passed.
+Nothing is created until all checks have passed.
 """
 
 from __future__ import annotations
@@ -38,21 +38,20 @@ def launch(
     console: Console | None = None,
     earlier: SweepState | None = None,
 ) -> int:
-    """Run a sweep, show it, and say what came of it.
+    """Run a sweep, show it, and print its result.
 
     Args:
         spec: The sweep.
         address: Ray cluster; None for RAY_ADDRESS, or a Ray of our own on this machine.
         console: Where to show it.
-        earlier: The sweep that this one continues with, though it may have changed; None to look for one that
-            has not.
+        earlier: The sweep that this one continues, perhaps with changes; None to look for an unchanged one.
 
     Returns:
         0 if the sweep is done, 1 if it failed, 130 if it was interrupted.
 
     Raises:
-        UserError: If something that the user gave is wrong; nothing is left behind then.
-        ConfigError: The same, as the trainable says it.
+        UserError: If something that the user gave is wrong; nothing is left on the disk then.
+        ConfigError: The same, raised by the trainable.
         SweeperError: If the sweep cannot be recorded.
     """
     console = console or Console(highlight=False)
@@ -95,16 +94,16 @@ def _run_sweep(
             settle(spec.resources, cluster, left)
         records = stack.enter_context(open_sweep(spec, trainable, earlier))
         with ThreadPoolExecutor(1) as pool:
-            # MLflow makes its database while Ray starts: both take seconds.
+            # MLflow creates its database while Ray starts: both take seconds.
             opened = pool.submit(records.tracker.start)
             console.print("Starting Ray …", style="dim")
             cluster = cluster or _connected(stack, address)
-            # As many at once as there may be, though fewer are left: the budget may be raised.
+            # As many at once as possible, even if fewer are left: the budget may be raised.
             resources = settle(spec.resources, cluster)
             opened.result()
-        # Ray takes SIGTERM for itself when it starts; only now is it ours.
+        # Ray replaces the handler of SIGTERM when it starts; ours must come afterwards.
         signals = stack.enter_context(ended_by_signals())
-        # Tune takes seconds to load, and reads its settings when it is imported: not before Ray is there.
+        # Tune takes seconds to import, and reads its settings at import: not before Ray has started.
         from sweeper.driver.run import SweepRun
 
         run = SweepRun(spec, trainable, records, cluster, resources, signals, console)

@@ -1,4 +1,4 @@
-"""What a sweep is recorded in: its study, its journal and what sends it to MLflow."""
+"""Open what a sweep is recorded in: its study, its journal and the tracker that uploads it to MLflow."""
 
 from __future__ import annotations
 
@@ -45,19 +45,19 @@ class OpenSweep:
 
 @contextlib.contextmanager
 def open_sweep(spec: SweepSpec, trainable: Trainable, earlier: SweepState | None) -> Iterator[OpenSweep]:
-    """Open the sweep's folder; where nothing came of it, a new one is deleted again."""
+    """Open the sweep's folder. A new folder in which no trial was recorded is deleted again at the end."""
     existed = spec.folder.exists()
     try:
         spec.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{spec.folder}: the sweep's folder cannot be made: {error.strerror}.") from error
+        raise UserError(f"{spec.folder}: the sweep's folder cannot be created: {error.strerror}.") from error
     if earlier is None:
         _clear_remains(spec.folder)
     elif earlier.trials and not (spec.folder / STUDY).is_file():
         raise UserError(
-            f"{spec.folder / STUDY} is gone, and with it what the search was told: a new one would number "
-            f"its trials from 0 again. `sweeper results {spec.name}` still shows everything; launch the rest "
-            "under another name, e.g. with `name=...` behind the space file."
+            f"{spec.folder / STUDY} is missing, and with it the state of the search: a new study would "
+            f"number its trials from 0 again. `sweeper results {spec.name}` still shows everything. Launch "
+            "the rest under another name, e.g. with `name=...` after the space file."
         )
     ours = False
     try:
@@ -70,18 +70,18 @@ def open_sweep(spec: SweepSpec, trainable: Trainable, earlier: SweepState | None
             ours = True
             write_spec(spec.folder, spec.to_dict())
             sweep = SweepState(spec.folder) if earlier is None else earlier
-            # Another driver may have run the sweep since it was read; from here on there is none.
+            # Another driver may have run the sweep since it was read. From here on the lock keeps others out.
             update_sweep(sweep)
             tracker = Tracker(spec.folder, spec.tracking.uri, spec.tracking.experiment)
             yield OpenSweep(study, journal, tracker, sweep)
     finally:
-        # Of two that launch the same sweep at once, the one that came too late leaves the other's folder be.
+        # If two drivers launch the same sweep, the second one must not delete the folder of the first.
         if ours and earlier is None:
-            _take_away(spec.folder, whole=not existed)
+            _delete_if_empty(spec.folder, whole=not existed)
 
 
 def _clear_remains(folder: Path) -> None:
-    """Take away what a driver left that was killed while it started: its databases may be half made."""
+    """Delete what a driver left that was killed while it started: its databases may be incomplete."""
     with contextlib.suppress(Timeout), FileLock(folder / LOCK, timeout=0):
         if is_stillborn(folder):
             for path in folder.iterdir():
@@ -89,8 +89,8 @@ def _clear_remains(folder: Path) -> None:
                     path.unlink()
 
 
-def _take_away(folder: Path, whole: bool) -> None:
-    """Empty the folder of a sweep of which nothing came, unless another driver has taken it meanwhile."""
+def _delete_if_empty(folder: Path, whole: bool) -> None:
+    """Empty a folder in which no trial was recorded, unless another driver uses it by now."""
     with contextlib.suppress(Timeout), FileLock(folder / LOCK, timeout=0):
         if _has_begun(folder):
             return
@@ -109,42 +109,42 @@ def _has_begun(folder: Path) -> bool:
 
 
 def write_spec(folder: Path, spec: Mapping[str, Any]) -> None:
-    """Write ``spec.yaml``, whole or not at all, and without passwords and tokens."""
+    """Write ``spec.yaml`` atomically, without passwords and tokens."""
     write_whole(folder / SPEC, masked(yaml.safe_dump(dict(spec), sort_keys=False, allow_unicode=True)))
 
 
 def earlier_sweep(spec: SweepSpec) -> SweepState | None:
-    """What an earlier driver left in the sweep's folder, or None if there is nothing.
+    """Read the sweep that an earlier driver left in the folder; None if there is nothing.
 
     Raises:
-        SweepExistsError: If the folder holds something else than this sweep.
+        SweepExistsError: If the folder contains something other than this sweep.
     """
     if not spec.folder.exists() or (spec.folder.is_dir() and not any(spec.folder.iterdir())):
         return None
-    remedy = f"Give this one another name, e.g. `name={_free_name(spec)}` behind the space file."
+    remedy = f"Give this one another name, e.g. `name={_free_name(spec)}` after the space file."
     if not spec.folder.is_dir():
-        raise SweepExistsError(f"{spec.folder} exists already and is no folder. {remedy}")
+        raise SweepExistsError(f"{spec.folder} exists already and is not a folder. {remedy}")
     try:
         earlier = read_sweep(spec.folder)
     except SweepNotFoundError:
         if is_stillborn(spec.folder):
             return None
         raise SweepExistsError(
-            f"{spec.folder} exists already, is not empty, and holds no sweep. {remedy}"
+            f"{spec.folder} exists already, is not empty, and does not contain a sweep. {remedy}"
         ) from None
     changed = _changes(earlier.spec, spec.to_dict())
     if changed:
         raise SweepExistsError(
-            f"{spec.folder} holds another sweep of the name {spec.name} ({earlier.ended_trials} trials): "
-            f"{'; '.join(changed)}. {remedy} `sweeper results {spec.name}` shows the one that is there."
+            f"{spec.folder} contains another sweep named {spec.name} ({earlier.ended_trials} trials): "
+            f"{'; '.join(changed)}. {remedy} `sweeper results {spec.name}` shows that sweep."
         )
     return earlier
 
 
 def is_stillborn(folder: Path) -> bool:
-    """Whether a folder holds nothing but what a driver makes before its sweep starts.
+    """Whether a folder contains nothing but what a driver creates before its sweep starts.
 
-    A driver that was killed meanwhile leaves that behind; nothing of it is worth anything.
+    A driver that was killed at that time leaves this behind. None of it is of use.
     """
     databases = {f"{name}{end}" for name in (STUDY, DATABASE) for end in ("", "-journal", "-wal", "-shm")}
     made = databases | {LOCK, JOURNAL, RESERVE, SPEC, STATE}
@@ -160,7 +160,7 @@ def _free_name(spec: SweepSpec) -> str:
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What makes a sweep another one. Budget, machines, sampler and tracking may change on resume."""
+    """The differences that make it another sweep. Budget, machines, sampler and tracking may differ."""
     changes = []
     for section in ("trainable", "config", "space", "objectives", "early_stop"):
         old, new = before.get(section), now[section]

@@ -1,4 +1,4 @@
-"""What is done before a sweep starts: everything that can be found wrong is found before anything is made."""
+"""Checks before a sweep starts: find everything that can be found before anything is created."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DATA_VARIANTS = 16
 """Combinations of searched data fields that are checked before the sweep starts."""
 
 PROCESS_GB = 0.6
-"""What a Python process with torch and Ray holds before it trains anything."""
+"""Memory of a Python process with torch and Ray before it trains anything."""
 
 
 def preflight(
@@ -35,9 +35,9 @@ def preflight(
     cache: Path,
     progress: Callable[[str], None] = lambda _message: None,
 ) -> dict[str, Any]:
-    """Check the sweep against its dataset and environment; a legal configuration of the space.
+    """Check a sweep against its dataset and environment; return a legal configuration of its space.
 
-    Where fields that decide what is read are searched, each of their combinations is checked.
+    If the space searches fields that decide which data is read, each of their combinations is checked.
 
     Raises:
         ConfigError: With all faults, if there are any.
@@ -68,19 +68,19 @@ def preflight(
 
 
 def remark(trainable: Trainable, config: Mapping[str, Any], cache: Path, console: Console) -> None:
-    """Show what the trainable finds worth knowing of a configuration before it is trained."""
+    """Show the trainable's remarks on a configuration before it is trained."""
     if isinstance(trainable, StartsFromCheckpoints):
         for text in trainable.remarks(config, cache):
             console.print(Text(f"! {text}", style="yellow"))
 
 
 _NO_POINT = Fault(
-    "constraints", "no combination of the parameters keeps them.", "Widen a range or drop a constraint."
+    "constraints", "no combination of the parameters satisfies them.", "Widen a range or drop a constraint."
 )
 
 
 def check_disk(spec: SweepSpec, trial_gb: float, left: int, console: Console) -> None:
-    """Refuse a sweep of which not one trial fits on the disk; warn where not all of them do.
+    """Refuse a sweep if not even one trial fits on the disk; warn if not all of them fit.
 
     Raises:
         ResourceError: If there is no room for a single trial.
@@ -90,13 +90,15 @@ def check_disk(spec: SweepSpec, trial_gb: float, left: int, console: Console) ->
     if trial_gb > free_gb:
         raise ResourceError(
             f"{spec.folder}: a trial needs about {describe_size(trial_gb)} of disk, and {free} are free. "
-            "Make room, or name another folder with --sweeps."
+            "Free some space, or choose another folder with --sweeps."
         )
     at_once = spec.resources.max_concurrent
     stay = spec.keep.at_most(left, AUTO_TRIALS_AT_ONCE if at_once == "auto" else at_once)
     if trial_gb * stay > free_gb:
         which = (
-            f"All {left} trials" if stay == left else f"The {stay} trials whose checkpoints stay at a time"
+            f"All {left} trials"
+            if stay == left
+            else f"The {stay} trials whose checkpoints are kept at a time"
         )
         needed = f"{which} may need {describe_size(trial_gb * stay)}"
         console.print(f"! {needed}, and {free} are free in {spec.folder}.", style="yellow")
@@ -105,9 +107,9 @@ def check_disk(spec: SweepSpec, trial_gb: float, left: int, console: Console) ->
 def check_memory(
     trainable: Trainable, config: Mapping[str, Any], resources: SettledResources, console: Console
 ) -> None:
-    """Refuse a sweep of which not one trial fits into memory; warn where not all that run at once do.
+    """Refuse a sweep if not even one trial fits into memory; warn if not all that run at once do.
 
-    Nothing is said for a trainable that knows nothing of its memory, nor where a GPU does not say its size.
+    There is no check for a trainable that does not estimate its memory, or for a GPU that reports none.
 
     Args:
         trainable: What is trained.
@@ -131,11 +133,11 @@ def check_memory(
         all_gb = resources.at_once * one_gb
     if there_gb is None:
         return
-    free = f"of {where}, and {describe_size(there_gb)} are there"
+    free = f"of {where}, and {describe_size(there_gb)} are available"
     if one_gb > there_gb:
         raise ResourceError(
             f"resources: a trial needs at least {describe_size(one_gb)} {free}. "
-            "Take a smaller policy, or a larger machine."
+            "Use a smaller policy or a larger machine."
         )
     if all_gb > there_gb:
         console.print(
@@ -146,7 +148,7 @@ def check_memory(
 
 
 def _host_gb() -> float | None:
-    """Memory that this machine, or the container that this runs in, has for new processes."""
+    """Memory that this machine, or the container of this process, has for new processes, in GB."""
     free = float(psutil.virtual_memory().available)
     try:
         limit = int(Path("/sys/fs/cgroup/memory.max").read_text())

@@ -1,9 +1,9 @@
-"""Where everything that a trial says passes through, once: to the journal, then the study, then MLflow.
+"""Record what trials report, once: in the journal, then in the study, then in MLflow.
 
-Tune tells its searcher nothing of the report at which a trial is stopped, tells its callbacks of every
-report, and tells both of the end. So values reach the study from here, by a callback, and not by the
-searcher. What is told twice (a worker group that starts again repeats the steps since its checkpoint) is
-dropped by the trial's own step, which never goes back.
+Tune does not pass the report at which a trial is stopped to its searcher, but passes every report to its
+callbacks, and the end to both. So values reach the study from here, through a callback, and not through the
+searcher. A worker group that starts again repeats the steps since its checkpoint: such reports are dropped
+by the trial's own step, which never decreases.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from sweeper.trial.exchange import ARTIFACTS, CHECKPOINT, STEP, read_reports
 
 __all__ = ["Outcome", "Recorder", "Viewer"]
 
-TELL_AGAIN_S = 10.0
-"""How long a study that was busy is left alone: each attempt waits for its lock and holds up the sweep."""
+STUDY_RETRY_S = 10.0
+"""Seconds between attempts to write to a busy study: each one waits for its lock and blocks the sweep."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ class Outcome:
     """How a trial ended.
 
     Attributes:
-        status: ``completed``, ``stopped_early`` by the scheduler, ``failed``, or ``interrupted`` from outside
-            and to be continued.
+        status: ``completed``, ``stopped_early`` by the scheduler, ``failed``, or ``interrupted``, to be
+            continued.
         reason: One stable word: why it failed or was stopped.
-        message: The rest of it, for a person.
+        message: The details, as text.
     """
 
     status: TrialStatus
@@ -65,12 +65,12 @@ class Viewer(Protocol):
 
 
 class Recorder:
-    """Passes on what a sweep's trials say: journal first, then study, then MLflow.
+    """Records what a sweep's trials report: journal first, then study, then MLflow.
 
     Args:
         study: The sweep's study.
         journal: The sweep's journal.
-        tracker: Sends the journal to MLflow; None for a sweep without.
+        tracker: Uploads the journal to MLflow; None for a sweep without MLflow.
         spec: The sweep.
         sweep: The sweep so far, as read from the journal; None to read it now.
         viewer: Shows every event after it was written.
@@ -103,10 +103,10 @@ class Recorder:
     # The sweep
 
     def start_sweep(self, info: Mapping[str, Any]) -> None:
-        """Note that a driver takes the sweep up.
+        """Record that a driver starts or resumes the sweep.
 
-        What a driver that died had written of a trial's reports and end, and not yet told the study, is told
-        now.
+        A driver that was killed may have recorded reports and ends of trials in the journal alone: the study
+        receives them now.
 
         Args:
             info: Versions, git commit and identity of the data; nested names become tags in MLflow.
@@ -134,9 +134,9 @@ class Recorder:
         self._drop_checkpoints()
 
     def end_sweep(self, status: SweepStatus, message: str = "") -> None:
-        """Note that the driver leaves; trials that still run are interrupted."""
+        """Record the end of the driver's part; trials that still run are interrupted."""
         for trial in list(self.sweep.trials.values()):
-            # Also those of a driver that was killed, where this one did not come to starting them again.
+            # Also trials of a killed driver that this one did not get to start again.
             if trial.status == TrialStatus.RUNNING or (
                 trial.status == TrialStatus.INTERRUPTED and trial.ended is None
             ):
@@ -146,23 +146,23 @@ class Recorder:
         self._write(EventKind.SWEEP_END, status=status, message=message)
 
     def note(self, text: str, **fields: Any) -> None:
-        """Write a remark into the journal."""
+        """Record a remark."""
         self._write(EventKind.NOTE, text=text, **fields)
 
     def steer(self, action: str, text: str, **fields: Any) -> None:
-        """Note what somebody asked of the sweep while it runs, and was granted."""
+        """Record a request of the user that is carried out while the sweep runs."""
         self._write(EventKind.STEER, action=action, text=text, **fields)
 
     # A trial
 
     def wait_trial(self, number: int, needs: str) -> None:
-        """Note what a running trial waits for; empty if it waits no longer."""
+        """Record what a running trial waits for; empty if it no longer waits."""
         trial = self.sweep.trials.get(number)
         if trial is not None and trial.status == TrialStatus.RUNNING and trial.needs != needs:
             self._write(EventKind.TRIAL_WAIT, durable=False, trial=number, needs=needs)
 
     def start_trial(self, number: int, config: Mapping[str, Any]) -> None:
-        """Note that a trial runs; one that runs already was only started again by its cluster."""
+        """Record that a trial runs. One that runs already was only started again by its cluster."""
         trial = self.sweep.trials.get(number)
         if trial is not None and trial.status == TrialStatus.RUNNING:
             self.note("the trial was started again", trial=number)
@@ -171,11 +171,11 @@ class Recorder:
         values = {p.name: config[p.name] for p in space.parameters if space.exists(p, config)}
         self._write(EventKind.TRIAL_START, trial=number, config=config, values=values)
         if trial is not None:
-            # Its worker may have said more than the driver that was killed could hear.
+            # Its worker may have reported more than the killed driver received.
             self.catch_up(number)
 
     def retry_trial(self, number: int, outcome: Outcome, changes: Mapping[str, Any]) -> None:
-        """Note that a running trial was cut off, why, and that it is to continue from its last checkpoint.
+        """Record that a running trial was cut off, why, and that it continues from its last checkpoint.
 
         Args:
             number: The trial.
@@ -197,17 +197,17 @@ class Recorder:
         self._to_study(lambda: self._study.annotate(number, notes))
 
     def catch_up(self, number: int) -> None:
-        """Pass on what a trial reported and nobody heard, because a process between was killed."""
+        """Record the reports of a trial that did not arrive because a process in between was killed."""
         for result in read_reports(trial_folder(self.sweep.folder, number)):
             self.report(number, result)
 
     def report(self, number: int, result: Mapping[str, Any]) -> bool:
-        """Pass on what a trial reported; whether there was anything new in it.
+        """Record a report of a trial; whether it contained anything new.
 
         Args:
             number: The trial.
             result: Numbers under names with a slash, among them `STEP`; files under `ARTIFACTS`; a folder
-                under `CHECKPOINT`. Anything else (Tune adds much) is left out.
+                under `CHECKPOINT`. Everything else, which Tune adds, is left out.
         """
         trial = self.sweep.trials.get(number)
         if trial is None or trial.status != TrialStatus.RUNNING or STEP not in result:
@@ -229,10 +229,10 @@ class Recorder:
         return True
 
     def end_trial(self, number: int, outcome: Outcome) -> None:
-        """Note how a trial ended; only the first word counts.
+        """Record how a trial ended; only the first outcome counts.
 
-        A trial that completed without a finite value of every objective failed. One that was interrupted
-        stays unfinished in the study, so that it can be continued.
+        A trial that completed without a finite value of every objective has failed. An interrupted one stays
+        unfinished in the study, so that it can continue.
         """
         trial = self.sweep.trials.get(number)
         if trial is not None and trial.status == TrialStatus.RUNNING:
@@ -242,7 +242,7 @@ class Recorder:
         number = trial.number
         if (
             outcome.status != TrialStatus.STOPPED_EARLY
-        ):  # what came after the report that ended it does not count
+        ):  # what followed the report that ended it does not count
             self.catch_up(number)
         if outcome.status == TrialStatus.COMPLETED:
             fault = objective_fault(self._spec.objectives, trial.final)
@@ -266,14 +266,14 @@ class Recorder:
         self._drop_checkpoints()
 
     def _cost(self, number: int) -> dict[str, Any]:
-        """GPU-hours of a trial that ends, and of the sweep; nothing where no GPU is held."""
+        """GPU-hours of a trial that ends, and of the sweep; empty if trials hold no GPU."""
         if not gpus_per_trial(self.sweep):
             return {}
         cost = cost_of(self.sweep)
         return {"gpu_hours": round(cost.trials[number], 6), "sweep_gpu_hours": round(cost.so_far, 6)}
 
     def _drop_checkpoints(self) -> None:
-        """Remove the checkpoints that need not stay."""
+        """Delete the checkpoints that ``keep`` does not keep."""
         for number, folders in superfluous(self.sweep, self._spec.keep).items():
             self._write(EventKind.CHECKPOINTS_DROPPED, trial=number, folders=folders)
             self._remove_checkpoints(self.sweep.trials[number])
@@ -285,23 +285,23 @@ class Recorder:
     # The study
 
     def _to_study(self, tell: Callable[[], None]) -> None:
-        """Tell the study something, later where its file is locked or its disk full: the journal has it."""
+        """Write to the study; later if its file is locked or its disk is full. The journal has it already."""
         self._untold.append(tell)
         self.tell_study()
 
     def tell_study(self) -> None:
-        """Tell the study what it could not be told before, in order."""
+        """Write to the study what could not be written before, in order."""
         while self._untold and time.monotonic() >= self._next_telling:
             try:
                 self._untold[0]()
             except StudyBusyError:
-                self._next_telling = time.monotonic() + TELL_AGAIN_S
+                self._next_telling = time.monotonic() + STUDY_RETRY_S
                 return
             self._untold.popleft()
 
     def _report_to_study(self, number: int, step: int, value: float) -> None:
         def tell() -> None:
-            if self._study.is_running(number):  # what it was told before it passes over by the step
+            if self._study.is_running(number):  # it skips steps that it has already
                 self._study.report(number, step, value)
 
         self._to_study(tell)
@@ -330,7 +330,7 @@ class Recorder:
 
 
 def _metrics(result: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a result that are the trial's own: their names have a slash."""
+    """The numbers of a result that the trial reported itself: their names contain a slash."""
     metrics = {}
     for name, value in result.items():
         if "/" not in name or isinstance(value, bool):

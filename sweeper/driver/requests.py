@@ -1,4 +1,4 @@
-"""Answers requests to a running sweep: the driver's side of `sweeper.steering.mailbox`."""
+"""Answer requests to a running sweep: the driver's side of `sweeper.steering.mailbox`."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Whether a trial that was cut off continues: how often, and with what.
 
 A trial that lost a process or a machine continues from its last checkpoint as it was. One that ran out of
-memory continues with what its trainable calls a lighter configuration, where the space leaves those fields
-alone. What the training itself raised it would raise again: that trial has failed.
+memory continues with what its trainable calls a lighter configuration, unless the space searches those
+fields. An error of the training itself would only be raised again: that trial has failed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _COUNTED_APART = ("preempted", "out_of_memory")
 
 
 class Retries:
-    """Decides, and has the trial run again. Give it to `sweeper.driver.callbacks.RecorderCallback`.
+    """Decides, and starts the trial again. Pass it to `sweeper.driver.callbacks.RecorderCallback`.
 
     Args:
         spec: The sweep; ``failures`` says how often.
@@ -51,12 +51,12 @@ class Retries:
         self._ending = ending
 
     def __call__(self, number: int, outcome: Outcome) -> Outcome | None:
-        """Say what counts as the end of the trial whose attempt ended like this; None if it continues."""
+        """Return how the trial ends whose attempt ended like this; None if it continues."""
         trial = self._recorder.sweep.trials.get(number)
         if trial is None or trial.status != TrialStatus.RUNNING or outcome.status != TrialStatus.FAILED:
             return outcome
         if outcome.reason == "out_of_disk":
-            # It would be the next trial's end, too; none of them is at fault.
+            # The next trial would end the same way; neither is at fault.
             self._ending.give_up(f"There is no room to write: trial {number}: {outcome.message}")
             return replace(outcome, status=TrialStatus.INTERRUPTED)
         if outcome.reason not in (*RETRIED, *LIGHTENED):
@@ -71,31 +71,34 @@ class Retries:
         return None
 
     def _next_attempt(self, trial: TrialState, outcome: Outcome) -> tuple[dict[str, Any] | None, str]:
-        """What is changed for the next attempt, None if there is none; and what is said of it."""
+        """The changes for the next attempt, None if there is no next attempt; and a text about it."""
         allowed, failures = self._spec.failures, trial.retries
         if outcome.reason in LIGHTENED:
             made = sum(failures.get(reason, 0) for reason in LIGHTENED)
             changes = self._lighter(trial) if made < allowed.lighten else None
             if changes is not None:
                 new = ", ".join(f"{name} {self._now(trial, name)} -> {to}" for name, to in changes.items())
-                return changes, f". It goes on from its last checkpoint with less at once: {new}"
+                return changes, f". It continues from its last checkpoint with less at once: {new}"
             if outcome.reason == "out_of_memory":
-                return None, f". It was made lighter {made} times and cannot be again" if made else ""
-            # What fills a machine's memory may as well have been another trial.
+                return (
+                    None,
+                    f". Its memory was reduced {made} times and cannot be reduced again" if made else "",
+                )
+            # The memory of a machine may also have been filled by another trial.
         if outcome.reason == "preempted":
             limit, made = allowed.preemptions, failures.get("preempted", 0)
         else:
             limit = allowed.retries
             made = sum(count for reason, count in failures.items() if reason not in _COUNTED_APART)
         if made < limit:
-            return {}, f". It goes on from its last checkpoint (attempt {made + 2} of {limit + 1})"
+            return {}, f". It continues from its last checkpoint (attempt {made + 2} of {limit + 1})"
         return None, f". That was attempt {made + 1} of {limit + 1}"
 
     def _now(self, trial: TrialState, name: str) -> Any:
         return trial.config.get(name, self._trainable.fields[name].default)
 
     def _lighter(self, trial: TrialState) -> dict[str, Any] | None:
-        """The fields that a lighter configuration changes; None if there is none that the space allows."""
+        """The fields that a lighter configuration changes; None if the space allows none."""
         if not isinstance(self._trainable, CanReduceMemory):
             return None
         workers, space = self._spec.resources.workers, self._spec.space

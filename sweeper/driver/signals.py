@@ -18,7 +18,7 @@ class Signals:
         self.count = 0
 
     def __call__(self, _number: int, _frame: FrameType | None) -> None:
-        """Count one; the second cannot wait."""
+        """Count a signal; the second one interrupts at once."""
         self.count += 1
         if self.count > 1:
             raise KeyboardInterrupt
@@ -26,7 +26,7 @@ class Signals:
 
 @contextlib.contextmanager
 def ended_by_signals() -> Iterator[Signals]:
-    """Take Ctrl-C and SIGTERM while the context lasts; in another than the main thread nobody can."""
+    """Handle Ctrl-C and SIGTERM inside the context; only the main thread of a process can."""
     signals = Signals()
     if threading.current_thread() is not threading.main_thread():
         yield signals
@@ -41,12 +41,12 @@ def ended_by_signals() -> Iterator[Signals]:
 
 @contextlib.contextmanager
 def interrupted_by_sigterm() -> Iterator[None]:
-    """Have SIGTERM do what Ctrl-C does, while there is nothing yet that could end in order.
+    """Treat SIGTERM like Ctrl-C as long as nothing runs yet that would need an orderly end.
 
-    Ray takes the signal for itself when it starts, and exits with its number.
+    Ray replaces the handler when it starts, and exits with the number of the signal.
 
     Raises:
-        KeyboardInterrupt: When the signal comes; in another than the main thread nobody can take it.
+        KeyboardInterrupt: When the signal arrives. Only the main thread of a process can handle it.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

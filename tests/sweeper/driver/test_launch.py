@@ -160,7 +160,7 @@ def test_a_complete_sweep_is_shown_and_not_run_again(swept: Any) -> None:
     before = (sweep.folder / JOURNAL).read_bytes()
     console = quiet()
     assert launch(sweep, console=console) == 0
-    assert "5 trials ended before" in printed(console)
+    assert "5 trials have ended" in printed(console)
     assert (sweep.folder / JOURNAL).read_bytes() == before
 
 
@@ -271,7 +271,7 @@ def test_a_file_in_the_way_of_the_sweeps_folder_is_refused_and_kept(tmp_path: Pa
 def test_a_folder_that_cannot_be_made_is_the_users_mistake(tmp_path: Path) -> None:
     (tmp_path / "sweeps").write_text("a file")
     sweep = spec(tmp_path / "sweeps" / "x", choice("optimizer.lr", 0.1))
-    refused(sweep, UserError, "cannot be made: Not a directory")
+    refused(sweep, UserError, "cannot be created: Not a directory")
 
 
 def test_a_space_without_a_legal_point_is_refused(tmp_path: Path) -> None:

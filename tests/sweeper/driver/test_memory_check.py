@@ -38,7 +38,7 @@ def test_what_fits_is_not_spoken_of() -> None:
 
 
 def test_a_trial_larger_than_this_machines_memory_is_refused() -> None:
-    with pytest.raises(ResourceError, match=r"needs at least .* of memory, and .* are there"):
+    with pytest.raises(ResourceError, match=r"needs at least .* of memory, and .* are available"):
         said(1e6, SettledResources(1, 0, 1, 1))
 
 

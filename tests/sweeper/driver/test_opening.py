@@ -45,7 +45,7 @@ def test_what_a_driver_leaves_that_was_killed_while_it_started_is_no_obstacle(st
 def test_whatever_else_lies_in_the_folder_is(stillborn: Path) -> None:
     (stillborn / "thesis.tex").touch()
     assert not is_stillborn(stillborn)
-    with pytest.raises(SweepExistsError, match="holds no sweep"):
+    with pytest.raises(SweepExistsError, match="does not contain a sweep"):
         earlier_sweep(small(stillborn))
 
 

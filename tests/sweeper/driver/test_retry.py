@@ -96,7 +96,7 @@ def test_each_lack_of_memory_halves_what_is_held_at_once_a_bounded_number_of_tim
     assert one.trial.changes == {"parts": 4}
     end = one.fails("out_of_memory")
     assert end is not None
-    assert "made lighter 2 times" in end.message
+    assert "reduced 2 times" in end.message
 
 
 @pytest.mark.parametrize(
