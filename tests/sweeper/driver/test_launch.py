@@ -264,7 +264,7 @@ def test_a_cache_that_cannot_be_written_is_refused_and_leaves_nothing(
 
 def test_a_file_in_the_way_of_the_sweeps_folder_is_refused_and_kept(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("a file")
-    refused(spec(tmp_path / "x", choice("optimizer.lr", 0.1)), SweepExistsError, "is no folder.*name=x-2")
+    refused(spec(tmp_path / "x", choice("optimizer.lr", 0.1)), SweepExistsError, "is not a folder.*name=x-2")
     assert (tmp_path / "x").read_text() == "a file"
 
 

@@ -85,6 +85,6 @@ def test_a_sweep_whose_study_is_gone_does_not_number_its_trials_anew(tmp_path: P
     (spec.folder / STUDY).unlink()
     earlier = earlier_sweep(spec)
     assert earlier is not None
-    with pytest.raises(UserError, match=r"study\.db is gone"), open_sweep(spec, TRAINABLE, earlier):
+    with pytest.raises(UserError, match=r"study\.db is missing"), open_sweep(spec, TRAINABLE, earlier):
         pass
     assert not (spec.folder / STUDY).exists()
