@@ -23,7 +23,9 @@ __all__ = [
     "SPEC",
     "STATE",
     "STUDY",
+    "TRIALS",
     "UNFINISHED",
+    "moved_path",
     "trial_folder",
     "write_synced",
     "write_whole",
@@ -61,6 +63,9 @@ LOCK = "study.lock"
 """Held by the process that runs the sweep."""
 
 DATABASE = "mlflow.db"
+
+TRIALS = "trials"
+"""Name of the folder in a sweep's folder that contains a folder for each trial."""
 
 STATE = "mlflow.json"
 """Name of the file beside the journal that says how far it was sent."""
@@ -111,4 +116,21 @@ def _sync_folder(folder: Path) -> None:
 
 def trial_folder(sweep_folder: Path, number: int) -> Path:
     """The folder of a trial."""
-    return sweep_folder / "trials" / str(number)
+    return sweep_folder / TRIALS / str(number)
+
+
+def moved_path(path: str, home: str, sweep_folder: Path) -> str:
+    """Where a recorded file of a trial is now, if the folder of its sweep may have been moved or renamed.
+
+    Args:
+        path: The file as it was recorded.
+        home: The folder of the sweep when it was recorded; absolute, or relative to an unknown folder.
+        sweep_folder: The folder of the sweep now.
+
+    Returns:
+        The path below ``sweep_folder``, absolute; ``path`` itself if it was not in the trials of the sweep.
+    """
+    before, marker, inside = path.rpartition(f"{home}/{TRIALS}/")
+    if not marker or (before and not before.endswith("/")):
+        return path
+    return str(sweep_folder.absolute() / TRIALS / inside)

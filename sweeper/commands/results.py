@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import shlex
 import signal
 from pathlib import Path
 from typing import Annotated
@@ -12,12 +13,16 @@ from typing import Annotated
 import typer
 
 from sweeper.commands.options import Json, Sweep, SweepsFolder, open_console
+from sweeper.layout import STATE
 from sweeper.records.sweep_state import find_sweep, read_sweep
 from sweeper.records.sweep_state import list_sweeps as read_sweeps
 from sweeper.terminal.as_json import to_json
+from sweeper.terminal.result import print_links, sweeps_option
 from sweeper.terminal.tables import print_ranking, sweeps_table
 from sweeper.tracking.server import serve
+from sweeper.tracking.state import read_state
 from sweeper.tracking.sync import sync_sweep
+from sweeper.tracking.urls import links_to
 
 __all__ = ["list_sweeps", "results", "sync", "ui"]
 
@@ -33,8 +38,13 @@ def results(
     found.mark_interrupted()
     if as_json:
         typer.echo(json.dumps(to_json(found), indent=2))
-    else:
-        print_ranking(open_console(), found, top)
+        return
+    console = open_console()
+    print_ranking(console, found, top)
+    links = links_to(found, read_state(found.folder / STATE))
+    if links is not None:
+        console.print()
+    print_links(console, links, f"sweeper ui {shlex.quote(found.name)}{sweeps_option(found.folder)}")
 
 
 def list_sweeps(sweeps: SweepsFolder = Path("sweeps"), as_json: Json = False) -> None:
@@ -64,7 +74,8 @@ def ui(
 ) -> None:
     """Serve MLflow's web pages for a sweep on this machine until Ctrl-C."""
     folder = find_sweep(sweep, sweeps)
-    uri = read_sweep(folder).spec["tracking"]["uri"]
+    found = read_sweep(folder)
+    uri = found.spec["tracking"]["uri"]
     if uri is not None and uri.startswith(("http://", "https://")):
         typer.echo(f"The runs of {sweep} are on the MLflow server at {uri}")
         return
@@ -72,7 +83,9 @@ def ui(
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt), serve(folder, port, uri) as pages:
-        typer.echo(f"{pages.url}  (Ctrl-C stops it)")
+        console = open_console()
+        print_links(console, links_to(found, read_state(folder / STATE), pages.url), "")
+        console.print(f"All runs: {pages.url}  (Ctrl-C stops the server)", soft_wrap=True)
         pages.wait()
 
 

@@ -16,15 +16,11 @@ from sweeper.records.status import SweepStatus, TrialStatus
 from sweeper.records.sweep_state import SweepState
 from sweeper.spec.sweep import SweepSpec
 from sweeper.terminal.result import SweepResult
-from sweeper.tracking.server import HOST, PORT
 from sweeper.tracking.state import Delivery
-from sweeper.tracking.tracker import Tracker
 from trainables.interface import Trainable
 
-__all__ = ["DELIVERY_S", "close", "pages", "verdict"]
+__all__ = ["DELIVERY_S", "close", "verdict"]
 
-COMPARED = 5
-"""Trials that the link to MLflow compares."""
 DELIVERY_S = 30.0
 """How long the end waits until MLflow has received everything."""
 
@@ -35,15 +31,6 @@ def verdict(sweep: SweepState) -> tuple[SweepStatus, str]:
     if ended and sweep.count(TrialStatus.FAILED) == ended:
         return SweepStatus.FAILED, f"Every trial failed. {last_failure(sweep)}"
     return SweepStatus.DONE, f"All {ended} trials ended." if ended > 1 else "The trial ended."
-
-
-def pages(sweep: SweepState, tracker: Tracker) -> tuple[str | None, str | None, bool]:
-    """Return the links to MLflow's pages that compare and chart the trials, and whether they are served."""
-    served = tracker.uri.startswith("http")
-    base = None if served else f"http://{HOST}:{PORT}"
-    ranked = [trial for trial in sweep.ranking() if trial.final] or sweep.ranking()
-    compared = tracker.comparison_url([trial.number for trial in ranked[:COMPARED]], base)
-    return compared, tracker.charts_url(sweep.objectives[0], base), served
 
 
 def close(spec: SweepSpec, trainable: Trainable, sweep: SweepState) -> SweepResult:
@@ -78,4 +65,4 @@ def close(spec: SweepSpec, trainable: Trainable, sweep: SweepState) -> SweepResu
         delivery = tracker.close(DELIVERY_S)
         # What Ray keeps there is for a restore that we never do.
         shutil.rmtree(spec.folder / RAY, ignore_errors=True)
-        return SweepResult(recorder.sweep, status, message, delivery, *pages(recorder.sweep, tracker))
+        return SweepResult(recorder.sweep, status, message, delivery, tracker.links(recorder.sweep))

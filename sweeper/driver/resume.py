@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -91,7 +92,7 @@ def resume(sweep: SweepState, changes: Sequence[str], address: str | None, conso
         UserError: If nothing is left of its budget.
     """
     # The journal has the budget as it was last changed; spec.yaml is made from it.
-    before = SweepSpec.from_dict(sweep.spec, sweep.folder)
+    before = dataclasses.replace(SweepSpec.from_dict(sweep.spec, sweep.folder), name=sweep.name)
     spec = changed_sweep(before, changes, registry.load(before.trainable))
     _refuse_used_up(sweep, spec)
     from sweeper.driver.launch import launch  # loads Optuna; `status` and `watch` need this module, too

@@ -24,7 +24,7 @@ from ray.tune.schedulers import TrialScheduler
 from rich.console import Console
 
 from sweeper.driver.callbacks import RecorderCallback, free_groups_at_end, make_stopper, trial_name
-from sweeper.driver.closing import DELIVERY_S, pages, verdict
+from sweeper.driver.closing import DELIVERY_S, verdict
 from sweeper.driver.ending import Ending, Phase
 from sweeper.driver.opening import OpenSweep
 from sweeper.driver.recorder import Outcome, Recorder
@@ -130,7 +130,7 @@ class SweepRun:
             # What Ray keeps there is for a restore that we never do.
             shutil.rmtree(self._spec.folder / RAY, ignore_errors=True)
             del entrance
-        return SweepResult(self._sweep, status, message, delivery, *pages(self._sweep, tracker))
+        return SweepResult(self._sweep, status, message, delivery, tracker.links(self._sweep))
 
     def _let_go(self) -> None:
         """Free what trials still hold, and stop those that have not noticed yet that the sweep is over."""

@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 
 from sweeper.errors import SweepDamagedError, SweepNotFoundError, UserError
-from sweeper.layout import JOURNAL
+from sweeper.layout import JOURNAL, moved_path
 from sweeper.records.events import Event, EventKind, event_fault
 from sweeper.records.journal import line_of_event, read_journal
 from sweeper.records.ranking import is_better, ranked
@@ -39,7 +39,7 @@ class SweepState:
 
     Attributes:
         folder: Its folder.
-        name: Its name.
+        name: The name of its folder, by which commands find it; its recorded name if the folder is unknown.
         sweep_id: Tells it from others of the same name.
         spec: What was to be done, as plain types (`sweeper.spec.sweep.SweepSpec.to_dict`).
         info: Versions, git commit, identity of the data.
@@ -178,7 +178,7 @@ class SweepState:
             case EventKind.TRIAL_RETRY:
                 self._trial_retry(self.trials[event["trial"]], event)
             case EventKind.CHECKPOINTS_DROPPED:
-                self.trials[event["trial"]].drop(event["folders"])
+                self.trials[event["trial"]].drop([self._here(folder) for folder in event["folders"]])
             case EventKind.TRIAL_WAIT:
                 trial = self.trials[event["trial"]]
                 trial.stop_clock(event["time"])
@@ -193,7 +193,9 @@ class SweepState:
         self.heard = event["time"]
 
     def _sweep_start(self, event: Event) -> None:
-        self.name, self.sweep_id, self.spec = event["sweep"], event["sweep_id"], event["spec"]
+        # The folder may have been renamed or copied since.
+        self.name = self.folder.name or event["sweep"]
+        self.sweep_id, self.spec = event["sweep_id"], event["spec"]
         self.info, self.driver = event["info"], event["driver"]
         self.started = self.started or event["time"]
         # A driver that was killed ran at least until it was last heard of.
@@ -250,8 +252,9 @@ class SweepState:
         trial.step = event["step"]
         trial.first = trial.first or (event["time"], event["step"])
         trial.metrics |= metrics
-        trial.artifacts |= event.get("artifacts", {})
-        trial.checkpoint = event.get("checkpoint") or trial.checkpoint
+        trial.artifacts |= {name: self._here(path) for name, path in event.get("artifacts", {}).items()}
+        checkpoint = self._here(event["checkpoint"]) if event.get("checkpoint") else None
+        trial.checkpoint = checkpoint or trial.checkpoint
         for position, objective in enumerate(self.tracked):
             if objective.name not in metrics:
                 continue
@@ -261,7 +264,11 @@ class SweepState:
             if is_better(value, trial.best.get(objective.name), objective.goal):
                 trial.best[objective.name] = value
                 if position == 0:
-                    trial.best_checkpoint = event.get("checkpoint") or trial.best_checkpoint
+                    trial.best_checkpoint = checkpoint or trial.best_checkpoint
+
+    def _here(self, path: str) -> str:
+        """A recorded path of a trial, in the folder that the sweep has now."""
+        return moved_path(path, str(self.spec.get("folder", "")), self.folder)
 
     # Judging
 
@@ -373,7 +380,8 @@ def find_sweep(name: str, sweeps: Path) -> Path:
     """
     for folder in (sweeps / name, Path(name)):
         if (folder / JOURNAL).is_file():
-            return folder
+            # `.` has no name.
+            return folder if folder.name else folder.absolute()
     known = sorted(path.parent.name for path in sweeps.glob(f"*/{JOURNAL}"))
     near = difflib.get_close_matches(name, known, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""

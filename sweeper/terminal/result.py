@@ -14,8 +14,9 @@ from sweeper.records.status import SweepStatus
 from sweeper.records.sweep_state import SweepState
 from sweeper.terminal.tables import print_ranking
 from sweeper.tracking.state import Delivery
+from sweeper.tracking.urls import Links
 
-__all__ = ["SweepResult", "print_result"]
+__all__ = ["SweepResult", "print_links", "print_result", "sweeps_option"]
 
 EXIT_CODES: Mapping[SweepStatus, int] = {
     SweepStatus.DONE: 0,
@@ -33,9 +34,7 @@ class SweepResult:
         status: ``done``, ``failed`` or ``interrupted``.
         message: Why it ended, in a sentence.
         delivery: How much of it was uploaded to MLflow.
-        url: Address of MLflow's page that compares the best trials; None if MLflow has none of them.
-        charts: Address of MLflow's charts of all trials, best first; None if MLflow has none of them.
-        served: Whether a server already answers at these addresses.
+        links: MLflow's pages for it; None if MLflow has none of its trials.
         address: Ray cluster that the user named for it.
     """
 
@@ -43,9 +42,7 @@ class SweepResult:
     status: SweepStatus
     message: str
     delivery: Delivery
-    url: str | None = None
-    charts: str | None = None
-    served: bool = False
+    links: Links | None = None
     address: str | None = None
 
     @property
@@ -69,19 +66,31 @@ def print_result(console: Console, result: SweepResult) -> None:
     console.print(f"Results are in {sweep.folder}", soft_wrap=True)
     if not result.delivery.complete:
         console.print(Text(str(result.delivery), style="yellow"), soft_wrap=True)
-    option = (
-        "" if sweep.folder.parent == Path("sweeps") else f" --sweeps {shlex.quote(str(sweep.folder.parent))}"
-    )
-    if result.url is not None:
-        if not result.served:
-            console.print(
-                f"To see it in MLflow, run `sweeper ui {shlex.quote(sweep.name)}{option}`, then open:",
-                soft_wrap=True,
-            )
-        console.print(f"Compare the best trials: {result.url}", soft_wrap=True)
-        console.print(f"Chart all trials: {result.charts}", soft_wrap=True)
+    option = sweeps_option(sweep.folder)
+    print_links(console, result.links, f"sweeper ui {shlex.quote(sweep.name)}{option}")
     if result.status == SweepStatus.INTERRUPTED:
         console.print(f"To continue it: {_resume_command(result, option)}", soft_wrap=True)
+
+
+def sweeps_option(folder: Path) -> str:
+    """The option with which commands find the sweep in a folder; empty if they find it without."""
+    return "" if folder.parent == Path("sweeps") else f" --sweeps {shlex.quote(str(folder.parent))}"
+
+
+def print_links(console: Console, links: Links | None, command: str) -> None:
+    """Print the addresses of MLflow's pages for a sweep; nothing if MLflow has none of its trials.
+
+    Args:
+        console: Where to print them.
+        links: The addresses.
+        command: The command that serves the pages, if no server does.
+    """
+    if links is None:
+        return
+    if not links.served:
+        console.print(f"To see it in MLflow, run `{command}`, then open:", soft_wrap=True, markup=False)
+    console.print(f"Compare the best trials: {links.comparison}", soft_wrap=True, markup=False)
+    console.print(f"Chart all trials: {links.charts}", soft_wrap=True, markup=False)
 
 
 def _resume_command(result: SweepResult, option: str) -> str:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -16,12 +19,10 @@ from pathlib import Path
 
 from sweeper.errors import SweeperError, SweepNotFoundError, UserError
 from sweeper.layout import DATABASE
+from sweeper.tracking.database import own_database, update_artifact_locations
+from sweeper.tracking.urls import HOST, PORT
 
-__all__ = ["HOST", "PORT", "Pages", "free_port", "serve"]
-
-HOST = "127.0.0.1"
-
-PORT = 5000
+__all__ = ["Pages", "free_port", "serve"]
 
 START_TIMEOUT_S = 120
 
@@ -76,6 +77,8 @@ class Pages:
 def serve(folder: Path, port: int = PORT, uri: str | None = None) -> Iterator[Pages]:
     """Serve MLflow's pages for a sweep while the context lasts.
 
+    The pages of a sweep that cannot be written are served from a copy of its database.
+
     Args:
         folder: The sweep's folder.
         port: Port to listen on; the next free one if it is taken.
@@ -85,23 +88,41 @@ def serve(folder: Path, port: int = PORT, uri: str | None = None) -> Iterator[Pa
         SweepNotFoundError: If the folder has no runs.
         SweeperError: If the server cannot start.
     """
-    database = folder / DATABASE
+    database = own_database(folder)
     if uri is None and not database.is_file():
         raise SweepNotFoundError(
-            f"{folder}: no runs of MLflow lie here ({DATABASE} is missing). Where MLFLOW_TRACKING_URI was "
-            "set when the sweep ran, they are on that server."
+            f"{folder}: this folder contains no MLflow runs ({DATABASE} is missing). If MLFLOW_TRACKING_URI "
+            "was set when the sweep ran, they are on that server."
         )
     port = free_port(port)
-    log = folder / "ui.log"
+    with contextlib.ExitStack() as stack:
+        place = folder
+        if not (os.access(folder, os.W_OK) and (uri is not None or os.access(database, os.W_OK))):
+            place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sweeper-ui-")))
+            if uri is None:
+                database = Path(shutil.copy(database, place))
+                database.chmod(0o600)
+        if uri is None:
+            with contextlib.suppress(sqlite3.Error):  # MLflow reports what is wrong with its database
+                update_artifact_locations(database, folder)
+        pages = _start(place, uri or f"sqlite:///{database}", port)
+        stack.callback(pages.close)
+        pages.wait_until_ready()
+        yield pages
+
+
+def _start(place: Path, uri: str, port: int) -> Pages:
+    """Start the server; its log is written to ``place``."""
+    log = place / "ui.log"
     command = [
         *(sys.executable, "-m", "mlflow", "server"),
-        *("--backend-store-uri", uri or f"sqlite:///{database.absolute()}"),
+        *("--backend-store-uri", uri),
         *("--host", HOST, "--port", str(port), "--workers", "1"),
     ]
     environment = {
         **os.environ,
         "MLFLOW_DISABLE_TELEMETRY": "true",
-        # What runs in the background there (judging of language models) has nothing to do here.
+        # The background jobs of MLflow judge language models, which no sweep has.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
     with log.open("wb") as output:
@@ -110,16 +131,11 @@ def serve(folder: Path, port: int = PORT, uri: str | None = None) -> Iterator[Pa
             stdout=output,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            cwd=folder,
+            cwd=place,
             env=environment,
             start_new_session=True,
         )
-    pages = Pages(f"http://{HOST}:{port}", process, log)
-    try:
-        pages.wait_until_ready()
-        yield pages
-    finally:
-        pages.close()
+    return Pages(f"http://{HOST}:{port}", process, log)
 
 
 def free_port(wanted: int = PORT) -> int:

@@ -11,30 +11,36 @@ drops a metric that it has. Only `MlflowClient` is used, no run is ever the acti
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
 import os
+import sqlite3
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from sweeper.errors import UserError
-from sweeper.layout import DATABASE, JOURNAL, STATE, write_whole
+from sweeper.layout import DATABASE, JOURNAL, STATE, TRIALS, moved_path, write_whole
 from sweeper.masking import safe_uri
 from sweeper.records.journal import read_journal
-from sweeper.spec.sweep import Objective
+from sweeper.records.sweep_state import SweepState
 from sweeper.tracking.client import OutageError, attempt, one_line, quieten
+from sweeper.tracking.database import (
+    artifacts_uri,
+    own_database,
+    own_database_uri,
+    update_artifact_locations,
+)
 from sweeper.tracking.runs import Batch
 from sweeper.tracking.state import Delivery, State, read_state
-from sweeper.tracking.urls import EXPERIMENT_TAGS, charts_url, comparison_url
+from sweeper.tracking.urls import EXPERIMENT_TAGS, Links, links_to
 
 __all__ = ["Tracker", "tracking_uri"]
-
-ARTIFACTS = "artifacts"
 
 CHUNK_BYTES = 500_000
 """How much of the journal is sent at a time: it bounds the memory, and what an outage has done again."""
@@ -51,11 +57,7 @@ _log = logging.getLogger(__name__)
 
 def tracking_uri(folder: Path, uri: str | None) -> str:
     """Where the runs of a sweep go: ``uri``, else MLFLOW_TRACKING_URI, else SQLite in the sweep's folder."""
-    return uri or os.environ.get("MLFLOW_TRACKING_URI") or _own_database(folder)
-
-
-def _own_database(folder: Path) -> str:
-    return f"sqlite:///{(folder / DATABASE).absolute()}"
+    return uri or os.environ.get("MLFLOW_TRACKING_URI") or own_database_uri(folder)
 
 
 class Tracker:
@@ -102,6 +104,10 @@ class Tracker:
             UserError: If MLflow can never be written under this address or experiment name.
         """
         quieten()
+        if self._is_own:
+            # A database that cannot be written is reported below.
+            with contextlib.suppress(sqlite3.Error):
+                update_artifact_locations(own_database(self._folder), self._folder)
         try:
             self._connect()
         except OutageError as outage:
@@ -132,30 +138,9 @@ class Tracker:
         """MLflow's id of a trial's run, or None while it does not exist yet."""
         return self._state.runs.get(str(number))
 
-    def comparison_url(self, numbers: Sequence[int], base: str | None = None) -> str | None:
-        """The address at which trials are compared, or None if MLflow has none of their runs.
-
-        Args:
-            numbers: The trials, best first.
-            base: Where MLflow's pages are served; None for the server that the runs go to.
-        """
-        base = base or (self.uri if self.uri.startswith("http") else None)
-        found = [run_id for run_id in map(self.run_id, numbers) if run_id is not None]
-        if base is None or not found:
-            return None
-        return comparison_url(base, self.experiment_id, found)
-
-    def charts_url(self, objective: Objective, base: str | None = None) -> str | None:
-        """The address at which all trials are charted, or None if MLflow has none of their runs.
-
-        Args:
-            objective: What the trials are sorted by, the best first.
-            base: Where MLflow's pages are served; None for the server that the runs go to.
-        """
-        base = base or (self.uri if self.uri.startswith("http") else None)
-        if base is None or not self._state.runs:
-            return None
-        return charts_url(base, self.experiment_id, self._state.sweep_id, objective)
+    def links(self, sweep: SweepState) -> Links | None:
+        """MLflow's pages for the sweep; None if MLflow has none of its trials yet."""
+        return links_to(sweep, self._state)
 
     def send_all(self, waiting: Callable[[Delivery], object], patience_s: float = 20.0) -> Delivery:
         """Send everything, however long it takes, unless MLflow does not answer for ``patience_s`` seconds.
@@ -264,9 +249,13 @@ class Tracker:
         """Where the files of a new experiment go; a server knows that itself."""
         if self.uri.startswith(("http:", "https:", "databricks")):
             return None
-        # A database of the user's may hold several sweeps: their files go beside them.
-        own = self.uri == _own_database(self._folder)
-        return ((self._folder if own else self._folder.parent) / ARTIFACTS).absolute().as_uri()
+        # A database of the user may contain several sweeps: their files are stored beside them.
+        return artifacts_uri(self._folder if self._is_own else self._folder.parent)
+
+    @property
+    def _is_own(self) -> bool:
+        """Whether the runs are in the database in the sweep's folder."""
+        return self.uri == own_database_uri(self._folder)
 
     def _send_chunk(self) -> bool:
         """Send the next stretch of the journal; whether there was anything to do."""
@@ -307,10 +296,16 @@ class Tracker:
         run_id = self._state.runs.get(item["trial"]) if item["trial"] else self._state.parent
         if "text" in item:
             self._send(lambda: self._client.log_text(run_id, item["text"], item["name"]))
-        elif Path(item["path"]).is_file():
-            self._send(lambda: self._client.log_artifact(run_id, item["path"], item["folder"] or None))
+            return
+        path = item["path"]
+        if not Path(path).is_file():
+            # The folder may have been moved since the trial reported the file.
+            home = path.rpartition(f"/{TRIALS}/{item['trial']}/")[0]
+            path = moved_path(path, home, self._folder)
+        if Path(path).is_file():
+            self._send(lambda: self._client.log_artifact(run_id, path, item["folder"] or None))
         else:
-            self._refuse(f"the file {item['path']} of trial {item['trial']} is gone")
+            self._refuse(f"the file {item['path']} of trial {item['trial']} is missing")
 
     def _send(self, request: Callable[[], object]) -> bool:
         """Send a request; whether it was accepted. One that never will be is left out, and counted."""
@@ -350,8 +345,13 @@ class Tracker:
 
     def _load_state(self) -> State:
         state = read_state(self._folder / self._state_name)
-        if state is None or (state.uri, state.experiment) != (self.uri, self._experiment):
-            # Never sent, or sent elsewhere: everything is sent from the beginning.
+        if state is None:
+            return State(self.uri, self._experiment)
+        if self._is_own and state.uri.startswith("sqlite:") and Path(state.uri).name == DATABASE:
+            # The same database, perhaps in a folder that was moved. `_connect` checks that it has the runs.
+            state.uri = self.uri
+        if (state.uri, state.experiment) != (self.uri, self._experiment):
+            # Sent elsewhere: everything is sent from the beginning.
             return State(self.uri, self._experiment)
         return state
 

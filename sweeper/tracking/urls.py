@@ -1,20 +1,67 @@
-"""Where MLflow's pages show the runs of a sweep."""
+"""The addresses of MLflow's pages that show the runs of a sweep."""
 
 from __future__ import annotations
 
 import json
 import urllib.parse
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+from sweeper.records.sweep_state import SweepState
 from sweeper.spec.sweep import Objective
 from sweeper.tracking.client import legal_key
+from sweeper.tracking.state import State
 
-__all__ = ["EXPERIMENT_TAGS", "charts_url", "comparison_url"]
+__all__ = ["EXPERIMENT_TAGS", "HOST", "PORT", "Links", "charts_url", "comparison_url", "links_to"]
+
+HOST = "127.0.0.1"
+
+PORT = 5000
+
+COMPARED = 5
+"""Trials that the link to a comparison compares."""
 
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 """So that MLflow's pages show an experiment as training runs, not as conversations with a language model."""
 PAGES_MODE = "workflowType=machine_learning"
 """The same, for the menus beside the page."""
+
+
+@dataclass(frozen=True)
+class Links:
+    """MLflow's pages for a sweep.
+
+    Attributes:
+        charts: The charts of all trials, best first.
+        comparison: The comparison of the best trials.
+        served: Whether a server of the user answers there; otherwise `sweeper ui` starts one.
+    """
+
+    charts: str
+    comparison: str
+    served: bool
+
+
+def links_to(sweep: SweepState, state: State | None, base: str | None = None) -> Links | None:
+    """Return the pages of a sweep; None if MLflow has none of its trials.
+
+    Args:
+        sweep: The sweep.
+        state: What was uploaded, and where; None if nothing was.
+        base: Where the pages are served; None for the server of the runs, or for `sweeper ui`.
+    """
+    if state is None or not state.runs:
+        return None
+    served = base is not None or state.uri.startswith("http")
+    base = base or (state.uri if served else f"http://{HOST}:{PORT}")
+    ranked = sweep.ranking()
+    best = [trial for trial in ranked if trial.final] or ranked
+    runs = [state.runs[str(trial.number)] for trial in best if str(trial.number) in state.runs]
+    return Links(
+        charts_url(base, state.experiment_id, state.sweep_id, sweep.objectives[0]),
+        comparison_url(base, state.experiment_id, runs[:COMPARED]),
+        served,
+    )
 
 
 def comparison_url(base: str, experiment_id: str, run_ids: Sequence[str]) -> str:

@@ -24,6 +24,7 @@ from small_sweeps import SUCCESS
 from sweeper.errors import UserError
 from sweeper.layout import DATABASE
 from sweeper.machines.ssh import unused_port
+from sweeper.records.sweep_state import read_sweep
 from sweeper.tracking.tracker import Tracker, tracking_uri
 
 pytestmark = [
@@ -361,4 +362,5 @@ def test_an_outage_of_the_server_costs_nothing_but_patience(tmp_path, server):
     assert history(client, tracker.run_id(1), "train/loss") == [(1, 1.0), (2, 0.5), (3, 1 / 3), (4, 0.25)]
     assert client.get_run(parent_run_id(tracker)).info.status == "FINISHED"
     assert [file.path for file in client.list_artifacts(tracker.run_id(1), "rollout")] == ["rollout/film.mp4"]
-    assert tracker.comparison_url([1, 0]).startswith(f"{server.uri}/#/compare-runs?runs=")
+    links = tracker.links(read_sweep(played.folder))
+    assert links.comparison.startswith(f"{server.uri}/#/compare-runs?runs=")
