@@ -4,6 +4,8 @@ PYTHON ?= python3
 SWEEP ?= pusht-quick
 # Two processes; the tests that share a Ray stay in one of them.
 PARALLEL ?= -n 2 --dist loadscope
+# pytest rewrites every test module. Bytecode is kept, or each process of each run would rewrite them all again.
+export PYTHONDONTWRITEBYTECODE :=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed

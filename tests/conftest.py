@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 from pathlib import Path
@@ -28,6 +29,12 @@ def shared() -> Path:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Have golden files made again with ``--remake-golden``."""
     parser.addoption("--remake-golden", action="store_true", help="Write golden files instead of comparing.")
+
+
+def pytest_collection_finish() -> None:
+    """Keep what the collection imported out of every later garbage collection; nothing of it can be freed."""
+    gc.collect()
+    gc.freeze()
 
 
 SHARES_RAY = re.compile(r"\bcluster: Any|\(cluster[,)]|, cluster[,)]")

@@ -6,9 +6,11 @@ The ranks are in `tests/rooms.py`. Imports inside functions and under TYPE_CHECK
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -54,7 +56,8 @@ STDLIB_ONLY = (
 )
 
 
-def imported(path: Path, *, everywhere: bool = True) -> set[str]:
+@functools.cache
+def imported(path: Path, *, everywhere: bool = True) -> frozenset[str]:
     """Modules that a file imports; with ``everywhere`` also inside functions."""
     tree = ast.parse(path.read_text(), str(path))
     nodes = ast.walk(tree) if everywhere else iter(tree.body)
@@ -64,10 +67,10 @@ def imported(path: Path, *, everywhere: bool = True) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names.add(node.module)
-    return names
+    return frozenset(names)
 
 
-def roots(names: set[str]) -> set[str]:
+def roots(names: Collection[str]) -> set[str]:
     return {name.partition(".")[0] for name in names}
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 from tests.measure import PACKAGES, ROOT, as_table, measure
 from tests.rooms import rank_of, runs_up, without_rank
 
@@ -59,6 +61,7 @@ def test_an_import_goes_down_or_stays_in_its_room():
     assert without_rank({"sweeper.nowhere", "sweeper.cli", "json"}) == {"sweeper.nowhere"}
 
 
+@pytest.mark.slow
 def test_this_checkout_is_measured_as_a_whole():
     numbers = measure(ROOT)
     assert numbers["files"] == sum(len(list((ROOT / name).rglob("*.py"))) for name in PACKAGES) > 100

@@ -99,7 +99,7 @@ def test_a_value_that_occurs_once_is_seen():
 
 def test_threads_draw_the_same_page_at_the_same_time_pixel_by_pixel():
     values = np.random.default_rng(0).normal(size=500).astype(np.float32)
-    histograms = [Histogram(f"joint {number}", values * 10.0**number, "#3a7ca5") for number in range(-6, 7)]
+    histograms = [Histogram(f"joint {number}", values * 10.0**number, "#3a7ca5") for number in (-6, 0, 6)]
     with ThreadPoolExecutor(4) as threads:
         pages = list(threads.map(lambda _: page(*histograms), range(4)))
     assert all(np.array_equal(pages[0], other) for other in pages[1:])
