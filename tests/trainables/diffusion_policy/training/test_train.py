@@ -5,13 +5,15 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from small_policy import small_settings
 
 from trainables.diffusion_policy import TRAINABLE, lerobot
 from trainables.diffusion_policy.training import checkpoint as checkpoints
@@ -44,6 +46,25 @@ def untimed(report: Report) -> dict[str, float]:
     return {name: value for name, value in report.metrics.items() if name not in TIMED}
 
 
+class Trained(NamedTuple):
+    """A run that was not interrupted."""
+
+    folder: Path
+    reports: list[Report]
+
+    def copy_to(self, folder: Path) -> Path:
+        shutil.copytree(self.folder, folder)
+        return folder
+
+
+@pytest.fixture(scope="module")
+def straight(circles: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """The run of the small configuration, once for all tests; its folder must not be changed."""
+    folder = tmp_path_factory.mktemp("straight") / "run"
+    torch.set_num_threads(1)
+    return Trained(folder, run(small_settings(circles), folder))
+
+
 def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
     last = Checkpoints(folder / "checkpoints").find("last")
     assert last is not None
@@ -52,10 +73,8 @@ def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
     return {f"{group}/{name}": value for group, tensors in groups.items() for name, value in tensors.items()}
 
 
-def test_reports_come_at_every_logging_step_and_every_evaluation(
-    small_config: dict[str, Any], tmp_path: Path
-) -> None:
-    reports = run(small_config, tmp_path)
+def test_reports_come_at_every_logging_step_and_every_evaluation(straight: Trained) -> None:
+    reports = straight.reports
 
     assert [report.step for report in reports] == [3, 6, 9, 12]
     assert [report.final for report in reports] == [False, False, False, True]
@@ -77,10 +96,10 @@ def test_training_learns_to_predict_the_next_places(small_config: dict[str, Any]
 
 
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(
-    small_config: dict[str, Any], tmp_path: Path
+    small_config: dict[str, Any], straight: Trained, tmp_path: Path
 ) -> None:
-    first, second = run(small_config, tmp_path / "a"), run(small_config, tmp_path / "b")
-    other = run(small_config | {"train.seed": 1}, tmp_path / "c")
+    first, second = straight.reports, run(small_config, tmp_path / "again")
+    other = run(small_config | {"train.seed": 1}, tmp_path / "other")
 
     assert [untimed(report) for report in first] == [untimed(report) for report in second]
     assert untimed(first[-1]) != untimed(other[-1])
@@ -88,16 +107,15 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(
 
 @pytest.mark.parametrize("stop_after", [1, 2, 3])
 def test_a_resumed_run_equals_a_straight_one_bit_for_bit(
-    small_config: dict[str, Any], tmp_path: Path, stop_after: int
+    small_config: dict[str, Any], straight: Trained, tmp_path: Path, stop_after: int
 ) -> None:
-    straight = run(small_config, tmp_path / "straight")
     # The process ends after so many reports, as a killed one does: nothing is closed or saved for it.
     early = list(itertools.islice(TRAINABLE.train(small_config, context(tmp_path / "cut")), stop_after))
     resumed = run(small_config, tmp_path / "cut")
 
     by_step = {report.step: untimed(report) for report in [*early, *resumed]}
-    assert by_step == {report.step: untimed(report) for report in straight}
-    expected, found = tensors_of(tmp_path / "straight"), tensors_of(tmp_path / "cut")
+    assert by_step == {report.step: untimed(report) for report in straight.reports}
+    expected, found = tensors_of(straight.folder), tensors_of(tmp_path / "cut")
     assert expected.keys() == found.keys()
     assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
 
@@ -113,7 +131,7 @@ def test_the_report_of_a_checkpoint_is_given_again_after_a_restart(
 
 
 def test_a_stop_request_leaves_a_checkpoint_to_go_on_from(
-    small_config: dict[str, Any], tmp_path: Path
+    small_config: dict[str, Any], straight: Trained, tmp_path: Path
 ) -> None:
     asked = iter([False] * 3 + [True])
     reports = run(small_config, tmp_path, stop_requested=lambda: next(asked))
@@ -122,8 +140,7 @@ def test_a_stop_request_leaves_a_checkpoint_to_go_on_from(
     assert reports[-1].step == 4
     assert not reports[-1].final
     assert resumed[-1].final
-    straight = run(small_config, tmp_path / "straight")
-    assert untimed(resumed[-1])["eval/action_mse"] == untimed(straight[-1])["eval/action_mse"]
+    assert untimed(resumed[-1])["eval/action_mse"] == untimed(straight.reports[-1])["eval/action_mse"]
 
 
 def test_accumulated_gradients_equal_those_of_the_whole_batch(
@@ -139,9 +156,8 @@ def test_accumulated_gradients_equal_those_of_the_whole_batch(
 
 
 def test_a_run_goes_on_with_half_the_batch_at_once_as_if_it_had_never_been_otherwise(
-    small_config: dict[str, Any], tmp_path: Path
+    small_config: dict[str, Any], straight: Trained, tmp_path: Path
 ) -> None:
-    straight = run(small_config, tmp_path / "straight")
     list(itertools.islice(TRAINABLE.train(small_config, context(tmp_path / "cut")), 2))
     lighter = TRAINABLE.lighter(small_config)
     assert lighter is not None
@@ -150,7 +166,7 @@ def test_a_run_goes_on_with_half_the_batch_at_once_as_if_it_had_never_been_other
     resumed = run(lighter, tmp_path / "cut")
 
     assert [report.step for report in resumed] == [6, 9, 12]
-    for one, other in zip(straight[-2:], resumed[-2:], strict=True):
+    for one, other in zip(straight.reports[-2:], resumed[-2:], strict=True):
         assert other.metrics["train/loss"] == pytest.approx(one.metrics["train/loss"], rel=1e-4)
 
 
@@ -225,7 +241,7 @@ def test_learning_rate_warms_up_and_follows_its_schedule(
 
 
 def test_only_best_and_last_checkpoints_are_kept(small_config: dict[str, Any], tmp_path: Path) -> None:
-    config = small_config | {"train.steps": 30, "train.eval_every": 3}
+    config = small_config | {"train.steps": 15, "train.eval_every": 3}
     reports = run(config, tmp_path, objective=("eval/action_mse", "minimize"))
 
     store = Checkpoints(tmp_path / "checkpoints")
@@ -236,14 +252,11 @@ def test_only_best_and_last_checkpoints_are_kept(small_config: dict[str, Any], t
     assert folders == {best.name, last.name}
     errors = {report.step: report.metrics["eval/action_mse"] for report in reports}
     assert int(best.name) == min(errors, key=lambda step: errors[step])
-    assert int(last.name) == 30
+    assert int(last.name) == 15
 
 
-def test_a_loaded_policy_predicts_what_the_trained_one_did(
-    small_config: dict[str, Any], tmp_path: Path
-) -> None:
-    run(small_config, tmp_path)
-    last = Checkpoints(tmp_path / "checkpoints").find("last")
+def test_a_loaded_policy_predicts_what_the_trained_one_did(straight: Trained) -> None:
+    last = Checkpoints(straight.folder / "checkpoints").find("last")
     assert last is not None
     observation = {"observation.state": torch.tensor([[[100.0, 0.0], [98.0, 8.0]]])}
 
@@ -258,32 +271,33 @@ def test_a_loaded_policy_predicts_what_the_trained_one_did(
 
 
 def test_a_checkpoint_of_another_configuration_is_refused(
-    small_config: dict[str, Any], tmp_path: Path
+    small_config: dict[str, Any], straight: Trained, tmp_path: Path
 ) -> None:
-    run(small_config, tmp_path)
+    folder = straight.copy_to(tmp_path / "run")
 
     with pytest.raises(ConfigError, match=r"optimizer\.lr"):
-        run(small_config | {"optimizer.lr": 2e-3}, tmp_path)
+        run(small_config | {"optimizer.lr": 2e-3}, folder)
 
 
-def test_a_damaged_checkpoint_says_so(small_config: dict[str, Any], tmp_path: Path) -> None:
-    run(small_config, tmp_path)
-    last = Checkpoints(tmp_path / "checkpoints").find("last")
+def test_a_damaged_checkpoint_says_so(
+    small_config: dict[str, Any], straight: Trained, tmp_path: Path
+) -> None:
+    folder = straight.copy_to(tmp_path / "run")
+    last = Checkpoints(folder / "checkpoints").find("last")
     assert last is not None
     weights = last / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
 
     with pytest.raises(CheckpointError, match=last.name):
-        run(small_config, tmp_path)
+        run(small_config, folder)
 
 
-def test_a_checkpoint_is_json_and_safetensors_only(small_config: dict[str, Any], tmp_path: Path) -> None:
-    run(small_config, tmp_path)
-
-    files = [file for file in (tmp_path / "checkpoints").rglob("*") if file.is_file()]
+def test_a_checkpoint_is_json_and_safetensors_only(straight: Trained) -> None:
+    checkpoints_folder = straight.folder / "checkpoints"
+    files = [file for file in checkpoints_folder.rglob("*") if file.is_file()]
     assert len(files) >= 8
     assert {file.suffix for file in files} == {".json", ".safetensors"}
-    pointer = json.loads((tmp_path / "checkpoints" / "last.json").read_text())
+    pointer = json.loads((checkpoints_folder / "last.json").read_text())
     assert pointer == {"step": 12, "folder": "000012"}
 
 
