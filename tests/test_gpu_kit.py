@@ -70,6 +70,7 @@ def test_a_row_that_was_cut_off_is_left_out(setting: Setting) -> None:
     assert [row.case for row in read_rows(file)] == ["is right"]
 
 
+@pytest.mark.slow
 def test_encoders_are_channels_last_only_where_that_is_wanted(setting: Setting) -> None:
     def orders() -> set[bool]:
         policy = build(config_of(setting, TINY_SIZE), "cpu")

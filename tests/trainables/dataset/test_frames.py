@@ -238,8 +238,10 @@ def test_long_gaps_and_long_videos_are_decoded_in_pieces(make_dataset, cache):
     ("codec", "options"),
     [
         ("libx264", {"g": "250", "bf": "3"}),
-        ("libx264", {"g": "7", "bf": "2"}),
-        ("libx265", {"x265-params": "log-level=none:keyint=40:bframes=4"}),
+        pytest.param("libx264", {"g": "7", "bf": "2"}, marks=pytest.mark.slow),
+        pytest.param(
+            "libx265", {"x265-params": "log-level=none:keyint=40:bframes=4"}, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_frames_between_rare_key_frames_are_found_in_any_order(make_dataset, cache, codec, options):

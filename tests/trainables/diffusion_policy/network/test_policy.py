@@ -90,14 +90,14 @@ def test_cameras_are_numbered_in_the_state_dict_when_separate() -> None:
     assert {name.split(".")[1] for name in separate} == {"rgb_encoder", "unet"}
 
 
-ARCHITECTURES: list[dict[str, Any]] = [
+ARCHITECTURES: list[Any] = [
     {},
     {"environment": 5},
     {"cameras": 1},
-    {"cameras": 2},
+    pytest.param({"cameras": 2}, marks=pytest.mark.slow),
     {"cameras": 2, "use_separate_rgb_encoder_per_camera": True, "crop_shape": (32, 32)},
     {"cameras": 1, "resize_shape": (32, 36), "crop_ratio": 0.9, "environment": 2, "crop_per": "batch"},
-    {"cameras": 1, "use_group_norm": False, "crop_shape": (32, 32)},
+    pytest.param({"cameras": 1, "use_group_norm": False, "crop_shape": (32, 32)}, marks=pytest.mark.slow),
     {"n_obs_steps": 3, "use_film_scale_modulation": False, "kernel_size": 3, "down_dims": (16, 24, 32)},
     {"noise_scheduler_type": "DDIM", "beta_schedule": "linear", "prediction_type": "v_prediction"},
 ]

@@ -407,6 +407,7 @@ def test_the_original_codes_averaged_weights_are_read(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_configuration_of_an_original_file_is_read_without_its_weights(tmp_path):
     payload = original_payload(small_policy())
     payload["state_dicts"]["model"]["model.large"] = torch.ones(10_000_000)

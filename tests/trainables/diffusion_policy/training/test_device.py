@@ -27,6 +27,9 @@ on_a_gpu = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no GPU here"),
 ]
 every_device = pytest.mark.parametrize("device", ["cpu", pytest.param(GPU, marks=on_a_gpu)])
+slow_on_a_cpu = pytest.mark.parametrize(
+    "device", [pytest.param("cpu", marks=pytest.mark.slow), pytest.param(GPU, marks=on_a_gpu)]
+)
 the_gpu = pytest.mark.parametrize("device", [pytest.param(GPU, marks=on_a_gpu)])
 
 
@@ -94,7 +97,7 @@ def test_noise_and_crops_do_not_depend_on_the_device(circles: Path, device: str)
     assert found.generator.device.type == "cpu"
 
 
-@every_device
+@slow_on_a_cpu
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_trains_close_to_full(
     small_config: dict[str, Any], tmp_path: Path, device: str, precision: str
@@ -138,7 +141,7 @@ def gradients(policy: DiffusionPolicy, device: str) -> list[torch.Tensor]:
     return [p.grad.cpu() for p in policy.parameters() if p.grad is not None]
 
 
-@every_device
+@slow_on_a_cpu
 def test_gradient_checkpointing_gives_the_same_gradients(device: str) -> None:
     found = []
     for enabled in (False, True):
@@ -191,7 +194,7 @@ class TooLittleMemory:
         return False
 
 
-@every_device
+@slow_on_a_cpu
 def test_a_run_that_is_out_of_memory_says_so_and_a_lighter_one_continues_it(
     small_config: dict[str, Any], tmp_path: Path, device: str
 ) -> None:
