@@ -407,6 +407,7 @@ def test_findings_of_a_faulty_dataset(golden: GoldenFiles, capsys, tmp_path: Pat
     golden.compare("data_check_json.txt", out, made_with=needed, words=folder_of(tmp_path))
 
 
+@pytest.mark.slow
 def test_portrait_of_a_dataset(golden: GoldenFiles, capsys, tmp_path: Path):
     write_faulty_set(Path("set"))
     assert ended("data", "show", "set") == 0

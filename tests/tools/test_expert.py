@@ -18,6 +18,7 @@ from trainables.pusht.geometry import compose, signed_distance, to_world
 MIDDLE = np.array([256.0, 256.0, 1.0])
 
 
+@pytest.mark.slow
 def test_library_says_what_a_push_does_wherever_the_block_lies() -> None:
     library = push_library()
     simulator = LeanSimulator()

@@ -284,6 +284,7 @@ def test_the_text_of_a_spec_error_contains_all_faults():
     assert [fault for fault in caught.value.faults if " ".join(fault.problem.split()) not in page] == []
 
 
+@pytest.mark.slow
 def test_the_wheel_contains_the_built_in_spaces(tmp_path):
     source = tmp_path / "source"
     for name in ("sweeper", "trainables", "search_spaces"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -16,10 +17,29 @@ from trainables.dataset.open import open_dataset
 from trainables.dataset.portrait import CELL_PX, LABEL_PX, portray
 
 
-def test_a_portrait_says_what_the_dataset_is(tmp_path):
-    root = record(tmp_path / "set", (20, 40, 30), tasks=("Push.", "Pull."))
-    before = sorted((path, path.stat().st_mtime_ns) for path in root.rglob("*"))
-    portrait = portray(open_dataset(root), tmp_path / "out")
+class Portrayed(NamedTuple):
+    """A dataset of three episodes and its portrait."""
+
+    root: Path
+    before: list[tuple[Path, int]]
+    out: Path
+    portrait: dict[str, Any]
+
+
+def files_of(root: Path) -> list[tuple[Path, int]]:
+    return sorted((path, path.stat().st_mtime_ns) for path in root.rglob("*"))
+
+
+@pytest.fixture(scope="module")
+def portrayed(tmp_path_factory: pytest.TempPathFactory) -> Portrayed:
+    folder = tmp_path_factory.mktemp("portrayed")
+    root = record(folder / "set", (20, 40, 30), tasks=("Push.", "Pull."))
+    before = files_of(root)
+    return Portrayed(root, before, folder / "out", portray(open_dataset(root), folder / "out"))
+
+
+def test_a_portrait_says_what_the_dataset_is(portrayed):
+    root, before, _, portrait = portrayed
     assert (portrait["version"], portrait["fps"], portrait["episodes"], portrait["frames"]) == (
         "v3.0",
         10,
@@ -40,17 +60,16 @@ def test_a_portrait_says_what_the_dataset_is(tmp_path):
     assert (portrait["episode_s"]["shortest"], portrait["episode_s"]["longest"]) == (2, 4)
     on_disk = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
     assert portrait["size_gb"]["all"] * 1e9 == pytest.approx(on_disk)
-    assert sorted((path, path.stat().st_mtime_ns) for path in root.rglob("*")) == before
+    assert files_of(root) == before
 
 
-def test_the_contact_sheet_shows_each_episodes_moments(tmp_path):
-    root = record(tmp_path / "set", (20, 40, 30))
+def test_the_contact_sheet_shows_each_episodes_moments(portrayed):
+    root, _, out, portrait = portrayed
     dataset = open_dataset(root)
-    portrait = portray(dataset, tmp_path / "out")
     sheet, distributions = (Path(path) for path in portrait["pictures"])
     assert sheet.name == f"contact-sheet-{CAMERA}.png"
     assert distributions.name == "distributions.png"
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [sheet.name, distributions.name]
+    assert sorted(path.name for path in out.iterdir()) == [sheet.name, distributions.name]
     page = np.asarray(Image.open(sheet))
     tall = round(CELL_PX * HEIGHT / WIDTH)
     first = page[HEADER + MARGIN // 2 :, MARGIN + LABEL_PX :][:tall, :CELL_PX]

@@ -162,6 +162,7 @@ def test_constant_dimensions_are_to_lerobot_what_they_are_here(mode: str, tmp_pa
     )
 
 
+@pytest.mark.slow
 def test_lerobot_resizes_what_it_is_given_as_we_do(tmp_path: Path) -> None:
     policy = small_policy(cameras=1, image=(40, 48), resize_shape=(30, 36), crop_shape=(27, 32))
     lerobot.save(policy, tmp_path / "out")

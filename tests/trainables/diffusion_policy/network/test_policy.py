@@ -391,6 +391,7 @@ def test_gradient_checkpointing_changes_no_number() -> None:
         torch.testing.assert_close(plain, checkpointed, rtol=1e-5, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_compiling_keeps_every_name() -> None:
     policy = small_policy(cameras=2, image=(32, 32), use_separate_rgb_encoder_per_camera=True)
     names, modules = list(policy.state_dict()), [name for name, _ in policy.named_modules()]

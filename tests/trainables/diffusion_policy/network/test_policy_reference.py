@@ -192,7 +192,9 @@ def test_training_loss_with_one_crop_per_batch(with_images: Reference) -> None:
     same(loss, with_images["loss_train/loss"], rtol=2e-6)
 
 
-@pytest.mark.parametrize("run", ["ddim10", "ddim7", "ddpm10", "ddpm100"])
+@pytest.mark.parametrize(
+    "run", ["ddim10", "ddim7", "ddpm10", pytest.param("ddpm100", marks=pytest.mark.slow)]
+)
 def test_samples(reference: Reference, run: str, monkeypatch: pytest.MonkeyPatch) -> None:
     sampler, count = run[:4].upper(), int(run[4:])
     asked = asked_timesteps(reference.policy.process, sampler, count)

@@ -105,7 +105,9 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(
     assert untimed(first[-1]) != untimed(other[-1])
 
 
-@pytest.mark.parametrize("stop_after", [1, 2, 3])
+@pytest.mark.parametrize(
+    "stop_after", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)]
+)
 def test_a_resumed_run_equals_a_straight_one_bit_for_bit(
     small_config: dict[str, Any], straight: Trained, tmp_path: Path, stop_after: int
 ) -> None:
@@ -219,7 +221,9 @@ def test_a_step_skipped_for_an_overflow_leaves_the_reports_of_fp16_finite(
     assert norms[0] == pytest.approx(exact[0].metrics["train/grad_norm"], rel=0.02)
 
 
-@pytest.mark.parametrize("name", ["cosine", "constant", "linear"])
+@pytest.mark.parametrize(
+    "name", ["cosine", *(pytest.param(name, marks=pytest.mark.slow) for name in ("constant", "linear"))]
+)
 def test_learning_rate_warms_up_and_follows_its_schedule(
     small_config: dict[str, Any], tmp_path: Path, name: str
 ) -> None:
