@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from small_sweeps import LR, SCHEDULE, sweep
 
+from sweeper.driver import requests
 from sweeper.driver.ending import Ending, Phase
 from sweeper.driver.recorder import Outcome, Recorder
 from sweeper.driver.requests import RequestLoop
@@ -19,6 +20,7 @@ from sweeper.errors import UserError
 from sweeper.layout import JOURNAL, trial_folder
 from sweeper.records.journal import Journal
 from sweeper.search.study import Study
+from sweeper.steering import mailbox
 from sweeper.steering.operations import request
 from sweeper.trial.exchange import STOP
 
@@ -62,7 +64,9 @@ class Driver:
 
 
 @pytest.fixture
-def driver(tmp_path: Path) -> Iterator[Driver]:
+def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
+    monkeypatch.setattr(requests, "POLL_S", 0.0)
+    monkeypatch.setattr(mailbox, "LOOK_S", 0.01)
     made = Driver(tmp_path)
     yield made
     made.study.close()
