@@ -8,7 +8,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import threading
+import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from rich.console import Console
 
@@ -16,9 +20,11 @@ from sweeper.driver.closing import close
 from sweeper.driver.opening import earlier_sweep, open_sweep
 from sweeper.driver.preflight import check_disk, check_memory, preflight, remark
 from sweeper.driver.signals import ended_by_signals, interrupted_by_sigterm
+from sweeper.errors import UserError
 from sweeper.machines.cluster import Cluster, settle, this_machine
 from sweeper.machines.connection import connect, disconnect, is_connected
 from sweeper.machines.identity import information
+from sweeper.machines.local_ray import temporary_fault, temporary_folder
 from sweeper.machines.machine import usable_cache
 from sweeper.records.limits import nothing_left
 from sweeper.records.sweep_state import SweepState
@@ -29,6 +35,9 @@ from trainables import registry
 from trainables.interface import STEPS
 
 __all__ = ["launch", "run_sweep"]
+
+REMINDER_S = 30.0
+"""How often the user is told that Ray has not started yet."""
 
 
 def launch(
@@ -79,6 +88,9 @@ def _run_sweep(
     cluster = settled = None
     remote = address or os.environ.get("RAY_ADDRESS")
     if not remote or remote == "local":
+        fault = temporary_fault()
+        if fault:
+            raise UserError(fault)
         settled = settle(spec.resources, this_machine(spec.folder), left)
     cache = usable_cache()
     with checking(console, spec.name) as progress:
@@ -90,14 +102,14 @@ def _run_sweep(
         check_memory(trainable, base, settled, console)
     with contextlib.ExitStack() as stack:
         if remote:
-            cluster = _connected(stack, address)
+            cluster = _connected(stack, address, console)
             settle(spec.resources, cluster, left)
         records = stack.enter_context(open_sweep(spec, trainable, earlier))
         with ThreadPoolExecutor(1) as pool:
             # MLflow creates its database while Ray starts: both take seconds.
             opened = pool.submit(records.tracker.start)
-            console.print("Starting Ray …", style="dim")
-            cluster = cluster or _connected(stack, address)
+            with _starting(console):
+                cluster = cluster or _connected(stack, address, console)
             # As many at once as possible, even if fewer are left: the budget may be raised.
             resources = settle(spec.resources, cluster)
             opened.result()
@@ -115,9 +127,31 @@ def _run_sweep(
         return dataclasses.replace(run.to_the_end(info), address=address)
 
 
-def _connected(stack: contextlib.ExitStack, address: str | None) -> Cluster:
+@contextlib.contextmanager
+def _starting(console: Console) -> Iterator[None]:
+    """Show that Ray starts, and every half minute that it still does."""
+    console.print("Starting Ray …", style="dim")
+    started, done = time.monotonic(), threading.Event()
+
+    def remind() -> None:
+        while not done.wait(REMINDER_S):
+            console.print(
+                f"Ray is still starting after {time.monotonic() - started:.0f} s; a busy machine needs a few "
+                f"minutes. Its logs are in {temporary_folder()}/session_latest/logs.",
+                style="dim",
+                soft_wrap=True,
+            )
+
+    threading.Thread(target=remind, name="reminder", daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
+
+
+def _connected(stack: contextlib.ExitStack, address: str | None, console: Console) -> Cluster:
     ours = not is_connected()
-    cluster = connect(address)
+    cluster = connect(address, report=partial(console.print, style="yellow", soft_wrap=True, markup=False))
     if ours:
         stack.callback(disconnect)
     return cluster

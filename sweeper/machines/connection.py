@@ -7,12 +7,13 @@ import os
 import shutil
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from sweeper.errors import UserError
 from sweeper.machines.cluster import DRIVER, Cluster, Node, cluster_file, scaled_kinds
-from sweeper.machines.local_ray import start_ray, stop_ray
+from sweeper.machines.local_ray import LOCAL_ENVIRONMENT, start_ray, stop_ray
 from sweeper.machines.machine import find_machine
 from sweeper.text import first_line
 
@@ -39,22 +40,27 @@ OBJECT_STORE_BYTES = 128 * 1024**2
 LEAST_OBJECT_STORE_BYTES = 80 * 1024**2
 
 
-def connect(address: str | None = None, cpus: int | None = None) -> Cluster:
+def connect(
+    address: str | None = None, cpus: int | None = None, report: Callable[[str], object] = str
+) -> Cluster:
     """Start Ray on this machine, or connect to a cluster; a connection that exists is used as it is.
 
+    A private Ray listens on the loopback interface alone.
+
     Args:
-        address: A cluster's address; None for RAY_ADDRESS, or a Ray of our own if that is not set.
-        cpus: CPUs of a Ray of our own; None for all that this process may use.
+        address: A cluster's address; None for RAY_ADDRESS, or a private Ray if that is not set.
+        cpus: CPUs of a private Ray; None for all that this process may use.
+        report: Receives a sentence if a private Ray has to be started again.
 
     Raises:
-        UserError: If no cluster answers at the address.
-        SweeperError: If a Ray of our own does not start.
+        UserError: If no cluster answers at the address, or Ray's temporary folder cannot be used.
+        SweeperError: If a private Ray does not start.
     """
-    for name, value in RAY_ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
     named_by = "--address" if address else "RAY_ADDRESS"
     address = address or os.environ.get("RAY_ADDRESS") or None
     local = address in (None, "local")
+    for name, value in {**RAY_ENVIRONMENT, **(LOCAL_ENVIRONMENT if local else {})}.items():
+        os.environ.setdefault(name, value)
     if not local:
         _bring_token()
     # Ray reads its settings when it is imported.
@@ -80,7 +86,7 @@ def connect(address: str | None = None, cpus: int | None = None) -> Cluster:
     try:
         if address is not None and not local:
             _knock(address)
-        context = start_ray(options) if local else ray.init(**options)
+        context = start_ray(options, report) if local else ray.init(**options)
     except (OSError, RuntimeError, ValueError) as error:
         if local:
             raise

@@ -1,19 +1,34 @@
-"""A Ray of our own on this machine, started with patience: Ray itself gives its processes half a minute."""
+"""Start a private Ray on this machine, with patience: Ray itself gives its processes half a minute."""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import psutil
 
-from sweeper.errors import SweeperError
+from sweeper.errors import SweeperError, UserError
 from sweeper.machines.reaper import Reaper
 from sweeper.text import first_line
 
-__all__ = ["start_ray", "stop_ray"]
+__all__ = ["LOCAL_ENVIRONMENT", "start_ray", "stop_ray", "temporary_fault", "temporary_folder"]
+
+LOCAL_ENVIRONMENT = {
+    # On Linux, too: the address of the machine is 127.0.0.1, and every process of Ray listens there alone.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # Nothing reads the metrics of a private Ray, so none of its processes has to export them.
+    "RAY_enable_metrics_collection": "0",
+}
+"""Settings of a private Ray; they must be set before Ray is imported. The caller's environment wins."""
+SOCKET_BYTES = 107
+"""The longest path of a Unix socket on Linux."""
+SESSION_BYTES = len("/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
+"""What Ray appends to its temporary folder for the path of its longest-named socket."""
 
 ATTEMPTS = 4
 PAUSE_S = 5.0
@@ -21,18 +36,51 @@ PAUSE_S = 5.0
 _reapers: list[Reaper] = []
 
 
-def start_ray(options: Mapping[str, Any]) -> Any:
+def temporary_folder() -> Path:
+    """The folder in which Ray creates a folder for each of its sessions."""
+    return Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp") / "ray"
+
+
+def temporary_fault() -> str:
+    """Return what is wrong with Ray's temporary folder, with the remedy, as a sentence; empty if nothing is.
+
+    Ray itself would try for half a minute, and report only that its processes did not start.
+    """
+    folder = temporary_folder()
+    named = next((name for name in ("RAY_TMPDIR", "TMPDIR") if os.environ.get(name)), "")
+    of = f" (from {named})" if named else ""
+    remedy = "Set RAY_TMPDIR to a folder with a short path that this user can write, e.g. RAY_TMPDIR=/tmp/me."
+    too_long = len(os.fsencode(folder)) + SESSION_BYTES - SOCKET_BYTES
+    if too_long > 0:
+        return (
+            f"Ray's temporary folder {folder}{of} has a path that is {too_long} characters too long for a "
+            f"socket. {remedy}"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        return f"Ray's temporary folder {folder}{of} cannot be written: {error.strerror}. {remedy}"
+    return ""
+
+
+def start_ray(options: Mapping[str, Any], report: Callable[[str], object] = str) -> Any:
     """Start Ray, again if it does not come up: on a busy machine its own patience may not suffice.
 
     Args:
         options: For ``ray.init``.
+        report: Receives a sentence about every attempt that failed and is followed by another.
 
     Returns:
         Ray's context.
 
     Raises:
+        UserError: If Ray's temporary folder cannot be used.
         SweeperError: If Ray does not start after several attempts.
     """
+    fault = temporary_fault()
+    if fault:
+        raise UserError(fault)
     import ray
 
     for attempt in range(1, ATTEMPTS + 1):
@@ -51,14 +99,15 @@ def start_ray(options: Mapping[str, Any]) -> Any:
                 raise SweeperError(
                     f"Ray does not start on this machine; {ATTEMPTS} attempts failed, the last one with: "
                     f"{first_line(error)}. Is the machine very busy, its memory used up, or the disk of "
-                    "/tmp/ray full? Try again when that has changed."
+                    f"{temporary_folder()} full? Try again when that has changed."
                 ) from error
+            report(f"Ray did not start: {first_line(error)}. Attempt {attempt + 1} of {ATTEMPTS} follows.")
             time.sleep(PAUSE_S * attempt)
     raise AssertionError("an attempt either succeeds or is the last")
 
 
 def stop_ray() -> None:
-    """Let go of a cluster; a Ray of our own is stopped with everything in it."""
+    """Disconnect from a cluster; a private Ray is stopped with everything in it."""
     import ray
 
     ray.shutdown()

@@ -78,7 +78,13 @@ def judge(reports: Sequence[NodeReport], mlflow: str | None = None, *, alone: bo
     for report in answered:
         diagnoses += [*_gpus(report), *_disks(report), *_store(report, alone), *_mlflow(report, mlflow)]
         diagnoses += _clock(report)
-    return [*diagnoses, *_token(answered, alone)]
+    return [*diagnoses, *_temporary(answered, alone), *_token(answered, alone)]
+
+
+def _temporary(reports: Sequence[NodeReport], alone: bool) -> list[Finding]:
+    """On a cluster Ray runs already; on one machine a launch starts it."""
+    faults = [(report.name, str(report.measured.get("ray_temporary", ""))) for report in reports]
+    return [finding("error", "temporary folder", name, fault) for name, fault in faults if fault and alone]
 
 
 def _versions(reports: Sequence[NodeReport]) -> list[Finding]:

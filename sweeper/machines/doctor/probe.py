@@ -19,6 +19,7 @@ from typing import Any
 
 from sweeper.gpus import driver_version
 from sweeper.machines.identity import identify
+from sweeper.machines.local_ray import temporary_fault
 from sweeper.machines.machine import cache_folder, find_machine
 
 __all__ = ["leave_mark", "look", "missing_marks", "now"]
@@ -50,6 +51,7 @@ def look(sweeps: str, mlflow: str | None) -> dict[str, Any]:
         "shm_free_gb": shutil.disk_usage(SHM).free / 1e9 if SHM.is_dir() else None,
         "files": _file_limit(),
         "mlflow": None if mlflow is None else _answer(mlflow),
+        "ray_temporary": temporary_fault(),
         "token": os.environ.get("RAY_AUTH_MODE", "").lower() == "token",
     }
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
-from sweeper.errors import SweeperError
+from sweeper.errors import SweeperError, UserError
 from sweeper.machines import local_ray as own_ray
 from sweeper.machines.local_ray import ATTEMPTS, start_ray, stop_ray
 
@@ -53,3 +57,115 @@ def test_after_some_attempts_an_error_of_ours_says_what_may_be_wrong(
         start_ray({})
     assert len(slow_machine) == ATTEMPTS
     assert [process.wait(10) for process in slow_machine] == [-9] * ATTEMPTS
+
+
+@pytest.mark.parametrize("name", ["RAY_TMPDIR", "TMPDIR"])
+def test_a_temporary_folder_with_too_long_a_path_is_refused_before_ray_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    for other in ("RAY_TMPDIR", "TMPDIR"):
+        monkeypatch.delenv(other, raising=False)
+    folder = tmp_path / ("long" * 20)
+    monkeypatch.setenv(name, str(folder))
+    with pytest.raises(UserError, match=rf"from {name}.*characters too long for a socket.*Set RAY_TMPDIR"):
+        start_ray({})
+    assert not folder.exists()
+
+
+def test_the_longest_path_of_ray_that_is_accepted_fits_into_a_socket(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import socket
+
+    with tempfile.TemporaryDirectory(dir="/tmp") as short:
+        left = own_ray.SOCKET_BYTES - own_ray.SESSION_BYTES - len(f"{short}//ray")
+        place = Path(short) / ("x" * left)
+        monkeypatch.setenv("RAY_TMPDIR", str(place))
+        assert own_ray.temporary_fault() == ""
+        monkeypatch.setenv("RAY_TMPDIR", f"{place}x")
+        assert "1 characters too long" in own_ray.temporary_fault()
+        # The system agrees about the limit.
+        for extra, fits in (("", True), ("x", False)):
+            path = Path(f"{place}{extra}/ray/{'s' * (own_ray.SESSION_BYTES - 1)}")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with socket.socket(socket.AF_UNIX) as bound:
+                if fits:
+                    bound.bind(str(path))
+                else:
+                    with pytest.raises(OSError, match="too long"):
+                        bound.bind(str(path))
+
+
+def test_a_temporary_folder_that_cannot_be_written_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ray").write_text("a file")
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    # Another limit of the system, which the folder of this test may exceed.
+    monkeypatch.setattr(own_ray, "SOCKET_BYTES", 1000)
+    with pytest.raises(UserError, match=r"ray \(from RAY_TMPDIR\) cannot be written: .*Set RAY_TMPDIR"):
+        start_ray({})
+
+
+PRIVATE = """
+import sys
+from sweeper.machines.connection import connect, disconnect
+cluster = connect(cpus=1)
+import ray
+ray.get(ray.remote(lambda: None).remote())
+print(cluster.address, flush=True)
+sys.stdin.read()
+disconnect()
+"""
+STRANGER = """
+import ray, sys
+ray.init(address=sys.argv[1], log_to_driver=False)
+print("in:", ray.cluster_resources())
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_private_ray_listens_on_the_loopback_interface_and_wants_its_token(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    driver = subprocess.Popen(
+        [sys.executable, "-c", PRIVATE],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=environment,
+    )
+    assert driver.stdout is not None
+    try:
+        address = driver.stdout.readline().strip()
+        assert address
+        processes = [psutil.Process(driver.pid), *psutil.Process(driver.pid).children(recursive=True)]
+        listening = [
+            (process.name(), connection.laddr.ip)
+            for process in processes
+            for connection in process.net_connections("inet")
+            if connection.status == psutil.CONN_LISTEN
+        ]
+        assert {"gcs_server", "raylet"} <= {name for name, _ in listening}
+        assert {ip.removeprefix("::ffff:") for _, ip in listening} == {"127.0.0.1"}
+        stranger = subprocess.run(
+            [sys.executable, "-c", STRANGER, address],
+            # It knows the address, and has not the token, which Ray keeps in the home of the user.
+            env={
+                **environment,
+                **own_ray.LOCAL_ENVIRONMENT,
+                "RAY_AUTH_MODE": "disabled",
+                "HOME": str(tmp_path),
+            },
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert stranger.returncode != 0
+        assert "in:" not in stranger.stdout
+        assert "authentication" in stranger.stderr.lower()
+    finally:
+        driver.communicate("")
+    assert driver.returncode == 0
