@@ -129,10 +129,10 @@ def test_the_end_says_the_ranking_the_folder_and_how_to_compare(swept: Any) -> N
     assert "All 5 trials ended." in text
     assert f"Results are in {sweep.folder}" in text
     assert "sweeper ui 'a sweep'" in text
-    assert result.url in text
-    assert "/#/compare-runs?runs=" in result.url
-    assert result.charts in text
-    assert "compareRunsMode=CHART" in result.charts
+    assert result.links.comparison in text
+    assert "/#/compare-runs?runs=" in result.links.comparison
+    assert result.links.charts in text
+    assert "compareRunsMode=CHART" in result.links.charts
     assert "failed (diverged)" in text
     assert "the loss is nan at step 10" in text
 
