@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from sweeper.trial.trainer import interface_of
-
 
 def test_the_interface_is_the_one_that_has_rays_address() -> None:
+    # It imports Ray Train, which costs more than a second in every process that collects this file.
+    from sweeper.trial.trainer import interface_of
+
     addresses = {"lo": ["127.0.0.1", "::1"], "eth0": ["10.0.0.5", "fe80::1%eth0"], "docker0": ["172.17.0.1"]}
     interfaces = {
         name: [SimpleNamespace(address=address) for address in each] for name, each in addresses.items()
