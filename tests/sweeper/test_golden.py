@@ -10,10 +10,8 @@ Paths are replaced by words.
 
 from __future__ import annotations
 
-import io
 import json
 import re
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,13 +20,13 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from command_line import ended, plain_console, printed, run_in
 from golden_files import GoldenFiles
 from probed_nodes import measured
-from rich.console import Console
 from small_sweeps import BETA_END, DIMS, LR, SCHEDULE, SUCCESS, sweep
 from typer import rich_utils
 
-from sweeper.cli import COMMANDS, load_command, main
+from sweeper.cli import COMMANDS, load_command
 from sweeper.errors import SpecError
 from sweeper.layout import JOURNAL, trial_folder
 from sweeper.machines.doctor import probe
@@ -58,12 +56,7 @@ BAD = yaml.safe_load((Path(__file__).parent / "bad_spaces.yaml").read_text())
 
 @pytest.fixture(autouse=True)
 def _fixed_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setenv("COLUMNS", str(WIDTH))
-    monkeypatch.setenv("SWEEPER_CACHE", str(tmp_path / "cache"))
-    for name in ("FORCE_COLOR", "CUDA_VISIBLE_DEVICES", "MLFLOW_TRACKING_URI", "SWEEPER_SWEEPS"):
-        monkeypatch.delenv(name, raising=False)
+    run_in(tmp_path, monkeypatch)
     monkeypatch.setattr(rich_utils, "MAX_WIDTH", WIDTH)
     monkeypatch.setattr(rich_utils, "FORCE_TERMINAL", False)
     monkeypatch.setattr(time, "time", lambda: NOW)
@@ -72,29 +65,6 @@ def _fixed_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     yield
     monkeypatch.undo()
     time.tzset()
-
-
-def ended(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as caught:
-        main(list(arguments))
-    return caught.value.code or 0
-
-
-def console_of(width: int = WIDTH, *, terminal: bool = False) -> Console:
-    """A console without colours that stores its output."""
-    return Console(
-        file=io.StringIO(),
-        width=width,
-        height=40,
-        force_terminal=terminal,
-        color_system=None,
-        highlight=False,
-    )
-
-
-def printed(console: Console) -> str:
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue()
 
 
 # Help
@@ -129,13 +99,13 @@ def test_every_golden_help_page_belongs_to_a_command(golden: GoldenFiles):
 
 def test_plan_of_a_space(golden: GoldenFiles):
     spec = load_spec(str(packaged_spaces()["pusht_image"]))
-    console = console_of()
+    console = plain_console()
     print_plan(console, make_plan(spec, Machine(16, 2, ("NVIDIA L4",) * 2, disk_gb=500.0)))
     golden.compare("check_pusht_image.txt", printed(console), made_with=("rich",))
 
 
 def test_faults_of_every_bad_space(golden: GoldenFiles, tmp_path: Path):
-    console = console_of()
+    console = plain_console()
     for case, change in BAD.items():
         assert GOOD.count(change["replace"]) == 1, case
         Path("space.yaml").write_text(GOOD.replace(change["replace"], change["by"]))
@@ -274,7 +244,7 @@ def test_results_of_a_sweep(golden: GoldenFiles, capsys, tmp_path: Path):
 
 def test_results_in_a_narrow_terminal(golden: GoldenFiles):
     write_journal(Path("sweeps/small"), over=True)
-    console = console_of(80)
+    console = plain_console(80)
     console.print(ranking_table(read(Path("sweeps/small")), width=80))
     golden.compare("results_80.txt", printed(console), made_with=("rich",))
 
@@ -312,7 +282,7 @@ def read(folder: Path) -> SweepState:
 @pytest.mark.parametrize("width", [80, 120])
 def test_live_table_of_a_running_sweep(golden: GoldenFiles, width):
     write_journal(Path("sweeps/running"), over=False)
-    console = console_of(width, terminal=True)
+    console = plain_console(width, terminal=True)
     board = board_of(read(Path("sweeps/running")))
     with Display(console, board, lambda: "MLflow does not answer: Connection refused"):
         pass
@@ -358,7 +328,7 @@ def test_doctor_of_a_cluster(golden: GoldenFiles):
         NodeReport("other-store", False, 1.0, sound, unread=("a", "b")),
         NodeReport("open", False, 1.0, measured(token=False, mlflow="Connection refused")),
     ]
-    console = console_of()
+    console = plain_console()
     print_diagnoses(console, judge(nodes, "http://127.0.0.1:5000"))
     golden.compare("doctor_cluster.txt", printed(console), made_with=("rich",))
 

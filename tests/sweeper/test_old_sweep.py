@@ -9,16 +9,15 @@ files of this test are made again with
 from __future__ import annotations
 
 import json
-import sys
 import tarfile
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import ended, run_in
 from golden_files import GoldenFiles
 
-from sweeper.cli import main
 from sweeper.layout import JOURNAL
 from sweeper.records.journal import read_journal
 from sweeper.records.sweep_state import SweepState, read_sweep
@@ -44,19 +43,8 @@ def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         if path.suffix in TEXTS:
             text = path.read_text().replace("@SWEEPS@", str(sweeps)).replace("@CHECKOUT@", "/checkout")
             path.write_text(text)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.setenv("SWEEPER_CACHE", str(tmp_path / "cache"))
-    for name in ("FORCE_COLOR", "MLFLOW_TRACKING_URI", "RAY_ADDRESS", "SWEEPER_SWEEPS"):
-        monkeypatch.delenv(name, raising=False)
+    run_in(tmp_path, monkeypatch)
     return sweeps / "old"
-
-
-def ended(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as caught:
-        main(list(arguments))
-    return caught.value.code or 0
 
 
 def statuses(sweep: SweepState) -> dict[int, str]:

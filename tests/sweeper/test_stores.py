@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import ended, run_in
 
-from sweeper.cli import main
 from sweeper.errors import SpecError
 from sweeper.spec.space_file.load import load_spec
 from trainables.dataset.format.schema import DatasetFeature
@@ -22,14 +22,7 @@ SPACE = ROOT / "search_spaces" / "pusht_quick.yaml"
 
 @pytest.fixture(autouse=True)
 def _in_a_folder_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SWEEPER_CACHE", str(tmp_path / "cache"))
-
-
-def ended(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as caught:
-        main(list(arguments))
-    return caught.value.code or 0
+    run_in(tmp_path, monkeypatch)
 
 
 def test_an_address_is_no_path_of_this_machine(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 import subprocess
@@ -11,10 +10,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from rich.console import Console
+from command_line import ended, plain_console, printed, run_in
 
 from sweeper import __version__
-from sweeper.cli import COMMANDS, load_command, main
+from sweeper.cli import COMMANDS, load_command
 from sweeper.errors import ResourceError, SpecError, SweeperError
 from sweeper.machines.machine import Machine
 from sweeper.machines.plan import make_plan
@@ -48,26 +47,7 @@ resources: {workers: 2, gpu_per_worker: 0.5}
 
 @pytest.fixture(autouse=True)
 def _separate_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.delenv("FORCE_COLOR", raising=False)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-
-
-def ended(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as caught:
-        main(list(arguments))
-    return caught.value.code or 0
-
-
-def plain_console() -> Console:
-    return Console(file=io.StringIO(), width=100, highlight=False)
-
-
-def printed(console: Console) -> str:
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue()
+    run_in(tmp_path, monkeypatch)
 
 
 def test_all_faults_of_a_space_file_are_printed_and_the_exit_code_is_2(capsys, tmp_path, golden):

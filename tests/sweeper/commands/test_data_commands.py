@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import ended, run_in
 
-from sweeper.cli import main
 from sweeper.spec.space_file.overrides import read_config
 from trainables.dataset.format.schema import DatasetFeature
 from trainables.dataset.format.write import DatasetWriter
@@ -18,10 +18,7 @@ from trainables.registry import load
 
 @pytest.fixture(autouse=True)
 def _in_a_folder_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.setenv("SWEEPER_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    run_in(tmp_path, monkeypatch)
 
 
 def write(name: str = "set", bad: int | None = None, image: bool = False) -> Path:
@@ -42,12 +39,6 @@ def write(name: str = "set", bad: int | None = None, image: bool = False) -> Pat
                 columns["action"][4, 1] = np.nan
             writer.add_episode(columns, task="Draw a circle.")
     return Path(name)
-
-
-def ended(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as caught:
-        main(list(arguments))
-    return caught.value.code or 0
 
 
 def test_a_sound_dataset_ends_with_0(capsys):

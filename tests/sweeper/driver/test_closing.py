@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 from pathlib import Path
 
 import pytest
-from rich.console import Console
+from command_line import plain_console, printed
 from small_sweeps import choice, sweep
 from small_trainable import TRAINABLE
 
@@ -51,10 +50,9 @@ def cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SweepSpec:
 
 
 def go_on(spec: SweepSpec, *changes: str) -> tuple[int, str]:
-    console = Console(file=io.StringIO(), width=120)
+    console = plain_console(width=120)
     code = resume(read_sweep(spec.folder), changes, None, console)
-    assert isinstance(console.file, io.StringIO)
-    return code, console.file.getvalue()
+    return code, printed(console)
 
 
 @pytest.mark.slow

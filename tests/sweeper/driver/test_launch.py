@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import io
 import json
 import os
 import signal
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from command_line import plain_console, printed
 from rich.console import Console
 from small_sweeps import LOSS, as_optuna_reads_it, choice, spec
 
@@ -42,11 +42,7 @@ pytestmark = pytest.mark.filterwarnings("default")
 
 
 def quiet() -> Console:
-    return Console(file=io.StringIO(), width=200, highlight=False)
-
-
-def printed(console: Console) -> str:
-    return console.file.getvalue()  # type: ignore[attr-defined]
+    return plain_console(width=200)
 
 
 @pytest.fixture(autouse=True)
@@ -335,8 +331,8 @@ def test_every_combination_of_searched_data_fields_is_checked(tmp_path: Path) ->
 
 
 def test_a_log_hears_of_a_slow_check_now_and_then(tmp_path: Path) -> None:
-    console = Console(file=io.StringIO(), width=80)
+    console = plain_console(width=80)
     with checking(console, "slow") as progress:
         for number in range(100):
             progress(f"episode {number} [of 100]")
-    assert console.file.getvalue().splitlines() == ["Checking slow …", "episode 0 [of 100]"]
+    assert printed(console).splitlines() == ["Checking slow …", "episode 0 [of 100]"]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
-
 import pytest
-from rich.console import Console
+from command_line import plain_console, printed
 from small_trainable import Parabola
 
 from sweeper.driver import preflight as memory
@@ -28,9 +26,9 @@ class Heavy(Parabola):
 
 
 def said(held_gb: float, resources: SettledResources) -> str:
-    console = Console(file=io.StringIO(), width=200)
+    console = plain_console(width=200)
     check_memory(Heavy(held_gb), {}, resources, console)
-    return console.file.getvalue()  # type: ignore[attr-defined]
+    return printed(console)
 
 
 def test_what_fits_is_not_spoken_of() -> None:

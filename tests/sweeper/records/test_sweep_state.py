@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import socket
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from rich.console import Console
+from command_line import plain_console, printed
 from small_sweeps import DIMS, ERROR, LR, SCHEDULE, SUCCESS, sweep
 
 from sweeper.errors import SweepNotFoundError, UserError
@@ -78,9 +77,9 @@ def ranking(folder):
 
 
 def text_of(table, width=160):
-    console = Console(file=io.StringIO(), width=width)
+    console = plain_console(width=width)
     console.print(table)
-    return console.file.getvalue()
+    return printed(console)
 
 
 def test_trials_are_ranked_by_their_last_evaluation_and_the_best_stands_beside(played, tmp_path):
@@ -168,9 +167,9 @@ def test_the_table_shows_objective_parameters_step_time_and_reason(played, tmp_p
 def test_nothing_is_cut_off_in_eighty_columns(played, tmp_path):
     played.trial(0, [(10, 0.25), (20, 0.5)], lr=3e-4)
     played.trial(1, [(10, 0.1)], "stopped_early", "early_stop")
-    console = Console(width=80, file=io.StringIO(), color_system=None)
+    console = plain_console(width=80)
     console.print(ranking_table(read_sweep(tmp_path), width=80))
-    shown = console.file.getvalue()
+    shown = printed(console)
     assert "…" not in shown
     assert "stopped early" in shown
     assert "0:20" in shown
@@ -315,9 +314,9 @@ def test_below_the_ranking_stand_the_reasons_of_failures_and_what_was_tried_agai
     error = played.folder / "trials" / "1" / "error.txt"
     error.parent.mkdir(parents=True)
     error.write_text("diverged\n")
-    console = Console(file=io.StringIO(), width=80)
+    console = plain_console(width=80)
     print_ranking(console, read_sweep(played.folder))
-    text = console.file.getvalue()
+    text = printed(console)
     assert "trial 1 failed: diverged: diverged\n" in text
     assert f"last lines and path of its log: {error}\n" in text
     assert "was retried after out_of_memory (1×), now with train.gradient_accumulation_steps = 2" in text
