@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import bisect
 import math
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from typing import Protocol
 
 from sweeper.records.status import TrialStatus
 from sweeper.records.trial_state import TrialState
@@ -56,26 +58,82 @@ def _costs(trial: TrialState, objectives: Sequence[Objective]) -> tuple[float, .
 
 
 def _fronts(trials: Sequence[TrialState], objectives: Sequence[Objective]) -> dict[int, int]:
-    """Number of the front of each trial: 0 where none of the others is better in everything."""
-    # In this order nothing is dominated by what comes later; and what nobody of a front dominates, nobody
-    # of the fronts behind it does: its own is found by bisection (Zhang et al. 2015, ENS-BS).
-    fronts: list[list[tuple[float, ...]]] = []
+    """Number of the front of each trial: 0 if none of the others is better in everything."""
+    # Trials with equal values share a front, so that each combination of values is placed once. A hard task
+    # may give thousands of trials the same value.
+    equal: dict[tuple[float, ...], list[int]] = {}
+    for trial in trials:
+        equal.setdefault(_costs(trial, objectives), []).append(trial.number)
+    # In this order nothing is dominated by what comes later. If no member of a front dominates a trial, then
+    # no member of the fronts behind it does: its own is found by bisection (Zhang et al. 2015, ENS-BS).
+    fronts: list[_Front] = []
     found: dict[int, int] = {}
-    for costs, number in sorted((_costs(trial, objectives), trial.number) for trial in trials):
-        front = bisect.bisect_left(fronts, True, key=partial(_is_undominated, costs))
-        if front == len(fronts):
-            fronts.append([])
-        fronts[front].append(costs)
-        found[number] = front
+    for costs in sorted(equal):
+        place = bisect.bisect_left(fronts, True, key=partial(_is_undominated, costs))
+        if place == len(fronts):
+            fronts.append(_SortedFront() if len(costs) <= 3 else _AnyFront())
+        fronts[place].add(costs)
+        found.update(dict.fromkeys(equal[costs], place))
     return found
 
 
-def _is_undominated(costs: Sequence[float], others: Iterable[Sequence[float]]) -> bool:
-    return not any(_dominates(other, costs) for other in others)
+def _is_undominated(costs: tuple[float, ...], front: _Front) -> bool:
+    return not front.dominates(costs)
 
 
-def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:
-    return all(a <= b for a, b in zip(one, other, strict=True)) and tuple(one) != tuple(other)
+class _Front(Protocol):
+    """Costs of which none dominates another. They are added in ascending order, each once."""
+
+    def dominates(self, costs: tuple[float, ...]) -> bool:
+        """Whether a member dominates costs that come later in this order."""
+
+    def add(self, costs: tuple[float, ...]) -> None:
+        """Add costs that no member dominates."""
+
+
+class _SortedFront:
+    """A front of up to three objectives.
+
+    The first objective of a member is never worse than that of later costs, and equal costs are not placed
+    twice. So a member dominates later costs if it is not worse in the second and the third. Of the members
+    only those matter that no other member beats in these two: from the best second to the worst, their third
+    improves.
+    """
+
+    def __init__(self) -> None:
+        self._seconds: list[float] = []
+        self._thirds: list[float] = []
+
+    def dominates(self, costs: tuple[float, ...]) -> bool:
+        second, third = self._without_first(costs)
+        place = bisect.bisect_right(self._seconds, second)
+        return place > 0 and self._thirds[place - 1] <= third
+
+    def add(self, costs: tuple[float, ...]) -> None:
+        second, third = self._without_first(costs)
+        begin = end = bisect.bisect_left(self._seconds, second)
+        while end < len(self._thirds) and self._thirds[end] >= third:
+            end += 1
+        self._seconds[begin:end] = [second]
+        self._thirds[begin:end] = [third]
+
+    @staticmethod
+    def _without_first(costs: tuple[float, ...]) -> tuple[float, float]:
+        second, third = (*costs[1:], 0.0, 0.0)[:2]
+        return second, third
+
+
+class _AnyFront:
+    """A front of any number of objectives; it compares with every member."""
+
+    def __init__(self) -> None:
+        self._members: list[tuple[float, ...]] = []
+
+    def dominates(self, costs: tuple[float, ...]) -> bool:
+        return any(all(map(operator.le, member, costs)) for member in reversed(self._members))
+
+    def add(self, costs: tuple[float, ...]) -> None:
+        self._members.append(costs)
 
 
 def is_better(value: float, than: float | None, goal: str) -> bool:
