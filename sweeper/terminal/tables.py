@@ -83,19 +83,24 @@ def ranking_table(sweep: SweepState, top: int | None = None, width: int | None =
         width: Characters of the terminal; None for as many as the table needs. In a narrow terminal the least
             important columns are left out.
     """
-    trials = sweep.ranking()[:top]
+    return _ranking_table(sweep, sweep.ranking()[:top], width)
+
+
+def _ranking_table(sweep: SweepState, trials: Sequence[TrialState], width: int | None) -> Table:
     names = short_names(sweep.varying)
     columns = [Column("trial"), Column("state", justify="left", wraps=True)]
+    values: list[tuple[str, bool]] = []
     for objective in sweep.objectives:
         arrow = "↑" if objective.goal == "maximize" else "↓"
         columns.append(Column(stacked(f"{objective.name} {arrow}"), style="bold"))
-        if _best_differs(trials, objective.name):
+        values.append((objective.name, _best_differs(trials, objective.name)))
+        if values[-1][1]:
             columns.append(Column("best", style="dim", spare=2))
     columns += [Column(stacked(name)) for name in names.values()]
     costs = cost_of(sweep).trials if gpus_per_trial(sweep) else {}
     columns += [Column("step", spare=1), Column("time", spare=3)]
     columns += [Column("GPU-\nhours", spare=4)] if costs else []
-    rows = [_cells(sweep, trials, trial) for trial in trials]
+    rows = [_cells(trial, values, list(names)) for trial in trials]
     if costs:
         rows = [[*row, f"{costs[trial.number]:.2f}"] for row, trial in zip(rows, trials, strict=True)]
     return fitted_table(columns, rows, width, title=f"{sweep.name}: {_summary(sweep)}")
@@ -182,20 +187,21 @@ def fitted_table(
 
 def print_ranking(console: Console, sweep: SweepState, top: int | None = None) -> None:
     """Print the ranking: fitted to a terminal, and whole into a file or a pipe."""
+    ranking = sweep.ranking()
     if console.is_terminal:
-        console.print(ranking_table(sweep, top, console.width))
+        console.print(_ranking_table(sweep, ranking[:top], console.width))
     else:
         narrow, console.width = console.width, WIDE
-        console.print(ranking_table(sweep, top))
+        console.print(_ranking_table(sweep, ranking[:top], None))
         console.width = narrow
-    for remark in _remarks(sweep):
+    for remark in _remarks(sweep, ranking):
         console.print(remark, soft_wrap=True)
 
 
-def _remarks(sweep: SweepState) -> list[Text]:
+def _remarks(sweep: SweepState, ranking: Sequence[TrialState]) -> list[Text]:
     """The lines below the table: why trials failed, where their logs are, and which were retried."""
     remarks = []
-    failed = [trial for trial in sweep.ranking() if trial.status == TrialStatus.FAILED]
+    failed = [trial for trial in ranking if trial.status == TrialStatus.FAILED]
     for trial in failed[:FAILURES_SHOWN]:
         message = (trial.message.splitlines() or [""])[0]
         remarks.append(Text(f"trial {trial.number} failed: {trial.reason}: {message}", style="red"))
@@ -206,7 +212,7 @@ def _remarks(sweep: SweepState) -> list[Text]:
         remarks.append(
             Text(f"{len(failed) - FAILURES_SHOWN} more trials failed; --json shows all.", style="red")
         )
-    for trial in sweep.ranking():
+    for trial in ranking:
         if trial.retries:
             reasons = ", ".join(f"{reason} ({count}×)" for reason, count in trial.retries.items())
             changed = "".join(f", now with {name} = {value_text(to)}" for name, to in trial.changes.items())
@@ -218,13 +224,22 @@ def _best_differs(trials: Sequence[TrialState], name: str) -> bool:
     return any(trial.final.get(name) != trial.best.get(name) for trial in trials)
 
 
-def _cells(sweep: SweepState, trials: Sequence[TrialState], trial: TrialState) -> list[Text | str]:
+def _cells(
+    trial: TrialState, values: Sequence[tuple[str, bool]], parameters: Sequence[str]
+) -> list[Text | str]:
+    """The cells of a trial.
+
+    Args:
+        trial: The trial.
+        values: Each objective, and whether the table has a column for its best value.
+        parameters: The searched parameters.
+    """
     cells: list[Text | str] = [str(trial.number), trial_state_text(trial)]
-    for objective in sweep.objectives:
-        cells.append(number_text(trial.final.get(objective.name)))
-        if _best_differs(trials, objective.name):
-            cells.append(number_text(trial.best.get(objective.name)))
-    cells += [stacked(value_text(trial.values.get(name, ""))) for name in sweep.varying]
+    for name, with_best in values:
+        cells.append(number_text(trial.final.get(name)))
+        if with_best:
+            cells.append(number_text(trial.best.get(name)))
+    cells += [stacked(value_text(trial.values.get(name, ""))) for name in parameters]
     return [*cells, str(trial.step), clock_text(trial.duration_s())]
 
 
