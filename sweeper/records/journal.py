@@ -28,7 +28,7 @@ from sweeper.layout import RESERVE
 from sweeper.masking import masked
 from sweeper.records.events import Event, EventKind
 
-__all__ = ["Chunk", "Journal", "line_of_event", "read_journal"]
+__all__ = ["Chunk", "Journal", "events_in", "line_of_event", "read_journal", "read_lines"]
 
 RESERVE_BYTES = 1_000_000
 """Room that a journal gives up when its disk is full: enough to write down how everything ended."""
@@ -160,6 +160,12 @@ def read_journal(path: Path, offset: int = 0, max_bytes: int | None = None) -> C
         offset: Where to begin; 0, or the ``offset`` of an earlier chunk.
         max_bytes: Read about this much, and at least one event if there is one; None for everything.
     """
+    lines = read_lines(path, offset, max_bytes)
+    return Chunk(events_in(lines), offset + len(lines))
+
+
+def read_lines(path: Path, offset: int = 0, max_bytes: int | None = None) -> bytes:
+    """Read the complete lines from byte ``offset`` on; arguments as for `read_journal`."""
     try:
         with path.open("rb") as file:
             file.seek(offset)
@@ -167,11 +173,13 @@ def read_journal(path: Path, offset: int = 0, max_bytes: int | None = None) -> C
             if max_bytes is not None and b"\n" not in data:
                 data += file.readline()
     except FileNotFoundError:
-        return Chunk([], offset)
-    complete = data[: data.rfind(b"\n") + 1]
-    # A line that is not an event was cut short by a crash.
-    events = [event for line in complete.splitlines() if (event := _parse(line)) is not None]
-    return Chunk(events, offset + len(complete))
+        return b""
+    return data[: data.rfind(b"\n") + 1]
+
+
+def events_in(lines: bytes) -> list[Event]:
+    """Return the events in some lines; a line that is not an event was cut short by a crash."""
+    return [event for line in lines.splitlines() if (event := _parse(line)) is not None]
 
 
 def line_of_event(path: Path, index: int) -> int:

@@ -13,24 +13,45 @@ from __future__ import annotations
 import difflib
 import math
 import socket
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import psutil
 
 from sweeper.errors import SweepDamagedError, SweepNotFoundError, UserError
 from sweeper.layout import JOURNAL, moved_path
 from sweeper.records.events import Event, EventKind, event_fault
-from sweeper.records.journal import line_of_event, read_journal
+from sweeper.records.journal import events_in, line_of_event, read_lines
 from sweeper.records.ranking import is_better, ranked
 from sweeper.records.status import SweepStatus, TrialStatus
 from sweeper.records.trial_state import TrialState
 from sweeper.spec.sweep import BudgetSpec, Objective
 
-__all__ = ["SweepState", "driver_runs", "find_sweep", "list_sweeps", "read_sweep", "update_sweep"]
+__all__ = [
+    "Digest",
+    "SweepState",
+    "driver_runs",
+    "events_after",
+    "find_sweep",
+    "list_sweeps",
+    "read_sweep",
+    "update_sweep",
+]
+
+
+STRETCH_BYTES = 2 * 1024**2
+"""Bytes of a journal that are read at a time: a journal of a large sweep has hundreds of megabytes."""
+
+
+class Digest(Protocol):
+    """A digest of `hashlib`."""
+
+    def update(self, data: bytes, /) -> None:
+        """Add some bytes."""
 
 
 @dataclass
@@ -53,6 +74,8 @@ class SweepState:
             ``cancelling``.
         heard: When it was last heard of, in seconds since 1970.
         offset: Byte of the journal up to which `update_sweep` has read it.
+        keeps_series: Whether the trials have every value of what `tracked` names (`TrialState.series`). A
+            driver that resumes a sweep needs the values; to show a sweep the last and the best suffice.
     """
 
     folder: Path
@@ -69,7 +92,10 @@ class SweepState:
     steered: str = ""
     heard: float = 0.0
     offset: int = 0
+    keeps_series: bool = True
     _events_read: int = 0
+    _lines_read: int = 0
+    _tracked: tuple[Objective, ...] = field(default=(), repr=False, compare=False)
     _since: float | None = None
     _ran_s: float = 0.0
 
@@ -197,6 +223,7 @@ class SweepState:
         self.name = self.folder.name or event["sweep"]
         self.sweep_id, self.spec = event["sweep_id"], event["spec"]
         self.info, self.driver = event["info"], event["driver"]
+        self._tracked = ()
         self.started = self.started or event["time"]
         # A driver that was killed ran at least until it was last heard of.
         self._stop_clock(self.heard)
@@ -234,7 +261,9 @@ class SweepState:
     def _trial_start(self, event: Event) -> None:
         number = event["trial"]
         if number not in self.trials:
-            self.trials[number] = TrialState(number, event["values"], event["config"], event["time"])
+            # Thousands of configurations have the same names: each name is kept once.
+            config = {sys.intern(name): value for name, value in event["config"].items()}
+            self.trials[number] = TrialState(number, event["values"], config, event["time"])
         self.trials[number].start_clock(event["time"])
 
     def _trial_retry(self, trial: TrialState, event: Event) -> None:
@@ -247,20 +276,26 @@ class SweepState:
         trial.config = {**trial.config, **event["changes"]}
 
     def _report(self, trial: TrialState, event: Event) -> None:
-        metrics = {name: float(value) for name, value in event["metrics"].items()}
-        trial.at_last_step = (trial.at_last_step if event["step"] == trial.step else set()) | set(metrics)
-        trial.step = event["step"]
-        trial.first = trial.first or (event["time"], event["step"])
+        step, metrics = event["step"], {name: float(value) for name, value in event["metrics"].items()}
+        if step == trial.step:
+            trial.at_last_step.update(metrics)
+        else:
+            trial.at_last_step = set(metrics)
+        trial.step = step
+        trial.first = trial.first or (event["time"], step)
         trial.metrics |= metrics
-        trial.artifacts |= {name: self._here(path) for name, path in event.get("artifacts", {}).items()}
+        if "artifacts" in event:
+            trial.artifacts |= {name: self._here(path) for name, path in event["artifacts"].items()}
         checkpoint = self._here(event["checkpoint"]) if event.get("checkpoint") else None
         trial.checkpoint = checkpoint or trial.checkpoint
-        for position, objective in enumerate(self.tracked):
+        self._tracked = self._tracked or self.tracked
+        for position, objective in enumerate(self._tracked):
             if objective.name not in metrics:
                 continue
             value = metrics[objective.name]
             trial.final[objective.name] = value
-            trial.series.setdefault(objective.name, []).append((event["step"], value))
+            if self.keeps_series:
+                trial.series.setdefault(objective.name, []).append((step, value))
             if is_better(value, trial.best.get(objective.name), objective.goal):
                 trial.best[objective.name] = value
                 if position == 0:
@@ -274,6 +309,7 @@ class SweepState:
 
     def series(self, metric: str) -> dict[int, list[tuple[int, float]]]:
         """Every (step, value) of a metric of `tracked`, by trial; failed trials are left out."""
+        assert self.keeps_series, "a summary of a sweep has no series: use read_sweep"
         return {
             number: trial.series[metric]
             for number, trial in self.trials.items()
@@ -319,29 +355,53 @@ def read_sweep(folder: Path) -> SweepState:
     return sweep
 
 
-def update_sweep(sweep: SweepState) -> None:
+def update_sweep(sweep: SweepState, digest: Digest | None = None) -> None:
     """Apply the events that were added to a sweep's journal since it was last read.
 
     The process that writes the journal applies its own events itself, and must not call this afterwards.
+
+    Args:
+        sweep: The sweep.
+        digest: Receives every line whose event was applied.
 
     Raises:
         SweepDamagedError: If the journal contradicts itself; names the line.
     """
     path = sweep.folder / JOURNAL
+    while lines := _lines_from(path, sweep.offset):
+        for event in events_in(lines):
+            try:
+                sweep.apply(event)
+            except SweepDamagedError as fault:
+                line = line_of_event(path, sweep._events_read)
+                raise SweepDamagedError(
+                    f"{path}, line {line}: {fault}. The journal was damaged, or another program wrote into "
+                    "it. Keep a copy of it and repair that line."
+                ) from None
+            sweep._events_read += 1
+        if digest is not None:
+            digest.update(lines)
+        sweep._lines_read += lines.count(b"\n")
+        sweep.offset += len(lines)
+
+
+def events_after(sweep: SweepState, offset: int) -> int:
+    """Count the events from a byte of the journal on; the sweep was read from the same journal."""
+    path, found = sweep.folder / JOURNAL, 0
+    while lines := _lines_from(path, offset):
+        # Lines are counted much faster than they are parsed. Without a line that a crash cut short, each is
+        # an event.
+        whole = sweep._lines_read == sweep._events_read and offset + len(lines) <= sweep.offset
+        found += lines.count(b"\n") if whole else len(events_in(lines))
+        offset += len(lines)
+    return found
+
+
+def _lines_from(path: Path, offset: int) -> bytes:
     try:
-        chunk = read_journal(path, sweep.offset)
+        return read_lines(path, offset, STRETCH_BYTES)
     except OSError as error:
         raise SweepDamagedError(f"{path} cannot be read: {error.strerror}.") from error
-    for index, event in enumerate(chunk.events, start=sweep._events_read):
-        try:
-            sweep.apply(event)
-        except SweepDamagedError as fault:
-            raise SweepDamagedError(
-                f"{path}, line {line_of_event(path, index)}: {fault}. The journal was damaged, or another "
-                "program wrote into it. Keep a copy of it and repair that line."
-            ) from None
-    sweep.offset = chunk.offset
-    sweep._events_read += len(chunk.events)
 
 
 def driver_runs(driver: Mapping[str, Any]) -> bool:

@@ -5,15 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from pathlib import Path
 from typing import Any
 
-from sweeper.layout import JOURNAL, STATE, trial_folder
+from sweeper.layout import STATE, trial_folder
 from sweeper.records.forecast import Forecast, cost_of, gpu_hours_json
-from sweeper.records.journal import read_journal
 from sweeper.records.ranking import ORDER
 from sweeper.records.status import TrialStatus
-from sweeper.records.sweep_state import SweepState
+from sweeper.records.sweep_state import SweepState, events_after
 from sweeper.tracking.state import read_state
 from sweeper.trial.exchange import progress_of
 
@@ -54,7 +52,7 @@ def status_of(sweep: SweepState) -> Plain:
         "best": _best(forecast),
         "running": [_running(forecast, trial.number, now) for trial in forecast.running()],
         "waiting": [{"trial": t.number, "needs": t.needs} for t in forecast.running() if t.needs],
-        "mlflow": _mlflow(sweep.folder),
+        "mlflow": _mlflow(sweep),
     }
 
 
@@ -110,10 +108,10 @@ def _running(forecast: Forecast, number: int, now: float) -> Plain:
     }
 
 
-def _mlflow(folder: Path) -> Plain:
+def _mlflow(sweep: SweepState) -> Plain:
     """What MLflow has of the journal, as the driver left it on the disk."""
-    sent = read_state(folder / STATE)
-    events = len(read_journal(folder / JOURNAL, 0 if sent is None else sent.offset).events)
+    sent = read_state(sweep.folder / STATE)
+    events = events_after(sweep, 0 if sent is None else sent.offset)
     files = 0 if sent is None else len(sent.artifacts)
     return {
         "uri": "" if sent is None else sent.uri,
