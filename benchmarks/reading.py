@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine
-from sweeper.layout import JOURNAL
+from sweeper.layout import INDEX, JOURNAL
 from sweeper.records.events import EventKind
 from sweeper.records.journal import Journal
 from sweeper.spec.space_file.load import load_spec
@@ -49,8 +49,6 @@ METRICS = (
     "system/gpu_memory_gb",
 )
 SUCCESS = "rollout/success_rate"
-INDEX = "journal.index"
-"""What the name of an index begins with."""
 
 
 def run(folder: Path) -> list[dict[str, Any]]:
@@ -71,7 +69,7 @@ def run(folder: Path) -> list[dict[str, Any]]:
 
 
 def write_sweep(sweeps: Path, name: str, trials: int) -> None:
-    """Write the journal of a sweep without a driver: every success rate is 0, and one trial still runs."""
+    """Write the journal of a sweep: every success rate is 0, and the last trial still runs."""
     folder = sweeps / name
     if (folder / JOURNAL).exists():
         return
@@ -88,7 +86,6 @@ def write_sweep(sweeps: Path, name: str, trials: int) -> None:
                 _report(journal, number, report, generator)
             if number < trials - 1:
                 _end(journal, number)
-        journal.append(EventKind.SWEEP_END, status="interrupted", message="Interrupted by the user.")
 
 
 def _start(journal: Journal, spec: SweepSpec) -> None:
@@ -156,7 +153,7 @@ def _end(journal: Journal, trial: int) -> None:
 
 
 def _cases(title: str, sweeps: Path, command: Sequence[str]) -> Iterator[dict[str, Any]]:
-    for index in sweeps.glob(f"*/{INDEX}*"):
+    for index in sweeps.glob(f"*/{INDEX}"):
         index.unlink()
     yield {"what": f"{title}: no index"} | measure(command)
     yield {"what": f"{title}: index"} | measure(command)

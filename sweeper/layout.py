@@ -15,6 +15,7 @@ __all__ = [
     "DRIVER_LOG",
     "ERROR",
     "ERROR_TEXT",
+    "INDEX",
     "JOURNAL",
     "LOCK",
     "LOG",
@@ -52,6 +53,9 @@ ERROR_TEXT = "error.txt"
 
 JOURNAL = "journal.jsonl"
 """Name of the journal in a sweep's folder."""
+
+INDEX = "journal.index"
+"""Name of the file beside it from which readers get the state of a large sweep; may be deleted."""
 
 RESERVE = "journal.reserve"
 """Name of the file beside it that keeps some room on the disk."""

@@ -14,8 +14,9 @@ import typer
 
 from sweeper.commands.options import Json, Sweep, SweepsFolder, open_console
 from sweeper.layout import STATE
-from sweeper.records.sweep_state import find_sweep, read_sweep
-from sweeper.records.sweep_state import list_sweeps as read_sweeps
+from sweeper.records.summary import list_sweeps as read_sweeps
+from sweeper.records.summary import read_summary
+from sweeper.records.sweep_state import find_sweep
 from sweeper.terminal.as_json import to_json
 from sweeper.terminal.result import print_links, sweeps_option
 from sweeper.terminal.tables import print_ranking, sweeps_table
@@ -34,7 +35,7 @@ def results(
     as_json: Json = False,
 ) -> None:
     """Show a sweep's trials, best first. Works while the sweep runs."""
-    found = read_sweep(find_sweep(sweep, sweeps))
+    found = read_summary(find_sweep(sweep, sweeps))
     found.mark_interrupted()
     if as_json:
         typer.echo(json.dumps(to_json(found), indent=2))
@@ -74,7 +75,7 @@ def ui(
 ) -> None:
     """Serve MLflow's web pages for a sweep on this machine until Ctrl-C."""
     folder = find_sweep(sweep, sweeps)
-    found = read_sweep(folder)
+    found = read_summary(folder)
     uri = found.spec["tracking"]["uri"]
     if uri is not None and uri.startswith(("http://", "https://")):
         typer.echo(f"The runs of {sweep} are on the MLflow server at {uri}")

@@ -14,7 +14,8 @@ import typer
 from sweeper.commands.options import Json, Sweep, SweepsFolder, open_console
 from sweeper.driver.resume import resume as resume_here
 from sweeper.driver.resume import without_driver
-from sweeper.records.sweep_state import SweepState, find_sweep, list_sweeps, read_sweep
+from sweeper.records.summary import list_sweeps, read_summary
+from sweeper.records.sweep_state import SweepState, find_sweep
 from sweeper.steering import entrance
 from sweeper.steering.operations import LocalSweep, RunningSweep
 from sweeper.steering.status import board_of, status_of
@@ -284,7 +285,7 @@ def resume(
         return
     code = resume_here(state, changes or (), address, open_console(stderr=as_json))
     if as_json:
-        typer.echo(json.dumps(to_json(read_sweep(state.folder)), indent=2))
+        typer.echo(json.dumps(to_json(read_summary(state.folder)), indent=2))
     raise typer.Exit(code)
 
 

@@ -2,7 +2,8 @@
 
 - ``journal``: appends and reads
 - ``events``: the kinds of event: documentation and checks of each
-- ``sweep_state``: the state of a sweep, from its journal; finds, reads and lists sweeps
+- ``sweep_state``: the state of a sweep, from its journal; finds and reads sweeps
+- ``summary``: the same without the series of trials, through an index; lists sweeps
 - ``trial_state``: the state of a trial
 - ``ranking``: which trials are better
 - ``forecast``: GPU-hours and time, used so far and expected

@@ -10,7 +10,23 @@ from typing import Any
 from sweeper.records.status import SWEEP_ENDS, TRIAL_ENDS
 from sweeper.spec.sweep import BudgetSpec, SweepSpec
 
-__all__ = ["Event", "EventKind", "event_fault"]
+__all__ = [
+    "Check",
+    "Event",
+    "EventKind",
+    "event_fault",
+    "is_driver",
+    "is_info",
+    "is_mapping",
+    "is_names",
+    "is_path",
+    "is_text",
+    "is_texts",
+    "is_time",
+    "is_trial",
+    "is_whole",
+    "spec_fault",
+]
 
 Event = dict[str, Any]
 """One line: ``event`` (an `EventKind`), ``time`` (seconds since 1970), and what belongs to that kind."""
@@ -83,7 +99,7 @@ def event_fault(event: Event, started: Mapping[int, object], *, begun: bool = Tr
     """
     kind = event["event"]
     checks = _FIELDS.get(kind) if isinstance(kind, str) else None
-    if not isinstance(kind, str) or not _is_time(event["time"]):
+    if not isinstance(kind, str) or not is_time(event["time"]):
         return "`event` is not a word, or `time` is not a time"
     if checks is None:
         return ""  # of a later version: it is passed over
@@ -94,7 +110,7 @@ def event_fault(event: Event, started: Mapping[int, object], *, begun: bool = Tr
         elif not check(event[name]):
             return f"{kind}: `{name}` is not {wanted}"
     if kind == EventKind.SWEEP_START:
-        return _spec_fault(event["spec"])
+        return spec_fault(event["spec"])
     if not begun and kind != EventKind.NOTE:
         return f"{kind}: the sweep had not started"
     if kind in _OF_TRIALS and event["trial"] not in started:
@@ -102,35 +118,37 @@ def event_fault(event: Event, started: Mapping[int, object], *, begun: bool = Tr
     return ""
 
 
-def _spec_fault(spec: Mapping[str, Any]) -> str:
+def spec_fault(spec: Mapping[str, Any]) -> str:
     """What is wrong with a sweep as plain types."""
     try:
         made = SweepSpec.from_dict(spec)
     except Exception as error:  # whatever plain types of another shape may run into
         return f"sweep_start: `spec` is not a sweep: {type(error).__name__}: {error}"[:300]
     sound = (
-        _is_text(made.name)
-        and _is_text(made.trainable)
+        is_text(made.name)
+        and is_text(made.trainable)
         and bool(made.objectives)
-        and all(_is_text(item.name) and item.goal in ("minimize", "maximize") for item in made.objectives)
+        and all(is_text(item.name) and item.goal in ("minimize", "maximize") for item in made.objectives)
         and _is_budget(spec["budget"])
-        and (made.tracking.uri is None or _is_text(made.tracking.uri))
-        and _is_text(made.tracking.experiment)
-        and all(_is_text(parameter.name) for parameter in made.space.parameters)
+        and (made.tracking.uri is None or is_text(made.tracking.uri))
+        and is_text(made.tracking.experiment)
+        and all(is_text(parameter.name) for parameter in made.space.parameters)
     )
     if not sound:
         return "sweep_start: `spec` is not a sweep: a name, an objective, the budget or where its runs go"
     stop = made.early_stop
-    if stop is not None and not (_is_text(stop.metric) and stop.goal in ("minimize", "maximize")):
+    if stop is not None and not (is_text(stop.metric) and stop.goal in ("minimize", "maximize")):
         return "sweep_start: `spec` is not a sweep: `early_stop`"
     return ""
 
 
-def _is_text(value: Any) -> bool:
+def is_text(value: Any) -> bool:
+    """Whether a value is a text."""
     return isinstance(value, str)
 
 
-def _is_whole(value: Any) -> bool:
+def is_whole(value: Any) -> bool:
+    """Whether a value is a whole number that every database can store."""
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
 
 
@@ -142,35 +160,41 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, float)
 
 
-def _is_time(value: Any) -> bool:
+def is_time(value: Any) -> bool:
+    """Whether a value is a time in seconds since 1970."""
     return _is_number(value) and not isinstance(value, (str, bool)) and 0 <= value < LATEST_S
 
 
-def _is_trial(value: Any) -> bool:
-    return _is_whole(value) and 0 <= value < MOST_TRIALS
+def is_trial(value: Any) -> bool:
+    """Whether a value is the number of a trial."""
+    return is_whole(value) and 0 <= value < MOST_TRIALS
 
 
-def _is_mapping(value: Any) -> bool:
+def is_mapping(value: Any) -> bool:
+    """Whether a value is a mapping."""
     return isinstance(value, dict)
 
 
 def _is_numbers(value: Any) -> bool:
-    if not _is_mapping(value):
+    if not is_mapping(value):
         return False
     # Most metrics of most reports are floats, which need no closer look.
     return _FLOAT.issuperset(map(type, value.values())) or all(map(_is_number, value.values()))
 
 
-def _is_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_is_text, value))
+def is_texts(value: Any) -> bool:
+    """Whether a value is a list of texts."""
+    return isinstance(value, list) and all(map(is_text, value))
 
 
-def _is_names(value: Any) -> bool:
-    return _is_mapping(value) and all(map(_is_text, value.values()))
+def is_names(value: Any) -> bool:
+    """Whether a value is a mapping of texts."""
+    return is_mapping(value) and all(map(is_text, value.values()))
 
 
-def _is_path(value: Any) -> bool:
-    return _is_text(value) and "\0" not in value
+def is_path(value: Any) -> bool:
+    """Whether a value can be a path."""
+    return is_text(value) and "\0" not in value
 
 
 def _is_limit(value: Any) -> bool:
@@ -185,32 +209,34 @@ def _is_budget(value: Any) -> bool:
     except TypeError:
         return False
     limits = (made.hours, made.gpu_hours, made.max_failed)
-    return _is_whole(made.trials) and all(map(_is_limit, limits))
+    return is_whole(made.trials) and all(map(_is_limit, limits))
 
 
-def _is_driver(value: Any) -> bool:
-    if not _is_mapping(value):
+def is_driver(value: Any) -> bool:
+    """Whether a value describes the process of a driver."""
+    if not is_mapping(value):
         return False
-    return _is_whole(value.get("pid", 0)) and _is_time(value.get("started", 0.0))
+    return is_whole(value.get("pid", 0)) and is_time(value.get("started", 0.0))
 
 
-def _is_info(value: Any) -> bool:
-    if not _is_mapping(value):
+def is_info(value: Any) -> bool:
+    """Whether a value is information about a sweep, with numbers of resources."""
+    if not is_mapping(value):
         return False
     resources, steps = value.get("resources"), value.get("steps")
-    return (steps is None or _is_whole(steps)) and (
+    return (steps is None or is_whole(steps)) and (
         resources is None
         or (_is_numbers(resources) and not any(isinstance(number, str) for number in resources.values()))
     )
 
 
-_TEXT = (_is_text, "a text", True)
+_TEXT = (is_text, "a text", True)
 
-_TRIAL = (_is_trial, "the number of a trial", True)
+_TRIAL = (is_trial, "the number of a trial", True)
 
-_STEP = (_is_whole, "a whole number", True)
+_STEP = (is_whole, "a whole number", True)
 
-_MAPPING = (_is_mapping, "a mapping", True)
+_MAPPING = (is_mapping, "a mapping", True)
 
 _NUMBERS = (_is_numbers, "numbers by name", True)
 
@@ -225,16 +251,16 @@ _FIELDS: Mapping[str, Mapping[str, tuple[Check, str, bool]]] = {
         "sweep_id": _TEXT,
         "spec": _MAPPING,
         "space": _SAID_TEXT,
-        "info": (_is_info, "information with numbers of resources", True),
-        "driver": (_is_driver, "a process", True),
+        "info": (is_info, "information with numbers of resources", True),
+        "driver": (is_driver, "a process", True),
     },
     EventKind.TRIAL_START: {"trial": _TRIAL, "config": _MAPPING, "values": _MAPPING},
     EventKind.REPORT: {
         "trial": _TRIAL,
         "step": _STEP,
         "metrics": _NUMBERS,
-        "artifacts": (_is_names, "paths by name", False),
-        "checkpoint": (_is_path, "a path", False),
+        "artifacts": (is_names, "paths by name", False),
+        "checkpoint": (is_path, "a path", False),
     },
     EventKind.TRIAL_RETRY: {
         "trial": _TRIAL,
@@ -246,7 +272,7 @@ _FIELDS: Mapping[str, Mapping[str, tuple[Check, str, bool]]] = {
     },
     EventKind.CHECKPOINTS_DROPPED: {
         "trial": _TRIAL,
-        "folders": (lambda value: _is_texts(value) and all(map(_is_path, value)), "a list of paths", True),
+        "folders": (lambda value: is_texts(value) and all(map(is_path, value)), "a list of paths", True),
     },
     EventKind.TRIAL_END: {
         "trial": _TRIAL,
@@ -263,7 +289,7 @@ _FIELDS: Mapping[str, Mapping[str, tuple[Check, str, bool]]] = {
     EventKind.STEER: {
         "action": (lambda value: value in ACTIONS, f"one of {', '.join(ACTIONS)}", True),
         "text": _SAID_TEXT,
-        "trial": (_is_trial, "the number of a trial", False),
+        "trial": (is_trial, "the number of a trial", False),
         "budget": (_is_budget, "a budget", False),
     },
     EventKind.SWEEP_END: {

@@ -32,12 +32,14 @@ from sweeper.records.trial_state import TrialState
 from sweeper.spec.sweep import BudgetSpec, Objective
 
 __all__ = [
+    "STRETCH_BYTES",
     "Digest",
     "SweepState",
     "driver_runs",
     "events_after",
     "find_sweep",
-    "list_sweeps",
+    "interned",
+    "not_a_sweep",
     "read_sweep",
     "update_sweep",
 ]
@@ -261,8 +263,7 @@ class SweepState:
     def _trial_start(self, event: Event) -> None:
         number = event["trial"]
         if number not in self.trials:
-            # Thousands of configurations have the same names: each name is kept once.
-            config = {sys.intern(name): value for name, value in event["config"].items()}
+            config = interned(event["config"])
             self.trials[number] = TrialState(number, event["values"], config, event["time"])
         self.trials[number].start_clock(event["time"])
 
@@ -349,10 +350,15 @@ def read_sweep(folder: Path) -> SweepState:
     sweep = SweepState(folder)
     update_sweep(sweep)
     if not sweep.spec:
-        raise SweepNotFoundError(
-            f"{folder}: not a sweep's folder: {JOURNAL} is missing or empty. `sweeper list` shows sweeps."
-        )
+        raise not_a_sweep(folder)
     return sweep
+
+
+def not_a_sweep(folder: Path) -> SweepNotFoundError:
+    """Return the error for a folder without events."""
+    return SweepNotFoundError(
+        f"{folder}: not a sweep's folder: {JOURNAL} is missing or empty. `sweeper list` shows sweeps."
+    )
 
 
 def update_sweep(sweep: SweepState, digest: Digest | None = None) -> None:
@@ -404,6 +410,11 @@ def _lines_from(path: Path, offset: int) -> bytes:
         raise SweepDamagedError(f"{path} cannot be read: {error.strerror}.") from error
 
 
+def interned(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration whose names are kept once in memory: thousands of trials have the same names."""
+    return {sys.intern(name): value for name, value in config.items()}
+
+
 def driver_runs(driver: Mapping[str, Any]) -> bool:
     """Whether a driver, as the journal calls it, still runs; one on another host is believed to."""
     if driver.get("host") != socket.gethostname():
@@ -413,23 +424,6 @@ def driver_runs(driver: Mapping[str, Any]) -> bool:
         return abs(process.create_time() - float(driver["started"])) < 2.0
     except (psutil.Error, KeyError, ValueError):
         return False
-
-
-def list_sweeps(folder: Path) -> tuple[list[SweepState], dict[str, str]]:
-    """The sweeps in a folder, the last started first; and of those that cannot be read what is wrong.
-
-    Returns:
-        The sweeps; and a sentence by the name of the folder. Other folders are skipped.
-    """
-    sweeps, damaged = [], {}
-    for journal in sorted(folder.glob(f"*/{JOURNAL}")):
-        try:
-            sweeps.append(read_sweep(journal.parent))
-        except SweepDamagedError as error:
-            damaged[journal.parent.name] = str(error)
-        except SweepNotFoundError:
-            continue
-    return sorted(sweeps, key=lambda sweep: -sweep.started), damaged
 
 
 def find_sweep(name: str, sweeps: Path) -> Path:

@@ -16,7 +16,8 @@ from sweeper.errors import UserError
 from sweeper.layout import DRIVER_LOG, JOURNAL, LOG, trial_folder
 from sweeper.records.journal import read_journal
 from sweeper.records.status import SweepStatus
-from sweeper.records.sweep_state import SweepState, driver_runs, read_sweep
+from sweeper.records.summary import read_summary
+from sweeper.records.sweep_state import SweepState, driver_runs
 from sweeper.steering.mailbox import ACTIONS, Action, send
 from sweeper.steering.status import status_of
 
@@ -49,7 +50,7 @@ class LocalSweep:
 
 def status(folder: Path) -> Plain:
     """How the sweep stands (`sweeper.steering.status.status_of`)."""
-    return status_of(read_sweep(folder))
+    return status_of(read_summary(folder))
 
 
 def request(folder: Path, action: Action, trial: int | None = None, changes: Sequence[str] = ()) -> Plain:
@@ -59,7 +60,7 @@ def request(folder: Path, action: Action, trial: int | None = None, changes: Seq
         UserError: If no driver runs the sweep, or it refuses.
         SweeperError: If it does not answer.
     """
-    sweep = read_sweep(folder)
+    sweep = read_summary(folder)
     if action not in ACTIONS:
         raise UserError(f"{action!r} is nothing that can be asked of a sweep. Known: {', '.join(ACTIONS)}.")
     if not sweep.is_alive():
@@ -127,7 +128,7 @@ def _log_of(folder: Path, trial: int | None, rank: int) -> Path:
     path = trial_folder(folder, trial) / (LOG if rank == 0 else f"worker-{rank}.log")
     if path.is_file():
         return path  # the journal may be long, and the caller that follows a log asks all the time
-    found = read_sweep(folder).trial(trial)
+    found = read_summary(folder).trial(trial)
     why = f"it waits for {found.needs}" if found.needs else f"it is {found.status.replace('_', ' ')}"
     raise UserError(f"Trial {trial} has written no {path.name} yet: {why}. It would lie in {path.parent}.")
 

@@ -18,7 +18,8 @@ from sweeper.errors import SweepNotFoundError, UserError
 from sweeper.layout import JOURNAL
 from sweeper.records.events import EventKind
 from sweeper.records.journal import Journal
-from sweeper.records.sweep_state import list_sweeps, read_sweep, update_sweep
+from sweeper.records.summary import list_sweeps
+from sweeper.records.sweep_state import read_sweep, update_sweep
 from sweeper.spec.sweep import EarlyStopSpec
 from sweeper.terminal.as_json import to_json
 from sweeper.terminal.tables import (

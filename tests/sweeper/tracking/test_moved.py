@@ -12,7 +12,8 @@ import pytest
 from played_sweeps import Sweep, client_of
 
 from sweeper.layout import moved_path, trial_folder
-from sweeper.records.sweep_state import find_sweep, list_sweeps, read_sweep
+from sweeper.records.summary import list_sweeps
+from sweeper.records.sweep_state import find_sweep, read_sweep
 from sweeper.tracking.server import serve
 
 
