@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -162,7 +163,7 @@ def fitted_table(
         rows = [[*row[:least], *row[least + 1 :]] for row in rows]
     folds = width is not None and _width(columns, rows) > width
     table = Table(
-        title=title,
+        title=None if title is None else escape(title),
         title_justify="left",
         header_style="bold" if lines else "dim",
         box=SIMPLE_HEAD if lines else None,
@@ -181,7 +182,9 @@ def fitted_table(
             min_width=None if folds else column.width([row[number] for row in rows]),
         )
     for number, row in enumerate(rows):
-        table.add_row(*row, style=styles[number] if styles else None)
+        # A value such as "[/]" or ":smile:" is not markup.
+        cells = [Text(cell) if isinstance(cell, str) else cell for cell in row]
+        table.add_row(*cells, style=styles[number] if styles else None)
     return table
 
 

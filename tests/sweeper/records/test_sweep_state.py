@@ -196,6 +196,12 @@ def test_a_reason_with_square_brackets_is_shown_as_it_is(played, tmp_path):
     assert "[bold]lost[/bold]" in text_of(ranking_table(read_sweep(tmp_path)))
 
 
+@pytest.mark.parametrize("value", ["[/]", "[bold]", "a[red]b", ":smile:"])
+def test_a_value_that_looks_like_markup_is_shown_as_it_is(played, tmp_path, value):
+    played.trial(0, [(10, 0.5)], lr=value)
+    assert value in text_of(ranking_table(read_sweep(tmp_path)))
+
+
 def test_json_has_everything_and_is_strict(played, tmp_path):
     played.trial(0, [(10, 0.5)], checkpoint="trials/0/checkpoints/000010")
     played.trial(1, [(10, float("nan"))], "failed", "diverged")
