@@ -1,6 +1,7 @@
 """Output for the user and for scripts. rich is used here, and nowhere below.
 
 - ``tables``: tables that fit, the ranking, numbers and durations as text
+- ``long_table``: prints thousands of rows quickly
 - ``live``: the table, or log lines, of a running sweep
 - ``status``: prints `sweeper status`
 - ``plan``: prints `sweeper check`

@@ -20,6 +20,7 @@ from sweeper.records.ranking import ORDER
 from sweeper.records.status import SweepStatus, TrialStatus
 from sweeper.records.sweep_state import SweepState
 from sweeper.records.trial_state import TrialState
+from sweeper.terminal.long_table import LongTable
 
 __all__ = [
     "Column",
@@ -162,7 +163,7 @@ def fitted_table(
         columns = [*columns[:least], *columns[least + 1 :]]
         rows = [[*row[:least], *row[least + 1 :]] for row in rows]
     folds = width is not None and _width(columns, rows) > width
-    table = Table(
+    table = LongTable(
         title=None if title is None else escape(title),
         title_justify="left",
         header_style="bold" if lines else "dim",
