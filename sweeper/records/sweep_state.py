@@ -45,8 +45,8 @@ __all__ = [
 ]
 
 
-STRETCH_BYTES = 2 * 1024**2
-"""Bytes of a journal that are read at a time: a journal of a large sweep has hundreds of megabytes."""
+STRETCH_BYTES = 256 * 1024
+"""Bytes of a journal that are read at a time: few enough that their events fit the cache of a processor."""
 
 
 class Digest(Protocol):
@@ -191,12 +191,12 @@ class SweepState:
         if fault:
             raise SweepDamagedError(fault)
         match event["event"]:
+            case EventKind.REPORT:
+                self._report(self.trials[event["trial"]], event)
             case EventKind.SWEEP_START:
                 self._sweep_start(event)
             case EventKind.TRIAL_START:
                 self._trial_start(event)
-            case EventKind.REPORT:
-                self._report(self.trials[event["trial"]], event)
             case EventKind.TRIAL_END:
                 trial = self.trials[event["trial"]]
                 trial.stop_clock(event["time"])

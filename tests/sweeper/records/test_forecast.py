@@ -72,7 +72,7 @@ def test_the_ranking_says_what_was_taken(tmp_path: Path) -> None:
     found.status = "done"
     table = ranking_table(found)
     assert table.title == "costly: 1 completed, 2 GPU-hours"
-    assert list(table.columns[-1].cells) == ["2.00"]
+    assert [str(cell) for cell in table.columns[-1].cells] == ["2.00"]
     without = ranking_table(of(tmp_path, trial(0, "completed", 1.0), gpus=0.0))
     assert "GPU" not in str(without.title)
 

@@ -13,7 +13,7 @@ from small_sweeps import fill
 
 from sweeper.errors import TrackingError
 from sweeper.records.events import EventKind
-from sweeper.records.journal import Journal, read_journal
+from sweeper.records.journal import Journal, events_in, read_journal
 
 
 def test_what_is_appended_is_read_back_in_order(tmp_path):
@@ -145,3 +145,29 @@ def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(TrackingError, match="cannot be written"):
         Journal(tmp_path / "file" / "journal.jsonl")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"event": "note", "time": 1, "text": "caf\xc3\xa9"}',
+        b' {"event": "note", "time": 1} ',
+        b'\xef\xbb\xbf{"event": "note", "time": 1}',
+        b'{"event": "note", "time": 1, "text": "\xed\xa0\x80"}',
+        b'{"event": "note", "time": NaN}',
+        '{"event": "note", "time": 1}'.encode("utf-16-le"),
+        b'{"event": "note", "time": 1}}',
+        b'{"event": "note", "time": 1} {"event": "note", "time": 2}',
+        b'{"event": "note"}',
+        b'"event time"',
+        b"\xff",
+        b"[" * 100_000,
+    ],
+)
+def test_a_line_is_read_as_json_reads_it(line):
+    try:
+        expected = json.loads(line)
+    except (ValueError, RecursionError):
+        expected = None
+    is_event = isinstance(expected, dict) and "event" in expected and "time" in expected
+    assert repr(events_in(line + b"\n")) == repr([expected] if is_event else [])
