@@ -24,7 +24,6 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import machine
 from sweeper.layout import INDEX, JOURNAL
 from sweeper.records.events import EventKind
 from sweeper.records.journal import Journal
@@ -194,6 +193,9 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         rows = run(arguments.folder or Path(temporary))
+    # Imports torch. The peak of a child includes that of this process when it started the child.
+    from benchmarks import machine
+
     console = Console()
     console.print(", ".join(f"{name} {value}" for name, value in machine.describe().items()))
     table = Table("what", "seconds", "CPU seconds", "peak MB")
