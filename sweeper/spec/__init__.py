@@ -4,5 +4,6 @@
 - ``space``: parameters and constraints
 - ``expressions``: the language of conditions and constraints
 - ``search_methods``: what each search method can search
+- ``sampler_options``: the options of each search method and their defaults
 - ``space_file/``: how a space file becomes a `SweepSpec`
 """

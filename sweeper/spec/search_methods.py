@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 
 from sweeper.spec.space import Parameter, Space
 from sweeper.spec.sweep import Objective, SearchSpec
 
-__all__ = ["method_faults"]
+__all__ = ["method_faults", "missing_package"]
 
 MIN_CMAES_DIMENSIONS = 2
 """CMA-ES adapts a covariance; with one number there is none."""
+
+_PACKAGES = {"cmaes": ("cmaes",), "gp": ("scipy", "torch")}
+
+
+def missing_package(method: str) -> str | None:
+    """A package that a search method needs and that is not installed; None if there is none."""
+    return next((name for name in _PACKAGES.get(method, ()) if importlib.util.find_spec(name) is None), None)
 
 
 def method_faults(search: SearchSpec, space: Space, objectives: Sequence[Objective]) -> list[str]:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sweeper.spec.space_file.fields import OPTIONS, SECTIONS, SETTINGS
+from sweeper.spec.sampler_options import SAMPLER_OPTIONS
+from sweeper.spec.space_file.fields import SECTIONS, SETTINGS
 from sweeper.spec.space_file.load import load_spec
 
 ROOT = Path(__file__).parent.parent.parent
@@ -48,7 +49,7 @@ def test_every_command_names_a_good_space(monkeypatch, command):
     load_spec(path, overrides)
 
 
-def test_every_section_setting_and_option_is_described():
+def test_every_section_and_setting_is_described():
     for section in SECTIONS:
         assert re.search(rf"^## .*\b{section}\b", SPACES, re.MULTILINE), section
     for section, settings in SETTINGS.items():
@@ -56,9 +57,17 @@ def test_every_section_setting_and_option_is_described():
         for name in settings:
             # A setting stands in the table of its section, or, of a metric, in its example.
             assert f"`{name}`" in text or (section == "metric" and f"{name}:" in text), (section, name)
-    options = {info.name for infos in OPTIONS.values() for info in infos}
-    assert options
-    assert {name for name in options if f"`{name}`" not in SPACES} == set()
+
+
+def test_the_table_of_sampler_options_is_that_of_the_program():
+    section = SPACES[SPACES.index("## search\n") :].split("\n## ")[0]
+    listed = [line for line in section.splitlines() if line.startswith("| `") and line.count("|") == 5]
+    known = []
+    for method, options in SAMPLER_OPTIONS.items():
+        for option in options:
+            default = option.default_words or f"`{str(option.info.default).lower()}`"
+            known.append(f"| `{method}` | `{option.name}` | {default} | {option.info.doc} |")
+    assert listed == known
 
 
 def test_the_configuration_page_is_current():

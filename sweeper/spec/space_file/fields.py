@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from sweeper.spec.sampler_options import SAMPLER_OPTIONS
 from sweeper.spec.space_file.yaml_nodes import Node
 from sweeper.text import nearest
 from trainables.interface import STEPS, FieldInfo
@@ -14,8 +15,6 @@ __all__ = [
     "AUTO",
     "ELSEWHERE",
     "METHODS",
-    "NEEDS_PACKAGE",
-    "OPTIONS",
     "PARAMETER_KEYS",
     "PARAMETER_WORDS",
     "SECTIONS",
@@ -42,29 +41,8 @@ SECTIONS = (
     "keep",
     "tracking",
 )
-OPTIONS: Mapping[str, tuple[FieldInfo, ...]] = {
-    "tpe": (
-        FieldInfo("n_ei_candidates", "int", 24, minimum=1, doc="Candidates compared for each suggestion."),
-        FieldInfo("multivariate", "bool", True, doc="Learn how parameters act together."),
-        FieldInfo("group", "bool", True, doc="Learn groups of parameters that exist together (conditions)."),
-        FieldInfo("constant_liar", "bool", True, doc="Take running trials into account."),
-    ),
-    "random": (),
-    "grid": (),
-    "cmaes": (
-        FieldInfo("popsize", "int", None, minimum=2, doc="Trials per generation."),
-        FieldInfo("use_separable_cma", "bool", False, doc="Diagonal covariance, for many parameters."),
-        FieldInfo("with_margin", "bool", False, doc="Keep integers from getting stuck."),
-        FieldInfo("lr_adapt", "bool", False, doc="Adapt the learning rate to noise."),
-    ),
-    "gp": (
-        FieldInfo("deterministic_objective", "bool", False, doc="Whether a repeated trial gives the same."),
-    ),
-}
-"""Arguments of Optuna's samplers that ``search.options`` may set, by method."""
-METHODS = tuple(OPTIONS)
+METHODS = tuple(SAMPLER_OPTIONS)
 STOPPERS = ("asha", "median")
-NEEDS_PACKAGE = {"cmaes": "cmaes", "gp": "scipy"}
 SETTINGS: Mapping[str, Mapping[str, FieldInfo]] = {
     section: {info.name: info for info in fields}
     for section, fields in {

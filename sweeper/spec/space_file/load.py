@@ -101,7 +101,7 @@ def load_spec(
     resources = read_resources(document)
     failures, keep = read_failures(document), read_keep(document)
     tracking = read_tracking(document, name)
-    search = read_search(document, space)
+    search = read_search(document)
     if not len(document.faults):
         _check_search(document, search, space, objectives)
     if points_known:  # what is wrong elsewhere hides nothing of what is trained

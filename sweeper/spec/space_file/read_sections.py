@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from collections.abc import Mapping
 from typing import Any, cast
 
 from sweeper.masking import has_password, masked
-from sweeper.spec.space import Space
+from sweeper.spec.sampler_options import SAMPLER_OPTIONS, option_clash
+from sweeper.spec.search_methods import missing_package
 from sweeper.spec.space_file.document import Document
-from sweeper.spec.space_file.fields import NEEDS_PACKAGE, OPTIONS, SETTINGS
+from sweeper.spec.space_file.fields import SETTINGS
 from sweeper.spec.space_file.yaml_nodes import Node, Place
 from sweeper.spec.sweep import (
     BudgetSpec,
@@ -143,12 +143,12 @@ def _metric(
     return Objective(name, goal or cast(Goal, known.goal))
 
 
-def read_search(document: Document, space: Space) -> SearchSpec:
+def read_search(document: Document) -> SearchSpec:
     """How trials are chosen."""
     entries = document.section("search") or {}
     method: Any = entries["method"].value if "method" in entries else "tpe"
-    package = NEEDS_PACKAGE.get(method)
-    if package is not None and importlib.util.find_spec(package) is None:
+    package = missing_package(method)
+    if package is not None:
         problem = f"{method} needs the package {package}, which is not installed."
         remedy = "pip install 'diffusion-policy-sweeper[samplers]', or use tpe."
         document.faults.add(document.place("search", "method"), "search.method", problem, remedy)
@@ -158,18 +158,18 @@ def read_search(document: Document, space: Space) -> SearchSpec:
         method=method,
         seed=entries["seed"].value if "seed" in entries else 0,
         startup_trials=entries["startup_trials"].value if "startup_trials" in entries else 10,
-        options=_search_options(document, method, space),
+        options=_search_options(document, method),
     )
 
 
-def _search_options(document: Document, method: str, space: Space) -> dict[str, Any]:
+def _search_options(document: Document, method: str) -> dict[str, Any]:
     section = document.root.get("search")
     written = section.value if section is not None and isinstance(section.value, dict) else {}
     node = written.get("options")
     if node is None or not isinstance(node.value, dict):
         return {}
-    here = {info.name: info for info in OPTIONS[method]}
-    elsewhere = {info.name for infos in OPTIONS.values() for info in infos} - set(here)
+    here = {option.name: option.info for option in SAMPLER_OPTIONS[method]}
+    elsewhere = {option.name for options in SAMPLER_OPTIONS.values() for option in options} - set(here)
     meant = {}
     for key, value in node.value.items():
         if key in elsewhere:
@@ -178,18 +178,10 @@ def _search_options(document: Document, method: str, space: Space) -> dict[str, 
             meant[key] = value
     found = document.entries("search.options", meant, here)
     options = {key: value.value for key, value in found.items()}
-    if options.get("group") and options.get("multivariate") is False:
-        place = found["group"].place
-        document.faults.add(place, "search.options.group", "needs multivariate.", "Set multivariate: true.")
-    if method == "cmaes":
-        # Whole numbers and steps need the margin, so it is on for them unless it is switched off.
-        discrete = any(parameter.size() is not None for parameter in space.parameters)
-        options.setdefault("with_margin", discrete)
-        clash = [key for key in ("use_separable_cma", "with_margin", "lr_adapt") if options.get(key)]
-        if len(clash) > 1:
-            problem = f"{' and '.join(clash)} exclude each other."
-            place = document.place("search", "options")
-            document.faults.add(place, "search.options", problem, "Set all but one to false.")
+    clash = option_clash(options)
+    if clash is not None:
+        place = found[clash.where].place
+        document.faults.add(place, f"search.options.{clash.where}", clash.problem, clash.remedy)
     return options
 
 

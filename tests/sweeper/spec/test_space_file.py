@@ -548,6 +548,23 @@ def test_settings_of_another_method_are_noted_and_left_out(write):
     assert len(spec.notes) == 2
 
 
+@pytest.mark.parametrize("option", ["use_separable_cma", "lr_adapt"])
+def test_an_option_of_cmaes_does_not_clash_with_a_default(write, option):
+    text = (
+        GOOD[: GOOD.index("parameters:")]
+        + (
+            "parameters:\n  policy.n_action_steps: {min: 1, max: 8}\n"
+            "  optimizer.lr: {min: 1e-5, max: 1e-3, log: true}\n"
+        )
+        + GOOD[GOOD.index("metric:") :]
+    )
+    text = text.replace("method: tpe", "method: cmaes")
+    options = load_spec(write(text), [f"search.options.{option}=true"]).search.options
+    assert options == {option: True}  # what is not written is left to the sampler
+    (fault,) = faults_of(write(text), f"search.options={{{option}: true, with_margin: true}}")
+    assert fault.name == "search.options.with_margin"
+
+
 def test_all_faults_come_at_once_in_the_order_of_the_file(write):
     text = GOOD
     for case in (
