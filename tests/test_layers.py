@@ -225,9 +225,9 @@ def test_a_library_is_imported_in_its_rooms_only(library: str) -> None:
     assert {name for name in users if not name.startswith(LIBRARIES[library])} == set()
 
 
-PRIVATE = {
+PRIVATE: dict[str, set[str]] = {
     "ray": {"sweeper.trial.trainer", "sweeper.machines.ssh"},
-    "optuna": {"sweeper.search.study"},
+    "optuna": set(),
 }
 """The modules that may use private names of a library, which a new version may change."""
 
@@ -249,3 +249,18 @@ def test_private_names_of_a_library_are_imported_in_one_place(library: str) -> N
                 users.add(name)
     assert users <= PRIVATE[library]
     assert library != "ray" or "sweeper.trial.trainer" in users, "the imports were not found"
+
+
+def test_the_search_uses_public_names_of_optuna_only() -> None:
+    searched = {name: module for name, module in MODULES.items() if name.startswith("sweeper.search.")}
+    assert {"sweeper.search.study_file", "sweeper.search.suggester"} <= set(searched)
+    private = [
+        f"{name}:{node.lineno} {ast.unparse(node)}"
+        for name, module in searched.items()
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Attribute)
+        and node.attr.startswith("_")
+        and not node.attr.startswith("__")
+        and not (isinstance(node.value, ast.Name) and node.value.id == "self")
+    ]
+    assert private == []

@@ -1,6 +1,8 @@
 """Which trial is next, and which one is stopped early.
 
-- ``study``: the Optuna study: ask and tell
+- ``study``: the search of a sweep: suggests trials, receives reports and results
+- ``study_file``: the trials on the disk, an Optuna study
+- ``suggester``: what to try next: the sampler and its memory
 - ``sampler``: Optuna's sampler, and parameters as Optuna stores them
 - ``suggestion``: a trial as the study hands it out
 - ``searcher``: the study as a Tune searcher

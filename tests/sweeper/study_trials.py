@@ -42,5 +42,5 @@ def trials_of(study: Study) -> list[KeptTrial]:
             trial.user_attrs.get("reason", ""),
             trial.user_attrs.get("message", ""),
         )
-        for trial in study._record.get_trials(deepcopy=False)
+        for trial in study.file.trials()
     ]

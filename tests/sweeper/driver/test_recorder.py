@@ -277,7 +277,7 @@ def test_several_objectives_are_all_kept(tmp_path):
 @contextlib.contextmanager
 def locked(driver):
     """Somebody else holds the study's file."""
-    other = sqlite3.connect(driver.study.path, isolation_level=None)
+    other = sqlite3.connect(driver.study.file.path, isolation_level=None)
     other.execute("begin exclusive")
     try:
         yield
@@ -288,7 +288,7 @@ def locked(driver):
 
 @pytest.fixture
 def hasty(monkeypatch):
-    monkeypatch.setattr("sweeper.search.study.BUSY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("sweeper.search.study_file.BUSY_TIMEOUT_S", 0.05)
     # Optuna tries again after up to two seconds.
     monkeypatch.setattr("optuna.storages._rdb.storage.time", SimpleNamespace(sleep=lambda _seconds: None))
 

@@ -143,4 +143,4 @@ def test_the_next_driver_knows_how_often_a_trial_was_tried_and_with_what(one: Sw
     found = read_sweep(one.spec.folder).trials[0]
     assert (found.retries, found.changes) == ({"lost": 1, "out_of_memory": 1}, {"parts": 2})
     assert found.config["parts"] == 2
-    assert one.study._record.trials[0].user_attrs["retries"] == {"lost": 1, "out_of_memory": 1}
+    assert one.study.file.trials()[0].user_attrs["retries"] == {"lost": 1, "out_of_memory": 1}

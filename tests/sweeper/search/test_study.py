@@ -324,7 +324,7 @@ def test_a_study_opened_again_does_not_draw_its_first_suggestions_anew(tmp_path)
         first = run(study, 3)
     with Study(spec) as study:
         second = run(study, 3)
-        suggested = len(study._optuna.trials)
+        suggested = len(study.suggester.trials())
     assert not {s.config["optimizer.lr"] for s in first} & {s.config["optimizer.lr"] for s in second}
     assert suggested == 6  # none was refused as a repetition
 
@@ -349,7 +349,7 @@ def test_wider_ranges_keep_all_that_the_search_was_told(tmp_path):
     wider = dataclasses.replace(LR, high=1e-2)
     narrower = dataclasses.replace(HORIZON, high=8)
     with Study(sweep(tmp_path, wider, narrower, SCHEDULE)) as study:
-        known = study._optuna.get_trials()
+        known = study.suggester.trials()
         assert [trial.values for trial in known] == [[trial.params["optimizer.lr"]] for trial in known]
         # Together with those to come, as if the range had always been this wide.
         together = optuna.search_space.intersection_search_space(known)

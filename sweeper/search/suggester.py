@@ -1,0 +1,127 @@
+"""What to try next: Optuna's sampler with a study in memory, from which it learns.
+
+The study in memory has more trials than the sweep. A suggestion that cannot be tried is a failed trial in
+memory, and not a trial of the sweep. So the numbers here are not those of the sweep.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from sweeper.search.sampler import Codec, build_sampler
+from sweeper.spec.sweep import SweepSpec
+
+__all__ = ["Suggester"]
+
+
+class Suggester:
+    """The sampler of a sweep, and what it knows.
+
+    Args:
+        spec: The sweep.
+        codecs: How each parameter is stored, by name.
+        earlier: The trials of earlier drivers, by number. They have the same numbers here.
+        seed: Seed of the sampler.
+    """
+
+    def __init__(
+        self, spec: SweepSpec, codecs: Mapping[str, Codec], earlier: Sequence[FrozenTrial], seed: int
+    ) -> None:
+        self._space = spec.space
+        self._fixed = dict(spec.config)
+        self._codecs = codecs
+        self._storage = optuna.storages.InMemoryStorage()
+        self._study = optuna.create_study(
+            storage=self._storage,
+            sampler=build_sampler(spec.search, spec.space, spec.objectives, seed),
+            pruner=optuna.pruners.NopPruner(),
+            directions=[objective.goal for objective in spec.objectives],
+        )
+        self._study_id = self._storage.get_study_id_from_name(self._study.study_name)
+        present = {name: codec.distribution() for name, codec in codecs.items()}
+        for trial in earlier:
+            self._study.add_trial(_in_present_ranges(trial, present))
+
+    def suggest(self) -> tuple[int, dict[str, Any]]:
+        """Have the sampler choose the values of a new trial.
+
+        Returns:
+            The number of the trial in memory, and the values of the parameters that exist in it.
+        """
+        trial = self._study.ask()
+        values: dict[str, Any] = {}
+        config = dict(self._fixed)
+        for parameter in self._space.parameters:
+            if self._space.exists(parameter, config):
+                value = self._codecs[parameter.name].suggest(trial)
+                values[parameter.name] = config[parameter.name] = value
+        return trial.number, values
+
+    def adopt(self, values: Mapping[str, Any]) -> int:
+        """Add a trial whose values were chosen elsewhere, as if the sampler had suggested them."""
+        self._study.enqueue_trial({name: self._codecs[name].encode(value) for name, value in values.items()})
+        number, _ = self.suggest()
+        return number
+
+    def trial(self, number: int) -> FrozenTrial:
+        """A trial with everything that the sampler stored in it. The caller must not change it."""
+        return self._storage.get_trial(self._trial_id(number))
+
+    def trials(self) -> list[FrozenTrial]:
+        """Every trial in memory, by number. The caller must not change them."""
+        return self._study.get_trials(deepcopy=False)
+
+    def report(self, number: int, step: int, value: float) -> None:
+        """Report the objective's value at a step of a running trial."""
+        self._storage.set_trial_intermediate_value(self._trial_id(number), step, value)
+
+    def end(
+        self, number: int, state: TrialState, values: Sequence[float] | None = None
+    ) -> list[float] | None:
+        """End a trial.
+
+        Returns:
+            Its objective values. Optuna gives a pruned trial the last value that was reported.
+        """
+        return self._study.tell(number, values, state=state).values
+
+    def _trial_id(self, number: int) -> int:
+        return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+
+
+def _in_present_ranges(
+    trial: FrozenTrial, present: Mapping[str, optuna.distributions.BaseDistribution]
+) -> FrozenTrial:
+    """A trial as if its values had been drawn from the present ranges, if these contain them.
+
+    Samplers model only those trials together that were drawn from the same ranges.
+    """
+    moved = copy.copy(trial)
+    moved.distributions = {
+        name: present[name]
+        if name in present and _could_draw(present[name], drawn, trial.params[name])
+        else drawn
+        for name, drawn in trial.distributions.items()
+    }
+    return moved
+
+
+def _could_draw(
+    present: optuna.distributions.BaseDistribution, drawn: optuna.distributions.BaseDistribution, value: Any
+) -> bool:
+    if present == drawn:
+        return True
+    if type(present) is not type(drawn):
+        return False
+    try:
+        optuna.trial.create_trial(
+            state=TrialState.RUNNING, params={"value": value}, distributions={"value": present}
+        )
+    except ValueError:  # the value is outside
+        return False
+    return True
