@@ -18,6 +18,9 @@ from sweeper.spec.sweep import SweepSpec
 
 __all__ = ["Suggester"]
 
+_ONE_RANGE = ("cmaes", "gp")
+"""Methods that draw a parameter at random forever if one trial in memory has another range of it."""
+
 
 class Suggester:
     """The sampler of a sweep, and what it knows.
@@ -25,7 +28,8 @@ class Suggester:
     Args:
         spec: The sweep.
         codecs: How each parameter is stored, by name.
-        earlier: The trials of earlier drivers, by number. They have the same numbers here.
+        earlier: The trials of earlier drivers, by number. They have the same numbers here. Trials outside the
+            present ranges are failed trials here if the method cannot learn from them.
         seed: Seed of the sampler.
     """
 
@@ -44,8 +48,17 @@ class Suggester:
         )
         self._study_id = self._storage.get_study_id_from_name(self._study.study_name)
         present = {name: codec.distribution() for name, codec in codecs.items()}
+        self._ignored: set[int] = set()
         for trial in earlier:
-            self._study.add_trial(_in_present_ranges(trial, present))
+            moved = _in_present_ranges(trial, present)
+            if spec.search.method in _ONE_RANGE and not _agrees(moved, present):
+                self._ignored.add(trial.number)
+                if trial.state.is_finished():
+                    moved.state, moved.values = TrialState.FAIL, None
+            if spec.search.method == "cmaes" and not _agrees(trial, present):
+                # CMA-ES stores its state in trials; this state has the bounds of the former ranges.
+                moved.system_attrs = {}
+            self._study.add_trial(moved)
 
     def suggest(self) -> tuple[int, dict[str, Any]]:
         """Have the sampler choose the values of a new trial.
@@ -88,7 +101,13 @@ class Suggester:
         Returns:
             Its objective values. Optuna gives a pruned trial the last value that was reported.
         """
-        return self._study.tell(number, values, state=state).values
+        if number not in self._ignored:
+            return self._study.tell(number, values, state=state).values
+        reports = self.trial(number).intermediate_values
+        self._study.tell(number, state=TrialState.FAIL)
+        if state is TrialState.PRUNED and reports:
+            return [reports[max(reports)]]
+        return None if values is None else list(values)
 
     def _trial_id(self, number: int) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
@@ -109,6 +128,11 @@ def _in_present_ranges(
         for name, drawn in trial.distributions.items()
     }
     return moved
+
+
+def _agrees(trial: FrozenTrial, present: Mapping[str, optuna.distributions.BaseDistribution]) -> bool:
+    """Whether a trial has the present range of each parameter."""
+    return all(present.get(name, drawn) == drawn for name, drawn in trial.distributions.items())
 
 
 def _could_draw(

@@ -363,6 +363,34 @@ def test_wider_ranges_keep_all_that_the_search_was_told(tmp_path):
             assert study.ask().values["policy.horizon"] == 8
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["cmaes", "gp"])
+@pytest.mark.parametrize("before", [5, 12])
+def test_a_narrower_range_is_still_searched_by_the_sampler(tmp_path, caplog, method, before):
+    parts = (*NUMBERS[:2], N_ACTION_STEPS)
+    with Study(sweep(tmp_path, *parts, method=method, startup_trials=1)) as study:
+        run(study, before)
+        running, stopped = study.ask(), study.ask()
+    narrower = dataclasses.replace(N_ACTION_STEPS, high=4)
+    optuna.logging.enable_propagation()
+    caplog.clear()
+    try:
+        with Study(sweep(tmp_path, *parts[:2], narrower, method=method, startup_trials=1)) as study:
+            run(study, 4)
+            study.complete(running.number, {SUCCESS: 0.5})
+            study.report(stopped.number, 10, 0.25)
+            study.prune(stopped.number)
+            run(study, 4)
+            kept = trials_of(study)
+    finally:
+        optuna.logging.disable_propagation()
+    # CMA-ES failed, and both drew the parameter, or all of them, at random.
+    assert "does not support dynamic search space" not in caplog.text
+    assert "sampled independently" not in caplog.text
+    assert (kept[running.number].state, kept[running.number].objectives) == ("completed", (0.5,))
+    assert (kept[stopped.number].state, kept[stopped.number].objectives) == ("stopped_early", (0.25,))
+
+
 def test_only_one_process_opens_a_study(tmp_path):
     spec = sweep(tmp_path, LR)
     with Study(spec), pytest.raises(UserError, match="another process is running this sweep"):
