@@ -73,7 +73,7 @@ class StepScheduler(FIFOScheduler):
         self._rule.on_trial_add(tune_controller, _same(trial))
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Decide whether a trial continues, where the report lets the rule judge."""
+        """Decide whether a trial continues, if the report has what the rule needs."""
         value = result.get(self._early_stop.metric)
         if STEP not in result or value is None or not math.isfinite(value):
             return TrialScheduler.CONTINUE
@@ -119,7 +119,7 @@ class StepScheduler(FIFOScheduler):
 
 
 def make_scheduler(early_stop: EarlyStopSpec | None, history: History | None = None) -> TrialScheduler:
-    """The scheduler for a sweep: one that stops no trial where ``early_stop`` is None.
+    """The scheduler for a sweep: one that stops no trial if ``early_stop`` is None.
 
     Args:
         early_stop: The rule, or None.

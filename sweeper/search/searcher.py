@@ -1,8 +1,8 @@
-"""Ray Tune's side of a search: a searcher that asks the study, and a callback that tells the recorder.
+"""The study as a searcher of Ray Tune.
 
-Tune gets each trial as ``{"trial": number, "config": configuration}``. The searcher only asks. How a trial
-went reaches the study through the recorder, because Tune does not tell its searcher of the report at which a
-trial is stopped, nor whether a trial that ended was stopped.
+Tune gets each trial as ``{"trial": number, "config": configuration}``. The searcher only asks. The
+recorder reports results to the study, because Tune does not report to its searcher at which step a trial was
+stopped, nor whether a trial that ended was stopped.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sweeper.search.suggestion import Suggestion
 __all__ = ["StudySearcher"]
 
 STUDY_PATIENCE_S = 600.0
-"""How long a study that is locked, or whose disk is full, is asked again before the sweep gives up."""
+"""How long a study that is locked, or whose disk is full, is asked again before the sweep ends."""
 
 
 class StudySearcher(Searcher):
@@ -29,12 +29,12 @@ class StudySearcher(Searcher):
 
     Args:
         study: Where they come from.
-        first: Trials to run before any new one is asked for: those that an earlier driver left unfinished.
+        first: Trials to run before new ones: those that an earlier driver left unfinished.
         limit: Most trials to run, those of ``first`` included; trials that continue with `again` cost none.
 
     Attributes:
         limit: The same; may be raised while the sweep runs.
-        error: Why no more trials can be suggested, where the study failed: Tune then lets the running trials
+        error: Why no more trials can be suggested, if the study failed: Tune then lets the running trials
             end, and the caller that started Tune raises it.
         exhausted: Whether the space has no more configurations.
     """
@@ -58,16 +58,16 @@ class StudySearcher(Searcher):
         self._finished = True
 
     def again(self, number: int, config: Mapping[str, Any]) -> None:
-        """Have a trial that was cut off run again, before any other, with what is now its configuration."""
+        """Run an interrupted trial again before any other, with this configuration."""
         self._again.append(Suggestion(number, {}, config))
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next trial as Tune gets it; None for not now; `Searcher.FINISHED` where none will come."""
+        """The next trial as Tune gets it; None for not now; `Searcher.FINISHED` if there will be none."""
         if self._finished:
             return Searcher.FINISHED
         suggestion = self._again.pop(0) if self._again else self._next()
         if suggestion is None:
-            # A trial that runs may still have to run again, and Tune asks nobody who has said `FINISHED`.
+            # A running trial may be interrupted and run again, but after `FINISHED` Tune does not ask again.
             waits = self._live or (self._busy_since is not None and self.error is None)
             return None if waits else Searcher.FINISHED
         self._live.add(trial_id)
@@ -93,11 +93,11 @@ class StudySearcher(Searcher):
         return suggestion
 
     def on_trial_complete(self, trial_id: str, *_how: Any, **_else: Any) -> None:
-        """A trial has ended; how, the recorder tells the study."""
+        """A trial has ended; the recorder reports its result to the study."""
         self._live.discard(trial_id)
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the study is the truth, and lies on the disk already."""
+        """Nothing: the study is already on the disk."""
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing: a sweep continues from its study."""

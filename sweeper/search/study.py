@@ -292,10 +292,13 @@ class _Objection:
 def _nothing_legal(refused: Counter[str]) -> str:
     total = sum(refused.values())
     if not total:
-        return "no combination of the parameters keeps the constraints. Widen a range or drop a constraint."
+        return (
+            "no combination of the parameters satisfies the constraints. "
+            "Widen a range or remove a constraint."
+        )
     lines = [f"  {count / total:5.1%}  {text}" for text, count in refused.most_common(5)]
     return (
-        f"none of {total} configurations drawn from the space may be tried. They were refused because:\n"
+        f"none of {total} configurations drawn from the space can be tried. They were refused because:\n"
         + "\n".join(lines)
-        + "\nWiden a range or drop a constraint."
+        + "\nWiden a range or remove a constraint."
     )

@@ -26,7 +26,7 @@ from sweeper.text import shortened
 __all__ = ["Expression"]
 
 MAX_LENGTH = 1000
-"""Characters of an expression; enough for any condition, too few to hurt."""
+"""Characters of an expression; enough for any condition, and few enough to read quickly."""
 MAX_DEPTH = 40
 MAX_EXPONENT_BITS = 1024
 """A power may have this many bits: more is a mistake, and costs time and memory."""
@@ -54,7 +54,7 @@ _MISTAKES = {
     r"!(?!=)": "Write `not`.",
     r"(?<![=!<>])=(?!=)": "Write `==` to compare.",
 }
-"""Patterns of other languages in a text that cannot be read, and what is written here."""
+"""Patterns of other languages in a text that cannot be read, and what to write instead."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,10 @@ class Expression:
     """A condition or constraint.
 
     Attributes:
-        text: As it stands in the space file.
+        text: As it is written in the space file.
 
     Raises:
-        ExpressionError: From the constructor, where the text is not in the language.
+        ExpressionError: From the constructor, if the text is not in the language.
     """
 
     text: str
@@ -95,10 +95,10 @@ class Expression:
             raise ExpressionError(f"`{self.text}` has no value: {error}.") from error
 
     def holds(self, values: Mapping[str, Any]) -> bool:
-        """Say whether the expression is true for a configuration.
+        """Whether the expression is true for a configuration.
 
         Raises:
-            ExpressionError: As `evaluate`, and where the value is neither true nor false.
+            ExpressionError: As `evaluate`, and if the value is neither true nor false.
         """
         value = self.evaluate(values)
         if not isinstance(value, bool):
@@ -125,12 +125,14 @@ class Expression:
 def _parse(text: str) -> ast.expr:
     """Parse a text; the tree is shared and must not be changed."""
     if not isinstance(text, str) or not text.strip():
-        raise ExpressionError(f"{text!r} is no expression. Write a comparison, e.g. policy.horizon >= 16.")
+        raise ExpressionError(
+            f"{text!r} is not an expression. Write a comparison, e.g. policy.horizon >= 16."
+        )
     if len(text) > MAX_LENGTH:
         raise ExpressionError(f"an expression of {len(text)} characters is too long. At most {MAX_LENGTH}.")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Python warns of `1 is 2` and bad escapes; we refuse them
+            warnings.simplefilter("ignore")  # Python warns of `1 is 2` and bad escapes; both are refused
             return ast.parse(_one_line(text), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         detail = error.msg if isinstance(error, SyntaxError) else str(error)
@@ -148,7 +150,7 @@ def _short(text: str) -> str:
 
 
 def _check(node: ast.expr, text: str, depth: int = 0) -> None:
-    """Refuse whatever is not in the language."""
+    """Refuse everything that is not in the language."""
     if depth > MAX_DEPTH:
         raise ExpressionError(f"`{_short(text)}` is nested too deeply. At most {MAX_DEPTH} levels.")
     for part in _parts(node, text):
@@ -259,7 +261,7 @@ def _lookup(name: str, values: Mapping[str, Any]) -> Any:
     try:
         value = values[name]
     except KeyError:
-        raise ExpressionError(f"{name} is not known.") from None
+        raise ExpressionError(f"{name} has no value.") from None
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -283,7 +285,7 @@ def _arithmetic(op: ast.operator, left: int | float, right: int | float) -> int 
         result: int | float = _ARITHMETIC[type(op)](left, right)
         return result
     if abs(left) > 1 and abs(right) * math.log2(abs(left)) > MAX_EXPONENT_BITS:
-        raise ExpressionError(f"{left} ** {right} is out of reach.")
+        raise ExpressionError(f"{left} ** {right} is too large.")
     power = left**right
     if isinstance(power, complex):
         raise ExpressionError(f"{left} ** {right} is not a real number.")
@@ -312,7 +314,7 @@ def _compare_two(op: ast.cmpop, left: Any, right: Any) -> bool:
                 raise ExpressionError(f"{right!r} is neither a list nor a text, so nothing can be `in` it.")
             return (left in right) == isinstance(op, ast.In)
     if left is None or right is None:
-        raise ExpressionError("null has no order. Write `name == null or ...`.")
+        raise ExpressionError("null cannot be ordered. Write `name == null or ...`.")
     return bool(_ORDER[type(op)](left, right))
 
 

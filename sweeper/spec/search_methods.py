@@ -1,4 +1,4 @@
-"""What each search method can search, said before anything runs. Standard library only."""
+"""What each search method can search, checked before anything runs. Standard library only."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def missing_package(method: str) -> str | None:
 
 
 def method_faults(search: SearchSpec, space: Space, objectives: Sequence[Objective]) -> list[str]:
-    """Say what a search method cannot do with a space; an empty list if it can search all of it.
+    """What a search method cannot search in a space; an empty list if it can search all of it.
 
-    Optuna would fall back to random sampling for most of these, with a line in a log; a sweep that does
-    something else than it was told to is worse than one that does not start.
+    Optuna would use random sampling for most of these, with a line in a log. A sweep that searches in another
+    way than the user chose is worse than one that does not start.
     """
     match search.method:
         case "grid":
@@ -42,8 +42,8 @@ def _grid_faults(space: Space) -> list[str]:
     if not continuous:
         return []
     return [
-        f"a grid has no end over {_list(continuous)}: a continuous range. "
-        "Give the parameter a step or a list of values, or search with method: tpe."
+        f"a grid cannot search a continuous range: {_list(continuous)}. "
+        "Add a step, list the values, or use method: tpe."
     ]
 
 
@@ -51,20 +51,20 @@ def _cmaes_faults(space: Space, objectives: Sequence[Objective]) -> list[str]:
     faults = []
     if len(objectives) > 1:
         faults.append(
-            f"CMA-ES optimises one objective, and there are {len(objectives)}. "
-            "Use method: tpe, gp or random, or keep one objective."
+            f"CMA-ES optimises one objective, and the sweep has {len(objectives)}. "
+            "Use method: tpe, gp or random, or remove all objectives but one."
         )
     choices = [parameter.name for parameter in space.parameters if parameter.kind == "categorical"]
     if choices:
         faults.append(
-            f"CMA-ES searches numbers, and {_list(choices)} is a choice. "
-            "Give it min and max, fix it in config, or search with method: tpe."
+            f"CMA-ES cannot search a list of values: {_list(choices)}. "
+            "Use min and max, fix it in config, or use method: tpe."
         )
     faults += _condition_faults("CMA-ES", space)
     dimensions = [parameter for parameter in space.parameters if _moves(parameter)]
     if len(dimensions) < MIN_CMAES_DIMENSIONS and not choices:
         faults.append(
-            f"CMA-ES needs at least {MIN_CMAES_DIMENSIONS} parameters, and there is {len(dimensions)}. "
+            f"CMA-ES needs at least {MIN_CMAES_DIMENSIONS} parameters, and the sweep has {len(dimensions)}. "
             "Use method: tpe."
         )
     return faults
@@ -79,8 +79,8 @@ def _condition_faults(method: str, space: Space) -> list[str]:
     if not conditional:
         return []
     return [
-        f"{method} cannot search a parameter that exists only sometimes: {_list(conditional)} has `when`. "
-        "Take the condition away, or search with method: tpe."
+        f"{method} cannot search a conditional parameter: {_list(conditional)}. "
+        "Remove `when`, or use method: tpe."
     ]
 
 

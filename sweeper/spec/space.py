@@ -1,6 +1,6 @@
 """The search space: parameters, the conditions under which they exist, and constraints among them.
 
-Bounds are inclusive and mean what Optuna means by them. Nothing here imports Optuna: a space can be checked
+Bounds are inclusive, as in Optuna. Nothing here imports Optuna: a space can be checked
 on a laptop in milliseconds.
 """
 
@@ -31,7 +31,7 @@ class Parameter:
         log: Whether the range is searched on a logarithmic scale.
         step: Distance between legal numbers, counted from ``low``; None for any number (1 for integers).
         values: The choices, in the order of the space file. Lists are choices too (``down_dims``).
-        when: The condition under which the parameter exists; None for always. Where it does not hold, the
+        when: The condition under which the parameter exists; None for always. If it is false, the
             configuration keeps the trainable's default (or the fixed value) for this field.
     """
 
@@ -131,7 +131,7 @@ class Space:
 
     Attributes:
         parameters: What is searched.
-        constraints: What must hold for a configuration to be tried.
+        constraints: Must be true for a configuration that is tried.
         defaults: The trainable's defaults for the fields that conditions and constraints mention.
     """
 
@@ -147,7 +147,7 @@ class Space:
     def exists(self, parameter: Parameter, config: Mapping[str, Any]) -> bool:
         """Whether a parameter is searched, given the fixed values and the parameters before it.
 
-        A condition that has no value for this configuration does not hold.
+        A condition that has no value for this configuration is false.
         """
         if parameter.when is None:
             return True
@@ -173,7 +173,7 @@ class Space:
     def violated(self, config: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> list[str]:
         """The constraints that do not hold for a full configuration, as their texts.
 
-        A constraint that has no value for this configuration (it compares null) does not hold.
+        A constraint that has no value for this configuration (it compares null) is violated.
 
         Args:
             config: What `complete` returned.
@@ -233,7 +233,7 @@ def _holds(constraint: Expression, values: Mapping[str, Any]) -> bool:
 
 
 def _clean(value: float) -> float:
-    """Take the rounding of repeated addition away: 0.1 + 2 * 0.1 is 0.3."""
+    """Remove the rounding error of repeated addition: 0.1 + 2 * 0.1 is 0.3."""
     return float(f"{value:.12g}")
 
 

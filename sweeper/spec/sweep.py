@@ -1,4 +1,4 @@
-"""A sweep, fully said: what is searched, on what, how long, with which machines.
+"""A complete description of a sweep: what is searched, for how long, with which resources.
 
 `sweeper.spec.space_file.load` reads one from a space file. Nothing here imports torch, ray, optuna or mlflow.
 """
@@ -69,14 +69,14 @@ class SearchSpec:
 
 @dataclass(frozen=True)
 class EarlyStopSpec:
-    """When a trial that does badly is stopped.
+    """When a bad trial is stopped early.
 
     Attributes:
         method: ``asha`` compares at rungs; ``median`` at every report against the median of the others.
         metric: What is compared; may differ from the objective.
         goal: The direction that is better.
         min_steps: Optimiser steps that every trial may take. The first rung of asha.
-        reduction: asha: each rung keeps one trial in this many, and lies this many times further.
+        reduction: asha: each rung keeps one trial in this many, and is this many times further.
         max_steps: Optimiser steps of a whole trial.
     """
 
@@ -101,13 +101,13 @@ class EarlyStopSpec:
 
 @dataclass(frozen=True)
 class BudgetSpec:
-    """When the sweep is over: whatever comes first.
+    """When the sweep ends: at the first of these limits.
 
     Attributes:
-        trials: Trials that are run to an end of their own (done, stopped early or failed).
+        trials: Trials that ended by themselves (done, stopped early or failed).
         hours: Hours for which drivers run the sweep, pauses left out.
         gpu_hours: Hours times GPUs held.
-        max_failed: Failed trials after which the sweep gives up.
+        max_failed: Failed trials that end the sweep.
     """
 
     trials: int
@@ -118,14 +118,14 @@ class BudgetSpec:
 
 @dataclass(frozen=True)
 class FailureSpec:
-    """How often a trial is tried again, in all, before it has failed, and when it counts as hung.
+    """How often a trial is retried in total before it has failed, and when it counts as hung.
 
     Attributes:
         retries: After a worker, a driver or a machine was lost or did not answer.
-        preemptions: After its machine was taken back by the provider.
-        lighten: After it ran out of memory, each time with a configuration that takes less.
-        hang_minutes: How long a worker may show no sign of life before it is ended, and the trial tried
-            again; None for any time.
+        preemptions: After its machine was preempted by the provider.
+        lighten: After it ran out of memory, each time with a configuration that needs less.
+        hang_minutes: How long a worker can be silent before it is ended and the trial retried; None for
+            any time.
     """
 
     retries: int = 2
@@ -154,7 +154,7 @@ class KeepSpec:
 
 @dataclass(frozen=True)
 class ResourceSpec:
-    """What one trial gets, and how many run at once. ``auto`` is settled where the sweep runs, by `settled`.
+    """What one trial gets, and how many run at once. `settled` replaces ``auto`` for a machine.
 
     Attributes:
         workers: Processes that train one trial together.
@@ -253,13 +253,13 @@ class SweepSpec:
         budget: When the sweep is over.
         resources: What a trial gets.
         tracking: Where MLflow keeps the runs.
-        folder: Where the sweep lies.
+        folder: The folder of the sweep.
         source: Text of the space file.
-        failures: How often a trial is tried again.
+        failures: How often a trial is retried.
         keep: Which checkpoints stay.
         overrides: What the command line changed, as it was typed.
-        notes: What was changed on the way, for the user to know.
-        warnings: What is legal and yet probably not meant.
+        notes: Changes that the user did not ask for.
+        warnings: Settings that are legal but probably a mistake.
     """
 
     name: str
@@ -304,7 +304,7 @@ class SweepSpec:
 
     @staticmethod
     def from_dict(plain: Mapping[str, Any], folder: Path | None = None) -> SweepSpec:
-        """The sweep that `to_dict` wrote; ``folder`` says where it lies now, if it was moved."""
+        """The sweep that `to_dict` wrote; ``folder`` is its present folder, if it was moved."""
         stop = plain["early_stop"]
         return SweepSpec(
             name=plain["name"],
@@ -339,7 +339,7 @@ _STORES = re.compile(
 
 
 def objective_fault(objectives: Sequence[Objective], values: Mapping[str, float]) -> tuple[str, str] | None:
-    """Say why objective values are none that a trial can complete with: (reason, message), or None."""
+    """Why a trial cannot complete with its objective values: (reason, message), or None if it can."""
     for objective in objectives:
         value = values.get(objective.name)
         if value is None:

@@ -22,7 +22,7 @@ CHECKING_EVERY_S = 10.0
 
 def print_spec_error(console: Console, error: SpecError) -> None:
     """Print every fault of a space file: place, problem and remedy."""
-    _heading(console, len(error.faults), "the space")
+    _heading(console, len(error.faults), "the space file")
     for fault in error.faults:
         # The place of an argument contains its name.
         name = fault.name if fault.line or not fault.place.startswith("argument") else ""
@@ -43,7 +43,7 @@ def print_error(console: Console, message: str) -> None:
 
 def _heading(console: Console, count: int, what: str) -> None:
     number = "1 fault" if count == 1 else f"{count} faults"
-    words = (f"{number} in {what}. ", "bold")
+    words = (f"Found {number} in {what}. ", "bold")
     console.print(Text.assemble(("✗ ", "bold red"), words, "Nothing was started."))
 
 

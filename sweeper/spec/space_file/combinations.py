@@ -1,7 +1,7 @@
-"""Checks on whole configurations: what a space would really try, seen through the trainable's own rules.
+"""Checks of whole configurations of a space, with the rules of the trainable.
 
-Small spaces are gone through completely; of large ones the corners, every single value and a random sample
-with a fixed seed are looked at. A value that no combination can use is a fault at its line. A combination
+All combinations of a small space are checked. Of a large one, these are the corners, every single value and a
+random sample with a fixed seed. A value that no combination can use is a fault at its line. A combination
 that cannot be trained although its values can is a warning: it is rejected before it starts, at no cost.
 """
 
@@ -24,16 +24,16 @@ from trainables.interface import Fault
 __all__ = ["check_combinations"]
 
 MAX_ENUMERATED = 1500
-"""Combinations that are all looked at; a check must stay well under a second."""
+"""Combinations up to which all are checked; a check must take well under a second."""
 RANDOM_DRAWS = 600
 DRAWS_PER_VALUE = 4
 MAX_VALUES = 40
-"""Values of one parameter that are looked at one by one."""
+"""Values of one parameter that are checked one by one."""
 
 
 @dataclass(frozen=True)
 class _Tried:
-    """One configuration that keeps the constraints, and what the trainable says about it."""
+    """One configuration that satisfies the constraints, and its faults according to the trainable."""
 
     values: Mapping[str, Any]
     faults: tuple[Fault, ...]
@@ -68,7 +68,7 @@ def _configs(space: Space, fixed: Mapping[str, Any]) -> Iterator[dict[str, Any]]
 
 
 def _candidates(parameter: Parameter) -> Sequence[Any]:
-    """The values of a parameter that are looked at: all if they are few, else bounds, middle and some."""
+    """The values of a parameter that are checked: all if they are few, else the bounds and some between."""
     generator = random.Random(parameter.name)
     size = parameter.size()
     if parameter.kind == "categorical":
@@ -106,13 +106,15 @@ def _value_sets(candidates: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, A
 def _check_conditions(
     document: Document, space: Space, places: SpacePlaces, configs: Sequence[Mapping[str, Any]]
 ) -> None:
-    """A parameter whose condition never holds is a slip."""
+    """Find parameters whose condition is always false: a mistake."""
     for parameter in space.parameters:
         if parameter.when is None:
             continue
         if not any(space.exists(parameter, config) for config in configs):
-            problem = f"`{parameter.when}` holds for none of {len(configs)} combinations."
-            remedy = "The parameter would never be searched; correct the condition or remove the parameter."
+            problem = (
+                f"`{parameter.when}` is false for all of the {len(configs)} combinations that were checked."
+            )
+            remedy = "The parameter would never be searched. Correct the condition, or remove the parameter."
             name = f"parameters.{parameter.name}.when"
             document.faults.add(places.parameters[parameter.name], name, problem, remedy)
 
@@ -120,7 +122,7 @@ def _check_conditions(
 def _keep_constraints(
     document: Document, space: Space, places: SpacePlaces, configs: Sequence[dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """The configurations that keep the constraints; faults for constraints that cannot be kept."""
+    """The configurations that satisfy the constraints; adds faults for constraints that are always false."""
     counts: Counter[str] = Counter()
     kept = []
     for config in configs:
@@ -133,12 +135,14 @@ def _keep_constraints(
         place, name = places.constraints[number], f"constraints[{number}]"
         error = _first_error(space, number, configs)
         if error is not None:
-            document.faults.add(place, name, error, "Write `FIELD == null or ...` where null is meant.")
+            document.faults.add(place, name, error)
         elif counts[constraint.text] == len(configs):
-            problem = f"`{constraint}` holds for none of {len(configs)} combinations."
+            problem = f"`{constraint}` is false for all of the {len(configs)} combinations that were checked."
             document.faults.add(place, name, problem, _ranges(document, space, constraint.names))
     if not kept and len(document.faults) == before:
-        problem = f"none of {len(configs)} combinations keeps all constraints, though each can be kept alone."
+        problem = (
+            f"none of {len(configs)} combinations satisfies all constraints; each alone can be satisfied."
+        )
         document.faults.add(document.place("constraints"), "constraints", problem, "Widen the space.")
     return kept
 
@@ -153,7 +157,7 @@ def _first_error(space: Space, number: int, configs: Sequence[Mapping[str, Any]]
 
 
 def _ranges(document: Document, space: Space, names: Sequence[str]) -> str:
-    """Say what the names of an expression can be."""
+    """The values that the names of an expression can have, in words."""
     searched = {parameter.name: parameter for parameter in space.parameters}
     words = []
     for name in names:
@@ -184,10 +188,10 @@ def _tried(document: Document, space: Space, config: dict[str, Any], workers: in
 def _all_illegal(
     document: Document, space: Space, places: SpacePlaces, tried: Sequence[_Tried]
 ) -> list[_Tried]:
-    """Nothing can be trained: say which fields are at fault everywhere, or else most often.
+    """Add faults for the fields that are wrong in all combinations, or else for the most frequent one.
 
     Returns:
-        The trials without the faults of these fields: what else would be found once they are put right.
+        The trials without the faults of these fields: those would remain after a correction.
     """
     counts = Counter(where for trial in tried for where in {fault.where for fault in trial.faults})
     always = [where for where, count in counts.items() if count == len(tried)]
@@ -208,7 +212,7 @@ def _all_illegal(
 
 
 def _default(document: Document, where: str) -> str:
-    """Tell of a field that the file does not name, where its value comes from."""
+    """For a field that the file does not set, the value that it has and its source."""
     assert document.trainable is not None
     field = document.trainable.fields.get(where)
     if field is None or where in document.config_places:
@@ -272,10 +276,10 @@ def _add_illegal_values(
     remedy = _legal_form(legal) or fault.remedy
     words = fault.problem if fault.where == name else f"{fault.where}: {fault.problem}"
     if len(illegal) == 1:
-        problem = f"{first:g} can be used by no trial: {words}"
+        problem = f"{first:g} cannot be used in any trial: {words}"
     else:
         total = len(illegal) + len(legal)
-        problem = f"{len(illegal)} of {total} numbers looked at can be used by no trial. {first:g}: {words}"
+        problem = f"{len(illegal)} of {total} checked numbers cannot be used in any trial. {first:g}: {words}"
     document.faults.add(places.parameters[name], f"parameters.{name}", problem, remedy)
 
 
@@ -285,12 +289,12 @@ def _fault_of(tried: Sequence[_Tried], name: str, value: Any) -> Fault:
 
 
 def _legal_form(legal: Sequence[Any]) -> str:
-    """How to write the whole numbers that are left, where they lie evenly."""
+    """How to write the integers that can be used; empty if there is no short form."""
     numbers = sorted(legal)
     if not numbers or not all(isinstance(number, int) for number in numbers):
         return ""
     if len(numbers) == 1:
-        return f"Only {numbers[0]} is left."
+        return f"Only {numbers[0]} can be used."
     steps = {later - earlier for earlier, later in itertools.pairwise(numbers)}
     if len(steps) == 1:
         step = steps.pop()
@@ -311,6 +315,6 @@ def _warn_of_clashes(document: Document, tried: Sequence[_Tried]) -> None:
     share = len(clashing) / len(tried)
     said = " ".join(f"{fault.where}: {fault.problem} {fault.remedy}".strip() for fault in examples.values())
     document.warnings.append(
-        f"{share:.0%} of the combinations looked at cannot be trained; they are passed over at no cost. "
-        f"Better exclude them under constraints. {said}"
+        f"{share:.0%} of the checked combinations cannot be trained. They are skipped at no cost. "
+        f"It is better to exclude them with constraints. {said}"
     )

@@ -1,4 +1,4 @@
-"""A space file while it is read: its mapping, what was found in it, and what is wrong with it."""
+"""A space file while it is read: its content, what was read so far, and its faults."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ __all__ = ["Document"]
 
 @dataclass
 class Document:
-    """What has been read so far, and what was found wrong.
+    """What was read so far, and the faults.
 
     Attributes:
         root: The file's mapping, after the overrides.
         whole: The place of faults that have no line.
         faults: Every fault.
         trainable: The trainable, or None if it cannot be loaded.
-        notes: What was changed on the way.
-        warnings: What is legal and yet probably not meant.
+        notes: Changes that the user did not ask for.
+        warnings: Settings that are legal but probably a mistake.
         config: Fixed values under their own names.
         config_places: Where each of them was written.
     """
@@ -69,7 +69,7 @@ class Document:
             if remedy is None:
                 near = nearest(key, SECTIONS)
                 remedy = f"Did you mean {near}?" if near else f"Sections: {', '.join(SECTIONS)}."
-            self.faults.add(node.place, key, "no section has this name.", remedy)
+            self.faults.add(node.place, key, "is not a section.", remedy)
 
     def own_name(self, name: str) -> str | None:
         """The trainable's own name for a field or alias; None if there is none."""
@@ -79,7 +79,7 @@ class Document:
         return own if own in self.trainable.fields else None
 
     def field_hint(self, name: str) -> str:
-        """What to say about a name that no field has."""
+        """The remedy for a name that is not a field."""
         if self.trainable is None:
             return ""
         if any(full.startswith(name + ".") for full in self.trainable.fields):
@@ -112,12 +112,12 @@ class Document:
         for key, node in found.items():
             name = f"{path}.{key}"
             if key in known and node.value is None and not known[key].nullable:
-                continue  # null is as good as left out, so that the command line can take a setting back
+                continue  # null means left out, so that the command line can remove a setting
             if key not in known:
                 near = nearest(key, known)
                 remedy = f"Did you mean {near}? " if near else ""
-                remedy += f"Known: {', '.join(known)}." if known else "There is none."
-                self.faults.add(node.place, name, "no setting has this name.", remedy)
+                remedy += f"Known: {', '.join(known)}." if known else f"{path} has none."
+                self.faults.add(node.place, name, f"is not a setting of {path}.", remedy)
             elif key in AUTO and node.value == "auto":
                 legal[key] = node
             else:

@@ -1,4 +1,4 @@
-"""The sections of a space file and what each may hold: tables for checks, messages and documentation."""
+"""The sections of a space file and what each can contain: tables for checks, messages and documentation."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ SETTINGS: Mapping[str, Mapping[str, FieldInfo]] = {
                 "auto",
                 minimum=0,
                 maximum=1,
-                doc="0, a share of a GPU, or 1; auto: 1 where there is a GPU.",
+                doc="0, a share of a GPU, or 1; auto: 1 if there is a GPU.",
             ),
             FieldInfo(
                 "cpu_per_worker",
@@ -143,7 +143,7 @@ SETTINGS: Mapping[str, Mapping[str, FieldInfo]] = {
                 2,
                 minimum=0,
                 maximum=100,
-                doc="Times that a trial goes on after it lost a process or a machine.",
+                doc="Times that a trial is retried after it lost a process or a machine.",
             ),
             FieldInfo(
                 "preemptions",
@@ -151,7 +151,7 @@ SETTINGS: Mapping[str, Mapping[str, FieldInfo]] = {
                 10,
                 minimum=0,
                 maximum=1000,
-                doc="The same for machines that their provider took back.",
+                doc="Times that a trial is retried after its machine was preempted.",
             ),
             FieldInfo(
                 "lighten",
@@ -159,7 +159,7 @@ SETTINGS: Mapping[str, Mapping[str, FieldInfo]] = {
                 3,
                 minimum=0,
                 maximum=10,
-                doc="Times that a trial out of memory goes on with half the batch at once, twice as often.",
+                doc="Times that a trial out of memory continues with half the batch in twice as many passes.",
             ),
             FieldInfo(
                 "hang_minutes",
@@ -167,8 +167,7 @@ SETTINGS: Mapping[str, Mapping[str, FieldInfo]] = {
                 60.0,
                 nullable=True,
                 minimum=0.05,
-                doc="Minutes without a sign of life after which a worker is ended and its trial tried again; "
-                "null: never.",
+                doc="Minutes of silence after which a worker is ended and its trial retried; null: never.",
             ),
         ),
         "keep": (
@@ -200,7 +199,7 @@ SETTINGS: Mapping[str, Mapping[str, FieldInfo]] = {
         ),
     }.items()
 }
-"""What each section of fixed shape may hold."""
+"""What each section of fixed shape can contain."""
 AUTO = ("gpu_per_worker", "cpu_per_worker", "max_concurrent")
 """Settings that may be `auto`."""
 ELSEWHERE = {
@@ -216,7 +215,7 @@ ELSEWHERE = {
     "max_failures": "Write `failures: {retries: 2}` for one trial, `budget: {max_failed: 5}` for the sweep.",
     "checkpoint_config": "Write `keep: {checkpoints: best, trials: 5}`.",
 }
-"""Words of neighbouring tools, and where they go here."""
+"""Sections of other tools, and what to write instead."""
 PARAMETER_KEYS = ("values", "min", "max", "log", "step", "when", "value")
 PARAMETER_WORDS = {
     "low": "Write `min`.",
@@ -227,11 +226,11 @@ PARAMETER_WORDS = {
     "choice": "Write `values: [...]`.",
     "q": "Write `step`.",
     "distribution": "Write `{min: ..., max: ..., log: true}` or `{values: [...]}`.",
-    "type": "Left out: the field knows whether it is a whole number.",
+    "type": "Remove it: the field defines the type.",
     "if": "Write `when`.",
     "condition": "Write `when`.",
 }
-"""Words of neighbouring tools inside a parameter, and what is written here."""
+"""Settings of parameters in other tools, and what to write instead."""
 LARGEST_INT = 2**63 - 1
 
 
@@ -239,7 +238,7 @@ def value_problem(info: FieldInfo, value: Any) -> tuple[str, str] | None:
     """What is wrong with a value for a field, and what is expected; None if nothing is."""
     flat = value if isinstance(value, list) else [value]
     if any(isinstance(number, int) and abs(number) > LARGEST_INT for number in flat):
-        return ("is larger than a computer counts.", f"Expected {info.expected()}.")
+        return ("is too large for a 64-bit integer.", f"Expected {info.expected()}.")
     if any(isinstance(number, float) and not math.isfinite(number) for number in flat):
         return (f"{value!r} is not a finite number.", f"Expected {info.expected()}.")
     faults = info.faults(value)
@@ -273,12 +272,12 @@ def _number(kind: str, value: Any) -> Any:
 
 
 def is_path(info: FieldInfo) -> bool:
-    """Whether a field names a folder or file; such values are made absolute, for trials run elsewhere."""
+    """Whether a field names a folder or file; such values are made absolute, for trials in other folders."""
     return info.unit == "path" or info.name == "dataset.root"
 
 
 def possible_numbers(parameter: Node) -> list[float]:
-    """The numbers above 0 among a parameter's values, or its bounds; nonsense is left out."""
+    """The numbers above 0 among a parameter's values, or its bounds; other values are left out."""
     plain = parameter.plain()
     if not isinstance(plain, dict):
         return []

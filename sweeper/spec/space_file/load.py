@@ -57,7 +57,7 @@ __all__ = [
 ]
 
 SWEEPS = Path("sweeps")
-"""Where sweeps lie, seen from where the command runs."""
+"""The folder of all sweeps, relative to the working directory."""
 
 DEMO = "pusht_quick"
 
@@ -74,7 +74,7 @@ def load_spec(
     Args:
         path: The file, or the bare name of a space that comes with the package (``pusht_quick``).
         overrides: ``key=value`` texts, applied in order.
-        sweeps_dir: The folder in which the sweep's own folder lies.
+        sweeps_dir: The folder that contains the sweep's own folder.
         trainable: Used instead of the one that the file names.
 
     Raises:
@@ -104,7 +104,7 @@ def load_spec(
     search = read_search(document)
     if not len(document.faults):
         _check_search(document, search, space, objectives)
-    if points_known:  # what is wrong elsewhere hides nothing of what is trained
+    if points_known:  # faults in other sections do not hide these
         check_combinations(document, space, places, resources.workers)
     grid = _grid_size(document, space) if search.method == "grid" and not len(document.faults) else None
     budget = read_budget(document, grid, may_be_missing=search.method == "grid")
@@ -137,12 +137,12 @@ def _load_trainable(document: Document, given: Trainable | None) -> str:
         return given.name if node is None else str(node.plain())
     if node is None or node.value is None:
         known = ", ".join(registry.names())
-        document.faults.add(document.whole, "trainable", "is missing.", f"Say what is trained: {known}.")
+        document.faults.add(document.whole, "trainable", "is missing.", f"Set what is trained: {known}.")
         return ""
     name = node.plain()
     if not isinstance(name, str):
         document.faults.add(
-            node.place, "trainable", f"{name!r} is no name.", f"Known: {', '.join(registry.names())}."
+            node.place, "trainable", f"{name!r} is not a name.", f"Known: {', '.join(registry.names())}."
         )
         return ""
     try:
@@ -187,7 +187,7 @@ def packaged_spaces() -> dict[str, Path]:
 
 
 def find_space(path: Path | str) -> Path:
-    """The file itself, or the packaged space of that name; what is not there is found missing later."""
+    """The file itself, or the packaged space of that name. `read_file` reports a missing file."""
     path = Path(path)
     if path.suffix == "" and len(path.parts) == 1 and not is_there(path):
         return packaged_spaces().get(path.name, path)

@@ -17,15 +17,15 @@ _SCALARS = ("name", "trainable")
 
 
 def apply_overrides(document: Document, overrides: list[Override]) -> None:
-    """Change the file's mapping as the command line says; the last word on a key counts."""
+    """Apply the overrides to the file's mapping; if a key is given twice, the last value counts."""
     for override in overrides:
         section, _, rest = override.key.partition(".")
         if section not in SECTIONS:
             near = nearest(section, SECTIONS)
-            remedy = f"Did you mean {near}?" if near else f"It begins with one of {', '.join(SECTIONS)}."
+            remedy = f"Did you mean {near}?" if near else f"Begin with one of {', '.join(SECTIONS)}."
             if document.own_name(override.key) is not None:
                 remedy = f"Write config.{override.key}=... (or parameters.{override.key}.max=... and so on)."
-            document.faults.add(override.place, override.key, "no section has this name.", remedy)
+            document.faults.add(override.place, override.key, "is not a section.", remedy)
         elif section == "config" and rest:
             _override_config(document, override, rest)
         elif section == "parameters" and rest:
@@ -35,7 +35,7 @@ def apply_overrides(document: Document, overrides: list[Override]) -> None:
             document.root[section] = value
         elif section in (*_SCALARS, "constraints", "objectives"):
             remedy = f"Write {section}=... with the whole value."
-            document.faults.add(override.place, override.key, f"{section} has no parts with names.", remedy)
+            document.faults.add(override.place, override.key, f"{section} has no settings.", remedy)
         else:
             _put(document, section, rest.split("."), override)
 
@@ -49,7 +49,7 @@ def _put(document: Document, section: str, keys: list[str], override: Override) 
 
 
 def _mapping(at: dict[str, Node], key: str, place: Place) -> dict[str, Node]:
-    """The mapping under a key, made if there is none."""
+    """The mapping under a key, created if there is none."""
     node = at.get(key)
     if node is None or not isinstance(node.value, dict):
         at[key] = node = Node(place, {})
@@ -58,7 +58,7 @@ def _mapping(at: dict[str, Node], key: str, place: Place) -> dict[str, Node]:
 
 
 def _same_field(document: Document, section: str, name: str) -> list[str]:
-    """The keys of a section that stand for the same field as ``name``, whatever they call it."""
+    """The keys of a section that are the field ``name`` or an alias of it."""
     node = document.root.get(section)
     if node is None or not isinstance(node.value, dict):
         return []
@@ -81,9 +81,9 @@ def _override_config(document: Document, override: Override, name: str) -> None:
 
 
 def _field_value(override: Override, info: FieldInfo | None) -> Node:
-    """What was typed for a field of the configuration: texts as they stand, everything else as YAML."""
+    """What was typed for a field of the configuration: texts as they were typed, everything else as YAML."""
     text = info is not None and info.kind in ("str", "texts")
-    # A list of texts is the one thing that brackets mean where a text may stand too.
+    # Of fields that accept a text, only those that also accept a list read brackets as a list.
     whole_list = info is not None and info.kind == "texts" and isinstance(override.value.value, list)
     return _as_text(override) if text and not whole_list else override.value
 
@@ -93,7 +93,7 @@ def read_config(trainable: Trainable, arguments: Sequence[str]) -> dict[str, Any
 
     Args:
         trainable: Knows the fields; its aliases are accepted, and so is ``config.`` before a name.
-        arguments: As they were typed; the last word on a field counts.
+        arguments: As they were typed; if a field is given twice, the last value counts.
 
     Returns:
         Values by the trainable's own names.
@@ -113,7 +113,7 @@ def read_config(trainable: Trainable, arguments: Sequence[str]) -> dict[str, Any
         if own not in trainable.fields:
             near = nearest(key, [*trainable.fields, *trainable.aliases])
             remedy = f"Did you mean {near}?" if near else "See docs/configuration.md for every field."
-            faults.append(Fault(key, "no field has this name.", remedy))
+            faults.append(Fault(key, "is not a field.", remedy))
             continue
         info = trainable.fields[own]
         value = _field_value(override, info).plain()
@@ -150,7 +150,7 @@ def _override_parameter(document: Document, override: Override, rest: str) -> No
         _release(document, override, name)
         keys = [name]
     form = _mapping(parameters, keys[0], override.place)
-    # A list of values and a range exclude each other: the newer form wins.
+    # A list of values and a range exclude each other: the later form wins.
     rivals = {"values": ("min", "max", "log", "step", "value"), "min": ("values",), "max": ("values",)}
     for rival in rivals.get(attribute, ()):
         form.pop(rival, None)
@@ -173,7 +173,7 @@ def _replace_parameter(document: Document, override: Override, name: str) -> Non
 
 
 def _release(document: Document, override: Override, name: str) -> None:
-    """Take a field out of config, because it is searched from now on."""
+    """Remove a field from config, because it is now searched."""
     for key in _same_field(document, "config", name):
         del document.root["config"].value[key]
         own = document.own_name(name)

@@ -51,8 +51,8 @@ def read_name(document: Document, default: str) -> str:
     if isinstance(value, str) and _NAME.fullmatch(value):
         return value
     place = document.place("name")
-    remedy = "Use letters, digits, `.`, `_` and `-`, at most 80, beginning with a letter or digit."
-    document.faults.add(place, "name", f"{value!r} cannot name a folder.", remedy)
+    remedy = "Use at most 80 letters, digits, `.`, `_` and `-`, and begin with a letter or digit."
+    document.faults.add(place, "name", f"{value!r} is not a valid name for the sweep's folder.", remedy)
     return "unnamed"
 
 
@@ -64,11 +64,13 @@ def read_objectives(document: Document) -> tuple[Objective, ...]:
     if several is not None and several.value is None:
         several = None
     if single is not None and several is not None:
-        document.faults.add(several.place, "objectives", "stands beside metric.", "Keep one of them.")
+        document.faults.add(
+            several.place, "objectives", "cannot be used together with metric.", "Remove one of them."
+        )
         return ()
     if single is None and several is None:
         known = "" if document.trainable is None else ", e.g. " + _example_metric(document)
-        document.faults.add(document.whole, "metric", "is missing.", f"Say what is optimised{known}.")
+        document.faults.add(document.whole, "metric", "is missing.", f"Set the metric to optimise{known}.")
         return ()
     if single is not None:
         found = [_objective(document, single, "metric")]
@@ -76,13 +78,13 @@ def read_objectives(document: Document) -> tuple[Objective, ...]:
         found = [_objective(document, node, f"objectives[{i}]") for i, node in enumerate(several.value)]
     else:
         remedy = "Write `[{name: rollout/success_rate, goal: maximize}, ...]`."
-        document.faults.add(document.place("objectives"), "objectives", "is no list of metrics.", remedy)
+        document.faults.add(document.place("objectives"), "objectives", "is not a list of metrics.", remedy)
         found = []
     objectives = tuple(objective for objective in found if objective is not None)
     names = [objective.name for objective in objectives]
     for name in sorted({name for name in names if names.count(name) > 1}):
         document.faults.add(
-            document.place("objectives"), "objectives", f"{name} stands twice.", "Keep one of them."
+            document.place("objectives"), "objectives", f"{name} is listed twice.", "Remove one of them."
         )
     return objectives
 
@@ -101,7 +103,7 @@ def _objective(document: Document, node: Node, path: str) -> Objective | None:
     entries = document.entries(path, node.value, SETTINGS["metric"])
     if "name" not in entries:
         if "name" not in node.value:
-            document.faults.add(node.place, path, "has no name.", f"E.g. {_example_metric(document)}.")
+            document.faults.add(node.place, path, "has no name.", f"Write e.g. {_example_metric(document)}.")
         return None
     name = entries["name"].value
     goal = entries["goal"].value if "goal" in entries else None
@@ -119,7 +121,9 @@ def _metric(
         near = nearest(name, document.trainable.metrics)
         useful = [metric.name for metric in document.trainable.metrics.values() if metric.goal is not None]
         remedy = f"Did you mean {near}?" if near else f"Metrics with a goal: {', '.join(useful)}."
-        document.faults.add(place, path, f"{document.trainable.name} reports no metric {name!r}.", remedy)
+        document.faults.add(
+            place, path, f"{document.trainable.name} does not report a metric {name!r}.", remedy
+        )
         return None
     if known.needs is not None and not document.is_set(known.needs):
         others = [
@@ -133,13 +137,13 @@ def _metric(
         problem = f"{name} is only reported when {known.needs} is set{zero}."
         document.faults.add(place, path, problem, remedy)
     if goal is None and known.goal is None:
-        document.faults.add(
-            place, path, f"{name} has no better direction of its own.", "Add goal: minimize or maximize."
-        )
+        document.faults.add(place, path, f"{name} has no default goal.", "Add goal: minimize or maximize.")
         return None
     if goal is not None and known.goal is not None and goal != known.goal:
         where = place if goal_node is None else goal_node.place
-        document.warnings.append(f"{where.label}: {name} is usually to {known.goal}, and here to {goal}.")
+        document.warnings.append(
+            f"{where.label}: the goal of {name} is usually {known.goal}, and here it is {goal}."
+        )
     return Objective(name, goal or cast(Goal, known.goal))
 
 
@@ -150,7 +154,7 @@ def read_search(document: Document) -> SearchSpec:
     package = missing_package(method)
     if package is not None:
         problem = f"{method} needs the package {package}, which is not installed."
-        remedy = "pip install 'diffusion-policy-sweeper[samplers]', or use tpe."
+        remedy = "Run pip install 'diffusion-policy-sweeper[samplers]', or use tpe."
         document.faults.add(document.place("search", "method"), "search.method", problem, remedy)
     if method in ("random", "grid") and "startup_trials" in entries:
         document.notes.append(f"search.startup_trials has no meaning for {method}.")
@@ -196,7 +200,9 @@ def read_early_stop(document: Document, objectives: tuple[Objective, ...]) -> Ea
     for key in ("method", "min_steps"):
         if key not in written or written[key].value is None:
             remedy = (
-                "Choose asha or median." if key == "method" else "Say after how many steps trials compare."
+                "Choose asha or median."
+                if key == "method"
+                else "Set the step at which trials are first compared."
             )
             document.faults.add(whole, f"early_stop.{key}", "is missing.", remedy)
     objective = _stop_metric(document, entries, objectives, whole)
@@ -236,7 +242,7 @@ def _stop_metric(
             whole,
             "early_stop.metric",
             "is missing, and there are several objectives.",
-            f"E.g. one of {names}.",
+            f"Set it, e.g. to one of {names}.",
         )
     return None
 
@@ -249,17 +255,17 @@ def _max_steps(document: Document, entries: Mapping[str, Node], whole: Place) ->
         return int(entries["max_steps"].value)
     if document.trainable is None:
         return 0
-    document.faults.add(
-        whole, "early_stop.max_steps", "is missing.", "Say how many steps a whole trial takes."
-    )
+    document.faults.add(whole, "early_stop.max_steps", "is missing.", "Set the steps of a whole trial.")
     return 0
 
 
 def _check_stop(document: Document, stop: EarlyStopSpec) -> None:
     place = document.place("early_stop", "min_steps")
     if stop.max_steps and stop.min_steps >= stop.max_steps:
-        problem = f"{stop.min_steps} steps are a whole trial ({stop.max_steps}): nothing can be stopped."
-        remedy = f"Lower it below {STEPS}, or leave early_stop out."
+        problem = (
+            f"{stop.min_steps} is not below the {stop.max_steps} steps of a trial: nothing can be stopped."
+        )
+        remedy = f"Lower it below {STEPS}, or remove early_stop."
         document.faults.add(place, "early_stop.min_steps", problem, remedy)
         return
     metric = None if document.trainable is None else document.trainable.metrics.get(stop.metric)
@@ -272,25 +278,25 @@ def _check_stop(document: Document, stop: EarlyStopSpec) -> None:
     interval = int(min(intervals))
     if interval >= stop.max_steps:
         problem = (
-            f"{stop.metric} is only known at the end: {every} is {interval}, "
-            f"and a trial takes {stop.max_steps} steps."
+            f"{stop.metric} is reported only at the end: {every} is {interval}, "
+            f"and a trial has {stop.max_steps} steps."
         )
-        remedy = f"Set {every} to at most {stop.max_steps // 2}, or leave early_stop out."
+        remedy = f"Set {every} to at most {stop.max_steps // 2}, or remove early_stop."
         document.faults.add(document.place("early_stop", "metric"), "early_stop.metric", problem, remedy)
     elif stop.min_steps % interval and len(intervals) == 1:
         seen = -(-stop.min_steps // interval) * interval
         document.notes.append(
-            f"early_stop.min_steps {stop.min_steps} is no multiple of {every} = {interval}: "
+            f"early_stop.min_steps {stop.min_steps} is not a multiple of {every} = {interval}: "
             f"trials are first compared at step {seen}."
         )
 
 
 def read_budget(document: Document, grid_size: int | None, may_be_missing: bool) -> BudgetSpec:
-    """When the sweep is over.
+    """Read when the sweep ends.
 
     Args:
         document: The space file.
-        grid_size: Points of a grid search; the number of trials if none is said.
+        grid_size: Points of a grid search; the number of trials if the file does not set it.
         may_be_missing: Whether the number of trials may be left out.
     """
     values = {key: node.value for key, node in (document.section("budget") or {}).items()}
@@ -298,7 +304,7 @@ def read_budget(document: Document, grid_size: int | None, may_be_missing: bool)
     written = section.value if section is not None and isinstance(section.value, dict) else {}
     said = "trials" in written and written["trials"].value is not None
     if not said and not may_be_missing:
-        remedy = "Say how many trials to run, e.g. `budget: {trials: 64}`."
+        remedy = "Set the number of trials, e.g. `budget: {trials: 64}`."
         document.faults.add(document.place("budget"), "budget.trials", "is missing.", remedy)
     values.setdefault("trials", grid_size or 1)
     return BudgetSpec(**values)
@@ -310,7 +316,9 @@ def read_resources(document: Document) -> ResourceSpec:
     resources = ResourceSpec(**values)
     gpu = resources.gpu_per_worker
     if resources.workers > 1 and gpu != "auto" and 0 < gpu < 1:
-        problem = f"{gpu:g} of a GPU cannot serve {resources.workers} workers: NCCL refuses two on one GPU."
+        problem = (
+            f"{resources.workers} workers cannot have {gpu:g} of a GPU each: NCCL refuses two on one GPU."
+        )
         remedy = "Use workers: 1, or gpu_per_worker: 1."
         document.faults.add(
             document.place("resources", "gpu_per_worker"), "resources.gpu_per_worker", problem, remedy
@@ -333,20 +341,25 @@ def read_tracking(document: Document, name: str) -> TrackingSpec:
     entries = document.section("tracking") or {}
     uri = entries["uri"].value if "uri" in entries else None
     if uri is not None and not is_store(uri):
-        problem = f"{masked(uri)!r} is no address of an MLflow store."
-        remedy = "Use http://HOST:5000, sqlite:///PATH/mlflow.db or postgresql://...; a folder will not do."
+        problem = f"{masked(uri)!r} is not the address of an MLflow store."
+        remedy = (
+            "Use http://HOST:5000, sqlite:///PATH/mlflow.db or postgresql://... A folder is not supported."
+        )
         document.faults.add(entries["uri"].place, "tracking.uri", problem, remedy)
     elif uri is not None and has_password(uri):
         document.faults.add(
             entries["uri"].place,
             "tracking.uri",
-            "holds a login, and what a space says is written into the sweep's folder and to MLflow.",
+            "contains credentials, and the space file is copied to the sweep's folder and to MLflow.",
             "Set MLFLOW_TRACKING_URI instead, or, for http, MLFLOW_TRACKING_USERNAME and "
             "MLFLOW_TRACKING_PASSWORD beside the plain address.",
         )
     experiment = entries["experiment"].value if "experiment" in entries else name
     if not experiment.strip():
         document.faults.add(
-            entries["experiment"].place, "tracking.experiment", "is empty.", "Leave it out for the name."
+            entries["experiment"].place,
+            "tracking.experiment",
+            "is empty.",
+            "Remove it to use the sweep's name.",
         )
     return TrackingSpec(uri, experiment)

@@ -1,4 +1,4 @@
-"""The config and parameters of a space file: which fields are fixed, which are searched, and over what."""
+"""The config and parameters of a space file: which fields are fixed, which are searched, in which ranges."""
 
 from __future__ import annotations
 
@@ -22,6 +22,30 @@ __all__ = ["SpacePlaces", "read_config", "read_inherited", "read_space"]
 
 PATH_OR_HUB = "path or hub id"
 """Unit of a field that names a folder or, if there is no such folder, something on the hub."""
+
+
+@dataclass(frozen=True)
+class _Written:
+    """A parameter as the file has it.
+
+    Attributes:
+        own: The field's own name.
+        place: Where the parameter was written.
+        form: Its settings.
+        info: What the field accepts.
+        when: Its condition; None if there is none.
+    """
+
+    own: str
+    place: Place
+    form: Mapping[str, Node]
+    info: FieldInfo
+    when: Expression | None
+
+    @property
+    def name(self) -> str:
+        """The dotted name in the file."""
+        return f"parameters.{self.own}"
 
 
 @dataclass
@@ -51,7 +75,7 @@ def read_config(document: Document) -> None:
 
 
 def read_inherited(document: Document) -> None:
-    """Fill ``document.config`` with what the checkpoint that it names decides and the user does not."""
+    """Fill ``document.config`` with values from the checkpoint that it names, for fields that are not set."""
     trainable = document.trainable
     if trainable is None or not isinstance(trainable, StartsFromCheckpoints):
         return
@@ -65,8 +89,8 @@ def read_inherited(document: Document) -> None:
             for name, value in added.items()
             if value != trainable.fields[name].default
         ]
-        words = f"{len(added)} fields that the file leaves open are as in the checkpoint"
-        document.notes.append(f"{words}; not as by default are {', '.join(unusual) or 'none'}.")
+        words = f"{len(added)} fields that the file does not set are taken from the checkpoint"
+        document.notes.append(f"{words}; different from the default: {', '.join(unusual) or 'none'}.")
 
 
 def _fix(document: Document, own: str, place: Place, value: Any, info: FieldInfo) -> None:
@@ -79,10 +103,10 @@ def _fix(document: Document, own: str, place: Place, value: Any, info: FieldInfo
 
 
 def _settled(document: Document, place: Place, name: str, value: Any, info: FieldInfo) -> Any:
-    """A legal value in the field's own type; a path from the root, for trials work in other folders."""
+    """A legal value in the field's own type; a path is made absolute, as trials work in other folders."""
     value = coerce(info, value)
     named = info.unit == PATH_OR_HUB and isinstance(value, str)
-    # A name on the hub has no folder, and begins like none.
+    # A name on the hub is not a folder, and does not begin like one.
     if not is_path(info) and not (named and (value[:1] in ("~", "/", ".") or is_there(Path(value)))):
         return value
     if isinstance(value, list):
@@ -91,9 +115,9 @@ def _settled(document: Document, place: Place, name: str, value: Any, info: Fiel
         return value
     try:
         return str(Path(value).expanduser().absolute())
-    except RuntimeError:  # `~somebody`, whom this machine does not know
-        remedy = "Write the path from the root: /home/..."
-        document.faults.add(place, name, f"there is no home folder for {value!r}.", remedy)
+    except RuntimeError:  # `~user`, and this machine has no such user
+        remedy = "Write an absolute path: /home/..."
+        document.faults.add(place, name, f"{value!r} has no home folder on this machine.", remedy)
         return value
 
 
@@ -112,12 +136,10 @@ def _fields(document: Document, section: str) -> list[tuple[str, Node, FieldInfo
     for key, entry in node.value.items():
         own = document.own_name(key)
         if own is None:
-            document.faults.add(
-                entry.place, f"{section}.{key}", "no field has this name.", document.field_hint(key)
-            )
+            document.faults.add(entry.place, f"{section}.{key}", "is not a field.", document.field_hint(key))
         elif own in found:
             problem = f"is the same field as {found[own][0]}."
-            document.faults.add(entry.place, f"{section}.{key}", problem, "Keep one of them.")
+            document.faults.add(entry.place, f"{section}.{key}", problem, "Remove one of them.")
         else:
             found[own] = (key, entry)
     return [(own, entry, document.trainable.fields[own]) for own, (_, entry) in found.items()]
@@ -135,7 +157,7 @@ def read_space(document: Document) -> tuple[Space, SpacePlaces]:
     if not parameters and not len(document.faults):
         place = document.place("parameters")
         remedy = "Search at least one field, e.g. `optimizer.lr: {min: 1e-5, max: 1e-3, log: true}`."
-        document.faults.add(place, "parameters", "nothing is searched.", remedy)
+        document.faults.add(place, "parameters", "no field is searched.", remedy)
     constraints = _constraints(document, places)
     ordered = _ordered(document, parameters, places)
     return Space(tuple(ordered), tuple(constraints), _defaults(document, ordered, constraints)), places
@@ -156,7 +178,7 @@ def _parameter(
             near = nearest(key, PARAMETER_KEYS)
             remedy = PARAMETER_WORDS.get(key) or (f"Did you mean {near}?" if near else "")
             remedy = remedy or f"Known: {', '.join(PARAMETER_KEYS)}."
-            document.faults.add(form[key].place, f"{name}.{key}", "no setting has this name.", remedy)
+            document.faults.add(form[key].place, f"{name}.{key}", "is not a setting of a parameter.", remedy)
     when = _when(document, own, form.get("when"))
     kinds = [kind for kind, keys in _FORMS.items() if any(key in form for key in keys)]
     if len(kinds) != 1:
@@ -166,139 +188,143 @@ def _parameter(
     if own in document.config_places and (when is None or "value" in form):
         fixed = document.config_places[own]
         where = f"line {fixed.line}" if fixed.line else fixed.label
-        remedy = "Keep one of them; both only make sense with `when`, where config holds otherwise."
-        document.faults.add(node.place, name, f"is fixed in config too ({where}).", remedy)
+        remedy = "Remove one of them. Both make sense only with `when`: config applies if it is false."
+        document.faults.add(node.place, name, f"is also fixed in config ({where}).", remedy)
     if "value" in form:
         _fix(document, own, form["value"].place, form["value"].plain(), info)
         return None
-    if "values" in form:
-        for key in ("log", "step"):
-            if key in form:
-                document.faults.add(
-                    form[key].place, f"{name}.{key}", "has no meaning for values.", "Remove it."
-                )
-        parameter = _categorical(document, own, form["values"], info, when, places)
-    else:
-        parameter = _range(document, own, node.place, form, info, when)
+    written = _Written(own, node.place, form, info, when)
+    parameter = _categorical(document, written, places) if "values" in form else _range(document, written)
     return parameter if len(document.faults) == before else None
 
 
 _FORMS = {"values": ("values",), "a range": ("min", "max"), "value": ("value",)}
 
 
-def _categorical(
-    document: Document, own: str, node: Node, info: FieldInfo, when: Expression | None, places: SpacePlaces
-) -> Parameter | None:
-    name = f"parameters.{own}.values"
+def _categorical(document: Document, written: _Written, places: SpacePlaces) -> Parameter | None:
+    for key in ("log", "step"):
+        if key in written.form:
+            place = written.form[key].place
+            document.faults.add(place, f"{written.name}.{key}", "has no meaning for values.", "Remove it.")
+    node = written.form["values"]
+    name = f"{written.name}.values"
     if not isinstance(node.value, list):
-        document.faults.add(node.place, name, f"{_short(node.plain())} is no list.", "Write [a, b, c].")
+        document.faults.add(node.place, name, f"{_short(node.plain())} is not a list.", "Write [a, b, c].")
         return None
     if not node.value:
         document.faults.add(node.place, name, "is empty.", "List at least one value.")
     values: list[Any] = []
     for element in node.value:
-        problem = value_problem(info, element.plain())
+        problem = value_problem(written.info, element.plain())
         if problem is not None:
             document.faults.add(element.place, name, *problem)
             continue
-        value = _settled(document, element.place, name, element.plain(), info)
+        value = _settled(document, element.place, name, element.plain(), written.info)
         if any(type(value) is type(other) and value == other for other in values):
-            document.faults.add(element.place, name, f"{_short(value)} stands twice.", "Keep one of them.")
+            document.faults.add(
+                element.place, name, f"{_short(value)} is listed twice.", "Remove one of them."
+            )
         values.append(value)
-    places.values[own] = [element.place for element in node.value]
-    return Parameter(own, "categorical", values=tuple(values), when=when)
+    places.values[written.own] = [element.place for element in node.value]
+    return Parameter(written.own, "categorical", values=tuple(values), when=written.when)
 
 
-def _range(
-    document: Document,
-    own: str,
-    place: Place,
-    form: Mapping[str, Node],
-    info: FieldInfo,
-    when: Expression | None,
-) -> Parameter | None:
-    name = f"parameters.{own}"
+def _range(document: Document, written: _Written) -> Parameter | None:
+    name, form, info = written.name, written.form, written.info
     if info.kind not in ("int", "float"):
         remedy = f"Write {{values: [...]}}, each {info.expected()}."
-        what = {"texts": "text", "ranges": "choice of numbers"}.get(info.kind, info.kind)
-        document.faults.add(place, name, f"a {what} has no range.", remedy)
+        document.faults.add(written.place, name, f"{_KINDS[info.kind]} cannot have a range.", remedy)
         return None
     before = len(document.faults)
     bounds: dict[str, Any] = {}
     for key in ("min", "max"):
         if key not in form:
-            document.faults.add(place, f"{name}.{key}", "is missing.", "A range has both min and max.")
+            document.faults.add(written.place, f"{name}.{key}", "is missing.", "A range needs min and max.")
             continue
         bound = form[key].plain()
-        wrong = value_problem(info, bound) if bound is not None else ("is null.", "A bound is a number.")
+        wrong = value_problem(info, bound) if bound is not None else ("is null.", "Expected a number.")
         if wrong is not None:
             document.faults.add(form[key].place, f"{name}.{key}", *wrong)
         else:
             bounds[key] = coerce(info, bound)
-    log = _log(document, name, form)
-    step = _step(document, name, form, info)
+    log = _log(document, written)
+    step = _step(document, written)
     if len(document.faults) > before:
         return None
     low, high = bounds["min"], bounds["max"]
     if low >= high:
-        remedy = "Swap them." if low > high else "A single value belongs under config."
+        remedy = "Swap them." if low > high else "Put a single value under config."
         # A bound that the command line changed is the one to blame.
         blamed = form["min"].place if form["max"].place.line else form["max"].place
         document.faults.add(blamed, name, f"min {low:g} is not below max {high:g}.", remedy)
     elif log and low <= 0:
-        problem = f"a logarithmic scale has no place for {low:g}."
+        problem = f"a logarithmic scale cannot contain {low:g}."
         document.faults.add(form["min"].place, f"{name}.min", problem, "Use a min above 0, or log: false.")
     elif step is not None:
-        _check_step(document, name, form, low, high, step)
+        _check_step(document, written, low, high, step)
     if log and step is not None:
-        remedy = "Remove one of them; {values: [...]} can list any numbers."
+        remedy = "Remove log or step; {values: [...]} can list any numbers."
         document.faults.add(
             form["step"].place, f"{name}.step", "has no meaning on a logarithmic scale.", remedy
         )
     kind: Literal["int", "float"] = "int" if info.kind == "int" else "float"
-    return Parameter(own, kind, low, high, log, step, when=when)
+    return Parameter(written.own, kind, low, high, log, step, when=written.when)
 
 
-def _log(document: Document, name: str, form: Mapping[str, Node]) -> bool:
-    if "log" not in form:
+_KINDS = {
+    "bool": "a boolean",
+    "str": "a text",
+    "texts": "a text",
+    "ranges": "a choice of numbers",
+    "dict": "a mapping",
+    "list[int]": "a list",
+    "list[float]": "a list",
+    "list[str]": "a list",
+}
+"""Kinds of fields that are not numbers, in words."""
+
+
+def _log(document: Document, written: _Written) -> bool:
+    node = written.form.get("log")
+    if node is None:
         return False
-    log = form["log"].plain()
+    log = node.plain()
     if not isinstance(log, bool):
-        document.faults.add(form["log"].place, f"{name}.log", f"is {_short(log)}.", "Expected true or false.")
+        problem = f"{_short(log)} is not a boolean."
+        document.faults.add(node.place, f"{written.name}.log", problem, "Expected true or false.")
     return log is True
 
 
-def _step(document: Document, name: str, form: Mapping[str, Node], info: FieldInfo) -> float | None:
-    if "step" not in form or form["step"].value is None:
+def _step(document: Document, written: _Written) -> float | None:
+    node, whole = written.form.get("step"), written.info.kind == "int"
+    if node is None or node.value is None:
         return None
-    info = FieldInfo("step", info.kind, None, minimum=1 if info.kind == "int" else 1e-12)
-    step = form["step"].plain()
+    info = FieldInfo("step", written.info.kind, None, minimum=1 if whole else 1e-12)
+    step = node.plain()
     problem = value_problem(info, step)
     if problem is not None:
-        expected = (
-            "Expected a whole number of at least 1." if info.kind == "int" else "Expected a number above 0."
-        )
-        document.faults.add(form["step"].place, f"{name}.step", problem[0], expected)
+        expected = "Expected an int of at least 1." if whole else "Expected a number above 0."
+        document.faults.add(node.place, f"{written.name}.step", problem[0], expected)
         return None
     number: float = coerce(info, step)
     return number
 
 
-def _check_step(
-    document: Document, name: str, form: Mapping[str, Node], low: float, high: float, step: float
-) -> None:
+def _check_step(document: Document, written: _Written, low: float, high: float, step: float) -> None:
     exact_low, exact_high, exact_step = (Decimal(repr(number)) for number in (low, high, step))
     count = (exact_high - exact_low) / exact_step
     if count == int(count):
         return
     if count < 1:
         wide = f"{step:g} is wider than the range {low:g} to {high:g}."
-        document.faults.add(form["step"].place, f"{name}.step", wide, "Lower it, or list values.")
+        document.faults.add(
+            written.form["step"].place, f"{written.name}.step", wide, "Lower it, or list values."
+        )
         return
     below = exact_low + math.floor(count) * exact_step
-    problem = f"{high:g} is not reached from {low:g} in steps of {step:g}."
+    problem = f"{high:g} cannot be reached from {low:g} in steps of {step:g}."
     remedy = f"Nearest: {below.normalize():f} or {(below + exact_step).normalize():f}."
-    document.faults.add(form["max"].place, f"{name}.max", problem, remedy)
+    document.faults.add(written.form["max"].place, f"{written.name}.max", problem, remedy)
 
 
 def _when(document: Document, own: str, node: Node | None) -> Expression | None:
@@ -306,8 +332,9 @@ def _when(document: Document, own: str, node: Node | None) -> Expression | None:
         return None
     expression = _expression(document, node, f"parameters.{own}.when")
     if expression is not None and own in expression.names:
-        problem = "the condition of a parameter cannot ask for the parameter itself."
-        document.faults.add(node.place, f"parameters.{own}.when", problem)
+        problem = "the condition of a parameter cannot use the parameter itself."
+        remedy = "Use other fields, or remove the condition."
+        document.faults.add(node.place, f"parameters.{own}.when", problem, remedy)
     return expression
 
 
@@ -317,7 +344,7 @@ def _constraints(document: Document, places: SpacePlaces) -> list[Expression]:
         return []
     if not isinstance(node.value, list):
         document.faults.add(
-            node.place, "constraints", "is no list.", "Write each after `- ` on a line of its own."
+            node.place, "constraints", "is not a list.", "Write each constraint on its own line, after `- `."
         )
         return []
     constraints = []
@@ -344,10 +371,12 @@ def _expression(document: Document, node: Node, name: str) -> Expression | None:
         return None
     before = len(document.faults)
     if not expression.names:
-        document.faults.add(node.place, name, f"`{text}` asks for no field.", "It is always the same.")
+        document.faults.add(
+            node.place, name, f"`{text}` uses no field, so its value never changes.", "Remove it."
+        )
     for known in expression.names:
         if document.own_name(known) is None:
-            problem = f"`{text}` asks for {known}, which no field is called."
+            problem = f"`{text}` uses {known}, which is not a field."
             document.faults.add(node.place, name, problem, document.field_hint(known))
     if len(document.faults) > before:
         return None
@@ -358,19 +387,19 @@ def _expression(document: Document, node: Node, name: str) -> Expression | None:
 
 
 def _check_literals(document: Document, place: Place, name: str, expression: Expression) -> None:
-    """A field compared with what it can never be is a slip of the pen."""
+    """Find fields that are compared with a value that they cannot have: a typing mistake."""
     for known, literal in expression.literals():
         info = None if document.trainable is None else document.trainable.fields[known]
         if info is None or info.kind.startswith(("list", "dict", "ranges")):
             continue
         problem = value_problem(info, literal) if literal is not None or not info.nullable else None
         if problem is not None:
-            words = f"`{expression.text}` compares {known} with what it can never be: {problem[0]}"
+            words = f"`{expression.text}` compares {known} with an impossible value: {problem[0]}"
             document.faults.add(place, name, words, problem[1])
 
 
 def _ordered(document: Document, parameters: dict[str, Parameter], places: SpacePlaces) -> list[Parameter]:
-    """Sort parameters so that each condition only asks for those before it; a circle is a fault."""
+    """Sort parameters so that each condition uses only parameters before it; a circle is a fault."""
     ordered: dict[str, Parameter] = {}
     waiting = dict(parameters)
     while waiting:
@@ -382,9 +411,9 @@ def _ordered(document: Document, parameters: dict[str, Parameter], places: Space
         ]
         if not ready:
             circle = _circle(waiting)
-            problem = f"the conditions wait for each other: {' → '.join([*circle, circle[0]])}."
+            problem = f"the conditions depend on each other: {' → '.join([*circle, circle[0]])}."
             document.faults.add(
-                places.parameters[circle[0]], f"parameters.{circle[0]}.when", problem, "Drop one `when`."
+                places.parameters[circle[0]], f"parameters.{circle[0]}.when", problem, "Remove one `when`."
             )
             break
         # One at a time, so that the order of the file is kept wherever it can be.
@@ -405,7 +434,7 @@ def _circle(waiting: Mapping[str, Parameter]) -> list[str]:
 def _defaults(
     document: Document, parameters: list[Parameter], constraints: list[Expression]
 ) -> dict[str, Any]:
-    """What the trainable takes for the fields that expressions mention, where neither file nor trial says."""
+    """The trainable's defaults of the fields that expressions use, if neither file nor trial sets them."""
     if document.trainable is None:
         return {}
     expressions = [*constraints, *(parameter.when for parameter in parameters if parameter.when is not None)]

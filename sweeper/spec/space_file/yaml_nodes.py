@@ -1,8 +1,8 @@
-"""Reading space files: YAML in which every value still knows the line it came from.
+"""Reading space files: YAML in which every value keeps the line it was read from.
 
-PyYAML composes the nodes; this module turns them into values. What PyYAML would construct differently from
-what people mean is put right: ``1e-4`` is a number, ``on`` and ``no`` are texts, ``010`` is ten. A key that
-stands twice is a fault, and so is whatever could grow without bound: size, depth, aliases.
+PyYAML composes the nodes; this module turns them into values. It differs from YAML 1.1 if that would
+surprise: ``1e-4`` is a number, ``on`` and ``no`` are texts, ``010`` is ten. A duplicate key is a fault. Size,
+depth and the number of values after aliases are limited.
 """
 
 from __future__ import annotations
@@ -60,13 +60,13 @@ class Node:
 
 
 class FaultList:
-    """Collects faults, so that a person sees all of them at once."""
+    """Collects faults, so that the user sees all of them at once."""
 
     def __init__(self) -> None:
         self._faults: list[SpecFault] = []
 
     def add(self, place: Place, name: str, problem: str, remedy: str = "") -> None:
-        """Note a fault; the same one is kept once."""
+        """Add a fault, unless it was added before."""
         fault = SpecFault(place.label, place.line, name, problem, remedy)
         if fault not in self._faults:
             self._faults.append(fault)
@@ -79,7 +79,7 @@ class FaultList:
         return iter(sorted(self._faults, key=lambda fault: fault.line))
 
     def raise_any(self) -> None:
-        """Raise what was collected.
+        """Raise the faults that were collected.
 
         Raises:
             SpecError: If there is a fault.
@@ -89,9 +89,9 @@ class FaultList:
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes nodes with our own idea of what a plain word means, and to a bounded depth."""
+    """Composes nodes with the rules of this module for plain words, and to a limited depth."""
 
-    # Of YAML 1.1's guesses only those are kept that people expect.
+    # YAML 1.1 guesses types from words; only the guesses that people expect are kept.
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - PyYAML's protocol
     depth = 0
 
@@ -134,22 +134,22 @@ def read_file(path: Path, known: Sequence[str] = ()) -> tuple[str, Node]:
         Its text, and the mapping.
 
     Raises:
-        SpecError: If the file is missing, too large, not UTF-8, or not YAML in the sense of this module.
+        SpecError: If the file is missing, too large, not UTF-8, or not valid YAML for this module.
     """
     whole = Place(str(path))
     if not (is_there(path) and path.is_file()):
-        problem = "is no file." if is_there(path) else "there is no such file."
+        problem = "is not a file." if is_there(path) else "the file does not exist."
         raise SpecError([SpecFault(whole.label, 0, "", problem, _similar_files(path, known))])
     size = path.stat().st_size
     if size > MAX_BYTES:
-        remedy = f"At most {MAX_BYTES / 1e6:g} MB. Is this the right file?"
+        remedy = f"At most {MAX_BYTES / 1e6:g} MB is allowed. Check that this is the right file."
         raise SpecError(
             [SpecFault(whole.label, 0, "", f"{size / 1e6:.1f} MB is too large for a space.", remedy)]
         )
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        problem = f"is no text: {error.reason} at byte {error.start}."
+        problem = f"is not text: {error.reason} at byte {error.start}."
         raise SpecError([SpecFault(whole.label, 0, "", problem, "Save it as UTF-8.")]) from None
     except OSError as error:
         raise SpecError([SpecFault(whole.label, 0, "", f"cannot be read: {error.strerror}.")]) from None
@@ -158,10 +158,10 @@ def read_file(path: Path, known: Sequence[str] = ()) -> tuple[str, Node]:
     faults.raise_any()
     if root is None or root.value is None:
         raise SpecError(
-            [SpecFault(whole.label, 0, "", "is empty.", "See docs/spaces.md for what a space needs.")]
+            [SpecFault(whole.label, 0, "", "is empty.", "docs/spaces.md describes what a space needs.")]
         )
     if not isinstance(root.value, dict):
-        problem = f"holds a {_kind(root.value)}, not a space."
+        problem = f"contains a {_kind(root.value)}, not a space."
         raise SpecError(
             [SpecFault(whole.label, 1, "", problem, "Begin with `name: ...`; see docs/spaces.md.")]
         )
@@ -171,7 +171,7 @@ def read_file(path: Path, known: Sequence[str] = ()) -> tuple[str, Node]:
 def _similar_files(path: Path, known: Sequence[str]) -> str:
     folder = path if is_there(path) and path.is_dir() else path.parent
     if not (is_there(folder) and folder.is_dir()):
-        return f"There is no folder {folder} either."
+        return f"The folder {folder} does not exist either."
     names = sorted(entry.name for entry in folder.iterdir() if entry.suffix in (".yaml", ".yml"))
     near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.65)
     if near:
@@ -194,12 +194,12 @@ def _compose(text: str, file: str, faults: FaultList) -> Node | None:
             if "'\\t'" in str(error.problem)
             else _yaml_hint(str(error.problem))
         )
-        faults.add(Place(f"{file}:{line}", line), "", f"is no YAML: {error.problem}.", remedy)
+        faults.add(Place(f"{file}:{line}", line), "", f"is not valid YAML: {error.problem}.", remedy)
         return None
     except yaml.YAMLError as error:
         position = getattr(error, "position", 0)
         line = text.count("\n", 0, position) + 1
-        problem = f"is no YAML: {getattr(error, 'reason', str(error))}."
+        problem = f"is not valid YAML: {getattr(error, 'reason', str(error))}."
         faults.add(Place(f"{file}:{line}", line), "", problem, "Remove the character.")
         return None
     return None if tree is None else _Conversion(file, faults).node(tree)
@@ -207,9 +207,9 @@ def _compose(text: str, file: str, faults: FaultList) -> Node | None:
 
 def _yaml_hint(problem: str) -> str:
     if "mapping values are not allowed" in problem:
-        return "A text with a colon needs quotes, and entries of a mapping the same indent."
+        return "Put a text with a colon in quotes, and give the entries of a mapping the same indentation."
     if "expected ',' or" in problem or "did not find expected" in problem:
-        return "Is a bracket or a brace missing?"
+        return "Check for a missing bracket or brace."
     return ""
 
 
@@ -226,7 +226,7 @@ class _Conversion:
         place = self.place(node)
         self.count += 1
         if self.count > MAX_NODES:
-            problem = f"holds more than {MAX_NODES} values, once its aliases are followed."
+            problem = f"has more than {MAX_NODES} values after its aliases are followed."
             raise SpecError([SpecFault(self.file, 0, "", problem, "Write it without aliases.")])
         if id(node) in self.open:
             self.faults.add(place, "", "refers to itself.", "Write it without aliases.")
@@ -234,7 +234,7 @@ class _Conversion:
         self.open.add(id(node))
         try:
             if not isinstance(node, yaml.ScalarNode) and node.tag not in (_MAP, _SEQ):
-                self.faults.add(place, "", f"the tag {node.tag} has no meaning here.", "Write plain values.")
+                self.faults.add(place, "", f"the tag {node.tag} is not supported.", "Write plain values.")
             if isinstance(node, yaml.MappingNode):
                 return Node(place, self.mapping(node))
             if isinstance(node, yaml.SequenceNode):
@@ -257,7 +257,9 @@ class _Conversion:
             key = key_node.value
             if key in found:
                 first = found[key].place
-                self.faults.add(place, key, f"stands twice; first in line {first.line}.", "Keep one of them.")
+                self.faults.add(
+                    place, key, f"is already defined in line {first.line}.", "Remove one of them."
+                )
                 continue
             found[key] = Node(place, self.node(value_node).value)
         return found
@@ -277,9 +279,9 @@ class _Conversion:
                 plain = text.replace("_", "").lower()
                 return float(plain.replace(".inf", "inf").replace(".nan", "nan"))
         except (KeyError, ValueError):
-            self.faults.add(place, "", f"{text[:40]!r} cannot be read as the tag {node.tag} says.")
+            self.faults.add(place, "", f"{text[:40]!r} cannot be read as {node.tag}.")
             return None
-        self.faults.add(place, "", f"the tag {node.tag} has no meaning here.", "Write plain values.")
+        self.faults.add(place, "", f"the tag {node.tag} is not supported.", "Write plain values.")
         return None
 
 
@@ -294,9 +296,9 @@ class Override:
     """One ``key=value`` of the command line.
 
     Attributes:
-        place: The argument as it was typed, without logins.
-        key: What stands before the ``=``.
-        raw: What stands behind it.
+        place: The argument as it was typed, without credentials.
+        key: The text before the ``=``.
+        raw: The text after it.
         value: The same, read as YAML.
     """
 
@@ -307,17 +309,17 @@ class Override:
 
 
 def parse_override(argument: str, faults: FaultList) -> Override | None:
-    """Read ``key=value``; None (and a fault) if it is none."""
+    """Read ``key=value``; None and a fault if the argument is something else."""
     place = Place(f"argument {masked(argument)}")
     key, separator, raw = argument.partition("=")
     key = key.strip()
     if not separator or not key or key.startswith("-"):
         remedy = "Write key=value, e.g. budget.trials=8 or parameters.optimizer.lr.max=3e-4."
-        faults.add(place, "", "is no override.", remedy)
+        faults.add(place, "", "is not an override.", remedy)
         return None
     if not raw.strip():
-        # An unset variable of the shell, more often than not: the sweep would quietly run on something else.
-        faults.add(place, key, "has no value.", f"Write {key}=null where none is meant.")
+        # Usually an unset variable of the shell: the sweep would silently run with other values.
+        faults.add(place, key, "has no value.", f"Write {key}=null to remove the setting.")
         return None
     if len(raw) > MAX_BYTES:
         faults.add(place, key, "is too long.")
@@ -332,7 +334,7 @@ def parse_override(argument: str, faults: FaultList) -> Override | None:
 
 
 def _placed(node: Node, place: Place) -> Node:
-    """The same value, said to come from ``place``."""
+    """The same value with another place."""
     if isinstance(node.value, dict):
         return Node(place, {key: _placed(value, place) for key, value in node.value.items()})
     if isinstance(node.value, list):

@@ -106,7 +106,7 @@ def test_a_dataset_that_cannot_be_opened_is_a_finding(capsys):
         (["set", "policy.horizont=32"], "Did you mean policy.horizon?"),
         (["set", "policy.horizon=x"], "'x' is not an int"),
         (["set", "policy.horizon=7"], "7 is no multiple of 8"),
-        (["set", "horizon"], "is no override"),
+        (["set", "horizon"], "is not an override"),
         (["set", "dataset.exclude_episodes=[9]"], "[9] do not exist"),
         (["set", "--trainable", "other"], "no trainable is called 'other'"),
     ],

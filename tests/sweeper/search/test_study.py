@@ -122,7 +122,7 @@ def test_a_constraint_that_never_holds_is_a_clear_error(tmp_path):
 def test_a_finite_space_without_a_legal_point_is_a_clear_error(tmp_path):
     with (
         Study(sweep(tmp_path, HORIZON, constraints=("policy.horizon > 99",))) as study,
-        pytest.raises(UserError, match="no combination of the parameters keeps the constraints"),
+        pytest.raises(UserError, match="no combination of the parameters satisfies the constraints"),
     ):
         study.ask()
 
@@ -197,11 +197,11 @@ def test_a_range_that_its_step_does_not_fill_stays_in_bounds(tmp_path):
 @pytest.mark.parametrize(
     ("method", "parameters", "objectives", "message"),
     [
-        ("grid", (LR, HORIZON), None, "a grid has no end over optimizer.lr"),
-        ("cmaes", (LR, HORIZON, SCHEDULE), None, "policy.beta_schedule is a choice"),
+        ("grid", (LR, HORIZON), None, "a continuous range: optimizer.lr"),
+        ("cmaes", (LR, HORIZON, SCHEDULE), None, "a list of values: policy.beta_schedule"),
         ("cmaes", (LR,), None, "CMA-ES needs at least 2 parameters"),
         ("cmaes", (LR, HORIZON), {SUCCESS: "maximize", ERROR: "minimize"}, "CMA-ES optimises one objective"),
-        ("gp", (SCHEDULE, BETA_END), None, "policy.beta_end has `when`"),
+        ("gp", (SCHEDULE, BETA_END), None, "a conditional parameter: policy.beta_end"),
     ],
 )  # fmt: skip
 def test_what_a_method_cannot_search_is_said_before_anything_runs(

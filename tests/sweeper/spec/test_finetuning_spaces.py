@@ -71,7 +71,7 @@ def test_what_the_space_leaves_open_is_the_checkpoints(tmp_path, checkpoint):
     assert "policy.num_inference_steps" not in spec.config
     # Searched in some: in the others the checkpoint's value holds.
     assert spec.config["policy.beta_end"] == 0.015
-    assert any("as in the checkpoint" in note and "policy.horizon: 8" in note for note in spec.notes)
+    assert any("are taken from the checkpoint" in note and "policy.horizon: 8" in note for note in spec.notes)
 
 
 def test_constraints_see_the_checkpoints_values(tmp_path, checkpoint):

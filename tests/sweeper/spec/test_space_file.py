@@ -214,7 +214,7 @@ def test_a_relative_dataset_is_settled_where_the_user_stands(write, tmp_path, mo
     (roots,) = (p.values for p in spec.space.parameters if p.name == "dataset.root")
     assert roots == (str(tmp_path / "one"), str(Path.home() / "two"))
     (fault,) = faults_of(write(), "parameters.dataset.root={values: [one, ~nobody-of-this-name/x]}")
-    assert fault.problem == "there is no home folder for '~nobody-of-this-name/x'."
+    assert fault.problem == "'~nobody-of-this-name/x' has no home folder on this machine."
 
 
 def test_several_datasets_are_settled_one_by_one(write, tmp_path, monkeypatch):
@@ -264,7 +264,7 @@ def test_how_many_episodes_are_learned_from_can_be_searched(write):
         ("config.dataset.episodes=0-99999999999999999999", "larger than any number"),
         ("config.dataset.exclude_episodes=null", "is null"),
         ("config.dataset.features={actions: [a]}", "'actions' becomes ['a']"),
-        ("parameters.dataset.episodes={min: 1, max: 9}", "a choice of numbers has no range"),
+        ("parameters.dataset.episodes={min: 1, max: 9}", "a choice of numbers cannot have a range"),
     ],
 )
 def test_episodes_that_cannot_be_are_faults(write, override, words):
@@ -387,8 +387,8 @@ def test_a_number_may_name_a_sweep(write):
 @pytest.mark.parametrize(
     ("override", "name", "words"),
     [
-        ("budget.trials", "", "is no override"),
-        ("--budget.trials=3", "", "is no override"),
+        ("budget.trials", "", "is not an override"),
+        ("--budget.trials=3", "", "is not an override"),
         ("budget.trails=3", "budget.trails", "Did you mean trials?"),
         ("budgte.trials=3", "budgte.trials", "Did you mean budget?"),
         ("optimizer.lr=1e-4", "optimizer.lr", "Write config.optimizer.lr=..."),
@@ -397,9 +397,9 @@ def test_a_number_may_name_a_sweep(write):
         ("config.policy.horizont=16", "config.policy.horizont", "Did you mean policy.horizon?"),
         ("parameters.optimzer.lr.max=1", "parameters.optimzer.lr", "Did you mean optimizer.lr?"),
         ("parameters.optimizer.lr.max=1e-6", "parameters.optimizer.lr", "Swap them"),
-        ("parameters.optimizer.lr.maximum=1", "parameters.optimizer.lr.maximum", "no field has this name"),
-        ("constraints.0=x", "constraints.0", "no parts with names"),
-        ("name=a/b", "name", "cannot name a folder"),
+        ("parameters.optimizer.lr.maximum=1", "parameters.optimizer.lr.maximum", "is not a field"),
+        ("constraints.0=x", "constraints.0", "has no settings"),
+        ("name=a/b", "name", "is not a valid name"),
         ("config.dataset.root=", "config.dataset.root", "has no value. Write config.dataset.root=null"),
         ("config.dataset.root=~nobody-of-this-name/x", "config.dataset.root", "no home folder"),
         ("config.dataset.repo_id=builtin/push", "config.dataset.repo_id", "only one is builtin/pusht"),
@@ -504,7 +504,7 @@ def test_a_batch_that_the_workers_cannot_share_is_a_fault_before_any_trial(write
 def test_combinations_that_clash_now_and_then_are_a_warning_that_says_what_to_write(write):
     spec = load_spec(write(), ["constraints=null"])
     (warning,) = spec.warnings
-    assert "of the combinations looked at cannot be trained" in warning
+    assert "of the checked combinations cannot be trained" in warning
     assert "policy.n_action_steps" in warning
     assert "policy.n_action_steps <= policy.horizon - policy.n_obs_steps + 1" in warning
 
@@ -512,7 +512,7 @@ def test_combinations_that_clash_now_and_then_are_a_warning_that_says_what_to_wr
 def test_constraints_that_exclude_each_other_are_a_fault(write):
     constraints = "constraints=[policy.horizon > 16, policy.horizon < 16]"
     (fault,) = faults_of(write(), constraints)
-    assert "though each can be kept alone" in fault.problem
+    assert "each alone can be satisfied" in fault.problem
 
 
 def test_conditions_that_wait_for_each_other_are_a_fault(write):
@@ -527,7 +527,7 @@ def test_conditions_that_wait_for_each_other_are_a_fault(write):
 def test_nothing_to_search_is_a_fault(write):
     text = GOOD[: GOOD.index("parameters:")] + GOOD[GOOD.index("metric:") :]
     (fault,) = faults_of(write(text))
-    assert (fault.name, fault.problem) == ("parameters", "nothing is searched.")
+    assert (fault.name, fault.problem) == ("parameters", "no field is searched.")
 
 
 def test_a_space_without_a_metric_or_a_trainable_says_so(write):
@@ -538,7 +538,7 @@ def test_a_space_without_a_metric_or_a_trainable_says_so(write):
 
 def test_an_unusual_goal_is_a_warning(write):
     spec = load_spec(write(), ["metric.goal=minimize"])
-    assert any("usually to maximize" in warning for warning in spec.warnings)
+    assert any("is usually maximize" in warning for warning in spec.warnings)
 
 
 def test_settings_of_another_method_are_noted_and_left_out(write):
@@ -594,16 +594,16 @@ def test_what_is_wrong_elsewhere_hides_nothing_of_what_cannot_be_trained():
     [
         (b"", "is empty"),
         (b"# nothing\n", "is empty"),
-        (b"- a\n- b\n", "holds a list"),
-        (b"just words\n", "holds a single value"),
+        (b"- a\n- b\n", "contains a list"),
+        (b"just words\n", "contains a single value"),
         (b"name: x\n\tconfig: y\n", "spaces, not tabs"),
-        (b"name: x: y\n", "is no YAML"),
-        (b"name: [x\n", "is no YAML"),
-        (b"name: x\n---\nname: y\n", "is no YAML"),
-        (b"name: \xff\xfe\n", "no text"),
-        (b"name: a\x00b\n", "is no YAML"),
-        (b"name: !!python/object/apply:os.system [ls]\n", "has no meaning here"),
-        (b"name: !mine x\n", "has no meaning here"),
+        (b"name: x: y\n", "is not valid YAML"),
+        (b"name: [x\n", "is not valid YAML"),
+        (b"name: x\n---\nname: y\n", "is not valid YAML"),
+        (b"name: \xff\xfe\n", "is not text"),
+        (b"name: a\x00b\n", "is not valid YAML"),
+        (b"name: !!python/object/apply:os.system [ls]\n", "is not supported"),
+        (b"name: !mine x\n", "is not supported"),
         (b"name: !!int x\n", "cannot be read"),
         (b"[a, b]: 3\n", "must be a text"),
         (b"budget: &b {trials: *b}\n", "refers to itself"),
@@ -627,12 +627,12 @@ def test_aliases_cannot_blow_up(write):
 def test_a_missing_file_comes_with_its_neighbour(write, tmp_path):
     write()
     (fault,) = faults_of(tmp_path / "spaec.yaml")
-    assert fault.problem == "there is no such file."
+    assert fault.problem == "the file does not exist."
     assert fault.remedy == f"Did you mean {tmp_path / 'space.yaml'}?"
     (fault,) = faults_of(tmp_path)
-    assert fault.problem == "is no file."
+    assert fault.problem == "is not a file."
     (fault,) = faults_of(tmp_path / "no" / "space.yaml")
-    assert "no folder" in fault.remedy
+    assert "does not exist either" in fault.remedy
 
 
 def test_a_missing_file_of_a_strange_name_is_not_said_to_be_another_file(write, tmp_path):

@@ -37,7 +37,7 @@ def test_a_budget_is_set_raised_and_lowered(changes: list[str], budget: BudgetSp
         ("trials=many", "'many' is not"),
         ("trails=9", "Did you mean trials?"),
         ("gpu_hours=+2", "has no limit of gpu hours"),
-        ("trials", "is no override"),
+        ("trials", "is not an override"),
         ("trials=", "has no value"),
     ],
 )
