@@ -8,6 +8,7 @@ from its checkpoint.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import socket
@@ -25,7 +26,7 @@ from sweeper.trial.failure import (
     write_failure,
 )
 from sweeper.trial.placement import Withdrawn, group_prefix
-from sweeper.trial.worker import TrialSettings, train_worker
+from sweeper.trial.worker import TrialSettings, WorkerTask, train_worker
 
 __all__ = ["run_trial"]
 
@@ -110,8 +111,7 @@ def _train(number: int, config: dict[str, Any], settings: TrialSettings) -> bool
     if settings.gpu_per_worker:
         resources["GPU"] = settings.gpu_per_worker
     trainer = TrialTrainer(
-        train_worker,
-        train_loop_config={"number": number, "config": config, "settings": settings, "attempt": attempt},
+        functools.partial(train_worker, WorkerTask(number, config, settings, attempt)),
         torch_config=NetworkConfig(),
         scaling_config=ray.train.ScalingConfig(
             num_workers=settings.workers,

@@ -40,7 +40,7 @@ from sweeper.trial.watchdog import Watchdog
 from trainables import registry
 from trainables.interface import Report, TrainContext, silent
 
-__all__ = ["TrialSettings", "train_worker"]
+__all__ = ["TrialSettings", "WorkerTask", "train_worker"]
 
 
 @dataclass(frozen=True)
@@ -77,25 +77,38 @@ class TrialSettings:
         return max(1, math.floor(self.cpu_per_worker))
 
 
-def train_worker(loop: Mapping[str, Any]) -> str:
+@dataclass(frozen=True)
+class WorkerTask:
+    """What the workers of one trial train.
+
+    Attributes:
+        number: Number of the trial.
+        config: Its whole configuration.
+        settings: What all trials of the sweep share.
+        attempt: Identifies this start of the worker group.
+    """
+
+    number: int
+    config: Mapping[str, Any]
+    settings: TrialSettings
+    attempt: str
+
+
+def train_worker(task: WorkerTask) -> str:
     """Train in one process of the worker group, and report.
 
-    Args:
-        loop: ``number`` and ``config`` of the trial, the ``settings`` of the sweep, and the ``attempt`` that
-            this worker belongs to.
-
     Returns:
-        ``interrupted`` where the run ended because it was asked to, else ``done``.
+        ``interrupted`` if the run ended because it was asked to, else ``done``.
     """
     import ray.train
 
-    settings: TrialSettings = loop["settings"]
-    folder = trial_folder(settings.folder, loop["number"])
+    settings = task.settings
+    folder = trial_folder(settings.folder, task.number)
     rank = ray.train.get_context().get_world_rank()
     log = folder / (LOG if rank == 0 else f"worker-{rank}.log")
     _print_to(log)
     sys.path += [place for place in settings.python_path if place not in sys.path and Path(place).exists()]
-    stop = _Watch(folder, loop["attempt"])
+    stop = _Watch(folder, task.attempt)
 
     def tell_of_hang(message: str) -> None:
         if not stop.superseded():
@@ -126,7 +139,7 @@ def train_worker(loop: Mapping[str, Any]) -> str:
     try:
         final = False
         with watchdog.watching():
-            for report in _reports(settings.trainable, loop["config"], context):
+            for report in _reports(settings.trainable, task.config, context):
                 final = report.final
                 result = _metrics(report) if rank == 0 else {}
                 if rank == 0:
