@@ -19,19 +19,24 @@ __all__ = [
 ]
 
 
+LAST_PART_RATIO = 0.5
+"""How similar the last parts of two dotted names are at least, if one is suggested for the other."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that looks most like ``name``, or None if none does."""
     known = list(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.65)
-    if near:
-        return near[0]
-    # `lr` for `optimizer.lr`: a last part that is right is near enough.
     last = name.rpartition(".")[2]
+    for near in difflib.get_close_matches(name, known, n=3, cutoff=0.65):
+        # An equal section alone does not make `optimizer.name` near to `optimizer.learning_rate`.
+        if difflib.SequenceMatcher(None, last, near.rpartition(".")[2]).ratio() >= LAST_PART_RATIO:
+            return near
+    # `lr` for `optimizer.lr`: an equal last part is near enough.
     tails = {full.rpartition(".")[2]: full for full in known}
     if last in tails:
         return tails[last]
-    near = difflib.get_close_matches(last, tails, n=1, cutoff=0.75)
-    return tails[near[0]] if near else None
+    ends = difflib.get_close_matches(last, tails, n=1, cutoff=0.75)
+    return tails[ends[0]] if ends else None
 
 
 def is_there(path: Path) -> bool:

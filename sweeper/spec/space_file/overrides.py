@@ -36,6 +36,11 @@ def apply_overrides(document: Document, overrides: list[Override]) -> None:
         elif section in (*_SCALARS, "constraints", "objectives"):
             remedy = f"Write {section}=... with the whole value."
             document.faults.add(override.place, override.key, f"{section} has no settings.", remedy)
+        elif section == "budget" and override.raw.strip().startswith("+"):
+            # YAML would read +20 as 20, and `sweeper resume` adds it.
+            problem = f"{override.raw.strip()} can only be added to the budget of a sweep that has started."
+            remedy = f"Write {override.key}={override.raw.strip()[1:]}."
+            document.faults.add(override.place, override.key, problem, remedy)
         else:
             _put(document, section, rest.split("."), override)
 

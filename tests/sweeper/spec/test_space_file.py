@@ -404,6 +404,12 @@ def test_a_number_may_name_a_sweep(write):
         ("config.dataset.root=~nobody-of-this-name/x", "config.dataset.root", "no home folder"),
         ("config.dataset.repo_id=builtin/push", "config.dataset.repo_id", "only one is builtin/pusht"),
         ("config=3", "config", "not a mapping"),
+        ("budget.trials=+20", "budget.trials", "Write budget.trials=20"),
+        (
+            "parameters.optimizer.learning_rate={min: 1, max: 2}",
+            "parameters.optimizer.learning_rate",
+            "docs/",
+        ),
         ("trainable=diffusion", "trainable", "Did you mean 'diffusion_policy'?"),
         ("metric.name=rollout/sucess_rate", "metric.name", "Did you mean rollout/success_rate?"),
     ],
