@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["FrameArray", "open_frames"]
 
 # Part of every key: count it up when the same frames would be stored differently.
-LAYOUT = 1
+LAYOUT = 2
 PART_FRAMES = 1024
 MOST_THREADS = 16
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -11,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainables.dataset.errors import dataset_error
+from trainables.dataset.format.assign import Stretch, assign_frames
 from trainables.dataset.format.decode import FramePart
 from trainables.dataset.format.metadata import EpisodeRecord, Metadata
-from trainables.dataset.format.tables import Table, read_table
+from trainables.dataset.format.tables import Table, available_cpus, read_table
+from trainables.dataset.format.video import Video, VideoError, probe_video
 from trainables.dataset.sources.find import Source
 from trainables.features import Feature, PolicyFeatures
 from trainables.ranges import compressed
@@ -25,6 +29,7 @@ WHOLE_FILE_B = 8 * 1024 * 1024
 WHOLE_VIDEO_B = 256 * 1024
 BLOCK_B = 64 * 1024
 BLOCKS = 4
+PROBES_AT_ONCE = 8
 
 
 class DatasetFolder:
@@ -49,6 +54,8 @@ class DatasetFolder:
         self.source = source
         self.metadata = metadata
         self.records = records
+        self._videos: dict[Path, Video | str] = {}
+        self._stretches_of: dict[str, dict[str, list[Stretch]]] = {}
         self._table = _read_vectors(metadata, records, features) if records else Table()
 
     def __len__(self) -> int:
@@ -92,54 +99,105 @@ class DatasetFolder:
             episodes: Places in ``records`` of the episodes that are asked for; None: all.
         """
         channels, height, width = camera.shape
+        blank = FramePart(
+            camera=camera.name,
+            path=self.metadata.root,
+            rows=np.empty(0, np.int64),
+            times_s=None,
+            in_file=None,
+            shape=(channels, height, width),
+            fps=self.metadata.fps,
+            tolerance_s=tolerance_s,
+            root=self.metadata.root,
+            column=self.metadata.recorded(camera.name),
+        )
         if times_s is None:
-            places = self._cell_places()
-        else:
-            places = self._video_places(camera.name, times_s, episodes)
-        return [
-            FramePart(
-                camera=camera.name,
-                path=path,
-                rows=rows,
-                times_s=seconds,
-                in_file=in_file,
-                shape=(channels, height, width),
-                fps=self.metadata.fps,
-                tolerance_s=tolerance_s,
-                root=self.metadata.root,
-                column=self.metadata.recorded(camera.name),
-            )
-            for path, rows, seconds, in_file in places
-        ]
+            files = self._table.files
+            return [
+                replace(blank, path=file.path, rows=file.in_dataset, in_file=file.in_file) for file in files
+            ]
+        return self._video_parts(blank, times_s, episodes)
 
-    def _video_places(
-        self, camera: str, times_s: NDArray[np.float32], episodes: Collection[int] | None
-    ) -> list[_Place]:
+    def _video_parts(
+        self, blank: FramePart, times_s: NDArray[np.float32], episodes: Collection[int] | None
+    ) -> list[FramePart]:
         stops = self._stops
-        by_file: dict[str, list[tuple[NDArray[np.int64], NDArray[np.float64]]]] = {}
+        by_file: dict[str, list[int]] = {}
         for number in range(len(self.records)) if episodes is None else sorted(episodes):
-            record, stop = self.records[number], int(stops[number])
-            rows = np.arange(stop - record.length, stop)
-            seconds = times_s[stop - record.length : stop].astype(np.float64)
-            place = record.videos[camera]
-            by_file.setdefault(place.path, []).append((rows, place.start_s + seconds))
-        places: list[_Place] = []
-        for path, parts in by_file.items():
-            rows = np.concatenate([rows for rows, _ in parts])
-            seconds = np.concatenate([seconds for _, seconds in parts])
-            order = np.argsort(seconds, kind="stable")
-            places.append((self.metadata.file(path), rows[order], seconds[order], None))
-        return places
+            by_file.setdefault(self.records[number].videos[blank.camera].path, []).append(number)
+        stretches = self._stretches(blank.camera)
+        probed = self._probe([self.metadata.file(path) for path in by_file])
+        parts = []
+        for path, numbers in by_file.items():
+            found = probed[self.metadata.file(path)]
+            lengths = [self.records[number].length for number in numbers]
+            place = np.concatenate([np.arange(length) for length in lengths])
+            first = np.repeat(
+                [int(stops[number]) - self.records[number].length for number in numbers], lengths
+            )
+            episode = np.repeat([self.records[number].own for number in numbers], lengths)
+            rows = first + place
+            part = replace(blank, path=self.metadata.file(path), rows=rows)
+            if isinstance(found, str):
+                start_s = np.repeat([self.records[n].videos[blank.camera].start_s for n in numbers], lengths)
+                wanted_s = start_s + times_s[rows].astype(np.float64)
+                part = replace(
+                    part, times_s=wanted_s, wanted_s=wanted_s, lost=np.ones(len(rows), bool), error=found
+                )
+            else:
+                assigned = assign_frames(
+                    found.times_s, stretches[path], episode, place, times_s[rows],
+                    fps=blank.fps, tolerance_s=blank.tolerance_s,
+                )  # fmt: skip
+                part = replace(
+                    part,
+                    times_s=assigned.times_s,
+                    wanted_s=assigned.wanted_s,
+                    lost=assigned.lost,
+                    by_row=assigned.by_row,
+                    video=found,
+                )
+            parts.append(part.choose_places(np.argsort(_times(part), kind="stable")))
+        return parts
 
-    def _cell_places(self) -> list[_Place]:
-        return [(file.path, file.in_dataset, None, file.in_file) for file in self._table.files]
+    def _stretches(self, camera: str) -> dict[str, list[Stretch]]:
+        """For each video file of a camera the episodes in it, chosen or not."""
+        if camera not in self._stretches_of:
+            found: dict[str, list[Stretch]] = {}
+            for record in self.metadata.episodes:
+                if camera in record.videos:
+                    place = record.videos[camera]
+                    stretch = Stretch(record.own, place.start_s, record.length)
+                    found.setdefault(place.path, []).append(stretch)
+            self._stretches_of[camera] = found
+        return self._stretches_of[camera]
+
+    def _probe(self, paths: Collection[Path]) -> dict[Path, Video | str]:
+        """What each video contains, or why it cannot be opened; each is opened once."""
+        new = [path for path in dict.fromkeys(paths) if path not in self._videos]
+        if len(new) == 1:
+            self._videos[new[0]] = _probed(new[0])
+        elif new:
+            with ThreadPoolExecutor(max_workers=min(PROBES_AT_ONCE, 2 * available_cpus())) as pool:
+                self._videos.update(zip(new, pool.map(_probed, new), strict=True))
+        return {path: self._videos[path] for path in paths}
 
     @cached_property
     def _stops(self) -> NDArray[np.int64]:
         return np.cumsum([record.length for record in self.records], dtype=np.int64)
 
 
-_Place = tuple[Path, NDArray[np.int64], NDArray[np.float64] | None, NDArray[np.int64] | None]
+def _times(part: FramePart) -> NDArray[np.float64]:
+    assert part.times_s is not None
+    return part.times_s
+
+
+def _probed(path: Path) -> Video | str:
+    try:
+        video = probe_video(path)
+    except VideoError as error:
+        return str(error)
+    return video if len(video.times_s) else "has no frames"
 
 
 def _read_vectors(metadata: Metadata, records: tuple[EpisodeRecord, ...], features: PolicyFeatures) -> Table:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -43,6 +45,42 @@ def edit_info(root: Path, **changes: Any) -> None:
 def edit_table(path: Path, edit: Callable[[Any], Any]) -> None:
     """Read a parquet file, change the table, write it back."""
     pq.write_table(edit(pq.ParquetFile(path).read()), path)
+
+
+def film_again(
+    path: Path,
+    frames: np.ndarray,
+    *,
+    rate: Fraction | int = 10,
+    ticks: Sequence[int] | None = None,
+    codec: str = "libx264",
+    pixel_format: str = "yuv420p",
+    given: str = "rgb24",
+    options: Mapping[str, str] | None = None,
+) -> None:
+    """Write a video: frame ``i`` is shown at ``ticks[i] / rate`` seconds, or at ``i / rate``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate, options=dict(options or {}))
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = pixel_format
+        stream.time_base = 1 / Fraction(rate)
+        for number, picture in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(picture, format=given)
+            frame.pts, frame.time_base = number if ticks is None else ticks[number], 1 / Fraction(rate)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def numbered_pictures(count: int, first: int = 0, height: int = 16, width: int = 16) -> np.ndarray:
+    """Pictures whose brightness is their number times 5, (count, height, width, 3)."""
+    numbers = (5 * (first + np.arange(count)) % 256).astype(np.uint8)
+    return np.broadcast_to(numbers[:, None, None, None], (count, height, width, 3)).copy()
+
+
+def seen_numbers(pictures: np.ndarray) -> list[int]:
+    """The numbers that pictures of ``numbered_pictures`` show."""
+    return np.round(pictures.reshape(len(pictures), -1).mean(axis=1) / 5).astype(int).tolist()
 
 
 PNG = DatasetFeature("image", (8, 10, 3), ["height", "width", "channels"])

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from small_sets import HEIGHT, PICTURE, WIDTH, edit_table
+from small_sets import HEIGHT, PICTURE, WIDTH, edit_table, film_again, numbered_pictures
 
 from trainables.dataset.errors import DatasetError, DiskFullError
 from trainables.dataset.format.schema import DatasetFeature
@@ -206,6 +206,7 @@ def test_a_frame_too_far_from_its_time_names_episode_camera_and_file(root, cache
         )
 
     edit_table(root / "data/chunk-000/file-000.parquet", shift)
+    film_again(next(root.rglob("*.mp4")), numbered_pictures(39, height=HEIGHT, width=WIDTH))
     words = (
         r"episode 1, frame 3, observation\.image: the video has no frame within 0\.0001 s .* nearest at 1\.5"
     )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from trainables.dataset.doctor.quick import Probe
+from trainables.dataset.doctor.quick import VideoParts
 from trainables.dataset.doctor.wording import counted, episodes_of, exclude, in_episodes, sentence, vectors
 from trainables.dataset.format.recorded import Recorded, recorded_statistics, recorded_totals
 from trainables.dataset.statistics import Statistics
@@ -35,22 +35,20 @@ STD_RATIO = 2.0
 """The same for the std, by which pixels are divided: half or double is not a matter of samples."""
 
 
-def bookkeeping_findings(
-    dataset: LeRobotDataset, books: Sequence[Book], probes: Mapping[str, Sequence[Probe]]
-) -> list[Finding]:
+def bookkeeping_findings(dataset: LeRobotDataset, books: Sequence[Book], videos: VideoParts) -> list[Finding]:
     """Compare what the dataset, or each of several, says of itself with what is there; decodes nothing.
 
     Args:
         dataset: The opened dataset.
         books: What ``open_books`` gives.
-        probes: What ``quick.probe_videos`` gives.
+        videos: What ``quick.open_videos`` gives.
     """
     findings = []
     for part in books:
         findings += _outside_recorded(part)
         if part.is_whole:
             findings += [*_totals(part), *_numbering(part), *_contradictions(part)]
-    return [*findings, *(_video_lengths(dataset, probes) if dataset.is_whole else [])]
+    return [*findings, *(_video_lengths(dataset, videos) if dataset.is_whole else [])]
 
 
 @dataclass(frozen=True)
@@ -165,21 +163,21 @@ def _numbering(part: Book) -> list[Finding]:
     return findings
 
 
-def _video_lengths(dataset: LeRobotDataset, probes: Mapping[str, Sequence[Probe]]) -> list[Finding]:
+def _video_lengths(dataset: LeRobotDataset, videos: VideoParts) -> list[Finding]:
     """Videos with more frames than rows; those with fewer end too early, which is an error of its own."""
     findings = []
     for camera in dataset.policy_features.cameras:
-        probed = probes.get(camera.name, ())
+        parts = videos.get(camera.name, ())
         longer = [
-            (probe.part, probe.end.frames)
-            for probe in probed
-            if probe.end is not None and probe.end.frames > len(probe.part.rows)
+            (part, len(part.video.times_s))
+            for part in parts
+            if part.video is not None and len(part.video.times_s) > len(part.rows)
         ]
         if not longer:
             continue
         episodes = episodes_of(dataset, np.concatenate([part.rows for part, _ in longer]))
         part, count = longer[0]
-        several = f"; {len(longer)} of {len(probed)} videos" if len(longer) > 1 else ""
+        several = f"; {len(longer)} of {len(parts)} videos" if len(longer) > 1 else ""
         findings.append(
             Finding(
                 check="video_frame_count",

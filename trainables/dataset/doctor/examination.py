@@ -21,7 +21,7 @@ from trainables.dataset.doctor.looks import look_at, sampled_rows
 from trainables.dataset.doctor.motion import motion_findings
 from trainables.dataset.doctor.numbers import number_findings
 from trainables.dataset.doctor.pictures import picture_findings
-from trainables.dataset.doctor.quick import probe_videos, quick_findings
+from trainables.dataset.doctor.quick import open_videos, quick_findings
 from trainables.dataset.statistics import Statistics, image_statistics
 from trainables.interface import Finding, silent
 
@@ -67,9 +67,9 @@ def examine(
         The findings, errors first; and how many pictures of each camera were looked at.
     """
     progress(f"{len(dataset.episodes):,} episodes: opening the videos")
-    probes, books = probe_videos(dataset), open_books(dataset)
-    findings = quick_findings(dataset, probes)
-    findings += bookkeeping_findings(dataset, books, probes)
+    videos, books = open_videos(dataset), open_books(dataset)
+    findings = quick_findings(dataset, videos)
+    findings += bookkeeping_findings(dataset, books, videos)
     progress(f"{len(dataset):,} frames: states and actions")
     findings += number_findings(dataset, aims.min_max)
     findings += motion_findings(dataset)

@@ -1,34 +1,32 @@
 """What every launch checks: quick, nothing is decoded.
 
-Metadata and vectors are read as a whole, for that takes a second; of every video the container is opened and
-its last packets are looked at, which tells a missing or broken-off file without decoding it.
+Metadata and vectors are read as a whole, which takes a second. Of every video the header and the last packets
+are read, which finds a missing or truncated file, and the frame of every row, without decoding anything.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trainables.dataset.doctor.wording import episodes_of, exclude, in_episodes, leave_out, sentence, vectors
-from trainables.dataset.format.decode import FramePart, VideoEnd, VideoError, packet_times, probe_video
-from trainables.dataset.format.tables import available_cpus
+from trainables.dataset.format.assign import EXACT_S, FLOAT32_STEPS, nearest_places
+from trainables.dataset.format.decode import FramePart, lost_frame
 from trainables.interface import Fault, Finding
 
 if TYPE_CHECKING:
     from trainables.dataset.lerobot_dataset import LeRobotDataset
 
-__all__ = ["Probe", "dataset_faults", "probe_videos", "quick_findings"]
+__all__ = ["VideoParts", "dataset_faults", "open_videos", "quick_findings"]
 
-PROBES_AT_ONCE = 8
-FLOAT32_STEPS = 4
-"""A float32 timestamp may be off by so many of its own steps: after an hour a step is 0.24 ms."""
-UNEVEN_FILES = 20
-"""Videos whose packets are read where the timestamps are uneven: a few show what holds for all."""
+VideoParts = Mapping[str, Sequence[FramePart]]
+"""For each camera its video files, with the frames of the rows."""
+
+ADVISED_STEPS = (1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2)
+"""Values of dataset.tolerance_s that are proposed, in seconds."""
 
 
 def dataset_faults(dataset: LeRobotDataset, holdout_fraction: float = 0.0) -> list[Fault]:
@@ -41,7 +39,7 @@ def dataset_faults(dataset: LeRobotDataset, holdout_fraction: float = 0.0) -> li
     Returns:
         Everything that keeps it from being trained on; empty if nothing does.
     """
-    errors = [found for found in quick_findings(dataset, probe_videos(dataset)) if found.severity == "error"]
+    errors = [found for found in quick_findings(dataset, open_videos(dataset)) if found.severity == "error"]
     faults = [Fault(found.where, found.problem, found.remedy) for found in errors]
     return [*_split_faults(dataset, holdout_fraction), *faults]
 
@@ -54,18 +52,26 @@ def _split_faults(dataset: LeRobotDataset, holdout_fraction: float) -> list[Faul
     return [Fault("dataset.holdout_fraction", problem, "Use at least two episodes, or 0 to hold out none.")]
 
 
-def quick_findings(dataset: LeRobotDataset, probes: Mapping[str, Sequence[Probe]]) -> list[Finding]:
+def open_videos(dataset: LeRobotDataset) -> dict[str, list[FramePart]]:
+    """Open every video file of each camera, without decoding it."""
+    return {camera.name: dataset.video_parts(camera.name) for camera in dataset.policy_features.cameras}
+
+
+def quick_findings(dataset: LeRobotDataset, videos: VideoParts) -> list[Finding]:
     """Everything that shows without decoding a picture and keeps a dataset from being trained on.
 
     Args:
         dataset: The opened dataset.
-        probes: What ``probe_videos`` gives.
+        videos: What ``open_videos`` gives.
     """
     return [
         *_not_finite(dataset),
         *_order(dataset),
         *_timestamps(dataset),
-        *_broken_videos(dataset, probes),
+        *_broken_videos(dataset, videos),
+        *_lost_frames(dataset, videos),
+        *_read_by_row(dataset, videos),
+        *_tolerated(dataset, videos),
     ]
 
 
@@ -161,128 +167,64 @@ def _timestamps(dataset: LeRobotDataset) -> list[Finding]:
     seconds = times_s.astype(np.float64)
     place = _places(dataset)
     back = np.zeros(len(seconds), bool)
-    back[1:] = (np.diff(seconds) <= 0) & (place[1:] > 0)
+    back[1:] = ~(np.diff(seconds) > 0) & (place[1:] > 0)  # not "<= 0": a time may be NaN
     if back.any():
         rows = np.flatnonzero(back)
         episodes = episodes_of(dataset, rows)
         return [
             Finding(
                 check="timestamps",
-                severity="error",
+                severity="warning",
                 where="timestamp",
                 problem=f"does not increase at {dataset.name_row(int(rows[0]))} "
                 f"({len(rows):,} such frames in {in_episodes(episodes)}).",
-                why="Pictures are found by their time: the numbers of one moment would be shown with the "
-                "picture of another.",
+                why="Rows are used in the order of their index. If the times are right, that order is wrong. "
+                "LeRobot finds pictures by time, and refuses the set.",
                 remedy=f"Repair the timestamps (frame_index / fps), or {exclude(dataset, episodes)}.",
                 episodes=tuple(episodes),
             )
         ]
     frame = dataset.column("frame_index")[:, 0] if "frame_index" in dataset.features else place
-    tolerance_s = np.maximum(dataset.tolerance_s, FLOAT32_STEPS * np.spacing(np.abs(times_s)))
-    off = ~(np.abs(seconds - frame / dataset.fps) <= tolerance_s)  # a time that is NaN is off, too
-    return _uneven(dataset, np.flatnonzero(off), seconds) if off.any() else []
-
-
-def _uneven(dataset: LeRobotDataset, rows: NDArray[np.int64], seconds: NDArray[np.float64]) -> list[Finding]:
-    """Timestamps that are not frame / fps: harmless for pictures only where the videos have the same ones."""
-    lost = _without_picture(dataset, rows)
-    episodes = episodes_of(dataset, rows if lost is None else lost)
-    row = int(rows[0] if lost is None else lost[0])
-    step_s = float(np.median(np.diff(seconds)))
-    problem = (
-        f"is {seconds[row]:.4f} s at {dataset.name_row(row)}, and not frame / fps as info.json has it "
-        f"(fps {dataset.fps:g}; the usual step is {step_s:.4f} s); in {in_episodes(episodes)}"
-    )
-    if lost is None:
-        why = (
-            "Actions are taken to be 1/fps apart: where they are not, the policy learns a wrong speed, and "
-            "LeRobot refuses the set."
-        )
-    else:
-        problem += ", where the video has no frame at that time"
-        why = "Pictures are found by their time: these frames cannot be decoded."
+    with np.errstate(invalid="ignore", over="ignore"):
+        rounding_s = FLOAT32_STEPS * np.spacing(np.abs(times_s))
+        # Not "> tolerance": a time that is NaN is off, too.
+        off = ~(np.abs(seconds - frame / dataset.fps) <= np.maximum(EXACT_S, rounding_s))
+    if not off.any():
+        return []
+    rows = np.flatnonzero(off)
+    episodes = episodes_of(dataset, rows)
+    row = int(rows[0])
+    steps_s = np.diff(seconds)[np.diff(place) == 1]
+    usual = f"; the usual step is {np.median(steps_s):.4f} s" if len(steps_s) else ""
     return [
         Finding(
             check="timestamps",
-            severity="warning" if lost is None else "error",
+            severity="warning",
             where="timestamp",
-            problem=f"{problem}.",
-            why=why,
+            problem=f"is {seconds[row]:.4f} s at {dataset.name_row(row)}, and not frame / fps "
+            f"as info.json has it (fps {dataset.fps:g}{usual}); in {in_episodes(episodes)}.",
+            why="Actions are taken to be 1/fps apart: if they are not, the policy learns a wrong speed. "
+            "LeRobot refuses the set.",
             remedy=f"Repair the timestamps or fps in info.json, or {exclude(dataset, episodes)}.",
             episodes=tuple(episodes),
         )
     ]
 
 
-def _without_picture(dataset: LeRobotDataset, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
-    """Which of some rows have no video frame near their time; None: all have one, or there is no video."""
-    lost: list[NDArray[np.int64]] = []
-    for camera in dataset.policy_features.cameras:
-        chosen = [part.choose(rows) for part in dataset.video_parts(camera.name)]
-        for part in [part for part in chosen if len(part.rows)][:UNEVEN_FILES]:
-            assert part.times_s is not None
-            try:
-                there_s = packet_times(part.path)
-            except VideoError:
-                continue  # is reported as a broken video
-            nearest = np.abs(there_s[_nearest(there_s, part.times_s)] - part.times_s)
-            lost.append(part.rows[nearest > dataset.tolerance_s])
-    every = np.unique(np.concatenate(lost)) if lost else np.empty(0, np.int64)
-    return every if len(every) else None
-
-
-def _nearest(sorted_s: NDArray[np.float64], wanted_s: NDArray[np.float64]) -> NDArray[np.int64]:
-    right = np.clip(np.searchsorted(sorted_s, wanted_s), 1, max(len(sorted_s) - 1, 1))
-    right = np.minimum(right, len(sorted_s) - 1)
-    left = np.maximum(right - 1, 0)
-    return np.where(wanted_s - sorted_s[left] <= sorted_s[right] - wanted_s, left, right)
-
-
 # -- videos
 
 
-@dataclass(frozen=True)
-class Probe:
-    """What the end of a video file says.
-
-    Attributes:
-        part: The file, and the rows whose pictures it has.
-        end: What it holds; None if it cannot be opened.
-        error: Why it cannot be opened.
-    """
-
-    part: FramePart
-    end: VideoEnd | None
-    error: str = ""
-
-
-def probe_videos(dataset: LeRobotDataset) -> dict[str, list[Probe]]:
-    """Look at every video file of each camera, without decoding it."""
-    probes = {}
-    for camera in dataset.policy_features.cameras:
-        with ThreadPoolExecutor(max_workers=min(PROBES_AT_ONCE, 2 * available_cpus())) as pool:
-            probes[camera.name] = list(pool.map(_probe, dataset.video_parts(camera.name)))
-    return probes
-
-
-def _probe(part: FramePart) -> Probe:
-    try:
-        return Probe(part, probe_video(part.path))
-    except VideoError as error:
-        return Probe(part, None, str(error))
-
-
-def _broken_videos(dataset: LeRobotDataset, probes: Mapping[str, Sequence[Probe]]) -> list[Finding]:
+def _broken_videos(dataset: LeRobotDataset, videos: VideoParts) -> list[Finding]:
     findings = []
-    for camera, probed in probes.items():
-        broken = [_broken(probe) for probe in probed]
+    for camera, parts in videos.items():
+        broken = [_broken(part) for part in parts]
         # One finding for each kind of damage, not for each of perhaps thousands of files.
         for kind in sorted({kind for kind, _ in broken if kind}):
             which = [number for number, (found, _) in enumerate(broken) if found == kind]
             episodes = episodes_of(dataset, np.concatenate([broken[number][1] for number in which]))
-            several = f"{len(which)} of {len(probed)} videos, first " if len(which) > 1 else ""
-            path = probed[which[0]].part.path
+            several = f"{len(which)} of {len(parts)} videos, first " if len(which) > 1 else ""
+            path = parts[which[0]].path
+            fetch = "Run `git lfs pull` in the dataset's folder" if "Git LFS" in kind else "Fetch again"
             findings.append(
                 Finding(
                     check="broken_video",
@@ -290,21 +232,148 @@ def _broken_videos(dataset: LeRobotDataset, probes: Mapping[str, Sequence[Probe]
                     where=camera,
                     problem=f"the video {kind}; {in_episodes(episodes)} ({several}{path}).",
                     why="Every frame is decoded before training; these cannot be.",
-                    remedy=f"Fetch again, or {leave_out(dataset, episodes, camera)}.",
+                    remedy=f"{fetch}, or {leave_out(dataset, episodes, camera)}.",
                     episodes=tuple(episodes),
                 )
             )
     return findings
 
 
-def _broken(probe: Probe) -> tuple[str, NDArray[np.int64]]:
+def _broken(part: FramePart) -> tuple[str, NDArray[np.int64]]:
     """Say what is wrong with a video file, and which rows of the dataset it costs."""
-    part, end = probe.part, probe.end
-    assert part.times_s is not None
-    if end is None:
-        return probe.error, part.rows
-    if (end.height, end.width) != part.shape[1:]:
+    video = part.video
+    if video is None:
+        return part.error, part.rows
+    if (video.height, video.width) != part.shape[1:]:
         height, width = part.shape[1:]
-        return f"is {end.height}×{end.width} px, info.json says {height}×{width}", part.rows
-    cut = part.times_s > end.last_frame_s + max(part.tolerance_s, 0.5 / part.fps)
+        return f"is {video.height}×{video.width} px, info.json says {height}×{width}", part.rows
+    cut = _behind_the_end(part)
     return ("ends too early" if cut.any() else ""), part.rows[cut]
+
+
+def _behind_the_end(part: FramePart) -> NDArray[np.bool_]:
+    """Frames that would be behind the last one of the file."""
+    assert part.times_s is not None
+    if part.video is None:
+        return np.zeros(len(part.rows), bool)
+    return part.times_s > part.video.last_frame_s + 0.5 / part.fps
+
+
+def _lost_frames(dataset: LeRobotDataset, videos: VideoParts) -> list[Finding]:
+    """Rows that have no frame of their own, in videos that are whole."""
+    findings = []
+    for camera, parts in videos.items():
+        found = [(part, _lost_inside(part)) for part in parts]
+        found = [(part, lost) for part, lost in found if lost.any()]
+        if not found:
+            continue
+        rows = np.unique(np.concatenate([part.rows[lost] for part, lost in found]))
+        episodes = episodes_of(dataset, rows)
+        part, lost = found[0]
+        assert part.times_s is not None
+        assert part.video is not None
+        position = int(np.flatnonzero(lost)[0])
+        several = f"{len(found)} of {len(parts)} videos, first " if len(found) > 1 else ""
+        in_file = f"{len(part.video.times_s):,} frames for {len(part.rows):,} rows"
+        tolerance = _helpful_tolerance([part for part, _ in found], dataset.fps)
+        wider = (
+            f"Set dataset.tolerance_s: {tolerance:g} if that is the right picture, or " if tolerance else ""
+        )
+        findings.append(
+            Finding(
+                check="lost_frames",
+                severity="error",
+                where=camera,
+                problem=f"{len(rows):,} rows of {in_episodes(episodes)} have no frame of their own; "
+                f"{dataset.name_row(int(part.rows[position]))}: the video {lost_frame(part, position)} "
+                f"({in_file}; {several}{part.path}).",
+                why="Frames are found by time if a video has not as many of them as rows, and no frame is "
+                "used twice: the policy would see the picture of another moment.",
+                remedy=sentence(f"{wider}{leave_out(dataset, episodes, camera)}."),
+                episodes=tuple(episodes),
+            )
+        )
+    return findings
+
+
+def _lost_inside(part: FramePart) -> NDArray[np.bool_]:
+    if part.video is None or part.lost is None:
+        return np.zeros(len(part.rows), bool)
+    return part.lost & ~_behind_the_end(part)
+
+
+def _helpful_tolerance(parts: Sequence[FramePart], fps: float) -> float | None:
+    """The smallest proposed tolerance below half a frame with which each row has a frame of its own."""
+    needed_s = 0.0
+    for part in parts:
+        assert part.times_s is not None
+        assert part.video is not None
+        if not np.isfinite(part.times_s).all():
+            return None
+        nearest = nearest_places(part.video.times_s, part.times_s)
+        if len(np.unique(nearest)) < len(nearest):
+            return None
+        needed_s = max(needed_s, float(np.abs(part.video.times_s[nearest] - part.times_s).max()))
+    return next((step for step in ADVISED_STEPS if needed_s < step and needed_s < 0.5 / fps), None)
+
+
+def _read_by_row(dataset: LeRobotDataset, videos: VideoParts) -> list[Finding]:
+    """Videos whose frames were assigned in the order of the rows, because their times differ."""
+    findings = []
+    for camera, parts in videos.items():
+        found = [part for part in parts if part.by_row]
+        if not found:
+            continue
+        rows = np.concatenate([part.rows[_offset_s(part) > EXACT_S] for part in found])
+        episodes = episodes_of(dataset, rows)
+        findings.append(
+            Finding(
+                check="frames_by_row",
+                severity="warning",
+                where=camera,
+                problem=f"the times of {in_episodes(episodes)} are not those of the frames in the video. "
+                f"{len(found)} of {len(parts)} videos with as many frames as rows are read in the order of "
+                f"the rows instead (first {found[0].path}).",
+                why="The first row has the first frame, and so on: training is not affected. LeRobot finds "
+                "frames by time: it refuses the set, or shows other pictures.",
+                remedy="Check pictures and motion (`sweeper data show`). For LeRobot, repair the timestamps, "
+                "the from_timestamp in meta/episodes, or the frame rate of the video.",
+                episodes=tuple(episodes),
+            )
+        )
+    return findings
+
+
+def _tolerated(dataset: LeRobotDataset, videos: VideoParts) -> list[Finding]:
+    """Frames that are accepted only because dataset.tolerance_s was raised."""
+    findings = []
+    for camera, parts in videos.items():
+        found = [(part, _offset_s(part)) for part in parts if not part.by_row]
+        found = [(part, offset_s) for part, offset_s in found if (offset_s > EXACT_S).any()]
+        if not found:
+            continue
+        rows = np.concatenate([part.rows[offset_s > EXACT_S] for part, offset_s in found])
+        episodes = episodes_of(dataset, rows)
+        most_s = max(float(offset_s.max()) for _, offset_s in found)
+        findings.append(
+            Finding(
+                check="frames_off",
+                severity="warning",
+                where=camera,
+                problem=f"{len(rows):,} frames of {in_episodes(episodes)} are up to {most_s:.4f} s away from "
+                f"their row's time, which dataset.tolerance_s: {dataset.tolerance_s:g} allows.",
+                why="The picture is that of another moment than the numbers: at the most by this time.",
+                remedy="Check whether the offset is real (`sweeper data show`), and repair the timestamps or "
+                f"{leave_out(dataset, episodes, camera)}.",
+                episodes=tuple(episodes),
+            )
+        )
+    return findings
+
+
+def _offset_s(part: FramePart) -> NDArray[np.float64]:
+    """How far each frame is from the time of its row; 0 for rows without a frame."""
+    if part.wanted_s is None or part.lost is None or part.video is None:
+        return np.zeros(len(part.rows))
+    assert part.times_s is not None
+    return np.where(part.lost, 0.0, np.abs(part.times_s - part.wanted_s))

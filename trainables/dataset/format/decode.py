@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -23,19 +22,21 @@ from PIL import Image
 from trainables.dataset.errors import dataset_error
 from trainables.dataset.format.metadata import inside
 from trainables.dataset.format.tables import image_cells
+from trainables.dataset.format.video import Video, VideoError, opened_video
 
 __all__ = [
+    "DEPTH",
     "FramePart",
-    "VideoEnd",
-    "VideoError",
     "decode_part",
     "decoder_version",
-    "packet_times",
-    "probe_video",
+    "is_depth_mode",
+    "lost_frame",
+    "open_picture",
 ]
 
 # Between wanted frames further apart than this, seeking costs less than decoding what lies between.
 SEEK_BEYOND_FRAMES = 100
+DEPTH = "a depth map, not a picture"
 EXCLUDE = "Repair or fetch the file again, or leave the episode out with dataset.exclude_episodes."
 
 
@@ -47,13 +48,18 @@ class FramePart:
         camera: The feature.
         path: The mp4 or parquet file.
         rows: Rows of the opened dataset, (K,).
-        times_s: Times in the mp4, (K,), ascending; None for parquet.
+        times_s: Times of the frames in the mp4, (K,), ascending; None for parquet.
         in_file: Rows of the parquet file, (K,), ascending; None for video.
         shape: (C, H, W) as info.json has it.
         fps: Frames per second.
         tolerance_s: How far a frame may lie from its time.
         root: The dataset's folder, where pictures may be stored beside the parquet file.
         column: What the camera is called in the parquet file.
+        wanted_s: Times of the rows by the metadata, (K,); None for parquet.
+        lost: Rows that have no frame of their own in the mp4, (K,); None for parquet.
+        by_row: Whether frames were assigned in the order of the rows, because their times differ.
+        video: What the mp4 contains; None for parquet, and if it cannot be opened.
+        error: Why the mp4 cannot be opened, as the end of a sentence.
     """
 
     camera: str
@@ -66,6 +72,11 @@ class FramePart:
     tolerance_s: float
     root: Path
     column: str
+    wanted_s: NDArray[np.float64] | None = None
+    lost: NDArray[np.bool_] | None = None
+    by_row: bool = False
+    video: Video | None = None
+    error: str = ""
 
     def split(self, most_frames: int) -> list[FramePart]:
         """Cut into parts that can be decoded one by one: short enough, and without long gaps in time."""
@@ -80,10 +91,17 @@ class FramePart:
         """Keep only some rows of the opened dataset."""
         return self._slice(np.flatnonzero(np.isin(self.rows, rows)))
 
+    def choose_places(self, places: NDArray[np.int64]) -> FramePart:
+        """Keep only some of the frames, by their places in ``rows``, in this order."""
+        return self._slice(places)
+
     def _slice(self, which: Any) -> FramePart:
         times_s = None if self.times_s is None else self.times_s[which]
         in_file = None if self.in_file is None else self.in_file[which]
-        return replace(self, rows=self.rows[which], times_s=times_s, in_file=in_file)
+        lost = None if self.lost is None else self.lost[which]
+        wanted_s = None if self.wanted_s is None else self.wanted_s[which]
+        rows = self.rows[which]
+        return replace(self, rows=rows, times_s=times_s, in_file=in_file, wanted_s=wanted_s, lost=lost)
 
 
 def decoder_version(video: bool) -> str:
@@ -135,102 +153,58 @@ def _resize(picture_HWC: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np
 # -- video
 
 
-class VideoError(Exception):
-    """What is wrong with a video file, as the end of a sentence that begins with the file."""
-
-
-@dataclass(frozen=True)
-class VideoEnd:
-    """What a video file holds, by its packets.
-
-    Attributes:
-        last_frame_s: Time of the last frame that is really there; -1 if there is none.
-        height: Height of the pictures, in pixels.
-        width: Width of the pictures, in pixels.
-        frames: Frames by the file's own account; 0 if it does not say.
-    """
-
-    last_frame_s: float
-    height: int
-    width: int
-    frames: int = 0
-
-
-def probe_video(path: Path) -> VideoEnd:
-    """Look at a video file without decoding it.
-
-    Only the end is read if the file is whole; a file that breaks off is read from its start.
-
-    Raises:
-        VideoError: If the file is missing or cannot be opened.
-    """
-    with _opened(path) as (container, stream):
-        promised_s = float(stream.duration * stream.time_base) if stream.duration else 0.0
-        last_s = _last_packet_s(container, stream, promised_s)
-        frame_s = 1 / float(stream.average_rate or 1)
-        if last_s < promised_s - 1.5 * frame_s:
-            last_s = _last_packet_s(container, stream, 0.0)
-        return VideoEnd(last_s, stream.codec_context.height, stream.codec_context.width, stream.frames)
-
-
-def packet_times(path: Path) -> NDArray[np.float64]:
-    """Times of all frames of a video file in seconds, ascending; reads the whole file, decodes nothing.
-
-    Raises:
-        VideoError: If the file is missing or cannot be opened.
-    """
-    times: list[int] = []
-    with _opened(path) as (container, stream):
-        with suppress(av.FFmpegError):  # what lies behind a break has no frames
-            for packet in container.demux(stream):
-                if packet.size and packet.pts is not None:
-                    times.append(packet.pts)  # noqa: PERF401  (what was read before a break counts)
-        if not times:
-            raise VideoError("has no frames")
-        return np.sort(np.array(times, np.float64)) * float(stream.time_base)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
-    """Open a video file and find its stream of pictures; says in words what goes wrong meanwhile."""
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise VideoError("has no pictures")
-            stream = container.streams.video[0]
-            if stream.codec_context is None:
-                raise VideoError("is in a format that this build of PyAV cannot decode")
-            stream.codec_context.thread_count = 1  # several files or parts are decoded at once instead
-            yield container, stream
-    except FileNotFoundError as error:
-        raise VideoError("is missing") from error
-    except av.FFmpegError as error:
-        raise VideoError(f"is damaged ({error.strerror})") from error
-
-
 def _from_video(part: FramePart, name_row: Callable[[int], str]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     assert part.times_s is not None
     position = 0
+    grey = part.shape[0] == 1
     try:
-        for frame in _nearest_frames(part.path, part.times_s, part.tolerance_s):
-            yield position, frame.to_ndarray(format="rgb24")
+        if part.error:
+            raise VideoError(part.error)
+        if part.video is not None and part.video.is_depth:
+            raise VideoError(f"is {part.video.pixel_format}, {part.video.bits} bits of grey: {DEPTH}")
+        known = part.video is not None
+        tolerance_s = max(part.tolerance_s, KNOWN_TIME_S) if known else part.tolerance_s
+        kept = len(part.times_s) if part.lost is None or not part.lost.any() else int(part.lost.argmax())
+        for frame in _nearest_frames(part.path, part.times_s[:kept], tolerance_s):
+            picture = frame.to_ndarray(format="rgb24")
+            yield position, picture[..., :1] if grey else picture
             position += 1
+        if kept < len(part.times_s):
+            raise VideoError(lost_frame(part, kept))
     except VideoError as error:
         where = f"{name_row(int(part.rows[position]))}, {part.camera}"
         raise dataset_error(where, f"the video {error}: {part.path}.", EXCLUDE) from error
 
 
+def lost_frame(part: FramePart, position: int) -> str:
+    """Say why a row has no frame of its own, as the end of a sentence that begins with the video."""
+    assert part.times_s is not None
+    wanted_s = float(part.times_s[position])
+    if not abs(wanted_s) < LATEST_S:  # also if it is not a number
+        return _no_time(wanted_s)
+    if part.video is None or not len(part.video.times_s):
+        return _no_frame(wanted_s, None, part.tolerance_s)
+    nearest_s = float(part.video.times_s[np.abs(part.video.times_s - wanted_s).argmin()])
+    if abs(nearest_s - wanted_s) > part.tolerance_s:
+        return _no_frame(wanted_s, nearest_s, part.tolerance_s)
+    return f"has one frame at {nearest_s:.4f} s for several rows, or for rows in another order"
+
+
+KNOWN_TIME_S = 5e-4
+"""A frame whose time is known from the file's index lies this near to it, whatever was rounded."""
 LATEST_S = 1e8
 """Three years: no video is longer, and what a time base makes of such a time still fits into 64 bits."""
 
 
 def _nearest_frames(path: Path, times_s: NDArray[np.float64], tolerance_s: float) -> Iterator[Any]:
     """Yield for each of the ascending times the frame that is nearest to it."""
+    if not len(times_s):
+        return
     no_times = times_s[~(np.abs(times_s) < LATEST_S)]  # also if they are not numbers
     if no_times.size:
-        raise VideoError(f"has no frame at {no_times[0]:g} s: the dataset's metadata give no time of a video")
+        raise VideoError(_no_time(float(no_times[0])))
     first_s = float(times_s[0])
-    with _opened(path) as (container, stream):
+    with opened_video(path) as (container, stream):
         frames = _frames_from(container, stream, first_s)
         earlier = next(frames, None)
         if earlier is not None and earlier.time > first_s + tolerance_s:
@@ -246,6 +220,10 @@ def _nearest_frames(path: Path, times_s: NDArray[np.float64], tolerance_s: float
             if found is None or abs(found.time - wanted_s) > tolerance_s:
                 raise VideoError(_no_frame(wanted_s, None if found is None else found.time, tolerance_s))
             yield found
+
+
+def _no_time(wanted_s: float) -> str:
+    return f"has no frame at {wanted_s:g} s: the dataset's metadata give no time of a video"
 
 
 def _no_frame(wanted_s: float, nearest_s: float | None, tolerance_s: float) -> str:
@@ -273,18 +251,6 @@ def _frames_from(container: Any, stream: Any, start_s: float) -> Iterator[Any]:
         return
 
 
-def _last_packet_s(container: Any, stream: Any, start_s: float) -> float:
-    last = None
-    try:
-        container.seek(int(start_s / stream.time_base), stream=stream, backward=True)
-        for packet in container.demux(stream):
-            if packet.size and packet.pts is not None and not packet.is_corrupt:
-                last = packet.pts if last is None else max(last, packet.pts)
-    except av.FFmpegError:
-        pass  # what lies behind the break cannot be read; what lies before it was counted
-    return -1.0 if last is None else float(last * stream.time_base)
-
-
 # -- pictures in parquet
 
 
@@ -294,7 +260,10 @@ def _from_parquet(part: FramePart, name_row: Callable[[int], str]) -> Iterator[t
     for position, encoded, beside in image_cells(part.path, part.column, part.in_file):
         row = int(part.rows[position])
         try:
-            picture = _open_picture(encoded, beside, part.root).convert(mode)
+            found = open_picture(encoded, beside, part.root)
+            if is_depth_mode(found.mode):
+                raise ValueError(f"its pixels are of Pillow's mode {found.mode}: {DEPTH}")
+            picture = found.convert(mode)
         except (OSError, ValueError, SyntaxError) as error:
             problem = f"{part.camera}: the picture cannot be read ({error}): {part.path}."
             raise dataset_error(name_row(row), problem, EXCLUDE) from error
@@ -302,7 +271,17 @@ def _from_parquet(part: FramePart, name_row: Callable[[int], str]) -> Iterator[t
         yield position, pixels[..., None] if mode == "L" else pixels
 
 
-def _open_picture(encoded: bytes | None, beside: str | None, root: Path) -> Image.Image:
+def is_depth_mode(mode: str) -> bool:
+    """Whether Pillow's mode is of whole numbers of 16 or 32 bits, or of floats: distances, not brightness."""
+    return mode.startswith(("I", "F"))
+
+
+def open_picture(encoded: bytes | None, beside: str | None, root: Path) -> Image.Image:
+    """Open a picture of a parquet file, or one beside it, without decoding it.
+
+    Raises:
+        OSError, ValueError, SyntaxError: If there is none, or it is damaged.
+    """
     if encoded is not None:
         return Image.open(io.BytesIO(encoded))
     if beside is None:

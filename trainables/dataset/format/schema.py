@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ __all__ = [
     "VIDEO_PATH_V3",
     "DatasetFeature",
     "policy_feature",
+    "says_depth",
 ]
 
 CURRENT_VERSION = "v3.0"
@@ -47,17 +49,47 @@ class DatasetFeature:
         dtype: A numpy dtype, ``image``, ``video`` or ``string``.
         shape: Shape of one frame; (H, W, C) for images and videos.
         names: Names of the dimensions, as info.json has them: a list, a mapping of lists, or None.
+        is_depth: Whether info.json says that the pictures are depth maps.
     """
 
     dtype: str
     shape: tuple[int, ...]
     names: Any = None
+    is_depth: bool = False
 
     @property
     def is_camera(self) -> bool:
         """Whether the frames are pictures."""
         return self.dtype in IMAGE_DTYPES
 
+
+_DEPTH_FLAGS = {"is_depth_map", "is_depth", "depth_map"}
+_PIXEL_FORMATS = {"pix_fmt", "pixel_format"}
+
+
+def says_depth(described: Any) -> bool:
+    """Whether a feature's description has a flag of a depth map, or a pixel format of one, at any level.
+
+    LeRobot writes the flag into ``info``, older recorders into ``video_info`` or beside ``dtype``; its name
+    may begin with ``video.``.
+    """
+    if isinstance(described, (list, tuple)):
+        return any(says_depth(value) for value in described)
+    if not isinstance(described, Mapping):
+        return False
+    for key, value in described.items():
+        name = str(key).rpartition(".")[2].lower()
+        if name in _DEPTH_FLAGS and (value in (True, 1) or str(value).lower() in ("true", "yes", "1")):
+            return True
+        if name in _PIXEL_FORMATS and re.fullmatch(DEPTH_FORMAT, str(value).lower()):
+            return True
+        if says_depth(value):
+            return True
+    return False
+
+
+DEPTH_FORMAT = r"(gr[ae]y|ya?|z)(9|1[0-6]|f?32|f16)(le|be)?"
+"""Names of grey pixels with more than 8 bits: FFmpeg's (``gray12le``), and those of drivers (``z16``)."""
 
 INDEX_FEATURES: Mapping[str, DatasetFeature] = {
     "timestamp": DatasetFeature("float32", (1,)),

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 from demonstrations import CAMERA, FPS, HEIGHT, PICTURE, WIDTH, record, scene
 from PIL import Image, ImageFilter
-from small_sets import edit_info, edit_table
+from small_sets import edit_info, edit_table, film_again, numbered_pictures
 
 from trainables.dataset.doctor.looks import SAMPLED_EPISODES, SAMPLED_FRAMES, sampled_rows
 from trainables.dataset.doctor.preflight import preflight
@@ -214,28 +214,44 @@ def test_pictures_that_cannot_be_decoded_are_found(tmp_path):
 # -- time and numbering
 
 
-def test_timestamps_that_do_not_increase_are_an_error_of_every_launch(tmp_path):
-    root = record(tmp_path / "set", camera=False)
+def test_timestamps_that_do_not_increase_are_a_warning_if_pictures_are_read_by_row(tmp_path):
+    root = record(tmp_path / "set")
     edit_table(table(root), column("timestamp", lambda seconds: seconds.__setitem__(3 * 40 + 9, 0.1)))
-    finding = only(found(root), "timestamps")
-    assert (finding.severity, finding.episodes) == ("error", (3,))
-    assert "episode 3, frame 9" in finding.problem
-    (fault,) = preflight(root)
-    assert fault.where == "timestamp"
-    assert "dataset.exclude_episodes: [3]" in fault.remedy
-    assert preflight(root, exclude_episodes=[3]) == []
+    findings = found(root)
+    assert set(findings) == {"timestamps", "frames_by_row"}
+    assert {finding.severity for finding in findings.values()} == {"warning"}
+    assert findings["timestamps"].episodes == (3,)
+    assert findings["frames_by_row"].episodes == (3,)
+    assert "episode 3, frame 9" in findings["timestamps"].problem
+    assert preflight(root) == []
 
 
-def test_timestamps_without_a_picture_are_an_error_and_with_one_a_warning(tmp_path):
-    def late(seconds: np.ndarray) -> None:
-        seconds[rows_of(5)] += 0.04
-
+def test_timestamps_without_a_frame_are_an_error_of_every_launch(tmp_path):
     root = record(tmp_path / "set", (40,) * 6, version="v2.1")
     edit_table(sorted((root / "data").rglob("*.parquet"))[5], column("timestamp", lambda s: s.__iadd__(0.04)))
-    finding = only(found(root), "timestamps")
-    assert (finding.severity, finding.episodes) == ("error", (5,))
-    assert "no frame at that time" in finding.problem
+    video = sorted(root.rglob("*.mp4"))[5]
+    film_again(video, numbered_pictures(42, height=HEIGHT, width=WIDTH))
+    findings = found(root)
+    assert (findings["timestamps"].severity, findings["timestamps"].episodes) == ("warning", (5,))
+    lost = findings["lost_frames"]
+    assert (lost.severity, lost.where, lost.episodes) == ("error", CAMERA, (5,))
+    assert "42 frames for 40 rows" in lost.problem
+    assert lost.remedy.startswith("Set dataset.tolerance_s: 0.05 if that is the right picture, or set ")
+    (fault,) = preflight(root)
+    assert fault.where == CAMERA
+    assert preflight(root, exclude_episodes=[5]) == []
+
+    # A wider tolerance makes it legal, and hides nothing.
     assert preflight(root, tolerance_s=0.05) == []
+    tolerated = found(root, dataset__tolerance_s=0.05)
+    assert (tolerated["frames_off"].severity, tolerated["frames_off"].episodes) == ("warning", (5,))
+    assert "up to 0.0400 s" in tolerated["frames_off"].problem
+    assert tolerated["timestamps"].episodes == (5,)
+
+
+def test_timestamps_that_are_late_are_a_warning(tmp_path):
+    def late(seconds: np.ndarray) -> None:
+        seconds[rows_of(5)] += 0.04
 
     blind = record(tmp_path / "blind", camera=False)
     edit_table(table(blind), column("timestamp", late))
