@@ -7,7 +7,6 @@ import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +16,12 @@ from trainables.dataset.format.decode import FramePart, decode_part
 from trainables.dataset.format.metadata import Metadata
 from trainables.dataset.opened_folder import DatasetFolder
 from trainables.features import PolicyFeatures
-
-if TYPE_CHECKING:
-    pass
+from trainables.interface import Finding
 
 __all__ = ["Episode", "LeRobotDataset"]
+
+UNKNOWN_TASK, AMBIGUOUS_TASK = -1, -2
+"""Numbers of tasks whose number in a later folder has no text, or several."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,9 @@ class LeRobotDataset:
             and name.startswith("observation.")
             and name not in taken
             and not feature.is_camera
-            and feature.dtype != "string"
+            and all(folder.has_numbers(name) for folder in folders if len(folder))
         )
+        self._every_observation = every_observation
         self._folders = tuple(folders)
         self._columns: dict[str, np.ndarray] = {}
         self._starts = np.array([episode.start for episode in self.episodes])
@@ -115,6 +116,41 @@ class LeRobotDataset:
     def folders(self) -> tuple[DatasetFolder, ...]:
         """Each of the datasets by itself, in the order of the rows."""
         return self._folders
+
+    @property
+    def notes(self) -> tuple[Finding, ...]:
+        """What was skipped, derived or ignored when the dataset was opened."""
+        return (*(note for folder in self._folders for note in folder.notes), *self._unused())
+
+    def _unused(self) -> Iterator[Finding]:
+        """Cameras that are left out, and features that cannot be read."""
+        for folder in self._folders:
+            metadata = folder.metadata
+            info = str(metadata.root / "meta" / "info.json")
+            for name, why in metadata.unusable.items():
+                if name not in metadata.suspects:
+                    yield Finding(
+                        "unused_features", "note", info, f"{name} {why}: it is not used.", "",
+                        "Correct it if it is needed.",
+                    )  # fmt: skip
+            for name, feature in metadata.features.items():
+                other = name.startswith("observation") and not feature.is_camera and feature.dtype != "string"
+                if self._every_observation and other and len(folder) and not folder.has_numbers(name):
+                    yield Finding(
+                        "unused_features", "note", info,
+                        f"{name} (dtype {feature.dtype!r}) is not a column of numbers: it is not used.",
+                    )  # fmt: skip
+                if self._every_observation and feature.is_camera and feature.is_depth:
+                    yield Finding(
+                        "depth_maps",
+                        "warning",
+                        name,
+                        "is a depth map by info.json: it is not used.",
+                        "Its numbers are distances, mostly of 12 or 16 bits. The encoders of a diffusion "
+                        "policy take colours of 8 bits.",
+                        "Nothing, if the policy is to see colours only. To use depth, convert it to a colour "
+                        "video of three channels.",
+                    )
 
     @property
     def is_whole(self) -> bool:
@@ -166,7 +202,12 @@ class LeRobotDataset:
         if name == "task_index":
             number_of = {text: number for number, text in self._tasks.items()}
             own, where = np.unique(values, return_inverse=True)
-            numbers = [number_of.get(metadata.tasks.get(int(number), ""), -1) for number in own]
+            numbers = [
+                AMBIGUOUS_TASK
+                if int(number) in metadata.ambiguous
+                else number_of.get(metadata.tasks.get(int(number), ""), UNKNOWN_TASK)
+                for number in own
+            ]
             return np.array(numbers, values.dtype)[where].reshape(values.shape)
         return values
 
@@ -185,8 +226,9 @@ class LeRobotDataset:
     def vector(self, name: str) -> NDArray[np.float32]:
         """Give a feature's values as float32 (N, D), contiguous."""
         values = self.column(name)
-        if values.dtype != np.float32:
-            self._columns[name] = values = np.ascontiguousarray(values, dtype=np.float32)
+        if values.dtype != np.float32 or values.ndim != 2:
+            flat = np.ascontiguousarray(values, dtype=np.float32).reshape(len(values), -1)
+            self._columns[name] = values = flat
         return values
 
     def episode_of(self, row: int) -> Episode:
@@ -207,11 +249,21 @@ class LeRobotDataset:
 
     def task(self, row: int) -> str:
         """Say in words what is done at a row; empty if the dataset does not say."""
-        if "task_index" in self.features:
-            number = int(self.column("task_index")[row, 0])
-            if number in self._tasks:
-                return self._tasks[number]
-        return next(iter(self.episode_of(row).tasks), "")
+        number = int(self.column("task_index")[row, 0])
+        if number in self._tasks:
+            return self._tasks[number]
+        # The number says nothing, or several things: then only a single task of the episode is certain.
+        listed = self.episode_of(row).tasks
+        possible = self._ambiguous.get(number)
+        certain = len(listed) == 1 and (possible is None or listed[0] in possible)
+        return listed[0] if certain else ""
+
+    @cached_property
+    def _ambiguous(self) -> dict[int, tuple[str, ...]]:
+        """The texts of each task number that has several; those of later folders under one number."""
+        others = [texts for folder in self._folders[1:] for texts in folder.metadata.ambiguous.values()]
+        later = {AMBIGUOUS_TASK: tuple(text for texts in others for text in texts)} if others else {}
+        return dict(self._folders[0].metadata.ambiguous) | later
 
     @cached_property
     def fingerprint(self) -> str:

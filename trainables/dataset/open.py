@@ -6,15 +6,18 @@ out. Vectors are in memory; pictures are decoded on request, or once and for all
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 from trainables.dataset.errors import DatasetError, dataset_error
 from trainables.dataset.format.metadata import Metadata, read_metadata
 from trainables.dataset.format.schema import DatasetFeature
 from trainables.dataset.format.selection import (
+    Renames,
+    camera_faults,
     feature_faults,
     match_faults,
+    place_faults,
     policy_features,
     rename_faults,
     rename_features,
@@ -33,6 +36,7 @@ __all__ = [
     "Episode",
     "Episodes",
     "LeRobotDataset",
+    "Renames",
     "Sources",
     "open_dataset",
 ]
@@ -51,7 +55,7 @@ def open_dataset(
     episodes: Episodes | None = None,
     exclude_episodes: Episodes = (),
     observations: Collection[str] | None = None,
-    features: Mapping[str, str] | None = None,
+    features: Renames | None = None,
     cache: Path | None = None,
     tolerance_s: float = 1e-4,
     progress: Progress | None = None,
@@ -66,7 +70,8 @@ def open_dataset(
         episodes: The episodes to use, see ``Episodes``; None: all.
         exclude_episodes: Episodes to leave out.
         observations: Names of the observations to use; None: every one a diffusion policy can use.
-        features: Features with another name in the files, by that name: ``{"actions": "action"}``.
+        features: Features with another name in the files, by that name: ``{"actions": "action"}``; vectors
+            that are put together from several, by their own name: ``{"action": ["shoulder", "elbow"]}``.
         cache: Folder for what is fetched; None: Hugging Face's own cache, which is none for stores.
         tolerance_s: How far a video frame may lie from its timestamp.
         progress: Told before something slow.
@@ -82,6 +87,8 @@ def open_dataset(
     if not faults:
         sets = [rename_features(metadata, features or {}) for metadata in sets]
         faults = selection_faults(sets, chosen, left_out) + _feature_faults(sources, sets, observations)
+    if not faults:
+        faults = place_faults(sets, chosen, left_out, observations)
     if faults:
         raise DatasetError(faults)
     used = policy_features(sets[0], observations)
@@ -89,7 +96,8 @@ def open_dataset(
     for source, metadata in zip(sources, sets, strict=True):
         records = select_episodes(metadata, chosen, left_out)
         cameras = [camera.name for camera in used.cameras]
-        metadata = fetch_files(source, metadata, records, cameras, cache=cache, progress=progress)
+        metadata = fetch_files(source, metadata, records, cameras, cache=cache, progress=progress).settled()
+        records = select_episodes(metadata, chosen, left_out)
         folders.append(DatasetFolder(source, metadata, records, used))
     return LeRobotDataset(folders, used, tolerance_s, every_observation=observations is None)
 
@@ -133,6 +141,8 @@ def _feature_faults(
     faults = feature_faults(sets[0], observations)
     for metadata in sets[1:]:
         faults += feature_faults(metadata, None)
+    for metadata in sets:
+        faults += camera_faults(metadata, observations)
     if faults or len(sets) == 1:
         return faults
     names, fields = [source.name for source in sources], [source.field for source in sources]

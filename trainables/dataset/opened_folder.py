@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
@@ -12,14 +13,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from trainables.dataset.errors import dataset_error
+from trainables.dataset.errors import DatasetError, dataset_error
 from trainables.dataset.format.assign import Stretch, assign_frames
 from trainables.dataset.format.decode import FramePart
-from trainables.dataset.format.metadata import EpisodeRecord, Metadata
+from trainables.dataset.format.episodes import EpisodeRecord
+from trainables.dataset.format.files import pointers_error
+from trainables.dataset.format.metadata import Metadata
+from trainables.dataset.format.schema import INDEX_FEATURES
 from trainables.dataset.format.tables import Table, available_cpus, read_table
 from trainables.dataset.format.video import Video, VideoError, probe_video
 from trainables.dataset.sources.find import Source
 from trainables.features import Feature, PolicyFeatures
+from trainables.interface import Fault, Finding
 from trainables.ranges import compressed
 
 __all__ = ["DatasetFolder"]
@@ -63,8 +68,57 @@ class DatasetFolder:
         return self._table.length
 
     def take(self, name: str) -> np.ndarray:
-        """Hand over a feature's values (N, *shape): they are kept by the caller that asks, not here."""
+        """Hand over a feature's values (N, *shape): they are kept by the caller that asks, not here.
+
+        Timestamps and numbers that the data files lack are derived from the rows.
+        """
+        if name in INDEX_FEATURES and name not in self._table.numeric:
+            return self._derived(name)
+        if name in self.metadata.joined:
+            parts = self.metadata.joined[name]
+            columns = [self._table.take(part, feature) for part, feature in parts.items()]
+            return np.concatenate([c.reshape(len(self), -1).astype(np.float32) for c in columns], axis=1)
         return self._table.take(self.metadata.recorded(name), self.metadata.features[name])
+
+    def has_numbers(self, name: str) -> bool:
+        """Whether a feature is a column of numbers in every data file."""
+        if name in self.metadata.joined:
+            return True
+        return self.metadata.recorded(name) in self._table.numeric
+
+    @cached_property
+    def notes(self) -> tuple[Finding, ...]:
+        """What was skipped, derived or ignored in this folder."""
+        lacking = [name for name in INDEX_FEATURES if len(self) and name not in self._table.numeric]
+        if not lacking:
+            return self.metadata.notes
+        problem = f"the data files have no column {', '.join(lacking)}."
+        why = "The values were derived from the order of the rows and the frame rate."
+        remedy = "Nothing for training here; LeRobot needs these columns."
+        where = str(self.metadata.root / "data")
+        return (*self.metadata.notes, Finding("derived_columns", "note", where, problem, why, remedy))
+
+    def _derived(self, name: str) -> np.ndarray:
+        """A column that every dataset has, made from the order of the rows, (N, 1)."""
+        lengths = [record.length for record in self.records]
+        place = np.concatenate([np.arange(length) for length in lengths])
+        if name == "timestamp":
+            frame = self.take("frame_index")[:, 0] if "frame_index" in self._table.numeric else place
+            return (frame / self.metadata.fps).astype(np.float32)[:, None]
+        if name == "frame_index":
+            return place[:, None]
+        if name == "episode_index":
+            return np.repeat([record.own for record in self.records], lengths)[:, None]
+        if name == "index":
+            every = self.metadata.episodes
+            firsts = np.cumsum([0, *(record.length for record in every)])
+            first_of = {record.index: int(first) for record, first in zip(every, firsts[:-1], strict=True)}
+            return (np.repeat([first_of[r.index] for r in self.records], lengths) + place)[:, None]
+        number_of = {text: number for number, text in self.metadata.tasks.items()}
+        tasks = [
+            number_of.get(record.tasks[0], -1) if len(record.tasks) == 1 else -1 for record in self.records
+        ]
+        return np.repeat(tasks, lengths)[:, None]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -202,18 +256,46 @@ def _probed(path: Path) -> Video | str:
 
 def _read_vectors(metadata: Metadata, records: tuple[EpisodeRecord, ...], features: PolicyFeatures) -> Table:
     names = [f.name for f in features.all() if not metadata.features[f.name].is_camera]
-    names += [name for name in ("timestamp", "task_index") if name in metadata.features]
-    paths = [metadata.root / path for path in metadata.data_files(records)]
+    names += ["timestamp", "task_index"]
+    paths = [metadata.root / path for path in dict.fromkeys(metadata.data_files(records))]
     if not paths:
         raise dataset_error(str(metadata.root), "has no data/*/*.parquet.", "Fetch the dataset again.")
+    pointers = pointers_error(metadata.root, paths)
+    if pointers is not None:
+        raise pointers
     gone = [record for record in records if record.data and not (metadata.root / record.data).exists()]
     if gone:
-        episodes = compressed(record.index for record in gone)
-        problem = f"the data files of episodes {episodes} are missing; first {gone[0].data}."
-        remedy = f"Fetch the dataset again, or set dataset.exclude_episodes: {episodes}."
-        raise dataset_error(str(metadata.root), problem, remedy, [record.index for record in gone])
-    recorded = {metadata.recorded(name): metadata.features[name] for name in names}
-    return read_table(paths, records, recorded, list(recorded))
+        raise _missing_files(metadata, records, gone)
+    recorded = {
+        metadata.recorded(name): metadata.features[name] for name in names if name not in metadata.joined
+    }
+    for name in names:
+        recorded |= metadata.joined.get(name, {})
+    shared = Counter(record.data for record in records)
+    owners = {
+        metadata.root / record.data: record.own
+        for record in records
+        if record.data is not None and shared[record.data] == 1
+    }
+    return read_table(paths, records, recorded, list(recorded), owners)
+
+
+def _missing_files(
+    metadata: Metadata, records: Sequence[EpisodeRecord], gone: Sequence[EpisodeRecord]
+) -> DatasetError:
+    indices = [record.index for record in gone]
+    episodes = compressed(indices)
+    every = len(gone) == len(records)
+    which = f"{'all' if every else ''} data files of episodes {episodes}".strip()
+    problem = f"the data files of episodes {episodes} are missing; first {gone[0].data}."
+    if every:
+        problem = f"all {which.removeprefix('all ')} are missing; first {gone[0].data}."
+    remedy = "Fetch the dataset again" + ("." if every else f", or set dataset.exclude_episodes: {episodes}.")
+    faults = [Fault(str(metadata.root), problem, remedy, () if every else tuple(indices))]
+    if every:
+        templates = [note for note in metadata.notes if note.check == "template"]
+        faults += [Fault(note.where, note.problem, note.remedy) for note in templates]
+    return DatasetError(faults)
 
 
 def _digest_file(digest: hashlib._Hash, name: str, path: Path, whole_b: int) -> None:

@@ -25,6 +25,9 @@ from trainables.pusht import IMAGE, ensure_dataset
 
 __all__ = ["camera_faults", "describe", "image_sizes", "load_dataset", "preflight"]
 
+COLOURS = 3
+"""Channels of the pictures that LeRobot's encoders, and so those of this policy, take."""
+
 
 def load_dataset(
     config: DatasetConfig, cache: Path, progress: Callable[[str], None] = silent
@@ -154,8 +157,19 @@ def image_sizes(config: DiffusionConfig, features: PolicyFeatures) -> dict[str, 
 
 
 def camera_faults(config: DiffusionConfig, features: PolicyFeatures) -> list[Fault]:
-    """Say why the cameras' pictures cannot be given to the policy: sizes that differ, a crop that is none."""
+    """Say why the cameras' pictures cannot be given to the policy: their channels, sizes, or the crop."""
     faults: list[Fault] = []
+    for camera in features.cameras:
+        if camera.shape[0] != COLOURS:
+            others = [one.name for one in features.inputs if one.name != camera.name]
+            channels = f"{camera.shape[0]} channel{'' if camera.shape[0] == 1 else 's'}"
+            faults.append(
+                Fault(
+                    "dataset.observations",
+                    f"{camera.name} has {channels}, and the policy's encoders take pictures of {COLOURS}.",
+                    f"Convert it to RGB, or leave it out: dataset.observations: [{', '.join(others)}].",
+                )
+            )
     sizes = image_sizes(config, features)
     if len(set(sizes.values())) > 1:
         listed = ", ".join(f"{name} {height}×{width}" for name, (height, width) in sizes.items())

@@ -171,16 +171,21 @@ class DiffusionPolicyTrainable:
             return {}  # which `faults` reports
 
     def remarks(self, config: Mapping[str, Any], cache: Path | None = None) -> list[str]:
-        """What is worth knowing of the checkpoint of ``policy.path`` and of the store of ``dataset.root``."""
+        """What is worth knowing of the checkpoint of ``policy.path`` and of the dataset.
+
+        The dataset is read if there is a cache; otherwise only the package for its store is looked for.
+        """
         said = [] if cache is not None else _missing_packages(config.get("dataset.root"))
-        if config.get("policy.path") is None or resolve_faults(config):
+        if (cache is None and config.get("policy.path") is None) or resolve_faults(config):
             return said
         built = resolve(config)
         if cache is None:
             return said + remarks(built)
+        from trainables.dataset.doctor.preflight import warnings_of
         from trainables.diffusion_policy.data import load_dataset
 
-        return remarks(built, load_dataset(built.dataset, cache).policy_features)
+        dataset = load_dataset(built.dataset, cache)
+        return [*remarks(built, dataset.policy_features), *warnings_of(dataset)]
 
     def memory_gb(self, config: Mapping[str, Any]) -> float:
         """The least memory that each process holds on its device while it trains, in gigabytes.

@@ -419,13 +419,6 @@ def test_broken_metadata_is_an_error_that_names_the_file(make_dataset, whose):
         open_dataset(root)
 
 
-def test_a_missing_template_key_is_an_error_of_the_dataset(make_dataset):
-    root = make_dataset(cameras={CAMERA: PICTURE})
-    edit_info(root, video_path="videos/{nothing}/{video_key}.mp4")
-    with pytest.raises(DatasetError, match=r"cannot be read as v3\.0: no 'nothing'"):
-        open_dataset(root)
-
-
 def test_an_episode_without_its_rows_is_named(make_dataset):
     root = make_dataset(lengths=(5, 6, 7))
     edit_table(root / "data/chunk-000/file-000.parquet", lambda table: table.slice(0, 12))

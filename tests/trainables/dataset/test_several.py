@@ -249,4 +249,5 @@ def test_a_set_without_episodes_is_named(make_dataset, pair):
     assert preflight(pair) == []
     (pair[1] / "meta/episodes.jsonl").write_text("")
     (fault,) = preflight(pair)
-    assert fault.problem == f"{str(pair[1])!r} has no episodes."
+    assert fault.where == str(pair[1] / "meta/episodes.jsonl")
+    assert fault.problem == "is empty (0 bytes): the recording or the copy was cut off."

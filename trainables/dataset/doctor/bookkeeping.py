@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from trainables.dataset.lerobot_dataset import LeRobotDataset
     from trainables.dataset.opened_folder import DatasetFolder
 
-__all__ = ["Book", "bookkeeping_findings", "image_statistics_findings", "open_books"]
+__all__ = ["Book", "bookkeeping_findings", "image_statistics_findings", "open_books", "totals_findings"]
 
 EXTREMES_OFF = 1e-4
 """Recorded extremes are copies of float32 values: a ten-thousandth of the range covers every rounding."""
@@ -43,12 +43,17 @@ def bookkeeping_findings(dataset: LeRobotDataset, books: Sequence[Book], videos:
         books: What ``open_books`` gives.
         videos: What ``quick.open_videos`` gives.
     """
-    findings = []
+    findings = totals_findings(books)
     for part in books:
         findings += _outside_recorded(part)
         if part.is_whole:
-            findings += [*_totals(part), *_numbering(part), *_contradictions(part)]
+            findings += [*_numbering(part), *_contradictions(part)]
     return [*findings, *(_video_lengths(dataset, videos) if dataset.is_whole else [])]
+
+
+def totals_findings(books: Sequence[Book]) -> list[Finding]:
+    """Compare the totals that each dataset records with what is there, as a partial copy is found."""
+    return [finding for part in books if part.is_whole for finding in _totals(part)]
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,7 @@ def _totals(part: Book) -> list[Finding]:
     if not wrong:
         return []
     said = " and ".join(f"{name} {totals[name]:,}, there are {there[name]:,}" for name in wrong)
+    fewer = any(there[name] < totals[name] for name in wrong)
     return [
         Finding(
             check="totals",
@@ -115,7 +121,10 @@ def _totals(part: Book) -> list[Finding]:
             where=str(root / "meta" / "info.json"),
             problem=f"has {said}.",
             why="Something was lost or added after recording. What is there is used; LeRobot goes by these.",
-            remedy="Find out what is missing, then set the totals right.",
+            remedy="The copy or the download may be incomplete: fetch the dataset again, or set the totals "
+            "right if nothing is missing."
+            if fewer
+            else "Set the totals right.",
         )
     ]
 

@@ -68,7 +68,7 @@ def examine(
     """
     progress(f"{len(dataset.episodes):,} episodes: opening the videos")
     videos, books = open_videos(dataset), open_books(dataset)
-    findings = quick_findings(dataset, videos)
+    findings = [*dataset.notes, *quick_findings(dataset, videos)]
     findings += bookkeeping_findings(dataset, books, videos)
     progress(f"{len(dataset):,} frames: states and actions")
     findings += number_findings(dataset, aims.min_max)

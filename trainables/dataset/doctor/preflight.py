@@ -5,15 +5,31 @@ It stands above both opening and the quick checks, so that neither imports the o
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
 
-from trainables.dataset.doctor.quick import dataset_faults
+from trainables.dataset.doctor.bookkeeping import open_books, totals_findings
+from trainables.dataset.doctor.quick import dataset_faults, open_videos, quick_findings
 from trainables.dataset.errors import DatasetError
-from trainables.dataset.open import Episodes, Progress, Sources, open_dataset
+from trainables.dataset.lerobot_dataset import LeRobotDataset
+from trainables.dataset.open import Episodes, Progress, Renames, Sources, open_dataset
 from trainables.interface import Fault
 
-__all__ = ["preflight"]
+__all__ = ["preflight", "warnings_of"]
+
+
+def warnings_of(dataset: LeRobotDataset) -> list[str]:
+    """What the quick checks find that does not keep a dataset from being trained on, a line each."""
+    findings = [
+        *dataset.notes,
+        *totals_findings(open_books(dataset)),
+        *quick_findings(dataset, open_videos(dataset)),
+    ]
+    return [
+        f"{found.where}: {found.problem} {found.remedy}".rstrip()
+        for found in findings
+        if found.severity == "warning"
+    ]
 
 
 def preflight(
@@ -23,7 +39,7 @@ def preflight(
     episodes: Episodes | None = None,
     exclude_episodes: Episodes = (),
     observations: Collection[str] | None = None,
-    features: Mapping[str, str] | None = None,
+    features: Renames | None = None,
     holdout_fraction: float = 0.0,
     cache: Path | None = None,
     tolerance_s: float = 1e-4,

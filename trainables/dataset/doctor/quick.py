@@ -7,6 +7,7 @@ are read, which finds a missing or truncated file, and the frame of every row, w
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +15,8 @@ from numpy.typing import NDArray
 
 from trainables.dataset.doctor.wording import episodes_of, exclude, in_episodes, leave_out, sentence, vectors
 from trainables.dataset.format.assign import EXACT_S, FLOAT32_STEPS, nearest_places
-from trainables.dataset.format.decode import FramePart, lost_frame
+from trainables.dataset.format.decode import DEPTH, FramePart, depth_video, first_picture, lost_frame
+from trainables.dataset.format.tables import available_cpus
 from trainables.interface import Fault, Finding
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ __all__ = ["VideoParts", "dataset_faults", "open_videos", "quick_findings"]
 VideoParts = Mapping[str, Sequence[FramePart]]
 """For each camera its video files, with the frames of the rows."""
 
+MOST_THREADS = 16
 ADVISED_STEPS = (1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2)
 """Values of dataset.tolerance_s that are proposed, in seconds."""
 
@@ -69,6 +72,7 @@ def quick_findings(dataset: LeRobotDataset, videos: VideoParts) -> list[Finding]
         *_order(dataset),
         *_timestamps(dataset),
         *_broken_videos(dataset, videos),
+        *_first_pictures(dataset),
         *_lost_frames(dataset, videos),
         *_read_by_row(dataset, videos),
         *_tolerated(dataset, videos),
@@ -119,11 +123,33 @@ def _order(dataset: LeRobotDataset) -> list[Finding]:
         return []
     scrambled: list[int] = []
     gapped: list[int] = []
+    restarted: dict[int, int] = {}
     for episode in dataset.episodes:
         if wrong[episode.start : episode.stop].any():
-            ascending = (np.diff(frame[episode.start : episode.stop]) > 0).all()
-            (gapped if ascending else scrambled).append(episode.index)
+            numbers = frame[episode.start : episode.stop]
+            if (np.diff(numbers) > 0).all():
+                gapped.append(episode.index)
+            elif (recordings := _recordings(numbers)) > 1:
+                restarted[episode.index] = recordings
+            else:
+                scrambled.append(episode.index)
     findings = []
+    if restarted:
+        first = next(iter(restarted))
+        findings.append(
+            Finding(
+                check="several_recordings",
+                severity="error",
+                where="frame_index",
+                problem=f"begins again within {in_episodes(list(restarted))}: episode {first} contains "
+                f"{restarted[first]} recordings, one after the other.",
+                why="Windows are cut along the rows: the policy would learn jumps from the end of one "
+                "recording to the start of the next.",
+                remedy="Make each recording an episode of its own when converting, or "
+                f"{exclude(dataset, list(restarted))}.",
+                episodes=tuple(restarted),
+            )
+        )
     if scrambled:
         findings.append(
             Finding(
@@ -150,6 +176,15 @@ def _order(dataset: LeRobotDataset) -> list[Finding]:
             )
         )
     return findings
+
+
+def _recordings(frame: NDArray[np.int64]) -> int:
+    """How many recordings the rows of an episode are, by frame numbers that begin again; 1 if they do not."""
+    starts = np.flatnonzero(np.diff(frame) < 0) + 1
+    runs = np.split(frame, starts)
+    whole = all((np.diff(run) > 0).all() and run[0] <= runs[0][0] + 1 for run in runs)
+    # Rows in another order, of which each frame is there once, are one recording that was shuffled.
+    return len(runs) if whole and len(np.unique(frame)) < len(frame) else 1
 
 
 def _places(dataset: LeRobotDataset) -> NDArray[np.int64]:
@@ -244,11 +279,43 @@ def _broken(part: FramePart) -> tuple[str, NDArray[np.int64]]:
     video = part.video
     if video is None:
         return part.error, part.rows
+    depth = depth_video(part)
+    if depth:
+        return depth, part.rows
     if (video.height, video.width) != part.shape[1:]:
         height, width = part.shape[1:]
         return f"is {video.height}×{video.width} px, info.json says {height}×{width}", part.rows
     cut = _behind_the_end(part)
     return ("ends too early" if cut.any() else ""), part.rows[cut]
+
+
+def _first_pictures(dataset: LeRobotDataset) -> list[Finding]:
+    """Look at the first picture of each data file, for cameras whose pictures are in these files."""
+    findings = []
+    for camera in dataset.policy_features.cameras:
+        parts = [part for part in dataset.frame_parts(camera.name) if part.times_s is None and len(part.rows)]
+        if not parts:
+            continue
+        with ThreadPoolExecutor(max_workers=min(2 * available_cpus(), MOST_THREADS)) as pool:
+            kinds = list(pool.map(first_picture, parts))
+        for kind in sorted({kind for kind in kinds if kind}):
+            found = [part for part, other in zip(parts, kinds, strict=True) if other == kind]
+            rows = [part.rows if DEPTH in kind else part.rows[:1] for part in found]
+            episodes = episodes_of(dataset, np.concatenate(rows))
+            several = f"{len(found)} of {len(parts)} files, first " if len(found) > 1 else ""
+            findings.append(
+                Finding(
+                    check="unreadable_pictures",
+                    severity="error",
+                    where=camera.name,
+                    problem=f"the picture of {dataset.name_row(int(found[0].rows[0]))} {kind} "
+                    f"({several}{found[0].path}).",
+                    why="Every frame is decoded before training; these cannot be.",
+                    remedy=f"Fetch again, or {leave_out(dataset, episodes, camera.name)}.",
+                    episodes=tuple(episodes),
+                )
+            )
+    return findings
 
 
 def _behind_the_end(part: FramePart) -> NDArray[np.bool_]:
@@ -376,4 +443,5 @@ def _offset_s(part: FramePart) -> NDArray[np.float64]:
     if part.wanted_s is None or part.lost is None or part.video is None:
         return np.zeros(len(part.rows))
     assert part.times_s is not None
-    return np.where(part.lost, 0.0, np.abs(part.times_s - part.wanted_s))
+    offset_s = np.abs(part.times_s - part.wanted_s)
+    return np.where(part.lost, 0.0, np.where(np.isnan(offset_s), np.inf, offset_s))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from trainables.dataset.format.metadata import listed
+from trainables.dataset.format.files import listed
 from trainables.dataset.format.schema import dimension_texts
 from trainables.features import ACTION, STATE
 from trainables.ranges import compressed
@@ -51,7 +51,8 @@ def exclude(dataset: LeRobotDataset, episodes: Collection[int]) -> str:
 def leave_out(dataset: LeRobotDataset, episodes: Collection[int], feature: str) -> str:
     """The option that does without these episodes; without the feature, where no episode would be left."""
     if len(episodes) >= len(dataset.episodes) and feature not in (STATE, ACTION):
-        return f"leave {feature} out of dataset.observations"
+        others = [one.name for one in dataset.policy_features.inputs if one.name != feature]
+        return f"leave {feature} out of dataset.observations ([{', '.join(others)}])"
     return exclude(dataset, episodes)
 
 

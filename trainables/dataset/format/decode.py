@@ -19,8 +19,8 @@ import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
-from trainables.dataset.errors import dataset_error
-from trainables.dataset.format.metadata import inside
+from trainables.dataset.errors import DatasetError, dataset_error
+from trainables.dataset.format.files import inside
 from trainables.dataset.format.tables import image_cells
 from trainables.dataset.format.video import Video, VideoError, opened_video
 
@@ -29,6 +29,8 @@ __all__ = [
     "FramePart",
     "decode_part",
     "decoder_version",
+    "depth_video",
+    "first_picture",
     "is_depth_mode",
     "lost_frame",
     "open_picture",
@@ -36,6 +38,7 @@ __all__ = [
 
 # Between wanted frames further apart than this, seeking costs less than decoding what lies between.
 SEEK_BEYOND_FRAMES = 100
+PICTURE_BITS = 8
 DEPTH = "a depth map, not a picture"
 EXCLUDE = "Repair or fetch the file again, or leave the episode out with dataset.exclude_episodes."
 
@@ -160,8 +163,9 @@ def _from_video(part: FramePart, name_row: Callable[[int], str]) -> Iterator[tup
     try:
         if part.error:
             raise VideoError(part.error)
-        if part.video is not None and part.video.is_depth:
-            raise VideoError(f"is {part.video.pixel_format}, {part.video.bits} bits of grey: {DEPTH}")
+        depth = depth_video(part)
+        if depth:
+            raise VideoError(depth)
         known = part.video is not None
         tolerance_s = max(part.tolerance_s, KNOWN_TIME_S) if known else part.tolerance_s
         kept = len(part.times_s) if part.lost is None or not part.lost.any() else int(part.lost.argmax())
@@ -174,6 +178,17 @@ def _from_video(part: FramePart, name_row: Callable[[int], str]) -> Iterator[tup
     except VideoError as error:
         where = f"{name_row(int(part.rows[position]))}, {part.camera}"
         raise dataset_error(where, f"the video {error}: {part.path}.", EXCLUDE) from error
+
+
+def depth_video(part: FramePart) -> str:
+    """Say that a video contains depth maps, as the end of a sentence; empty if it does not.
+
+    Grey in more than 8 bits is a distance, also if the codec stores it with empty colours.
+    """
+    video = part.video
+    if video is None or not (video.is_depth or (part.shape[0] == 1 and video.bits > PICTURE_BITS)):
+        return ""
+    return f"is {video.pixel_format}, {video.bits} bits of grey: {DEPTH}"
 
 
 def lost_frame(part: FramePart, position: int) -> str:
@@ -269,6 +284,25 @@ def _from_parquet(part: FramePart, name_row: Callable[[int], str]) -> Iterator[t
             raise dataset_error(name_row(row), problem, EXCLUDE) from error
         pixels = np.asarray(picture)
         yield position, pixels[..., None] if mode == "L" else pixels
+
+
+def first_picture(part: FramePart) -> str:
+    """Say what is wrong with the first picture of a part in parquet; empty if nothing is."""
+    assert part.in_file is not None
+    channels, height, width = part.shape
+    try:
+        _, encoded, beside = next(image_cells(part.path, part.column, part.in_file[:1], mapped=True))
+        found = open_picture(encoded, beside, part.root)
+    except DatasetError as error:
+        return error.faults[0].problem.rstrip(".")
+    except (OSError, ValueError, SyntaxError) as error:
+        return f"cannot be read ({error})"
+    if is_depth_mode(found.mode):
+        return f"has pixels of Pillow's mode {found.mode}: {DEPTH}"
+    if (found.height, found.width) != (height, width):
+        size = f"{found.height}×{found.width}"
+        return f"is {size} px, info.json says {height}×{width} with {channels} channels"
+    return ""
 
 
 def is_depth_mode(mode: str) -> bool:

@@ -1,89 +1,24 @@
-"""Read the metadata of LeRobot folders: v3.0 (parquet) and v2.1, v2.0 (JSON lines). No data, no pictures.
-
-What the metadata says of the place of an episode's rows is not kept for v3.0: sets that LeRobot 0.4 converted
-carry wrong numbers there, so rows are found by their ``episode_index`` instead.
-"""
+"""Read the metadata of LeRobot folders: what there is, and where. No data, no pictures."""
 
 from __future__ import annotations
 
-import json
-import math
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from pathlib import Path
 
 from trainables.dataset.errors import dataset_error
-from trainables.dataset.format.schema import (
-    CHUNK_SIZE,
-    DATA_PATH_V2,
-    VERSIONS,
-    VIDEO_PATH_V2,
-    VIDEO_PATH_V3,
-    DatasetFeature,
-)
+from trainables.dataset.format.episodes import EpisodeRecord, read_episodes, skipped_note
+from trainables.dataset.format.files import FoundFiles, find_parquet
+from trainables.dataset.format.info import read_info
+from trainables.dataset.format.schema import DATA_PATH_V3, DatasetFeature
+from trainables.interface import Finding
 
-__all__ = [
-    "EpisodeRecord",
-    "Metadata",
-    "VideoPlace",
-    "inside",
-    "listed",
-    "read_metadata",
-]
+__all__ = ["WHAT_A_DATASET_IS", "Metadata", "read_metadata"]
 
 WHAT_A_DATASET_IS = (
-    "A LeRobot dataset is a folder with meta/info.json, data/chunk-000/*.parquet and, where it has cameras, "
+    "A LeRobot dataset is a folder with meta/info.json, data/chunk-000/*.parquet and, if it has cameras, "
     "videos/."
 )
-LISTED_AT_MOST = 10
-LONGEST_NAME_B = 255
-"""What the file systems in use take for one part of a path."""
-MAX_NUMBER = 2**40
-"""No dataset has as many episodes or frames; a larger number is damage."""
-
-
-@dataclass(frozen=True)
-class VideoPlace:
-    """Where an episode's frames of one camera are.
-
-    Attributes:
-        path: The file, relative to the dataset's folder.
-        start_s: Time in the file at which the episode starts.
-    """
-
-    path: str
-    start_s: float
-
-
-@dataclass(frozen=True)
-class EpisodeRecord:
-    """One episode as the metadata has it.
-
-    Attributes:
-        index: Its number in the opened dataset.
-        length: Frames.
-        tasks: What is done in it, in words.
-        data: Its data file relative to the dataset's folder (v2.x); None in v3.0.
-        videos: Where each camera's frames are.
-        before: Numbers that the datasets opened before this one take up; 0 for the first, or the only one.
-    """
-
-    index: int
-    length: int
-    tasks: tuple[str, ...]
-    data: str | None = None
-    videos: Mapping[str, VideoPlace] = field(default_factory=dict)
-    before: int = 0
-
-    @property
-    def own(self) -> int:
-        """Its number in its own files."""
-        return self.index - self.before
 
 
 @dataclass(frozen=True)
@@ -98,7 +33,14 @@ class Metadata:
         episodes: Every episode, by ascending index.
         tasks: Text of each task by its number.
         files: The metadata files that were read, relative to the folder.
+        ambiguous: The texts of each task number that has several.
+        empty: Numbers of the episodes that have no frames and are left out.
+        unusable: Why each feature that is not among ``features`` cannot be read, as the end of a sentence.
+        suspects: Why features seem to be cameras and are not described as such, as the end of a sentence.
+        notes: What was skipped or derived.
+        data_path: Where the data files of v3.0 are, with placeholders.
         renamed: For each feature with another name in the files, that name.
+        joined: For each vector that is put together from several features these, by their names in the files.
         before: As for ``EpisodeRecord``.
     """
 
@@ -109,7 +51,14 @@ class Metadata:
     episodes: tuple[EpisodeRecord, ...]
     tasks: Mapping[int, str]
     files: tuple[str, ...]
+    ambiguous: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    empty: tuple[int, ...] = ()
+    unusable: Mapping[str, str] = field(default_factory=dict)
+    suspects: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[Finding, ...] = ()
+    data_path: str = DATA_PATH_V3
     renamed: Mapping[str, str] = field(default_factory=dict)
+    joined: Mapping[str, Mapping[str, DatasetFeature]] = field(default_factory=dict)
     before: int = 0
 
     @property
@@ -129,9 +78,56 @@ class Metadata:
     def data_files(self, episodes: Iterable[EpisodeRecord]) -> list[str]:
         """List the data files of ``episodes``, relative to the folder; in v3.0 those of the whole dataset."""
         if self.version == "v3.0":
-            found = sorted((self.root / "data").rglob("*.parquet"))
-            return [path.relative_to(self.root).as_posix() for path in found]
+            return list(self.found_data().used)
         return [episode.data for episode in episodes if episode.data is not None]
+
+    def found_data(self) -> FoundFiles:
+        """Find the data files of v3.0."""
+        return find_parquet(self.root, "data", [self.data_path, DATA_PATH_V3])
+
+    def settled(self) -> Metadata:
+        """The same with each file where it is, if it is at another usual place than the metadata say.
+
+        To be asked for when the files have been fetched.
+        """
+        moved: list[str] = []
+        episodes = tuple(self._settled(episode, moved) for episode in self.episodes)
+        notes = list(self.notes)
+        if moved:
+            problem = f"{len(moved):,} files are not where info.json says; first {moved[0]}."
+            why = "They were found where LeRobot writes them."
+            remedy = "Correct data_path, video_path or chunks_size in meta/info.json."
+            notes.append(
+                Finding("template", "warning", str(self.root / "meta" / "info.json"), problem, why, remedy)
+            )
+        if self.version == "v3.0":
+            found = self.found_data()
+            if found.skipped:
+                notes.append(skipped_note(self.root, found.skipped, found.used))
+            if found.elsewhere:
+                problem = (
+                    f"the data files are not where info.json says ({self.data_path}); first {found.used[0]}."
+                )
+                notes.append(Finding("template", "warning", str(self.root / "meta" / "info.json"), problem))
+        return replace(self, episodes=episodes, notes=tuple(notes))
+
+    def _settled(self, episode: EpisodeRecord, moved: list[str]) -> EpisodeRecord:
+        data = episode.data
+        if data is not None and episode.other_data and not (self.root / data).exists():
+            data = self._there(data, episode.other_data, moved)
+        videos = {}
+        for camera, place in episode.videos.items():
+            if place.others and not self.file(place.path).exists():
+                place = replace(place, path=self._there(place.path, place.others, moved))
+            videos[camera] = place
+        return replace(episode, data=data, videos=videos)
+
+    def _there(self, path: str, others: Iterable[str], moved: list[str]) -> str:
+        other = next((other for other in others if self.file(other).exists()), None)
+        if other is None:
+            return path
+        moved.append(other)
+        return other
 
     def file(self, path: str) -> Path:
         """Find a video file; some sets have it under ``video/`` where the metadata says ``videos/``."""
@@ -151,198 +147,64 @@ def read_metadata(root: Path, where: str = "dataset.root") -> Metadata:
         where: Name of the field that names the folder, for the error's text.
 
     Raises:
-        DatasetError: If the folder is no LeRobot dataset, or one of an unknown version, or broken.
+        DatasetError: If the folder is not a LeRobot dataset, or one of an unknown version, or broken.
     """
     if not root.is_dir():
-        raise dataset_error(where, f"{str(root)!r} is no folder.", WHAT_A_DATASET_IS)
+        kind = "is a file, not a folder" if root.is_file() else "is no folder"
+        raise dataset_error(where, f"{str(root)!r} {kind}.", WHAT_A_DATASET_IS)
     info_path = root / "meta" / "info.json"
     if not info_path.is_file():
-        raise dataset_error(where, f"{str(root)!r} has no meta/info.json.", WHAT_A_DATASET_IS)
-    info = _read_json(info_path)
-    version = info.get("codebase_version")
-    if version not in VERSIONS:
-        remedy = f"Versions that can be read: {', '.join(VERSIONS)}. LeRobot converts older sets."
-        raise dataset_error(str(info_path), f"codebase_version is {version!r}.", remedy)
-    fps = info.get("fps")
-    if not isinstance(fps, (int, float)) or fps <= 0:
-        raise dataset_error(str(info_path), f"fps is {fps!r}.", "Expected a number above 0.")
-    features = _features(info_path, info.get("features"))
-    reader = _read_v3 if version == "v3.0" else _read_v2
-    try:
-        episodes, tasks, files = reader(root, info, features)
-        _check_episodes(episodes)
-    except (
-        ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError, pa.ArrowException
-    ) as error:  # fmt: skip
-        detail = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise dataset_error(str(root / "meta"), f"cannot be read as {version}: {detail}.") from error
+        problem = f"{str(root)!r} has no meta/info.json{_what_else(root)}."
+        raise dataset_error(where, problem, _nearby(root) or WHAT_A_DATASET_IS)
+    info = read_info(info_path)
+    table = read_episodes(root, info)
     return Metadata(
         root=root,
-        version=version,
-        fps=float(fps),
-        features=features,
-        episodes=tuple(sorted(episodes, key=lambda episode: episode.index)),
-        tasks=tasks,
-        files=("meta/info.json", *files),
+        version=info.version,
+        fps=info.fps,
+        features=info.features,
+        episodes=table.records,
+        tasks=table.tasks,
+        files=("meta/info.json", *table.files),
+        ambiguous=table.ambiguous,
+        empty=table.empty,
+        unusable=info.unusable,
+        suspects=info.suspects,
+        notes=table.notes,
+        data_path=info.data.usual if info.data.problem() else info.data.text,
     )
 
 
-def _check_episodes(episodes: Sequence[EpisodeRecord]) -> None:
-    """Refuse what no dataset can mean: the same episode twice, a number or a length that cannot be."""
-    indices = [episode.index for episode in episodes]
-    twice = sorted(index for index, times in Counter(indices).items() if times > 1)
-    if twice:
-        raise ValueError(f"episodes {listed(twice)} are there more than once")
-    for episode in episodes:
-        if not 0 <= episode.index < MAX_NUMBER or not 0 <= episode.length < MAX_NUMBER:
-            raise ValueError(f"an episode has number {episode.index} and {episode.length} frames")
+OTHER_FORMATS = {
+    "meta_data/info.json": "it is a LeRobot dataset of version 1.x, which LeRobot 0.3 converts",
+    "**/.zgroup": "it contains zarr, the format of the Diffusion Policy paper's code",
+    "**/zarr.json": "it contains zarr",
+    "*.hdf5": "it contains HDF5, the format of robomimic and ALOHA",
+    "*.h5": "it contains HDF5",
+    "*.bag": "it contains ROS bags",
+    "*.mcap": "it contains MCAP recordings",
+    "*.db3": "it contains ROS 2 bags",
+    "**/*.tfrecord*": "it contains TFRecord files, the format of Open X-Embodiment",
+    "*.arrow": "it contains Arrow files of the library datasets",
+}
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise dataset_error(str(path), f"cannot be read: {error}.") from error
-    if not isinstance(value, dict):
-        raise dataset_error(str(path), "is no JSON object.")
-    return value
+def _what_else(root: Path) -> str:
+    """Name the format of a folder that is not a LeRobot dataset, if it is a known one."""
+    for pattern, said in OTHER_FORMATS.items():
+        if next(iter(root.glob(pattern)), None) is not None:
+            return f": {said}"
+    return ""
 
 
-def _features(path: Path, described: Any) -> dict[str, DatasetFeature]:
-    if not isinstance(described, dict) or not described:
-        raise dataset_error(str(path), "has no features.", "Expected a mapping of features by name.")
-    features = {}
-    for name, value in described.items():
-        try:
-            shape = tuple(int(size) for size in value["shape"]) or (1,)
-            feature = DatasetFeature(str(value["dtype"]), shape, value.get("names"))
-        except (ArithmeticError, KeyError, TypeError, ValueError, AttributeError) as error:
-            raise dataset_error(
-                str(path), f"feature {name!r} is {value!r}.", "It needs dtype, shape."
-            ) from error
-        if feature.is_camera and len(shape) != 3:
-            remedy = "Pictures are (height, width, channels)."
-            raise dataset_error(str(path), f"feature {name!r} has shape {list(shape)}.", remedy)
-        features[name] = feature
-    return features
-
-
-# -- v3.0
-
-
-def _read_v3(
-    root: Path, info: Mapping[str, Any], features: Mapping[str, DatasetFeature]
-) -> tuple[list[EpisodeRecord], dict[int, str], list[str]]:
-    files = sorted((root / "meta" / "episodes").rglob("*.parquet"))
-    if not files:
-        raise ValueError("there is no meta/episodes/*/*.parquet")
-    cameras = [name for name, feature in features.items() if feature.dtype == "video"]
-    template = info.get("video_path") or VIDEO_PATH_V3
-    rows = [row for path in files for row in _episode_rows(path, cameras)]
-    episodes = [_episode_v3(row, cameras, template) for row in rows]
-    tasks_file = root / "meta" / "tasks.parquet"
-    tasks = _tasks_v3(tasks_file)
-    named = [path.relative_to(root).as_posix() for path in [*files, tasks_file] if path.exists()]
-    return episodes, tasks, named
-
-
-def _episode_rows(path: Path, cameras: Sequence[str]) -> list[dict[str, Any]]:
-    columns = ["episode_index", "tasks", "length"]
-    for camera in cameras:
-        columns += [f"videos/{camera}/{item}" for item in ("chunk_index", "file_index", "from_timestamp")]
-    # The columns of statistics, ten for each feature, are most of the file: they are not read.
-    file = pq.ParquetFile(path)
-    there = set(file.schema_arrow.names)
-    rows: list[dict[str, Any]] = file.read(columns=[name for name in columns if name in there]).to_pylist()
-    return rows
-
-
-def _episode_v3(row: Mapping[str, Any], cameras: Sequence[str], template: str) -> EpisodeRecord:
-    videos = {}
-    for camera in cameras:
-        place = {
-            "video_key": camera,
-            "chunk_index": int(row[f"videos/{camera}/chunk_index"]),
-            "file_index": int(row[f"videos/{camera}/file_index"]),
-        }
-        start_s = float(row[f"videos/{camera}/from_timestamp"])
-        if not math.isfinite(start_s):
-            raise ValueError(f"videos/{camera}/from_timestamp of an episode is {start_s}")
-        videos[camera] = VideoPlace(inside(template.format(**place)), start_s)
-    tasks = tuple(row.get("tasks") or ())
-    return EpisodeRecord(int(row["episode_index"]), int(row["length"]), tasks, None, videos)
-
-
-def _tasks_v3(path: Path) -> dict[int, str]:
-    if not path.exists():
-        return {}
-    table = pq.ParquetFile(path).read()  # read_table would import pandas
-    texts = [name for name in table.column_names if name != "task_index"]
-    if not texts:
-        return {}
-    named = (
-        "task" if "task" in texts else texts[0]
-    )  # the text is the frame's index, so its column has no name
-    pairs = zip(table["task_index"].to_pylist(), table[named].to_pylist(), strict=True)
-    return {int(number): str(text) for number, text in pairs}
-
-
-# -- v2.1 and v2.0
-
-
-def _read_v2(
-    root: Path, info: Mapping[str, Any], features: Mapping[str, DatasetFeature]
-) -> tuple[list[EpisodeRecord], dict[int, str], list[str]]:
-    cameras = [name for name, feature in features.items() if feature.dtype == "video"]
-    data_path = info.get("data_path") or DATA_PATH_V2
-    video_path = info.get("video_path") or VIDEO_PATH_V2
-    chunk = int(info.get("chunks_size") or CHUNK_SIZE)
-    episodes = []
-    for row in _read_lines(root / "meta" / "episodes.jsonl"):
-        index = int(row["episode_index"])
-        place = {"episode_index": index, "episode_chunk": index // chunk}
-        videos = {
-            camera: VideoPlace(inside(video_path.format(**place, video_key=camera)), 0.0)
-            for camera in cameras
-        }
-        data = inside(data_path.format(**place))
-        episodes.append(EpisodeRecord(index, int(row["length"]), tuple(row.get("tasks") or ()), data, videos))
-    tasks_file = root / "meta" / "tasks.jsonl"
-    rows = _read_lines(tasks_file) if tasks_file.exists() else []
-    tasks = {int(row["task_index"]): str(row["task"]) for row in rows}
-    return episodes, tasks, ["meta/episodes.jsonl", *(["meta/tasks.jsonl"] if tasks else [])]
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    rows: list[dict[str, Any]] = []
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            try:
-                rows.append(json.loads(line))
-            except ValueError as error:
-                raise ValueError(f"{path.name}, line {number}: {error}") from error
-    return rows
-
-
-def inside(path: str, said_by: str = "the metadata") -> str:
-    """Check that a path from a dataset's metadata, or from a listing, stays in the dataset's folder.
-
-    Links are not followed: the hub's cache is made of links that leave the folder, and rightly so.
-
-    Raises:
-        DatasetError: If it is absolute or climbs out, or no file system would take it.
-    """
-    parts = PurePosixPath(path.replace("\\", "/"))
-    if "\0" in path or any(len(part.encode("utf-8", "replace")) > LONGEST_NAME_B for part in parts.parts):
-        raise dataset_error(f"{path[:80]!r}...", f"a path in {said_by} is no name of a file.", "Repair it.")
-    if parts.is_absolute() or ".." in parts.parts or ":" in (parts.parts[0] if parts.parts else ""):
-        raise dataset_error(repr(path), f"a path in {said_by} leaves the dataset's folder.", "Repair it.")
-    return parts.as_posix()
-
-
-def listed(numbers: Sequence[object], most: int = LISTED_AT_MOST) -> str:
-    """Name at most a few of many: ``[1, 2, 3, ... 120 in all]``."""
-    shown = ", ".join(str(number) for number in numbers[:most])
-    more = f", ... {len(numbers)} in all" if len(numbers) > most else ""
-    return f"[{shown}{more}]"
+def _nearby(root: Path) -> str:
+    """Name datasets inside a folder or around it: a folder too high or too low is easily named."""
+    inner = sorted(path.parent.parent for path in root.glob("*/meta/info.json"))
+    inner += sorted(path.parent.parent for path in root.glob("*/*/meta/info.json"))
+    if inner:
+        shown = ", ".join(str(path) for path in inner[:5])
+        return f"It contains {'a dataset' if len(inner) == 1 else f'{len(inner)} datasets'}: {shown}."
+    outer = next(
+        (path for path in root.resolve().parents[:3] if (path / "meta" / "info.json").is_file()), None
+    )
+    return f"It is inside a dataset: {outer}." if outer is not None else ""

@@ -6,12 +6,15 @@ data somebody changed the one without the other.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from trainables.dataset.errors import DatasetError
+from trainables.dataset.format.files import read_json, read_lines
+from trainables.dataset.format.info import whole_number
 
 __all__ = ["Recorded", "recorded_statistics", "recorded_totals"]
 
@@ -30,10 +33,10 @@ def recorded_statistics(root: Path) -> Recorded | None:
     """
     try:
         if (root / STATS).is_file():
-            return _features(json.loads((root / STATS).read_text(encoding="utf-8")))
+            return _features(read_json(root / STATS))
         if (root / EPISODES_STATS).is_file():
             return _of_episodes(root / EPISODES_STATS)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (DatasetError, OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
     return None
 
@@ -41,11 +44,11 @@ def recorded_statistics(root: Path) -> Recorded | None:
 def recorded_totals(root: Path) -> dict[str, int]:
     """Read ``total_episodes`` and ``total_frames`` of info.json, as far as they are there."""
     try:
-        info = json.loads((root / "meta" / "info.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        info = read_json(root / "meta" / "info.json")
+    except DatasetError:
         return {}
     names = ("total_episodes", "total_frames")
-    return {name: info[name] for name in names if isinstance(info.get(name), int)}
+    return {name: info[name] for name in names if whole_number(info.get(name)) is not None}
 
 
 def _features(described: Mapping[str, Mapping[str, Any]]) -> Recorded:
@@ -57,12 +60,10 @@ def _features(described: Mapping[str, Mapping[str, Any]]) -> Recorded:
 
 def _of_episodes(path: Path) -> Recorded:
     parts: dict[str, list[Mapping[str, np.ndarray]]] = {}
-    with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            if line.strip():
-                for name, values in json.loads(line)["stats"].items():
-                    numbers = {key: np.array(values[key], np.float64) for key in (*KEPT, "count")}
-                    parts.setdefault(name, []).append(numbers)
+    for row in read_lines(path):
+        for name, values in row["stats"].items():
+            numbers = {key: np.array(values[key], np.float64) for key in (*KEPT, "count")}
+            parts.setdefault(name, []).append(numbers)
     return {name: _together(episodes) for name, episodes in parts.items()}
 
 

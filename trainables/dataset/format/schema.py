@@ -10,10 +10,12 @@ from typing import Any
 from trainables.features import ENVIRONMENT_STATE, Feature, FeatureType
 
 __all__ = [
+    "CHANNELS",
     "CHUNK_SIZE",
     "CURRENT_VERSION",
     "DATA_PATH_V2",
     "DATA_PATH_V3",
+    "EPISODES_PATH_V3",
     "IMAGE_DTYPES",
     "INDEX_FEATURES",
     "VERSIONS",
@@ -34,6 +36,7 @@ CHUNK_SIZE = 1000
 DATA_PATH_V3 = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO_PATH_V3 = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 DATA_PATH_V2 = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
+EPISODES_PATH_V3 = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO_PATH_V2 = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
 
 IMAGE_DTYPES = ("video", "image")
@@ -109,12 +112,17 @@ def policy_feature(name: str, feature: DatasetFeature) -> Feature | None:
     if feature.is_camera:
         return Feature(name, FeatureType.VISUAL, _channels_first(feature))
     if name == ENVIRONMENT_STATE:
-        return Feature(name, FeatureType.ENV, feature.shape)
+        return Feature(name, FeatureType.ENV, _as_vector(feature.shape))
     if name.startswith("observation"):
-        return Feature(name, FeatureType.STATE, feature.shape)
+        return Feature(name, FeatureType.STATE, _as_vector(feature.shape))
     if name.startswith("action"):
-        return Feature(name, FeatureType.ACTION, feature.shape)
+        return Feature(name, FeatureType.ACTION, _as_vector(feature.shape))
     return None
+
+
+def _as_vector(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape without its sizes of 1: (3, 1) is a vector of 3 numbers."""
+    return tuple(size for size in shape if size != 1) or (1,)
 
 
 def _channels_first(feature: DatasetFeature) -> tuple[int, ...]:

@@ -6,18 +6,25 @@ Everything here looks at metadata alone, so that a wrong choice is told before a
 from __future__ import annotations
 
 import difflib
+import math
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from trainables.dataset.format.metadata import EpisodeRecord, Metadata, listed
+from trainables.dataset.format.episodes import EpisodeRecord
+from trainables.dataset.format.files import listed
+from trainables.dataset.format.metadata import Metadata
 from trainables.dataset.format.schema import INDEX_FEATURES, DatasetFeature, dimension_texts, policy_feature
 from trainables.features import ACTION, ENVIRONMENT_STATE, STATE, Feature, FeatureType, PolicyFeatures
 from trainables.interface import Fault
-from trainables.ranges import Choice
+from trainables.ranges import Choice, compressed
 
 __all__ = [
+    "Renames",
+    "camera_faults",
     "feature_faults",
     "match_faults",
+    "place_faults",
     "policy_features",
     "rename_faults",
     "rename_features",
@@ -53,6 +60,8 @@ def selection_faults(sets: Sequence[Metadata], episodes: Choice | None, exclude:
     if faults:
         return faults
     there = {record.index for metadata in sets for record in metadata.episodes}
+    # An episode without frames may be named: it is left out.
+    there |= {index + metadata.before for metadata in sets for index in metadata.empty}
     for where, chosen in {"dataset.episodes": episodes, "dataset.exclude_episodes": exclude}.items():
         missing = chosen.missing(there) if chosen is not None else []
         if missing:
@@ -76,14 +85,27 @@ def _existing(sets: Sequence[Metadata]) -> str:
 # -- names of features
 
 
-def rename_features(metadata: Metadata, renames: Mapping[str, str]) -> Metadata:
+Renames = Mapping[str, str | Sequence[str]]
+"""``{its name: ours}`` for one feature, ``{ours: [its names]}`` for a vector that is put together."""
+
+
+def split_renames(renames: Renames) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
+    """The renames of single features, and the vectors that are put together."""
+    single = {name: target for name, target in renames.items() if isinstance(target, str)}
+    joined = {name: tuple(parts) for name, parts in renames.items() if not isinstance(parts, str)}
+    return single, joined
+
+
+def rename_features(metadata: Metadata, renames: Renames) -> Metadata:
     """Call features by other names; ``rename_faults`` has said that it can be done.
 
     Args:
         metadata: As it was read.
-        renames: Name in the files -> name from now on; names that this dataset lacks are left aside.
+        renames: See ``Renames``; names that this dataset lacks are left aside.
     """
-    there = {name: target for name, target in renames.items() if name in metadata.features and name != target}
+    single, joined = split_renames(renames)
+    metadata = _join_features(metadata, joined)
+    there = {name: target for name, target in single.items() if name in metadata.features and name != target}
     if not there:
         return metadata
     episodes = tuple(
@@ -95,12 +117,45 @@ def rename_features(metadata: Metadata, renames: Mapping[str, str]) -> Metadata:
     return replace(metadata, features=features, episodes=episodes, renamed=renamed)
 
 
-def rename_faults(sets: Sequence[Metadata], renames: Mapping[str, str]) -> list[Fault]:
+def _join_features(metadata: Metadata, joined: Mapping[str, tuple[str, ...]]) -> Metadata:
+    """Put vectors together, in place of the first of their parts."""
+    here = {name: parts for name, parts in joined.items() if set(parts) <= set(metadata.features)}
+    if not here:
+        return metadata
+    features: dict[str, DatasetFeature] = {}
+    owner = {part: name for name, parts in here.items() for part in parts}
+    for name, feature in metadata.features.items():
+        if name not in owner:
+            features[name] = feature
+        elif owner[name] not in features:
+            parts = {part: metadata.features[part] for part in here[owner[name]]}
+            names = [text for part, described in parts.items() for text in _joined_names(part, described)]
+            features[owner[name]] = DatasetFeature("float32", (len(names),), names)
+    every = {name: {part: metadata.features[part] for part in parts} for name, parts in here.items()}
+    return replace(metadata, features=features, joined=every)
+
+
+def _joined_names(name: str, feature: DatasetFeature) -> list[str]:
+    """Names of the dimensions that a feature brings into a vector."""
+    size = math.prod(feature.shape)
+    own = dimension_texts(feature.names)
+    if size == 1:
+        return [name]
+    return [f"{name}.{text}" for text in (own if len(own) == size else map(str, range(size)))]
+
+
+def rename_faults(sets: Sequence[Metadata], renames: Renames) -> list[Fault]:
     """Say what is wrong with renames, before they are made."""
     every = list(dict.fromkeys(name for metadata in sets for name in metadata.features))
+    unusable = {name: why for metadata in sets for name, why in metadata.unusable.items()}
+    single, joined = split_renames(renames)
     faults = []
-    for name, target in renames.items():
-        if name not in every:
+    named = list(single.items())
+    named += [(part, target) for target, parts in joined.items() for part in parts]
+    for name, target in named:
+        if name in unusable:
+            faults.append(Fault(FEATURES, f"{name!r} {unusable[name]}.", "Correct it in meta/info.json."))
+        elif name not in every:
             problem = f"{'the dataset has' if len(sets) == 1 else 'the datasets have'} no feature {name!r}."
             near = difflib.get_close_matches(name, every, n=1, cutoff=0.5)
             hint = f"Did you mean {near[0]!r}? " if near else ""
@@ -109,7 +164,44 @@ def rename_faults(sets: Sequence[Metadata], renames: Mapping[str, str]) -> list[
             fixed = name if name in INDEX_FEATURES else target
             problem = f"{fixed!r} says where a frame is; this name stands for nothing else."
             faults.append(Fault(FEATURES, problem, "Leave it as it is."))
-    return faults or [fault for metadata in sets for fault in _clashes(metadata, renames)]
+    faults += _join_faults(sets, single, joined) if not faults else []
+    return faults or [fault for metadata in sets for fault in _clashes(metadata, single)]
+
+
+def _join_faults(
+    sets: Sequence[Metadata], single: Mapping[str, str], joined: Mapping[str, tuple[str, ...]]
+) -> list[Fault]:
+    """Why vectors cannot be put together as they are named."""
+    faults = []
+    taken: dict[str, str] = dict(single)
+    for target, parts in joined.items():
+        if not parts:
+            faults.append(
+                Fault(FEATURES, f"{target!r} is an empty list.", "List the features in their order.")
+            )
+        for part in parts:
+            if part in taken:
+                other = f"already part of {taken[part]!r}" if part not in single else "renamed too"
+                faults.append(Fault(FEATURES, f"{part!r} is {other}.", "Use each feature once."))
+            taken[part] = target
+        for metadata in sets:
+            lacking = [part for part in parts if part not in metadata.features]
+            if lacking and len(lacking) < len(parts):
+                problem = f"{metadata.root} has only some parts of {target!r}: {', '.join(lacking)} missing."
+                faults.append(Fault(FEATURES, problem, "Use features that every dataset has."))
+            if target in metadata.features and target not in parts and not lacking:
+                problem = f"{metadata.root} has a feature {target!r} already."
+                faults.append(Fault(FEATURES, problem, "Rename that one, or use it."))
+            for part in parts:
+                described = metadata.features.get(part)
+                if described is not None and (described.is_camera or not _is_number(described.dtype)):
+                    problem = f"{part!r} has dtype {described.dtype!r}, which is not a number."
+                    faults.append(Fault(FEATURES, problem, "Only numbers can be parts of a vector."))
+    return faults
+
+
+def _is_number(dtype: str) -> bool:
+    return re.fullmatch(r"(float|u?int)\d+|bool|float|int|double", dtype) is not None
 
 
 def _clashes(metadata: Metadata, renames: Mapping[str, str]) -> Iterable[Fault]:
@@ -146,10 +238,12 @@ def policy_features(metadata: Metadata, observations: Collection[str] | None) ->
 
 
 def _usable(metadata: Metadata) -> dict[str, Feature]:
-    """The features a diffusion policy uses: every camera, the two states by their exact names, the action."""
+    """The features a diffusion policy uses: every camera but depth maps, the two states, the action."""
     usable = {}
     for name, described in metadata.features.items():
         feature = policy_feature(name, described)
+        if described.is_depth and described.is_camera:
+            continue  # distances are not colours, and the encoders of a policy are made for colours
         if feature is not None and (described.is_camera or name in (STATE, ENVIRONMENT_STATE, ACTION)):
             usable[name] = feature
     return usable
@@ -160,10 +254,17 @@ def feature_faults(metadata: Metadata, observations: Collection[str] | None) -> 
     usable = _usable(metadata)
     info = str(metadata.root / "meta" / "info.json")
     faults = [
-        Fault(info, f"there is no feature {name!r}.", _near_names(name, metadata))
+        Fault(info, f"{name} {metadata.unusable[name]}.", "It must be a vector: correct its dtype and shape.")
+        if name in metadata.unusable
+        else Fault(info, f"there is no feature {name!r}.", _near_names(name, metadata))
         for name in (STATE, ACTION)
         if name not in usable
     ]
+    if ENVIRONMENT_STATE in metadata.unusable and (observations is None or ENVIRONMENT_STATE in observations):
+        problem = f"{ENVIRONMENT_STATE} {metadata.unusable[ENVIRONMENT_STATE]}."
+        faults.append(
+            Fault(info, problem, f"Correct its dtype and shape, or leave it out of {OBSERVATIONS}.")
+        )
     for name, feature in usable.items():
         described = metadata.features[name]
         if not described.is_camera and len(feature.shape) != 1:
@@ -172,14 +273,68 @@ def feature_faults(metadata: Metadata, observations: Collection[str] | None) -> 
             faults.append(Fault(info, f"{name} is text.", "It must be numbers."))
     inputs = [name for name, feature in usable.items() if feature.type is not FeatureType.ACTION]
     unknown = [name for name in observations or () if name not in inputs]
-    faults += [_unknown_observation(name, inputs, metadata.features) for name in unknown]
+    faults += [_unknown_observation(name, inputs, metadata) for name in unknown]
     if observations is not None and STATE in inputs and STATE not in observations:
         remedy = "A diffusion policy needs it: add it, or use null for every observation."
         faults.append(Fault(OBSERVATIONS, f"{STATE} is not among them.", remedy))
     return faults
 
 
-def _unknown_observation(name: str, inputs: Sequence[str], features: Mapping[str, DatasetFeature]) -> Fault:
+def camera_faults(metadata: Metadata, observations: Collection[str] | None) -> list[Fault]:
+    """Say which features seem to be cameras, and are not described as such by info.json."""
+    info = str(metadata.root / "meta" / "info.json")
+    usable = _usable(metadata)
+    inputs = [name for name, feature in usable.items() if feature.type is not FeatureType.ACTION]
+    faults = []
+    for name, why in metadata.suspects.items():
+        if observations is None:  # names that were chosen are checked by feature_faults
+            remedy = (
+                f"Correct dtype and shape of {name} in info.json, or set {OBSERVATIONS}: "
+                f"[{', '.join(inputs)}] to train without it."
+            )
+            faults.append(Fault(info, f"{name} {why}.", remedy))
+    return faults
+
+
+def place_faults(
+    sets: Sequence[Metadata],
+    episodes: Choice | None,
+    exclude: Choice,
+    observations: Collection[str] | None,
+) -> list[Fault]:
+    """Say which chosen episodes have no place in the videos of which chosen camera."""
+    faults = []
+    for metadata in sets:
+        records = select_episodes(metadata, episodes, exclude)
+        for camera in policy_features(metadata, observations).cameras:
+            if metadata.features[camera.name].dtype != "video":
+                continue
+            lacking = [record.index for record in records if camera.name not in record.videos]
+            if not lacking:
+                continue
+            recorded = metadata.recorded(camera.name)
+            every = len(lacking) == len(records)
+            where = str(metadata.root / "meta" / "episodes")
+            problem = (
+                f"the columns videos/{recorded}/chunk_index and file_index are empty for "
+                f"{'every episode' if every else f'episodes {compressed(lacking)}'}."
+            )
+            leave = f"leave {camera.name} out of {OBSERVATIONS}"
+            remedy = leave if every else f"set dataset.exclude_episodes: {compressed(lacking)}, or {leave}"
+            faults.append(Fault(where, problem, f"Repair them, {remedy}.", () if every else tuple(lacking)))
+    return faults
+
+
+def _unknown_observation(name: str, inputs: Sequence[str], metadata: Metadata) -> Fault:
+    features = metadata.features
+    if name in metadata.suspects:
+        problem = f"{name!r} {metadata.suspects[name]}."
+        return Fault(OBSERVATIONS, problem, "Correct its dtype and shape in meta/info.json.")
+    if name in metadata.unusable:
+        return Fault(OBSERVATIONS, f"{name!r} {metadata.unusable[name]}.", "Correct it in meta/info.json.")
+    if name in features and features[name].is_camera and features[name].is_depth:
+        problem = f"{name!r} is a depth map, and a policy's encoders take colour pictures."
+        return Fault(OBSERVATIONS, problem, f"Leave it out: {OBSERVATIONS}: [{', '.join(inputs)}].")
     if name in features:
         problem = f"{name!r} is in the dataset, but no diffusion policy takes it as an input."
     else:
@@ -190,23 +345,74 @@ def _unknown_observation(name: str, inputs: Sequence[str], features: Mapping[str
 
 
 def _near_names(name: str, metadata: Metadata) -> str:
-    """What to do about a missing feature: the rename to write down, where one of another name may be it."""
+    """What to do about a missing feature: the value to set, if features of other names may be it."""
+    near = _near(name, metadata)
+    if not near:
+        return f"A diffusion policy needs it. The dataset has: {', '.join(metadata.features)}."
+    # One value for all that is missing: set one by one, the second would replace the first.
+    single, joins = {}, {}
+    for missing in (one for one in (STATE, ACTION) if one not in metadata.features):
+        found = near if missing == name else _near(missing, metadata)
+        if len(found) > 1 and found == _one_dimension_each(missing, metadata):
+            joins[missing] = found
+        elif found:
+            single[found[0]] = missing
+    literal = _literal(metadata, single, joins)
+    if name in joins:
+        return (
+            f"It seems to be recorded joint by joint. Set {FEATURES}: {literal}, in the order of the joints."
+        )
+    return f"Nearest: {', '.join(near)}. Set {FEATURES}: {literal}."
+
+
+def _near(name: str, metadata: Metadata) -> list[str]:
+    """Features that may be a missing one: all dimensions of it, or the nearest by name first."""
+    alike = _one_dimension_each(name, metadata)
+    if len(alike) > 1:
+        return alike
     last = name.rpartition(".")[2]
-    vectors = [
+    vectors = _vectors(metadata)
+    near = [other for other in vectors if last in other or other in name]
+    near += [other for other in difflib.get_close_matches(name, vectors, n=3) if other not in near]
+    near.sort(key=lambda other: -difflib.SequenceMatcher(None, other.rpartition(".")[2], last).ratio())
+    return near
+
+
+def _vectors(metadata: Metadata) -> list[str]:
+    """Features that may be renamed to a state or an action."""
+    return [
         other
         for other, described in metadata.features.items()
         if not described.is_camera
         and described.dtype != "string"
         and other not in (*INDEX_FEATURES, STATE, ENVIRONMENT_STATE, ACTION)
     ]
-    near = [other for other in vectors if last in other or other in name]
-    near += [other for other in difflib.get_close_matches(name, vectors, n=3) if other not in near]
-    if not near:
-        return f"A diffusion policy needs it. The dataset has: {', '.join(metadata.features)}."
-    near.sort(key=lambda other: -difflib.SequenceMatcher(None, other.rpartition(".")[2], last).ratio())
-    renames = {recorded: target for target, recorded in metadata.renamed.items()} | {near[0]: name}
-    literal = ", ".join(f"{recorded}: {target}" for recorded, target in renames.items())
-    return f"Nearest: {', '.join(near)}. Set {FEATURES}: {{{literal}}}."
+
+
+def _one_dimension_each(name: str, metadata: Metadata) -> list[str]:
+    """Features of one number each that may be the dimensions of a vector, by the start of their names."""
+    start = name.partition(".")[0]
+    return [
+        other
+        for other in _vectors(metadata)
+        if re.match(rf"{start}s?[._/]", other)
+        and math.prod(metadata.features[other].shape) == 1
+        and _is_number(metadata.features[other].dtype)
+    ]
+
+
+def _literal(
+    metadata: Metadata,
+    single: Mapping[str, str] | None = None,
+    joins: Mapping[str, Sequence[str]] | None = None,
+) -> str:
+    """The value of dataset.features with what is set already and what is proposed."""
+    every: dict[str, str] = {recorded: target for target, recorded in metadata.renamed.items()}
+    every |= single or {}
+    lists = {target: list(parts) for target, parts in metadata.joined.items()} | dict(joins or {})
+    pieces = [f"{recorded}: {target}" for recorded, target in every.items()]
+    pieces += [f"{target}: [{', '.join(parts)}]" for target, parts in lists.items()]
+    return f"{{{', '.join(pieces)}}}"
 
 
 # -- several datasets

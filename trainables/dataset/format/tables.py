@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,8 +21,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from trainables.dataset.errors import DatasetError, dataset_error
-from trainables.dataset.format.metadata import EpisodeRecord, listed
-from trainables.dataset.format.schema import DatasetFeature
+from trainables.dataset.format.episodes import EpisodeRecord
+from trainables.dataset.format.files import foreign_content, listed
+from trainables.dataset.format.schema import INDEX_FEATURES, DatasetFeature
 from trainables.ranges import compressed
 
 __all__ = ["Rows", "Table", "available_cpus", "image_cells", "read_table"]
@@ -49,11 +51,15 @@ class Rows:
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of the chosen episodes: for each file which rows, and the columns that were asked for."""
+    """The rows of the chosen episodes: for each file which rows, and the columns that were asked for.
+
+    ``numeric`` are the columns of numbers that every file has.
+    """
 
     files: tuple[Rows, ...] = ()
     columns: dict[str, np.ndarray] = field(default_factory=dict)
     length: int = 0
+    numeric: frozenset[str] = frozenset()
 
     def take(self, name: str, feature: DatasetFeature) -> np.ndarray:
         """Hand over a column, (N, *shape); one that was not asked for before, or taken before, is read.
@@ -77,8 +83,12 @@ def read_table(
     episodes: Sequence[EpisodeRecord],
     features: Mapping[str, DatasetFeature],
     names: Sequence[str],
+    owners: Mapping[Path, int] | None = None,
 ) -> Table:
     """Find the rows of ``episodes`` in the files ``paths`` and read the columns ``names``.
+
+    Of timestamps and numbers only those are read that every file has; ``owners`` are the episodes of the
+    files that have the rows of one only.
 
     Rows are ordered by episode, as in ``episodes``, then by ``index``. Features and ``names`` are called as
     in the files. For a moment twice as much memory is needed as the columns take.
@@ -88,13 +98,20 @@ def read_table(
             metadata says.
     """
     wanted = np.array(sorted(record.own for record in episodes))
-    parts = _each(paths, lambda path: _read_part(path, wanted, features, names))
+    # A file of v2.x has the rows of one episode, whether or not it has the column that says so.
+    only = owners or {}
+    tried = _each(paths, lambda path: _try_part(path, wanted, features, names, only.get(path)))
+    parts = [part for part in tried if isinstance(part, _Part)]
+    if len(parts) < len(tried):
+        raise _unreadable_files(paths, tried, episodes)
+    numeric = frozenset.intersection(*(part.numeric for part in parts))
+    names = [name for name in names if name in numeric or name not in INDEX_FEATURES]
     file_number = np.concatenate([np.full(len(part.rows), number) for number, part in enumerate(parts)])
     in_file = np.concatenate([part.rows for part in parts])
     episode = np.concatenate([part.episode for part in parts])
     index = np.concatenate([part.index for part in parts])
     order = np.lexsort((in_file, file_number, index, episode))
-    _check_lengths(episode, episodes)
+    _check_lengths(paths, parts, episode, episodes)
     if not len(order):
         raise dataset_error("data", "the chosen episodes have no frames.", "Choose others.")
     place = np.empty(len(order), np.int64)
@@ -110,7 +127,7 @@ def read_table(
     columns = {
         name: _joined([part.columns.pop(name) for part in filled], places, len(order)) for name in names
     }
-    return Table(files, columns, len(order))
+    return Table(files, columns, len(order), numeric)
 
 
 def _joined(parts: Sequence[np.ndarray], places: Sequence[NDArray[np.int64]], length: int) -> np.ndarray:
@@ -129,18 +146,91 @@ def _stretch(rows: NDArray[np.int64]) -> slice | NDArray[np.int64]:
     return rows
 
 
-def _check_lengths(episode: NDArray[np.int64], episodes: Sequence[EpisodeRecord]) -> None:
+def _check_lengths(
+    paths: Sequence[Path],
+    parts: Sequence[_Part],
+    episode: NDArray[np.int64],
+    episodes: Sequence[EpisodeRecord],
+) -> None:
     found = dict(zip(*(values.tolist() for values in np.unique(episode, return_counts=True)), strict=True))
     wrong = [record for record in episodes if found.get(record.own, 0) != record.length]
-    if wrong:
-        first = wrong[0]
-        problem = (
-            f"episode {first.index} has {found.get(first.own, 0)} rows, the metadata says {first.length}"
-        )
-        others = f" (such episodes: {listed([record.index for record in wrong])})"
-        indices = [record.index for record in wrong]
-        remedy = f"Repair the data files, or set dataset.exclude_episodes: {compressed(indices)}."
-        raise dataset_error("data", problem + others + ".", remedy, indices)
+    if not wrong:
+        return
+    _check_repeats(paths, parts, [record for record in wrong if found.get(record.own, 0) > record.length])
+    first = wrong[0]
+    problem = f"episode {first.index} has {found.get(first.own, 0)} rows, the metadata says {first.length}"
+    others = f" (such episodes: {listed([record.index for record in wrong])})"
+    indices = [record.index for record in wrong]
+    if len(wrong) == len(episodes):
+        # Without any of them nothing is left: excluding is not a remedy.
+        raise dataset_error("data", problem + others + ".", "Repair the data files, or fetch them again.")
+    remedy = f"Repair the data files, or set dataset.exclude_episodes: {compressed(indices)}."
+    raise dataset_error("data", problem + others + ".", remedy, indices)
+
+
+def _check_repeats(paths: Sequence[Path], parts: Sequence[_Part], longer: Sequence[EpisodeRecord]) -> None:
+    """Refuse files that repeat each other: copies, or datasets that were merged without new numbers."""
+    own = {record.own: record.index for record in longer}
+    owners: dict[int, list[int]] = {}
+    for number, part in enumerate(parts):
+        for one in np.unique(part.episode).tolist():
+            if one in own:
+                owners.setdefault(one, []).append(number)
+    several = {one: numbers for one, numbers in owners.items() if len(numbers) > 1}
+    if not several:
+        return
+    one, (first, second, *_) = next(iter(several.items()))
+    named = f"{paths[second].parent.name}/{paths[second].name}"
+    original = f"{paths[first].parent.name}/{paths[first].name}"
+    indices = sorted(own[one] for one in several)
+    if _same_rows(parts[first], parts[second], one):
+        problem = f"{named} repeats rows of {original} (episodes {compressed(indices)}): it is a copy."
+        raise dataset_error("data", problem, f"Delete the copy, {paths[second]}, or move it away.")
+    problem = (
+        f"episodes {compressed(indices)} are in several files with different rows: episode_index begins "
+        f"again in {named}. Datasets were merged without new numbers."
+    )
+    remedy = (
+        "Give each episode a number of its own in the data and in meta/, or name the datasets one by one: "
+        "dataset.root: [a, b]."
+    )
+    raise dataset_error("data", problem, remedy)
+
+
+def _same_rows(one: _Part, two: _Part, episode: int) -> bool:
+    chosen = [np.flatnonzero(part.episode == episode) for part in (one, two)]
+    if len(chosen[0]) != len(chosen[1]):
+        return False
+    return all(
+        np.array_equal(values[chosen[0]], two.columns[name][chosen[1]], equal_nan=values.dtype.kind == "f")
+        for name, values in one.columns.items()
+    )
+
+
+def _unreadable_files(
+    paths: Sequence[Path],
+    tried: Sequence[_Part | DatasetError],
+    episodes: Sequence[EpisodeRecord],
+) -> DatasetError:
+    """The error for all files that cannot be read, with the episodes that it costs."""
+    failed = [(path, part) for path, part in zip(paths, tried, strict=True) if isinstance(part, DatasetError)]
+    path, error = failed[0]
+    if len(failed) == 1 and len(paths) == 1:
+        return error
+    there: Counter[int] = Counter()
+    for part in tried:
+        if isinstance(part, _Part):
+            there.update(part.episode.tolist())
+    lost = [record.index for record in episodes if there[record.own] != record.length]
+    fault = error.faults[0]
+    if len(lost) == len(episodes) or not lost:
+        lost = []
+    several = f"{len(failed):,} of {len(paths):,} data files cannot be used. The first {fault.problem}"
+    problem = fault.problem if len(failed) == 1 else several
+    remedy = fault.remedy
+    if lost:
+        remedy = f"{fault.remedy.rstrip('.')}, or set dataset.exclude_episodes: {compressed(lost)}."
+    return dataset_error(str(path), problem, remedy, lost)
 
 
 @dataclass(frozen=True)
@@ -149,15 +239,37 @@ class _Part:
     episode: NDArray[np.int64]
     index: NDArray[np.int64]
     columns: dict[str, np.ndarray]
+    numeric: frozenset[str]
+
+
+def _try_part(
+    path: Path,
+    wanted: NDArray[np.int64],
+    features: Mapping[str, DatasetFeature],
+    names: Sequence[str],
+    only: int | None,
+) -> _Part | DatasetError:
+    try:
+        return _read_part(path, wanted, features, names, only)
+    except DatasetError as error:
+        return error
 
 
 def _read_part(
-    path: Path, wanted: NDArray[np.int64], features: Mapping[str, DatasetFeature], names: Sequence[str]
+    path: Path,
+    wanted: NDArray[np.int64],
+    features: Mapping[str, DatasetFeature],
+    names: Sequence[str],
+    only: int | None,
 ) -> _Part:
-    table = _open(path, [EPISODE, "index", *names])
-    if EPISODE not in table.column_names:
+    table, numeric = _open(path, [EPISODE, "index", *names])
+    names = [name for name in names if name in table.column_names or name not in INDEX_FEATURES]
+    if EPISODE in table.column_names:
+        episode = _to_numpy(path, EPISODE, table[EPISODE], DatasetFeature("int64", (1,)))
+    elif only is not None:
+        episode = np.full((table.num_rows, 1), only)
+    else:
         raise dataset_error(str(path), f"has no column {EPISODE!r}.", "Every LeRobot data file has one.")
-    episode = _to_numpy(path, EPISODE, table[EPISODE], DatasetFeature("int64", (1,)))
     rows = np.flatnonzero(np.isin(episode, wanted))
     if "index" in table.column_names:
         index = _to_numpy(path, "index", table["index"], DatasetFeature("int64", (1,)))
@@ -166,29 +278,42 @@ def _read_part(
     stretch = _stretch(rows)
     # Copies, so that the file's own table, of which they may be views, is let go.
     columns = {name: np.array(_pick(path, table, name, features[name])[stretch]) for name in names}
-    return _Part(rows, episode[rows].reshape(-1), index[rows].reshape(-1), columns)
+    return _Part(rows, episode[rows].reshape(-1), index[rows].reshape(-1), columns, numeric)
 
 
 def _read_column(rows: Rows, name: str, feature: DatasetFeature) -> np.ndarray:
-    values = _pick(rows.path, _open(rows.path, [name]), name, feature)
+    values = _pick(rows.path, _open(rows.path, [name])[0], name, feature)
     if rows.in_file.max() >= len(values):
         problem = f"has {len(values)} rows, it had more when the dataset was opened."
         raise dataset_error(str(rows.path), problem, "Open the dataset again.")
     return values[_stretch(rows.in_file)]
 
 
-def _open(path: Path, names: Sequence[str]) -> Any:
+def _open(path: Path, names: Sequence[str]) -> tuple[Any, frozenset[str]]:
+    """Read some columns, as far as they are there; and the names of all columns of numbers."""
     try:
         file = pq.ParquetFile(path)
+        numeric = frozenset(column.name for column in file.schema_arrow if _holds_numbers(column.type))
         there = set(file.schema_arrow.names)
-        return file.read(columns=[name for name in dict.fromkeys(names) if name in there])
+        return file.read(columns=[name for name in dict.fromkeys(names) if name in there]), numeric
     except FileNotFoundError as error:
         raise dataset_error(str(path), "the data file is missing.", "Fetch the dataset again.") from error
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(path, error) from error
 
 
+def _holds_numbers(kind: Any) -> bool:
+    while _is_list(kind):
+        kind = kind.value_type
+    if isinstance(kind, pa.ExtensionType):
+        return _holds_numbers(kind.storage_type)
+    return bool(pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind))
+
+
 def _unreadable(path: Path, error: Exception) -> DatasetError:
+    foreign = foreign_content(path)
+    if foreign:
+        return dataset_error(str(path), f"{foreign}.", "Fetch the dataset again.")
     reason = str(error).rstrip(".")
     return dataset_error(str(path), f"cannot be read: {reason}.", "Fetch the dataset again.")
 
@@ -264,7 +389,7 @@ def _each(items: Sequence[Any], do: Any) -> list[Any]:
 
 
 def image_cells(
-    path: Path, name: str, in_file: NDArray[np.int64]
+    path: Path, name: str, in_file: NDArray[np.int64], *, mapped: bool = False
 ) -> Iterator[tuple[int, bytes | None, str | None]]:
     """Read the pictures of a parquet file as they are stored, without holding them all.
 
@@ -272,6 +397,7 @@ def image_cells(
         path: The parquet file.
         name: The feature.
         in_file: Row numbers in the file, ascending.
+        mapped: Whether to map the file, so that only what is needed of it is read: for a few rows.
 
     Yields:
         Position in ``in_file``, the encoded picture or None, the path of a picture stored beside or None.
@@ -280,7 +406,7 @@ def image_cells(
         DatasetError: If the file cannot be read or has no such column.
     """
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(path, memory_map=mapped)
         if name not in file.schema_arrow.names:
             raise dataset_error(str(path), f"has no column {name!r}.", "info.json says that it has.")
         first, position = 0, 0

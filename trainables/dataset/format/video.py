@@ -13,7 +13,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from trainables.dataset.format.foreign import foreign_content
+from trainables.dataset.format.files import foreign_content
 from trainables.dataset.format.schema import DEPTH_FORMAT
 
 __all__ = ["Video", "VideoError", "opened_video", "probe_video"]

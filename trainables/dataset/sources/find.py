@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trainables.dataset.errors import dataset_error
-from trainables.dataset.format.metadata import EpisodeRecord, Metadata
+from trainables.dataset.format.episodes import EpisodeRecord
+from trainables.dataset.format.metadata import Metadata
 from trainables.dataset.shared_cache import repeating
 from trainables.dataset.sources.fetch import fetch_dataset
 from trainables.interface import is_url, silent
@@ -114,7 +115,9 @@ def fetch_files(
     if source.repo_id is None or not records:
         return metadata
     data = ["data/*"] if metadata.version == "v3.0" else metadata.data_files(records)
-    videos = {r.videos[camera].path for r in records for camera in cameras if camera in r.videos}
+    data += [path for record in records for path in record.other_data]
+    places = [r.videos[camera] for r in records for camera in cameras if camera in r.videos]
+    videos = {path for place in places for path in (place.path, *place.others)}
     patterns = [*data, *sorted(videos), *(path.replace("videos/", "video/", 1) for path in sorted(videos))]
     if len(patterns) > MOST_PATTERNS:
         keys = [metadata.recorded(camera) for camera in cameras]

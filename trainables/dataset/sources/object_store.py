@@ -16,7 +16,8 @@ from typing import Any
 
 from trainables.addresses import address_faults, missing_package
 from trainables.dataset.errors import DatasetError, dataset_error
-from trainables.dataset.format.metadata import WHAT_A_DATASET_IS, inside
+from trainables.dataset.format.files import inside
+from trainables.dataset.format.metadata import WHAT_A_DATASET_IS
 
 __all__ = ["Store", "StoredFile"]
 

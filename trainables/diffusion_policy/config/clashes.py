@@ -86,11 +86,15 @@ def dataset_faults(dataset: DatasetConfig) -> list[Fault]:
         problem = f"{sorted(both)} are in dataset.episodes too."
         faults.append(Fault("dataset.exclude_episodes", problem, "Name each once."))
     faults += [
-        Fault("dataset.features", f"{name!r} becomes {target!r}.", "Expected a name such as action.")
+        Fault("dataset.features", f"{name!r} becomes {target!r}.", "Expected a name, or a list of names.")
         for name, target in (dataset.features or {}).items()
-        if not isinstance(target, str) or not target
+        if not (target and (isinstance(target, str) or _are_texts(target)))
     ]
     return faults
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(text, str) and text for text in value)
 
 
 def window_faults(policy: PolicyConfig, evaluation: EvalConfig) -> list[Fault]:

@@ -10,7 +10,7 @@ where they differ from LeRobot's default the field says so.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,10 +86,11 @@ class DatasetConfig:
         "ranges", None, "Episodes to use; null: all. 0-99 has its end, 0:100 does not.", phase="data"
     )
     exclude_episodes: tuple[int | str, ...] = _field("ranges", (), "Episodes to leave out.", phase="data")
-    features: Mapping[str, str] | None = _field(
+    features: Mapping[str, str | Sequence[str]] | None = _field(
         "dict",
         None,
-        "Features that have another name in the dataset: {its name: ours}, e.g. {actions: action}.",
+        "Features that have another name in the dataset: {its name: ours}, e.g. {actions: action}; vectors "
+        "of several: {ours: [its names]}.",
         phase="data",
     )
     observations: tuple[str, ...] | None = _field(

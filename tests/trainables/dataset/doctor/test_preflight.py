@@ -143,7 +143,9 @@ def test_nobody_is_told_to_leave_out_every_episode(make_dataset):
     root = make_dataset(cameras={CAMERA: PICTURE})
     shutil.rmtree(root / "videos")
     fault = only(preflight(root))
-    assert fault.remedy == f"Fetch again, or leave {CAMERA} out of dataset.observations."
+    assert (
+        fault.remedy == f"Fetch again, or leave {CAMERA} out of dataset.observations ([observation.state])."
+    )
 
 
 def test_numbers_that_are_bad_everywhere_call_for_another_dataset(make_dataset):
@@ -167,7 +169,7 @@ def test_a_broken_off_data_file_is_said_in_one_clean_sentence(make_dataset):
     file = next((root / "data").rglob("*.parquet"))
     file.write_bytes(file.read_bytes()[:500])
     fault = only(preflight(root))
-    assert "cannot be read: Parquet magic bytes not found" in fault.problem
+    assert "has no footer: the recorder or the copy was cut off" in fault.problem
     assert not fault.problem.endswith("..")
 
 

@@ -66,8 +66,9 @@ def test_a_missing_feature_is_told_the_rename_to_write(nearly):
     root = nearly()
     state, action = preflight(root)
     assert "no feature 'observation.state'" in state.problem
-    assert "Set dataset.features: {state: observation.state}." in state.remedy
-    assert "Set dataset.features: {actions: action}." in action.remedy
+    # One value for both: set one by one, the second would replace the first.
+    assert "Set dataset.features: {state: observation.state, actions: action}." in state.remedy
+    assert "Set dataset.features: {state: observation.state, actions: action}." in action.remedy
     # With one of them made, the other is added to it.
     (action,) = preflight(root, features={"state": "observation.state"})
     assert "Set dataset.features: {state: observation.state, actions: action}." in action.remedy
