@@ -61,11 +61,29 @@ class DatasetFolder:
         self.records = records
         self._videos: dict[Path, Video | str] = {}
         self._stretches_of: dict[str, dict[str, list[Stretch]]] = {}
-        self._table = _read_vectors(metadata, records, features) if records else Table()
+        self._extra: tuple[str, ...] = ()
+        self._table = self._read_rows(features) if records else Table()
 
     def __len__(self) -> int:
         """Count the rows."""
         return self._table.length
+
+    def _read_rows(self, features: PolicyFeatures) -> Table:
+        """Read the rows, from files with other names too if rows are missing without them."""
+        try:
+            return _read_vectors(self.metadata, self.records, features, ())
+        except DatasetError:
+            if self.metadata.version != "v3.0" or not self.metadata.found_data().beside:
+                raise
+            try:
+                extra = self.metadata.found_data().beside
+                table = _read_vectors(self.metadata, self.records, features, extra)
+            except DatasetError:
+                pass
+            else:
+                self._extra = extra
+                return table
+            raise
 
     def take(self, name: str) -> np.ndarray:
         """Hand over a feature's values (N, *shape): they are kept by the caller that asks, not here.
@@ -90,13 +108,21 @@ class DatasetFolder:
     def notes(self) -> tuple[Finding, ...]:
         """What was skipped, derived or ignored in this folder."""
         lacking = [name for name in INDEX_FEATURES if len(self) and name not in self._table.numeric]
+        notes = self.metadata.notes
+        if self._extra:
+            problem = (
+                f"files with other names are used, because they contain the other rows: {self._extra[0]}."
+            )
+            remedy = "Rename them as data_path in meta/info.json says."
+            said = Finding("template", "warning", str(self.metadata.root), problem, "", remedy)
+            notes = (*(note for note in notes if note.check != "skipped_files"), said)
         if not lacking:
-            return self.metadata.notes
+            return notes
         problem = f"the data files have no column {', '.join(lacking)}."
         why = "The values were derived from the order of the rows and the frame rate."
         remedy = "Nothing for training here; LeRobot needs these columns."
         where = str(self.metadata.root / "data")
-        return (*self.metadata.notes, Finding("derived_columns", "note", where, problem, why, remedy))
+        return (*notes, Finding("derived_columns", "note", where, problem, why, remedy))
 
     def _derived(self, name: str) -> np.ndarray:
         """A column that every dataset has, made from the order of the rows, (N, 1)."""
@@ -130,7 +156,7 @@ class DatasetFolder:
             return digest.hexdigest()
         for name in metadata.files:
             _digest_file(digest, name, metadata.root / name, WHOLE_FILE_B)
-        for name in metadata.data_files(metadata.episodes):
+        for name in [*metadata.data_files(metadata.episodes), *self._extra]:
             _digest_file(digest, name, metadata.root / name, WHOLE_FILE_B)
         videos = {v.path for record in metadata.episodes for v in record.videos.values()}
         for name in sorted(videos):
@@ -254,10 +280,15 @@ def _probed(path: Path) -> Video | str:
     return video if len(video.times_s) else "has no frames"
 
 
-def _read_vectors(metadata: Metadata, records: tuple[EpisodeRecord, ...], features: PolicyFeatures) -> Table:
+def _read_vectors(
+    metadata: Metadata,
+    records: tuple[EpisodeRecord, ...],
+    features: PolicyFeatures,
+    extra: Sequence[str],
+) -> Table:
     names = [f.name for f in features.all() if not metadata.features[f.name].is_camera]
     names += ["timestamp", "task_index"]
-    paths = [metadata.root / path for path in dict.fromkeys(metadata.data_files(records))]
+    paths = [metadata.root / path for path in dict.fromkeys([*metadata.data_files(records), *extra])]
     if not paths:
         raise dataset_error(str(metadata.root), "has no data/*/*.parquet.", "Fetch the dataset again.")
     pointers = pointers_error(metadata.root, paths)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
 import re
 import string
@@ -250,6 +251,13 @@ class FoundFiles:
     skipped: tuple[str, ...]
     elsewhere: bool = False
 
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """The skipped files that LeRobot would read too: visible ones in the folders of the used ones."""
+        folders = {PurePosixPath(name).parent for name in self.used}
+        beside = [name for name in self.skipped if PurePosixPath(name).parent in folders]
+        return tuple(name for name in beside if not PurePosixPath(name).name.startswith("."))
+
 
 def find_parquet(root: Path, folder: str, templates: Sequence[str]) -> FoundFiles:
     """Find the parquet files of ``folder`` that the first of some templates describes, or else any.
@@ -277,9 +285,8 @@ def copied_from(root: Path, name: str, used: Sequence[str]) -> str | None:
     """The used file that a skipped one has the same content as; None if there is none."""
     size_b = (root / name).stat().st_size
     for other in used:
-        if (root / other).stat().st_size == size_b and (root / other).read_bytes() == (
-            root / name
-        ).read_bytes():
+        same_size = (root / other).stat().st_size == size_b
+        if same_size and filecmp.cmp(root / name, root / other, shallow=False):
             return other
     return None
 

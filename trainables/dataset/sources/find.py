@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import glob
 import re
 from collections.abc import Callable, Collection
@@ -78,6 +79,7 @@ def find_source(
         return Source(Path(root_or_repo_id))
     if not REPO_ID.fullmatch(root_or_repo_id):
         remedy = "Expected owner/name, such as lerobot/pusht; a folder belongs under dataset.root."
+        remedy += _no_folder(root_or_repo_id)
         problem = f"{root_or_repo_id!r} is no folder and no name of the hub."
         raise dataset_error("dataset.repo_id", problem, remedy)
     if progress is not None:
@@ -85,6 +87,17 @@ def find_source(
     root = _snapshot(root_or_repo_id, revision, ["meta/*"], cache)
     # A snapshot's folder is named after its commit, whatever branch or tag was asked for.
     return Source(root, root_or_repo_id, root.name)
+
+
+def _no_folder(name: str) -> str:
+    """The hint that a name may be that of a folder, if its parent folder exists here; begins with a space."""
+    parent = Path(name).expanduser().parent
+    if not parent.is_dir() or parent == Path():
+        return ""
+    folders = [path.name for path in parent.iterdir() if path.is_dir()]
+    near = difflib.get_close_matches(Path(name).name, folders, n=1)
+    meant = f" Did you mean {parent / near[0]}?" if near else ""
+    return f" There is no folder {name} here either.{meant}"
 
 
 def fetch_source(address: str, cache: Path | None, progress: Callable[[str], None] | None = None) -> Source:
@@ -152,12 +165,12 @@ def _snapshot(repo_id: str, revision: str | None, patterns: list[str], cache: Pa
         remedy = "Ask for access on its page, and log in with `hf auth login`."
         raise dataset_error("dataset.repo_id", f"{named} asks for a permission you lack.", remedy) from error
     except (RepositoryNotFoundError, HFValidationError) as error:
-        remedy = "Check the spelling; a private dataset needs `hf auth login`."
+        remedy = "Check the spelling; a private dataset needs `hf auth login`." + _no_folder(repo_id)
         raise dataset_error("dataset.repo_id", f"the hub has no dataset {repo_id!r}.", remedy) from error
     except (HfHubHTTPError, OSError, ValueError) as error:
         # Without a network and without a cached copy the client raises one of several kinds of OSError.
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         reason = reason.removeprefix("Got: ")
-        remedy = "Without a network, set dataset.root to a folder that has the dataset."
+        remedy = "Without a network, set dataset.root to a folder that has the dataset." + _no_folder(repo_id)
         raise dataset_error("dataset.repo_id", f"{named} cannot be fetched: {reason}", remedy) from error
     return Path(folder)
