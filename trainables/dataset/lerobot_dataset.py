@@ -258,6 +258,10 @@ class LeRobotDataset:
         certain = len(listed) == 1 and (possible is None or listed[0] in possible)
         return listed[0] if certain else ""
 
+    def task_text(self, number: int) -> str:
+        """The text of a task's number; empty if it has none, or several."""
+        return self._tasks.get(number, "")
+
     @cached_property
     def _ambiguous(self) -> dict[int, tuple[str, ...]]:
         """The texts of each task number that has several; those of later folders under one number."""

@@ -277,7 +277,7 @@ def _probed(path: Path) -> Video | str:
         video = probe_video(path)
     except VideoError as error:
         return str(error)
-    return video if len(video.times_s) else "has no frames"
+    return video if video.frames else "has no frames"
 
 
 def _read_vectors(

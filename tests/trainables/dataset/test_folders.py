@@ -15,7 +15,8 @@ import pytest
 from small_sets import edit_info, edit_table, states
 
 from trainables.dataset.doctor.preflight import preflight, warnings_of
-from trainables.dataset.doctor.quick import open_videos, quick_findings
+from trainables.dataset.doctor.quick import quick_findings
+from trainables.dataset.doctor.videos import open_videos
 from trainables.dataset.errors import DatasetError
 from trainables.dataset.format.schema import INDEX_FEATURES, DatasetFeature
 from trainables.dataset.lerobot_dataset import LeRobotDataset

@@ -13,7 +13,8 @@ import pytest
 from small_sets import edit_table, film_again, numbered_pictures, seen_numbers
 
 from trainables.dataset.doctor.preflight import preflight
-from trainables.dataset.doctor.quick import open_videos, quick_findings
+from trainables.dataset.doctor.quick import quick_findings
+from trainables.dataset.doctor.videos import open_videos
 from trainables.dataset.errors import DatasetError
 from trainables.dataset.format.schema import DatasetFeature
 from trainables.dataset.format.video import VideoError, probe_video
@@ -168,3 +169,48 @@ def test_an_episode_of_a_truncated_video_is_named(make, tmp_path):
     assert "is a pointer of Git LFS" in fault.problem
     assert fault.remedy.startswith("Run `git lfs pull` in the dataset's folder, or")
     assert "dataset.exclude_episodes: [1]" in fault.remedy
+
+
+def test_a_stretch_that_does_not_fit_its_episode_is_reported(make):
+    root = make()
+    film_again(next(root.rglob("*.mp4")), numbered_pictures(ROWS + 4))
+    set_column(episodes_table(root), f"videos/{CAMERA}/from_timestamp", [0.0, 1.0, 1.8])
+    set_column(episodes_table(root), f"videos/{CAMERA}/to_timestamp", [1.0, 1.8, 2.3])
+    dataset = open_dataset(root)
+    (finding,) = quick_findings(dataset, open_videos(dataset))
+    assert (finding.check, finding.severity, finding.episodes) == ("stretch_length", "warning", (0,))
+    assert "1.00 s for 0.60 s of rows in episode 0" in finding.problem
+
+
+@pytest.mark.parametrize("rate", [10, Fraction(30000, 1001)])
+def test_a_file_with_even_frames_needs_no_list_in_memory(tmp_path, rate):
+    film_again(tmp_path / "film.mp4", numbered_pictures(50), rate=rate)
+    video = probe_video(tmp_path / "film.mp4")
+    assert video.uneven_s is None
+    np.testing.assert_allclose(video.times_s, np.arange(50) / float(rate), atol=1e-9)
+
+
+def test_several_files_of_several_episodes_are_read_each_by_its_own_rule(make, tmp_path):
+    """The first file has as many frames as rows, the second has more and is read by time."""
+    root = make(episodes_per_file=2)
+    files = sorted(root.rglob("*.mp4"))
+    film_again(files[0], numbered_pictures(14), rate=Fraction(30000, 1001))
+    film_again(files[1], numbered_pictures(9, 14))
+    dataset = open_dataset(root)
+    assert shown(root, tmp_path) == list(range(ROWS))
+    findings = {found.check: found for found in quick_findings(dataset, open_videos(dataset))}
+    assert list(findings) == ["frames_by_row"]
+    assert findings["frames_by_row"].episodes == (0, 1)
+    assert "1 of 2 videos" in findings["frames_by_row"].problem
+
+
+def test_a_deleted_episode_leaves_its_frames_behind(make, tmp_path):
+    """LeRobot's tools delete rows and leave the video as it is."""
+    root = make()
+    edit_table(episodes_table(root), lambda table: pa.concat_tables([table.slice(0, 1), table.slice(2)]))
+    edit_table(
+        next((root / "data").rglob("*.parquet")),
+        lambda table: pa.concat_tables([table.slice(0, LENGTHS[0]), table.slice(LENGTHS[0] + LENGTHS[1])]),
+    )
+    assert shown(root, tmp_path) == [*range(6), *range(14, 19)]
+    assert checks(root) == {}

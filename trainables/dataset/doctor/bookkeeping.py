@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from trainables.dataset.doctor.quick import VideoParts
+from trainables.dataset.doctor.videos import VideoParts
 from trainables.dataset.doctor.wording import counted, episodes_of, exclude, in_episodes, sentence, vectors
 from trainables.dataset.format.recorded import Recorded, recorded_statistics, recorded_totals
 from trainables.dataset.statistics import Statistics
@@ -41,7 +41,7 @@ def bookkeeping_findings(dataset: LeRobotDataset, books: Sequence[Book], videos:
     Args:
         dataset: The opened dataset.
         books: What ``open_books`` gives.
-        videos: What ``quick.open_videos`` gives.
+        videos: What ``videos.open_videos`` gives.
     """
     findings = totals_findings(books)
     for part in books:
@@ -178,9 +178,9 @@ def _video_lengths(dataset: LeRobotDataset, videos: VideoParts) -> list[Finding]
     for camera in dataset.policy_features.cameras:
         parts = videos.get(camera.name, ())
         longer = [
-            (part, len(part.video.times_s))
+            (part, part.video.frames)
             for part in parts
-            if part.video is not None and len(part.video.times_s) > len(part.rows)
+            if part.video is not None and part.video.frames > len(part.rows)
         ]
         if not longer:
             continue

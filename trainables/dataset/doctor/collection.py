@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from trainables.dataset.doctor.wording import counted, exclude, in_episodes, sentence
 from trainables.interface import Finding
 
@@ -37,6 +39,7 @@ def collection_findings(
         *_too_short(dataset, n_obs_steps, horizon, drop_n_last_frames),
         *_too_few(dataset),
         *_tasks(dataset),
+        *_contradictory_tasks(dataset),
     ]
 
 
@@ -149,3 +152,37 @@ def _tasks(dataset: LeRobotDataset) -> list[Finding]:
             )
         )
     return findings
+
+
+def _contradictory_tasks(dataset: LeRobotDataset) -> list[Finding]:
+    """Episodes whose rows have the number of a task that the table of episodes does not list for them."""
+    numbers = dataset.column("task_index")[:, 0]
+    wrong = [
+        episode
+        for episode in dataset.episodes
+        if episode.tasks
+        and any(
+            text and text not in episode.tasks
+            for number in np.unique(numbers[episode.start : episode.stop])
+            for text in [dataset.task_text(int(number))]
+        )
+    ]
+    if not wrong:
+        return []
+    first = wrong[0]
+    indices = [episode.index for episode in wrong]
+    problem = (
+        f"the rows of {in_episodes(indices)} have other tasks than the table of episodes: in episode "
+        f"{first.index} {dataset.task(first.start)!r}, listed is {', '.join(map(repr, first.tasks))}."
+    )
+    return [
+        Finding(
+            check="contradictory_tasks",
+            severity="warning",
+            where="tasks",
+            problem=problem,
+            why="One of them is wrong. A choice of episodes by task may choose the wrong ones.",
+            remedy="Correct task_index in the data, or the tasks in meta/.",
+            episodes=tuple(indices),
+        )
+    ]

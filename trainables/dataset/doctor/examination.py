@@ -21,7 +21,8 @@ from trainables.dataset.doctor.looks import look_at, sampled_rows
 from trainables.dataset.doctor.motion import motion_findings
 from trainables.dataset.doctor.numbers import number_findings
 from trainables.dataset.doctor.pictures import picture_findings
-from trainables.dataset.doctor.quick import open_videos, quick_findings
+from trainables.dataset.doctor.quick import quick_findings
+from trainables.dataset.doctor.videos import open_videos
 from trainables.dataset.statistics import Statistics, image_statistics
 from trainables.interface import Finding, silent
 

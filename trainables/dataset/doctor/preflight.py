@@ -9,7 +9,8 @@ from collections.abc import Collection
 from pathlib import Path
 
 from trainables.dataset.doctor.bookkeeping import open_books, totals_findings
-from trainables.dataset.doctor.quick import dataset_faults, open_videos, quick_findings
+from trainables.dataset.doctor.quick import dataset_faults, quick_findings
+from trainables.dataset.doctor.videos import open_videos
 from trainables.dataset.errors import DatasetError
 from trainables.dataset.lerobot_dataset import LeRobotDataset
 from trainables.dataset.open import Episodes, Progress, Renames, Sources, open_dataset

@@ -197,7 +197,7 @@ def lost_frame(part: FramePart, position: int) -> str:
     wanted_s = float(part.times_s[position])
     if not abs(wanted_s) < LATEST_S:  # also if it is not a number
         return _no_time(wanted_s)
-    if part.video is None or not len(part.video.times_s):
+    if part.video is None or part.video.frames == 0:
         return _no_frame(wanted_s, None, part.tolerance_s)
     nearest_s = float(part.video.times_s[np.abs(part.video.times_s - wanted_s).argmin()])
     if abs(nearest_s - wanted_s) > part.tolerance_s:

@@ -31,7 +31,7 @@ from trainables.interface import Finding
 __all__ = ["EpisodeRecord", "EpisodeTable", "VideoPlace", "read_episodes", "skipped_note"]
 
 AGAIN = "Copy or fetch the dataset again."
-PLACE = ("chunk_index", "file_index", "from_timestamp")
+PLACE = ("chunk_index", "file_index", "from_timestamp", "to_timestamp")
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,13 @@ class VideoPlace:
         path: The file, relative to the dataset's folder.
         start_s: Time in the file at which the episode starts; NaN if the metadata do not say.
         others: Places to look at if the file is not there.
+        stop_s: Time in the file at which it ends; NaN if the metadata do not say.
     """
 
     path: str
     start_s: float
     others: tuple[str, ...] = ()
+    stop_s: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -336,16 +338,17 @@ def _places(
             continue
         values = {"video_key": camera, "chunk_index": place[0], "file_index": place[1]}
         path, *others = info.video.fill(values)
-        places.append(VideoPlace(path, _start_s(row.get(f"videos/{camera}/from_timestamp")), tuple(others)))
+        start_s, stop_s = (_seconds(row.get(f"videos/{camera}/{item}")) for item in PLACE[2:])
+        places.append(VideoPlace(path, start_s, tuple(others), stop_s))
     return places
 
 
-def _start_s(value: Any) -> float:
+def _seconds(value: Any) -> float:
     try:
-        start_s = float(value)
+        seconds = float(value)
     except (TypeError, ValueError):
         return math.nan
-    return start_s if math.isfinite(start_s) else math.nan
+    return seconds if math.isfinite(seconds) else math.nan
 
 
 def _episodes(indices: Sequence[int]) -> str:

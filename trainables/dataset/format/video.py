@@ -28,20 +28,36 @@ class Video:
     """What a video file contains.
 
     Attributes:
-        times_s: Time of each frame in seconds, ascending, (F,). A file that is cut off may have fewer frames.
+        frames: How many frames its header lists. A file that is cut off may have fewer.
+        first_s: Time of the first frame in seconds.
+        step_s: Seconds from one frame to the next; None if they are not evenly spaced.
         last_frame_s: Time of the last frame that is in the file; -1 if there is none.
         height: Height of the frames, in pixels.
         width: Width of the frames, in pixels.
         pixel_format: FFmpeg's name of the pixel format, such as ``yuv420p``.
         bits: Bits of a pixel's largest component.
+        uneven_s: Time of each frame, (F,), if they are not evenly spaced: most files need no list in memory.
     """
 
-    times_s: NDArray[np.float64]
+    frames: int
+    first_s: float
+    step_s: float | None
     last_frame_s: float
     height: int
     width: int
     pixel_format: str
     bits: int
+    uneven_s: NDArray[np.float64] | None = None
+
+    @property
+    def times_s(self) -> NDArray[np.float64]:
+        """Time of each frame in seconds, ascending, (F,)."""
+        if self.uneven_s is not None:
+            return self.uneven_s
+        times_s: NDArray[np.float64] = self.first_s + np.arange(self.frames, dtype=np.float64) * (
+            self.step_s or 0
+        )
+        return times_s
 
     @property
     def is_depth(self) -> bool:
@@ -69,13 +85,22 @@ def probe_video(path: Path) -> Video:
                 last_s = _last_packet_s(container, stream, 0.0)
         context = stream.codec_context
         components = context.format.components if context.format is not None else ()
+        steps_s = np.diff(times_s)
+        # The times are whole numbers of ticks: equal steps differ by rounding only.
+        even = len(times_s) > 0 and (
+            not len(steps_s) or float(np.ptp(steps_s)) < 0.5 * float(stream.time_base)
+        )
+        span_s = float(times_s[-1] - times_s[0]) if len(times_s) else 0.0
         return Video(
-            times_s,
+            len(times_s),
+            float(times_s[0]) if len(times_s) else 0.0,
+            span_s / max(len(times_s) - 1, 1) if even else None,
             last_s,
             context.height,
             context.width,
             context.pix_fmt or "",
             max((component.bits for component in components), default=8),
+            None if even else times_s,
         )
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from small_sets import edit_info, edit_table
 
+from trainables.dataset.doctor.collection import collection_findings
 from trainables.dataset.doctor.preflight import preflight
 from trainables.dataset.errors import DatasetError
 from trainables.dataset.format.info import whole_number
@@ -163,6 +164,18 @@ def test_a_number_that_is_not_listed_is_the_task_of_its_episode(make_dataset, ve
     assert open_dataset(root).task(0) == "Push."
     set_tasks(root, ["Push.", "Wipe."])
     assert open_dataset(root).task(0) == ""
+
+
+def test_rows_of_another_task_than_their_episodes_are_reported(make_dataset):
+    root = make_dataset(lengths=(4, 3))
+    set_tasks(root, ["Wipe."])
+    dataset = open_dataset(root)
+    (finding,) = [f for f in collection_findings(dataset, 1, 2, 0) if f.check == "contradictory_tasks"]
+    assert finding.episodes == (0, 1)
+    assert "in episode 0 'Push.', listed is 'Wipe.'" in finding.problem
+    set_tasks(root, ["Wipe.", "Push."])
+    checks = {f.check for f in collection_findings(open_dataset(root), 1, 2, 0)}
+    assert "contradictory_tasks" not in checks
 
 
 def test_the_same_text_twice_is_not_ambiguous(make_dataset):
