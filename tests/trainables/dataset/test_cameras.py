@@ -311,3 +311,15 @@ def test_of_several_sets_each_is_looked_at(make_dataset):
     edit_info(two, features=info["features"] | {"observation.images.wrist": wrist})
     assert "seems to be a camera" in str(preflight([one, two])[0])
     assert preflight([one, two], observations=["observation.state"]) == []
+
+
+@pytest.mark.parametrize("version", ["v3.0", "v2.1"])
+def test_videos_of_a_camera_that_is_not_listed_are_reported(make_dataset, version):
+    root = make_dataset(cameras={FRONT: RGB, DEPTH: RGB}, lengths=(4, 3), version=version)
+    assert open_dataset(root, features={FRONT: "observation.images.other"}).notes == ()
+    info = json.loads((root / "meta" / "info.json").read_text())
+    edit_info(root, features={name: value for name, value in info["features"].items() if name != DEPTH})
+    assert preflight(root) == []
+    (note,) = open_dataset(root).notes
+    assert (note.check, note.severity) == ("unlisted_videos", "warning")
+    assert note.problem.startswith(f"there are videos of {DEPTH}, and info.json has no such feature")

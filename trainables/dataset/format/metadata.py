@@ -109,7 +109,20 @@ class Metadata:
                     f"the data files are not where info.json says ({self.data_path}); first {found.used[0]}."
                 )
                 notes.append(Finding("template", "warning", str(self.root / "meta" / "info.json"), problem))
+        notes += self._unlisted_videos()
         return replace(self, episodes=episodes, notes=tuple(notes))
+
+    def _unlisted_videos(self) -> list[Finding]:
+        """Cameras that have videos, and of which info.json knows nothing."""
+        pattern = "*" if self.version == "v3.0" else "chunk-*/*"
+        found = {path.name for path in (self.root / "videos").glob(pattern) if path.is_dir()}
+        known = {self.recorded(name) for name in self.features} | set(self.unusable)
+        unlisted = sorted(name for name in found - known if not name.startswith((".", "chunk-")))
+        if not unlisted:
+            return []
+        problem = f"there are videos of {', '.join(unlisted)}, and info.json has no such feature: not used."
+        remedy = "Add it to the features of meta/info.json if the policy is to see it."
+        return [Finding("unlisted_videos", "warning", str(self.root / "videos"), problem, "", remedy)]
 
     def _settled(self, episode: EpisodeRecord, moved: list[str]) -> EpisodeRecord:
         data = episode.data
