@@ -77,7 +77,7 @@ def open_frames(
     *,
     threads: int | None = None,
 ) -> FrameArray:
-    """Open a camera's decoded frames; decode them where nobody has yet.
+    """Open a camera's decoded frames; decode them if they are not in the cache.
 
     Args:
         dataset: The opened dataset.

@@ -312,7 +312,7 @@ class LeRobotDataset:
         feature = next((f for f in self.policy_features.cameras if f.name == camera), None)
         if feature is None:
             cameras = [f.name for f in self.policy_features.cameras]
-            raise dataset_error(camera, "is no camera that was chosen.", f"Chosen: {', '.join(cameras)}.")
+            raise dataset_error(camera, "is not a chosen camera.", f"Chosen: {', '.join(cameras)}.")
         parts: list[FramePart] = []
         before = 0
         for folder, start in zip(self._folders, self._folder_starts, strict=False):
@@ -375,7 +375,9 @@ class LeRobotDataset:
             DatasetError: If there is no such row or number of steps, or a picture cannot be decoded.
         """
         if not 0 <= index < len(self):
-            raise dataset_error("index", f"{index} is no row.", f"The dataset has rows 0 to {len(self) - 1}.")
+            raise dataset_error(
+                "index", f"{index} is not a row.", f"The dataset has rows 0 to {len(self) - 1}."
+            )
         if n_obs_steps < 1 or horizon < 1:
             steps = f"n_obs_steps {n_obs_steps} and horizon {horizon}"
             raise dataset_error("window", f"{steps} make no window.", "Both are at least 1.")

@@ -113,7 +113,7 @@ def _find_sources(
     for place, source in enumerate(sources):
         if places[place] in places[:place]:
             problem = f"{source.name} is named twice."
-            why = "Every episode would stand on both sides of the split. Name each dataset once."
+            why = "Every episode would be on both sides of the split. Name each dataset once."
             raise dataset_error(source.field, problem, why)
     return sources
 

@@ -383,8 +383,8 @@ def test_a_window_has_the_observations_that_no_policy_uses_unless_others_were_ch
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((10, 2, 8), "index: 10 is no row. The dataset has rows 0 to 9"),
-        ((-1, 2, 8), "index: -1 is no row"),
+        ((10, 2, 8), "index: 10 is not a row. The dataset has rows 0 to 9"),
+        ((-1, 2, 8), "index: -1 is not a row"),
         ((0, 0, 8), "n_obs_steps 0 and horizon 8 make no window"),
         ((0, 1, 0), "n_obs_steps 1 and horizon 0 make no window"),
     ],
@@ -442,7 +442,7 @@ def test_asking_for_what_is_not_there_says_what_is(make_dataset):
         dataset.column("state")
     with pytest.raises(DatasetError, match="is a camera"):
         dataset.column(CAMERA)
-    with pytest.raises(DatasetError, match="is no camera that was chosen"):
+    with pytest.raises(DatasetError, match="is not a chosen camera"):
         dataset.frame_parts(CAMERA)
 
 

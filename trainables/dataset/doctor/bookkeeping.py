@@ -147,7 +147,7 @@ def _numbering(part: Book) -> list[Finding]:
                 f"{'is' if missing == 1 else 'are'} not there: {named}{', ...' if len(gaps) > 10 else ''}.",
                 why="They were lost or deleted. The others are read rightly here; LeRobot counts on numbers "
                 "without gaps.",
-                remedy="Nothing, where they were deleted on purpose; number the episodes anew for LeRobot.",
+                remedy="Nothing if they were deleted on purpose. Renumber the episodes for LeRobot.",
             )
         )
     if "index" not in part.dataset.features:
@@ -165,7 +165,7 @@ def _numbering(part: Book) -> list[Finding]:
                 f"{in_episodes(episodes)}.",
                 why="Rows are found by their episode here, so that it does no harm; LeRobot finds them by "
                 "their index, and reads other frames than it should.",
-                remedy="Number the rows anew in the order of the episodes.",
+                remedy="Renumber the rows in the order of the episodes.",
                 episodes=tuple(episodes),
             )
         )
@@ -233,7 +233,7 @@ def _outside_recorded(part: Book) -> list[Finding]:
                 f"{low[d]:.6g} to {high[d]:.6g}; {counted(len(np.unique(rows)), 'such frame')} in "
                 f"{in_episodes(episodes)}.",
                 why="The numbers were changed or episodes added after the statistics were taken. Here they "
-                "are computed anew; LeRobot would map these values outside [-1, 1] and never predict them.",
+                "are recomputed. LeRobot would map these values outside [-1, 1] and never predict them.",
                 remedy=f"Check where these values come from: repair the statistics, or "
                 f"{exclude(part.dataset, episodes)}.",
                 episodes=tuple(episodes),
@@ -353,5 +353,5 @@ def _wrong_statistics(name: str, problem: str, severity: Literal["warning", "not
             if severity == "note"
             else ", and its actions come out in another scale."
         ),
-        remedy="Nothing for training here; compute the statistics anew before LeRobot uses the set.",
+        remedy="Nothing for training here; recompute the statistics before LeRobot uses the set.",
     )

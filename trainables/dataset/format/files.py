@@ -301,7 +301,9 @@ def inside(path: str, said_by: str = "the metadata") -> str:
     """
     parts = PurePosixPath(path.replace("\\", "/"))
     if "\0" in path or any(len(part.encode("utf-8", "replace")) > LONGEST_NAME_B for part in parts.parts):
-        raise dataset_error(f"{path[:80]!r}...", f"a path in {said_by} is no name of a file.", "Repair it.")
+        raise dataset_error(
+            f"{path[:80]!r}...", f"a path in {said_by} is not a valid file name.", "Repair it."
+        )
     if parts.is_absolute() or ".." in parts.parts or ":" in (parts.parts[0] if parts.parts else ""):
         raise dataset_error(repr(path), f"a path in {said_by} leaves the dataset's folder.", "Repair it.")
     return parts.as_posix()

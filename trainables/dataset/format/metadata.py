@@ -163,7 +163,7 @@ def read_metadata(root: Path, where: str = "dataset.root") -> Metadata:
         DatasetError: If the folder is not a LeRobot dataset, or one of an unknown version, or broken.
     """
     if not root.is_dir():
-        kind = "is a file, not a folder" if root.is_file() else "is no folder"
+        kind = "is a file, not a folder" if root.is_file() else "is not a folder"
         raise dataset_error(where, f"{str(root)!r} {kind}.", WHAT_A_DATASET_IS)
     info_path = root / "meta" / "info.json"
     if not info_path.is_file():

@@ -80,7 +80,7 @@ def find_source(
     if not REPO_ID.fullmatch(root_or_repo_id):
         remedy = "Expected owner/name, such as lerobot/pusht; a folder belongs under dataset.root."
         remedy += _no_folder(root_or_repo_id)
-        problem = f"{root_or_repo_id!r} is no folder and no name of the hub."
+        problem = f"{root_or_repo_id!r} is neither a folder nor a name on the hub."
         raise dataset_error("dataset.repo_id", problem, remedy)
     if progress is not None:
         progress(f"{root_or_repo_id}: fetching the metadata")

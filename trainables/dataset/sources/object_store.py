@@ -153,7 +153,7 @@ class Store:
     def _checked(self, place: str, prefix: str, info: Mapping[str, Any]) -> StoredFile:
         name = place.removeprefix(prefix)
         if not place.startswith(prefix) or "\0" in name or inside(name, self.address) != name:
-            problem = f"{self.address}: {place!r} is no name of a dataset's file."
+            problem = f"{self.address}: {place!r} is not a valid name of a file."
             raise dataset_error(FIELD, problem, "Rename it.")
         if info.get("islink") and not Path(place).is_file():
             problem = f"{self.address}: {name} is a link, and leads to no file."

@@ -31,8 +31,8 @@ def test_a_good_dataset_has_no_fault(make_dataset, version):
 def test_a_missing_folder_is_named(tmp_path):
     fault = only(preflight(tmp_path / "nowhere"))
     assert fault.where == "dataset.root"
-    assert "nowhere' is no folder" in fault.problem
-    assert "no folder" in only(preflight("./no/such/place")).problem
+    assert "nowhere' is not a folder" in fault.problem
+    assert "neither a folder nor a name on the hub" in only(preflight("./no/such/place")).problem
 
 
 def test_a_folder_without_metadata_is_told_what_a_dataset_is(tmp_path):

@@ -77,7 +77,7 @@ def test_a_dataset_in_the_cache_opens_without_a_network(cache):
     assert "dataset.repo_id: somebody/nothing cannot be fetched" in found["somebody/nothing{}"]
     assert "set dataset.root to a folder" in found["somebody/nothing{}"]
     assert "somebody/set at v9.9" in found["somebody/set{'revision': 'v9.9'}"]
-    assert "dataset.repo_id: 'no name' is no folder and no name of the hub" in found["no name{}"]
+    assert "dataset.repo_id: 'no name' is neither a folder nor a name on the hub" in found["no name{}"]
 
 
 def hub(root, fetched, clients):
