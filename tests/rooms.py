@@ -35,7 +35,7 @@ RANKS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("__init__",),
         ("trainable",),
         ("training", "examine"),
-        ("data",),
+        ("data", "clipped"),
         ("finetuning", "lerobot"),
         ("pretrained",),
         ("network",),

@@ -96,7 +96,7 @@ def _run_sweep(
     with checking(console, spec.name) as progress:
         base = preflight(spec, trainable, cache, progress)
         data = trainable.describe(base, cache)
-    remark(trainable, base, cache, console)
+    remark(spec, trainable, base, cache, console)
     check_disk(spec, trainable.disk_gb(base), left, console)
     if settled is not None:
         check_memory(trainable, base, settled, console)

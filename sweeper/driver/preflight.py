@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
 from collections.abc import Callable, Mapping
@@ -15,15 +16,27 @@ from rich.text import Text
 from sweeper.errors import ResourceError
 from sweeper.gpus import visible_gpus
 from sweeper.machines.machine import find_machine
+from sweeper.machines.plan import without_likes
 from sweeper.spec.sweep import AUTO_TRIALS_AT_ONCE, SettledResources, SweepSpec
 from sweeper.text import describe_size
-from trainables.interface import ConfigError, EstimatesMemory, Fault, StartsFromCheckpoints, Trainable
+from trainables.interface import (
+    ConfigError,
+    EstimatesMemory,
+    Fault,
+    StartsFromCheckpoints,
+    Trainable,
+    TrainableError,
+)
 
 __all__ = ["check_disk", "check_memory", "preflight", "remark"]
 
 DRAWS = 2000
 DATA_VARIANTS = 16
 """Combinations of searched data fields that are checked before the sweep starts."""
+
+REMARKED_DRAWS = 50
+REMARKED = 4
+"""Configurations whose dataset is opened for remarks: each opening takes time."""
 
 PROCESS_GB = 0.6
 """Memory of a Python process with torch and Ray before it trains anything."""
@@ -67,11 +80,35 @@ def preflight(
     return next(iter(checked.values()))
 
 
-def remark(trainable: Trainable, config: Mapping[str, Any], cache: Path, console: Console) -> None:
-    """Show the trainable's remarks on a configuration before it is trained."""
-    if isinstance(trainable, StartsFromCheckpoints):
-        for text in trainable.remarks(config, cache):
-            console.print(Text(f"! {text}", style="yellow"))
+def remark(
+    spec: SweepSpec, trainable: Trainable, config: Mapping[str, Any], cache: Path, console: Console
+) -> None:
+    """Show the trainable's remarks before anything is trained.
+
+    Args:
+        spec: The sweep.
+        trainable: What is trained.
+        config: A legal configuration of the space. Others are looked at if they raise other remarks, as
+            they do if the space searches the normalisation.
+        cache: For datasets.
+        console: Where the remarks go.
+    """
+    if not isinstance(trainable, StartsFromCheckpoints):
+        return
+    generator = random.Random(spec.search.seed)
+    drawn = [spec.space.draw(generator, spec.config) for _ in range(REMARKED_DRAWS)]
+    legal = [one for one in drawn if not spec.space.violated(one) and not trainable.faults(one)]
+    chosen: dict[tuple[str, ...], Mapping[str, Any]] = {}
+    for one in (config, *legal):
+        chosen.setdefault(tuple(without_likes(trainable.remarks(one))), one)
+    looked_at = list(chosen.values())[:REMARKED]
+    said: list[str] = []
+    for one in looked_at:
+        # Another dataset than the one of ``config`` may be damaged; its own trials report that.
+        with contextlib.suppress(TrainableError):
+            said += trainable.remarks(one, cache)
+    for text in without_likes(said):
+        console.print(Text(f"! {text}", style="yellow"))
 
 
 _NO_POINT = Fault(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from sweeper.text import counted, describe_size, is_there
 from trainables import registry
 from trainables.interface import STEPS, StartsFromCheckpoints, Trainable, is_url
 
-__all__ = ["Plan", "make_plan"]
+__all__ = ["Plan", "make_plan", "without_likes"]
 
 DRAWS = 1000
 """Random configurations by which the share that keeps the constraints is estimated: ± 3 %."""
@@ -24,6 +25,7 @@ DISK_DRAWS = 20
 REMARKED_DRAWS = 100
 MAX_COUNTED = 2000
 """Spaces of at most this many combinations are counted, larger ones estimated."""
+NUMBER = re.compile(r"\d[\d.,]*(?:e[+-]?\d+)?")
 RARE = 0.05
 """Below this share of kept constraints, random draws waste their time."""
 
@@ -133,7 +135,7 @@ def make_plan(spec: SweepSpec, machine: Machine | None = None, trainable: Traina
 
 def _draws(spec: SweepSpec) -> list[dict[str, Any]]:
     generator = random.Random(0)
-    count = DRAWS if spec.space.constraints else DISK_DRAWS
+    count = DRAWS if spec.space.constraints else REMARKED_DRAWS
     return [spec.space.draw(generator, spec.config) for _ in range(count)]
 
 
@@ -166,7 +168,18 @@ def _remarks(trainable: Trainable, configs: Sequence[Mapping[str, Any]]) -> list
     """What the trainable finds worth knowing of some combinations, each thing once."""
     if not isinstance(trainable, StartsFromCheckpoints):
         return []
-    return list(dict.fromkeys(remark for config in configs for remark in trainable.remarks(config)))
+    return without_likes(remark for config in configs for remark in trainable.remarks(config))
+
+
+def without_likes(remarks: Iterable[str]) -> list[str]:
+    """Remarks without those that only repeat an earlier one with the numbers of another combination."""
+    alike: dict[str, list[str]] = {}
+    for remark in dict.fromkeys(remarks):
+        alike.setdefault(NUMBER.sub("", remark), []).append(remark)
+    return [
+        first if not others else f"{first} ({counted(len(others), 'other value')} of this space likewise.)"
+        for first, *others in alike.values()
+    ]
 
 
 def _resource_warnings(plan: Plan) -> list[str]:

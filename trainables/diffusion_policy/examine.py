@@ -11,9 +11,11 @@ from trainables.dataset.doctor.examination import Aims
 from trainables.dataset.doctor.examination import examine as examine_dataset
 from trainables.dataset.errors import DatasetError, dataset_error
 from trainables.dataset.lerobot_dataset import LeRobotDataset
+from trainables.diffusion_policy.clipped import dataset_reach
 from trainables.diffusion_policy.config.diffusion_config import FIELDS, DiffusionConfig
 from trainables.diffusion_policy.config.sections import DatasetConfig
 from trainables.diffusion_policy.data import camera_faults, image_sizes, load_dataset, source
+from trainables.diffusion_policy.network.clipping import clip_problem, clip_remedy, is_safe
 from trainables.features import FeatureType
 from trainables.interface import Examination, Fault, Finding, is_url, silent
 from trainables.ranges import compressed, parse_choice
@@ -51,7 +53,7 @@ def examine(
     policy = config.policy
     aims = Aims(policy.n_obs_steps, policy.horizon, policy.drop_n_last_frames, _min_max(config, dataset))
     found, looked_at = examine_dataset(dataset, aims, progress, every_frame=every_frame)
-    findings += [*found, *_crops(config, dataset)]
+    findings += [*found, *_crops(config, dataset), *_clip(config, dataset)]
     order = ("error", "warning", "note")
     findings.sort(key=lambda finding: order.index(finding.severity))
     summary: dict[str, Any] = {
@@ -155,3 +157,17 @@ def _crops(config: DiffusionConfig, dataset: LeRobotDataset) -> list[Finding]:
             remedy = "Set a smaller policy.resize_shape first, or a larger policy.crop_shape."
             findings.append(Finding("crop", "warning", "policy.crop_shape", problem, why, remedy))
     return findings
+
+
+def _clip(config: DiffusionConfig, dataset: LeRobotDataset) -> list[Finding]:
+    """Whether the policy can predict all of the actions that it is shown."""
+    policy = config.policy
+    if is_safe(policy):
+        return []
+    reach = dataset_reach(policy, dataset)
+    problem = None if reach is None else clip_problem(policy, reach)
+    if problem is None:
+        return []
+    why = "The policy can never give the actions beyond, although it is trained on them."
+    remedy = clip_remedy(reach)
+    return [Finding("clipped_actions", "warning", "policy.clip_sample_range", problem, why, remedy)]

@@ -8,12 +8,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trainables.addresses import missing_package
-from trainables.diffusion_policy.config.diffusion_config import ALIASES, FIELDS
+from trainables.diffusion_policy.config.diffusion_config import ALIASES, FIELDS, DiffusionConfig
 from trainables.diffusion_policy.finetuning.resolve import resolve, resolve_faults
-from trainables.diffusion_policy.finetuning.starting_point import inherited, remarks, start_sizes
+from trainables.diffusion_policy.finetuning.starting_point import (
+    inherited,
+    remarks,
+    start_sizes,
+    start_statistics,
+)
+from trainables.diffusion_policy.network.clipping import clip_problem, clip_remedy, extremes_reach, is_safe
 from trainables.diffusion_policy.network.shapes import encoder_count, parameter_count
 from trainables.diffusion_policy.pretrained.lerobot_config import TARGETS
 from trainables.features import ENVIRONMENT_STATE, STATE
@@ -28,6 +34,9 @@ from trainables.interface import (
     is_url,
     silent,
 )
+
+if TYPE_CHECKING:
+    from trainables.dataset.lerobot_dataset import LeRobotDataset
 
 __all__ = ["TRAINABLE", "DiffusionPolicyTrainable"]
 
@@ -171,21 +180,25 @@ class DiffusionPolicyTrainable:
             return {}  # which `faults` reports
 
     def remarks(self, config: Mapping[str, Any], cache: Path | None = None) -> list[str]:
-        """What is worth knowing of the checkpoint of ``policy.path`` and of the dataset.
+        """What is worth knowing of the checkpoint, the clip of actions, and the dataset.
 
         The dataset is read if there is a cache; otherwise only the package for its store is looked for.
         """
         said = [] if cache is not None else _missing_packages(config.get("dataset.root"))
-        if (cache is None and config.get("policy.path") is None) or resolve_faults(config):
+        if resolve_faults(config):
             return said
         built = resolve(config)
         if cache is None:
-            return said + remarks(built)
+            return [*said, *remarks(built), *_clip_remark(built, None)]
         from trainables.dataset.doctor.preflight import warnings_of
         from trainables.diffusion_policy.data import load_dataset
 
         dataset = load_dataset(built.dataset, cache)
-        return [*remarks(built, dataset.policy_features), *warnings_of(dataset)]
+        return [
+            *remarks(built, dataset.policy_features),
+            *_clip_remark(built, dataset),
+            *warnings_of(dataset),
+        ]
 
     def memory_gb(self, config: Mapping[str, Any]) -> float:
         """The least memory that each process holds on its device while it trains, in gigabytes.
@@ -240,6 +253,28 @@ class DiffusionPolicyTrainable:
         from trainables.diffusion_policy.lerobot.export import export
 
         return export(checkpoint, folder, target, ema=ema, replace=replace, progress=progress)
+
+
+def _clip_remark(config: DiffusionConfig, dataset: LeRobotDataset | None) -> list[str]:
+    """What the clip of predicted actions cuts, if it cuts anything."""
+    policy = config.policy
+    foreign = policy.stats == "checkpoint"
+    if not policy.clip_sample or (is_safe(policy) and not foreign):
+        return []
+    # Needs numpy, which a check does without in all other cases.
+    from trainables.diffusion_policy.clipped import dataset_reach, recorded_reach
+
+    start = start_statistics(config)
+    known = start if foreign else None
+    if dataset is None:
+        reach = recorded_reach(policy, config.dataset, known)
+    else:
+        reach = dataset_reach(policy, dataset, known)
+    if reach is None and start:
+        source = "The actions in the checkpoint's statistics"
+        reach = extremes_reach(policy.normalization_action, start, start, source)
+    problem = clip_problem(policy, reach)
+    return [] if problem is None else [f"policy.clip_sample_range: {problem} {clip_remedy(reach)}"]
 
 
 def _missing_packages(root: Any) -> list[str]:

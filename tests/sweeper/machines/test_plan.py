@@ -8,7 +8,7 @@ import os
 import pytest
 
 from sweeper.machines.machine import Machine, find_machine
-from sweeper.machines.plan import make_plan
+from sweeper.machines.plan import make_plan, without_likes
 from sweeper.spec.space import Parameter
 from sweeper.spec.space_file.load import load_spec, packaged_spaces
 from sweeper.spec.sweep import ResourceSpec
@@ -140,3 +140,19 @@ def test_values_are_described_as_they_are_written():
     assert (describe_range(steps), describe_scale(steps)) == ("100 … 900", "integer, step 100")
     choice = Parameter("widths", "categorical", values=([32, 64], None))
     assert (describe_range(choice), describe_scale(choice)) == ("[32, 64], null", "choice")
+
+
+def test_remarks_that_differ_in_a_number_only_are_shown_once():
+    remarks = ["range: 0.5 is small.", "range: 0.7 is small.", "loss: other", "range: 0.5 is small."]
+    first, second = without_likes(remarks)
+    assert first.startswith("range: 0.5 is small. (1 other value")
+    assert second == "loss: other"
+
+
+def test_a_space_that_searches_the_normalisation_is_warned_of_the_clip():
+    found = plan(
+        "parameters.policy.normalization_action={values: [MIN_MAX, MEAN_STD]}",
+        "parameters.policy.clip_sample_range={min: 1.0, max: 2.0}",
+    )
+    (warning,) = [text for text in found.warnings if text.startswith("policy.clip_sample_range")]
+    assert "MEAN_STD" in warning

@@ -19,9 +19,11 @@ from trainables.dataset.format.info import whole_number
 __all__ = ["Recorded", "recorded_statistics", "recorded_totals"]
 
 Recorded = dict[str, dict[str, np.ndarray]]
-"""Feature -> ``min``, ``max``, ``mean``, ``std`` as they stand in the file, whatever their shape."""
+"""Feature -> ``min``, ``max``, ``mean``, ``std``, perhaps ``q01`` and ``q99``, shaped as in the file."""
 
 KEPT = ("min", "max", "mean", "std")
+PERCENTILES = ("q01", "q99")
+"""Recorded since v3.0."""
 STATS, EPISODES_STATS = Path("meta", "stats.json"), Path("meta", "episodes_stats.jsonl")
 
 
@@ -53,7 +55,7 @@ def recorded_totals(root: Path) -> dict[str, int]:
 
 def _features(described: Mapping[str, Mapping[str, Any]]) -> Recorded:
     return {
-        name: {key: np.array(values[key], np.float64) for key in KEPT if key in values}
+        name: {key: np.array(values[key], np.float64) for key in (*KEPT, *PERCENTILES) if key in values}
         for name, values in described.items()
     }
 

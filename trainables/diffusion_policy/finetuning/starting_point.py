@@ -23,13 +23,14 @@ from trainables.diffusion_policy.finetuning.compatibility import (
     reinit_remarks,
     shown,
 )
+from trainables.diffusion_policy.pretrained.action_statistics import action_statistics
 from trainables.diffusion_policy.pretrained.find import REPO_ID, find_checkpoint
 from trainables.diffusion_policy.pretrained.pretrained_config import PretrainedConfig, path_error
 from trainables.diffusion_policy.pretrained.read_config import read_config
 from trainables.features import PolicyFeatures
 from trainables.interface import ConfigError, Fault, is_url
 
-__all__ = ["inherited", "read_start", "remarks", "start_faults", "start_sizes"]
+__all__ = ["inherited", "read_start", "remarks", "start_faults", "start_sizes", "start_statistics"]
 
 LEARNT_FIELDS = {
     "policy.prediction_type": "what its network predicts has to be learnt anew",
@@ -160,6 +161,16 @@ def start_sizes(path: str) -> dict[str, int]:
     """
     start = read_start(path)
     return {} if start is None else feature_sizes(start.features)
+
+
+def start_statistics(config: DiffusionConfig) -> dict[str, list[float]]:
+    """The checkpoint's statistics of the action; empty if they are not known here.
+
+    Raises:
+        ConfigError: If the checkpoint cannot be read.
+    """
+    start = None if config.policy.path is None else read_start(config.policy.path)
+    return {} if start is None else action_statistics(start)
 
 
 def remarks(config: DiffusionConfig, found: PolicyFeatures | None = None) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from trainables.diffusion_policy.network.clipping import clip_problem, clip_remedy, extremes_reach
 from trainables.diffusion_policy.network.normalize import EPSILON, NEEDED, NormalizationError, Statistics
 from trainables.diffusion_policy.network.policy import DiffusionPolicy
 from trainables.diffusion_policy.pretrained.find import find_checkpoint
@@ -28,10 +30,12 @@ from trainables.diffusion_policy.pretrained.read_config import read_config
 from trainables.diffusion_policy.pretrained.weights import Pretrained, WeightsError, policy_from_weights
 from trainables.features import Feature, FeatureType
 
-__all__ = ["load", "policy_of", "read_checkpoint"]
+__all__ = ["load", "load_notes", "policy_of", "read_checkpoint"]
 
 WEIGHTS = "model.safetensors"
 KNOWN_STATISTICS = {"min", "max", "mean", "std", "q01", "q10", "q50", "q90", "q99"}
+log = logging.getLogger(__name__)
+
 _COMPILED = "_orig_mod."
 _INPUT_BUFFERS = "normalize_inputs.buffer_"
 _TARGET_BUFFERS = "normalize_targets.buffer_"
@@ -70,6 +74,8 @@ def policy_of(read: Pretrained) -> DiffusionPolicy:
         ConfigError: If weights or statistics do not fit the configuration.
     """
     config = read.config
+    for note in load_notes(read):
+        log.warning("%s: %s", config.folder, note)
     try:
         policy = policy_from_weights(read.policy_config, config.features, read.statistics, read.weights)
     except WeightsError as error:
@@ -78,6 +84,19 @@ def policy_of(read: Pretrained) -> DiffusionPolicy:
         remedy = "Fine-tuning can take the dataset's statistics instead: policy.stats: dataset."
         raise path_error(f"{config.folder}: its statistics cannot be used: {error}.", remedy) from error
     return policy.eval()
+
+
+def load_notes(read: Pretrained) -> list[str]:
+    """What is worth knowing of a checkpoint before its policy is used, in a sentence or two each."""
+    policy = read.policy_config
+    found = read.statistics.get(read.config.features.action.name, {})
+    plain = {
+        name: np.asarray(values).reshape(-1).tolist() for name, values in found.items() if name != "count"
+    }
+    source = "The actions in the checkpoint's statistics"
+    reach = extremes_reach(policy.normalization_action, plain, plain, source)
+    problem = clip_problem(policy, reach)
+    return [] if problem is None else [f"policy.clip_sample_range: {problem} {clip_remedy(reach)}"]
 
 
 def read_checkpoint(path: str | Path, cache: Path | None = None, *, ema: bool = True) -> Pretrained:
