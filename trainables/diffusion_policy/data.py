@@ -16,6 +16,7 @@ from trainables.diffusion_policy.config.clashes import crop_faults
 from trainables.diffusion_policy.config.diffusion_config import DiffusionConfig
 from trainables.diffusion_policy.config.sections import BUILTIN_PUSHT, DatasetConfig
 from trainables.diffusion_policy.finetuning.compatibility import feature_faults
+from trainables.diffusion_policy.finetuning.starting_point import checkpoint_faults
 from trainables.diffusion_policy.pretrained.find import find_checkpoint
 from trainables.diffusion_policy.pretrained.read_config import read_config
 from trainables.evaluation.simulators import environment_faults
@@ -114,6 +115,9 @@ def _start_faults(config: DiffusionConfig, cache: Path, progress: Callable[[str]
     try:
         progress(f"reading the checkpoint {path}")
         start = read_config(find_checkpoint(path))
+        faults = checkpoint_faults(config, start)
+        if faults:
+            return faults
         built_in = dataset.root is None and BUILTIN_PUSHT in _each(dataset.repo_id or "")
         # All that the dataset has, so as to say how it differs; of the built-in one the images are costly.
         whole = dataset if built_in else dataclasses.replace(dataset, observations=None)

@@ -13,6 +13,7 @@ from sweeper.errors import SpecError
 from sweeper.machines.machine import Machine
 from sweeper.machines.plan import make_plan
 from sweeper.spec.space_file.load import load_spec
+from tests.trainables.diffusion_policy.checkpoint_files import header_of
 
 SPACE = """\
 name: tuned
@@ -41,6 +42,7 @@ CHECKPOINT = {
     "down_dims": [32, 64],
     "beta_end": 0.015,
     "num_inference_steps": 16,
+    "n_groups": 8,
     "input_features": {"observation.state": {"type": "STATE", "shape": [3]}},
     "output_features": {"action": {"type": "ACTION", "shape": [2]}},
 }
@@ -51,7 +53,7 @@ def checkpoint(tmp_path: Path) -> Path:
     folder = tmp_path / "outputs" / "pretrained_model"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(CHECKPOINT))
-    (folder / "model.safetensors").touch()
+    header_of(folder)
     return folder
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,7 +15,10 @@ from torch import Tensor
 
 from trainables.diffusion_policy import lerobot
 from trainables.diffusion_policy.config.diffusion_config import DiffusionConfig
+from trainables.diffusion_policy.finetuning.compatibility import feature_sizes, start_policy
 from trainables.diffusion_policy.network.policy import DiffusionPolicy
+from trainables.diffusion_policy.network.shapes import tensor_shapes
+from trainables.diffusion_policy.pretrained.read_config import read_config
 from trainables.diffusion_policy.training.checkpoint import Checkpoints, Snapshot
 
 WEIGHTS = "model.safetensors"
@@ -37,6 +41,27 @@ def change_json(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
 def change_tensors(file: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:
     tensors = change(load_file(file))
     save_file({name: value.contiguous() for name, value in tensors.items()}, file)
+
+
+def write_header(file: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """A file of weights of which only the header is written: the numbers are a hole in the file."""
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        start, end = end, end + 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    with file.open("wb") as opened:
+        opened.write(len(text).to_bytes(8, "little") + text)
+        opened.truncate(8 + len(text) + end)
+
+
+def header_of(folder: Path) -> None:
+    """Write the header of the weights that a folder's configuration describes."""
+    config = read_config(folder)
+    shapes = tensor_shapes(start_policy(config), **feature_sizes(config.features))
+    if config.format == "lerobot_buffers":
+        shapes |= {f"unnormalize_outputs.buffer_action.{name}": (2,) for name in ("min", "max")}
+    write_header(folder / WEIGHTS, shapes)
 
 
 def to_buffers(folder: Path) -> Path:

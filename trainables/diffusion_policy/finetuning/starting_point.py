@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from trainables.diffusion_policy.config.diffusion_config import FIELDS, DiffusionConfig
+from trainables.diffusion_policy.config.sections import PolicyConfig
 from trainables.diffusion_policy.finetuning.compatibility import (
     OWN_FIELDS,
     changed_fields,
@@ -30,7 +31,15 @@ from trainables.diffusion_policy.pretrained.read_config import read_config
 from trainables.features import PolicyFeatures
 from trainables.interface import ConfigError, Fault, is_url
 
-__all__ = ["inherited", "read_start", "remarks", "start_faults", "start_sizes", "start_statistics"]
+__all__ = [
+    "checkpoint_faults",
+    "inherited",
+    "read_start",
+    "remarks",
+    "start_faults",
+    "start_sizes",
+    "start_statistics",
+]
 
 LEARNT_FIELDS = {
     "policy.prediction_type": "what its network predicts has to be learnt anew",
@@ -41,7 +50,7 @@ LEARNT_FIELDS = {
 }
 """Fields that the weights allow to change and that undo some of what was learnt."""
 
-_read: dict[str, tuple[int, PretrainedConfig]] = {}
+_read: dict[str, tuple[tuple[int, ...], PretrainedConfig]] = {}
 _unreachable: dict[str, ConfigError] = {}
 
 
@@ -84,13 +93,17 @@ def _is_there(path: str) -> bool:
         return False
 
 
-def _stamp(folder: Path) -> int:
-    """When the checkpoint's configuration was written; -1 if it is gone."""
-    file = folder if folder.is_file() else folder / "config.json"
-    try:
-        return file.stat().st_mtime_ns
-    except OSError:
-        return -1
+def _stamp(folder: Path) -> tuple[int, ...]:
+    """When the checkpoint's files were written, and their sizes; -1 for one that is not there."""
+    names = ("config.json", "model.safetensors", "policy_preprocessor.json", "train_config.json")
+    files = [folder] if folder.is_file() else [folder / name for name in names]
+    found = []
+    for file in files:
+        try:
+            found += [file.stat().st_mtime_ns, file.stat().st_size]
+        except OSError:
+            found.append(-1)
+    return tuple(found)
 
 
 def _hub_config(repo_id: str) -> Path:
@@ -148,9 +161,40 @@ def start_faults(config: DiffusionConfig) -> list[Fault]:
     start = read_start(str(config.policy.path))
     if start is None:
         return []
+    faults = checkpoint_faults(config, start)
+    if faults:
+        return faults
     if not config.policy.reinit_mismatched:
         return [field_fault(name, config.policy, start) for name in changed_fields(config.policy, start)]
     return frozen_faults(config, start, start.features)
+
+
+def checkpoint_faults(config: DiffusionConfig, start: PretrainedConfig) -> list[Fault]:
+    """What is wrong with a checkpoint itself: where it contradicts its own weights, and what it lacks.
+
+    Args:
+        config: The completed configuration.
+        start: The checkpoint.
+    """
+    faults = list(start.faults)
+    folder = start.folder
+    if not faults and _is_there(str(config.policy.path)) and folder.is_dir():
+        weights = folder / "model.safetensors"
+        if not weights.is_file():
+            remedy = "Copy the whole folder: config.json, model.safetensors and the processor files."
+            faults.append(Fault("policy.path", f"{weights} is missing.", remedy))
+    if start.crop_fault is not None and not _crops_otherwise(config.policy, start):
+        faults.append(start.crop_fault)
+    if start.statistics_fault and config.policy.stats == "checkpoint":
+        problem = f"there are no statistics to take: {folder} {start.statistics_fault}."
+        faults.append(Fault("policy.stats", problem, "Set policy.stats: dataset."))
+    return faults
+
+
+def _crops_otherwise(policy: PolicyConfig, start: PretrainedConfig) -> bool:
+    """Whether the run gives the encoders an input of its own."""
+    names = ("resize_shape", "crop_shape", "crop_ratio")
+    return any(differ(getattr(policy, name), start.values.get(f"policy.{name}", None)) for name in names)
 
 
 def start_sizes(path: str) -> dict[str, int]:
@@ -191,6 +235,11 @@ def remarks(config: DiffusionConfig, found: PolicyFeatures | None = None) -> lis
         problem = f"policy.path: there is no {policy.path} on this machine"
         return [f"{problem}, so what it decides is not known here, and what it forbids not checked."]
     said = [f"policy.path: {note}" for note in start.notes]
+    if start.statistics_fault:
+        said.append(
+            f"policy.path: the checkpoint {start.statistics_fault}. The dataset's statistics are used, which "
+            "are right only if it was trained on the same data."
+        )
     values = config.to_flat()
     said += [
         f"{name}: the checkpoint has {shown(start.values[name])}; with {shown(values[name])} {consequence}."

@@ -45,7 +45,7 @@ class WarmStart:
         folder: Where the checkpoint lies.
         format: What wrote it.
         features: What the new policy sees and does, cameras in the order of the checkpoint's.
-        statistics: The checkpoint's.
+        statistics: The checkpoint's, if the run takes them.
         weights: The checkpoint's, under the names of the new policy.
         fetches_backbone: Whether the backbone is initialised again, and so may take pretrained weights.
         other_backbone: Whether the backbone is another ResNet.
@@ -117,7 +117,7 @@ def read_warm_start(config: DiffusionConfig, found: PolicyFeatures, context: Tra
     """
     path = str(config.policy.path)
     context.progress(f"reading the checkpoint {path}")
-    read = read_checkpoint(path)
+    read = read_checkpoint(path, statistics=config.policy.stats == "checkpoint")
     faults = feature_faults(config, read.config, found)
     if faults:
         raise ConfigError(faults)

@@ -18,8 +18,10 @@ __all__ = [
     "encoder_count",
     "layer_of",
     "listed",
+    "mismatches",
     "parameter_count",
     "reinitialised_layers",
+    "resnet_name",
     "tensor_shapes",
 ]
 
@@ -44,6 +46,7 @@ Tensors = Iterator[tuple[str, tuple[int, ...]]]
 
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 """BatchNorm's, which are no parameters."""
+_MOST_LISTED = 8
 _ENCODERS = "diffusion.rgb_encoder."
 
 
@@ -190,6 +193,37 @@ def listed(names: Sequence[str], most: int) -> str:
     """The first of many names, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def mismatches(expected: Shapes, found: Shapes) -> list[str]:
+    """What is missing, unexpected or of another shape, in a sentence each; empty if all fits."""
+    missing = [name for name in expected if name not in found]
+    unexpected = [name for name in found if name not in expected]
+    other = [
+        f"{name} is {_size(found[name])}, expected {_size(shape)}"
+        for name, shape in expected.items()
+        if name in found and tuple(found[name]) != tuple(shape)
+    ]
+    problems = {"missing": missing, "unexpected": unexpected, "of another shape": other}
+    return [
+        f"{len(names)} {what}: {listed(names, _MOST_LISTED)}" for what, names in problems.items() if names
+    ]
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape)) or "a number"
+
+
+def resnet_name(shapes: Shapes, prefix: str) -> str | None:
+    """The ResNet whose tensors begin with a prefix; None if it is not a known one."""
+    found = []
+    for stage in range(4):
+        blocks = 0
+        while f"{prefix}{_FIRST_STAGE + stage}.{blocks}.conv1.weight" in shapes:
+            blocks += 1
+        found.append(blocks)
+    widening = 4 if f"{prefix}{_FIRST_STAGE}.0.conv3.weight" in shapes else 1
+    return next((name for name, built in _RESNETS.items() if built == (tuple(found), widening)), None)
 
 
 def parameter_count(policy: PolicyConfig, *, action_dim: int, vector_dim: int, cameras: int) -> int:

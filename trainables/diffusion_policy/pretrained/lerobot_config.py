@@ -1,16 +1,23 @@
 """LeRobot's ``config.json`` of a diffusion policy in this project's words. Standard library only.
 
-LeRobot writes every key that its version knows and reads a missing one as that version's default, so a
-missing key here is read as the default of the version that the other keys point to.
+LeRobot writes every key that its version knows and reads a missing one as the default of the version that
+reads. A missing key is taken here from LeRobot's ``train_config.json`` beside it, or else from the weights,
+or else it is the default of the version that the other keys point to. Each is noted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from trainables.diffusion_policy.config.diffusion_config import FIELDS
+from trainables.diffusion_policy.pretrained.told_by_weights import (
+    ToldByWeights,
+    fitting_crop,
+    mode_of,
+    observation_steps,
+)
 from trainables.features import ACTION, ENVIRONMENT_STATE, STATE, Feature, FeatureType, PolicyFeatures
 
 __all__ = [
@@ -100,6 +107,7 @@ _DEFAULTS: dict[str, Any] = {
     "num_inference_steps": None,
     "do_mask_loss_for_padding": False,
 }
+_BEFORE_0_4, _0_4, _0_6 = "LeRobot before 0.4", "LeRobot 0.4", "LeRobot 0.6"
 _DEFAULTS_0_6 = {
     "horizon": 64,
     "n_action_steps": 32,
@@ -108,12 +116,25 @@ _DEFAULTS_0_6 = {
     "use_separate_rgb_encoder_per_camera": True,
 }
 _DEFAULTS_BEFORE_0_4 = {"crop_shape": [84, 84]}
-_ONLY_FROM_0_6 = "gradient_checkpointing"
+_VERSIONS: dict[str, Mapping[str, Any]] = {
+    _BEFORE_0_4: {**_DEFAULTS, **_DEFAULTS_BEFORE_0_4},
+    _0_4: _DEFAULTS,
+    _0_6: {**_DEFAULTS, **_DEFAULTS_0_6},
+}
+"""What a missing key means, by the version that wrote the file."""
+_KEYS_FROM_0_6 = ("gradient_checkpointing", "pretrained_revision")
+_KEYS_FROM_0_4_4 = ("resize_shape", "crop_ratio", "compile_model", "compile_mode", "use_peft")
+_OF_IMAGES = {
+    *("vision_backbone", "resize_shape", "crop_ratio", "crop_shape", "crop_is_random"),
+    *("pretrained_backbone_weights", "use_group_norm", "spatial_softmax_num_keypoints"),
+    "use_separate_rgb_encoder_per_camera",
+}
+"""Fields that mean nothing to a policy without cameras."""
 _DEFAULT_NORMALIZATION = {"VISUAL": "MEAN_STD", "STATE": "MIN_MAX", "ACTION": "MIN_MAX"}
 
 _NOT_OF_THE_POLICY = {
     *("type", "device", "use_amp", "push_to_hub", "repo_id", "private", "tags", "license", "pretrained_path"),
-    *("use_peft", "pretrained_revision", "compile_model", "compile_mode", _ONLY_FROM_0_6),
+    *("use_peft", "compile_model", "compile_mode", *_KEYS_FROM_0_6),
 }
 """Where and how LeRobot ran it; of no meaning to the weights."""
 
@@ -152,12 +173,20 @@ class InvalidConfigError(ValueError):
         super().__init__(problem)
 
 
-def read_lerobot_config(stated: Mapping[str, Any], *, before_0_4: bool = False) -> LerobotConfig:
+def read_lerobot_config(
+    stated: Mapping[str, Any],
+    *,
+    before_0_4: bool = False,
+    told: ToldByWeights | None = None,
+    training: Mapping[str, Any] | None = None,
+) -> LerobotConfig:
     """Read a ``config.json``.
 
     Args:
         stated: Its content.
         before_0_4: Whether LeRobot before 0.4 wrote it, as files beside it tell.
+        told: What the weights beside it tell; None if they are not at hand.
+        training: The policy's section of ``train_config.json`` beside it.
 
     Raises:
         InvalidConfigError: If it is of another policy, or holds values that cannot be built.
@@ -174,22 +203,72 @@ def read_lerobot_config(stated: Mapping[str, Any], *, before_0_4: bool = False) 
         )
     notes: list[str] = []
     features = _read_features(stated, notes)
-    values = _read_policy(stated, before_0_4)
-    modes, deciles = read_normalization(stated.get("normalization_mapping", _DEFAULT_NORMALIZATION))
+    values = _read_policy(Source(stated, training or {}, told, features, before_0_4), notes)
+    mapping = {**(training or {}), **stated}.get("normalization_mapping")
+    modes, deciles = read_normalization(_DEFAULT_NORMALIZATION if mapping is None else mapping)
     values |= modes
+    if mapping is None:
+        values |= _told_modes(told, features, before_0_4, notes)
     values |= _read_training(stated, notes)
     check_values(values)
+    _execute_what_there_is(values, notes)
     _note_rest(stated, values, notes)
     return LerobotConfig(values, features, deciles, notes)
 
 
-def _read_policy(stated: Mapping[str, Any], before_0_4: bool) -> dict[str, Any]:
-    defaults = dict(_DEFAULTS)
-    if _ONLY_FROM_0_6 in stated:
-        defaults |= _DEFAULTS_0_6
-    elif before_0_4:
-        defaults |= _DEFAULTS_BEFORE_0_4
-    read = {name: stated.get(name, defaults[name]) for name in POLICY_FIELDS}
+@dataclass(frozen=True)
+class Source:
+    """Where the fields of a policy may be read.
+
+    Attributes:
+        stated: The content of ``config.json``.
+        training: The policy's section of ``train_config.json``.
+        told: What the weights tell; None if they are not at hand.
+        features: What the policy sees and does.
+        before_0_4: Whether LeRobot before 0.4 wrote it, as files beside it tell.
+    """
+
+    stated: Mapping[str, Any]
+    training: Mapping[str, Any]
+    told: ToldByWeights | None
+    features: PolicyFeatures
+    before_0_4: bool
+
+    @property
+    def version(self) -> str:
+        """The version that wrote ``config.json``, as far as its keys tell."""
+        if any(key in self.stated for key in _KEYS_FROM_0_6):
+            return _0_6
+        if any(key in self.stated for key in _KEYS_FROM_0_4_4) or not self.before_0_4:
+            return _0_4
+        return _BEFORE_0_4
+
+    def was_written(self, name: str) -> bool:
+        """Whether the version that wrote ``config.json`` writes a field, and the policy makes use of it."""
+        if name in _OF_IMAGES and not self.features.cameras:
+            return False
+        newer = any(key in self.stated for key in (*_KEYS_FROM_0_4_4, *_KEYS_FROM_0_6))
+        return newer or name not in _KEYS_FROM_0_4_4
+
+
+def _read_policy(source: Source, notes: list[str]) -> dict[str, Any]:
+    defaults = _VERSIONS[source.version]
+    told = _told_fields(source, defaults)
+    places = {"config.json": source.stated, "train_config.json": source.training, "the weights": told}
+    read: dict[str, Any] = {}
+    taken: dict[str, list[str]] = {}
+    for name in POLICY_FIELDS:
+        place = next((place for place, values in places.items() if name in values), None)
+        read[name] = defaults[name] if place is None else places[place][name]
+        if place != "config.json" and source.was_written(name):
+            taken.setdefault(place or "", []).append(name)
+    notes += [
+        f"config.json lacks {', '.join(names)}. Taken from {place}: {_assigned(names, read)}."
+        for place, names in taken.items()
+        if place
+    ]
+    if "" in taken:
+        notes.append(_filled(taken[""], read, source))
     # LeRobot heeds crop_ratio only beside resize_shape, and then crop_shape not at all.
     resized, ratio = read["resize_shape"], read["crop_ratio"]
     if resized is None:
@@ -199,6 +278,86 @@ def _read_policy(stated: Mapping[str, Any], before_0_4: bool) -> dict[str, Any]:
     elif _are_numbers(resized) and _are_numbers([ratio]):
         read["crop_shape"] = [int(size * ratio) for size in resized]
     return {f"policy.{name}": value for name, value in read.items()}
+
+
+def _told_fields(source: Source, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that the weights tell."""
+    told = source.told
+    if told is None:
+        return {}
+    sees = bool(source.features.cameras)
+    fields = {name: value for name, value in told.fields.items() if sees or name not in _OF_IMAGES}
+    steps = observation_steps(told, source.features, told.fields.get("spatial_softmax_num_keypoints", 0))
+    if steps is not None:
+        fields["n_obs_steps"] = steps
+    resized = source.stated.get("resize_shape")
+    if sees and told.cells is not None and (resized is None or _is_size(resized)):
+        fitting = fitting_crop(source.features, told, [defaults["crop_shape"], None], resized)
+        if fitting and fitting[0] != defaults["crop_shape"]:
+            fields["crop_shape"] = fitting[0]
+    return fields
+
+
+def _filled(names: Sequence[str], read: Mapping[str, Any], source: Source) -> str:
+    """Say which defaults were taken, of which version, and that nothing else tells them."""
+    reason = "The weights do not tell them" if source.told is not None else "The weights were not read for it"
+    return (
+        f"config.json lacks {', '.join(names)}. Taken were the defaults of {source.version}: "
+        f"{', '.join(_default(name, read[name]) for name in names)}. {reason}: set "
+        f"{', '.join(f'policy.{name}' for name in names)} if the checkpoint was trained with others."
+    )
+
+
+def _default(name: str, value: Any) -> str:
+    """A default, and that of other versions if it differs."""
+    others = {other: defaults[name] for other, defaults in _VERSIONS.items() if defaults[name] != value}
+    listed = "; ".join(f"{other}: {_short(default)}" for other, default in others.items())
+    return f"{name} {_short(value)}" + (f" ({listed})" if listed else "")
+
+
+def _assigned(names: Sequence[str], read: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {_short(read[name])}" for name in names)
+
+
+def _told_modes(
+    told: ToldByWeights | None, features: PolicyFeatures, before_0_4: bool, notes: list[str]
+) -> dict[str, str]:
+    """The normalisations that statistics among the weights tell, if ``config.json`` has no mapping."""
+    if not before_0_4:
+        return {}  # the processors say it
+    modes = {
+        field: mode
+        for kind, field in NORMALIZATION_FIELDS.items()
+        if told is not None and (mode := mode_of(told, features, kind)) is not None
+    }
+    if modes:
+        listed = ", ".join(f"{field} {mode}" for field, mode in modes.items())
+        notes.append(f"config.json lacks normalization_mapping. Taken from the weights: {listed}.")
+    else:
+        notes.append(
+            "config.json lacks normalization_mapping. Taken were LeRobot's defaults: images MEAN_STD, state "
+            "and action MIN_MAX. Nothing else tells them: set policy.normalization_action and the others if "
+            "the checkpoint was trained otherwise."
+        )
+    return modes
+
+
+def _execute_what_there_is(values: dict[str, Any], notes: list[str]) -> None:
+    """LeRobot executes as many actions as the horizon leaves, if ``n_action_steps`` asks for more."""
+    horizon, steps, asked = (
+        values[f"policy.{name}"] for name in ("horizon", "n_obs_steps", "n_action_steps")
+    )
+    available = horizon - steps + 1
+    if asked > available >= 1:
+        values["policy.n_action_steps"] = available
+        notes.append(
+            f"n_action_steps is {asked}, and horizon {horizon} with n_obs_steps {steps} leaves {available} "
+            f"actions: LeRobot executes {available}, and {available} was taken."
+        )
+
+
+def _is_size(value: Any) -> bool:
+    return _are_numbers(value) and len(value) == 2
 
 
 def _are_numbers(values: Any) -> bool:

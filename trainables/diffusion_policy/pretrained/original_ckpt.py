@@ -21,9 +21,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trainables.diffusion_policy.config.diffusion_config import FIELDS
 from trainables.diffusion_policy.network.normalize import Statistics
 from trainables.diffusion_policy.pretrained.lerobot_config import InvalidConfigError, check_values
 from trainables.diffusion_policy.pretrained.pretrained_config import PretrainedConfig, path_error
+from trainables.diffusion_policy.pretrained.told_by_weights import contradictions, told_by
 from trainables.diffusion_policy.pretrained.weights import Pretrained
 from trainables.features import ACTION, STATE, Feature, FeatureType, PolicyFeatures
 from trainables.interface import ConfigError
@@ -132,7 +134,11 @@ def _describe(file: Path, payload: Mapping[str, Any], *, ema: bool) -> _Describe
         raise path_error(f"{file}: {error}", error.remedy) from error
     notes = [f"the {'averaged weights (EMA)' if name == 'ema_model' else 'weights as trained'} were read."]
     notes.append(f"its observation vector is {STATE} here, {features.state_dim} numbers.")
-    config = PretrainedConfig(file, "diffusion_policy", values, features, tuple(notes))
+    # What is not named is the default of the original's classes, which no version changed.
+    complete = {field: info.default for field, info in FIELDS.items()} | values
+    learnt = {_renamed(key): tuple(value.shape) for key, value in tensors.items() if key.startswith("model.")}
+    faults = tuple(contradictions(file, complete, features, told_by(learnt)))
+    config = PretrainedConfig(file, "diffusion_policy", values, features, tuple(notes), faults=faults)
     return _Described(config, statistics, tensors)
 
 

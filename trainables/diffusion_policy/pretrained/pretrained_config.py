@@ -30,6 +30,9 @@ class PretrainedConfig:
         features: What the policy sees and does, cameras in the order of its encoders.
         notes: What was taken over differently, or not at all, in a sentence each.
         deciles: Types of features (``STATE``) whose 1st and 99th percentile are the 10th and the 90th.
+        faults: Where it contradicts its own weights.
+        crop_fault: How its crop does, which a new run may set otherwise; None if it does not.
+        statistics_fault: Why it has no statistics; empty if it has them.
     """
 
     folder: Path
@@ -38,6 +41,9 @@ class PretrainedConfig:
     features: PolicyFeatures
     notes: tuple[str, ...] = ()
     deciles: frozenset[str] = frozenset()
+    faults: tuple[Fault, ...] = ()
+    crop_fault: Fault | None = None
+    statistics_fault: str = ""
 
 
 def path_error(problem: str, remedy: str = "") -> ConfigError:

@@ -29,6 +29,7 @@ from trainables.diffusion_policy.pretrained.pretrained_config import PretrainedC
 from trainables.diffusion_policy.pretrained.read_config import read_config
 from trainables.diffusion_policy.pretrained.weights import Pretrained, WeightsError, policy_from_weights
 from trainables.features import Feature, FeatureType
+from trainables.interface import ConfigError
 
 __all__ = ["load", "load_notes", "policy_of", "read_checkpoint"]
 
@@ -79,7 +80,8 @@ def policy_of(read: Pretrained) -> DiffusionPolicy:
     try:
         policy = policy_from_weights(read.policy_config, config.features, read.statistics, read.weights)
     except WeightsError as error:
-        raise path_error(f"{config.folder}: {error}") from error
+        contradicted = [*config.faults, *([config.crop_fault] if config.crop_fault else [])]
+        raise ConfigError([*contradicted, *path_error(f"{config.folder}: {error}").faults]) from error
     except NormalizationError as error:
         remedy = "Fine-tuning can take the dataset's statistics instead: policy.stats: dataset."
         raise path_error(f"{config.folder}: its statistics cannot be used: {error}.", remedy) from error
@@ -96,16 +98,20 @@ def load_notes(read: Pretrained) -> list[str]:
     source = "The actions in the checkpoint's statistics"
     reach = extremes_reach(policy.normalization_action, plain, plain, source)
     problem = clip_problem(policy, reach)
-    return [] if problem is None else [f"policy.clip_sample_range: {problem} {clip_remedy(reach)}"]
+    clip = [] if problem is None else [f"policy.clip_sample_range: {problem} {clip_remedy(reach)}"]
+    return [*read.config.notes, *clip]
 
 
-def read_checkpoint(path: str | Path, cache: Path | None = None, *, ema: bool = True) -> Pretrained:
+def read_checkpoint(
+    path: str | Path, cache: Path | None = None, *, ema: bool = True, statistics: bool = True
+) -> Pretrained:
     """Read a checkpoint's configuration, weights and statistics.
 
     Args:
         path: What :func:`trainables.diffusion_policy.pretrained.find.find_checkpoint` takes.
         cache: Folder for what is fetched from the hub; None: Hugging Face's own cache.
         ema: Take the averaged weights if the checkpoint has them.
+        statistics: Read the statistics. A run that takes the dataset's needs none.
 
     Raises:
         ConfigError: If there is no checkpoint, or it is damaged.
@@ -119,6 +125,8 @@ def read_checkpoint(path: str | Path, cache: Path | None = None, *, ema: bool = 
         "lerobot": _read_with_processors,
         "lerobot_buffers": _read_with_buffers,
     }
+    if not statistics and config.format != "sweeper":
+        return Pretrained(config, _weights(config), {})
     return readers[config.format](config)
 
 
@@ -156,8 +164,7 @@ def _read_own(config: PretrainedConfig, ema: bool) -> Pretrained:
 
 def _read_with_processors(config: PretrainedConfig) -> Pretrained:
     """LeRobot from 0.4 on. Statistics among the weights (a migration's remains) are not what it uses."""
-    weights = _renamed(read_tensors(config.folder / WEIGHTS))
-    weights = {name: value for name, value in weights.items() if not name.startswith(_BUFFERS)}
+    weights = _weights(config)
     before = _processor_statistics(config.folder, PREPROCESSOR, NORMALIZER)
     after = _processor_statistics(config.folder, POSTPROCESSOR, UNNORMALIZER)
     # The actions that come out are what matters; the statistics of those that go in are for training alone.
@@ -165,6 +172,12 @@ def _read_with_processors(config: PretrainedConfig) -> Pretrained:
     found = {feature.name: before.get(feature.name, {}) for feature in config.features.inputs}
     found[action.name] = after.get(action.name, {})
     return Pretrained(config, weights, _usable(config, found))
+
+
+def _weights(config: PretrainedConfig) -> dict[str, Tensor]:
+    """The weights of LeRobot's file, without statistics."""
+    tensors = _renamed(read_tensors(config.folder / WEIGHTS))
+    return {name: value for name, value in tensors.items() if not name.startswith(_BUFFERS)}
 
 
 def _read_with_buffers(config: PretrainedConfig) -> Pretrained:

@@ -18,7 +18,7 @@ from trainables.diffusion_policy.network.policy import (
     assemble_policy,
     build_networks,
 )
-from trainables.diffusion_policy.network.shapes import Shapes, listed
+from trainables.diffusion_policy.network.shapes import mismatches
 from trainables.diffusion_policy.pretrained.pretrained_config import PretrainedConfig
 from trainables.features import PolicyFeatures
 from trainables.interface import TrainableError
@@ -27,13 +27,11 @@ __all__ = [
     "Pretrained",
     "WeightsError",
     "empty_networks",
-    "mismatches",
     "policy_from_weights",
     "policy_shapes",
 ]
 
 PREFIX = "diffusion."
-MOST_LISTED = 8
 
 
 class WeightsError(TrainableError):
@@ -51,19 +49,6 @@ def empty_networks(config: PolicyConfig, features: PolicyFeatures) -> Networks:
 def policy_shapes(networks: Networks) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a policy's state dict."""
     return {f"{PREFIX}{name}": tuple(value.shape) for name, value in networks.state_dict().items()}
-
-
-def mismatches(expected: Shapes, found: Shapes) -> list[str]:
-    """What is missing, unexpected or of another shape, in a sentence each; empty if all fits."""
-    missing = [name for name in expected if name not in found]
-    unexpected = [name for name in found if name not in expected]
-    other = [
-        f"{name} is {_size(found[name])}, expected {_size(shape)}"
-        for name, shape in expected.items()
-        if name in found and tuple(found[name]) != tuple(shape)
-    ]
-    problems = {"missing": missing, "unexpected": unexpected, "of another shape": other}
-    return [f"{len(names)} {what}: {listed(names, MOST_LISTED)}" for what, names in problems.items() if names]
 
 
 def policy_from_weights(
@@ -89,10 +74,6 @@ def policy_from_weights(
     own = {name.removeprefix(PREFIX): value for name, value in weights.items()}
     networks.load_state_dict(own, strict=True, assign=True)
     return assemble_policy(config, features, statistics, networks)
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    return "×".join(map(str, shape)) or "a number"
 
 
 @dataclass(frozen=True)

@@ -303,7 +303,15 @@ def test_missing_keys_are_the_defaults_of_the_version_that_wrote_the_file(folder
     values = read_config(folder).values
     assert [values[f"policy.{name}"] for name in dropped] == [64, 32, False, None, "DDPM"]
     (folder / "policy_preprocessor.json").unlink()
-    change_json(folder / "config.json", lambda c: c.pop("gradient_checkpointing"))
+    newer = (
+        "gradient_checkpointing",
+        "resize_shape",
+        "crop_ratio",
+        "compile_model",
+        "compile_mode",
+        "use_peft",
+    )
+    change_json(folder / "config.json", lambda c: [c.pop(name) for name in newer])
     assert read_config(folder).values["policy.crop_shape"] == [84, 84]
 
 
