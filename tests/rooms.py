@@ -44,7 +44,7 @@ RANKS: dict[str, tuple[tuple[str, ...], ...]] = {
     "trainables.dataset": (
         ("__init__",),
         ("portrait",),
-        ("doctor", "windows", "policy_statistics"),
+        ("doctor", "windows", "policy_statistics", "content"),
         ("open", "frames"),
         ("lerobot_dataset",),
         ("opened_folder",),

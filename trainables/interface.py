@@ -29,6 +29,7 @@ __all__ = [
     "FieldInfo",
     "Finding",
     "Metric",
+    "NamesPlaces",
     "Report",
     "StartsFromCheckpoints",
     "TrainContext",
@@ -360,7 +361,12 @@ class Trainable(Protocol):
         ...
 
     def describe(self, config: Mapping[str, Any], cache: Path) -> Mapping[str, Any]:
-        """Identify the data of a configuration: fingerprint, revision, split hash, sizes."""
+        """Identify the data of a configuration: fingerprint, revision, split hash, sizes.
+
+        A sweep is resumed only if its data are the same. ``content`` identifies them if it is given, wherever
+        they are and however their files are arranged; otherwise ``fingerprint`` does. ``checkpoint_content``
+        identifies the checkpoint that training starts from.
+        """
         ...
 
     def disk_gb(self, config: Mapping[str, Any]) -> float:
@@ -392,6 +398,14 @@ class StartsFromCheckpoints(Protocol):
             cache: For datasets; None if none may be opened.
         """
         ...
+
+
+@runtime_checkable
+class NamesPlaces(Protocol):
+    """A trainable some of whose fields only say where data and checkpoints are."""
+
+    places: Sequence[str]
+    """Fields that may change when a sweep is resumed, if ``describe`` finds the same content there."""
 
 
 @runtime_checkable

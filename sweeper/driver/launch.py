@@ -18,7 +18,14 @@ from rich.console import Console
 
 from sweeper.driver.closing import close
 from sweeper.driver.opening import earlier_sweep, open_sweep
-from sweeper.driver.preflight import check_disk, check_memory, preflight, remark
+from sweeper.driver.preflight import (
+    check_disk,
+    check_memory,
+    check_same_data,
+    describe_data,
+    preflight,
+    remark,
+)
 from sweeper.driver.signals import ended_by_signals, interrupted_by_sigterm
 from sweeper.errors import UserError
 from sweeper.machines.cluster import Cluster, settle, this_machine
@@ -95,7 +102,9 @@ def _run_sweep(
     cache = usable_cache()
     with checking(console, spec.name) as progress:
         base = preflight(spec, trainable, cache, progress)
-        data = trainable.describe(base, cache)
+        data = describe_data(spec, trainable, base, cache)
+    if earlier is not None:
+        check_same_data(earlier, data, spec, console)
     remark(spec, trainable, base, cache, console)
     check_disk(spec, trainable.disk_gb(base), left, console)
     if settled is not None:

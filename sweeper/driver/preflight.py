@@ -13,10 +13,12 @@ import psutil
 from rich.console import Console
 from rich.text import Text
 
-from sweeper.errors import ResourceError
+from sweeper.errors import ResourceError, UserError
 from sweeper.gpus import visible_gpus
+from sweeper.machines.identity import DataChange, data_changes
 from sweeper.machines.machine import find_machine
 from sweeper.machines.plan import without_likes
+from sweeper.records.sweep_state import SweepState
 from sweeper.spec.sweep import AUTO_TRIALS_AT_ONCE, SettledResources, SweepSpec
 from sweeper.text import describe_size
 from trainables.interface import (
@@ -28,7 +30,7 @@ from trainables.interface import (
     TrainableError,
 )
 
-__all__ = ["check_disk", "check_memory", "preflight", "remark"]
+__all__ = ["check_disk", "check_memory", "check_same_data", "describe_data", "preflight", "remark"]
 
 DRAWS = 2000
 DATA_VARIANTS = 16
@@ -55,8 +57,80 @@ def preflight(
     Raises:
         ConfigError: With all faults, if there are any.
     """
+    checked = _variants(spec, trainable)
+    found = dict.fromkeys(
+        fault for config in checked for fault in trainable.preflight(config, cache, progress)
+    )
+    if found:
+        raise ConfigError(list(found))
+    return checked[0]
+
+
+def describe_data(
+    spec: SweepSpec, trainable: Trainable, config: Mapping[str, Any], cache: Path
+) -> dict[str, Any]:
+    """Identify the data of a sweep, and those of each combination of the data fields that it searches."""
+    data = dict(trainable.describe(config, cache))
+    names = _data_fields(spec, trainable)
+    if names:
+        data["searched"] = [
+            {"fields": {name: one.get(name) for name in names}, **trainable.describe(one, cache)}
+            for one in _variants(spec, trainable)
+        ]
+    return data
+
+
+def check_same_data(earlier: SweepState, data: Mapping[str, Any], spec: SweepSpec, console: Console) -> None:
+    """Refuse to continue a sweep whose data have changed; report data that have only moved.
+
+    Args:
+        earlier: The sweep as it was.
+        data: What `describe_data` says now.
+        spec: The sweep as it is to continue.
+        console: Where a move is reported.
+
+    Raises:
+        UserError: Names both datasets or checkpoints, and what to do.
+    """
+    before = earlier.info.get("data")
+    if not earlier.trials or not isinstance(before, Mapping):
+        return
+    changes = data_changes(before, data)
+    for change in changes:
+        if not change.same:
+            raise UserError(_changed(change, spec))
+    for change in changes:
+        text = (
+            f"The {change.what} has the same content as before: it was {change.before} and is {change.now}."
+        )
+        console.print(Text(text), soft_wrap=True)
+
+
+def _changed(change: DataChange, spec: SweepSpec) -> str:
+    field = "policy.path" if change.what == "checkpoint" else "dataset.root"
+    pinned = " (on the hub: `config.dataset.revision=COMMIT`)"
+    revision = "" if change.what == "checkpoint" else pinned
+    return (
+        f"{spec.name}: the {change.what} has changed since its trials ran. It was {change.before}, "
+        f"and is now {change.now}. Trials of two {change.what}s cannot be ranked together. "
+        "Restore the earlier one, or continue with a copy of it: "
+        f"`sweeper resume {spec.name} config.{field}=FOLDER`{revision}. "
+        f"For the changed one launch a new sweep: `name={spec.name}-2` after the space file."
+    )
+
+
+def _data_fields(spec: SweepSpec, trainable: Trainable) -> list[str]:
+    return [name for name in spec.space.names if trainable.fields[name].phase == "data"]
+
+
+def _variants(spec: SweepSpec, trainable: Trainable) -> list[dict[str, Any]]:
+    """Legal configurations of a space, one for each combination of the data fields that it searches.
+
+    Raises:
+        ConfigError: If there is none.
+    """
     generator = random.Random(spec.search.seed)
-    data_fields = [name for name in spec.space.names if trainable.fields[name].phase == "data"]
+    data_fields = _data_fields(spec, trainable)
     checked: dict[str, dict[str, Any]] = {}
     refused: list[Fault] = []
     for _ in range(DRAWS if data_fields else DRAWS // 10):
@@ -72,12 +146,7 @@ def preflight(
             break
     if not checked:
         raise ConfigError(refused or [_NO_POINT])
-    found = dict.fromkeys(
-        fault for config in checked.values() for fault in trainable.preflight(config, cache, progress)
-    )
-    if found:
-        raise ConfigError(list(found))
-    return next(iter(checked.values()))
+    return list(checked.values())
 
 
 def remark(

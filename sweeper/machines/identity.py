@@ -23,7 +23,7 @@ from sweeper import __version__
 from sweeper.machines.cluster import Cluster
 from sweeper.masking import masked_command
 
-__all__ = ["GIT", "Identity", "git_state", "identify", "information"]
+__all__ = ["GIT", "DataChange", "Identity", "data_changes", "git_state", "identify", "information"]
 
 DIGITS = 12
 PACKAGES = ("torch", "torchvision", "diffusers", "optuna", "mlflow", "numpy")
@@ -113,6 +113,80 @@ def information(data: Mapping[str, Any], cluster: Cluster) -> dict[str, Any]:
         "cluster": str(cluster),
         "command": masked_command(sys.argv),
     }
+
+
+@dataclass(frozen=True)
+class DataChange:
+    """How the data of a sweep differ from what its trials were trained on.
+
+    Attributes:
+        same: Whether they have the same content, though in another place or in other files.
+        what: ``dataset`` or ``checkpoint``.
+        before: What it was, for a message.
+        now: What it is.
+    """
+
+    same: bool
+    what: str
+    before: str
+    now: str
+
+
+def data_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[DataChange]:
+    """Compare two descriptions of a sweep's data, as `information` has them under ``data``.
+
+    Data that a space searches are described one by one. Those that both descriptions have are compared.
+    """
+    then = _by_fields(before)
+    return [
+        change
+        for fields, entry in _by_fields(now).items()
+        if fields in then
+        for change in (_dataset_change(then[fields], entry), _checkpoint_change(then[fields], entry))
+        if change is not None
+    ]
+
+
+def _by_fields(data: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Each description by the values of the fields that are searched; one without a name if none is."""
+    searched = data.get("searched")
+    if not isinstance(searched, list):
+        return {"": data}
+    entries = [entry for entry in searched if isinstance(entry, Mapping)]
+    return {json.dumps(entry.get("fields"), sort_keys=True, default=str): entry for entry in entries}
+
+
+def _dataset_change(before: Mapping[str, Any], now: Mapping[str, Any]) -> DataChange | None:
+    key = "content" if before.get("content") and now.get("content") else "fingerprint"
+    if not before.get(key) or not now.get(key):
+        return None  # unknown: an older version, or a trainable that does not say
+    same = before[key] == now[key]
+    places = [(entry.get("dataset"), entry.get("fingerprint")) for entry in (before, now)]
+    if same and places[0] == places[1]:
+        return None
+    return DataChange(same, "dataset", _dataset_words(before), _dataset_words(now))
+
+
+def _dataset_words(data: Mapping[str, Any]) -> str:
+    named = data.get("dataset")
+    place = ", ".join(map(str, named)) if isinstance(named, list) else str(named or "its data")
+    revision = f" at revision {data['revision']}" if isinstance(data.get("revision"), str) else ""
+    sizes = [f"{data[name]:,} {name}" for name in ("episodes", "frames") if isinstance(data.get(name), int)]
+    known = ", ".join([*sizes, f"fingerprint {str(data.get('fingerprint'))[:DIGITS]}"])
+    return f"{place}{revision} ({known})"
+
+
+def _checkpoint_change(before: Mapping[str, Any], now: Mapping[str, Any]) -> DataChange | None:
+    contents = [entry.get("checkpoint_content") for entry in (before, now)]
+    if not all(contents):
+        return None
+    paths = [entry.get("checkpoint") for entry in (before, now)]
+    if contents[0] == contents[1] and paths[0] == paths[1]:
+        return None
+    words = [
+        f"{path} (content {str(content)[:DIGITS]})" for path, content in zip(paths, contents, strict=True)
+    ]
+    return DataChange(contents[0] == contents[1], "checkpoint", *words)
 
 
 if __name__ == "__main__":

@@ -12,11 +12,11 @@ from typing import Any, Literal, TypeVar
 
 from sweeper.errors import SpecError, SpecFault
 from sweeper.spec.space import Parameter
-from sweeper.spec.space_file.fields import AUTO, SETTINGS, coerce, value_problem
+from sweeper.spec.space_file.fields import AUTO, SETTINGS, coerce, from_the_root, value_problem
 from sweeper.spec.space_file.yaml_nodes import FaultList, Override, parse_override
 from sweeper.spec.sweep import BudgetSpec, ResourceSpec, SweepSpec
 from sweeper.text import nearest
-from trainables.interface import FieldInfo, Trainable
+from trainables.interface import FieldInfo, NamesPlaces, Trainable
 
 __all__ = ["budget_words", "changed_budget", "changed_sweep"]
 
@@ -63,14 +63,15 @@ def changed_sweep(spec: SweepSpec, changes: Sequence[str], trainable: Trainable)
 
     Args:
         spec: The sweep as it was.
-        changes: ``budget.…``, ``resources.…``, ``parameters.NAME.min`` and ``parameters.NAME.max``.
+        changes: ``budget.…``, ``resources.…``, ``parameters.NAME.min``, ``parameters.NAME.max``, and
+            ``config.NAME`` of a field that says where the data are. The driver checks that they are the same.
         trainable: What is trained; knows which values are legal.
 
     Raises:
         SpecError: With everything that is wrong with them.
     """
     faults: list[SpecFault] = []
-    budget, resources = spec.budget, spec.resources
+    budget, resources, config = spec.budget, spec.resources, dict(spec.config)
     parameters = {parameter.name: parameter for parameter in spec.space.parameters}
     for override in _parsed(changes, faults):
         section, _, rest = override.key.partition(".")
@@ -80,13 +81,16 @@ def changed_sweep(spec: SweepSpec, changes: Sequence[str], trainable: Trainable)
             resources = _with_setting("resources", resources, rest, override, faults)
         elif section == "parameters" and rest:
             _change_range(parameters, rest, override, trainable, faults)
+        elif section == "config" and rest:
+            _change_place(config, spec, rest, override, trainable, faults)
         else:
             faults.append(
                 _fault(
                     override,
                     "cannot be changed in a sweep that has begun.",
-                    "What can: budget.…, resources.…, parameters.NAME.min and parameters.NAME.max. For "
-                    "anything else launch a new sweep under another name.",
+                    "What can: budget.…, resources.…, parameters.NAME.min and parameters.NAME.max, and the "
+                    "place of the same data (config.dataset.root). For anything else launch a new sweep "
+                    "under another name.",
                 )
             )
     for parameter in parameters.values():
@@ -95,6 +99,7 @@ def changed_sweep(spec: SweepSpec, changes: Sequence[str], trainable: Trainable)
     space = dataclasses.replace(spec.space, parameters=tuple(parameters.values()))
     return dataclasses.replace(
         spec,
+        config=config,
         budget=budget,
         resources=resources,
         space=space,
@@ -169,6 +174,38 @@ def _change_range(
         value = _end_of(parameter, trainable.fields[name], override, faults)
         if value is not None:
             parameters[name] = dataclasses.replace(parameter, **{_ENDS[end]: value})
+
+
+def _change_place(
+    config: dict[str, Any],
+    spec: SweepSpec,
+    rest: str,
+    override: Override,
+    trainable: Trainable,
+    faults: list[SpecFault],
+) -> None:
+    """Change where the data or the checkpoint are, which has to be the same data."""
+    places = trainable.places if isinstance(trainable, NamesPlaces) else ()
+    name = trainable.aliases.get(rest, rest)
+    if name not in places:
+        allowed = ", ".join(f"config.{place}" for place in places)
+        remedy = f"The place of the same data may change: {allowed}. " if places else ""
+        problem = "cannot be changed in a sweep that has begun: its trials could not be compared."
+        faults.append(_fault(override, problem, f"{remedy}Launch a new sweep under another name."))
+        return
+    if name in spec.space.names:
+        remedy = "Put the data back, or launch a new sweep under another name."
+        faults.append(_fault(override, "is searched by this sweep, so it cannot be changed.", remedy))
+        return
+    value, field = override.value.plain(), trainable.fields[name]
+    problem_and_remedy = value_problem(field, value)
+    if problem_and_remedy is None:
+        try:
+            config[name] = from_the_root(field, coerce(field, value))
+        except RuntimeError:  # `~user`, whom this machine does not know
+            problem_and_remedy = (f"there is no home folder for {value!r}.", "Write the path from the root.")
+    if problem_and_remedy is not None:
+        faults.append(_fault(override, *problem_and_remedy))
 
 
 def _end_of(

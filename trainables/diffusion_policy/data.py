@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from trainables.dataset.content import content_digest
 from trainables.dataset.doctor.preflight import preflight as dataset_faults
 from trainables.dataset.errors import DatasetError
 from trainables.dataset.lerobot_dataset import LeRobotDataset
@@ -17,6 +18,7 @@ from trainables.diffusion_policy.config.diffusion_config import DiffusionConfig
 from trainables.diffusion_policy.config.sections import BUILTIN_PUSHT, DatasetConfig
 from trainables.diffusion_policy.finetuning.compatibility import feature_faults
 from trainables.diffusion_policy.finetuning.starting_point import checkpoint_faults
+from trainables.diffusion_policy.pretrained.digest import checkpoint_digest
 from trainables.diffusion_policy.pretrained.find import find_checkpoint
 from trainables.diffusion_policy.pretrained.read_config import read_config
 from trainables.evaluation.simulators import environment_faults
@@ -132,7 +134,7 @@ def _start_faults(config: DiffusionConfig, cache: Path, progress: Callable[[str]
 
 
 def describe(config: DiffusionConfig, cache: Path) -> Mapping[str, Any]:
-    """Identify the data of a configuration: fingerprint, revision, split hash, sizes."""
+    """Identify the data of a configuration and the checkpoint that it starts from."""
     # Torch is loaded only when the split is asked for.
     from trainables.dataset.windows import split_episodes
 
@@ -144,13 +146,22 @@ def describe(config: DiffusionConfig, cache: Path) -> Mapping[str, Any]:
         "dataset": list(named) if isinstance(named, tuple) else named,
         "revision": dataset.revision if len(dataset.sources) == 1 else revisions,
         "fingerprint": dataset.fingerprint,
+        "content": content_digest(dataset),
         "episodes": len(dataset.episodes),
         "frames": len(dataset),
         "fps": dataset.fps,
         "train_episodes": len(split.train),
         "holdout_episodes": len(split.holdout),
         "split_hash": split.hash,
+        **_described_start(config.policy.path),
     }
+
+
+def _described_start(path: str | None) -> dict[str, str]:
+    """Identify the checkpoint that a configuration starts from."""
+    if path is None:
+        return {}
+    return {"checkpoint": path, "checkpoint_content": checkpoint_digest(find_checkpoint(path))}
 
 
 def image_sizes(config: DiffusionConfig, features: PolicyFeatures) -> dict[str, tuple[int, int]]:

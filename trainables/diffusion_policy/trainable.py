@@ -89,6 +89,7 @@ class DiffusionPolicyTrainable:
     aliases: Mapping[str, str] = ALIASES
     metrics: Mapping[str, Metric] = {metric.name: metric for metric in _METRICS}
     export_targets: Sequence[str] = TARGETS
+    places: Sequence[str] = ("dataset.root", "dataset.repo_id", "dataset.revision", "policy.path")
 
     def faults(self, config: Mapping[str, Any], workers: int = 1) -> list[Fault]:
         """Check one whole configuration, field by field and across fields.
@@ -107,7 +108,7 @@ class DiffusionPolicyTrainable:
         return faults or preflight(resolve(config), cache, progress)
 
     def describe(self, config: Mapping[str, Any], cache: Path) -> Mapping[str, Any]:
-        """Identify the data of a configuration: fingerprint, revision, split hash, sizes."""
+        """Identify the data of a configuration and the checkpoint that it starts from."""
         from trainables.diffusion_policy.data import describe
 
         return describe(resolve(config), cache)

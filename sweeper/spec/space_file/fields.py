@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from sweeper.spec.sampler_options import SAMPLER_OPTIONS
 from sweeper.spec.space_file.yaml_nodes import Node
-from sweeper.text import nearest
-from trainables.interface import STEPS, FieldInfo
+from sweeper.text import is_there, nearest
+from trainables.interface import STEPS, FieldInfo, is_url
 
 __all__ = [
     "AUTO",
@@ -20,10 +21,14 @@ __all__ = [
     "SECTIONS",
     "SETTINGS",
     "coerce",
+    "from_the_root",
     "is_path",
     "possible_numbers",
     "value_problem",
 ]
+
+PATH_OR_HUB = "path or hub id"
+"""Unit of a field that names a folder or, if there is no such folder, something on the hub."""
 
 SECTIONS = (
     "name",
@@ -274,6 +279,23 @@ def _number(kind: str, value: Any) -> Any:
 def is_path(info: FieldInfo) -> bool:
     """Whether a field names a folder or file; such values are made absolute, for trials in other folders."""
     return info.unit == "path" or info.name == "dataset.root"
+
+
+def from_the_root(info: FieldInfo, value: Any) -> Any:
+    """The value of a field, paths written from the root: trials work in other folders.
+
+    Raises:
+        RuntimeError: If there is no home folder for ``~user``.
+    """
+    named = info.unit == PATH_OR_HUB and isinstance(value, str)
+    # A name on the hub has no folder, and begins like none.
+    if not is_path(info) and not (named and (value[:1] in ("~", "/", ".") or is_there(Path(value)))):
+        return value
+    if isinstance(value, list):
+        return [from_the_root(info, element) for element in value]
+    if not isinstance(value, str) or is_url(value):
+        return value
+    return str(Path(value).expanduser().absolute())
 
 
 def possible_numbers(parameter: Node) -> list[float]:

@@ -6,22 +6,24 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from pathlib import Path
 from typing import Any, Literal
 
 from sweeper.errors import ExpressionError
 from sweeper.spec.expressions import Expression
 from sweeper.spec.space import Parameter, Space
 from sweeper.spec.space_file.document import Document
-from sweeper.spec.space_file.fields import PARAMETER_KEYS, PARAMETER_WORDS, coerce, is_path, value_problem
+from sweeper.spec.space_file.fields import (
+    PARAMETER_KEYS,
+    PARAMETER_WORDS,
+    coerce,
+    from_the_root,
+    value_problem,
+)
 from sweeper.spec.space_file.yaml_nodes import Node, Place
-from sweeper.text import is_there, nearest, shortened
-from trainables.interface import FieldInfo, StartsFromCheckpoints, is_url
+from sweeper.text import nearest, shortened
+from trainables.interface import FieldInfo, StartsFromCheckpoints
 
 __all__ = ["SpacePlaces", "read_config", "read_inherited", "read_space"]
-
-PATH_OR_HUB = "path or hub id"
-"""Unit of a field that names a folder or, if there is no such folder, something on the hub."""
 
 
 @dataclass(frozen=True)
@@ -105,16 +107,8 @@ def _fix(document: Document, own: str, place: Place, value: Any, info: FieldInfo
 def _settled(document: Document, place: Place, name: str, value: Any, info: FieldInfo) -> Any:
     """A legal value in the field's own type; a path is made absolute, as trials work in other folders."""
     value = coerce(info, value)
-    named = info.unit == PATH_OR_HUB and isinstance(value, str)
-    # A name on the hub is not a folder, and does not begin like one.
-    if not is_path(info) and not (named and (value[:1] in ("~", "/", ".") or is_there(Path(value)))):
-        return value
-    if isinstance(value, list):
-        return [_settled(document, place, name, element, info) for element in value]
-    if not isinstance(value, str) or is_url(value):
-        return value
     try:
-        return str(Path(value).expanduser().absolute())
+        return from_the_root(info, value)
     except RuntimeError:  # `~user`, and this machine has no such user
         remedy = "Write an absolute path: /home/..."
         document.faults.add(place, name, f"{value!r} has no home folder on this machine.", remedy)

@@ -42,6 +42,7 @@ class Progress:
     first_loss: float | None = None
     best: float | None = None
     due: dict[str, Any] | None = None
+    data: str = ""
 
     def check_loss(self, loss: float) -> None:
         """Stop a run whose loss exploded without becoming infinite."""
@@ -75,12 +76,20 @@ class Progress:
             "first_loss": self.first_loss,
             "best": self.best,
             "due": self.due,
+            "data": self.data,
         }
 
     @staticmethod
     def from_json(step: int, values: Mapping[str, Any]) -> Progress:
         """Back from JSON values."""
-        return Progress(step, values["saved_step"], values["first_loss"], values["best"], values["due"])
+        return Progress(
+            step,
+            values["saved_step"],
+            values["first_loss"],
+            values["best"],
+            values["due"],
+            values.get("data", ""),
+        )
 
 
 @dataclass

@@ -19,6 +19,7 @@ import torch.distributed as dist
 from diffusers.optimization import get_scheduler
 from torch import Tensor, nn
 
+from trainables.dataset.content import content_digest
 from trainables.dataset.frames import open_frames
 from trainables.dataset.lerobot_dataset import LeRobotDataset
 from trainables.dataset.policy_statistics import policy_statistics
@@ -42,6 +43,8 @@ from trainables.interface import ConfigError, Fault, Report, TrainableError, Tra
 __all__ = ["OutOfMemoryError", "train"]
 
 STOP_AGREED_EVERY = 10
+_PLACES = ("dataset.root", "dataset.repo_id", "dataset.revision", "policy.path")
+"""Fields that say where data and checkpoints are, and not what comes of them."""
 _SAME_RESULT = ("train.gradient_accumulation_steps", "train.gradient_checkpointing")
 """Fields that decide how much memory a step takes and not what comes of it."""
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -92,6 +95,7 @@ def _train(config: DiffusionConfig, context: TrainContext, closing: contextlib.E
 
     # Data: windows of the training episodes, and of the held-out ones for the evaluation.
     dataset = load_dataset(config.dataset, context.cache, context.progress)
+    data = content_digest(dataset)
     split = split_episodes(dataset, config.dataset.holdout_fraction, config.dataset.split_seed)
     sizes = image_sizes(config, dataset.policy_features)
     frames = {
@@ -115,7 +119,7 @@ def _train(config: DiffusionConfig, context: TrainContext, closing: contextlib.E
 
     # Where an earlier process of this trial stopped, or else the checkpoint that is fine-tuned.
     store = checkpoints.Checkpoints(context.folder / "checkpoints")
-    snapshot = _last_snapshot(store, config, context)
+    snapshot = _last_snapshot(store, config, data, context)
     start = None
     if snapshot is None and config.policy.path is not None:
         start = read_warm_start(config, dataset.policy_features, context)
@@ -154,11 +158,11 @@ def _train(config: DiffusionConfig, context: TrainContext, closing: contextlib.E
     )
     scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
 
-    progress = Progress()
+    progress = Progress(data=data)
     fresh = snapshot is None
     if snapshot is not None:
         _restore(snapshot, policy, ema, optimizer, lr_scheduler, scaler)
-        progress = Progress.from_json(snapshot.step, snapshot.progress)
+        progress = Progress.from_json(snapshot.step, {**snapshot.progress, "data": data})
         snapshot = None
         if progress.due is not None:
             # The process may have died between writing this checkpoint and handing over its report.
@@ -260,14 +264,17 @@ def _check_group(config: DiffusionConfig, context: TrainContext) -> None:
 
 
 def _last_snapshot(
-    store: checkpoints.Checkpoints, config: DiffusionConfig, context: TrainContext
+    store: checkpoints.Checkpoints, config: DiffusionConfig, data: str, context: TrainContext
 ) -> checkpoints.Snapshot | None:
     last = store.find("last") if context.resume else None
     if last is None:
         return None
     # Read into the host's memory: beside the policy's own tensors it might not fit on the device.
     snapshot = checkpoints.read(last)
-    _check_same_run(snapshot.config, config, last)
+    trained_on = snapshot.progress.get("data", "")
+    if trained_on and trained_on != data:
+        raise _other_data(last)
+    _check_same_run(snapshot.config, config, last, moved=bool(trained_on))
     return snapshot
 
 
@@ -283,12 +290,20 @@ def _start_from(start: WarmStart, policy: DiffusionPolicy, context: TrainContext
     return {"policy/start": path}
 
 
-def _check_same_run(found: DiffusionConfig, wanted: DiffusionConfig, folder: Path) -> None:
+def _other_data(folder: Path) -> ConfigError:
+    problem = f"the dataset is not the one that the run in {folder} was trained on: its content has changed."
+    remedy = "Restore the dataset, name a copy of it as it was, or train in another folder."
+    return ConfigError([Fault("dataset.root", problem, remedy)])
+
+
+def _check_same_run(found: DiffusionConfig, wanted: DiffusionConfig, folder: Path, *, moved: bool) -> None:
+    """Refuse a checkpoint of other settings; ``moved``: the same data may be in another place."""
     before, now = found.to_flat(), wanted.to_flat()
+    free = (*_SAME_RESULT, *_PLACES) if moved else _SAME_RESULT
     changed = [
         name
         for name in now
-        if before.get(name) != now[name] and not name.startswith("rollout.") and name not in _SAME_RESULT
+        if before.get(name) != now[name] and not name.startswith("rollout.") and name not in free
     ]
     if changed:
         shown = ", ".join(f"{name} ({before.get(name)} -> {now[name]})" for name in changed[:5])

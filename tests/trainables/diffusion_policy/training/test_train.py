@@ -329,3 +329,14 @@ def test_held_out_error_asks_every_horizon_the_same_question(
 
     assert torch.equal(targets(2, 8), targets(1, 16))
     assert torch.equal(targets(2, 8), targets(3, 24))
+
+
+def test_a_run_resumes_on_a_copy_of_its_data_and_on_no_other(
+    small_config: dict[str, Any], circles: Path, tmp_path: Path
+) -> None:
+    run(small_config, tmp_path / "run", stop_requested=lambda: True)
+    copy = shutil.copytree(circles, tmp_path / "copy")
+    with pytest.raises(ConfigError, match="its content has changed"):
+        run({**small_config, "dataset.exclude_episodes": [0], "dataset.root": str(copy)}, tmp_path / "run")
+    reports = run({**small_config, "dataset.root": str(copy)}, tmp_path / "run")
+    assert reports[-1].step == small_config["train.steps"]

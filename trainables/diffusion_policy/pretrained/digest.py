@@ -1,0 +1,38 @@
+"""Whether a checkpoint is still the one that it was. Standard library only."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+__all__ = ["checkpoint_digest"]
+
+WHOLE_B = 1024 * 1024
+BLOCK_B = 64 * 1024
+BLOCKS = 16
+READ = ("*.json", "*.safetensors")
+_OF_THE_TRAINING = ("train_config.json", "state.json", "optimizer.safetensors")
+"""Files beside a checkpoint that a new run does not take anything from."""
+
+
+def checkpoint_digest(place: Path) -> str:
+    """Identify what a run takes from a checkpoint: its configuration, and sizes and blocks of its weights.
+
+    Args:
+        place: Its folder or ``.ckpt`` file, as `find_checkpoint` found it. Where it is does not matter.
+    """
+    digest = hashlib.sha256()
+    files = [place] if place.is_file() else sorted({file for kind in READ for file in place.glob(kind)})
+    for file in files:
+        if file.name in _OF_THE_TRAINING:
+            continue
+        size = file.stat().st_size
+        digest.update(f"{'' if file == place else file.name} {size}\n".encode())
+        with file.open("rb") as opened:
+            if size <= WHOLE_B:
+                digest.update(opened.read())
+                continue
+            for number in range(BLOCKS):
+                opened.seek((size - BLOCK_B) * number // (BLOCKS - 1))
+                digest.update(opened.read(BLOCK_B))
+    return digest.hexdigest()
