@@ -33,8 +33,11 @@ def export(
         ),
     ] = None,
     checkpoint: Annotated[
-        Literal["best", "last"], typer.Option(help="The trial's best checkpoint, or its last.")
-    ] = "best",
+        Literal["last", "best"] | None,
+        typer.Option(
+            help="The trial's last checkpoint, which the ranking judges by (default), or its best.",
+        ),
+    ] = None,
     ema: Annotated[
         bool, typer.Option(help="Export the averaged (EMA) weights if the checkpoint has them.")
     ] = True,
@@ -46,6 +49,8 @@ def export(
     console = open_console(stderr=as_json)
     found = find_source(source, sweeps, checkpoint)
     console.print(f"{found.chosen}\n  {found.checkpoint}", soft_wrap=True, markup=False)
+    if found.warning:
+        console.print(f"! {found.warning}", style="yellow", soft_wrap=True, markup=False)
     with console.status("") as status:
         made = write(found, to, target, ema=ema, replace=force, progress=status.update)
     if as_json:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from sweeper.errors import SweepNotFoundError, UserError
-from sweeper.layout import trial_folder
+from sweeper.layout import JOURNAL, TRIALS, trial_folder
 from sweeper.records.status import TrialStatus
 from sweeper.records.summary import read_summary
 from sweeper.records.sweep_state import SweepState, find_sweep
@@ -33,6 +33,7 @@ class Source:
         chosen: How it was chosen, for a person.
         sweep: Name of its sweep; None for a checkpoint that was named by its path.
         trial: Number of its trial; None likewise.
+        warning: What to know before it is used; empty if nothing.
     """
 
     checkpoint: Path
@@ -40,6 +41,7 @@ class Source:
     chosen: str
     sweep: str | None = None
     trial: int | None = None
+    warning: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,14 +67,15 @@ class Exported:
     notes: list[str]
 
 
-def find_source(named: str, sweeps: Path, which: Which) -> Source:
+def find_source(named: str, sweeps: Path, which: Which | None) -> Source:
     """Find a checkpoint.
 
     Args:
-        named: ``SWEEP`` for the best trial of its ranking, ``SWEEP:TRIAL`` for another, or the path of a
-            checkpoint. A sweep is a name or the path of its folder.
+        named: ``SWEEP`` for the best trial of its ranking, ``SWEEP:TRIAL`` for another, the path of a trial's
+            folder, or of a checkpoint. A sweep is a name or the path of its folder.
         sweeps: The folder in which sweeps lie.
-        which: The trial's checkpoint of the best value, or its last.
+        which: The trial's last checkpoint, which the ranking judges by, or the one of its best value; None:
+            the last, or the best if `keep` let only that one stay.
 
     Raises:
         UserError: If there is none, saying what there is.
@@ -83,7 +86,10 @@ def find_source(named: str, sweeps: Path, which: Which) -> Source:
     try:
         folder = find_sweep(named, sweeps)
     except SweepNotFoundError:
-        if Path(named).exists():
+        path = Path(named).absolute()
+        if path.name.isdigit() and path.parent.name == TRIALS and (path.parent.parent / JOURNAL).is_file():
+            return _of_trial(read_sweep(path.parent.parent), int(path.name), which)
+        if path.exists():
             return Source(Path(named), registry.names()[0], "the checkpoint that was named")
         raise
     return _of_trial(read_summary(folder), None, which)
@@ -125,9 +131,11 @@ def export(
     )
 
 
-def _of_trial(sweep: SweepState, number: int | None, which: Which) -> Source:
+def _of_trial(sweep: SweepState, number: int | None, wanted: Which | None) -> Source:
     trial = _trial(sweep, number)
     objective = sweep.objectives[0]
+    only_best = trial.checkpoint is None and trial.best_checkpoint is not None
+    which: Which = wanted or ("best" if only_best else "last")
     recorded = trial.best_checkpoint if which == "best" else trial.checkpoint
     if recorded is None:
         raise UserError(f"{sweep.name}: {_why_none(sweep, trial, which)}")
@@ -143,6 +151,20 @@ def _of_trial(sweep: SweepState, number: int | None, which: Which) -> Source:
         f"{chosen}: its {which} checkpoint, step {checkpoint.name.lstrip('0') or '0'}{value}",
         sweep.name,
         trial.number,
+        _luck(sweep, trial) if which == "best" else "",
+    )
+
+
+def _luck(sweep: SweepState, trial: TrialState) -> str:
+    """Warn that the value of a best checkpoint is better than what the policy will do."""
+    name = sweep.objectives[0].name
+    evaluations = len(trial.series.get(name, ()))
+    if evaluations < 2 or trial.best.get(name) == trial.final.get(name):
+        return ""
+    best, last = trial.best[name], trial.final[name]
+    return (
+        f"This checkpoint is the best of {evaluations} evaluations, so its {name} of {best:.6g} is partly luck. "
+        f"The ranking judges by the last evaluation, {last:.6g}: --checkpoint last."
     )
 
 

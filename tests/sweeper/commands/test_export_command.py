@@ -97,16 +97,43 @@ def step_of(folder: Path) -> float:
     return float(load_file(folder / "model.safetensors")["diffusion.unet.final_conv.1.bias"][0])
 
 
-def test_of_a_sweep_the_best_trials_best_checkpoint_is_written(sweeps: Path, tmp_path: Path, capsys) -> None:
+def test_of_a_sweep_the_best_trials_last_checkpoint_is_written(sweeps: Path, tmp_path: Path, capsys) -> None:
     out = tmp_path / "out"
     assert exported("small", "--sweeps", str(sweeps), "--to", str(out)) == 0
-    assert step_of(out) == 30
+    assert step_of(out) == 40
     said = capsys.readouterr().out
-    assert (
-        "trial 1 of small, the best of its ranking: its best checkpoint, step 30, eval/action_mse 0.1" in said
-    )
+    chosen = "trial 1 of small, the best of its ranking: its last checkpoint, step 40, eval/action_mse 0.3"
+    assert chosen in said
+    assert "luck" not in said
     assert "the actions differ by at most" in said
     assert "lerobot==0.4.4" in said
+
+
+def test_the_luckiest_checkpoint_is_written_on_request_with_a_warning(
+    sweeps: Path, tmp_path: Path, capsys
+) -> None:
+    out = tmp_path / "out"
+    assert exported("small", "--sweeps", str(sweeps), "--to", str(out), "--checkpoint", "best") == 0
+    assert step_of(out) == 30
+    said = capsys.readouterr().out
+    assert "best of 2 evaluations, so its eval/action_mse of 0.1 is partly luck" in said
+    assert "last evaluation, 0.3: --checkpoint last" in said
+
+
+def test_without_a_last_checkpoint_the_best_is_written(sweeps: Path, tmp_path: Path, capsys) -> None:
+    trial = sweeps / "small" / "trials" / "1"
+    with Journal(sweeps / "small" / JOURNAL) as journal:
+        dropped = [str(trial / "checkpoints" / "000040")]
+        journal.append(EventKind.CHECKPOINTS_DROPPED, trial=1, folders=dropped)
+    assert exported("small", "--sweeps", str(sweeps), "--to", str(tmp_path / "out")) == 0
+    assert step_of(tmp_path / "out") == 30
+    assert "partly luck" in capsys.readouterr().out
+
+
+def test_the_folder_of_a_trial_is_the_trial(sweeps: Path, tmp_path: Path, capsys) -> None:
+    assert exported(str(sweeps / "small" / "trials" / "1"), "--to", str(tmp_path / "out")) == 0
+    assert step_of(tmp_path / "out") == 40
+    assert "trial 1 of small: its last checkpoint" in capsys.readouterr().out
 
 
 def test_a_trial_and_its_last_checkpoint_can_be_named(sweeps: Path, tmp_path: Path, capsys) -> None:
@@ -131,7 +158,7 @@ def test_a_checkpoint_can_be_named_by_its_folder(sweeps: Path, tmp_path: Path, c
 def test_a_sweep_that_was_moved_has_its_checkpoints_still(sweeps: Path, tmp_path: Path, capsys) -> None:
     moved = shutil.move(sweeps / "small", tmp_path / "elsewhere")
     assert exported(str(moved), "--to", str(tmp_path / "out")) == 0
-    assert step_of(tmp_path / "out") == 30
+    assert step_of(tmp_path / "out") == 40
 
 
 @pytest.mark.parametrize(
@@ -164,4 +191,4 @@ def test_an_earlier_export_is_replaced_only_by_force(sweeps: Path, tmp_path: Pat
     assert exported("small:1", *arguments) == 2
     assert step_of(tmp_path / "out") == 20
     assert exported("small:1", *arguments, "--force") == 0
-    assert step_of(tmp_path / "out") == 30
+    assert step_of(tmp_path / "out") == 40
