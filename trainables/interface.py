@@ -31,6 +31,7 @@ __all__ = [
     "Metric",
     "NamesPlaces",
     "Report",
+    "SlimsCheckpoints",
     "StartsFromCheckpoints",
     "TrainContext",
     "Trainable",
@@ -406,6 +407,19 @@ class NamesPlaces(Protocol):
 
     places: Sequence[str]
     """Fields that may change when a sweep is resumed, if ``describe`` finds the same content there."""
+
+
+@runtime_checkable
+class SlimsCheckpoints(Protocol):
+    """A trainable that can make the checkpoints of a run smaller that will not continue."""
+
+    def slim(self, checkpoint: Path) -> None:
+        """Delete from a checkpoint what only a continuation needs. Does nothing if that was done before."""
+        ...
+
+    def slim_gb(self, config: Mapping[str, Any], checkpoints: int) -> float:
+        """Estimate how much disk a trial's folder takes with so many slim checkpoints, in gigabytes."""
+        ...
 
 
 @runtime_checkable

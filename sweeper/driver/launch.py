@@ -23,6 +23,7 @@ from sweeper.driver.preflight import (
     check_memory,
     check_same_data,
     describe_data,
+    ended_gb,
     preflight,
     remark,
 )
@@ -106,7 +107,7 @@ def _run_sweep(
     if earlier is not None:
         check_same_data(earlier, data, spec, console)
     remark(spec, trainable, base, cache, console)
-    check_disk(spec, trainable.disk_gb(base), left, console)
+    check_disk(spec, trainable.disk_gb(base), ended_gb(trainable, base, spec.keep), left, console)
     if settled is not None:
         check_memory(trainable, base, settled, console)
     with contextlib.ExitStack() as stack:

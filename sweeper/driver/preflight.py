@@ -19,18 +19,27 @@ from sweeper.machines.identity import DataChange, data_changes
 from sweeper.machines.machine import find_machine
 from sweeper.machines.plan import without_likes
 from sweeper.records.sweep_state import SweepState
-from sweeper.spec.sweep import AUTO_TRIALS_AT_ONCE, SettledResources, SweepSpec
+from sweeper.spec.sweep import AUTO_TRIALS_AT_ONCE, KeepSpec, SettledResources, SweepSpec
 from sweeper.text import describe_size
 from trainables.interface import (
     ConfigError,
     EstimatesMemory,
     Fault,
+    SlimsCheckpoints,
     StartsFromCheckpoints,
     Trainable,
     TrainableError,
 )
 
-__all__ = ["check_disk", "check_memory", "check_same_data", "describe_data", "preflight", "remark"]
+__all__ = [
+    "check_disk",
+    "check_memory",
+    "check_same_data",
+    "describe_data",
+    "ended_gb",
+    "preflight",
+    "remark",
+]
 
 DRAWS = 2000
 DATA_VARIANTS = 16
@@ -185,8 +194,22 @@ _NO_POINT = Fault(
 )
 
 
-def check_disk(spec: SweepSpec, trial_gb: float, left: int, console: Console) -> None:
+def ended_gb(trainable: Trainable, config: Mapping[str, Any], keep: KeepSpec) -> float:
+    """Most disk of a trial that ended and whose checkpoints are kept, in GB."""
+    if isinstance(trainable, SlimsCheckpoints):
+        return trainable.slim_gb(config, keep.per_trial)
+    return trainable.disk_gb(config)
+
+
+def check_disk(spec: SweepSpec, trial_gb: float, ended_gb: float, left: int, console: Console) -> None:
     """Refuse a sweep if not even one trial fits on the disk; warn if not all of them fit.
+
+    Args:
+        spec: The sweep.
+        trial_gb: Most disk of a trial that may continue.
+        ended_gb: Most disk of one that ended and whose checkpoints are kept.
+        left: Trials that are left to run.
+        console: Where a warning goes.
 
     Raises:
         ResourceError: If there is no room for a single trial.
@@ -200,13 +223,15 @@ def check_disk(spec: SweepSpec, trial_gb: float, left: int, console: Console) ->
         )
     at_once = spec.resources.max_concurrent
     stay = spec.keep.at_most(left, AUTO_TRIALS_AT_ONCE if at_once == "auto" else at_once)
-    if trial_gb * stay > free_gb:
+    at_once = AUTO_TRIALS_AT_ONCE if at_once == "auto" else at_once
+    all_gb = spec.keep.disk_gb(left, at_once, running_gb=trial_gb, ended_gb=ended_gb)
+    if all_gb > free_gb:
         which = (
             f"All {left} trials"
             if stay == left
             else f"The {stay} trials whose checkpoints are kept at a time"
         )
-        needed = f"{which} may need {describe_size(trial_gb * stay)}"
+        needed = f"{which} may need {describe_size(all_gb)}"
         console.print(f"! {needed}, and {free} are free in {spec.folder}.", style="yellow")
 
 

@@ -16,6 +16,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import psutil
@@ -23,7 +24,7 @@ import psutil
 from sweeper.errors import StudyBusyError
 from sweeper.layout import trial_folder
 from sweeper.masking import masked
-from sweeper.records.checkpoints import remove_checkpoints, superfluous
+from sweeper.records.checkpoints import remove_checkpoints, slim_checkpoints, superfluous
 from sweeper.records.events import Event, EventKind
 from sweeper.records.forecast import cost_of, gpus_per_trial
 from sweeper.records.journal import Journal
@@ -74,6 +75,7 @@ class Recorder:
         spec: The sweep.
         sweep: The sweep so far, as read from the journal; None to read it now.
         viewer: Shows every event after it was written.
+        slim: Makes a checkpoint smaller that nothing continues from; None to leave it.
 
     Attributes:
         sweep: The sweep so far, with the trials of earlier drivers.
@@ -88,7 +90,9 @@ class Recorder:
         *,
         sweep: SweepState | None = None,
         viewer: Viewer | None = None,
+        slim: Callable[[Path], None] | None = None,
     ) -> None:
+        self._slim = slim
         self.sweep = SweepState(spec.folder) if sweep is None else sweep
         if sweep is None:
             update_sweep(self.sweep)
@@ -264,6 +268,7 @@ class Recorder:
         )
         self._tell_study(number, outcome)
         self._drop_checkpoints()
+        self._slim_checkpoints(self.sweep.trials[number])
 
     def _cost(self, number: int) -> dict[str, Any]:
         """GPU-hours of a trial that ends, and of the sweep; empty if trials hold no GPU."""
@@ -277,6 +282,13 @@ class Recorder:
         for number, folders in superfluous(self.sweep, self._spec.keep).items():
             self._write(EventKind.CHECKPOINTS_DROPPED, trial=number, folders=folders)
             self._remove_checkpoints(self.sweep.trials[number])
+
+    def _slim_checkpoints(self, trial: TrialState) -> None:
+        """Delete the part of a trial's checkpoints that only a continuation needs, if it cannot continue."""
+        if trial.status not in (TrialStatus.COMPLETED, TrialStatus.STOPPED_EARLY) or self._slim is None:
+            return
+        for problem in slim_checkpoints(self.sweep, trial, self._slim):
+            self.note(problem, trial=trial.number)
 
     def _remove_checkpoints(self, trial: TrialState) -> None:
         for problem in remove_checkpoints(self.sweep, trial):

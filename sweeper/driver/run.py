@@ -48,7 +48,7 @@ from sweeper.trial.exchange import request_stop
 from sweeper.trial.placement import free_groups
 from sweeper.trial.run import run_trial
 from sweeper.trial.worker import TrialSettings
-from trainables.interface import STEPS, Trainable
+from trainables.interface import STEPS, SlimsCheckpoints, Trainable
 
 __all__ = ["SweepRun"]
 
@@ -93,7 +93,13 @@ class SweepRun:
         board = Forecast(sweep, resources.at_once, steps)
         self._display = Display(console, board, lambda: records.tracker.problem)
         self._recorder = Recorder(
-            records.study, records.journal, records.tracker, spec, sweep=sweep, viewer=self._display
+            records.study,
+            records.journal,
+            records.tracker,
+            spec,
+            sweep=sweep,
+            viewer=self._display,
+            slim=trainable.slim if isinstance(trainable, SlimsCheckpoints) else None,
         )
         self._ending = Ending(resources.at_once, sweep, signals)
         self._expected: dict[int, Outcome] = {}

@@ -12,10 +12,10 @@ from typing import Any
 
 from sweeper.machines.machine import Machine, find_machine
 from sweeper.spec.space_file.fields import is_path
-from sweeper.spec.sweep import SettledResources, SweepSpec
+from sweeper.spec.sweep import KeepSpec, SettledResources, SweepSpec
 from sweeper.text import counted, describe_size, is_there
 from trainables import registry
-from trainables.interface import STEPS, StartsFromCheckpoints, Trainable, is_url
+from trainables.interface import STEPS, SlimsCheckpoints, StartsFromCheckpoints, Trainable, is_url
 
 __all__ = ["Plan", "make_plan", "without_likes"]
 
@@ -26,6 +26,10 @@ REMARKED_DRAWS = 100
 MAX_COUNTED = 2000
 """Spaces of at most this many combinations are counted, larger ones estimated."""
 NUMBER = re.compile(r"\d[\d.,]*(?:e[+-]?\d+)?")
+FEW_KEPT = 5
+WORTH_SAVING = 0.7
+WORTH_SAVING_GB = 1.0
+"""A smaller ``keep`` is proposed if a sweep needs more than this, and would need this share of it or less."""
 RARE = 0.05
 """Below this share of kept constraints, random draws waste their time."""
 
@@ -44,6 +48,7 @@ class Plan:
         steps: Fewest and most optimiser steps of a trial; None if the trainable does not say.
         rungs: Steps at which trials are compared.
         disk_per_trial_gb: Most disk that a trial needs.
+        disk_per_ended_gb: The same of a trial that ended, by the number of checkpoints that stay.
         warnings: What is legal and yet probably not meant, or will not run here.
         notes: What was changed on the way.
     """
@@ -57,6 +62,7 @@ class Plan:
     steps: tuple[int, int] | None
     rungs: tuple[int, ...]
     disk_per_trial_gb: float
+    disk_per_ended_gb: Mapping[int, float]
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -69,7 +75,22 @@ class Plan:
     @property
     def disk_gb(self) -> float:
         """Most disk that the whole sweep needs, in GB."""
-        return self.spec.keep.at_most(self.trials, self.resources.at_once) * self.disk_per_trial_gb
+        return self._disk_gb(self.spec.keep)
+
+    @property
+    def smaller_keep(self) -> tuple[KeepSpec, float] | None:
+        """A ``keep`` that saves much of the disk, and the disk that it needs; None if this one is small."""
+        smaller = KeepSpec(trials=FEW_KEPT)
+        if self.spec.keep.trials is not None or self.disk_gb < WORTH_SAVING_GB:
+            return None
+        needed = self._disk_gb(smaller)
+        return (smaller, needed) if needed < WORTH_SAVING * self.disk_gb else None
+
+    def _disk_gb(self, keep: KeepSpec) -> float:
+        ended = self.disk_per_ended_gb.get(keep.per_trial, self.disk_per_trial_gb)
+        return keep.disk_gb(
+            self.trials, self.resources.at_once, running_gb=self.disk_per_trial_gb, ended_gb=ended
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain JSON types."""
@@ -116,6 +137,11 @@ def make_plan(spec: SweepSpec, machine: Machine | None = None, trainable: Traina
     drawn = _draws(spec)
     kept = [config for config in drawn if not spec.space.violated(config)]
     disk = max((_disk_gb(trainable, config, resources.workers) for config in kept[:DISK_DRAWS]), default=0.0)
+    sized = kept[:DISK_DRAWS]
+    ended = {
+        count: max((_ended_gb(trainable, one, resources.workers, count) for one in sized), default=0.0)
+        for count in (1, 2)
+    }
     plan = Plan(
         spec=spec,
         machine=machine,
@@ -126,6 +152,7 @@ def make_plan(spec: SweepSpec, machine: Machine | None = None, trainable: Traina
         steps=_steps(spec, trainable),
         rungs=() if spec.early_stop is None else spec.early_stop.rungs(),
         disk_per_trial_gb=disk,
+        disk_per_ended_gb=ended,
         warnings=(),
         notes=spec.notes,
     )
@@ -142,6 +169,14 @@ def _draws(spec: SweepSpec) -> list[dict[str, Any]]:
 def _disk_gb(trainable: Trainable, config: Mapping[str, Any], workers: int) -> float:
     # A combination that cannot be trained has no size; it takes no disk either.
     return 0.0 if trainable.faults(config, workers) else trainable.disk_gb(config)
+
+
+def _ended_gb(trainable: Trainable, config: Mapping[str, Any], workers: int, checkpoints: int) -> float:
+    if trainable.faults(config, workers):
+        return 0.0
+    if isinstance(trainable, SlimsCheckpoints):
+        return trainable.slim_gb(config, checkpoints)
+    return trainable.disk_gb(config)
 
 
 def _steps(spec: SweepSpec, trainable: Trainable) -> tuple[int, int] | None:

@@ -18,7 +18,15 @@ from sweeper.spec.sweep import KeepSpec
 from trainables import registry
 from trainables.interface import ExportsCheckpoints, silent
 
-__all__ = ["Exported", "Source", "export", "find_source", "remove_checkpoints", "superfluous"]
+__all__ = [
+    "Exported",
+    "Source",
+    "export",
+    "find_source",
+    "remove_checkpoints",
+    "slim_checkpoints",
+    "superfluous",
+]
 
 Which = Literal["best", "last"]
 
@@ -163,8 +171,8 @@ def _luck(sweep: SweepState, trial: TrialState) -> str:
         return ""
     best, last = trial.best[name], trial.final[name]
     return (
-        f"This checkpoint is the best of {evaluations} evaluations, so its {name} of {best:.6g} is partly luck. "
-        f"The ranking judges by the last evaluation, {last:.6g}: --checkpoint last."
+        f"This checkpoint is the best of {evaluations} evaluations, so its {name} of {best:.6g} is partly "
+        f"luck. The ranking judges by the last evaluation, {last:.6g}: --checkpoint last."
     )
 
 
@@ -241,6 +249,25 @@ def _kept(trial: TrialState, keep: KeepSpec, winner: bool) -> set[str | None]:
             return {trial.checkpoint}
         case _:
             return both
+
+
+def slim_checkpoints(sweep: SweepState, trial: TrialState, slim: Callable[[Path], None]) -> list[str]:
+    """Make the checkpoints of a trial smaller that cannot continue.
+
+    Returns:
+        What could not be done, and why. A folder outside the trial's own is never touched.
+    """
+    problems = []
+    inside = trial_folder(sweep.folder, trial.number).resolve()
+    for name in dict.fromkeys((trial.checkpoint, trial.best_checkpoint)):
+        folder = None if name is None else Path(name).resolve()
+        if folder is None or not folder.is_dir() or inside not in folder.parents:
+            continue
+        try:
+            slim(folder)
+        except OSError as error:
+            problems.append(f"{folder} cannot be made smaller: {error.strerror}")
+    return problems
 
 
 def remove_checkpoints(sweep: SweepState, trial: TrialState) -> list[str]:

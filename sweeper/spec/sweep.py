@@ -147,9 +147,26 @@ class KeepSpec:
     checkpoints: Literal["best+last", "best", "last"] = "best+last"
     trials: int | None = None
 
+    @property
+    def per_trial(self) -> int:
+        """Checkpoints that stay of a trial that ended."""
+        return 2 if self.checkpoints == "best+last" else 1
+
     def at_most(self, trials: int, at_once: int) -> int:
         """Of how many trials there are checkpoints at the same time, those that run included."""
         return trials if self.trials is None else min(trials, self.trials + at_once)
+
+    def disk_gb(self, trials: int, at_once: int, *, running_gb: float, ended_gb: float) -> float:
+        """Most disk that a sweep needs.
+
+        Args:
+            trials: Trials of the sweep.
+            at_once: Trials that run at once.
+            running_gb: Most disk of a trial that may continue.
+            ended_gb: Most disk of one that ended and whose checkpoints are kept.
+        """
+        running = min(trials, max(1, at_once))
+        return running * running_gb + (self.at_most(trials, running) - running) * ended_gb
 
 
 @dataclass(frozen=True)

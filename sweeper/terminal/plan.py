@@ -110,6 +110,10 @@ def _lines(plan: Plan) -> Iterable[tuple[str, str]]:
             f"{describe_size(machine.disk_gb)} free"
         ),
     )
+    if plan.smaller_keep is not None:
+        keep, needed = plan.smaller_keep
+        saved = describe_size(plan.disk_gb - needed)
+        yield "", f"keep.trials={keep.trials} would save {saved}: up to {describe_size(needed)}"
     yield "folder", str(spec.folder)
     yield "tracking", _tracking(plan)
 

@@ -73,6 +73,9 @@ _METRICS = (
     Metric("trial/epoch", None, "log", doc="passes over the training samples"),
 )
 
+OPTIMIZER = "optimizer.safetensors"
+"""File of a checkpoint with the optimiser's moments: as large as its weights and their average."""
+
 _BYTES_KEPT = 8  # weights and their average, in float32
 _BYTES_TRAINED = 8  # Adam's two moments
 _CHECKPOINTS = 3  # last and best, and a new one, which is complete before an old one goes
@@ -161,15 +164,17 @@ class DiffusionPolicyTrainable:
         The dataset is not opened, so the sizes of its features are taken to be those that the checkpoint of
         ``policy.path`` knows, or else a usual arm's; they matter little beside the U-Net's.
         """
-        built = resolve(config)
-        observations = built.dataset.observations
-        cameras = 1 if observations is None else len(set(observations) - {STATE, ENVIRONMENT_STATE})
-        sizes = {"action_dim": 6, "vector_dim": 12, "cameras": cameras}
-        if built.policy.path is not None:
-            sizes |= start_sizes(built.policy.path)
-        kept = parameter_count(built.policy, **sizes)
-        trained = kept - encoder_count(built.policy, sizes["cameras"]) if built.freezes_encoder else kept
+        kept, trained = _weights(resolve(config))
         return _CHECKPOINTS * (kept * _BYTES_KEPT + trained * _BYTES_TRAINED) / 1e9 + _GB_EXTRAS
+
+    def slim(self, checkpoint: Path) -> None:
+        """Delete the optimiser's state, which only a continuation needs."""
+        (checkpoint / OPTIMIZER).unlink(missing_ok=True)
+
+    def slim_gb(self, config: Mapping[str, Any], checkpoints: int) -> float:
+        """Estimate how much disk a trial's folder takes with so many checkpoints without optimiser state."""
+        kept, _ = _weights(resolve(config))
+        return checkpoints * kept * _BYTES_KEPT / 1e9 + _GB_EXTRAS
 
     def inherited(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
         """What the checkpoint of ``policy.path`` decides; empty if it cannot be read."""
@@ -254,6 +259,17 @@ class DiffusionPolicyTrainable:
         from trainables.diffusion_policy.lerobot.export import export
 
         return export(checkpoint, folder, target, ema=ema, replace=replace, progress=progress)
+
+
+def _weights(built: DiffusionConfig) -> tuple[int, int]:
+    """How many weights a policy has, and how many of them are trained; features as for `disk_gb`."""
+    observations = built.dataset.observations
+    cameras = 1 if observations is None else len(set(observations) - {STATE, ENVIRONMENT_STATE})
+    sizes = {"action_dim": 6, "vector_dim": 12, "cameras": cameras}
+    if built.policy.path is not None:
+        sizes |= start_sizes(built.policy.path)
+    kept = parameter_count(built.policy, **sizes)
+    return kept, kept - encoder_count(built.policy, sizes["cameras"]) if built.freezes_encoder else kept
 
 
 def _clip_remark(config: DiffusionConfig, dataset: LeRobotDataset | None) -> list[str]:

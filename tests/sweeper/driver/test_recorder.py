@@ -21,17 +21,18 @@ from sweeper.records.journal import Journal, read_journal
 from sweeper.records.sweep_state import read_sweep
 from sweeper.search.study import Study
 from sweeper.spec.sweep import KeepSpec
+from trainables import registry
 
 
 class Driver:
     """A driver of a sweep, without trials of its own."""
 
-    def __init__(self, spec, info=None) -> None:
+    def __init__(self, spec, info=None, slim=None) -> None:
         self.spec = spec
         self.study = Study(spec)
         self.journal = Journal(spec.folder / JOURNAL)
         self.heard = []
-        self.recorder = Recorder(self.study, self.journal, None, spec, viewer=self)
+        self.recorder = Recorder(self.study, self.journal, None, spec, viewer=self, slim=slim)
         self.recorder.start_sweep(info or {"versions": {"torch": "2.14"}})
 
     def tell(self, event):
@@ -336,6 +337,30 @@ def test_what_a_trial_reported_and_nobody_heard_is_read_from_its_folder_once(dri
 
 
 # Checkpoints
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "kept"),
+    [
+        ("completed", "", False),
+        ("stopped_early", "asha", False),
+        ("failed", "diverged", True),
+        ("interrupted", "", True),
+    ],
+)
+def test_the_optimisers_state_is_kept_only_of_trials_that_may_continue(tmp_path, status, reason, kept):
+    spec = sweep(tmp_path, LR)
+    with Driver(spec, slim=registry.load("diffusion_policy").slim) as driver:
+        number = driver.trial()
+        folders = [trial_folder(spec.folder, number) / "checkpoints" / name for name in ("best", "last")]
+        for step, folder in enumerate(folders, start=1):
+            folder.mkdir(parents=True)
+            for name in ("model.safetensors", "optimizer.safetensors"):
+                (folder / name).write_bytes(b"0")
+            driver.recorder.report(number, {"trial/step": step, SUCCESS: 1 / step, "checkpoint": str(folder)})
+        driver.recorder.end_trial(number, Outcome(status, reason))
+    assert [(folder / "optimizer.safetensors").exists() for folder in folders] == [kept, kept]
+    assert all((folder / "model.safetensors").exists() for folder in folders)
 
 
 def test_losers_checkpoints_go_as_soon_as_they_are_losers(tmp_path):

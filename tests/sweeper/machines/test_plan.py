@@ -12,7 +12,7 @@ from sweeper.machines.plan import make_plan, without_likes
 from sweeper.spec.space import Parameter
 from sweeper.spec.space_file.load import load_spec, packaged_spaces
 from sweeper.spec.sweep import ResourceSpec
-from sweeper.terminal.plan import describe_range, describe_scale
+from sweeper.terminal.plan import _lines, describe_range, describe_scale
 from sweeper.text import describe_value
 
 LAPTOP = Machine(cpus=8, gpus=0, disk_gb=100.0)
@@ -66,7 +66,10 @@ def test_the_demo_fits_a_laptop():
     assert made.rungs == (600, 1200)
     assert made.steps == (2400, 2400)
     assert 0 < made.disk_per_trial_gb < 0.2
-    assert made.disk_gb == made.trials * made.disk_per_trial_gb
+    running, ended = made.disk_per_trial_gb, made.disk_per_ended_gb[2]
+    at_once = made.resources.at_once
+    assert made.disk_gb == pytest.approx(at_once * running + (made.trials - at_once) * ended)
+    assert made.smaller_keep is None, "so little disk is not worth a word"
     assert made.combinations is None
     assert 0.5 < made.kept_share < 0.95
 
@@ -75,6 +78,20 @@ def test_the_paper_setting_fills_a_node():
     made = plan(machine=NODE, space="pusht_image")
     assert (made.resources.at_once, made.resources.gpu_per_trial) == (8, 1)
     assert made.disk_per_trial_gb > 1
+    assert made.spec.keep.trials == 5
+    assert made.smaller_keep is None
+    # Running: the best, the last and a new one with the optimiser's state; ended: best and last without it.
+    assert made.disk_per_ended_gb[2] == pytest.approx(made.disk_per_trial_gb / 3, rel=0.01)
+    assert made.disk_gb == pytest.approx(8 * made.disk_per_trial_gb + 5 * made.disk_per_ended_gb[2])
+
+
+def test_a_smaller_keep_is_proposed_with_what_it_saves():
+    made = plan("keep.trials=null", machine=NODE, space="pusht_image")
+    keep, needed = made.smaller_keep
+    assert keep.trials == 5
+    assert needed == pytest.approx(plan(machine=NODE, space="pusht_image").disk_gb)
+    lines = dict(text for text in _lines(made) if text[0] in ("disk", ""))
+    assert "keep.trials=5 would save" in lines[""]
 
 
 def test_a_discrete_space_is_counted():
