@@ -96,7 +96,7 @@ def find_source(named: str, sweeps: Path, which: Which | None) -> Source:
     except SweepNotFoundError:
         path = Path(named).absolute()
         if path.name.isdigit() and path.parent.name == TRIALS and (path.parent.parent / JOURNAL).is_file():
-            return _of_trial(read_sweep(path.parent.parent), int(path.name), which)
+            return _of_trial(read_summary(path.parent.parent), int(path.name), which)
         if path.exists():
             return Source(Path(named), registry.names()[0], "the checkpoint that was named")
         raise
