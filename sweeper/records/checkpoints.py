@@ -11,8 +11,7 @@ from typing import Literal
 from sweeper.errors import SweepNotFoundError, UserError
 from sweeper.layout import JOURNAL, TRIALS, trial_folder
 from sweeper.records.status import TrialStatus
-from sweeper.records.summary import read_summary
-from sweeper.records.sweep_state import SweepState, find_sweep
+from sweeper.records.sweep_state import SweepState, find_sweep, read_sweep
 from sweeper.records.trial_state import TrialState
 from sweeper.spec.sweep import KeepSpec
 from trainables import registry
@@ -90,17 +89,17 @@ def find_source(named: str, sweeps: Path, which: Which | None) -> Source:
     """
     name, separator, number = named.rpartition(":")
     if separator and number.isdigit():
-        return _of_trial(read_summary(find_sweep(name, sweeps)), int(number), which)
+        return _of_trial(read_sweep(find_sweep(name, sweeps)), int(number), which)
     try:
         folder = find_sweep(named, sweeps)
     except SweepNotFoundError:
         path = Path(named).absolute()
         if path.name.isdigit() and path.parent.name == TRIALS and (path.parent.parent / JOURNAL).is_file():
-            return _of_trial(read_summary(path.parent.parent), int(path.name), which)
+            return _of_trial(read_sweep(path.parent.parent), int(path.name), which)
         if path.exists():
             return Source(Path(named), registry.names()[0], "the checkpoint that was named")
         raise
-    return _of_trial(read_summary(folder), None, which)
+    return _of_trial(read_sweep(folder), None, which)
 
 
 def export(
