@@ -50,20 +50,20 @@ def results(
 
 def list_sweeps(sweeps: SweepsFolder = Path("sweeps"), as_json: Json = False) -> None:
     """List all sweeps, newest first."""
-    found, damaged = read_sweeps(sweeps)
+    found, others = read_sweeps(sweeps)
     for one in found:
         one.mark_interrupted()
     if as_json:
-        broken = [{"sweep": name, "status": "damaged", "message": why} for name, why in damaged.items()]
+        broken = [{"sweep": one.name, "status": one.status, "message": one.message} for one in others]
         typer.echo(json.dumps([*map(to_json, found), *broken], indent=2))
         return
     console = open_console()
     if found:
         console.print(sweeps_table(found))
-    elif not damaged:
+    elif not others:
         console.print(f"No sweeps in {sweeps}. `sweeper demo` starts a small one.")
-    for name, why in damaged.items():
-        console.print(f"! {name} is damaged: {why}", style="yellow", markup=False, soft_wrap=True)
+    for other in others:
+        console.print(f"! {other.name} {other.message}", style="yellow", markup=False, soft_wrap=True)
 
 
 def ui(

@@ -77,12 +77,12 @@ def status(
 
 def _status_of_all(address: str | None, sweeps: Path, as_json: bool) -> None:
     if address is None:
-        there, damaged = list_sweeps(sweeps)
+        there, others = list_sweeps(sweeps)
         found = [status_of(one) for one in there]
         place = str(sweeps)
     else:
         try:
-            found, damaged = [one.call("status") for one in entrance.entrances(address)], {}
+            found, others = [one.call("status") for one in entrance.entrances(address)], []
         finally:
             entrance.leave()
         place = address
@@ -92,10 +92,10 @@ def _status_of_all(address: str | None, sweeps: Path, as_json: bool) -> None:
         return
     if found:
         console.print(summary_table(found, console.width if console.is_terminal else None))
-    elif not damaged:
+    elif not others:
         console.print(f"No sweeps in {place}." if address is None else f"No sweep runs on {place}.")
-    for name, why in damaged.items():
-        console.print(f"! {name} is damaged: {why}", style="yellow", markup=False, soft_wrap=True)
+    for other in others:
+        console.print(f"! {other.name} {other.message}", style="yellow", markup=False, soft_wrap=True)
 
 
 def watch(

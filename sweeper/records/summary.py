@@ -20,6 +20,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -40,10 +41,17 @@ from sweeper.records.events import (
     spec_fault,
 )
 from sweeper.records.status import SweepStatus, TrialStatus
-from sweeper.records.sweep_state import STRETCH_BYTES, SweepState, interned, not_a_sweep, update_sweep
+from sweeper.records.sweep_state import (
+    STRETCH_BYTES,
+    SweepState,
+    interned,
+    not_a_sweep,
+    not_started,
+    update_sweep,
+)
 from sweeper.records.trial_state import TrialState
 
-__all__ = ["list_sweeps", "read_summary"]
+__all__ = ["NoSweep", "list_sweeps", "read_summary"]
 
 VERSION = 1
 """The version of the index. An index of another version is ignored, and replaced.
@@ -93,21 +101,45 @@ def read_summary(folder: Path) -> SweepState:
     return sweep
 
 
-def list_sweeps(folder: Path) -> tuple[list[SweepState], dict[str, str]]:
-    """The summaries of the sweeps in a folder, the last started first; and what is wrong with the others.
+@dataclass(frozen=True)
+class NoSweep:
+    """A folder of a sweep that cannot be shown as one.
+
+    Attributes:
+        name: The name of the folder.
+        status: ``damaged``, ``starting`` (its launch has not recorded anything yet) or ``not started`` (its
+            launch ended before).
+        message: The same as the rest of a sentence, and what to do.
+    """
+
+    name: str
+    status: str
+    message: str
+
+
+def list_sweeps(folder: Path) -> tuple[list[SweepState], list[NoSweep]]:
+    """The summaries of the sweeps in a folder.
 
     Returns:
-        The sweeps; and a sentence by the name of the folder. Other folders are skipped.
+        The sweeps, the last started first; and the folders of sweeps that are damaged or have not started.
+        Other folders are skipped.
+
+    Raises:
+        SweepNotFoundError: If ``folder`` is not a folder.
     """
-    sweeps, damaged = [], {}
-    for journal in sorted(folder.glob(f"*/{JOURNAL}")):
+    if folder.exists() and not folder.is_dir():
+        raise SweepNotFoundError(f"--sweeps: {folder} is not a folder.")
+    sweeps, others = [], []
+    for place in sorted(folder.glob("*/")):
         try:
-            sweeps.append(read_summary(journal.parent))
+            sweeps.append(read_summary(place))
         except SweepDamagedError as error:
-            damaged[journal.parent.name] = str(error)
+            others.append(NoSweep(place.name, "damaged", f"is damaged: {error}"))
         except SweepNotFoundError:
-            continue
-    return sorted(sweeps, key=lambda sweep: -sweep.started), damaged
+            status, message = not_started(place)
+            if status:
+                others.append(NoSweep(place.name, status, message))
+    return sorted(sweeps, key=lambda sweep: -sweep.started), others
 
 
 def _from_index(folder: Path, digest: Hash) -> SweepState | None:

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import psutil
+from filelock import FileLock, Timeout
 
 from sweeper.errors import SweepDamagedError, SweepNotFoundError, UserError
-from sweeper.layout import JOURNAL, moved_path
+from sweeper.layout import JOURNAL, LOCK, moved_path
 from sweeper.records.events import Event, EventKind, event_fault
 from sweeper.records.journal import events_in, line_of_event, read_lines
 from sweeper.records.ranking import is_better, ranked
@@ -40,6 +41,7 @@ __all__ = [
     "find_sweep",
     "interned",
     "not_a_sweep",
+    "not_started",
     "read_sweep",
     "update_sweep",
 ]
@@ -356,6 +358,9 @@ def read_sweep(folder: Path) -> SweepState:
 
 def not_a_sweep(folder: Path) -> SweepNotFoundError:
     """Return the error for a folder without events."""
+    status, message = not_started(folder)
+    if status:
+        return SweepNotFoundError(f"{folder} {message}")
     return SweepNotFoundError(
         f"{folder}: not a sweep's folder: {JOURNAL} is missing or empty. `sweeper list` shows sweeps."
     )
@@ -426,6 +431,26 @@ def driver_runs(driver: Mapping[str, Any]) -> bool:
         return False
 
 
+def not_started(folder: Path) -> tuple[str, str]:
+    """The status of a folder in which a launch has recorded nothing, and the rest of a sentence about it.
+
+    Returns:
+        ``starting`` if the launch runs, ``not started`` if it ended; two empty texts for any other folder.
+    """
+    if not (folder / LOCK).is_file():
+        return "", ""
+    try:
+        with FileLock(folder / LOCK, timeout=0):
+            return "not started", (
+                "has no trials: its launch ended before it started any. There is nothing to resume; launch "
+                "the sweep again."
+            )
+    except Timeout:
+        return "starting", "is starting: its launch has not started a trial yet. Try again in a minute."
+    except OSError:
+        return "not started", "has no trials, and cannot be written."
+
+
 def find_sweep(name: str, sweeps: Path) -> Path:
     """The folder of the sweep called ``name``, or the folder that ``name`` is the path of.
 
@@ -436,6 +461,9 @@ def find_sweep(name: str, sweeps: Path) -> Path:
         if (folder / JOURNAL).is_file():
             # `.` has no name.
             return folder if folder.name else folder.absolute()
+        status, message = not_started(folder)
+        if status:
+            raise SweepNotFoundError(f"{folder} {message}")
     known = sorted(path.parent.name for path in sweeps.glob(f"*/{JOURNAL}"))
     near = difflib.get_close_matches(name, known, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""

@@ -12,14 +12,15 @@ from pathlib import Path
 import psutil
 import pytest
 from command_line import plain_console, printed
+from filelock import FileLock
 from small_sweeps import DIMS, ERROR, LR, SCHEDULE, SUCCESS, sweep
 
 from sweeper.errors import SweepNotFoundError, UserError
-from sweeper.layout import JOURNAL
+from sweeper.layout import JOURNAL, LOCK
 from sweeper.records.events import EventKind
 from sweeper.records.journal import Journal
 from sweeper.records.summary import list_sweeps
-from sweeper.records.sweep_state import read_sweep, update_sweep
+from sweeper.records.sweep_state import find_sweep, read_sweep, update_sweep
 from sweeper.spec.sweep import EarlyStopSpec
 from sweeper.terminal.as_json import to_json
 from sweeper.terminal.tables import (
@@ -261,7 +262,7 @@ def test_sweeps_are_listed_latest_first_and_other_folders_passed_over(tmp_path, 
     shown = text_of(sweeps_table(sweeps))
     assert "1/8" in shown
     assert "done" in shown
-    assert list_sweeps(tmp_path / "nowhere") == ([], {})
+    assert list_sweeps(tmp_path / "nowhere") == ([], [])
 
 
 def test_a_folder_without_a_sweep_is_a_clear_error(tmp_path):
@@ -329,3 +330,24 @@ def test_below_the_ranking_stand_the_reasons_of_failures_and_what_was_tried_agai
     assert "was retried after out_of_memory (1×), now with train.gradient_accumulation_steps = 2" in text
     (first, *_) = to_json(read_sweep(played.folder))["trials"]
     assert (first["retries"], first["changes"]) == ({"out_of_memory": 1}, changes)
+
+
+def test_a_launch_that_has_not_recorded_anything_is_reported_as_that(tmp_path):
+    folder = tmp_path / "young"
+    folder.mkdir()
+    (tmp_path / "no sweep at all").mkdir()
+    with FileLock(folder / LOCK), pytest.raises(SweepNotFoundError, match="young is starting"):
+        find_sweep("young", tmp_path)
+    with pytest.raises(SweepNotFoundError, match="nothing to resume; launch the sweep again"):
+        find_sweep("young", tmp_path)
+    (folder / JOURNAL).touch()
+    with pytest.raises(SweepNotFoundError, match="nothing to resume; launch the sweep again"):
+        read_sweep(folder)
+    sweeps, others = list_sweeps(tmp_path)
+    assert (sweeps, [(other.name, other.status) for other in others]) == ([], [("young", "not started")])
+
+
+def test_a_file_instead_of_the_folder_of_sweeps_is_refused(tmp_path):
+    (tmp_path / "sweeps").touch()
+    with pytest.raises(SweepNotFoundError, match="sweeps is not a folder"):
+        list_sweeps(tmp_path / "sweeps")

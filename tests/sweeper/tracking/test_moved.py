@@ -51,9 +51,9 @@ def played(folder: Path) -> Sweep:
 def test_two_sweeps_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
     played(tmp_path / "one").journal.close()
     shutil.copytree(tmp_path / "one", tmp_path / "two")
-    found, damaged = list_sweeps(tmp_path)
+    found, others = list_sweeps(tmp_path)
     assert {sweep.name for sweep in found} == {"one", "two"}
-    assert damaged == {}
+    assert others == []
     two = read_sweep(find_sweep("two", tmp_path)).trials[0]
     assert two.checkpoint == str(tmp_path / "two" / "trials" / "0" / "checkpoints" / "000004")
     assert two.artifacts == {"rollout/film": str(tmp_path / "two/trials/0/rollouts/film.mp4")}
