@@ -18,7 +18,7 @@ from sweeper.records.summary import list_sweeps, read_summary
 from sweeper.records.sweep_state import SweepState, find_sweep
 from sweeper.steering import entrance
 from sweeper.steering.operations import LocalSweep, RunningSweep
-from sweeper.steering.status import board_of, status_of
+from sweeper.steering.status import forecast_of, status_of
 from sweeper.terminal.as_json import to_json
 from sweeper.terminal.live import Display, told_events
 from sweeper.terminal.status import print_status, summary_table
@@ -112,7 +112,7 @@ def watch(
             for event in _coming_events(reach):
                 typer.echo(json.dumps(event))
             return
-        board = board_of(found)
+        board = forecast_of(found)
         with (
             Display(console, board, elsewhere=address is not None) as display,
             contextlib.suppress(entrance.GoneError),

@@ -1,4 +1,4 @@
-"""How another process asks a running sweep for something.
+"""Requests from other processes to a running sweep, and its status.
 
 - ``mailbox``: requests and answers as files in the sweep's folder
 - ``operations``: what can be asked (status, request, events, alive, log) as functions of a folder

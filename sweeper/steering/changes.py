@@ -1,6 +1,6 @@
-"""What may be changed of a sweep that has begun: its budget, its resources, and the ends of its ranges.
+"""Changes to a sweep that has started: its budget, its resources, and the bounds of its ranges.
 
-Everything else would make it another sweep, in which the trials that ended say nothing.
+Any other change would make it a different sweep, to which the results of the ended trials do not apply.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ _ENDS = {"min": "low", "max": "high"}
 _Section = Literal["budget", "resources"]
 _Settings = TypeVar("_Settings", BudgetSpec, ResourceSpec)
 _WORDS: Mapping[_Section, tuple[str, str]] = {
-    "budget": ("is no limit of a budget.", "A budget has"),
-    "resources": ("is no resource.", "Resources are"),
+    "budget": ("is not a limit of a budget.", "The limits are"),
+    "resources": ("is not a resource.", "Resources are"),
 }
-"""Of each section, what is said of a setting that it does not have, and of those that it has."""
+"""For each section, the message for an unknown setting, and the words before the list of the known ones."""
 
 
 def changed_budget(budget: BudgetSpec, changes: Sequence[str]) -> BudgetSpec:
     """A budget after changes such as ``trials=+20``, ``hours=12`` or ``budget.gpu_hours=null``.
 
-    A number with a sign is added to what there is.
+    A number with a sign is added to the present value.
 
     Raises:
-        SpecError: With everything that is wrong with them.
+        SpecError: If changes are faulty; contains every fault.
     """
     faults: list[SpecFault] = []
     for override in _parsed(changes, faults):
@@ -59,7 +59,7 @@ def budget_words(before: BudgetSpec, now: BudgetSpec) -> str:
 
 
 def changed_sweep(spec: SweepSpec, changes: Sequence[str], trainable: Trainable) -> SweepSpec:
-    """A sweep as it continues after changes to its budget, its resources and the ends of its ranges.
+    """A sweep with changes to its budget, its resources and the bounds of its ranges.
 
     Args:
         spec: The sweep as it was.
@@ -68,7 +68,7 @@ def changed_sweep(spec: SweepSpec, changes: Sequence[str], trainable: Trainable)
         trainable: What is trained; knows which values are legal.
 
     Raises:
-        SpecError: With everything that is wrong with them.
+        SpecError: If changes are faulty; contains every fault.
     """
     faults: list[SpecFault] = []
     budget, resources, config = spec.budget, spec.resources, dict(spec.config)
@@ -126,13 +126,13 @@ def _fault(override: Override, problem: str, remedy: str = "") -> SpecFault:
 def _with_setting(
     section: _Section, settings: _Settings, key: str, override: Override, faults: list[SpecFault]
 ) -> _Settings:
-    """The settings of a section with one of them changed; as they were where the change is faulty."""
-    known, (no_such, all_of_them) = SETTINGS[section], _WORDS[section]
+    """The settings of a section with one of them changed; unchanged if the change is faulty."""
+    known, (unknown, known_are) = SETTINGS[section], _WORDS[section]
     value = override.value.plain()
     if key not in known:
         near = nearest(key, known)
-        remedy = f"Did you mean {near}?" if near else f"{all_of_them} {', '.join(known)}."
-        faults.append(_fault(override, no_such, remedy))
+        remedy = f"Did you mean {near}?" if near else f"{known_are} {', '.join(known)}."
+        faults.append(_fault(override, unknown, remedy))
         return settings
     if value == "auto" and key in AUTO:
         return dataclasses.replace(settings, **{key: value})
@@ -140,7 +140,7 @@ def _with_setting(
         before = getattr(settings, key)
         if before is None:
             problem = f"{override.raw} cannot be added: this sweep has no limit of {key.replace('_', ' ')}."
-            faults.append(_fault(override, problem, "Give the whole number."))
+            faults.append(_fault(override, problem, "Give the new limit, without a sign."))
             return settings
         value = before + value
     problem_and_remedy = value_problem(known[key], value)
@@ -162,13 +162,13 @@ def _change_range(
     parameter = parameters.get(name)
     if parameter is None:
         near = nearest(name, parameters)
-        remedy = f"Did you mean {near}?" if near else f"Searched are {', '.join(parameters)}."
+        remedy = f"Did you mean {near}?" if near else f"It searches {', '.join(parameters)}."
         faults.append(_fault(override, f"{name or rest} is not searched by this sweep.", remedy))
     elif end not in _ENDS:
-        problem = f"{end} cannot be changed: the search could not compare the trials it knows."
+        problem = f"{end} cannot be changed: the search could not compare its trials any more."
         faults.append(_fault(override, problem, f"Change parameters.{name}.min or .max."))
     elif parameter.kind == "categorical":
-        problem = f"{name} is a choice, and a search cannot take other choices once it has begun."
+        problem = f"{name} is a choice, and choices cannot be changed once a search has started."
         faults.append(_fault(override, problem, "Launch a new sweep under another name."))
     else:
         value = _end_of(parameter, trainable.fields[name], override, faults)
@@ -214,9 +214,12 @@ def _end_of(
     value = override.value.plain()
     problem_and_remedy = value_problem(field, value)
     if problem_and_remedy is None and not isinstance(value, (int, float)):
-        problem_and_remedy = (f"{value!r} is no number.", "An end of a range is one.")
+        problem_and_remedy = (f"{value!r} is not a number.", "Give a number for min or max.")
     if problem_and_remedy is None and parameter.log and value <= 0:
-        problem_and_remedy = (f"{value!r} has no logarithm.", "A range with log: true lies above 0.")
+        problem_and_remedy = (
+            f"{value!r} has no logarithm.",
+            "Give a number above 0, because this range has log: true.",
+        )
     if problem_and_remedy is not None:
         faults.append(_fault(override, *problem_and_remedy))
         return None
@@ -228,8 +231,8 @@ def _order_faults(parameter: Parameter) -> list[SpecFault]:
         return []
     if parameter.low <= parameter.high:
         return []
-    problem = f"its least value {parameter.low:g} lies above its greatest, {parameter.high:g}."
-    return [SpecFault("the changes", 0, f"parameters.{parameter.name}", problem, "Change both ends.")]
+    problem = f"its min {parameter.low:g} is above its max {parameter.high:g}."
+    return [SpecFault("the changes", 0, f"parameters.{parameter.name}", problem, "Change both.")]
 
 
 def _word(value: Any) -> str:

@@ -1,7 +1,7 @@
-"""A sweep on a cluster, asked from elsewhere: the driver leaves an entrance there, a small actor beside it.
+"""Requests to a sweep on a cluster from another machine, through the sweep's entrance: a small Ray actor.
 
-The entrance runs on the driver's machine, where the sweep's folder is, takes no CPU, and does what
-`sweeper.steering.operations` can do. It belongs to the driver and is gone with it.
+The entrance runs on the driver's machine, which has the sweep's folder. It takes no CPU and offers the
+operations of `sweeper.steering.operations`. It belongs to the driver and ends with it.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ __all__ = ["NAMESPACE", "GoneError", "RemoteSweep", "entrances", "find_remote", 
 
 NAMESPACE = "sweeper"
 AT_ONCE = 8
-"""Callers that an entrance serves at the same time; a request waits for the driver's answer."""
+"""How many callers an entrance serves at the same time; a request waits for the driver's answer."""
 ANSWER_TIMEOUT_S = 240.0
 _log = logging.getLogger(__name__)
 
 
 class GoneError(UserError):
-    """The driver that was asked has ended meanwhile."""
+    """The driver ended before it answered."""
 
 
 class _Entrance:
@@ -40,19 +40,21 @@ class _Entrance:
         self._folder = Path(folder)
 
     def call(self, operation: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """What an operation gives; an error of ours as ``error`` and ``exit_code``."""
+        """The result of an operation; a `SweeperError` is returned as ``error`` and ``exit_code``."""
         try:
             if operation not in OPERATIONS:
-                raise UserError(f"{operation!r} is nothing that can be asked of a sweep.")
+                raise UserError(
+                    f"{operation!r} is not an operation on a sweep. Known: {', '.join(OPERATIONS)}."
+                )
             return OPERATIONS[operation](self._folder, **arguments)
         except SweeperError as error:
             return {"error": str(error), "exit_code": error.exit_code}
 
 
 def open_entrance(sweep: SweepState) -> Any:
-    """Let a sweep be asked from elsewhere on the cluster; lasts until what this gives is dropped.
+    """Start the entrance of a sweep; it ends when the returned actor handle is deleted.
 
-    A sweep that cannot be asked from elsewhere runs all the same.
+    If it cannot be started, this logs a warning and returns None: the sweep runs without it.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -68,25 +70,25 @@ def open_entrance(sweep: SweepState) -> Any:
     try:
         actor = ray.remote(_Entrance).options(**options)
         return actor.remote(str(sweep.folder.absolute()), [place or str(Path.cwd()) for place in sys.path])
-    except Exception as error:  # whatever Ray has against it
-        _log.warning("the sweep cannot be asked from elsewhere: %s", error)
+    except Exception as error:  # any error of Ray
+        _log.warning("the sweep cannot receive requests from other machines: %s", error)
         return None
 
 
 @dataclass(frozen=True)
 class RemoteSweep:
-    """A sweep that runs on a cluster to which we are connected."""
+    """A sweep that runs on the cluster to which this process is connected."""
 
     name: str
     actor: Any
     sweep_id: str = ""
 
     def call(self, operation: str, **arguments: Any) -> dict[str, Any]:
-        """What one of `sweeper.steering.operations.OPERATIONS` gives for this sweep.
+        """The result of one of `sweeper.steering.operations.OPERATIONS` for this sweep.
 
         Raises:
             GoneError: If its driver has ended.
-            UserError: If it refuses.
+            UserError: If it refuses the request.
             SweeperError: If it does not answer.
         """
         import ray
@@ -97,7 +99,7 @@ class RemoteSweep:
             raise SweeperError(f"{self.name} did not answer within {ANSWER_TIMEOUT_S:.0f} s.") from None
         except ray.exceptions.RayActorError:
             raise GoneError(
-                f"The driver of {self.name} has just ended; its folder has what came of it."
+                f"The driver of {self.name} has just ended. Its results are in its folder."
             ) from None
         if "error" in answer:
             error = UserError if answer["exit_code"] == UserError.exit_code else SweeperError
@@ -106,7 +108,7 @@ class RemoteSweep:
 
 
 def entrances(address: str) -> list[RemoteSweep]:
-    """The sweeps that run on a cluster; connects to it.
+    """The sweeps that run on a cluster. Connects to it.
 
     Raises:
         UserError: If no cluster answers at the address.
@@ -123,10 +125,10 @@ def entrances(address: str) -> list[RemoteSweep]:
 
 
 def find_remote(name: str, address: str) -> RemoteSweep:
-    """The sweep called ``name`` that runs on a cluster; connects to it.
+    """The sweep called ``name`` that runs on a cluster. Connects to it.
 
     Raises:
-        SweepNotFoundError: If there is none, or more than one; says what there is.
+        SweepNotFoundError: If there is no such sweep, or more than one; lists the sweeps that run.
         UserError: If no cluster answers at the address.
     """
     every = entrances(address)
@@ -136,14 +138,15 @@ def find_remote(name: str, address: str) -> RemoteSweep:
     known = sorted({remote.name for remote in every})
     if found:
         raise SweepNotFoundError(
-            f"{len(found)} sweeps on {address} are called {name!r}. Ask from the machine that runs yours."
+            f"{len(found)} sweeps on {address} are called {name!r}. "
+            "Run this command on the machine that runs yours."
         )
     near = nearest(name, known)
     hint = f" Did you mean {near!r}?" if near else ""
-    listed = f" There run: {', '.join(known)}." if known else " No sweep runs there."
+    listed = f" Running there: {', '.join(known)}." if known else " No sweep runs there."
     raise SweepNotFoundError(f"no sweep called {name!r} runs on {address}.{hint}{listed}")
 
 
 def leave() -> None:
-    """Let go of the cluster."""
+    """Disconnect from the cluster."""
     disconnect()

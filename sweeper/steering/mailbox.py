@@ -1,8 +1,8 @@
-"""How a sweep that runs is asked for something from another process: small files in its folder.
+"""Requests to a running sweep from other processes, and their answers, as small files in its folder.
 
-Who asks writes ``requests/<id>.json``; the driver takes it by renaming it, does what it says, and writes
-``requests/<id>.answer``. A request is meant for one driver: the next one refuses it. The caller that no
-longer waits takes the request back, by renaming it, too: of two that rename a file one succeeds.
+The caller writes ``requests/<id>.json``. The driver takes the request by renaming the file, carries it out
+and writes ``requests/<id>.answer``. A request names one driver: any other refuses it. A caller that stops
+waiting withdraws its request, also by renaming the file: if two processes rename a file, only one succeeds.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ Action = Literal["pause", "resume", "stop", "cancel", "budget"]
 ACTIONS: tuple[Action, ...] = ("pause", "resume", "stop", "cancel", "budget")
 LARGEST_BYTES = 64 * 1024
 LOOK_S = 0.2
-"""How often the one who asked looks for the answer."""
+"""The interval at which a caller looks for its answer."""
 PATIENCE_S = 60.0
-"""How long it does so: a driver that starts Ray, or ends a trial, does not look for requests meanwhile."""
+"""How long a caller waits. A driver that starts Ray or ends a trial takes no requests meanwhile."""
 READ_PATIENCE_S = 2.0
-"""How long a driver that ends waits for its answers to be read; those from elsewhere go through its actor."""
+"""How long an ending driver waits until its answers were read. Remote callers read through its actor."""
 TAKEN_PATIENCE_S = 120.0
-"""How long it waits for what the driver has taken and cannot be called back."""
+"""How much longer a caller waits if the driver has taken the request, which then cannot be withdrawn."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What somebody asks of a driver.
+    """A request to a driver.
 
     Attributes:
-        action: What is to be done.
-        driver: Whom it is meant for, as the journal calls the driver.
-        trial: The one trial that is meant, or None for the whole sweep.
+        action: The requested action.
+        driver: The driver that shall carry it out, as the journal identifies it.
+        trial: The number of the trial, or None for the whole sweep.
         changes: ``key=value`` texts.
-        id: Tells it from others.
+        id: A unique name.
     """
 
     action: Action
@@ -55,11 +55,11 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the driver says to a request.
+    """The driver's answer to a request.
 
     Attributes:
-        done: Whether it does what was asked.
-        text: What it does, or why not, for a person.
+        done: Whether the driver carries the request out.
+        text: What it does, or why it refuses, for the user.
     """
 
     done: bool
@@ -67,29 +67,29 @@ class Answer:
 
 
 class Inbox:
-    """The driver's side.
+    """The driver's side: takes requests and answers them.
 
     Args:
         folder: The sweep's folder.
-        driver: Says who takes requests, as the journal calls the driver.
+        driver: Returns the identity of this driver, as the journal records it.
     """
 
     def __init__(self, folder: Path, driver: Callable[[], Mapping[str, Any]]) -> None:
         self._folder = folder / FOLDER
         self._driver = driver
-        # What lies here was said to a driver that is gone, and nobody waits for it any more.
+        # Requests to an earlier driver: no caller waits for their answers any more.
         for path in self._folder.glob("*"):
             path.unlink(missing_ok=True)
 
     def take(self) -> list[Request]:
-        """The requests that have come in, in the order in which they were made."""
+        """The requests that have arrived, in the order in which they were made."""
         requests = []
         for path in sorted(self._folder.glob("*.json")):
             taken = path.with_suffix(".taken")
             try:
                 path.rename(taken)
             except FileNotFoundError:
-                continue  # it was taken back
+                continue  # it was withdrawn
             try:
                 requests.append(self._read(taken))
             except (OSError, ValueError, TypeError, KeyError) as error:
@@ -97,11 +97,11 @@ class Inbox:
         return requests
 
     def answer(self, request: Request, answer: Answer) -> None:
-        """Say what came of a request."""
+        """Answer a request."""
         self._answer(request.id, answer)
 
     def close(self, text: str) -> None:
-        """Refuse what is left, because the driver ends; wait a moment until the answers have been read."""
+        """Refuse the remaining requests because the driver ends; wait briefly until the answers were read."""
         for request in self.take():
             self.answer(request, Answer(False, text))
         until = time.monotonic() + READ_PATIENCE_S
@@ -141,20 +141,20 @@ def send(
     changes: Sequence[str] = (),
     patience_s: float = PATIENCE_S,
 ) -> Answer:
-    """Ask the driver of a sweep for something and wait for its answer.
+    """Send a request to the driver of a sweep and wait for its answer.
 
     Args:
         folder: The sweep's folder.
-        action: What is to be done.
-        driver: Who is asked, as the journal calls the driver.
-        alive: Called to learn whether that driver still runs.
-        trial: The one trial that is meant.
+        action: The requested action.
+        driver: The driver, as the journal identifies it.
+        alive: Whether that driver still runs.
+        trial: The number of the trial, or None for the whole sweep.
         changes: ``key=value`` texts.
         patience_s: How long to wait until the driver has taken the request.
 
     Raises:
-        UserError: If the driver ended; nothing is left behind then.
-        SweeperError: If it does not answer; the request was taken back.
+        UserError: If the request cannot be written, or the driver ended. No file is left behind.
+        SweeperError: If the driver does not answer in time. The request was withdrawn.
     """
     request = Request(action, driver, trial, tuple(changes))
     place = folder / FOLDER
@@ -163,25 +163,25 @@ def send(
         place.mkdir(exist_ok=True)
         write_whole(path, json.dumps(asdict(request)), durable=False)
     except OSError as error:
-        raise UserError(f"{place}: no request can be left here: {error.strerror}.") from error
+        raise UserError(f"{place}: the request cannot be written here: {error.strerror}.") from error
     started = time.monotonic()
     try:
         while True:
             if answered.exists():
                 return Answer(**json.loads(answered.read_text()))
             if not alive():
-                if _take_back(path):
+                if _withdraw(path):
                     raise UserError(
-                        "The driver of this sweep is gone, so nobody can do this. "
+                        "The driver of this sweep is not running, so the request was not carried out. "
                         "`sweeper resume` continues the sweep."
                     )
-                raise UserError("The driver ended before it answered; `sweeper status` says what came of it.")
+                raise UserError("The driver ended before it answered. See `sweeper status`.")
             waited_s = time.monotonic() - started
-            if waited_s > patience_s and (_take_back(path) or waited_s > patience_s + TAKEN_PATIENCE_S):
+            if waited_s > patience_s and (_withdraw(path) or waited_s > patience_s + TAKEN_PATIENCE_S):
                 raise SweeperError(
                     f"The driver (process {driver.get('pid')} on {driver.get('host')}) did not answer within "
-                    f"{waited_s:.0f} s. The request was taken back; ask again, or see ray.log in {folder}. "
-                    "Where that machine is gone, `sweeper resume --take-over` continues the sweep."
+                    f"{waited_s:.0f} s. The request was withdrawn. Try again, or see ray.log in {folder}. "
+                    "If that machine is gone, `sweeper resume --take-over` continues the sweep."
                 )
             time.sleep(LOOK_S)
     finally:
@@ -189,8 +189,8 @@ def send(
         answered.unlink(missing_ok=True)
 
 
-def _take_back(path: Path) -> bool:
-    """Take a request back; whether the driver had not taken it yet."""
+def _withdraw(path: Path) -> bool:
+    """Withdraw a request. Returns False if the driver has already taken it."""
     try:
         path.rename(path.with_suffix(".withdrawn"))
     except FileNotFoundError:

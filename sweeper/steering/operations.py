@@ -1,7 +1,7 @@
-"""Looking at and steering a sweep from another process: what each command asks, here or through a cluster.
+"""The operations with which other processes observe and steer a sweep, locally or through a cluster.
 
-Every operation is a function of the sweep's folder that gives plain types. On the machine of the folder it is
-called as it is; from elsewhere the cluster's entrance to the sweep (`sweeper.steering.entrance`) calls it.
+Every operation is a function of the sweep's folder that returns plain types. It is called directly on the
+machine that has the folder. Other machines call it through the sweep's entrance (`sweeper.steering.entrance`).
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from sweeper.steering.status import status_of
 __all__ = ["OPERATIONS", "LocalSweep", "RunningSweep", "alive", "events", "log", "request", "status"]
 
 LARGEST_STRETCH = 1024**2
-"""Bytes of a log or a journal that are read at a time."""
+"""How many bytes of a log or a journal are read at a time."""
 
 Plain = dict[str, Any]
 
 
 class RunningSweep(Protocol):
-    """A sweep that can be asked."""
+    """A sweep that offers `OPERATIONS`."""
 
     def call(self, operation: str, **arguments: Any) -> Plain:
-        """What one of `OPERATIONS` gives for this sweep."""
+        """The result of one of `OPERATIONS` for this sweep."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class LocalSweep:
-    """A sweep whose folder is here."""
+    """A sweep whose folder is on this machine."""
 
     folder: Path
 
     def call(self, operation: str, **arguments: Any) -> Plain:
-        """What one of `OPERATIONS` gives for this sweep."""
+        """The result of one of `OPERATIONS` for this sweep."""
         return OPERATIONS[operation](self.folder, **arguments)
 
 
@@ -54,17 +54,17 @@ def status(folder: Path) -> Plain:
 
 
 def request(folder: Path, action: Action, trial: int | None = None, changes: Sequence[str] = ()) -> Plain:
-    """Ask the driver for something and wait until it has answered: ``done`` and ``text``.
+    """Send a request to the driver and wait for its answer: ``sweep``, ``action``, ``trial`` and ``text``.
 
     Raises:
-        UserError: If no driver runs the sweep, or it refuses.
-        SweeperError: If it does not answer.
+        UserError: If no driver runs the sweep, or the driver refuses.
+        SweeperError: If the driver does not answer.
     """
     sweep = read_summary(folder)
     if action not in ACTIONS:
-        raise UserError(f"{action!r} is nothing that can be asked of a sweep. Known: {', '.join(ACTIONS)}.")
+        raise UserError(f"{action!r} is not an action of a sweep. Known: {', '.join(ACTIONS)}.")
     if not sweep.is_alive():
-        raise UserError(f"{not_running(sweep)} `sweeper resume {sweep.name}` goes on with it.")
+        raise UserError(f"{not_running(sweep)} `sweeper resume {sweep.name}` continues it.")
     answer = send(folder, action, sweep.driver, alive=sweep.is_alive, trial=trial, changes=changes)
     if not answer.done:
         raise UserError(answer.text)
@@ -72,34 +72,34 @@ def request(folder: Path, action: Action, trial: int | None = None, changes: Seq
 
 
 def not_running(sweep: SweepState) -> str:
-    """Say that nobody runs a sweep, and since when."""
+    """The message that a sweep is not running, and why."""
     if sweep.status == SweepStatus.RUNNING:
-        return f"{sweep.name} does not run: its driver died without a word."
-    return f"{sweep.name} does not run: it is {sweep.status}. {sweep.message}".rstrip()
+        return f"{sweep.name} is not running: its driver ended unexpectedly."
+    return f"{sweep.name} is not running: it is {sweep.status}. {sweep.message}".rstrip()
 
 
 def events(folder: Path, offset: int = 0) -> Plain:
-    """The journal from byte ``offset`` on, about a megabyte at most: ``events``, ``offset``, ``folder``."""
+    """The journal from byte ``offset``, about a megabyte at most: ``events``, ``offset``, ``folder``."""
     chunk = read_journal(folder / JOURNAL, offset, LARGEST_STRETCH)
     return {"events": chunk.events, "offset": chunk.offset, "folder": str(folder.absolute())}
 
 
 def alive(_folder: Path, driver: Mapping[str, Any]) -> Plain:
-    """Whether a driver, as the journal calls it, still runs: ``alive``. Asked often, and reads no journal."""
+    """Whether a driver, as the journal identifies it, still runs: ``alive``. Cheap: it reads no journal."""
     return {"alive": driver_runs(driver)}
 
 
 def log(
     folder: Path, trial: int | None = None, offset: int | None = None, lines: int | None = None, rank: int = 0
 ) -> Plain:
-    """A stretch of a log: ``path``, ``host``, ``text`` and ``offset``, the byte behind it.
+    """A part of a log: ``path``, ``host``, ``text``, ``size``, and ``offset``, the byte after the text.
 
     Args:
         folder: The sweep's folder.
-        trial: The trial whose worker's log is meant; None for the driver's.
-        offset: Where to begin; None for the last ``lines`` lines.
-        lines: How many lines of the end are wanted; None for all.
-        rank: The worker of the trial, by its rank.
+        trial: The trial whose worker's log is read; None for the driver's log.
+        offset: The byte at which to start; None for the last ``lines`` lines.
+        lines: How many lines from the end; None for all.
+        rank: The rank of the trial's worker.
 
     Raises:
         UserError: If there is no such log.
@@ -123,18 +123,18 @@ def _log_of(folder: Path, trial: int | None, rank: int) -> Path:
     if trial is None:
         path = folder / DRIVER_LOG
         if not path.is_file():
-            raise UserError(f"{folder}: the driver has written no {DRIVER_LOG} yet.")
+            raise UserError(f"{folder}: the driver has not written {DRIVER_LOG} yet.")
         return path
     path = trial_folder(folder, trial) / (LOG if rank == 0 else f"worker-{rank}.log")
     if path.is_file():
         return path  # the journal may be long, and the caller that follows a log asks all the time
     found = read_summary(folder).trial(trial)
     why = f"it waits for {found.needs}" if found.needs else f"it is {found.status.replace('_', ' ')}"
-    raise UserError(f"Trial {trial} has written no {path.name} yet: {why}. It would lie in {path.parent}.")
+    raise UserError(f"Trial {trial} has not written {path} yet: {why}.")
 
 
 def _begin_of_lines(path: Path, size: int, lines: int | None) -> int:
-    """The byte at which the last ``lines`` lines begin, within the last stretch that may be read."""
+    """The byte at which the last ``lines`` lines start, within the last ``LARGEST_STRETCH`` bytes."""
     begin = 0 if lines is None else max(0, size - LARGEST_STRETCH)
     if lines is None:
         return begin
@@ -156,4 +156,4 @@ OPERATIONS: Mapping[str, Callable[..., Plain]] = {
     "alive": alive,
     "log": log,
 }
-"""What can be asked of a sweep, by name; all else is refused."""
+"""The operations by name. A caller on another machine can call these and nothing else."""

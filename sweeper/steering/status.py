@@ -1,4 +1,4 @@
-"""How a sweep stands: its driver, its trials, the best so far, its budget, and what it waits for."""
+"""The status of a sweep: its driver, its trials, the best so far, its budget, and what it waits for."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from sweeper.records.sweep_state import SweepState, events_after
 from sweeper.tracking.state import read_state
 from sweeper.trial.exchange import progress_of
 
-__all__ = ["board_of", "status_of"]
+__all__ = ["forecast_of", "status_of"]
 
 Plain = dict[str, Any]
 
 
-def board_of(sweep: SweepState) -> Forecast:
-    """A sweep and what can be said of its future, as its journal tells it."""
+def forecast_of(sweep: SweepState) -> Forecast:
+    """The forecast of a sweep, from its journal."""
     resources = sweep.info.get("resources") or {}
     return Forecast(sweep, int(resources.get("at_once", 1)), sweep.info.get("steps"))
 
 
 def status_of(sweep: SweepState) -> Plain:
-    """How a sweep stands, as plain types, as it was read from its folder."""
+    """The status of a sweep as plain types, from its folder."""
     sweep.mark_interrupted()
     now = time.time()
-    forecast = board_of(sweep)
+    forecast = forecast_of(sweep)
     alive = sweep.is_alive()
     left_s = forecast.left_s(now) if alive else None
     return {

@@ -37,7 +37,7 @@ from sweeper.records.events import EventKind
 from sweeper.records.journal import Journal, read_journal
 from sweeper.records.sweep_state import SweepState
 from sweeper.spec.space_file.load import load_spec, packaged_spaces
-from sweeper.steering.status import board_of
+from sweeper.steering.status import forecast_of
 from sweeper.terminal.faults import print_spec_error
 from sweeper.terminal.findings import print_diagnoses
 from sweeper.terminal.live import Display, told_events

@@ -1,4 +1,4 @@
-"""What may be changed of a sweep that has begun."""
+"""Changes to a sweep that has started."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BUDGET = BudgetSpec(trials=8, hours=2.0)
         (["gpu_hours=7", "max_failed=3"], BudgetSpec(8, 2.0, 7.0, 3)),
     ],
 )
-def test_a_budget_is_set_raised_and_lowered(changes: list[str], budget: BudgetSpec) -> None:
+def test_a_budget_can_be_set_raised_and_lowered(changes: list[str], budget: BudgetSpec) -> None:
     assert changed_budget(BUDGET, changes) == budget
 
 
@@ -41,28 +41,28 @@ def test_a_budget_is_set_raised_and_lowered(changes: list[str], budget: BudgetSp
         ("trials=", "has no value"),
     ],
 )
-def test_a_budget_that_cannot_be_is_refused(change: str, words: str) -> None:
+def test_an_invalid_budget_is_refused(change: str, words: str) -> None:
     with pytest.raises(SpecError, match=re.escape(words)):
         changed_budget(BUDGET, [change])
 
 
-def test_a_change_of_the_budget_is_said_in_words() -> None:
+def test_a_budget_change_is_described_in_words() -> None:
     assert budget_words(BUDGET, BudgetSpec(28, None)) == "trials 8 → 28, hours 2 → no limit"
     assert budget_words(BUDGET, BUDGET) == ""
 
 
 @pytest.fixture
-def begun(tmp_path: Path) -> SweepSpec:
+def started(tmp_path: Path) -> SweepSpec:
     return sweep(tmp_path, LR, HORIZON, SCHEDULE, BETA_END, DIMS, trials=8)
 
 
-def changed(begun: SweepSpec, *changes: str) -> SweepSpec:
-    return changed_sweep(begun, changes, registry.load("diffusion_policy"))
+def changed(started: SweepSpec, *changes: str) -> SweepSpec:
+    return changed_sweep(started, changes, registry.load("diffusion_policy"))
 
 
-def test_budget_resources_and_ends_of_ranges_may_change(begun: SweepSpec) -> None:
+def test_budget_resources_and_bounds_of_ranges_may_change(started: SweepSpec) -> None:
     now = changed(
-        begun,
+        started,
         "budget.trials=+2",
         "resources.max_concurrent=2",
         "resources.cpu_per_worker=auto",
@@ -81,25 +81,25 @@ def test_budget_resources_and_ends_of_ranges_may_change(begun: SweepSpec) -> Non
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ("config.train.steps=5", "cannot be changed in a sweep that has begun"),
-        ("name=other", "cannot be changed in a sweep that has begun"),
+        ("config.train.steps=5", "cannot be changed in a sweep that has started"),
+        ("name=other", "cannot be changed in a sweep that has started"),
         ("parameters.policy.beta_schedule.values=[linear]", "values cannot be changed"),
         ("parameters.policy.beta_schedule.max=1", "is a choice"),
         ("parameters.optimizer.lr.log=false", "log cannot be changed"),
         ("parameters.optimizer.lr.min=0", "has no logarithm"),
-        ("parameters.optimizer.lr.min=1", "lies above its greatest"),
+        ("parameters.optimizer.lr.min=1", "its min 1 is above its max"),
         ("parameters.optimizer.ls.max=1", "Did you mean optimizer.lr?"),
         ("parameters.policy.horizon.max=16.5", "16.5 is not an int"),
         ("resources.workers=0", "is too small"),
-        ("resources.gpus=1", "is no resource"),
+        ("resources.gpus=1", "is not a resource"),
     ],
 )
-def test_what_would_make_it_another_sweep_is_refused(begun: SweepSpec, change: str, words: str) -> None:
+def test_other_changes_are_refused(started: SweepSpec, change: str, words: str) -> None:
     with pytest.raises(SpecError, match=re.escape(words)):
-        changed(begun, change)
+        changed(started, change)
 
 
-def test_all_that_is_wrong_is_said_at_once(begun: SweepSpec) -> None:
+def test_all_faults_are_reported_at_once(started: SweepSpec) -> None:
     with pytest.raises(SpecError) as caught:
-        changed(begun, "budget.trials=0", "config.train.steps=5")
+        changed(started, "budget.trials=0", "config.train.steps=5")
     assert len(caught.value.faults) == 2

@@ -1,4 +1,4 @@
-"""Requests to a driver: each is taken once, by the driver it was meant for, or not at all."""
+"""Requests to a driver: each is taken once, by the driver that it names, or not at all."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def serving(inbox: Inbox, answer: Callable[[Request], Answer]) -> threading.Thre
     return thread
 
 
-def test_a_request_is_answered_and_leaves_nothing(tmp_path: Path) -> None:
+def test_an_answered_request_leaves_no_files(tmp_path: Path) -> None:
     thread = serving(
         Inbox(tmp_path, lambda: DRIVER),
         lambda request: Answer(True, f"{request.action} {request.trial} {request.changes}"),
@@ -44,19 +44,19 @@ def test_a_request_is_answered_and_leaves_nothing(tmp_path: Path) -> None:
     assert left(tmp_path) == []
 
 
-def test_a_request_to_a_driver_that_is_gone_is_refused_and_not_left_for_the_next(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"is gone.*sweeper resume"):
+def test_a_request_to_a_dead_driver_is_refused_and_not_kept_for_the_next(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"not running.*sweeper resume"):
         send(tmp_path, "cancel", DRIVER, alive=lambda: False)
     assert left(tmp_path) == []
 
 
-def test_a_request_that_nobody_takes_is_taken_back(tmp_path: Path) -> None:
-    with pytest.raises(SweeperError, match=r"did not answer.*taken back"):
+def test_a_request_that_is_not_taken_is_withdrawn(tmp_path: Path) -> None:
+    with pytest.raises(SweeperError, match=r"did not answer.*withdrawn"):
         send(tmp_path, "cancel", DRIVER, alive=lambda: True, patience_s=0.0)
     assert left(tmp_path) == []
 
 
-def test_a_driver_takes_nothing_that_was_said_to_another(tmp_path: Path) -> None:
+def test_a_driver_refuses_requests_to_another_driver(tmp_path: Path) -> None:
     inbox = Inbox(tmp_path, lambda: {**DRIVER, "pid": 2})
     done = threading.Event()
 
@@ -73,7 +73,7 @@ def test_a_driver_takes_nothing_that_was_said_to_another(tmp_path: Path) -> None
     assert "another driver" in answer.text
 
 
-def test_a_new_driver_begins_with_an_empty_inbox(tmp_path: Path) -> None:
+def test_a_new_driver_starts_with_an_empty_inbox(tmp_path: Path) -> None:
     place = tmp_path / FOLDER
     place.mkdir()
     (place / "1.json").write_text("{}")
@@ -95,7 +95,7 @@ def test_a_new_driver_begins_with_an_empty_inbox(tmp_path: Path) -> None:
         "0" * (LARGEST_BYTES + 1),
     ],
 )
-def test_nonsense_is_refused_and_does_no_harm(tmp_path: Path, text: str) -> None:
+def test_an_unreadable_request_is_refused(tmp_path: Path, text: str) -> None:
     inbox = Inbox(tmp_path, lambda: DRIVER)
     (tmp_path / FOLDER).mkdir()
     (tmp_path / FOLDER / "1.json").write_text(text)
@@ -105,7 +105,7 @@ def test_nonsense_is_refused_and_does_no_harm(tmp_path: Path, text: str) -> None
     assert left(tmp_path) == ["1.answer"]
 
 
-def test_what_is_left_when_the_sweep_ends_is_refused(tmp_path: Path) -> None:
+def test_pending_requests_are_refused_when_the_sweep_ends(tmp_path: Path) -> None:
     inbox = Inbox(tmp_path, lambda: DRIVER)
     caught: list[Answer] = []
     thread = threading.Thread(

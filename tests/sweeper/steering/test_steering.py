@@ -38,11 +38,11 @@ resources: {{workers: 1, gpu_per_worker: 0, cpu_per_worker: 1}}
 """
 
 PATIENCE_S = 400
-"""On a machine with much else to do; none of it is waited for where all is well."""
+"""Enough for a busy machine. A passing test does not wait this long."""
 
 
 class Place:
-    """A folder with sweeps, a cluster, and a command line that knows both."""
+    """A folder with sweeps, a cluster, and commands that use both."""
 
     def __init__(self, folder: Path, address: str) -> None:
         self.folder = folder
@@ -60,7 +60,7 @@ class Place:
             self.environment.pop(name, None)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """A driver: `sweeper` as a process that goes on."""
+        """Start `sweeper` as a process that keeps running, as a driver does."""
         process = subprocess.Popen(
             [sys.executable, "-m", "sweeper.cli", *arguments],
             cwd=self.folder,
@@ -80,7 +80,7 @@ class Place:
         return self.start("launch", str(space), "--address", self.address)
 
     def run(self, *arguments: str, elsewhere: bool = False) -> tuple[int, str]:
-        """A command that ends: its exit code and what it printed; elsewhere has no sweeps."""
+        """Run a command: its exit code and output. ``elsewhere`` runs it in a folder without sweeps."""
         folder = self.folder
         if elsewhere:
             folder = self.folder / "elsewhere"
@@ -108,7 +108,7 @@ class Place:
     def trains(self) -> bool:
         """Whether a process of the cluster trains a trial."""
         for process in psutil.Process(self.head).children(recursive=True):
-            with contextlib.suppress(psutil.Error):  # it ended while we looked
+            with contextlib.suppress(psutil.Error):  # it ended meanwhile
                 if " ".join(process.cmdline()).startswith(("ray::ImplicitFunc.train", "ray::RayTrainWorker")):
                     return True
         return False
@@ -116,7 +116,7 @@ class Place:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    """A cluster of one CPU that somebody else started, on ports of its own."""
+    """A cluster of one CPU that the sweeps did not start, on its own ports."""
     folder = tmp_path_factory.mktemp("steering")
     address = f"127.0.0.1:{unused_port()}"
     made = Place(folder, address)
@@ -134,7 +134,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
                     str(unused_port()),
                 ),
                 *("--object-store-memory", "100000000", "--disable-usage-stats"),
-                # Sockets lie below, and their names are short.
+                # This folder holds sockets, whose paths must be short.
                 *("--temp-dir", sockets),
             ],
             env=made.environment,
@@ -185,24 +185,25 @@ def test_two_sweeps_that_each_want_the_whole_cluster_take_turns(place: Place) ->
     results = [ended(driver) for driver in drivers]
     assert [code for code, _ in results] == [0, 0], results
     events = [place.events("one"), place.events("two")]
-    for told in events:
-        assert [e["status"] for e in told if e["event"] == "trial_end"] == ["completed", "completed"]
-    waits = [e["needs"] for told in events for e in told if e["event"] == "trial_wait" and e["needs"]]
+    for journal in events:
+        assert [e["status"] for e in journal if e["event"] == "trial_end"] == ["completed", "completed"]
+    waits = [e["needs"] for journal in events for e in journal if e["event"] == "trial_wait" and e["needs"]]
     assert waits
     assert set(waits) == {"1 CPU"}
-    # Neither ran to its end before the other began.
+    # Neither ended before the other started.
     first, second = sorted(
-        [[e["time"] for e in told if e["event"] == "report"] for told in events], key=lambda times: times[0]
+        [[e["time"] for e in journal if e["event"] == "report"] for journal in events],
+        key=lambda times: times[0],
     )
     assert second[0] < first[-1]
-    # What a trial waits is none of its own time, and uses up no GPU-hours.
+    # The time that a trial waits counts neither as its duration nor as GPU-hours.
     for name in ("one", "two"):
         sweep = read_sweep(place.sweeps / name)
         assert all(not trial.needs for trial in sweep.trials.values())
         assert sweep.trials_s() < sweep.running_s()
 
 
-def test_a_sweep_is_paused_resumed_given_more_and_stopped(place: Place) -> None:
+def test_a_sweep_is_paused_resumed_with_a_larger_budget_and_stopped(place: Place) -> None:
     driver = place.launch("steered", trials=1, steps=100_000, pause_s=0.05)
     wait(lambda: bool(steps_of(place.events("steered"), 0)))
     assert place.trains()
@@ -226,10 +227,10 @@ def test_a_sweep_is_paused_resumed_given_more_and_stopped(place: Place) -> None:
     before = max(steps_of(place.events("steered"), 0))
     wait(lambda: max(steps_of(place.events("steered"), 0)) > before)
     steps = steps_of(place.events("steered"), 0)
-    assert steps == sorted(set(steps))  # from its checkpoint, repeating nothing
+    assert steps == sorted(set(steps))  # continued from its checkpoint, without repeated steps
     assert place.status("steered")["running_s"] < time.time() - paused["started"]
 
-    # Another trial than the first begins only because there is a larger budget now.
+    # A second trial starts only because the budget is larger now.
     code, text = place.run("cancel", "steered", "0", "--json")
     assert json.loads(text)["text"] == "Trial 0 ends now."
     wait(lambda: bool(steps_of(place.events("steered"), 1)))
@@ -251,7 +252,7 @@ def test_a_sweep_is_paused_resumed_given_more_and_stopped(place: Place) -> None:
 
     code, text = place.run("pause", "steered")
     assert code == 2
-    assert "steered does not run: it is done" in text
+    assert "steered is not running: it is done" in text
     assert "sweeper resume steered" in text
 
 
@@ -271,7 +272,7 @@ def test_a_sweep_is_watched_and_steered_from_elsewhere_and_resumed_after_a_kill(
     assert code == 2
     assert "trials" in text
 
-    # Another sweep finds no room, says so, and can be paused and ended while it waits.
+    # Another sweep finds no free resources, reports it, and can be paused and ended while it waits.
     late = place.launch("late", trials=1)
     wait(lambda: any(event["event"] == "trial_wait" for event in place.events("late")))
     assert place.status("late", *there)["waiting"] == [{"trial": 0, "needs": "1 CPU"}]
@@ -282,12 +283,12 @@ def test_a_sweep_is_watched_and_steered_from_elsewhere_and_resumed_after_a_kill(
     assert place.run("cancel", "late")[0] == 0
     assert ended(late)[0] == 130
 
-    # Killed without a word, it is asked in vain, and nothing lies about for the next driver.
+    # A request to a killed driver fails and leaves nothing for the next driver.
     driver.send_signal(signal.SIGKILL)
     driver.communicate()
     code, text = place.run("pause", "far")
     assert code == 2
-    assert "its driver died without a word" in text
+    assert "its driver ended unexpectedly" in text
     assert place.status("far")["state"] == "interrupted"
     reached = place.status("far")
     assert reached["trials"] == {
