@@ -1,7 +1,7 @@
 """The operations with which other processes observe and steer a sweep, locally or through a cluster.
 
 Every operation is a function of the sweep's folder that returns plain types. It is called directly on the
-machine that has the folder. Other machines call it through the sweep's entrance (`sweeper.steering.entrance`).
+machine that has the folder. Other machines call it through the sweep's `sweeper.steering.entrance`.
 """
 
 from __future__ import annotations

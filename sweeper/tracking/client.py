@@ -1,4 +1,4 @@
-"""How MLflow's client is used: what it may be asked again, and what it takes as a name."""
+"""MLflow's client: which requests are retried, and which names are legal."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ KEY_LENGTH = 250
 HTTP_TIMEOUT_S = 20
 
 _PERMANENT = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE"}
-"""Answers of a server that will be the same the next time."""
+"""Error codes for which a retry cannot succeed."""
 
 T = TypeVar("T")
 
 
 class OutageError(Exception):
-    """MLflow does not answer, or not now."""
+    """MLflow does not answer, or fails temporarily."""
 
 
 def attempt(request: Callable[[], T]) -> T:
     """Send a request.
 
     Raises:
-        OutageError: If it may well succeed another time.
-        MlflowException: If it will never succeed.
+        OutageError: If a retry may succeed.
+        MlflowException: If a retry cannot succeed.
     """
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
@@ -48,24 +48,24 @@ def attempt(request: Callable[[], T]) -> T:
 
 
 def one_line(error: BaseException) -> str:
-    """What is wrong, short enough for a status, and without passwords."""
+    """The message of an error in one short line, without passwords."""
     lines = masked(str(error)).strip().splitlines() or [type(error).__name__]
     return shortened(lines[0], 300)
 
 
 def legal_key(name: str) -> str:
-    """A name as MLflow allows it: one that it does not like would cost the whole batch."""
+    """A name that MLflow allows: it rejects the whole batch for one illegal name."""
     name = re.sub(r"[^\w\-./: ]", "_", name)[:KEY_LENGTH]
     return name if posixpath.normpath(name) == name and name[0] not in "./" else re.sub(r"\W", "_", name)
 
 
 def quieten() -> None:
-    """Settle how MLflow's client behaves in this process, before it is imported."""
-    # Our thread tries again itself; the client would hold one request for minutes.
+    """Configure MLflow's client in this process, before it is imported."""
+    # The tracker's thread retries itself; the client would block for minutes on one request.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(HTTP_TIMEOUT_S))
-    # A sweep tells nobody about itself unless it was asked to.
+    # A sweep sends no telemetry unless the user enables it.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    # It prints a page for every statement that fails, onto a terminal that shows a table.
+    # It prints a page for every statement that fails, over the live table on the terminal.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)

@@ -31,13 +31,13 @@ def artifacts_uri(folder: Path) -> str:
 
 
 def update_artifact_locations(database: Path, folder: Path) -> bool:
-    """Point the runs in a sweep's own database to the files in the folder that the sweep has now.
+    """Point the runs in a sweep's own database to the files in the sweep's present folder.
 
     MLflow records the absolute address of each run's files. After a move the files would not be found, and
     new ones would be written to the old place.
 
     Args:
-        database: The database; a missing one is left alone.
+        database: The database; ignored if it is missing.
         folder: The folder of the sweep, with its files.
 
     Returns:

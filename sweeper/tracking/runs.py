@@ -1,4 +1,4 @@
-"""What becomes of the journal's events in MLflow: runs with their parameters, metrics, tags and files."""
+"""The journal's events in MLflow: runs with their parameters, metrics, tags and files."""
 
 from __future__ import annotations
 
@@ -35,23 +35,23 @@ STATUS: dict[str, str] = {
     SweepStatus.INTERRUPTED: "KILLED",
     SweepStatus.FAILED: "FAILED",
 }
-"""MLflow's status of a run for each end of a trial or sweep. The tag ``status`` contains our own word."""
+"""MLflow's status of a run for each final status of a trial or sweep, which the tag ``status`` contains."""
 
 T = TypeVar("T")
 
 
 class Batch:
-    """Requests for a stretch of the journal, gathered by run.
+    """Requests for a chunk of the journal, collected by run.
 
-    Runs that are missing are made at once; everything else waits for `send`. Nothing is kept when that
-    fails: the same stretch is then read and gathered again.
+    Missing runs are created at once; everything else is sent by `send`. If `send` fails, the batch is
+    discarded, and the same chunk is read again later.
 
     Attributes:
-        sweep_id: The sweep's own id, as the journal has it.
+        sweep_id: The sweep's id in the journal.
         objectives: Names of its objectives.
         parent: MLflow's id of the sweep's run.
         runs: MLflow's id of each trial's run.
-        artifacts: Files to send later.
+        artifacts: Files to upload later.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Batch:
         self._status: dict[str, tuple[str, int]] = {}
 
     def add(self, event: Event) -> None:
-        """Take up one event; events that MLflow has no use for are passed over."""
+        """Add one event. Events that are not recorded in MLflow are ignored."""
         match event["event"]:
             case EventKind.SWEEP_START:
                 self._sweep_start(event)
@@ -103,7 +103,7 @@ class Batch:
         self.parent = parent
         self._tags[parent] |= {"status": SweepStatus.RUNNING, **_info_tags(info)}
         if first:
-            # MLflow keeps the parameters of a run for good; a sweep that continues may have a larger budget.
+            # MLflow never changes the parameters of a run, but a resumed sweep may have a larger budget.
             self._params[parent] |= _sweep_params(spec)
         self._status[parent] = (SweepStatus.RUNNING, 0)
         self.artifacts += [
@@ -125,9 +125,9 @@ class Batch:
         self.runs[number] = run
         self._tags[run]["status"] = TrialStatus.RUNNING
         if first:
-            # MLflow keeps parameters for good: what a retry changes stands in tags.
+            # MLflow never changes parameters, so the changes of a retry are tags.
             self._params[run] |= {name: _text(value) for name, value in event["config"].items()}
-            # MLflow's comparison begins with the metric that a run got first: that is to be the objective.
+            # MLflow's comparison starts with the first metric of a run, which should be the objective.
             self._add_metrics(run, _prefixed("final", dict.fromkeys(self.objectives, math.nan)), 0, event)
         self._status[run] = (TrialStatus.RUNNING, 0)
         self.artifacts.append(
@@ -153,7 +153,7 @@ class Batch:
         error = trial_folder(self._folder, event["trial"]) / ERROR_TEXT
         if event["status"] == TrialStatus.FAILED and error.exists():
             self.artifacts.append({"trial": number, "path": str(error), "folder": ""})
-        # At step 0: MLflow then draws them as bars to compare runs by, not as lines of one point.
+        # At step 0, so that MLflow draws them as bars for comparing runs, not as lines of one point.
         self._add_metrics(run, _prefixed("final", event["final"]), 0, event)
         self._add_metrics(run, _prefixed("best", event["best"]), 0, event)
         self._add_metrics(self.parent, _prefixed("best", event["sweep_best"]), event["ended"], event)
@@ -165,7 +165,7 @@ class Batch:
         self._status[run] = (event["status"], _milliseconds(event))
 
     def _run(self, name: str, tags: Mapping[str, str], event: Event) -> str:
-        """The run with these tags, which is made if it is missing."""
+        """The run with these tags, which is created if it is missing."""
         wanted = " and ".join(
             f"tags.`{key}` = '{tags[key]}'"
             for key in ("sweep.id", "sweep.kind", "sweep.trial")
@@ -185,12 +185,12 @@ class Batch:
     def _add_metrics(self, run: str, metrics: Mapping[str, Any], step: int, event: Event) -> None:
         for name, value in sorted(metrics.items(), key=_prominence):
             number = float(value)
-            # MLflow knows NaN and would turn an infinity into the largest number, which spoils the chart.
+            # MLflow accepts NaN but turns an infinity into the largest number, which spoils the chart.
             number = number if math.isfinite(number) else math.nan
             self._metrics[run].append(self._metric(legal_key(name), number, _milliseconds(event), step))
 
     def send(self) -> None:
-        """Send everything that was gathered, numbers first and the ends of runs last."""
+        """Send the collected requests, metrics first and the ends of runs last."""
         for run, metrics in self._metrics.items():
             for batch in _batches(metrics, METRICS_PER_BATCH):
                 self._log(run, metrics=batch)
@@ -225,7 +225,7 @@ def _origin() -> dict[str, str]:
 
 
 def _info_tags(info: Mapping[str, Any]) -> dict[str, str]:
-    """Tags of the sweep's run: what it was run with. Nested names are joined by dots."""
+    """Tags of the sweep's run: versions, commit, dataset. Nested names are joined by dots."""
     tags: dict[str, str] = {}
     for name, value in info.items():
         if isinstance(value, Mapping):
@@ -238,7 +238,7 @@ def _info_tags(info: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _sweep_params(spec: Mapping[str, Any]) -> dict[str, str]:
-    """Parameters of the sweep's run: how it searches, and over what."""
+    """Parameters of the sweep's run: its settings and its search space."""
     params = {"trainable": spec["trainable"]}
     for section in ("search", "early_stop", "budget", "resources"):
         for name, value in (spec[section] or {}).items():
@@ -256,7 +256,7 @@ def _sweep_params(spec: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _prominence(metric: tuple[str, Any]) -> tuple[int, str]:
-    """Sorts metrics: MLflow's comparison begins with the metric that a run got first."""
+    """A key to sort metrics: MLflow's comparison starts with the first metric of a run."""
     name = metric[0]
     group = name.partition("/")[0]
     if group in FIRST_GROUPS:

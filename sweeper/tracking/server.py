@@ -30,10 +30,10 @@ END_TIMEOUT_S = 10
 
 
 class Pages:
-    """A server of MLflow's pages, as a process of its own.
+    """A server of MLflow's pages in a separate process.
 
     Attributes:
-        url: Where the pages are.
+        url: Address of the pages.
     """
 
     def __init__(self, url: str, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -42,12 +42,12 @@ class Pages:
         self._log = log
 
     def wait(self) -> int:
-        """Wait until the server ends; its exit code."""
+        """Wait until the server ends, and return its exit code."""
         return self._process.wait()
 
     def close(self) -> None:
         """End the server and the processes that it started."""
-        # It leads a process group of its own: its workers end with it.
+        # It leads its own process group, so its workers end with it.
         for sign in (signal.SIGTERM, signal.SIGKILL):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, sign)
@@ -65,7 +65,7 @@ class Pages:
         while time.monotonic() < until:
             if self._process.poll() is not None:
                 raise SweeperError(
-                    f"the MLflow server ended at once: {_last_line(self._log)} (log: {self._log})"
+                    f"the MLflow server ended during start-up: {_last_line(self._log)} (log: {self._log})"
                 )
             with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.url}/health", timeout=2):
                 return
@@ -139,22 +139,22 @@ def _start(place: Path, uri: str, port: int) -> Pages:
 
 
 def free_port(wanted: int = PORT) -> int:
-    """The first port from ``wanted`` on that nobody listens on.
+    """The first free port from ``wanted`` on.
 
     Raises:
-        UserError: If there is none among the next hundred.
+        UserError: If ``wanted`` is not a port, or none of a hundred ports is free.
     """
     if not 1 <= wanted <= 65535:
-        raise UserError(f"--port: {wanted} is no port. Expected a number from 1 to 65535.")
+        raise UserError(f"--port: {wanted} is not a port. Use a number from 1 to 65535.")
     for port in range(wanted, min(wanted + 100, 65536)):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             with contextlib.suppress(OSError):
                 probe.bind((HOST, port))
                 return port
-    raise UserError(f"--port: no port from {wanted} on is free. Give another one.")
+    raise UserError(f"--port: no port from {wanted} to {port} is free. Use another one.")
 
 
 def _last_line(log: Path) -> str:
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1] if lines else "it said nothing"
+    return lines[-1] if lines else "its log is empty"

@@ -1,4 +1,4 @@
-"""How much of a journal was sent to MLflow, and what is still missing."""
+"""How much of a journal was uploaded to MLflow, and what is still missing."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ __all__ = ["Delivery", "State", "read_state"]
 
 @dataclass(frozen=True)
 class Delivery:
-    """What of a journal MLflow has.
+    """How much of a journal MLflow has received.
 
     Attributes:
-        complete: Whether it has everything.
-        events: Events that are missing there.
-        artifacts: Files that are missing there.
-        refused: Requests that it will never accept.
-        problem: Why, or what it refused last, in one line; empty if it has everything.
+        complete: Whether nothing is missing.
+        events: How many events are missing.
+        artifacts: How many files are missing.
+        refused: How many requests MLflow rejected for good.
+        problem: Why data is missing, or what was rejected last, in one line; otherwise empty.
     """
 
     complete: bool
@@ -29,18 +29,20 @@ class Delivery:
     problem: str = ""
 
     def __str__(self) -> str:
-        refused = f" It refused {self.refused} requests: {self.problem}." if self.refused else ""
+        refused = (
+            f" It rejected {self.refused} requests. The last reason: {self.problem}." if self.refused else ""
+        )
         if self.complete:
-            return f"MLflow has everything.{refused}"
+            return f"MLflow is up to date.{refused}"
         return (
-            f"MLflow lacks {self.events} events and {self.artifacts} files of this sweep ({self.problem}). "
-            f"The journal has them; `sweeper sync` sends them.{refused}"
+            f"MLflow is missing {self.events} events and {self.artifacts} files of this sweep ({self.problem}). "
+            f"They are in the folder of the sweep. `sweeper sync` uploads them.{refused}"
         )
 
 
 @dataclass
 class State:
-    """How far the journal was sent, and where to."""
+    """How much of the journal was uploaded, and to which server."""
 
     uri: str
     experiment: str
@@ -55,7 +57,7 @@ class State:
 
 
 def read_state(path: Path) -> State | None:
-    """How far a journal was sent; None if nothing was, or the file is damaged."""
+    """How much of a journal was uploaded; None if nothing was, or the file is damaged."""
     try:
         state = State(**json.loads(path.read_text()))
         sound = (
@@ -71,6 +73,6 @@ def read_state(path: Path) -> State | None:
 
 
 def _is_file(item: Mapping[str, str]) -> bool:
-    """Whether something that waits to be sent is a text under a name, or a file with its folder."""
+    """Whether a pending upload is a text under a name, or a file with its folder."""
     names = {"trial", "name", "text"} if "text" in item else {"trial", "path", "folder"}
     return set(item) == names and all(isinstance(value, str) for value in item.values())

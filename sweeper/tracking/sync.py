@@ -1,4 +1,4 @@
-"""Upload missing data of a sweep that ended to MLflow, or all of it to another server."""
+"""Upload the missing data of a sweep to MLflow, or all of its data to another server."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ __all__ = ["SyncResult", "sync_sweep"]
 
 @dataclass(frozen=True)
 class SyncResult:
-    """What came of it.
+    """The result of an upload.
 
     Attributes:
-        uri: Where the runs are, without a password.
-        complete: Whether MLflow has everything.
-        by_driver: Whether the sweep runs, and its driver sends what is missing.
-        events: Events that are missing in MLflow.
-        artifacts: Files that are missing there.
-        refused: Requests that it will never accept.
+        uri: The server or database, without a password.
+        complete: Whether nothing is missing.
+        by_driver: Whether the sweep runs, so that its driver uploads the missing data.
+        events: How many events are missing.
+        artifacts: How many files are missing.
+        refused: How many requests MLflow rejected for good.
         problem: Why, in one line.
     """
 
@@ -43,36 +43,36 @@ class SyncResult:
     problem: str
 
     def __str__(self) -> str:
-        said = str(Delivery(self.complete, self.events, self.artifacts, self.refused, self.problem))
         if self.by_driver:
             return (
-                f"The sweep runs, and its driver sends {self.uri} what it lacks: {self.events} events and "
-                f"{self.artifacts} files at the moment."
+                f"The sweep is running, and its driver uploads the missing data to {self.uri}: "
+                f"{self.events} events and {self.artifacts} files at the moment."
             )
-        return f"{self.uri}: {said}"
+        delivery = Delivery(self.complete, self.events, self.artifacts, self.refused, self.problem)
+        return f"{self.uri}: {delivery}"
 
 
 def sync_sweep(folder: Path, to: str | None, tell: Callable[[str], object]) -> SyncResult:
-    """Upload missing data of a sweep to MLflow.
+    """Upload the missing data of a sweep to MLflow.
 
     Args:
         folder: The sweep's folder.
-        to: Another server or database than the sweep's own; None for that one.
-        tell: Told how far it is.
+        to: Another server or database; None for the one of the sweep.
+        tell: Receives messages about the progress.
 
     Raises:
-        SweepNotFoundError: If no sweep lies there.
-        UserError: If MLflow can never be written under this address.
+        SweepNotFoundError: If the folder contains no sweep.
+        UserError: If no MLflow server or database can be used at this address.
     """
     sweep = read_sweep(folder)
     own, experiment = sweep.spec["tracking"]["uri"], sweep.spec["tracking"]["experiment"]
     if to is not None:
         if not is_store(to):
             raise UserError(
-                f"--to: {to!r} is no address of an MLflow store. Use http://HOST:5000, "
-                "sqlite:///PATH/mlflow.db or postgresql://...; a folder will not do."
+                f"--to: {to!r} is not an address of an MLflow server or database. Use http://HOST:5000, "
+                "sqlite:///PATH/mlflow.db or postgresql://... A folder is not supported."
             )
-        # How far that server is has a place of its own: the sweep's own server may lack other things.
+        # A separate state file: the sweep's own server may be missing other data.
         place = hashlib.sha256(to.encode()).hexdigest()[:12]
         return _send(Tracker(folder, to, experiment, state=f"mlflow-{place}.json"), tell)
     tracker = Tracker(folder, own, experiment, state=STATE)
@@ -86,7 +86,7 @@ def sync_sweep(folder: Path, to: str | None, tell: Callable[[str], object]) -> S
 def _send(tracker: Tracker, tell: Callable[[str], object]) -> SyncResult:
     tracker.start()
     delivery = tracker.send_all(
-        lambda left: tell(f"{left.events} events and {left.artifacts} files to send …")
+        lambda left: tell(f"Uploading {left.events} events and {left.artifacts} files …")
     )
     return _result(tracker, delivery)
 

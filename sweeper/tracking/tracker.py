@@ -1,12 +1,12 @@
-"""Sends the journal of a sweep to MLflow.
+"""Uploads the journal of a sweep to MLflow.
 
-The journal is the only source. A thread reads what was appended to it and writes that to MLflow in batches,
-so training never waits for a server. When the server does not answer, the thread tries again, ever more
-slowly, from where it was; the place is kept in ``mlflow.json`` beside the journal, so that a new driver, too,
-continues from there and knows the runs that exist. Nothing waits in memory but one stretch of the journal.
+The journal is the only source. A thread reads new events and sends them to MLflow in batches, so training
+never waits for a server. If the server does not answer, the thread retries from the same position after
+increasing pauses. The position and the ids of the runs are stored in ``mlflow.json`` beside the journal, so
+a new driver continues from there. At most one chunk of the journal is held in memory.
 
-Whatever is sent twice is the same thing twice: runs are found by their tags before they are made, and MLflow
-drops a metric that it has. Only `MlflowClient` is used, no run is ever the active one.
+Sending data twice does no harm: runs are looked up by their tags before they are created, and MLflow ignores
+a metric that it already has. Only `MlflowClient` is used; there is never an active run.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ from sweeper.tracking.urls import EXPERIMENT_TAGS, Links, links_to
 __all__ = ["Tracker", "tracking_uri"]
 
 CHUNK_BYTES = 500_000
-"""How much of the journal is sent at a time: it bounds the memory, and what an outage has done again."""
+"""How much of the journal is sent at a time. It bounds the memory, and what is sent again after an outage."""
 
 GATHER_S = 1.0
-"""Events are gathered for this long before they are sent."""
+"""Events are collected for this long before they are sent."""
 
 FIRST_PAUSE_S = 1.0
 
@@ -56,21 +56,21 @@ _log = logging.getLogger(__name__)
 
 
 def tracking_uri(folder: Path, uri: str | None) -> str:
-    """Where the runs of a sweep go: ``uri``, else MLFLOW_TRACKING_URI, else SQLite in the sweep's folder."""
+    """The address for a sweep's runs: ``uri``, else MLFLOW_TRACKING_URI, else SQLite in the sweep's folder."""
     return uri or os.environ.get("MLFLOW_TRACKING_URI") or own_database_uri(folder)
 
 
 class Tracker:
-    """Sends a sweep's journal to MLflow.
+    """Uploads a sweep's journal to MLflow.
 
     Args:
         folder: The sweep's folder, with its journal.
-        uri: MLflow server or database; None as `tracking_uri` says.
-        experiment: Name of the MLflow experiment; made if it is missing.
-        state: Name of the file beside the journal that says how far it was sent.
+        uri: MLflow server or database; None for the default of `tracking_uri`.
+        experiment: Name of the MLflow experiment; created if it is missing.
+        state: Name of the file beside the journal that records how much was sent.
 
     Attributes:
-        uri: Where the runs go, without a user's name and password.
+        uri: The server or database, without user name and password.
     """
 
     def __init__(self, folder: Path, uri: str | None, experiment: str, *, state: str = STATE) -> None:
@@ -88,20 +88,19 @@ class Tracker:
         self._deadline = math.inf
         self._thread: threading.Thread | None = None
 
-    # What the driver calls
+    # Called by the driver
 
     def start(self) -> str:
-        """Open MLflow, make the experiment, and begin to send.
+        """Open MLflow, create the experiment, and start the thread.
 
-        The database of a sweep that has no server is made here, before there is a second process that could
-        make it too.
+        The database of a sweep without a server is created here, before a second process exists that could
+        create it at the same time.
 
         Returns:
-            What is wrong with the server, in one line, if it does not answer: the sweep may continue. Empty
-            where all is well.
+            Why the server does not answer, in one line; the sweep may continue then. Empty if it answers.
 
         Raises:
-            UserError: If MLflow can never be written under this address or experiment name.
+            UserError: If MLflow cannot be used at this address or with this experiment name.
         """
         quieten()
         if self._is_own:
@@ -121,21 +120,21 @@ class Tracker:
         return self._problem
 
     def notify(self) -> None:
-        """Say that the journal has grown. Never waits."""
+        """Report that the journal has new events. Never blocks."""
         self._wake.set()
 
     @property
     def problem(self) -> str:
-        """Why nothing can be sent at the moment, in one line; empty if all is well."""
+        """Why nothing can be sent at the moment, in one line; empty if there is no problem."""
         return self._problem
 
     @property
     def experiment_id(self) -> str:
-        """MLflow's id of the experiment; empty while the server has not answered yet."""
+        """MLflow's id of the experiment; empty until the server has answered."""
         return self._state.experiment_id
 
     def run_id(self, number: int) -> str | None:
-        """MLflow's id of a trial's run, or None while it does not exist yet."""
+        """MLflow's id of a trial's run; None if it does not exist yet."""
         return self._state.runs.get(str(number))
 
     def links(self, sweep: SweepState) -> Links | None:
@@ -143,11 +142,11 @@ class Tracker:
         return links_to(sweep, self._state)
 
     def send_all(self, waiting: Callable[[Delivery], object], patience_s: float = 20.0) -> Delivery:
-        """Send everything, however long it takes, unless MLflow does not answer for ``patience_s`` seconds.
+        """Send everything, without a time limit, unless MLflow does not answer for ``patience_s`` seconds.
 
         Args:
-            waiting: Told every now and then what is still missing.
-            patience_s: How long the server may be away.
+            waiting: Called repeatedly with what is still missing.
+            patience_s: How long the server may be unavailable.
         """
         self.notify()
         since = time.monotonic()
@@ -162,7 +161,7 @@ class Tracker:
         return self.close(1.0)
 
     def close(self, deadline_s: float = 30.0) -> Delivery:
-        """Send what is left, for at most ``deadline_s`` seconds, and stop."""
+        """Send the remaining events and files for at most ``deadline_s`` seconds, and stop."""
         self._deadline = time.monotonic() + deadline_s
         self._closing.set()
         self._wake.set()
@@ -171,12 +170,12 @@ class Tracker:
         return self.delivery()
 
     def delivery(self) -> Delivery:
-        """Say what MLflow still lacks."""
+        """What MLflow is still missing."""
         left = len(read_journal(self._folder / JOURNAL, self._state.offset).events)
         files, refused = len(self._state.artifacts), self._state.refused
         if not left and not files:
             return Delivery(True, refused=refused, problem=self._refusal)
-        return Delivery(False, left, files, refused, self._problem or "there was no time left")
+        return Delivery(False, left, files, refused, self._problem or "there was not enough time")
 
     # The thread
 
@@ -189,14 +188,14 @@ class Tracker:
                 self._problem = ""
                 pause_s = FIRST_PAUSE_S
             except (OutageError, UserError, OSError) as outage:
-                # OSError: the journal or the state cannot be read or written, as on a disk that is full.
+                # OSError: the journal or the state cannot be read or written, e.g. because the disk is full.
                 self._problem = one_line(outage)
                 self._rest(min(pause_s, 1.0) if self._closing.is_set() else pause_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
                 busy = True
             except Exception as error:
-                # A fault of ours must not end the training that it watches.
-                _log.exception("the tracker cannot go on")
+                # A bug in the tracker must not end the training.
+                _log.exception("the upload to MLflow cannot continue")
                 self._problem = one_line(error)
                 return
             if self._closing.is_set() and (not busy or time.monotonic() >= self._deadline):
@@ -207,7 +206,7 @@ class Tracker:
                 self._rest(GATHER_S)
 
     def _rest(self, seconds: float) -> None:
-        """Wait, but no longer than until the driver wants to leave."""
+        """Wait, but not past the deadline of a driver that ends."""
         if self._closing.is_set():
             time.sleep(max(0.0, min(seconds, 1.0, self._deadline - time.monotonic())))
         else:
@@ -230,7 +229,7 @@ class Tracker:
         self._state.experiment_id = experiment_id
 
     def _find_experiment(self, client: Any) -> str:
-        """The id of the experiment, which is made if it is missing."""
+        """The id of the experiment, which is created if it is missing."""
         found = client.get_experiment_by_name(self._experiment)
         if found is None:
             return str(
@@ -241,12 +240,12 @@ class Tracker:
         if found.lifecycle_stage != "active":
             raise UserError(
                 f"tracking.experiment: {self._experiment!r} was deleted on {self.uri}. "
-                "Restore it there, or give tracking.experiment another name."
+                "Restore it there, or set tracking.experiment to another name."
             )
         return str(found.experiment_id)
 
     def _artifacts(self) -> str | None:
-        """Where the files of a new experiment go; a server knows that itself."""
+        """The place for the files of a new experiment; None for a server, which chooses it itself."""
         if self.uri.startswith(("http:", "https:", "databricks")):
             return None
         # A database of the user may contain several sweeps: their files are stored beside them.
@@ -258,10 +257,10 @@ class Tracker:
         return self.uri == own_database_uri(self._folder)
 
     def _send_chunk(self) -> bool:
-        """Send the next stretch of the journal; whether there was anything to do."""
+        """Send the next chunk of the journal or one file. Returns whether there was anything to send."""
         journal = self._folder / JOURNAL
         if self._state.offset > (journal.stat().st_size if journal.exists() else 0):
-            self._begin_again("the journal is another one")
+            self._restart("the journal was replaced")
         chunk = read_journal(journal, self._state.offset, CHUNK_BYTES)
         moved = chunk.offset > self._state.offset
         if moved:
@@ -278,14 +277,14 @@ class Tracker:
         return self._send_artifact() or moved
 
     def _send_artifact(self) -> bool:
-        """Send one of the files that wait; whether there was one."""
+        """Upload one of the pending files. Returns whether there was one."""
         if not self._state.artifacts:
             return False
         item = self._state.artifacts.pop(0)
         try:
             self._upload(item)
         except OutageError:
-            # A file that cannot be sent must not hold up those behind it.
+            # A file that cannot be uploaded must not block the others.
             self._state.artifacts.append(item)
             raise
         finally:
@@ -308,14 +307,14 @@ class Tracker:
             self._refuse(f"the file {item['path']} of trial {item['trial']} is missing")
 
     def _send(self, request: Callable[[], object]) -> bool:
-        """Send a request; whether it was accepted. One that never will be is left out, and counted."""
+        """Send a request. Returns False if MLflow rejects it for good; it is then skipped and counted."""
         from mlflow.exceptions import MlflowException
 
         try:
             attempt(request)
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST" and not self._knows_sweep():
-                self._begin_again("the server has lost the runs of this sweep")
+                self._restart("the server has lost the runs of this sweep")
             self._refuse(one_line(error))
             return False
         return True
@@ -330,18 +329,18 @@ class Tracker:
         return True
 
     def _refuse(self, why: str) -> None:
-        # Not a warning: that would be printed over the table on the terminal. `close` says it.
-        _log.info("MLflow does not get everything: %s", why)
+        # Not a warning, which would be printed over the table on the terminal. `close` reports it.
+        _log.info("MLflow rejected a request: %s", why)
         self._state.refused += 1
         self._refusal = why
 
-    def _begin_again(self, why: str) -> None:
-        """Forget what was sent, so that everything is sent anew."""
+    def _restart(self, why: str) -> None:
+        """Reset the state, so that everything is sent again."""
         self._state = State(self.uri, self._experiment)
         self._client = None
         raise OutageError(f"{why}; everything is sent again")
 
-    # What is kept
+    # The state file
 
     def _load_state(self) -> State:
         state = read_state(self._folder / self._state_name)
@@ -351,7 +350,7 @@ class Tracker:
             # The same database, perhaps in a folder that was moved. `_connect` checks that it has the runs.
             state.uri = self.uri
         if (state.uri, state.experiment) != (self.uri, self._experiment):
-            # Sent elsewhere: everything is sent from the beginning.
+            # The state belongs to another server: everything is sent from the start.
             return State(self.uri, self._experiment)
         return state
 

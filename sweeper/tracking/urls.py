@@ -19,12 +19,12 @@ HOST = "127.0.0.1"
 PORT = 5000
 
 COMPARED = 5
-"""Trials that the link to a comparison compares."""
+"""How many trials the link to a comparison contains."""
 
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
-"""So that MLflow's pages show an experiment as training runs, not as conversations with a language model."""
+"""Makes MLflow's pages show an experiment as training runs, not as conversations with a language model."""
 PAGES_MODE = "workflowType=machine_learning"
-"""The same, for the menus beside the page."""
+"""The same for the menus beside the page."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Links:
     Attributes:
         charts: The charts of all trials, best first.
         comparison: The comparison of the best trials.
-        served: Whether a server of the user answers there; otherwise `sweeper ui` starts one.
+        served: Whether they are on a server of the user; otherwise `sweeper ui` starts one.
     """
 
     charts: str
@@ -48,7 +48,7 @@ def links_to(sweep: SweepState, state: State | None, base: str | None = None) ->
     Args:
         sweep: The sweep.
         state: What was uploaded, and where; None if nothing was.
-        base: Where the pages are served; None for the server of the runs, or for `sweeper ui`.
+        base: Address of the pages; None for the server of the runs, or for `sweeper ui`.
     """
     if state is None or not state.runs:
         return None
@@ -65,10 +65,10 @@ def links_to(sweep: SweepState, state: State | None, base: str | None = None) ->
 
 
 def comparison_url(base: str, experiment_id: str, run_ids: Sequence[str]) -> str:
-    """The address at which MLflow's pages compare runs.
+    """The address of MLflow's comparison of runs.
 
     Args:
-        base: Where the pages are served, e.g. ``http://127.0.0.1:5000``.
+        base: Address of the pages, e.g. ``http://127.0.0.1:5000``.
         experiment_id: The experiment of the runs.
         run_ids: The runs, best first.
     """
@@ -78,18 +78,18 @@ def comparison_url(base: str, experiment_id: str, run_ids: Sequence[str]) -> str
 
 
 def charts_url(base: str, experiment_id: str, sweep_id: str, objective: Objective) -> str:
-    """The address at which MLflow's pages chart the trials of a sweep, sorted by their objective.
+    """The address of MLflow's charts of the trials of a sweep, sorted by their objective.
 
     Args:
-        base: Where the pages are served, e.g. ``http://127.0.0.1:5000``.
+        base: Address of the pages, e.g. ``http://127.0.0.1:5000``.
         experiment_id: The experiment of the runs.
-        sweep_id: The sweep, as its journal calls it.
-        objective: What the trials are sorted by, the best first.
+        sweep_id: The sweep's id in its journal.
+        objective: The objective by which the trials are sorted, best first.
     """
     options = {
         "compareRunsMode": "CHART",
         "searchFilter": f"tags.`sweep.id` = '{sweep_id}' and tags.`sweep.kind` = 'trial'",
-        # Sorted by anything but their creation, runs are shown without the sweeps that they lie below.
+        # When sorted by anything but their creation, runs are shown without the sweeps that contain them.
         "orderByKey": f"metrics.`{legal_key(f'final/{objective.name}')}`",
         "orderByAsc": "false" if objective.goal == "maximize" else "true",
     }

@@ -1,4 +1,4 @@
-"""Sweeps that are played into a journal by hand, and what MLflow has of them."""
+"""Sweeps whose events a test writes to a journal, and readers of their runs in MLflow."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ INFO = {
 
 
 class Sweep:
-    """A sweep that is played into a journal by hand."""
+    """A sweep whose events a test writes to a journal."""
 
     def __init__(self, folder: Path, sweep_id: str = "0123") -> None:
         self.folder = folder

@@ -1,4 +1,4 @@
-"""A sweep whose folder was moved, renamed or copied: its files follow, and none is made at the old place."""
+"""A sweep whose folder was moved, renamed or copied: its files follow, and the old place stays untouched."""
 
 from __future__ import annotations
 
@@ -28,9 +28,7 @@ from sweeper.tracking.server import serve
         ("/old/x2/trials/3/a", "/old/x", "/old/x2/trials/3/a"),
     ],
 )
-def test_files_of_trials_are_found_in_the_folder_that_the_sweep_has_now(
-    path: str, home: str, now: str
-) -> None:
+def test_files_of_trials_are_found_in_the_present_folder_of_the_sweep(path: str, home: str, now: str) -> None:
     assert moved_path(path, home, Path("/new/y")) == now
 
 
@@ -48,7 +46,7 @@ def played(folder: Path) -> Sweep:
     return made
 
 
-def test_two_sweeps_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+def test_two_sweeps_with_the_same_name_are_distinguished_by_their_folders(tmp_path: Path) -> None:
     played(tmp_path / "one").journal.close()
     shutil.copytree(tmp_path / "one", tmp_path / "two")
     found, others = list_sweeps(tmp_path)
@@ -76,7 +74,7 @@ def test_mlflow_finds_and_writes_files_in_the_new_folder(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     old, new = tmp_path / "old", tmp_path / "elsewhere" / "new"
     played(old).journal.close()
-    # In a process of its own: MLflow remembers the place of a run's files as long as a process lives.
+    # In a separate process, because MLflow caches the place of a run's files in each process.
     sync = [sys.executable, "-m", "sweeper.cli", "sync", "old", "--sweeps", str(tmp_path)]
     subprocess.run(sync, check=True, capture_output=True)
     new.parent.mkdir()
@@ -125,7 +123,7 @@ def test_the_pages_of_a_read_only_sweep_can_be_opened(
     (tmp_path / "readonly").mkdir()
     mount = ["mount", "-o", "bind,ro", str(tmp_path / "disk"), str(tmp_path / "readonly")]
     if os.geteuid() or subprocess.run(mount, check=False, capture_output=True).returncode:
-        pytest.skip("this user must not mount")
+        pytest.skip("this user may not mount")
     try:
         names = sorted((tmp_path / "disk").rglob("*"))
         with serve(tmp_path / "readonly") as pages:

@@ -21,7 +21,7 @@ from sweeper.records.sweep_state import find_sweep
 from sweeper.tracking.server import HOST, free_port, serve
 
 
-def test_a_taken_port_is_passed_over() -> None:
+def test_a_used_port_is_skipped() -> None:
     with socket.socket() as taken:
         taken.bind((HOST, 0))
         taken.listen()
@@ -30,7 +30,7 @@ def test_a_taken_port_is_passed_over() -> None:
 
 
 @pytest.mark.parametrize("port", [0, -1, 65536])
-def test_what_is_no_port_is_refused(port: int) -> None:
+def test_an_invalid_port_is_refused(port: int) -> None:
     with pytest.raises(UserError, match="1 to 65535"):
         free_port(port)
 
@@ -43,7 +43,7 @@ def test_a_sweep_is_found_by_name_or_by_path(tmp_path: Path) -> None:
     assert find_sweep(str(folder), tmp_path / "elsewhere") == folder
 
 
-def test_a_sweep_that_is_not_there_is_said_with_the_nearest_name(tmp_path: Path) -> None:
+def test_the_error_about_a_missing_sweep_suggests_the_nearest_name(tmp_path: Path) -> None:
     (tmp_path / "pusht-quick").mkdir()
     (tmp_path / "pusht-quick" / "journal.jsonl").touch()
     with pytest.raises(SweepNotFoundError, match=r"'pusht-quik'.*Did you mean 'pusht-quick'\?"):
@@ -60,7 +60,7 @@ def test_a_folder_without_runs_is_not_served(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
-def test_the_pages_are_served_to_this_machine_alone_and_end_with_the_context(tmp_path: Path) -> None:
+def test_the_pages_are_served_only_to_this_machine_and_only_within_the_context(tmp_path: Path) -> None:
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")

@@ -1,4 +1,4 @@
-"""`sweeper sync` sends MLflow what it lacks, once, also to another server."""
+"""`sweeper sync` uploads missing data to MLflow, once, also to another server."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def played(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A sweep that was never sent, with a trial that was retried and one that failed."""
+    """A sweep that was never uploaded, with a trial that was retried and one that failed."""
     folder = tmp_path_factory.mktemp("sweeps") / "small"
     made = Sweep(folder)
     made.start()
@@ -53,7 +53,7 @@ def sync(played: Any, *arguments: str) -> Any:
     return CliRunner().invoke(app, command)
 
 
-def test_what_mlflow_lacks_is_sent_once_and_said(played: Any) -> None:
+def test_missing_data_is_uploaded_once(played: Any) -> None:
     for _ in range(2):
         answer = sync(played)
         assert answer.exit_code == 0, answer.output
@@ -70,7 +70,9 @@ def test_what_mlflow_lacks_is_sent_once_and_said(played: Any) -> None:
     assert "error.txt" in files
 
 
-def test_another_server_gets_everything_and_the_own_one_is_left_alone(played: Any, tmp_path: Path) -> None:
+def test_another_server_receives_everything_and_the_own_state_is_unchanged(
+    played: Any, tmp_path: Path
+) -> None:
     state = (played.folder / "mlflow.json").read_bytes()
     other = f"sqlite:///{tmp_path / 'other.db'}"
     assert sync(played, "--to", other).exit_code == 0
@@ -81,21 +83,21 @@ def test_another_server_gets_everything_and_the_own_one_is_left_alone(played: An
     assert (played.folder / "mlflow.json").read_bytes() == state
 
 
-def test_while_the_sweep_runs_its_driver_sends_what_is_missing(played: Any) -> None:
+def test_while_the_sweep_runs_its_driver_uploads_missing_data(played: Any) -> None:
     with FileLock(played.folder / LOCK):
         result = sync_sweep(played.folder, None, print)
     assert result.by_driver
-    assert "its driver sends" in str(result)
+    assert "its driver uploads" in str(result)
 
 
 @pytest.mark.parametrize("uri", ["a/folder", "ftp://server/x"])
-def test_an_address_that_is_none_is_refused(played: Any, uri: str) -> None:
+def test_an_unsupported_address_is_refused(played: Any, uri: str) -> None:
     answer = sync(played, "--to", uri)
     assert answer.exit_code == 1
-    assert "is no address of an MLflow store" in str(answer.exception)
+    assert "is not an address of an MLflow server or database" in str(answer.exception)
 
 
-def test_a_database_that_somebody_else_has_locked_is_written_when_it_is_free(tmp_path: Path) -> None:
+def test_a_database_locked_by_another_process_is_written_once_it_is_free(tmp_path: Path) -> None:
     made = Sweep(tmp_path)
     made.start()
     tracker = made.tracker()

@@ -1,6 +1,6 @@
-"""MLflow gets what the journal has, once, in batches, also after an outage, and training never waits for it.
+"""MLflow receives the whole journal, once, in batches, also after an outage, and training never waits for it.
 
-Importing MLflow takes seconds, and every test here needs a database of its own.
+Importing MLflow takes seconds, and every test here needs its own database.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from sweeper.tracking.tracker import Tracker, tracking_uri
 
 pytestmark = [
     pytest.mark.slow,
-    # MLflow's own imports and its use of SQLAlchemy warn; that is not ours to mend.
+    # MLflow's own imports and its use of SQLAlchemy cause warnings, which this project cannot fix.
     pytest.mark.filterwarnings("default"),
 ]
 
@@ -90,7 +90,7 @@ def test_a_sweep_is_one_parent_run_with_a_child_for_each_trial(tmp_path):
     assert history(client, runs[0].info.run_id, "train/loss") == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
 
 
-def test_the_default_store_lies_in_the_sweeps_folder_whatever_its_name(tmp_path):
+def test_the_default_database_is_in_the_sweeps_folder_whatever_its_name(tmp_path):
     folder = tmp_path / 'it\'s a 100% "folder" #1'
     video = tmp_path / "rollout 5.mp4"
     video.write_bytes(b"film")
@@ -114,7 +114,7 @@ def test_the_default_store_lies_in_the_sweeps_folder_whatever_its_name(tmp_path)
     assert {path.name for path in stored} >= {"config.json", "rollout 5.mp4", "space.yaml"}
 
 
-def test_a_tracker_that_starts_again_goes_on_with_the_same_runs(tmp_path):
+def test_a_restarted_tracker_continues_with_the_same_runs(tmp_path):
     played = Sweep(tmp_path)
     played.start()
     played.trial(0, status="")
@@ -132,13 +132,13 @@ def test_a_tracker_that_starts_again_goes_on_with_the_same_runs(tmp_path):
     assert len(client.search_runs([second.experiment_id])) == 2
 
 
-def test_what_is_sent_twice_is_there_once(tmp_path):
+def test_data_that_is_sent_twice_is_recorded_once(tmp_path):
     played = Sweep(tmp_path)
     played.start()
     played.trial(0)
     played.finish()
     first, _ = played.deliver()
-    (tmp_path / "mlflow.json").unlink()  # as if the driver died before it noted what was sent
+    (tmp_path / "mlflow.json").unlink()  # as if the driver died before it recorded what was sent
     second, delivery = played.deliver()
     assert delivery.complete
     assert (parent_run_id(second), second.run_id(0)) == (parent_run_id(first), first.run_id(0))
@@ -147,20 +147,20 @@ def test_what_is_sent_twice_is_there_once(tmp_path):
     assert history(client, second.run_id(0), "train/loss") == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
 
 
-def test_a_database_that_was_lost_is_filled_again_from_the_journal(tmp_path):
+def test_a_lost_database_is_restored_from_the_journal(tmp_path):
     played = Sweep(tmp_path)
     played.start()
     played.trial(0)
     played.deliver()
     (tmp_path / DATABASE).unlink()
     played.trial(1)
-    # In a new process: in this one MLflow holds the file that is gone.
+    # In a new process, because in this one MLflow still has the deleted file open.
     script = (
         "import sys; from pathlib import Path; from sweeper.tracking.tracker import Tracker\n"
         "tracker = Tracker(Path(sys.argv[1]), None, 'small'); print(tracker.start(), tracker.close(60))"
     )
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True)
-    assert done.stdout.strip() == "MLflow has everything.", done.stderr
+    assert done.stdout.strip() == "MLflow is up to date.", done.stderr
     tracker = played.tracker()
     count = "SELECT COUNT(*) FROM metrics WHERE key = 'train/loss' AND run_uuid = ?"
     with contextlib.closing(sqlite3.connect(tmp_path / DATABASE)) as database:
@@ -168,7 +168,7 @@ def test_a_database_that_was_lost_is_filled_again_from_the_journal(tmp_path):
             assert database.execute(count, (tracker.run_id(number),)).fetchone() == (3,)
 
 
-def test_names_and_values_that_mlflow_refuses_cost_nothing_else(tmp_path):
+def test_names_and_values_that_mlflow_rejects_affect_nothing_else(tmp_path):
     played = Sweep(tmp_path)
     played.start()
     played.trial(0, status="", note="x" * 9000)
@@ -184,7 +184,7 @@ def test_names_and_values_that_mlflow_refuses_cost_nothing_else(tmp_path):
     assert len(run.data.params["note"]) == 6000
 
 
-def test_more_than_fits_into_one_request_is_split(tmp_path):
+def test_requests_that_are_too_large_are_split(tmp_path):
     played = Sweep(tmp_path)
     played.start()
     played.trial(0, status="", **{f"field_{number}": number for number in range(250)})
@@ -199,7 +199,7 @@ def test_more_than_fits_into_one_request_is_split(tmp_path):
     assert len(history(client, tracker.run_id(0), "metric_49")) == 30
 
 
-def test_a_run_that_a_user_deleted_does_not_hold_up_the_others(tmp_path):
+def test_a_run_that_the_user_deleted_does_not_block_the_others(tmp_path):
     played = Sweep(tmp_path)
     played.start()
     played.trial(0, status="")
@@ -211,11 +211,11 @@ def test_a_run_that_a_user_deleted_does_not_hold_up_the_others(tmp_path):
     tracker, delivery = played.deliver()
     assert delivery.complete
     assert delivery.refused == 1
-    assert "It refused 1 requests" in str(delivery)
+    assert "It rejected 1 requests" in str(delivery)
     assert len(history(client, tracker.run_id(1), "train/loss")) == 3
 
 
-def test_a_file_that_is_gone_is_said_and_left_out(tmp_path):
+def test_a_missing_file_is_reported_and_skipped(tmp_path):
     played = Sweep(tmp_path)
     played.start()
     played.trial(0, status="")
@@ -226,7 +226,7 @@ def test_a_file_that_is_gone_is_said_and_left_out(tmp_path):
     assert "/nowhere/film.mp4" in delivery.problem
 
 
-def test_training_goes_on_and_everything_arrives_while_the_driver_appends(tmp_path):
+def test_events_that_the_driver_appends_meanwhile_all_arrive(tmp_path):
     played = Sweep(tmp_path)
     tracker = played.tracker()
     assert tracker.start() == ""
@@ -243,7 +243,7 @@ def test_training_goes_on_and_everything_arrives_while_the_driver_appends(tmp_pa
     ("uri", "message"),
     [("nonsense://host", "cannot be written"), ("sqlite:////dev/null/x.db", "cannot be")],
 )
-def test_an_address_that_can_never_work_is_refused_before_any_trial(tmp_path, uri, message):
+def test_an_invalid_address_is_refused_before_any_trial(tmp_path, uri, message):
     with pytest.raises(UserError, match=message):
         Tracker(tmp_path, uri, "small").start()
 
@@ -256,7 +256,7 @@ def test_a_deleted_experiment_is_a_clear_error(tmp_path):
         played.tracker().start()
 
 
-def test_the_address_is_the_users_then_the_environments_then_the_folders(tmp_path, monkeypatch):
+def test_the_address_is_the_users_then_the_environments_then_the_folder(tmp_path, monkeypatch):
     assert tracking_uri(tmp_path, None) == f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
     assert tracking_uri(tmp_path, None) == "http://server:5000"
@@ -273,7 +273,7 @@ def test_the_objective_is_the_first_metric_of_a_run_and_unknown_until_the_end(tm
     tracker, _ = played.deliver()
     client = client_of(tmp_path)
     ended, running = (client.get_run(tracker.run_id(number)).data.metrics for number in (0, 1))
-    # MLflow's comparison begins with the first; summaries at step 0 are drawn as bars.
+    # MLflow's comparison starts with the first metric; summaries at step 0 are drawn as bars.
     assert next(iter(ended)) == next(iter(running)) == f"final/{SUCCESS}"
     assert ended[f"final/{SUCCESS}"] == pytest.approx(0.3)
     assert math.isnan(running[f"final/{SUCCESS}"])
@@ -281,7 +281,7 @@ def test_the_objective_is_the_first_metric_of_a_run_and_unknown_until_the_end(tm
 
 
 class Server:
-    """A real MLflow server that can die and come back on the same port with what it knew."""
+    """A real MLflow server that can be killed and restarted on the same port with the same data."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -310,7 +310,7 @@ class Server:
             except OSError:
                 assert self.process.poll() is None, (self.folder / "server.log").read_text()
                 time.sleep(0.2)
-        raise AssertionError("the server did not come up")
+        raise AssertionError("the server did not start")
 
     def kill(self):
         if self.process is not None:
@@ -328,26 +328,26 @@ def server(tmp_path):
     running.kill()
 
 
-def test_an_outage_of_the_server_costs_nothing_but_patience(tmp_path, server):
+def test_an_outage_of_the_server_loses_no_data(tmp_path, server):
     played = Sweep(tmp_path / "sweep")
     tracker = played.tracker(server.uri)
-    # The server is not there when the sweep starts: that is said, and the sweep goes on.
+    # The server is down when the sweep starts: this is reported, and the sweep continues.
     assert "127.0.0.1" in tracker.start()
     played.start()
     played.trial(0)
     tracker.notify()
     server.start()
     wait_until(lambda: tracker.run_id(0) is not None and tracker.problem == "")
-    # It dies in the middle of a trial, and the driver appends as if nothing were.
+    # It dies in the middle of a trial, and the driver continues to append.
     server.kill()
     played.trial(1, status="")
     tracker.notify()
     wait_until(lambda: tracker.problem != "")
     delivery = tracker.close(deadline_s=1.0)
     assert (delivery.complete, delivery.events) == (False, 4)
-    assert "MLflow lacks 4 events" in str(delivery)
+    assert "MLflow is missing 4 events" in str(delivery)
     assert "127.0.0.1" in delivery.problem
-    # The next driver finds it alive again, and everything arrives, once.
+    # For the next driver the server is up again, and everything arrives once.
     server.start()
     film = tmp_path / "film.mp4"
     film.write_bytes(b"film")

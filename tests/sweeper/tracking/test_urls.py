@@ -1,4 +1,4 @@
-"""The addresses at which MLflow's pages show what a sweep found."""
+"""The addresses of MLflow's pages for a sweep."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sweeper.spec.sweep import Objective
 from sweeper.tracking.urls import charts_url, comparison_url
 
 
-def test_the_comparison_names_the_runs_best_first() -> None:
+def test_the_comparison_contains_the_runs_best_first() -> None:
     url = comparison_url("http://127.0.0.1:5000/", "1", ["b", "a"])
     assert url == (
         "http://127.0.0.1:5000/#/compare-runs?runs=%5B%22b%22%2C%22a%22%5D&experiments=%5B%221%22%5D"
