@@ -87,9 +87,9 @@ def changed_sweep(spec: SweepSpec, changes: Sequence[str], trainable: Trainable)
             faults.append(
                 _fault(
                     override,
-                    "cannot be changed in a sweep that has begun.",
-                    "What can: budget.…, resources.…, parameters.NAME.min and parameters.NAME.max, and the "
-                    "place of the same data (config.dataset.root). For anything else launch a new sweep "
+                    "cannot be changed in a sweep that has started.",
+                    "Only budget.…, resources.…, parameters.NAME.min, parameters.NAME.max and the place of the "
+                    "same data (config.dataset.root) can be changed. For other changes launch a new sweep "
                     "under another name.",
                 )
             )

@@ -35,8 +35,8 @@ class Delivery:
         if self.complete:
             return f"MLflow is up to date.{refused}"
         return (
-            f"MLflow is missing {self.events} events and {self.artifacts} files of this sweep ({self.problem}). "
-            f"They are in the folder of the sweep. `sweeper sync` uploads them.{refused}"
+            f"MLflow is missing {self.events} events and {self.artifacts} files of this sweep "
+            f"({self.problem}). They are in the folder of the sweep. `sweeper sync` uploads them.{refused}"
         )
 
 

@@ -56,7 +56,7 @@ _log = logging.getLogger(__name__)
 
 
 def tracking_uri(folder: Path, uri: str | None) -> str:
-    """The address for a sweep's runs: ``uri``, else MLFLOW_TRACKING_URI, else SQLite in the sweep's folder."""
+    """The address for a sweep's runs: ``uri``, else MLFLOW_TRACKING_URI, else SQLite in its folder."""
     return uri or os.environ.get("MLFLOW_TRACKING_URI") or own_database_uri(folder)
 
 

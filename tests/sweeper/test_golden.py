@@ -283,7 +283,7 @@ def read(folder: Path) -> SweepState:
 def test_live_table_of_a_running_sweep(golden: GoldenFiles, width):
     write_journal(Path("sweeps/running"), over=False)
     console = plain_console(width, terminal=True)
-    board = board_of(read(Path("sweeps/running")))
+    board = forecast_of(read(Path("sweeps/running")))
     with Display(console, board, lambda: "MLflow does not answer: Connection refused"):
         pass
     golden.compare(f"live_{width}.txt", printed(console), made_with=("rich",))
