@@ -88,9 +88,9 @@ def changed_sweep(spec: SweepSpec, changes: Sequence[str], trainable: Trainable)
                 _fault(
                     override,
                     "cannot be changed in a sweep that has started.",
-                    "Only budget.…, resources.…, parameters.NAME.min, parameters.NAME.max and the place of the "
-                    "same data (config.dataset.root) can be changed. For other changes launch a new sweep "
-                    "under another name.",
+                    "Only budget.…, resources.…, parameters.NAME.min, parameters.NAME.max and the place of "
+                    "the same data (config.dataset.root) can be changed. For other changes launch a new "
+                    "sweep under another name.",
                 )
             )
     for parameter in parameters.values():
@@ -190,7 +190,7 @@ def _change_place(
     if name not in places:
         allowed = ", ".join(f"config.{place}" for place in places)
         remedy = f"The place of the same data may change: {allowed}. " if places else ""
-        problem = "cannot be changed in a sweep that has begun: its trials could not be compared."
+        problem = "cannot be changed in a sweep that has started: its trials could not be compared."
         faults.append(_fault(override, problem, f"{remedy}Launch a new sweep under another name."))
         return
     if name in spec.space.names:
