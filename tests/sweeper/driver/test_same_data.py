@@ -229,7 +229,7 @@ def test_a_checkpoint_that_changed_is_refused_and_a_copy_accepted(tmp_path: Path
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ("config.dataset.split_seed=3", "cannot be changed in a sweep that has begun"),
+        ("config.dataset.split_seed=3", "cannot be changed in a sweep that has started"),
         ("config.train.steps=7", "config.dataset.root"),
         ("config.dataset.root=[3]", "is not a text"),
         ("config.dataset.root=~nobody-of-this-name/x", "no home folder"),
