@@ -112,14 +112,14 @@ def swapped(old: str, new: str) -> str:
 @pytest.mark.parametrize(
     ("text", "name", "words"),
     [
-        (GOOD + "\n".join(NINES), "", "holds more than 50000 values"),
+        (GOOD + "\n".join(NINES), "", "has more than 50000 values"),
         ("[" * 100_000, "", "levels deep"),
         ("a: " + "{b: " * 5000, "", "levels deep"),
         (swapped("max: 1e-3", "max: " + "9" * 100_000), "", "cannot be read"),
         (
             swapped("{values: [8, 16, 24, 32]}", "{min: 1, max: 100000000000000}"),
             "parameters.policy.horizon",
-            "can be used by no trial",
+            "cannot be used in any trial",
         ),
     ],
     ids=["aliases", "lists", "mappings", "digits", "numbers"],

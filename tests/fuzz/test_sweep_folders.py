@@ -169,7 +169,7 @@ def test_the_checkpoints_of_a_whole_folder_are_found(whole: Path, tmp_path: Path
     for command in exports:
         made = [str(tmp_path / "out") if word == "exported" else word for word in command]
         found.append(RUNNER.invoke(app, [*made, "--sweeps", str(whole.parent)]))
-    assert "its best checkpoint, step 50" in found[0].output
+    assert "its last checkpoint, step 50" in found[0].output
     assert isinstance(found[0].exception, TrainableError)
     # What was dropped is said to be dropped.
     assert isinstance(found[1].exception, SweeperError)

@@ -77,13 +77,13 @@ def test_a_login_in_a_space_or_an_override_is_refused_without_repeating_it(tmp_p
     with pytest.raises(SpecError, match="MLFLOW_TRACKING_USERNAME") as refused:
         load_spec(space, [f"tracking.uri=http://me:{LOGIN}@host:5000"], tmp_path)
     assert LOGIN not in str(refused.value)
-    with pytest.raises(SpecError, match="holds a login") as refused:
+    with pytest.raises(SpecError, match="contains credentials") as refused:
         load_spec(space, [f"config.dataset.root=s3://AKIA1:a/{LOGIN}@bucket/set"], tmp_path)
     assert LOGIN not in str(refused.value)
     plain = yaml.safe_load(space.read_text())
     plain["tracking"] = {"uri": f"postgresql://me:{LOGIN}@host/runs"}
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(plain))
-    with pytest.raises(SpecError, match="holds a login") as refused:
+    with pytest.raises(SpecError, match="contains credentials") as refused:
         load_spec(tmp_path / "space.yaml", (), tmp_path)
     assert LOGIN not in str(refused.value)
 

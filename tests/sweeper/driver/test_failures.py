@@ -304,7 +304,7 @@ def test_a_trial_whose_worker_was_killed_equals_a_straight_one_bit_for_bit(
     assert (straight.retries, killed.retries) == ({}, {"lost": 1})
     assert straight.status == killed.status == "completed"
 
-    for name in ("model", "ema", "optimizer"):
+    for name in ("model", "ema"):  # the state of the optimiser is deleted when a trial completes
         files = [Path(trial.checkpoint) / f"{name}.safetensors" for trial in (straight, killed)]
         one, other = (hashlib.sha256(file.read_bytes()).hexdigest() for file in files)
         assert one == other, name

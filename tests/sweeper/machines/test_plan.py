@@ -124,7 +124,7 @@ def test_searched_steps_are_a_range():
         (["constraints=[optimizer.lr > 0.009]"], LAPTOP, "keep the constraints"),
         (["metric={name: train/loss}"], LAPTOP, "cannot be compared"),
         (["config.dataset.root=/no/such/folder"], LAPTOP, "there is no /no/such/folder"),
-        (["metric.goal=minimize"], LAPTOP, "usually to maximize"),
+        (["metric.goal=minimize"], LAPTOP, "is usually maximize"),
     ],
 )
 def test_what_is_legal_and_probably_not_meant_is_a_warning(overrides, machine, words):

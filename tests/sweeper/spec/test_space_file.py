@@ -263,7 +263,7 @@ def test_how_many_episodes_are_learned_from_can_be_searched(write):
         ("config.dataset.episodes=1.5", "1.5 is neither"),
         ("config.dataset.episodes=0-99999999999999999999", "larger than any number"),
         ("config.dataset.exclude_episodes=null", "is null"),
-        ("config.dataset.features={actions: [a]}", "'actions' becomes ['a']"),
+        ("config.dataset.features={actions: [1]}", "'actions' becomes [1]"),
         ("parameters.dataset.episodes={min: 1, max: 9}", "a choice of numbers cannot have a range"),
     ],
 )

@@ -270,7 +270,7 @@ def _table(path: Path, columns: Iterable[str] | None = None) -> Any:
         there = set(file.schema_arrow.names)
         # read_table would import pandas
         return file.read(columns=None if columns is None else [name for name in columns if name in there])
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         foreign = foreign_content(path)
         remedy = "Run `git lfs pull` in the dataset's folder." if "Git LFS" in foreign else AGAIN
         problem = foreign or f"cannot be read: {str(error).rstrip('.')}"
@@ -285,7 +285,10 @@ def _episode_rows(path: Path, cameras: Sequence[str]) -> list[dict[str, Any]]:
     table = _table(path, columns)
     if "episode_index" not in table.column_names:
         raise dataset_error(str(path), "has no column episode_index.", AGAIN)
-    rows: list[dict[str, Any]] = table.to_pylist()
+    try:
+        rows: list[dict[str, Any]] = table.to_pylist()
+    except UnicodeDecodeError as error:  # a text with damaged bytes
+        raise dataset_error(str(path), f"cannot be read: {error}.", AGAIN) from error
     return rows
 
 

@@ -140,9 +140,9 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
                 break
     if len(rows) == 1 and isinstance(rows[0], list):
         rows = rows[0]
-    wrong = next((row for row in rows if not isinstance(row, dict)), None)
-    if wrong is not None:
-        problem = f"contains {str(wrong)[:40]!r}, which is not a JSON object."
+    wrong = [row for row in rows if not isinstance(row, dict)]
+    if wrong:
+        problem = f"contains {str(wrong[0])[:40]!r}, which is not a JSON object."
         raise dataset_error(str(path), problem, "Each line must be an object.")
     return rows
 
