@@ -31,8 +31,8 @@ def address_faults(field: str, address: str) -> list[Fault]:
         problem = "several file systems are chained by '::'."
         return [Fault(field, problem, "Name the one that holds the folder: s3://bucket/folder.")]
     if not _PORT.fullmatch(host):
-        problem = f"{protocol}://… holds a login, and addresses are written down."
-        remedy = "Leave it out: logins come from each machine's environment, in the way of the store."
+        problem = f"{protocol}://… contains credentials, and addresses are recorded."
+        remedy = "Leave them out: each machine reads them from its environment, in the way of the store."
         if protocol in ("abfs", "abfss"):
             remedy = "Write az://container/folder, and set AZURE_STORAGE_ACCOUNT_NAME on each machine."
         return [Fault(field, problem, remedy)]

@@ -268,7 +268,7 @@ def test_an_address_that_is_none_is_told_apart(memory, cache, address, said):
 )
 def test_a_login_in_an_address_is_refused_and_not_repeated(cache, login):
     said = message(f"s3://{login}/set", cache)
-    assert "holds a login" in said
+    assert "contains credentials" in said
     assert "mine" not in said
     assert "s3cr3t" not in said
     (fault,) = TRAINABLE.faults({"dataset.root": ["/somewhere", f"s3://{login}/set"]})
