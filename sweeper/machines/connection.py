@@ -13,7 +13,7 @@ from typing import Any
 
 from sweeper.errors import UserError
 from sweeper.machines.cluster import DRIVER, Cluster, Node, cluster_file, scaled_kinds
-from sweeper.machines.local_ray import LOCAL_ENVIRONMENT, start_ray, stop_ray
+from sweeper.machines.local_ray import LOCAL_ENVIRONMENT, TOKEN, start_ray, stop_ray
 from sweeper.machines.machine import find_machine
 from sweeper.text import first_line
 
@@ -141,9 +141,6 @@ def _look(local: bool, address: str) -> Cluster:
     drivers = sum(node["Resources"].get(DRIVER, 0.0) for node in resources)
     kinds, at_most = ((), 0) if local else scaled_kinds(cluster_file())
     return Cluster(nodes, kinds, at_most, int(drivers) if drivers else None, local, address)
-
-
-TOKEN = Path("~/.ray/auth_token")
 
 
 def _object_store_bytes() -> int:

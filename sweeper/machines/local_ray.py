@@ -16,7 +16,7 @@ from sweeper.errors import SweeperError, UserError
 from sweeper.machines.reaper import Reaper
 from sweeper.text import first_line
 
-__all__ = ["LOCAL_ENVIRONMENT", "start_ray", "stop_ray", "temporary_fault", "temporary_folder"]
+__all__ = ["LOCAL_ENVIRONMENT", "TOKEN", "start_ray", "stop_ray", "temporary_fault", "temporary_folder"]
 
 LOCAL_ENVIRONMENT = {
     # On Linux, too: the address of the machine is 127.0.0.1, and every process of Ray listens there alone.
@@ -25,6 +25,8 @@ LOCAL_ENVIRONMENT = {
     "RAY_enable_metrics_collection": "0",
 }
 """Settings of a private Ray; they must be set before Ray is imported. The caller's environment wins."""
+TOKEN = Path("~/.ray/auth_token")
+"""The file in which Ray keeps the user's token."""
 SOCKET_BYTES = 107
 """The longest path of a Unix socket on Linux."""
 SESSION_BYTES = len("/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
@@ -88,6 +90,7 @@ def start_ray(options: Mapping[str, Any], report: Callable[[str], object] = str)
         try:
             context = ray.init(**options)
             _reapers.append(Reaper(_started_since(before)))
+            _protect_token()
             return context
         except BaseException as error:
             ray.shutdown()
@@ -104,6 +107,14 @@ def start_ray(options: Mapping[str, Any], report: Callable[[str], object] = str)
             report(f"Ray did not start: {first_line(error)}. Attempt {attempt + 1} of {ATTEMPTS} follows.")
             time.sleep(PAUSE_S * attempt)
     raise AssertionError("an attempt either succeeds or is the last")
+
+
+def _protect_token() -> None:
+    """Let only its user read Ray's token: Ray writes it with the user's ordinary permissions."""
+    path = TOKEN.expanduser()
+    with contextlib.suppress(OSError):
+        if path.stat().st_mode & 0o077:
+            path.chmod(0o600)
 
 
 def stop_ray() -> None:

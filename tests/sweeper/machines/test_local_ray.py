@@ -147,6 +147,7 @@ def test_a_private_ray_listens_on_the_loopback_interface_and_wants_its_token(tmp
             for connection in process.net_connections("inet")
             if connection.status == psutil.CONN_LISTEN
         ]
+        assert own_ray.TOKEN.expanduser().stat().st_mode & 0o077 == 0
         assert {"gcs_server", "raylet"} <= {name for name, _ in listening}
         assert {ip.removeprefix("::ffff:") for _, ip in listening} == {"127.0.0.1"}
         stranger = subprocess.run(
