@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from trainables.dataset.lerobot_dataset import LeRobotDataset
+from trainables.files import add_content
 
 __all__ = ["content_digest"]
 
 WHOLE_B = 256 * 1024
-BLOCK_B = 64 * 1024
 BLOCKS = 4
 
 
@@ -56,13 +56,7 @@ def _add_file(digest: hashlib._Hash, path: Path) -> None:
     """Add the size of a file, and all of it or some blocks; not its name."""
     try:
         size = path.stat().st_size
-        with path.open("rb") as file:
-            digest.update(f"{size}\n".encode())
-            if size <= WHOLE_B:
-                digest.update(file.read())
-                return
-            for number in range(BLOCKS):
-                file.seek((size - BLOCK_B) * number // (BLOCKS - 1))
-                digest.update(file.read(BLOCK_B))
+        digest.update(f"{size}\n".encode())
+        add_content(digest, path, size, whole_b=WHOLE_B, blocks=BLOCKS)
     except OSError:
         digest.update(b"missing\n")

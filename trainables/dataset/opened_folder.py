@@ -24,6 +24,7 @@ from trainables.dataset.format.tables import Table, available_cpus, read_table
 from trainables.dataset.format.video import Video, VideoError, probe_video
 from trainables.dataset.sources.find import Source
 from trainables.features import Feature, PolicyFeatures
+from trainables.files import add_content
 from trainables.interface import Fault, Finding
 from trainables.ranges import compressed
 
@@ -32,7 +33,6 @@ __all__ = ["DatasetFolder"]
 # Files up to this size are part of the fingerprint byte by byte, larger ones by some of their blocks.
 WHOLE_FILE_B = 8 * 1024 * 1024
 WHOLE_VIDEO_B = 256 * 1024
-BLOCK_B = 64 * 1024
 BLOCKS = 4
 PROBES_AT_ONCE = 8
 
@@ -335,10 +335,4 @@ def _digest_file(digest: hashlib._Hash, name: str, path: Path, whole_b: int) -> 
         return
     size = path.stat().st_size
     digest.update(f"{name} {size}\n".encode())
-    with path.open("rb") as file:
-        if size <= whole_b:
-            digest.update(file.read())
-            return
-        for number in range(BLOCKS):
-            file.seek((size - BLOCK_B) * number // (BLOCKS - 1))
-            digest.update(file.read(BLOCK_B))
+    add_content(digest, path, size, whole_b=whole_b, blocks=BLOCKS)

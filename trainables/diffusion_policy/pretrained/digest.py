@@ -1,14 +1,15 @@
-"""Whether a checkpoint is still the one that it was. Standard library only."""
+"""Whether a checkpoint is still the one that it was."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
 
+from trainables.files import add_content
+
 __all__ = ["checkpoint_digest"]
 
 WHOLE_B = 1024 * 1024
-BLOCK_B = 64 * 1024
 BLOCKS = 16
 READ = ("*.json", "*.safetensors")
 _OF_THE_TRAINING = ("train_config.json", "state.json", "optimizer.safetensors")
@@ -28,11 +29,5 @@ def checkpoint_digest(place: Path) -> str:
             continue
         size = file.stat().st_size
         digest.update(f"{'' if file == place else file.name} {size}\n".encode())
-        with file.open("rb") as opened:
-            if size <= WHOLE_B:
-                digest.update(opened.read())
-                continue
-            for number in range(BLOCKS):
-                opened.seek((size - BLOCK_B) * number // (BLOCKS - 1))
-                digest.update(opened.read(BLOCK_B))
+        add_content(digest, file, size, whole_b=WHOLE_B, blocks=BLOCKS)
     return digest.hexdigest()
