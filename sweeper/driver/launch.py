@@ -102,8 +102,9 @@ def _run_sweep(
         settled = settle(spec.resources, this_machine(spec.folder), left)
     cache = usable_cache()
     with checking(console, spec.name) as progress:
-        base = preflight(spec, trainable, cache, progress)
-        data = describe_data(spec, trainable, base, cache)
+        checked = preflight(spec, trainable, cache, progress)
+        data = describe_data(spec, trainable, checked, cache)
+    base = checked[0]
     if earlier is not None:
         check_same_data(earlier, data, spec, console)
     remark(spec, trainable, base, cache, console)

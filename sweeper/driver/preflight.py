@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +58,12 @@ def preflight(
     trainable: Trainable,
     cache: Path,
     progress: Callable[[str], None] = lambda _message: None,
-) -> dict[str, Any]:
-    """Check a sweep against its dataset and environment; return a legal configuration of its space.
+) -> list[dict[str, Any]]:
+    """Check a sweep against its dataset and environment.
 
-    If the space searches fields that decide which data is read, each of their combinations is checked.
+    Returns:
+        Legal configurations of the space that were checked: at least one, and one for each combination of
+        searched fields that decide which data is read.
 
     Raises:
         ConfigError: With all faults, if there are any.
@@ -72,19 +74,27 @@ def preflight(
     )
     if found:
         raise ConfigError(list(found))
-    return checked[0]
+    return checked
 
 
 def describe_data(
-    spec: SweepSpec, trainable: Trainable, config: Mapping[str, Any], cache: Path
+    spec: SweepSpec, trainable: Trainable, checked: Sequence[Mapping[str, Any]], cache: Path
 ) -> dict[str, Any]:
-    """Identify the data of a sweep, and those of each combination of the data fields that it searches."""
-    data = dict(trainable.describe(config, cache))
+    """Identify the data of a sweep, and those of each combination of the data fields that it searches.
+
+    Args:
+        spec: The sweep.
+        trainable: What is trained.
+        checked: What `preflight` returned.
+        cache: For datasets.
+    """
+    described = [trainable.describe(config, cache) for config in checked]
+    data = dict(described[0])
     names = _data_fields(spec, trainable)
     if names:
         data["searched"] = [
-            {"fields": {name: one.get(name) for name in names}, **trainable.describe(one, cache)}
-            for one in _variants(spec, trainable)
+            {"fields": {name: config.get(name) for name in names}, **one}
+            for config, one in zip(checked, described, strict=True)
         ]
     return data
 
@@ -221,9 +231,9 @@ def check_disk(spec: SweepSpec, trial_gb: float, ended_gb: float, left: int, con
             f"{spec.folder}: a trial needs about {describe_size(trial_gb)} of disk, and {free} are free. "
             "Free some space, or choose another folder with --sweeps."
         )
-    at_once = spec.resources.max_concurrent
-    stay = spec.keep.at_most(left, AUTO_TRIALS_AT_ONCE if at_once == "auto" else at_once)
-    at_once = AUTO_TRIALS_AT_ONCE if at_once == "auto" else at_once
+    wanted = spec.resources.max_concurrent
+    at_once = AUTO_TRIALS_AT_ONCE if wanted == "auto" else wanted
+    stay = spec.keep.at_most(left, at_once)
     all_gb = spec.keep.disk_gb(left, at_once, running_gb=trial_gb, ended_gb=ended_gb)
     if all_gb > free_gb:
         which = (

@@ -58,10 +58,10 @@ def begun(tmp_path: Path, data: Path, *searched: Any, trials: int = 1, **config:
     """A sweep of which one trial ran and was cut off."""
     fixed = {"dataset.root": str(data), "train.steps": 600, "eval.window_steps": 2, **config}
     spec = sweep(tmp_path / "sweeps" / "small", LR, *searched, objectives={ERROR: "minimize"}, config=fixed)
-    base = preflight(spec, TRAINABLE, tmp_path)
+    checked = preflight(spec, TRAINABLE, tmp_path)
     spec.folder.mkdir(parents=True)
     with Journal(spec.folder / JOURNAL) as journal:
-        info = {"data": describe_data(spec, TRAINABLE, base, tmp_path)}
+        info = {"data": describe_data(spec, TRAINABLE, checked, tmp_path)}
         fields = {"spec": spec.to_dict(), "space": spec.source, "info": info, "driver": {}}
         journal.append(EventKind.SWEEP_START, sweep=spec.name, sweep_id="0123", **fields)
         for number in range(trials):
@@ -78,8 +78,8 @@ def continued(tmp_path: Path, spec: SweepSpec, *changes: str) -> str:
     """
     console = Console(file=io.StringIO(), width=1000)
     now = changed_sweep(spec, changes, TRAINABLE)
-    base = preflight(now, TRAINABLE, tmp_path)
-    check_same_data(read_sweep(spec.folder), describe_data(now, TRAINABLE, base, tmp_path), now, console)
+    checked = preflight(now, TRAINABLE, tmp_path)
+    check_same_data(read_sweep(spec.folder), describe_data(now, TRAINABLE, checked, tmp_path), now, console)
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
