@@ -28,11 +28,10 @@ from sweeper.driver.preflight import (
     remark,
 )
 from sweeper.driver.signals import ended_by_signals, interrupted_by_sigterm
-from sweeper.errors import UserError
 from sweeper.machines.cluster import Cluster, settle, this_machine
 from sweeper.machines.connection import connect, disconnect, is_connected
 from sweeper.machines.identity import information
-from sweeper.machines.local_ray import temporary_fault, temporary_folder
+from sweeper.machines.local_ray import check_temporary_folder, temporary_folder
 from sweeper.machines.machine import usable_cache
 from sweeper.records.limits import nothing_left
 from sweeper.records.sweep_state import SweepState
@@ -45,7 +44,7 @@ from trainables.interface import STEPS
 __all__ = ["launch", "run_sweep"]
 
 REMINDER_S = 30.0
-"""How often the user is told that Ray has not started yet."""
+"""Seconds between reminders that Ray has not started yet."""
 
 
 def launch(
@@ -96,9 +95,7 @@ def _run_sweep(
     cluster = settled = None
     remote = address or os.environ.get("RAY_ADDRESS")
     if not remote or remote == "local":
-        fault = temporary_fault()
-        if fault:
-            raise UserError(fault)
+        check_temporary_folder()
         settled = settle(spec.resources, this_machine(spec.folder), left)
     cache = usable_cache()
     with checking(console, spec.name) as progress:

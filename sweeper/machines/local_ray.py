@@ -16,7 +16,15 @@ from sweeper.errors import SweeperError, UserError
 from sweeper.machines.reaper import Reaper
 from sweeper.text import first_line
 
-__all__ = ["LOCAL_ENVIRONMENT", "TOKEN", "start_ray", "stop_ray", "temporary_fault", "temporary_folder"]
+__all__ = [
+    "LOCAL_ENVIRONMENT",
+    "TOKEN",
+    "check_temporary_folder",
+    "start_ray",
+    "stop_ray",
+    "temporary_fault",
+    "temporary_folder",
+]
 
 LOCAL_ENVIRONMENT = {
     # On Linux, too: the address of the machine is 127.0.0.1, and every process of Ray listens there alone.
@@ -58,12 +66,24 @@ def temporary_fault() -> str:
             f"Ray's temporary folder {folder}{of} has a path that is {too_long} characters too long for a "
             f"socket. {remedy}"
         )
+    # The folder itself is left to Ray, which creates it so that other users can write it, too.
+    place = next(one for one in (folder, *folder.parents) if one.exists())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
+        tempfile.TemporaryFile(dir=place).close()
     except OSError as error:
         return f"Ray's temporary folder {folder}{of} cannot be written: {error.strerror}. {remedy}"
     return ""
+
+
+def check_temporary_folder() -> None:
+    """Check Ray's temporary folder.
+
+    Raises:
+        UserError: If Ray could not use it.
+    """
+    fault = temporary_fault()
+    if fault:
+        raise UserError(fault)
 
 
 def start_ray(options: Mapping[str, Any], report: Callable[[str], object] = str) -> Any:
@@ -80,9 +100,7 @@ def start_ray(options: Mapping[str, Any], report: Callable[[str], object] = str)
         UserError: If Ray's temporary folder cannot be used.
         SweeperError: If Ray does not start after several attempts.
     """
-    fault = temporary_fault()
-    if fault:
-        raise UserError(fault)
+    check_temporary_folder()
     import ray
 
     for attempt in range(1, ATTEMPTS + 1):

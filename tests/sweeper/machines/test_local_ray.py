@@ -82,6 +82,8 @@ def test_the_longest_path_of_ray_that_is_accepted_fits_into_a_socket(
         place = Path(short) / ("x" * left)
         monkeypatch.setenv("RAY_TMPDIR", str(place))
         assert own_ray.temporary_fault() == ""
+        # Only Ray creates its folder, with permissions for all users of the machine.
+        assert list(Path(short).iterdir()) == []
         monkeypatch.setenv("RAY_TMPDIR", f"{place}x")
         assert "1 characters too long" in own_ray.temporary_fault()
         # The system agrees about the limit.
