@@ -12,7 +12,14 @@ from typing import Any, Literal, TypeVar
 
 from sweeper.errors import SpecError, SpecFault
 from sweeper.spec.space import Parameter
-from sweeper.spec.space_file.fields import AUTO, SETTINGS, coerce, from_the_root, value_problem
+from sweeper.spec.space_file.fields import (
+    AUTO,
+    SETTINGS,
+    coerce,
+    from_the_root,
+    no_home_folder,
+    value_problem,
+)
 from sweeper.spec.space_file.yaml_nodes import FaultList, Override, parse_override
 from sweeper.spec.sweep import BudgetSpec, ResourceSpec, SweepSpec
 from sweeper.text import nearest
@@ -184,7 +191,7 @@ def _change_place(
     trainable: Trainable,
     faults: list[SpecFault],
 ) -> None:
-    """Change where the data or the checkpoint are, which has to be the same data."""
+    """Change the place of the data or of the checkpoint. The driver checks that the content is the same."""
     places = trainable.places if isinstance(trainable, NamesPlaces) else ()
     name = trainable.aliases.get(rest, rest)
     if name not in places:
@@ -202,8 +209,8 @@ def _change_place(
     if problem_and_remedy is None:
         try:
             config[name] = from_the_root(field, coerce(field, value))
-        except RuntimeError:  # `~user`, whom this machine does not know
-            problem_and_remedy = (f"there is no home folder for {value!r}.", "Write the path from the root.")
+        except RuntimeError:
+            problem_and_remedy = no_home_folder(value)
     if problem_and_remedy is not None:
         faults.append(_fault(override, *problem_and_remedy))
 

@@ -23,12 +23,13 @@ __all__ = [
     "coerce",
     "from_the_root",
     "is_path",
+    "no_home_folder",
     "possible_numbers",
     "value_problem",
 ]
 
 PATH_OR_HUB = "path or hub id"
-"""Unit of a field that names a folder or, if there is no such folder, something on the hub."""
+"""Unit of a field that names a folder or, if that does not exist, a repository on the hub."""
 
 SECTIONS = (
     "name",
@@ -282,13 +283,13 @@ def is_path(info: FieldInfo) -> bool:
 
 
 def from_the_root(info: FieldInfo, value: Any) -> Any:
-    """The value of a field, paths written from the root: trials work in other folders.
+    """The value of a field with paths made absolute, as trials work in other folders.
 
     Raises:
-        RuntimeError: If there is no home folder for ``~user``.
+        RuntimeError: If ``~user`` has no home folder (`no_home_folder`).
     """
     named = info.unit == PATH_OR_HUB and isinstance(value, str)
-    # A name on the hub has no folder, and begins like none.
+    # A name on the hub is not a folder, and does not begin like one.
     if not is_path(info) and not (named and (value[:1] in ("~", "/", ".") or is_there(Path(value)))):
         return value
     if isinstance(value, list):
@@ -296,6 +297,11 @@ def from_the_root(info: FieldInfo, value: Any) -> Any:
     if not isinstance(value, str) or is_url(value):
         return value
     return str(Path(value).expanduser().absolute())
+
+
+def no_home_folder(value: Any) -> tuple[str, str]:
+    """What is wrong with a path for which `from_the_root` raises an error, and what to do."""
+    return f"{value!r} has no home folder on this machine.", "Write an absolute path: /home/..."
 
 
 def possible_numbers(parameter: Node) -> list[float]:

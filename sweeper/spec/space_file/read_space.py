@@ -17,6 +17,7 @@ from sweeper.spec.space_file.fields import (
     PARAMETER_WORDS,
     coerce,
     from_the_root,
+    no_home_folder,
     value_problem,
 )
 from sweeper.spec.space_file.yaml_nodes import Node, Place
@@ -109,9 +110,8 @@ def _settled(document: Document, place: Place, name: str, value: Any, info: Fiel
     value = coerce(info, value)
     try:
         return from_the_root(info, value)
-    except RuntimeError:  # `~user`, and this machine has no such user
-        remedy = "Write an absolute path: /home/..."
-        document.faults.add(place, name, f"{value!r} has no home folder on this machine.", remedy)
+    except RuntimeError:
+        document.faults.add(place, name, *no_home_folder(value))
         return value
 
 
