@@ -124,7 +124,7 @@ def trial_folder(sweep_folder: Path, number: int) -> Path:
 
 
 def moved_path(path: str, home: str, sweep_folder: Path) -> str:
-    """Where a recorded file of a trial is now, if the folder of its sweep may have been moved or renamed.
+    """Return the present path of a recorded file of a trial, whose sweep may have been moved or renamed.
 
     Args:
         path: The file as it was recorded.

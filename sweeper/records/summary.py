@@ -228,7 +228,7 @@ def _write_index(sweep: SweepState, digest: str) -> None:
         with os.fdopen(number, "wb") as file:
             file.write(_line(head))
             file.writelines(lines)
-            # Whoever can read the journal can read its index.
+            # Users who can read the journal can read its index, too.
             os.fchmod(number, (sweep.folder / JOURNAL).stat().st_mode & 0o666)
         Path(beside).replace(sweep.folder / INDEX)
     except BaseException:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.errors import UserError
-from sweeper.layout import DATABASE, JOURNAL, STATE, TRIALS, moved_path, write_whole
+from sweeper.layout import DATABASE, JOURNAL, STATE, TRIALS, trial_folder, write_whole
 from sweeper.masking import safe_uri
 from sweeper.records.journal import read_journal
 from sweeper.records.sweep_state import SweepState
@@ -296,13 +296,13 @@ class Tracker:
         if "text" in item:
             self._send(lambda: self._client.log_text(run_id, item["text"], item["name"]))
             return
-        path = item["path"]
-        if not Path(path).is_file():
-            # The folder may have been moved since the trial reported the file.
-            home = path.rpartition(f"/{TRIALS}/{item['trial']}/")[0]
-            path = moved_path(path, home, self._folder)
-        if Path(path).is_file():
-            self._send(lambda: self._client.log_artifact(run_id, path, item["folder"] or None))
+        path = Path(item["path"])
+        if not path.is_file():
+            # The folder of the sweep may have been moved since the trial reported the file.
+            inside = item["path"].rpartition(f"/{TRIALS}/{item['trial']}/")[2]
+            path = trial_folder(self._folder, int(item["trial"])) / inside
+        if path.is_file():
+            self._send(lambda: self._client.log_artifact(run_id, str(path), item["folder"] or None))
         else:
             self._refuse(f"the file {item['path']} of trial {item['trial']} is missing")
 
