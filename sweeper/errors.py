@@ -13,6 +13,7 @@
         ├── ResourceError        more CPUs, GPUs or disk wanted than there are
         ├── SweepExistsError     a sweep of that name lies in the folder already
         └── SweepNotFoundError   no sweep lies where one was looked for
+            └── SweepNotStartedError   its launch has not recorded anything
 
 Whatever derives from `SweeperError` is told to the user as a short report, without a traceback.
 """
@@ -31,6 +32,7 @@ __all__ = [
     "SweepDamagedError",
     "SweepExistsError",
     "SweepNotFoundError",
+    "SweepNotStartedError",
     "SweeperError",
     "TrackingError",
     "TrialError",
@@ -87,6 +89,19 @@ class SweepExistsError(UserError):
 
 class SweepNotFoundError(UserError):
     """No sweep lies where one was looked for."""
+
+
+class SweepNotStartedError(SweepNotFoundError):
+    """A launch has created the folder of a sweep, and recorded nothing in it.
+
+    Args:
+        message: The same about this folder, and what to do.
+        starting: Whether the launch runs, and may still record something.
+    """
+
+    def __init__(self, message: str, *, starting: bool) -> None:
+        super().__init__(message)
+        self.starting = starting
 
 
 class ExpressionError(UserError):

@@ -19,6 +19,7 @@ from sweeper.records.summary import read_summary
 from sweeper.records.sweep_state import find_sweep
 from sweeper.terminal.as_json import to_json
 from sweeper.terminal.result import print_links, sweeps_option
+from sweeper.terminal.status import print_others
 from sweeper.terminal.tables import print_ranking, sweeps_table
 from sweeper.tracking.server import serve
 from sweeper.tracking.state import read_state
@@ -54,16 +55,15 @@ def list_sweeps(sweeps: SweepsFolder = Path("sweeps"), as_json: Json = False) ->
     for one in found:
         one.mark_interrupted()
     if as_json:
-        broken = [{"sweep": one.name, "status": one.status, "message": one.message} for one in others]
-        typer.echo(json.dumps([*map(to_json, found), *broken], indent=2))
+        rest = [{"sweep": one.name, "status": one.status, "message": one.message} for one in others]
+        typer.echo(json.dumps([*map(to_json, found), *rest], indent=2))
         return
     console = open_console()
     if found:
         console.print(sweeps_table(found))
     elif not others:
         console.print(f"No sweeps in {sweeps}. `sweeper demo` starts a small one.")
-    for other in others:
-        console.print(f"! {other.name} {other.message}", style="yellow", markup=False, soft_wrap=True)
+    print_others(console, others)
 
 
 def ui(

@@ -21,7 +21,7 @@ from sweeper.steering.operations import LocalSweep, RunningSweep
 from sweeper.steering.status import forecast_of, status_of
 from sweeper.terminal.as_json import to_json
 from sweeper.terminal.live import Display, told_events
-from sweeper.terminal.status import print_status, summary_table
+from sweeper.terminal.status import print_others, print_status, summary_table
 from sweeper.terminal.tables import print_ranking
 
 __all__ = ["budget", "cancel", "logs", "pause", "resume", "status", "stop", "watch"]
@@ -94,8 +94,7 @@ def _status_of_all(address: str | None, sweeps: Path, as_json: bool) -> None:
         console.print(summary_table(found, console.width if console.is_terminal else None))
     elif not others:
         console.print(f"No sweeps in {place}." if address is None else f"No sweep runs on {place}.")
-    for other in others:
-        console.print(f"! {other.name} {other.message}", style="yellow", markup=False, soft_wrap=True)
+    print_others(console, others)
 
 
 def watch(

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from sweeper.errors import SweepDamagedError, SweepNotFoundError
+from sweeper.errors import SweepDamagedError, SweepNotFoundError, SweepNotStartedError
 from sweeper.layout import INDEX, JOURNAL, UNFINISHED
 from sweeper.records.events import (
     Check,
@@ -46,7 +46,6 @@ from sweeper.records.sweep_state import (
     SweepState,
     interned,
     not_a_sweep,
-    not_started,
     update_sweep,
 )
 from sweeper.records.trial_state import TrialState
@@ -109,7 +108,7 @@ class NoSweep:
         name: The name of the folder.
         status: ``damaged``, ``starting`` (its launch has not recorded anything yet) or ``not started`` (its
             launch ended before).
-        message: The same as the rest of a sentence, and what to do.
+        message: What is wrong, and what to do.
     """
 
     name: str
@@ -134,11 +133,12 @@ def list_sweeps(folder: Path) -> tuple[list[SweepState], list[NoSweep]]:
         try:
             sweeps.append(read_summary(place))
         except SweepDamagedError as error:
-            others.append(NoSweep(place.name, "damaged", f"is damaged: {error}"))
+            others.append(NoSweep(place.name, "damaged", str(error)))
+        except SweepNotStartedError as error:
+            status = "starting" if error.starting else "not started"
+            others.append(NoSweep(place.name, status, str(error)))
         except SweepNotFoundError:
-            status, message = not_started(place)
-            if status:
-                others.append(NoSweep(place.name, status, message))
+            continue
     return sorted(sweeps, key=lambda sweep: -sweep.started), others
 
 

@@ -21,9 +21,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import psutil
-from filelock import FileLock, Timeout
 
-from sweeper.errors import SweepDamagedError, SweepNotFoundError, UserError
+from sweeper.errors import SweepDamagedError, SweepNotFoundError, SweepNotStartedError, UserError
 from sweeper.layout import JOURNAL, LOCK, moved_path
 from sweeper.records.events import Event, EventKind, event_fault
 from sweeper.records.journal import events_in, line_of_event, read_lines
@@ -358,10 +357,7 @@ def read_sweep(folder: Path) -> SweepState:
 
 def not_a_sweep(folder: Path) -> SweepNotFoundError:
     """Return the error for a folder without events."""
-    status, message = not_started(folder)
-    if status:
-        return SweepNotFoundError(f"{folder} {message}")
-    return SweepNotFoundError(
+    return not_started(folder) or SweepNotFoundError(
         f"{folder}: not a sweep's folder: {JOURNAL} is missing or empty. `sweeper list` shows sweeps."
     )
 
@@ -431,24 +427,21 @@ def driver_runs(driver: Mapping[str, Any]) -> bool:
         return False
 
 
-def not_started(folder: Path) -> tuple[str, str]:
-    """The status of a folder in which a launch has recorded nothing, and the rest of a sentence about it.
-
-    Returns:
-        ``starting`` if the launch runs, ``not started`` if it ended; two empty texts for any other folder.
-    """
+def not_started(folder: Path) -> SweepNotStartedError | None:
+    """Return the error for a folder in which a launch has recorded nothing; None for any other folder."""
     if not (folder / LOCK).is_file():
-        return "", ""
+        return None
+    from filelock import FileLock, Timeout  # other folders, which are almost all, do without it
+
+    ended = f"{folder} has no trials: its launch ended before it started any. There is nothing to resume"
     try:
         with FileLock(folder / LOCK, timeout=0):
-            return "not started", (
-                "has no trials: its launch ended before it started any. There is nothing to resume; launch "
-                "the sweep again."
-            )
+            return SweepNotStartedError(f"{ended}; launch the sweep again.", starting=False)
     except Timeout:
-        return "starting", "is starting: its launch has not started a trial yet. Try again in a minute."
+        message = f"{folder} is starting: its launch has not started a trial yet. Try again in a minute."
+        return SweepNotStartedError(message, starting=True)
     except OSError:
-        return "not started", "has no trials, and cannot be written."
+        return SweepNotStartedError(f"{ended}, and the folder cannot be written.", starting=False)
 
 
 def find_sweep(name: str, sweeps: Path) -> Path:
@@ -461,9 +454,9 @@ def find_sweep(name: str, sweeps: Path) -> Path:
         if (folder / JOURNAL).is_file():
             # `.` has no name.
             return folder if folder.name else folder.absolute()
-        status, message = not_started(folder)
-        if status:
-            raise SweepNotFoundError(f"{folder} {message}")
+        young = not_started(folder)
+        if young is not None:
+            raise young
     known = sorted(path.parent.name for path in sweeps.glob(f"*/{JOURNAL}"))
     near = difflib.get_close_matches(name, known, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
+from sweeper.records.summary import NoSweep
 from sweeper.steering.status import Plain
 from sweeper.terminal.tables import Column, duration_text, fitted_table, number_text, state_text
 
-__all__ = ["print_status", "summary_table"]
+__all__ = ["print_others", "print_status", "summary_table"]
 
 
 def print_status(console: Console, status: Mapping[str, Any]) -> None:
@@ -103,6 +104,13 @@ def _mlflow_line(status: Mapping[str, Any]) -> str:
     if status["alive"]:
         return f"MLflow: {missing} are being uploaded{refused}"
     return f"MLflow: {missing} are missing{refused}. `sweeper sync` uploads them from the journal"
+
+
+def print_others(console: Console, others: Iterable[NoSweep]) -> None:
+    """Print the folders that cannot be shown as sweeps, below those that can."""
+    for other in others:
+        damaged = f"{other.name} is damaged: " if other.status == "damaged" else ""
+        console.print(f"! {damaged}{other.message}", style="yellow", markup=False, soft_wrap=True)
 
 
 def summary_table(statuses: list[Plain], width: int | None = None) -> Any:
