@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from trainables.dataset.doctor.wording import episodes_of, in_episodes, leave_out, sentence
 from trainables.dataset.format.assign import EXACT_S, nearest_places
 from trainables.dataset.format.decode import DEPTH, FramePart, depth_video, first_picture, lost_frame
+from trainables.dataset.format.files import fetch_remedy
 from trainables.dataset.format.tables import available_cpus
 from trainables.interface import Finding
 
@@ -63,7 +64,7 @@ def _broken_videos(dataset: LeRobotDataset, videos: VideoParts) -> list[Finding]
             episodes = episodes_of(dataset, np.concatenate([broken[number][1] for number in which]))
             several = f"{len(which)} of {len(parts)} videos, first " if len(which) > 1 else ""
             path = parts[which[0]].path
-            fetch = "Run `git lfs pull` in the dataset's folder" if "Git LFS" in kind else "Fetch again"
+            fetch = fetch_remedy(kind, "Fetch again.").removesuffix(".")
             findings.append(
                 Finding(
                     check="broken_video",

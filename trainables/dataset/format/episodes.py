@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from trainables.dataset.errors import DatasetError, dataset_error
 from trainables.dataset.format.files import (
     copied_from,
+    fetch_remedy,
     find_parquet,
     foreign_content,
     listed,
@@ -272,9 +273,8 @@ def _table(path: Path, columns: Iterable[str] | None = None) -> Any:
         return file.read(columns=None if columns is None else [name for name in columns if name in there])
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         foreign = foreign_content(path)
-        remedy = "Run `git lfs pull` in the dataset's folder." if "Git LFS" in foreign else AGAIN
         problem = foreign or f"cannot be read: {str(error).rstrip('.')}"
-        raise dataset_error(str(path), f"{problem}.", remedy) from error
+        raise dataset_error(str(path), f"{problem}.", fetch_remedy(foreign, AGAIN)) from error
 
 
 def _episode_rows(path: Path, cameras: Sequence[str]) -> list[dict[str, Any]]:

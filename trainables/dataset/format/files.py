@@ -17,6 +17,7 @@ __all__ = [
     "FoundFiles",
     "Template",
     "copied_from",
+    "fetch_remedy",
     "find_parquet",
     "foreign_content",
     "inside",
@@ -69,6 +70,11 @@ def foreign_content(path: Path) -> str:
     except OSError:
         return ""
     return ""
+
+
+def fetch_remedy(problem: str, otherwise: str) -> str:
+    """What to do about a file with `foreign_content`; ``otherwise`` if it is not a pointer of Git LFS."""
+    return "Run `git lfs pull` in the dataset's folder." if "Git LFS" in problem else otherwise
 
 
 def pointers_error(root: Path, files: Sequence[Path]) -> Exception | None:
@@ -174,8 +180,7 @@ def _text(path: Path) -> str:
         raise dataset_error(str(path), f"cannot be read: {error.strerror}.", COPY_AGAIN) from error
     foreign = foreign_content(path)
     if foreign:
-        remedy = "Run `git lfs pull` in the dataset's folder." if "Git LFS" in foreign else COPY_AGAIN
-        raise dataset_error(str(path), f"{foreign}.", remedy)
+        raise dataset_error(str(path), f"{foreign}.", fetch_remedy(foreign, COPY_AGAIN))
     encoding = "utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
     try:
         return content.decode(encoding)
