@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from trainables.episodes import EpisodeRecord, Purpose
 from trainables.ranges import parse_choice
 
 __all__ = [
@@ -23,6 +24,8 @@ __all__ = [
     "ConfigError",
     "DatasetExaminer",
     "EstimatesMemory",
+    "EvaluatesPolicies",
+    "EvaluationContext",
     "Examination",
     "ExportsCheckpoints",
     "Fault",
@@ -30,6 +33,7 @@ __all__ = [
     "Finding",
     "Metric",
     "NamesPlaces",
+    "OpenPolicy",
     "Report",
     "SlimsCheckpoints",
     "StartsFromCheckpoints",
@@ -526,5 +530,125 @@ class ExportsCheckpoints(Protocol):
 
         Raises:
             TrainableError: If ``target`` cannot express it, with the reason; nothing is left behind then.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class EvaluationContext:
+    """Where a trained policy is evaluated.
+
+    Attributes:
+        cache: Folder for what is shared on a machine: decoded frames, the built-in datasets.
+        device: ``cpu`` or ``cuda:<index>``.
+        threads: Threads that this process may use for computing; 0 leaves torch's setting alone.
+        progress: Receives what a person would like to know while nothing is returned yet.
+    """
+
+    cache: Path
+    device: str = "cpu"
+    threads: int = 0
+    progress: Callable[[str], None] = silent
+
+
+class OpenPolicy(Protocol):
+    """A trained policy that is ready to be evaluated, with any inference setting.
+
+    An inference setting names fields whose phase is ``inference``; what it does not name stays as trained.
+
+    Attributes:
+        step: Optimiser steps of the policy; 0 if the checkpoint does not say.
+        trained_setting: Every inference field with its value in the training.
+        environment: The simulator, as ``rollout.env`` names it, or None.
+        windows: Held-out moments that :meth:`action_errors` can be asked for; 0 if no dataset is named.
+    """
+
+    step: int
+    trained_setting: Mapping[str, Any]
+    environment: str | None
+
+    @property
+    def windows(self) -> int:
+        """Held-out moments that :meth:`action_errors` can be asked for; 0 if no dataset is named."""
+        ...
+
+    def setting_faults(self, setting: Mapping[str, Any]) -> list[Fault]:
+        """Say what is wrong with an inference setting for this policy; an empty list if nothing is."""
+        ...
+
+    def rollout(
+        self,
+        setting: Mapping[str, Any],
+        purpose: Purpose,
+        episodes: Sequence[int],
+        *,
+        film: Path | None = None,
+        film_episodes: int = 4,
+    ) -> list[EpisodeRecord]:
+        """Roll out numbered episodes of a purpose, which start from seeds of that purpose alone.
+
+        The same numbers give the same records, but for times, whichever other episodes are asked for.
+
+        Args:
+            setting: The inference setting.
+            purpose: What the episodes are for.
+            episodes: Their numbers, each once.
+            film: The mp4 to write of some of them, failures first; None for no film.
+            film_episodes: How many of them the film shows.
+
+        Returns:
+            One record per episode, by number.
+
+        Raises:
+            TrainableError: If there is no environment, or the policy or the simulator fails.
+        """
+        ...
+
+    def action_errors(self, setting: Mapping[str, Any], windows: Sequence[int]) -> list[float]:
+        """The mean squared error of the actions that are executed, at numbered held-out moments.
+
+        Args:
+            setting: The inference setting.
+            windows: Numbers below ``windows``.
+
+        Returns:
+            One error per moment, in the dataset's units squared.
+
+        Raises:
+            TrainableError: If no dataset is named, or it cannot be read.
+        """
+        ...
+
+    def latency_ms(self, setting: Mapping[str, Any], runs: int = 50, most_s: float = 10.0) -> list[float]:
+        """Time the prediction of one action chunk for one observation, as on a robot.
+
+        Args:
+            setting: The inference setting.
+            runs: Warm runs to time.
+            most_s: Seconds after which no further run begins, once there are five.
+
+        Returns:
+            The time of each run, in ms.
+        """
+        ...
+
+
+@runtime_checkable
+class EvaluatesPolicies(Protocol):
+    """A trainable whose trained policies can be evaluated again, with other inference settings too."""
+
+    def open_policy(
+        self, checkpoint: Path, config: Mapping[str, Any], context: EvaluationContext
+    ) -> OpenPolicy:
+        """Load the policy of a checkpoint.
+
+        Args:
+            checkpoint: Folder of the checkpoint, or whatever else the trainable reads as one.
+            config: Values by dotted name that are to hold in place of those of the training: another dataset,
+                another environment.
+            context: Where it is evaluated.
+
+        Raises:
+            ConfigError: If the checkpoint cannot be read, or the policy does not fit the environment.
         """
         ...

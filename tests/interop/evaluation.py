@@ -15,7 +15,8 @@ import torch
 from tests.interop.checks import Checks
 from tests.interop.lerobot_process import LeRobot, read_arrays
 from trainables.diffusion_policy.network.policy import DiffusionPolicy
-from trainables.evaluation.rollout import EpisodeResult, rollout, summarise
+from trainables.episodes import EpisodeRecord
+from trainables.evaluation.rollout import rollout, summarise
 from trainables.pusht.environment import PushTEnvironment
 
 EPISODES, BATCH, SEED = 4, 2, 100_000
@@ -52,7 +53,8 @@ def compare_evaluation(
         checks.tell(f"{name} by lerobot-eval", _listed(recorded[f"{name}s"]))
         equal = f"{same.sum()} of {len(same)} equal"
         checks.tell(f"{name} here, same starts and noise", f"{_listed(mine)} ({equal})")
-    own = rollout(policy, ENVIRONMENT, episode_indices=range(EPISODES), seed=SEED, parallel=EPISODES)
+    results = rollout(policy, ENVIRONMENT, episode_indices=range(EPISODES), seed=SEED, parallel=EPISODES)
+    own = [result.record for result in results]
     checks.tell("our rollout, same starts, its own noise", _listed([e.max_reward for e in own]))
     checks.tell("its average", f"{summarise(own)['rollout/avg_max_reward']:.4f}")
 
@@ -160,7 +162,7 @@ def _compare_actions(checks: Checks, policy: DiffusionPolicy, batches: list[_Bat
     checks.close(f"{len(first)} actions for their observations", first, second, ACTION_PX, " px")
 
 
-def _play(policy: DiffusionPolicy, batch: _Batch) -> list[EpisodeResult]:
+def _play(policy: DiffusionPolicy, batch: _Batch) -> list[EpisodeRecord]:
     """Play episodes as LeRobot does, from the noise that it drew, with nothing else of its."""
     environments = [PushTEnvironment(policy.features) for _ in batch.seeds]
     seen = [environment.reset(seed) for environment, seed in zip(environments, batch.seeds, strict=True)]
@@ -186,7 +188,9 @@ def _play(policy: DiffusionPolicy, batch: _Batch) -> list[EpisodeResult]:
     for environment in environments:
         environment.close()
     return [
-        EpisodeResult(row, seed, len(got), sum(got), max(got), solved[row], np.empty(0))
+        EpisodeRecord(
+            row, seed, solved[row], max_reward=max(got), sum_reward=sum(got), length=len(got), chunk_ms=0.0
+        )
         for row, (seed, got) in enumerate(zip(batch.seeds, rewards, strict=True))
     ]
 

@@ -25,6 +25,7 @@ from trainables.diffusion_policy.pretrained.lerobot_config import TARGETS
 from trainables.features import ENVIRONMENT_STATE, STATE
 from trainables.interface import (
     ConfigError,
+    EvaluationContext,
     Examination,
     Fault,
     FieldInfo,
@@ -37,6 +38,7 @@ from trainables.interface import (
 
 if TYPE_CHECKING:
     from trainables.dataset.lerobot_dataset import LeRobotDataset
+    from trainables.diffusion_policy.inference.opened import OpenedPolicy
 
 __all__ = ["TRAINABLE", "DiffusionPolicyTrainable"]
 
@@ -44,6 +46,20 @@ HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 """``owner/name``; a path that climbs or starts at the root does not look so."""
 
 _HELDOUT = "dataset.holdout_fraction"
+
+
+def _interval(name: str, doc: str) -> tuple[Metric, ...]:
+    """A metric of rollouts, and the ends of its interval."""
+    ends = (("low", "lower"), ("high", "upper"))
+    return (
+        Metric(name, "maximize", "eval", "rollout.env", doc),
+        *(
+            Metric(f"{name}_{end}", "maximize", "eval", "rollout.env", f"{word} end of its 95 % interval")
+            for end, word in ends
+        ),
+    )
+
+
 _METRICS = (
     Metric("train/loss", "minimize", "log", doc="denoising loss, mean since the last report"),
     Metric("train/grad_norm", None, "log", doc="gradient norm before clipping, mean since the last report"),
@@ -59,15 +75,9 @@ _METRICS = (
     Metric(
         "eval/action_rate_hz", "maximize", "eval", _HELDOUT, "actions per second that this latency allows"
     ),
-    Metric("rollout/success_rate", "maximize", "eval", "rollout.env", "share of the episodes that succeed"),
-    Metric("rollout/success_rate_low", "maximize", "eval", "rollout.env", "lower end of its 95 % interval"),
-    Metric("rollout/success_rate_high", "maximize", "eval", "rollout.env", "upper end of its 95 % interval"),
-    Metric(
-        "rollout/avg_max_reward", "maximize", "eval", "rollout.env", "mean of the episodes' largest reward"
-    ),
-    Metric(
-        "rollout/avg_sum_reward", "maximize", "eval", "rollout.env", "mean of the episodes' summed reward"
-    ),
+    *_interval("rollout/success_rate", "share of the episodes that succeed"),
+    *_interval("rollout/avg_max_reward", "mean of the episodes' largest reward"),
+    *_interval("rollout/avg_sum_reward", "mean of the episodes' summed reward"),
     Metric("rollout/episode_length", "minimize", "eval", "rollout.env", "mean steps of an episode"),
     Metric("trial/step", None, "log", doc="optimiser steps done"),
     Metric("trial/epoch", None, "log", doc="passes over the training samples"),
@@ -239,6 +249,18 @@ class DiffusionPolicyTrainable:
         from trainables.diffusion_policy.training.train import train
 
         return train(resolve(config), context)
+
+    def open_policy(
+        self, checkpoint: Path, config: Mapping[str, Any], context: EvaluationContext
+    ) -> OpenedPolicy:
+        """Load the policy of a checkpoint, to evaluate it with any inference setting.
+
+        Raises:
+            ConfigError: If the checkpoint cannot be read, or the policy does not fit the environment.
+        """
+        from trainables.diffusion_policy.inference.opened import open_policy
+
+        return open_policy(checkpoint, config, context)
 
     def export(
         self,

@@ -22,7 +22,15 @@ from torch import Tensor
 from trainables.dataset.windows import Windows
 from trainables.features import ACTION
 
-__all__ = ["OfflineSettings", "SamplingPolicy", "action_error", "choose_windows", "chunk_latency"]
+__all__ = [
+    "OfflineSettings",
+    "SamplingPolicy",
+    "WindowErrors",
+    "action_error",
+    "choose_windows",
+    "chunk_latency",
+    "window_errors",
+]
 
 BATCH = 64
 """Windows that are denoised at once: fixed, so that the numbers do not depend on anything else."""
@@ -106,6 +114,42 @@ def action_error(
         (mean norm of the third difference per step; only for predictions of four steps or more).
     """
     chosen = choose_windows(len(windows), settings)
+    errors = window_errors(policy, windows, chosen, settings, device, told)
+    measured = {
+        "eval/action_mse": errors.squared,
+        "eval/action_mae": errors.absolute,
+        "eval/action_std": errors.spread,
+        "eval/jerk": errors.jerk,
+    }
+    return {name: float(values.double().mean()) for name, values in measured.items() if len(values)}
+
+
+@dataclass(frozen=True)
+class WindowErrors:
+    """What was measured at each of B moments, (B,) each; empty if it cannot be measured.
+
+    Attributes:
+        squared: Mean squared error over samples, steps and dimensions.
+        absolute: Mean absolute error.
+        spread: Standard deviation over the samples.
+        jerk: Mean norm of the third difference per step.
+    """
+
+    squared: Tensor
+    absolute: Tensor
+    spread: Tensor
+    jerk: Tensor
+
+
+def window_errors(
+    policy: SamplingPolicy,
+    windows: Windows,
+    chosen: np.ndarray,
+    settings: OfflineSettings,
+    device: str,
+    told: Callable[[], None] | None = None,
+) -> WindowErrors:
+    """Measure what :func:`action_error` averages, for each of the chosen windows (B,)."""
     squared, absolute, spread, jerk = [], [], [], []
     for start in range(0, len(chosen), BATCH):
         numbers = chosen[start : start + BATCH]
@@ -122,13 +166,8 @@ def action_error(
             jerk.append(predicted_BSTA.float().diff(n=3, dim=2).norm(dim=-1).mean(dim=(1, 2)).cpu())
         if told is not None:
             told()
-    measured = {
-        "eval/action_mse": squared,
-        "eval/action_mae": absolute,
-        "eval/action_std": spread,
-        "eval/jerk": jerk,
-    }
-    return {name: float(torch.cat(values).double().mean()) for name, values in measured.items() if values}
+    parts = (torch.cat(values) if values else torch.empty(0) for values in (squared, absolute, spread, jerk))
+    return WindowErrors(*parts)
 
 
 def chunk_latency(policy: SamplingPolicy, windows: Windows, device: str) -> dict[str, float]:

@@ -8,6 +8,7 @@ and an episode always sits in the same row of it.
 
 from __future__ import annotations
 
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,8 +17,9 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from trainables.confidence import mean_interval, wilson_interval
 from trainables.environment import Environment, Observation, SimulatorError
-from trainables.evaluation.confidence import wilson_interval
+from trainables.episodes import EpisodeRecord
 from trainables.evaluation.simulators import make_environment
 from trainables.features import PolicyFeatures
 from trainables.interface import TrainableError
@@ -68,24 +70,14 @@ class RolloutPolicy(Protocol):
 
 @dataclass(frozen=True)
 class EpisodeResult:
-    """How one episode went.
+    """How one episode went, and what the policy did.
 
     Attributes:
-        index: Number of the episode within the evaluation.
-        seed: The environment's seed it started from.
-        length: Control steps.
-        sum_reward: Sum of the rewards.
-        max_reward: Largest reward.
-        success: Whether the task was solved at some step.
+        record: How it went.
         actions: The executed actions (length, A), float32: they play the episode again.
     """
 
-    index: int
-    seed: int
-    length: int
-    sum_reward: float
-    max_reward: float
-    success: bool
+    record: EpisodeRecord
     actions: np.ndarray = field(repr=False, compare=False)
 
 
@@ -159,27 +151,32 @@ def rollout(
     finally:
         for environment in environments:
             environment.close()
-    return sorted(results, key=lambda result: result.index)
+    return sorted(results, key=lambda result: result.record.episode)
 
 
-def summarise(results: Sequence[EpisodeResult]) -> dict[str, float]:
-    """Average episodes into metrics: success rate with its 95 % interval, rewards, length in control steps.
+def summarise(records: Sequence[EpisodeRecord]) -> dict[str, float]:
+    """Average episodes into metrics: success rate and rewards with 95 % intervals, length in control steps.
 
     Raises:
         ValueError: If there is no episode.
     """
-    if not results:
+    if not records:
         raise ValueError("there are no episodes to average")
-    successes = sum(result.success for result in results)
-    low, high = wilson_interval(successes, len(results))
-    return {
-        "rollout/success_rate": successes / len(results),
+    successes = sum(record.success for record in records)
+    low, high = wilson_interval(successes, len(records))
+    metrics = {
+        "rollout/success_rate": successes / len(records),
         "rollout/success_rate_low": low,
         "rollout/success_rate_high": high,
-        "rollout/avg_max_reward": float(np.mean([result.max_reward for result in results])),
-        "rollout/avg_sum_reward": float(np.mean([result.sum_reward for result in results])),
-        "rollout/episode_length": float(np.mean([result.length for result in results])),
+        "rollout/episode_length": float(np.mean([record.length for record in records])),
     }
+    for name in ("max_reward", "sum_reward"):
+        rewards = np.array([getattr(record, name) for record in records])
+        metrics[f"rollout/avg_{name}"] = float(np.mean(rewards))
+        interval = mean_interval(rewards)
+        if interval is not None:
+            metrics[f"rollout/avg_{name}_low"], metrics[f"rollout/avg_{name}_high"] = interval
+    return metrics
 
 
 class _Episode:
@@ -195,14 +192,16 @@ class _Episode:
         self.observations: deque[Observation] = deque([first] * n_obs_steps, maxlen=n_obs_steps)
         self._actions: list[np.ndarray] = []
         self._rewards: list[float] = []
+        self._chunks_s: list[float] = []
         self._success = False
 
     @property
     def steps(self) -> int:
         return len(self._actions)
 
-    def execute(self, actions_TA: np.ndarray) -> None:
-        """Execute one chunk, until it or the episode ends."""
+    def execute(self, actions_TA: np.ndarray, predicted_s: float) -> None:
+        """Execute one chunk, which took so long to predict, until it or the episode ends."""
+        self._chunks_s.append(predicted_s)
         remembered = self.observations.maxlen or 1
         for position, action_A in enumerate(actions_TA):
             # The policy looks again after the chunk; what it will have forgotten by then need not be drawn.
@@ -218,15 +217,16 @@ class _Episode:
                 return
 
     def result(self) -> EpisodeResult:
-        return EpisodeResult(
-            index=self.index,
+        record = EpisodeRecord(
+            episode=self.index,
             seed=self.seed,
-            length=self.steps,
-            sum_reward=float(np.sum(self._rewards)),
-            max_reward=float(np.max(self._rewards)),
             success=self._success,
-            actions=np.stack(self._actions),
+            max_reward=float(np.max(self._rewards)),
+            sum_reward=float(np.sum(self._rewards)),
+            length=self.steps,
+            chunk_ms=1e3 * float(np.mean(self._chunks_s)),
         )
+        return EpisodeResult(record, np.stack(self._actions))
 
 
 def _step_limit(env_id: str, environments: Sequence[Environment], max_steps: int | None) -> int:
@@ -245,9 +245,11 @@ def _next_index(pending: Sequence[int], active: Sequence[_Episode], size: int) -
 def _play_chunk(policy: RolloutPolicy, active: Sequence[_Episode], seed: int, device: torch.device) -> None:
     """Ask the policy once for every active episode and execute its answers."""
     for rows in _batches(active, inference_batch(device)):
+        start_s = time.perf_counter()
         actions_BTA = _predict(policy, rows, seed, device)
+        predicted_s = time.perf_counter() - start_s
         for row, episode in rows.items():
-            episode.execute(actions_BTA[row])
+            episode.execute(actions_BTA[row], predicted_s)
 
 
 def _batches(active: Sequence[_Episode], size: int) -> list[dict[int, _Episode]]:

@@ -38,7 +38,7 @@ RUNNING, FAILURE, SUCCESS = (110, 110, 110), (200, 40, 40), (30, 150, 60)
 
 def choose_episodes(results: Sequence[EpisodeResult], episodes: int) -> list[EpisodeResult]:
     """Choose what is worth looking at: failures first, each kind by index."""
-    return sorted(results, key=lambda result: (result.success, result.index))[:episodes]
+    return sorted(results, key=lambda result: (result.record.success, result.record.episode))[:episodes]
 
 
 def film_episodes(
@@ -114,13 +114,13 @@ def _stream(container: Any, fps: float, height: int, width: int) -> Any:
 
 def _play(result: EpisodeResult, environment: Environment) -> Iterator[np.ndarray]:
     """Frames of one episode; the last one says how it went."""
-    environment.reset(result.seed)
+    environment.reset(result.record.seed)
     best, success = 0.0, False
-    yield _labelled(environment.frame(), f"#{result.index}", RUNNING)
+    yield _labelled(environment.frame(), f"#{result.record.episode}", RUNNING)
     for step_number, action in enumerate(result.actions, start=1):
         step = environment.step(action, observe=False)
         best, success = max(best, step.reward), success or step.success
-        text = f"#{result.index}  step {step_number}  max reward {best:.2f}"
+        text = f"#{result.record.episode}  step {step_number}  max reward {best:.2f}"
         if step_number == len(result.actions):
             outcome, colour = ("success", SUCCESS) if success else ("failure", FAILURE)
             yield _labelled(environment.frame(), f"{text}  {outcome}", colour)

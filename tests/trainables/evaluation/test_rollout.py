@@ -10,6 +10,7 @@ from reach_simulator import PUSHT_ALL, PUSHT_STATE, NoisyNetwork, Reach, Recorde
 from trainables.diffusion_policy.config.sections import PolicyConfig
 from trainables.diffusion_policy.network.policy import build_policy
 from trainables.environment import SimulatorError
+from trainables.episodes import EpisodeRecord
 from trainables.evaluation import rollout as module
 from trainables.evaluation.rollout import EpisodeResult, RolloutError, rollout, summarise
 from trainables.features import STATE
@@ -40,8 +41,8 @@ def test_policy_is_asked_when_its_chunk_is_used_up_and_sees_the_last_observation
     (result,) = rollout(policy, REACH_ENV, episode_indices=[0], seed=5, parallel=1, max_steps=100)
     (start,) = starts(range(5, 6))
     halvings = int(np.ceil(np.log2(np.linalg.norm(start) / 0.1)))
-    assert result.length == halvings
-    assert result.success
+    assert result.record.length == halvings
+    assert result.record.success
     assert len(policy.asked) == -(-halvings // 3)
     expected = [start / 4, start / 8]
     np.testing.assert_allclose(policy.asked[1][STATE][0].numpy(), expected, rtol=1e-6)
@@ -49,11 +50,13 @@ def test_policy_is_asked_when_its_chunk_is_used_up_and_sees_the_last_observation
 
 def test_result_counts_rewards_steps_and_success() -> None:
     (result,) = rollout(Recorder(), REACH_ENV, episode_indices=[0], seed=5, parallel=1, max_steps=2)
+    record = result.record
     (start,) = starts(range(5, 6))
     rewards = [1 - np.linalg.norm(start) / 2, 1 - np.linalg.norm(start) / 4]
-    assert (result.index, result.seed, result.length, result.success) == (0, 5, 2, False)
-    assert result.sum_reward == pytest.approx(sum(rewards), rel=1e-6)
-    assert result.max_reward == pytest.approx(max(rewards), rel=1e-6)
+    assert (record.episode, record.seed, record.length, record.success) == (0, 5, 2, False)
+    assert record.chunk_ms > 0
+    assert record.sum_reward == pytest.approx(sum(rewards), rel=1e-6)
+    assert record.max_reward == pytest.approx(max(rewards), rel=1e-6)
     np.testing.assert_allclose(result.actions, [start / 2, start / 4], rtol=1e-6)
 
 
@@ -61,8 +64,8 @@ def test_every_episode_is_run_once_and_results_come_by_index() -> None:
     results = rollout(
         Recorder(), REACH_ENV, episode_indices=[9, 3, 20, 4, 11, 19], seed=0, parallel=4, max_steps=9
     )
-    assert [result.index for result in results] == [3, 4, 9, 11, 19, 20]
-    assert [result.seed for result in results] == [3, 4, 9, 11, 19, 20]
+    assert [result.record.episode for result in results] == [3, 4, 9, 11, 19, 20]
+    assert [result.record.seed for result in results] == [3, 4, 9, 11, 19, 20]
 
 
 @pytest.mark.parametrize("parallel", [1, 2, 5, 8, 13, 30])
@@ -71,7 +74,7 @@ def test_number_of_parallel_environments_does_not_change_a_bit(parallel: int) ->
     arguments = {"episode_indices": range(13), "seed": 7, "max_steps": 30}
     reference = rollout(policy, PUSHT, parallel=13, **arguments)
     assert same(rollout(policy, PUSHT, parallel=parallel, **arguments), reference)
-    assert len({result.sum_reward for result in reference}) > 3
+    assert len({result.record.sum_reward for result in reference}) > 3
 
 
 def test_a_diffusion_policy_gives_the_same_bits_for_any_number_of_parallel_environments() -> None:
@@ -99,7 +102,9 @@ def test_shares_of_workers_add_up_to_one_evaluation_bit_for_bit() -> None:
         rollout(policy, PUSHT, episode_indices=share, seed=3, parallel=3, max_steps=20)
         for share in (range(5, 9), [4, 0, 2], [3, 1])
     ]
-    together = sorted((result for share in shares for result in share), key=lambda result: result.index)
+    together = sorted(
+        (result for share in shares for result in share), key=lambda result: result.record.episode
+    )
     assert same(together, whole)
 
 
@@ -203,18 +208,21 @@ def test_progress_is_told_after_every_chunk_of_actions() -> None:
 
 
 def test_summary_averages_episodes_and_brackets_the_success_rate() -> None:
-    none = np.zeros((1, 2), np.float32)
-    results = [
-        EpisodeResult(0, 0, 100, 20.0, 0.5, False, none),
-        EpisodeResult(1, 1, 50, 40.0, 1.0, True, none),
+    records = [
+        EpisodeRecord(0, 0, success=False, max_reward=0.5, sum_reward=20.0, length=100, chunk_ms=3.0),
+        EpisodeRecord(1, 1, success=True, max_reward=1.0, sum_reward=40.0, length=50, chunk_ms=3.0),
     ]
-    assert summarise(results) == pytest.approx(
+    assert summarise(records) == pytest.approx(
         {
             "rollout/success_rate": 0.5,
             "rollout/success_rate_low": 0.0945,
             "rollout/success_rate_high": 0.9055,
             "rollout/avg_max_reward": 0.75,
+            "rollout/avg_max_reward_low": 0.5,
+            "rollout/avg_max_reward_high": 1.0,
             "rollout/avg_sum_reward": 30.0,
+            "rollout/avg_sum_reward_low": 20.0,
+            "rollout/avg_sum_reward_high": 40.0,
             "rollout/episode_length": 75.0,
         },
         abs=1e-4,

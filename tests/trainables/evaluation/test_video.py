@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from reach_simulator import PUSHT_STATE, REACH, NoisyNetwork, Recorder
 
+from trainables.episodes import EpisodeRecord
 from trainables.evaluation import video
 from trainables.evaluation.rollout import EpisodeResult, rollout
 from trainables.evaluation.video import choose_episodes, film_episodes, write_video
@@ -20,7 +21,10 @@ def decode(path: Path) -> tuple[np.ndarray, float, str]:
 
 
 def episode(index: int, success: bool) -> EpisodeResult:
-    return EpisodeResult(index, index, 1, 0.0, 0.0, success, np.zeros((1, 2), np.float32))
+    record = EpisodeRecord(
+        index, index, success=success, max_reward=0.0, sum_reward=0.0, length=1, chunk_ms=1.0
+    )
+    return EpisodeResult(record, np.zeros((1, 2), np.float32))
 
 
 def test_frames_come_back_in_order_and_in_their_colours(tmp_path: Path) -> None:
@@ -57,7 +61,7 @@ def test_failed_writing_keeps_what_was_there_and_leaves_nothing_behind(tmp_path:
 
 def test_failures_are_shown_first() -> None:
     results = [episode(0, True), episode(1, False), episode(2, True), episode(3, False)]
-    assert [result.index for result in choose_episodes(results, 3)] == [1, 3, 0]
+    assert [result.record.episode for result in choose_episodes(results, 3)] == [1, 3, 0]
 
 
 def test_nothing_to_film_is_no_film(tmp_path: Path) -> None:
@@ -70,7 +74,7 @@ def test_nothing_to_film_is_no_film(tmp_path: Path) -> None:
 def test_film_plays_the_recorded_episode_again_and_its_border_says_how_it_went(tmp_path: Path) -> None:
     env_id = "reach_simulator:make_reach"
     results = rollout(Recorder(), env_id, episode_indices=[0, 1], seed=0, parallel=2, max_steps=9)
-    assert [result.success for result in results] == [True, True]
+    assert [result.record.success for result in results] == [True, True]
     path = film_episodes(results, env_id, REACH, tmp_path / "film.mp4", episodes=1)
     assert path is not None
     frames, fps, _ = decode(path)

@@ -189,6 +189,14 @@ def diffusion_faults(policy: PolicyConfig, evaluation: EvalConfig) -> list[Fault
         if count > policy.num_train_timesteps:
             remedy = f"It must be at most policy.num_train_timesteps = {policy.num_train_timesteps}."
             faults.append(Fault(name, f"{count} is too many.", remedy))
+    solver = policy.inference_sampler not in ("DDPM", "DDIM")
+    if solver and policy.inference_spacing == "leading":
+        # diffusers divides the process into one part more than there are steps.
+        most = policy.num_train_timesteps - 1
+        if policy.inference_steps > most:
+            problem = f"{policy.inference_steps} is too many for {policy.sampler} with leading timesteps."
+            remedy = f"Use at most {most}, or set policy.timestep_spacing to trailing or linspace."
+            faults.append(Fault("policy.num_inference_steps", problem, remedy))
     if policy.beta_schedule != "squaredcos_cap_v2" and policy.beta_start >= policy.beta_end:
         remedy = "Noise grows over the timesteps: beta_start must be below beta_end."
         faults.append(

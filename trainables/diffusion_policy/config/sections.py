@@ -18,6 +18,8 @@ from trainables.interface import Phase
 
 __all__ = [
     "BUILTIN_PUSHT",
+    "SAMPLERS",
+    "TIMESTEP_SPACINGS",
     "DatasetConfig",
     "EmaConfig",
     "EvalConfig",
@@ -32,6 +34,8 @@ BUILTIN_PUSHT = "builtin/pusht"
 """The ``dataset.repo_id`` of the demonstrations that come with this package."""
 
 NORMALIZATIONS = ("MIN_MAX", "MEAN_STD", "QUANTILES", "IDENTITY")
+SAMPLERS = ("DDPM", "DDIM", "DPM-Solver++", "UniPC")
+TIMESTEP_SPACINGS = ("leading", "trailing", "linspace")
 PRECISIONS = ("fp32", "bf16", "fp16")
 PATH_OR_HUB = "path or hub id"
 """Unit of a field that takes either."""
@@ -208,11 +212,18 @@ class PolicyConfig:
         "float", 1.0, "Bound of that clip, in normalised units.", minimum=1e-3, phase="inference"
     )
     sampler: str | None = _field(
-        "str", None, "Sampler at inference; null: as in training.", choices=("DDPM", "DDIM", "DPM-Solver++"),
+        "str", None, "Sampler at inference; null: as in training.", choices=SAMPLERS,
         phase="inference", nullable=True,
     )  # fmt: skip
     num_inference_steps: int | None = _field(
         "int", None, "Denoising steps at inference; null: num_train_timesteps.", minimum=1, phase="inference"
+    )
+    timestep_spacing: str | None = _field(
+        "str", None, "Which timesteps a sampler takes; null: leading (DDPM, DDIM), linspace (others).",
+        choices=TIMESTEP_SPACINGS, phase="inference",
+    )  # fmt: skip
+    use_ema: bool = _field(
+        "bool", True, "Act with the averaged weights, if the training keeps them.", phase="inference"
     )
     do_mask_loss_for_padding: bool = _field("bool", False, "Leave padded actions out of the loss.")
     normalization_visual: str = _field("str", "MEAN_STD", "Normalisation of images.", choices=NORMALIZATIONS)
@@ -253,6 +264,13 @@ class PolicyConfig:
     def inference_sampler(self) -> str:
         """Sampler at inference."""
         return self.noise_scheduler_type if self.sampler is None else self.sampler
+
+    @property
+    def inference_spacing(self) -> str:
+        """How the timesteps of inference are spaced: diffusers' default of the sampler unless it is set."""
+        if self.timestep_spacing is not None:
+            return self.timestep_spacing
+        return "leading" if self.inference_sampler in ("DDPM", "DDIM") else "linspace"
 
     def crop_size(self, image: tuple[int, int]) -> tuple[int, int] | None:
         """Crop (height, width) of an image (height, width) after resizing; None: the whole image."""
@@ -335,7 +353,7 @@ class EvalConfig:
     samples: int = _field(
         "int", 2, "Action chunks drawn per window; 2 or more give eval/action_std.", minimum=1
     )
-    sampler: str = _field("str", "DDIM", "Sampler of every trial.", choices=("DDPM", "DDIM", "DPM-Solver++"))
+    sampler: str = _field("str", "DDIM", "Sampler of every trial.", choices=SAMPLERS)
     num_inference_steps: int = _field("int", 10, "Denoising steps of every trial.", minimum=1)
     seed: int = _field("int", 0, "Seed of windows and noise.", minimum=0)
 

@@ -20,7 +20,7 @@ from trainables.interface import TrainableError
 __all__ = ["ExportError", "Expression", "express"]
 
 _ONLY_0_6_1 = {"pretrained_revision", "gradient_checkpointing"}
-_SAMPLERS = {"DDPM": "DDPM", "DDIM": "DDIM", "DPM-Solver++": "DDIM"}
+_SAMPLERS = {"DDPM": "DDPM", "DDIM": "DDIM", "DPM-Solver++": "DDIM", "UniPC": "DDIM"}
 _SCHEDULERS = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 _ORDER = (
     *("type", "n_obs_steps", "input_features", "output_features", "device", "use_amp", "use_peft"),
@@ -225,6 +225,11 @@ def _note_replacements(
         notes.append(
             f"noise_scheduler_type is {theirs}, the sampler; it was trained with "
             f"{config.noise_scheduler_type}, which adds noise alike."
+        )
+    if ours == theirs and config.inference_spacing != "leading":
+        notes.append(
+            f"policy.timestep_spacing {config.inference_spacing} is replaced with leading, since LeRobot has "
+            "no other: the actions differ from those that were evaluated, most with few steps."
         )
     if config.pretrained_backbone_weights is not None:
         notes.append(

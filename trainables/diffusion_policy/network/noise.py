@@ -19,6 +19,7 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor
 
+from trainables.diffusion_policy.config.sections import SAMPLERS
 from trainables.interface import ConfigError, Fault
 
 __all__ = ["Generators", "NoiseProcess", "randn"]
@@ -26,7 +27,8 @@ __all__ = ["Generators", "NoiseProcess", "randn"]
 Generators = torch.Generator | Sequence[torch.Generator] | None
 """One generator for a batch, or one per sample, or None for torch's global one."""
 
-SAMPLERS = ("DDPM", "DDIM", "DPM-Solver++")
+_SOLVERS = ("DPM-Solver++", "UniPC")
+"""Samplers of second order that expect clean actions here; see `NoiseProcess._scheduler`."""
 
 
 def randn(shape: tuple[int, ...], generator: Generators, device: torch.device) -> Tensor:
@@ -59,6 +61,9 @@ class NoiseProcess:
         prediction_type: What the network predicts: ``epsilon``, ``sample`` or ``v_prediction``.
         clip_sample: Whether the predicted action is clipped while denoising.
         clip_sample_range: Bound of that clip.
+        timestep_spacing: Which timesteps the samplers take: ``leading``, ``trailing`` or ``linspace`` (Lin et
+            al., "Common Diffusion Noise Schedules and Sample Steps are Flawed", arXiv 2305.08891); None:
+            diffusers' default of each sampler.
     """
 
     def __init__(
@@ -72,6 +77,7 @@ class NoiseProcess:
         prediction_type: str,
         clip_sample: bool,
         clip_sample_range: float,
+        timestep_spacing: str | None = None,
     ) -> None:
         self.num_train_timesteps = num_train_timesteps
         self.prediction_type = prediction_type
@@ -87,6 +93,7 @@ class NoiseProcess:
             "clip_sample": clip_sample,
             "clip_sample_range": clip_sample_range,
         }
+        self._spacing = {} if timestep_spacing is None else {"timestep_spacing": timestep_spacing}
         # Adding noise moves a scheduler's tables to the device; the samplers' stay on the CPU, where reading
         # one number does not wait for the device. So training has a scheduler of its own.
         self._training = self._build(noise_scheduler_type)
@@ -118,7 +125,7 @@ class NoiseProcess:
         Args:
             predict: The network, given noisy actions (B, T, A) and the timestep that they are at.
             noise_BTA: Standard normal noise.
-            sampler: ``DDPM``, ``DDIM`` or ``DPM-Solver++``. DDPM draws noise at every step, the others none.
+            sampler: One of ``SAMPLERS``. DDPM draws noise at every step, the others none.
             num_inference_steps: How often the network is asked, at most.
             generator: Where the noise of the steps comes from.
 
@@ -133,7 +140,7 @@ class NoiseProcess:
         sample_BTA = noise_BTA
         for timestep in scheduler.timesteps.tolist():
             predicted_BTA = predict(sample_BTA, timestep).float()
-            if sampler == "DPM-Solver++":
+            if sampler in _SOLVERS:
                 predicted_BTA = self._clipped_action(predicted_BTA, sample_BTA, timestep, scheduler)
             sample_BTA = scheduler.step(predicted_BTA, timestep, sample_BTA, **per_step).prev_sample
         return sample_BTA
@@ -143,19 +150,19 @@ class NoiseProcess:
         if sampler not in self._samplers:
             self._samplers[sampler] = self._build(sampler)
         scheduler = self._samplers[sampler]
-        if sampler != "DPM-Solver++":
+        if sampler not in _SOLVERS:
             scheduler.set_timesteps(num_inference_steps)
             return scheduler
         with warnings.catch_warnings():
             # diffusers turns a tensor into an array in a way that numpy 2 warns of.
             warnings.filterwarnings("ignore", message="__array__ implementation", category=DeprecationWarning)
-            scheduler.set_timesteps(num_inference_steps)
-            distinct = scheduler.timesteps.unique().flip(0)
-            if len(distinct) < len(scheduler.timesteps):
-                # Evenly spaced and rounded, a timestep can come twice, and the solver divides by the distance
-                # of two: it would answer NaN.
-                scheduler.set_timesteps(timesteps=distinct.tolist())
-        return scheduler
+            # Evenly spaced and rounded, a timestep can come twice, and a solver divides by the distance of
+            # two: it would answer NaN. At most one of as many steps as the process has is too many.
+            for steps in (num_inference_steps, num_inference_steps - 1):
+                scheduler.set_timesteps(steps)
+                if len(scheduler.timesteps.unique()) == len(scheduler.timesteps):
+                    return scheduler
+        raise AssertionError(f"{sampler}: the timesteps of {num_inference_steps} steps are not distinct")
 
     def _check(self, sampler: str, num_inference_steps: int) -> None:
         if sampler not in SAMPLERS:
@@ -179,15 +186,19 @@ class NoiseProcess:
 
     def _scheduler(self, kind: str) -> Any:
         if kind == "DDPM":
-            return DDPMScheduler(**self._betas, **self._prediction)
+            return DDPMScheduler(**self._betas, **self._prediction, **self._spacing)
         if kind == "DDIM":
-            return DDIMScheduler(**self._betas, **self._prediction)
-        # Imports scipy, which takes a second and which no other sampler needs.
+            return DDIMScheduler(**self._betas, **self._prediction, **self._spacing)
+        # These schedulers cannot clip, and without a clip the first step of the cosine schedule multiplies an
+        # error of the noise by thousands. So they are told that they get clean actions, clipped.
+        # Their modules import scipy, which takes a second and which no other sampler needs.
+        if kind == "UniPC":
+            from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
+
+            return UniPCMultistepScheduler(**self._betas, prediction_type="sample", **self._spacing)
         from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 
-        # This scheduler cannot clip, and without a clip the first step of the cosine schedule multiplies an
-        # error of the noise by thousands. So it is told that it gets clean actions, and they come clipped.
-        return DPMSolverMultistepScheduler(**self._betas, prediction_type="sample")
+        return DPMSolverMultistepScheduler(**self._betas, prediction_type="sample", **self._spacing)
 
     def _clipped_action(
         self, predicted_BTA: Tensor, sample_BTA: Tensor, timestep: int, scheduler: Any

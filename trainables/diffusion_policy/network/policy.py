@@ -225,7 +225,7 @@ class DiffusionPolicy(nn.Module):
             noise: (B, T, A) standard normal to start from; drawn if None.
             generator: One, or one per sample: then all of sample i's noise comes from generator i, and its
                 actions do not depend on the rest of the batch.
-            sampler: ``DDPM``, ``DDIM`` or ``DPM-Solver++``; None: the configuration's.
+            sampler: One of ``SAMPLERS``; None: the configuration's.
             num_inference_steps: Denoising steps; None: the configuration's.
 
         Returns:
@@ -433,6 +433,7 @@ def assemble_policy(
         prediction_type=config.prediction_type,
         clip_sample=config.clip_sample,
         clip_sample_range=config.clip_sample_range,
+        timestep_spacing=config.timestep_spacing,
     )
     normalizer = Normalizer(features, statistics, modes)
     return DiffusionPolicy(config, features, networks, normalizer, process)

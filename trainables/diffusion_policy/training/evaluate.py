@@ -12,6 +12,7 @@ from trainables.dataset.windows import Windows
 from trainables.diffusion_policy.config.diffusion_config import DiffusionConfig
 from trainables.diffusion_policy.config.sections import EvalConfig, RolloutConfig
 from trainables.diffusion_policy.network.policy import DiffusionPolicy
+from trainables.episodes import EPISODES, EpisodeFile, Evaluated
 from trainables.evaluation.offline import OfflineSettings, action_error, chunk_latency
 from trainables.evaluation.rollout import rollout, summarise
 from trainables.evaluation.video import film_episodes
@@ -87,11 +88,16 @@ def _rollouts(
         gathered: list[Any] = [None] * context.world_size
         dist.all_gather_object(gathered, results)
         results = [result for part in gathered for result in part]
+    records = [result.record for result in results]
     artifacts: dict[str, Path] = {}
+    if context.rank == 0:
+        # Written whole: a run that is resumed before this step evaluates it again, with the same result.
+        file = EpisodeFile(context.folder / EPISODES, Evaluated("search", step, {}, env))
+        artifacts["rollout/episodes"] = file.write(records)
     if context.rank == 0 and (settings.video == "every" or (settings.video == "final" and final)):
         context.progress(f"step {step}: filming")
         path = context.folder / "rollouts" / f"{step:06d}.mp4"
         film = film_episodes(results, env, policy.features, path, episodes=settings.video_episodes)
         if film is not None:
             artifacts["rollout/video"] = film
-    return summarise(results), artifacts
+    return summarise(records), artifacts

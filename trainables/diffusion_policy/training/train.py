@@ -172,9 +172,13 @@ def _train(config: DiffusionConfig, context: TrainContext, closing: contextlib.E
     loss_of = _distributed(policy, context)
     autocast = _autocast(settings.precision, device)
 
+    def averaged() -> contextlib.AbstractContextManager[Any]:
+        use = ema is not None and config.policy.use_ema
+        return ema.applied(policy) if ema is not None and use else contextlib.nullcontext()
+
     def evaluated(step: int) -> tuple[dict[str, float], dict[str, Path]]:
         policy.eval()
-        with torch.no_grad(), ema.applied(policy) if ema is not None else contextlib.nullcontext():
+        with torch.no_grad(), averaged():
             measured = evaluate(policy, heldout, config, context, step)
         policy.train()
         return measured

@@ -11,10 +11,10 @@ from noise_processes import alphas_cumprod, asked_timesteps
 from small_policy import generators
 from torch import Tensor
 
+from trainables.diffusion_policy.config.sections import SAMPLERS, TIMESTEP_SPACINGS
 from trainables.diffusion_policy.network.noise import NoiseProcess, randn
 from trainables.interface import ConfigError
 
-SAMPLERS = ["DDPM", "DDIM", "DPM-Solver++"]
 PREDICTIONS = ["epsilon", "sample", "v_prediction"]
 SCHEDULES = ["linear", "scaled_linear", "squaredcos_cap_v2"]
 
@@ -118,11 +118,14 @@ def test_dpm_solver_survives_an_imperfect_network_on_the_cosine_schedule() -> No
     assert (denoised - action).abs().max() < 0.1
 
 
+@pytest.mark.parametrize("spacing", [None, *TIMESTEP_SPACINGS])
 @pytest.mark.parametrize("timesteps", [2, 20, 100])
-def test_every_number_of_steps_gives_finite_actions(timesteps: int) -> None:
-    diffusion = process(num_train_timesteps=timesteps)
+def test_every_number_of_steps_gives_finite_actions(timesteps: int, spacing: str | None) -> None:
+    diffusion = process(num_train_timesteps=timesteps, timestep_spacing=spacing)
     for sampler in SAMPLERS:
         for count in {1, 2, timesteps // 3 or 1, timesteps - 1, timesteps}:
+            if spacing == "leading" and sampler in ("DPM-Solver++", "UniPC") and count == timesteps:
+                continue  # which the configuration refuses
             asked = asked_timesteps(diffusion, sampler, count)
             assert 1 <= len(asked) <= count
             assert asked == sorted(set(asked), reverse=True)
@@ -130,6 +133,15 @@ def test_every_number_of_steps_gives_finite_actions(timesteps: int) -> None:
                 lambda x, _: 0.5 * x, torch.randn(2, 4, 1), sampler=sampler, num_inference_steps=count
             )
             assert denoised.isfinite().all(), (sampler, count)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_trailing_timesteps_begin_at_pure_noise_with_few_steps(sampler: str) -> None:
+    # Lin et al. (arXiv 2305.08891), table 2; "leading" begins at 75 of 99 with four steps.
+    trailing = asked_timesteps(process(timestep_spacing="trailing"), sampler, 4)
+    assert trailing == [99, 74, 49, 24]
+    leading = asked_timesteps(process(timestep_spacing="leading"), sampler, 4)
+    assert leading[0] < 99
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

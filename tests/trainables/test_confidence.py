@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from scipy.stats import bootstrap
 
-from trainables.evaluation.confidence import wilson_interval
+from trainables.confidence import mean_interval, wilson_interval
 
 
 def test_interval_agrees_with_published_values() -> None:
@@ -34,3 +36,28 @@ def test_more_confidence_is_a_wider_interval() -> None:
 def test_impossible_counts_are_refused(successes: int, n: int, confidence: float) -> None:
     with pytest.raises(ValueError, match=r"successes|confidence"):
         wilson_interval(successes, n, confidence)
+
+
+def test_interval_of_a_mean_is_that_of_scipy_but_for_the_resamples() -> None:
+    rewards = np.random.default_rng(3).beta(0.6, 0.4, size=50)
+    low, high = mean_interval(rewards) or (0.0, 0.0)
+    reference = bootstrap((rewards,), np.mean, method="BCa", n_resamples=50_000, rng=1).confidence_interval
+    assert low == pytest.approx(reference.low, abs=0.006)
+    assert high == pytest.approx(reference.high, abs=0.006)
+    assert mean_interval(rewards) == (low, high)
+
+
+@pytest.mark.slow
+def test_interval_of_a_mean_covers_it_about_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    covered = [
+        low <= 0.6 <= high for low, high in (mean_interval(rng.beta(0.6, 0.4, 50)) for _ in range(2000))
+    ]
+    assert 0.925 <= np.mean(covered) <= 0.965
+
+
+def test_values_that_say_nothing_of_their_spread_have_no_interval() -> None:
+    assert mean_interval(np.array([0.7])) is None
+    assert mean_interval(np.full(32, 0.7)) is None
+    with pytest.raises(ValueError, match="confidence"):
+        mean_interval(np.array([0.0, 1.0]), confidence=95)

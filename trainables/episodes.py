@@ -1,0 +1,220 @@
+"""Records of episodes: the unit of evidence. Standard library only.
+
+Every evaluation of a policy in a simulator leaves one record per episode, in a file of the trial::
+
+    trials/7/episodes/002400-search.jsonl            the evaluation of step 2,400 during training
+    trials/7/episodes/002400-confirm-3fa9c1d2.jsonl  the confirmation, with an inference setting
+
+The first line says what was evaluated, each further line is one episode. Blocks of episodes are appended. An
+episode that was recorded twice (a process was killed before it could say so) counts once, and a line that a
+kill cut off does not count. A line takes about 130 bytes, so 20 evaluations of 50 episodes take 130 kB.
+
+Seeds are divided by purpose and never mixed: a number that is reported as the result comes from starts that
+chose nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+__all__ = [
+    "EPISODES",
+    "PURPOSES",
+    "EpisodeFile",
+    "EpisodeRecord",
+    "Evaluated",
+    "Purpose",
+    "first_seed",
+    "read_episodes",
+    "setting_key",
+]
+
+Purpose = Literal["search", "choice", "confirm", "look"]
+"""What episodes are for: judging trials in the search, choosing an inference setting, confirming finalists,
+or looking at one policy."""
+
+PURPOSES: tuple[Purpose, ...] = ("search", "choice", "confirm", "look")
+
+EPISODES = "episodes"
+"""Name of the folder in a trial's folder that has its records."""
+
+SEEDS_PER_PURPOSE = 10_000_000
+"""Seeds of one purpose: no number of episodes reaches those of the next. Environments take 32 bits."""
+
+
+def first_seed(seed: int, purpose: Purpose) -> int:
+    """The seed from which episode 0 of a purpose starts.
+
+    Args:
+        seed: The seed of the search's episodes (``rollout.seed``).
+        purpose: What the episodes are for.
+    """
+    return seed + PURPOSES.index(purpose) * SEEDS_PER_PURPOSE
+
+
+@dataclass(frozen=True)
+class EpisodeRecord:
+    """How one episode went.
+
+    Attributes:
+        episode: Number of the episode among those of its purpose.
+        seed: The environment's seed that it started from.
+        success: Whether the task was solved at some step.
+        max_reward: Largest reward.
+        sum_reward: Sum of the rewards.
+        length: Control steps.
+        chunk_ms: Mean time of a prediction that gave this episode an action chunk, in ms. Predictions are
+            made for a batch of episodes, so this is not the latency on a robot.
+    """
+
+    episode: int
+    seed: int
+    success: bool
+    max_reward: float
+    sum_reward: float
+    length: int
+    chunk_ms: float = field(compare=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as JSON values; rewards keep all digits, the time is rounded."""
+        return dataclasses.asdict(self) | {"chunk_ms": round(self.chunk_ms, 3)}
+
+    @staticmethod
+    def from_json(values: Mapping[str, Any]) -> EpisodeRecord:
+        """Read a record. Unknown keys are ignored.
+
+        Raises:
+            KeyError: If a value is missing.
+            ValueError: If a value cannot be what it should.
+            TypeError: If a value is of another kind.
+        """
+        return EpisodeRecord(
+            episode=int(values["episode"]),
+            seed=int(values["seed"]),
+            success=bool(values["success"]),
+            max_reward=float(values["max_reward"]),
+            sum_reward=float(values["sum_reward"]),
+            length=int(values["length"]),
+            chunk_ms=float(values.get("chunk_ms", 0.0)),
+        )
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What the episodes of a file are episodes of.
+
+    Attributes:
+        purpose: What they are for.
+        step: Optimiser steps of the policy.
+        setting: The inference setting: fields whose value differs from the one of the training.
+        environment: The simulator, as ``rollout.env`` names it.
+    """
+
+    purpose: Purpose
+    step: int
+    setting: Mapping[str, Any]
+    environment: str
+
+    @property
+    def name(self) -> str:
+        """The name of the file."""
+        key = setting_key(self.setting)
+        return f"{self.step:06d}-{self.purpose}{f'-{key}' if key else ''}.jsonl"
+
+
+def setting_key(setting: Mapping[str, Any]) -> str:
+    """Eight hexadecimal digits that identify an inference setting; empty for the one of the training."""
+    if not setting:
+        return ""
+    text = json.dumps(dict(setting), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+class EpisodeFile:
+    """The records of one policy, inference setting and purpose.
+
+    Args:
+        folder: The trial's ``episodes`` folder; created if something is written.
+        evaluated: What the episodes are episodes of.
+    """
+
+    def __init__(self, folder: Path, evaluated: Evaluated) -> None:
+        self.path = folder / evaluated.name
+        self.evaluated = evaluated
+
+    def records(self) -> list[EpisodeRecord]:
+        """The records so far, by episode; none if nothing was written."""
+        return read_episodes(self.path)[1] if self.path.is_file() else []
+
+    def write(self, records: Iterable[EpisodeRecord]) -> Path:
+        """Write all records at once; the file has either its old content or the new one."""
+        beside = self.path.with_name(f".{self.path.name}.{os.getpid()}.writing")
+        beside.parent.mkdir(parents=True, exist_ok=True)
+        with beside.open("w") as file:
+            file.write(_lines([self._head(), *(record.to_json() for record in records)]))
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(self.path)
+        return self.path
+
+    def append(self, records: Iterable[EpisodeRecord]) -> Path:
+        """Add a block of records; it is on the disk when this returns."""
+        if not self.path.is_file():
+            return self.write(records)
+        with self.path.open("rb+") as file:
+            file.seek(0, os.SEEK_END)
+            end = file.tell()
+            file.seek(max(end - 1, 0))
+            # A kill may have cut the last line: what is written now must not become part of it.
+            broken = end > 0 and file.read(1) != b"\n"
+            file.seek(0, os.SEEK_END)
+            file.write((b"\n" if broken else b"") + _lines(record.to_json() for record in records).encode())
+            file.flush()
+            os.fsync(file.fileno())
+        return self.path
+
+    def _head(self) -> dict[str, Any]:
+        return dataclasses.asdict(self.evaluated)
+
+
+def read_episodes(path: Path) -> tuple[Evaluated, list[EpisodeRecord]]:
+    """Read a file of records: what was evaluated, and one record per episode, by its number.
+
+    Lines that are cut off or damaged are left out; of two records of an episode the later one counts.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If it does not say what was evaluated.
+    """
+    first, *rest = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    try:
+        head = json.loads(first)
+        evaluated = Evaluated(
+            purpose=head["purpose"],
+            step=int(head["step"]),
+            setting=dict(head["setting"]),
+            environment=str(head["environment"]),
+        )
+        if evaluated.purpose not in PURPOSES:
+            raise ValueError(f"{evaluated.purpose!r} is not one of {', '.join(PURPOSES)}")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} does not say what was evaluated: {error}") from error
+    records: dict[int, EpisodeRecord] = {}
+    for line in rest:
+        try:
+            record = EpisodeRecord.from_json(json.loads(line))
+        except (ValueError, KeyError, TypeError):
+            continue
+        records[record.episode] = record
+    return evaluated, [records[episode] for episode in sorted(records)]
+
+
+def _lines(values: Iterable[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(value, separators=(",", ":")) + "\n" for value in values)
