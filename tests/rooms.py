@@ -12,7 +12,7 @@ RANKS: dict[str, tuple[tuple[str, ...], ...]] = {
     "sweeper": (
         ("cli",),
         ("commands",),
-        ("driver",),
+        ("driver", "finalists"),
         ("terminal",),
         ("steering",),
         ("tracking",),

@@ -220,7 +220,14 @@ def test_few_know_the_space_file() -> None:
 
 
 LIBRARIES = {
-    "ray": ("sweeper.trial", "sweeper.machines", "sweeper.search", "sweeper.steering", "sweeper.driver"),
+    "ray": (
+        "sweeper.trial",
+        "sweeper.machines",
+        "sweeper.search",
+        "sweeper.steering",
+        "sweeper.driver",
+        "sweeper.finalists",
+    ),
     "optuna": ("sweeper.search",),
     "mlflow": ("sweeper.tracking",),
     "rich": ("sweeper.terminal", "sweeper.commands", "sweeper.driver"),

@@ -41,6 +41,7 @@ class Source:
         sweep: Name of its sweep; None for a checkpoint that was named by its path.
         trial: Number of its trial; None likewise.
         warning: What to know before it is used; empty if nothing.
+        folder: Folder of its trial; None likewise.
     """
 
     checkpoint: Path
@@ -49,6 +50,7 @@ class Source:
     sweep: str | None = None
     trial: int | None = None
     warning: str = ""
+    folder: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,7 @@ def _of_trial(sweep: SweepState, number: int | None, wanted: Which | None) -> So
         sweep.name,
         trial.number,
         _luck(sweep, trial) if which == "best" else "",
+        trial_folder(sweep.folder, trial.number),
     )
 
 
