@@ -16,8 +16,11 @@ __all__ = [
     "EventKind",
     "event_fault",
     "is_driver",
+    "is_finalists",
+    "is_flag",
     "is_info",
     "is_mapping",
+    "is_mappings",
     "is_names",
     "is_path",
     "is_text",
@@ -53,6 +56,18 @@ class EventKind(StrEnum):
         ``ended`` (trials that ended so far); ``gpu_hours`` and ``sweep_gpu_hours`` where trials hold GPUs.
     ``sweep_end``
         ``status``, ``message``.
+    ``tuned``
+        ``trial``, ``setting`` (the inference setting that was chosen; empty for the one of the training),
+        ``metrics`` (of that setting, on the starts that judge trials), ``untuned`` (the same of the setting
+        of the training), ``tried`` (a mapping for each setting that was examined). What follows in the
+        ranking is the value of the chosen setting.
+    ``confirm_start``
+        ``finalists`` (a mapping for each: ``trial``, ``setting``), ``options`` (as they were asked for).
+        Again whenever a confirmation that was cut off is continued.
+    ``confirmed``
+        ``finalists`` (a mapping for each, best first: ``trial``, ``setting``, ``metrics``, ``p_best``,
+        ``state``), ``winner`` (the number of a trial), ``verdict``, ``complete`` (whether nothing is left to
+        do).
     ``trial_wait``
         ``trial``, ``needs``: what the cluster has not given it yet (``1 GPU``); empty once it has.
     ``steer``
@@ -69,6 +84,9 @@ class EventKind(StrEnum):
     CHECKPOINTS_DROPPED = "checkpoints_dropped"
     TRIAL_END = "trial_end"
     SWEEP_END = "sweep_end"
+    TUNED = "tuned"
+    CONFIRM_START = "confirm_start"
+    CONFIRMED = "confirmed"
     TRIAL_WAIT = "trial_wait"
     STEER = "steer"
     NOTE = "note"
@@ -115,6 +133,12 @@ def event_fault(event: Event, started: Mapping[int, object], *, begun: bool = Tr
         return f"{kind}: the sweep had not started"
     if kind in _OF_TRIALS and event["trial"] not in started:
         return f"{kind}: trial {event['trial']} never started"
+    if kind == EventKind.CONFIRMED:
+        numbers = {one["trial"] for one in event["finalists"]}
+        if event["winner"] not in numbers:
+            return f"{kind}: trial {event['winner']} is not among the finalists"
+        if numbers - started.keys():
+            return f"{kind}: trial {min(numbers - started.keys())} never started"
     return ""
 
 
@@ -230,6 +254,30 @@ def is_info(value: Any) -> bool:
     )
 
 
+def is_mappings(value: Any) -> bool:
+    """Whether a value is a list of mappings."""
+    return isinstance(value, list) and all(map(is_mapping, value))
+
+
+def is_finalists(value: Any) -> bool:
+    """Whether a value describes finalists: a list of mappings, each with the number of a trial."""
+    if not is_mappings(value):
+        return False
+    return all(
+        is_trial(one.get("trial"))
+        and is_mapping(one.get("setting", {}))
+        and _is_numbers(one.get("metrics", {}))
+        and _is_numbers({"p_best": one.get("p_best", 0.0)})
+        and is_text(one.get("state", ""))
+        for one in value
+    )
+
+
+def is_flag(value: Any) -> bool:
+    """Whether a value is true or false."""
+    return isinstance(value, bool)
+
+
 _TEXT = (is_text, "a text", True)
 
 _TRIAL = (is_trial, "the number of a trial", True)
@@ -296,6 +344,23 @@ _FIELDS: Mapping[str, Mapping[str, tuple[Check, str, bool]]] = {
         "status": (lambda value: value in SWEEP_ENDS, f"one of {', '.join(SWEEP_ENDS)}", True),
         "message": _TEXT,
     },
+    EventKind.TUNED: {
+        "trial": _TRIAL,
+        "setting": _MAPPING,
+        "metrics": _NUMBERS,
+        "untuned": _NUMBERS,
+        "tried": (is_mappings, "a list of mappings", True),
+    },
+    EventKind.CONFIRM_START: {
+        "finalists": (is_finalists, "a list of finalists", True),
+        "options": _MAPPING,
+    },
+    EventKind.CONFIRMED: {
+        "finalists": (is_finalists, "a list of finalists", True),
+        "winner": _TRIAL,
+        "verdict": _TEXT,
+        "complete": (is_flag, "true or false", True),
+    },
     EventKind.NOTE: {"text": _SAID_TEXT},
 }
 """What each kind of event has: how it is checked, what it should be, and whether it must be there."""
@@ -306,4 +371,5 @@ _OF_TRIALS = (
     EventKind.CHECKPOINTS_DROPPED,
     EventKind.TRIAL_END,
     EventKind.TRIAL_WAIT,
+    EventKind.TUNED,
 )

@@ -31,6 +31,7 @@ from sweeper.records.events import (
     is_driver,
     is_info,
     is_mapping,
+    is_mappings,
     is_names,
     is_path,
     is_text,
@@ -52,7 +53,7 @@ from sweeper.records.trial_state import TrialState
 
 __all__ = ["NoSweep", "list_sweeps", "read_summary"]
 
-VERSION = 1
+VERSION = 2
 """The version of the index. An index of another version is ignored, and replaced.
 
 Raise it whenever `SweepState.apply` makes another state of the same events.
@@ -301,6 +302,7 @@ _SWEEP: Mapping[str, Check] = {
     "ended": _is_time_or_none,
     "steered": is_text,
     "heard": is_time,
+    "confirmation": is_mapping,
     "offset": is_whole,
     "_events_read": is_whole,
     "_lines_read": is_whole,
@@ -331,6 +333,10 @@ _TRIAL: Mapping[str, Check] = {
     "dropped": is_texts,
     "at_last_step": is_texts,
     "first": _is_first,
+    "setting": is_mapping,
+    "untuned": _is_metrics,
+    "tried": is_mappings,
+    "confirmed": _is_metrics,
     "_segment": is_time,
     "_ran_s": _is_seconds,
 }

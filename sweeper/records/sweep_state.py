@@ -76,6 +76,8 @@ class SweepState:
         steered: What the user requested while it runs: empty, ``pausing``, ``paused``, ``stopping`` or
             ``cancelling``.
         heard: When it was last heard of, in seconds since 1970.
+        confirmation: The last confirmation of finalists, as its events tell it (`EventKind.CONFIRM_START` and
+            `EventKind.CONFIRMED`, of which it has all fields); empty if there was none.
         offset: Byte of the journal up to which `update_sweep` has read it.
         keeps_series: Whether the trials have every value of what `tracked` names (`TrialState.series`). A
             driver that resumes a sweep needs the values; to show a sweep the last and the best suffice.
@@ -94,6 +96,7 @@ class SweepState:
     trials: dict[int, TrialState] = field(default_factory=dict)
     steered: str = ""
     heard: float = 0.0
+    confirmation: Mapping[str, Any] = field(default_factory=dict)
     offset: int = 0
     keeps_series: bool = True
     _events_read: int = 0
@@ -212,6 +215,12 @@ class SweepState:
                 trial = self.trials[event["trial"]]
                 trial.stop_clock(event["time"])
                 trial.needs = event["needs"]
+            case EventKind.TUNED:
+                self._tuned(self.trials[event["trial"]], event)
+            case EventKind.CONFIRM_START:
+                self.confirmation = {**event, "complete": False}
+            case EventKind.CONFIRMED:
+                self._confirmed(event)
             case EventKind.STEER if "trial" not in event:
                 self._steer(event)
             case EventKind.SWEEP_END:
@@ -302,6 +311,19 @@ class SweepState:
                 trial.best[objective.name] = value
                 if position == 0:
                     trial.best_checkpoint = checkpoint or trial.best_checkpoint
+
+    def _tuned(self, trial: TrialState, event: Event) -> None:
+        metrics = {name: float(value) for name, value in event["metrics"].items()}
+        trial.setting, trial.tried = event["setting"], event["tried"]
+        trial.untuned = {name: float(value) for name, value in event["untuned"].items()}
+        trial.metrics |= metrics
+        trial.final |= {name: metrics[name] for name in trial.final if name in metrics}
+
+    def _confirmed(self, event: Event) -> None:
+        self.confirmation = {**self.confirmation, **event}
+        for one in event["finalists"]:
+            metrics = {name: float(value) for name, value in one.get("metrics", {}).items()}
+            self.trials[one["trial"]].confirmed = metrics
 
     def _here(self, path: str) -> str:
         """A recorded path of a trial, in the folder that the sweep has now."""

@@ -38,6 +38,10 @@ class TrialState:
         changes: What was changed of its configuration on the way, for want of memory.
         dropped: Folders of checkpoints that were deleted, according to ``keep``.
         at_last_step: The metrics that were reported at the last step.
+        setting: The inference setting that was chosen after the training; empty for the one of the training.
+        untuned: The metrics of the setting of the training, if another one was chosen.
+        tried: What was found of every setting that was examined, a mapping for each.
+        confirmed: The metrics of the last confirmation; empty if the trial was not confirmed.
         first: Time and step of the first report since it last started: what lies before does not count.
     """
 
@@ -63,6 +67,10 @@ class TrialState:
     dropped: list[str] = field(default_factory=list)
     at_last_step: set[str] = field(default_factory=set)
     first: tuple[float, int] | None = None
+    setting: dict[str, Any] = field(default_factory=dict)
+    untuned: dict[str, float] = field(default_factory=dict)
+    tried: list[dict[str, Any]] = field(default_factory=list)
+    confirmed: dict[str, float] = field(default_factory=dict)
     _segment: float = 0.0
     _ran_s: float = 0.0
 

@@ -31,6 +31,7 @@ def to_json(sweep: SweepState) -> dict[str, Any]:
         "objectives": [{"name": item.name, "goal": item.goal} for item in sweep.objectives],
         "info": dict(sweep.info),
         "gpu_hours": gpu_hours_json(cost),
+        "confirmation": dict(sweep.confirmation) or None,
         "trials": trials,
     }
 
@@ -45,6 +46,9 @@ def _trial_json(trial: TrialState, position: int, sweep: SweepState, cost: Cost)
         "final": _finite(trial.final),
         "best": _finite(trial.best),
         "values": dict(trial.values),
+        "setting": dict(trial.setting),
+        "untuned": _finite(trial.untuned),
+        "confirmed": _finite(trial.confirmed),
         "step": trial.step,
         "duration_s": round(trial.duration_s(), 1),
         "gpu_hours": round(cost.trials[trial.number], 4),

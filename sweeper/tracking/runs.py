@@ -89,6 +89,10 @@ class Batch:
                 self._tags[self.runs[str(event["trial"])]]["checkpoints.dropped"] = _text(event["folders"])
             case EventKind.TRIAL_END:
                 self._trial_end(event)
+            case EventKind.TUNED:
+                self._tuned(event)
+            case EventKind.CONFIRMED:
+                self._confirmed(event)
             case EventKind.SWEEP_END:
                 self._status[self.parent] = (event["status"], _milliseconds(event))
                 self._tags[self.parent] |= {"status": event["status"], "message": event["message"]}
@@ -163,6 +167,26 @@ class Batch:
             self._add_metrics(self.parent, taken, event["ended"], event)
         self._tags[run] |= {name: event[name] for name in ("status", "reason", "message")}
         self._status[run] = (event["status"], _milliseconds(event))
+
+    def _tuned(self, event: Event) -> None:
+        run = self.runs[str(event["trial"])]
+        self._add_metrics(run, _prefixed("tuned", event["metrics"]), 0, event)
+        final = {name: event["metrics"][name] for name in self.objectives if name in event["metrics"]}
+        self._add_metrics(run, _prefixed("final", final), 0, event)
+        self._tags[run] |= {f"tuned.{name}": _text(value) for name, value in event["setting"].items()}
+
+    def _confirmed(self, event: Event) -> None:
+        for one in event["finalists"]:
+            run = self.runs[str(one["trial"])]
+            self._add_metrics(run, _prefixed("confirmed", one.get("metrics", {})), 0, event)
+            if "p_best" in one:
+                self._add_metrics(run, {"p_best": one["p_best"]}, 0, event)
+        winner = next(one for one in event["finalists"] if one["trial"] == event["winner"])
+        self._add_metrics(self.parent, _prefixed("confirmed", winner.get("metrics", {})), 0, event)
+        self._tags[self.parent] |= {
+            "confirmed.winner": str(event["winner"]),
+            "confirmed.verdict": event["verdict"],
+        }
 
     def _run(self, name: str, tags: Mapping[str, str], event: Event) -> str:
         """The run with these tags, which is created if it is missing."""

@@ -62,6 +62,34 @@ class Sweep:
             ended=number + 1,
         )
 
+    def tuned(self, number, setting, value, untuned):
+        self.journal.append(
+            EventKind.TUNED,
+            trial=number,
+            setting=setting,
+            metrics={SUCCESS: value, "eval/chunk_latency_ms": 12.5},
+            untuned={SUCCESS: untuned},
+            tried=[{"setting": {}, "mean": untuned}, {"setting": setting, "mean": value}],
+        )
+
+    def confirmed(self, *finalists, complete=True):
+        """Finalists as (trial, success rate, p_best), best first."""
+        described = [{"trial": trial, "setting": {}} for trial, _, _ in finalists]
+        self.journal.append(EventKind.CONFIRM_START, finalists=described, options={"episodes": 400})
+        found = [
+            {
+                "trial": trial,
+                "setting": {},
+                "metrics": {SUCCESS: rate, f"{SUCCESS}_low": rate - 0.1, "episodes": 400},
+                "p_best": p_best,
+                "state": "left",
+            }
+            for trial, rate, p_best in finalists
+        ]
+        verdict = f"Trial {finalists[0][0]} is the best."
+        fields = {"winner": finalists[0][0], "verdict": verdict, "complete": complete}
+        self.journal.append(EventKind.CONFIRMED, finalists=found, **fields)
+
     def finish(self, status="done"):
         self.journal.append(EventKind.SWEEP_END, status=status, message="")
 

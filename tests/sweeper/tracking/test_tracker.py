@@ -22,9 +22,10 @@ from played_sweeps import Sweep, client_of, history, wait_until
 from small_sweeps import SUCCESS
 
 from sweeper.errors import UserError
-from sweeper.layout import DATABASE
+from sweeper.layout import DATABASE, STATE
 from sweeper.machines.ssh import unused_port
 from sweeper.records.sweep_state import read_sweep
+from sweeper.tracking.state import read_state
 from sweeper.tracking.tracker import Tracker, tracking_uri
 
 pytestmark = [
@@ -88,6 +89,25 @@ def test_a_sweep_is_one_parent_run_with_a_child_for_each_trial(tmp_path):
     assert runs[0].data.metrics[f"final/{SUCCESS}"] == pytest.approx(0.3)
     assert runs[0].data.metrics[f"best/{SUCCESS}"] == pytest.approx(0.3)
     assert history(client, runs[0].info.run_id, "train/loss") == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
+
+
+def test_what_was_found_after_the_search_stands_in_the_runs(tmp_path):
+    played = Sweep(tmp_path)
+    played.start()
+    played.trial(0)
+    played.trial(1)
+    played.tuned(0, {"policy.n_action_steps": 4}, value=1.5, untuned=0.3)
+    played.confirmed((0, 0.75, 0.9), (1, 0.6, 0.1))
+    played.finish()
+    played.deliver()
+    client, state = client_of(tmp_path), read_state(tmp_path / STATE)
+    tuned, parent = client.get_run(state.runs["0"]).data, client.get_run(state.parent).data
+    assert tuned.metrics[f"tuned/{SUCCESS}"] == tuned.metrics[f"final/{SUCCESS}"] == 1.5
+    assert tuned.tags["tuned.policy.n_action_steps"] == "4"
+    assert tuned.metrics[f"confirmed/{SUCCESS}"] == 0.75
+    assert tuned.metrics["p_best"] == 0.9
+    assert parent.metrics[f"confirmed/{SUCCESS}_low"] == 0.65
+    assert parent.tags["confirmed.verdict"] == "Trial 0 is the best."
 
 
 def test_the_default_database_is_in_the_sweeps_folder_whatever_its_name(tmp_path):
