@@ -18,7 +18,7 @@ RANKS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("tracking",),
         ("machines", "search", "records"),
         ("trial", "spec"),
-        ("errors", "gpus", "layout", "masking", "text"),
+        ("errors", "evidence", "gpus", "layout", "masking", "text"),
         ("__init__",),
     ),
     "trainables": (

@@ -30,6 +30,7 @@ HEAVY = {
     "av",
     "gymnasium",
     "matplotlib",
+    "scipy",
 }
 SERVICE = {"ray", "optuna", "mlflow", "sweeper"}
 STDLIB_ONLY = (

@@ -13,7 +13,7 @@ __all__ = ["method_faults", "missing_package"]
 MIN_CMAES_DIMENSIONS = 2
 """CMA-ES adapts a covariance; with one number there is none."""
 
-_PACKAGES = {"cmaes": ("cmaes",), "gp": ("scipy", "torch")}
+_PACKAGES = {"cmaes": ("cmaes",)}
 
 
 def missing_package(method: str) -> str | None:
