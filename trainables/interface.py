@@ -604,8 +604,14 @@ class OpenPolicy(Protocol):
         """
         ...
 
+    def metrics_of(self, records: Sequence[EpisodeRecord]) -> Mapping[str, float]:
+        """Average episodes into the metrics that the trainable reports of them (``rollout/...``)."""
+        ...
+
     def action_errors(self, setting: Mapping[str, Any], windows: Sequence[int]) -> list[float]:
-        """The mean squared error of the actions that are executed, at numbered held-out moments.
+        """The mean squared error of the next actions, at numbered held-out moments.
+
+        As many actions are compared as in the training (``eval.window_steps``), whatever the setting.
 
         Args:
             setting: The inference setting.
@@ -616,6 +622,14 @@ class OpenPolicy(Protocol):
 
         Raises:
             TrainableError: If no dataset is named, or it cannot be read.
+        """
+        ...
+
+    def speed(self, setting: Mapping[str, Any]) -> Mapping[str, float]:
+        """How fast the policy is with a setting, as metrics: the median latency of a chunk, and the rate.
+
+        Returns:
+            ``eval/chunk_latency_ms`` and ``eval/action_rate_hz``.
         """
         ...
 
@@ -650,5 +664,16 @@ class EvaluatesPolicies(Protocol):
 
         Raises:
             ConfigError: If the checkpoint cannot be read, or the policy does not fit the environment.
+        """
+        ...
+
+    def trained_for(
+        self, config: Mapping[str, Any], searched: Mapping[str, Sequence[Any]]
+    ) -> Mapping[str, Any]:
+        """Return the configuration that is trained if values of inference fields are examined afterwards.
+
+        Args:
+            config: Values by dotted name.
+            searched: The values of each inference field that will be examined.
         """
         ...

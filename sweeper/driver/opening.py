@@ -19,7 +19,7 @@ from sweeper.masking import masked
 from sweeper.records.journal import Journal, read_journal
 from sweeper.records.sweep_state import SweepState, read_sweep, update_sweep
 from sweeper.search.study import Study
-from sweeper.spec.sweep import SweepSpec
+from sweeper.spec.sweep import SweepSpec, trained_config
 from sweeper.tracking.tracker import Tracker
 from trainables.interface import Trainable
 
@@ -63,8 +63,9 @@ def open_sweep(spec: SweepSpec, trainable: Trainable, earlier: SweepState | None
     try:
         defaults = {name: field.default for name, field in trainable.fields.items()}
         accept = partial(trainable.faults, workers=spec.resources.workers)
+        finish = partial(trained_config, inference=spec.inference, trainable=trainable)
         with (
-            Study(spec, accept=accept, defaults=defaults) as study,
+            Study(spec, accept=accept, finish=finish, defaults=defaults) as study,
             Journal(spec.folder / JOURNAL) as journal,
         ):
             ours = True
@@ -162,7 +163,7 @@ def _free_name(spec: SweepSpec) -> str:
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """The differences that make it another sweep. Budget, machines, sampler and tracking may differ."""
     changes = []
-    for section in ("trainable", "config", "space", "objectives", "early_stop"):
+    for section in ("trainable", "config", "space", "objectives", "early_stop", "inference"):
         old, new = before.get(section), now[section]
         if isinstance(old, Mapping) and isinstance(new, Mapping) and section == "config":
             names = sorted(set(old) | set(new))

@@ -19,7 +19,7 @@ from sweeper.machines.identity import DataChange, data_changes
 from sweeper.machines.machine import find_machine
 from sweeper.machines.plan import without_likes
 from sweeper.records.sweep_state import SweepState
-from sweeper.spec.sweep import AUTO_TRIALS_AT_ONCE, KeepSpec, SettledResources, SweepSpec
+from sweeper.spec.sweep import AUTO_TRIALS_AT_ONCE, KeepSpec, SettledResources, SweepSpec, trained_config
 from sweeper.text import describe_size
 from trainables.interface import (
     ConfigError,
@@ -153,7 +153,7 @@ def _variants(spec: SweepSpec, trainable: Trainable) -> list[dict[str, Any]]:
     checked: dict[str, dict[str, Any]] = {}
     refused: list[Fault] = []
     for _ in range(DRAWS if data_fields else DRAWS // 10):
-        config = spec.space.draw(generator, spec.config)
+        config = dict(trained_config(spec.space.draw(generator, spec.config), spec.inference, trainable))
         if spec.space.violated(config):
             continue
         faults = trainable.faults(config, spec.resources.workers)
@@ -184,7 +184,10 @@ def remark(
     if not isinstance(trainable, StartsFromCheckpoints):
         return
     generator = random.Random(spec.search.seed)
-    drawn = [spec.space.draw(generator, spec.config) for _ in range(REMARKED_DRAWS)]
+    drawn = [
+        trained_config(spec.space.draw(generator, spec.config), spec.inference, trainable)
+        for _ in range(REMARKED_DRAWS)
+    ]
     legal = [one for one in drawn if not spec.space.violated(one) and not trainable.faults(one)]
     chosen: dict[tuple[str, ...], Mapping[str, Any]] = {}
     for one in (config, *legal):

@@ -34,7 +34,7 @@ from sweeper.records.trial_state import TrialState
 from sweeper.search.study import Study
 from sweeper.spec.sweep import SweepSpec, objective_fault
 from sweeper.tracking.tracker import Tracker
-from sweeper.trial.exchange import ARTIFACTS, CHECKPOINT, STEP, read_reports
+from sweeper.trial.exchange import ARTIFACTS, CHECKPOINT, STEP, TUNED, read_reports
 
 __all__ = ["Outcome", "Recorder", "Viewer"]
 
@@ -101,6 +101,7 @@ class Recorder:
         self._tracker = tracker
         self._spec = spec
         self._viewer = viewer
+        self._noted: set[tuple[int, str]] = set()
         self._untold: deque[Callable[[], None]] = deque()
         self._next_telling = -math.inf
 
@@ -220,6 +221,8 @@ class Recorder:
         metrics = _metrics(result)
         fresh = trial.new_at(step, metrics)
         if not fresh:
+            # A driver may have been killed between the two events of the last report.
+            self._record_setting(trial, step, result)
             return False
         event: dict[str, Any] = {"metrics": {name: metrics[name] for name in sorted(fresh)}}
         if result.get(ARTIFACTS):
@@ -230,7 +233,21 @@ class Recorder:
         objective = self._spec.objectives[0].name
         if objective in fresh:
             self._report_to_study(number, step, metrics[objective])
+        self._record_setting(trial, step, result)
         return True
+
+    def _record_setting(self, trial: TrialState, step: int, result: Mapping[str, Any]) -> None:
+        """Record the inference setting that was chosen after the training, once."""
+        chosen = result.get(TUNED)
+        if chosen is None or step != trial.step or trial.tried:
+            return
+        if "problem" in chosen:
+            text = f"no inference setting was chosen: {chosen['problem']}"
+            if (trial.number, text) not in self._noted:
+                self._noted.add((trial.number, text))
+                self.note(text, trial=trial.number)
+            return
+        self._write(EventKind.TUNED, trial=trial.number, **chosen)
 
     def end_trial(self, number: int, outcome: Outcome) -> None:
         """Record how a trial ended; only the first outcome counts.

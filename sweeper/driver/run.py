@@ -45,6 +45,7 @@ from sweeper.steering.entrance import open_entrance
 from sweeper.terminal.live import GO_ON, Display
 from sweeper.terminal.result import SweepResult
 from sweeper.trial.exchange import request_stop
+from sweeper.trial.inference import InferencePlan
 from sweeper.trial.placement import free_groups
 from sweeper.trial.run import run_trial
 from sweeper.trial.worker import TrialSettings
@@ -234,6 +235,7 @@ class SweepRun:
             objective=(spec.objectives[0].name, spec.objectives[0].goal),
             python_path=tuple(place or str(Path.cwd()) for place in sys.path),
             hang_s=None if spec.failures.hang_minutes is None else 60 * spec.failures.hang_minutes,
+            inference=None if spec.inference is None else InferencePlan(**spec.inference.as_plan()),
         )
 
     def _turn(self, searcher: StudySearcher, ended_before: int) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 from sweeper.machines.machine import Machine, find_machine
 from sweeper.spec.space_file.fields import is_path
-from sweeper.spec.sweep import KeepSpec, SettledResources, SweepSpec
+from sweeper.spec.sweep import KeepSpec, SettledResources, SweepSpec, trained_config
 from sweeper.text import counted, describe_size, is_there
 from trainables import registry
 from trainables.interface import STEPS, SlimsCheckpoints, StartsFromCheckpoints, Trainable, is_url
@@ -134,7 +134,7 @@ def make_plan(spec: SweepSpec, machine: Machine | None = None, trainable: Traina
     counted = size is not None and size <= MAX_COUNTED
     combinations = sum(1 for _ in spec.space.points(spec.config)) if counted else size
     resources = spec.resources.settled(machine.cpus, machine.gpus, spec.budget.trials)
-    drawn = _draws(spec)
+    drawn = _draws(spec, trainable)
     kept = [config for config in drawn if not spec.space.violated(config)]
     disk = max((_disk_gb(trainable, config, resources.workers) for config in kept[:DISK_DRAWS]), default=0.0)
     sized = kept[:DISK_DRAWS]
@@ -160,10 +160,11 @@ def make_plan(spec: SweepSpec, machine: Machine | None = None, trainable: Traina
     return Plan(**{**vars(plan), "warnings": warnings})
 
 
-def _draws(spec: SweepSpec) -> list[dict[str, Any]]:
+def _draws(spec: SweepSpec, trainable: Trainable) -> list[Mapping[str, Any]]:
     generator = random.Random(0)
     count = DRAWS if spec.space.constraints else REMARKED_DRAWS
-    return [spec.space.draw(generator, spec.config) for _ in range(count)]
+    drawn = [spec.space.draw(generator, spec.config) for _ in range(count)]
+    return [trained_config(config, spec.inference, trainable) for config in drawn]
 
 
 def _disk_gb(trainable: Trainable, config: Mapping[str, Any], workers: int) -> float:

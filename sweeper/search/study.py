@@ -56,6 +56,7 @@ class Study:
     Args:
         spec: The sweep; its folder contains the study.
         accept: Returns the faults that the trainable finds in a configuration. One with faults is not tried.
+        finish: Makes the configuration that is trained of the one that was searched.
         defaults: The trainable's defaults, for constraints that mention fields that are not set.
 
     Attributes:
@@ -74,6 +75,7 @@ class Study:
         spec: SweepSpec,
         *,
         accept: Callable[[Mapping[str, Any]], list[Fault]] = _no_faults,
+        finish: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
         defaults: Mapping[str, Any] | None = None,
     ) -> None:
         faults = method_faults(spec.search, spec.space, spec.objectives)
@@ -84,6 +86,7 @@ class Study:
         self._fixed = dict(spec.config)
         self._defaults = dict(defaults or {})
         self._accept = accept
+        self._finish = finish
         self._grid = spec.search.method == "grid"
         codecs = {parameter.name: Codec(parameter) for parameter in spec.space.parameters}
         choices = {name: codec.choices for name, codec in codecs.items() if codec.choices is not None}
@@ -116,7 +119,7 @@ class Study:
         if not self._grid:
             for _ in range(SAMPLER_ATTEMPTS):
                 asked, values = self.suggester.suggest()
-                config = self._space.complete(values, self._fixed)
+                config = self._finish(self._space.complete(values, self._fixed))
                 if self._objection(config) is None:
                     return self._hand_out(asked, values, config)
                 self.suggester.end(asked, TrialState.FAIL)
@@ -126,7 +129,8 @@ class Study:
         """Find a configuration that can be tried, and have the sampler adopt it."""
         refused: Counter[str] = Counter()
         repeated = bool(self._numbers_by_hash)
-        for config in self._candidates():
+        for candidate in self._candidates():
+            config = self._finish(candidate)
             objection = self._objection(config)
             if objection is None:
                 values = {
@@ -139,7 +143,7 @@ class Study:
                     return self._hand_out(asked, values, config)
                 except StudyBusyError:
                     if self._points is not None:  # a grid must not lose a point
-                        self._points = itertools.chain([config], self._points)
+                        self._points = itertools.chain([candidate], self._points)
                     raise
             repeated = repeated or objection.repeats
             if not objection.repeats:

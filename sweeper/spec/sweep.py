@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -14,12 +15,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sweeper.spec.space import Space
+from trainables.interface import EvaluatesPolicies, Trainable
 
 __all__ = [
     "BudgetSpec",
     "EarlyStopSpec",
     "FailureSpec",
     "Goal",
+    "InferenceSpec",
     "KeepSpec",
     "Objective",
     "ResourceSpec",
@@ -29,6 +32,7 @@ __all__ = [
     "TrackingSpec",
     "is_store",
     "objective_fault",
+    "trained_config",
 ]
 
 Goal = Literal["minimize", "maximize"]
@@ -243,6 +247,70 @@ class SettledResources:
 
 
 @dataclass(frozen=True)
+class InferenceSpec:
+    """Inference settings that are examined on each trained policy; no training is repeated.
+
+    Attributes:
+        parameters: The values of each inference field.
+        metric: What settings are compared by: a metric of rollouts or the held-out action error.
+        goal: The direction that is better.
+        episodes: Most episodes (or held-out moments) of a setting.
+        limits: Bounds that a setting must keep, by metric: the largest value of what is minimised, the
+            smallest of what is maximised.
+        reward_range: The least and the largest reward, for comparisons by rewards.
+    """
+
+    parameters: Mapping[str, tuple[Any, ...]]
+    metric: str
+    goal: Goal
+    episodes: int = 100
+    limits: Mapping[str, float] = field(default_factory=dict)
+    reward_range: tuple[float, float] = (0.0, 1.0)
+
+    def settings(self) -> list[dict[str, Any]]:
+        """Every combination of values, in the order of the space file."""
+        return [
+            dict(zip(self.parameters, values, strict=True))
+            for values in itertools.product(*self.parameters.values())
+        ]
+
+    def as_plan(self) -> dict[str, Any]:
+        """The arguments of `sweeper.trial.inference.InferencePlan`, which knows no specification."""
+        return {
+            "settings": tuple(self.settings()),
+            "metric": self.metric,
+            "maximize": self.goal == "maximize",
+            "episodes": self.episodes,
+            "limits": dict(self.limits),
+            "reward_range": self.reward_range,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """The section as plain types; `from_dict` reads it back equal."""
+        return {
+            "parameters": {name: list(values) for name, values in self.parameters.items()},
+            "metric": self.metric,
+            "goal": self.goal,
+            "episodes": self.episodes,
+            "limits": dict(self.limits),
+            "reward_range": list(self.reward_range),
+        }
+
+    @staticmethod
+    def from_dict(plain: Mapping[str, Any]) -> InferenceSpec:
+        """The section that `to_dict` wrote."""
+        low, high = plain["reward_range"]
+        return InferenceSpec(
+            parameters={name: tuple(values) for name, values in plain["parameters"].items()},
+            metric=plain["metric"],
+            goal=plain["goal"],
+            episodes=plain["episodes"],
+            limits=dict(plain["limits"]),
+            reward_range=(low, high),
+        )
+
+
+@dataclass(frozen=True)
 class TrackingSpec:
     """Where MLflow keeps the runs.
 
@@ -274,6 +342,7 @@ class SweepSpec:
         source: Text of the space file.
         failures: How often a trial is retried.
         keep: Which checkpoints stay.
+        inference: Which inference settings are examined on each trained policy; None for none.
         overrides: What the command line changed, as it was typed.
         notes: Changes that the user did not ask for.
         warnings: Settings that are legal but probably a mistake.
@@ -293,6 +362,7 @@ class SweepSpec:
     source: str
     failures: FailureSpec = FailureSpec()
     keep: KeepSpec = KeepSpec()
+    inference: InferenceSpec | None = None
     overrides: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -311,6 +381,7 @@ class SweepSpec:
             "resources": dataclasses.asdict(self.resources),
             "failures": dataclasses.asdict(self.failures),
             "keep": dataclasses.asdict(self.keep),
+            "inference": None if self.inference is None else self.inference.to_dict(),
             "tracking": dataclasses.asdict(self.tracking),
             "folder": str(self.folder),
             "overrides": list(self.overrides),
@@ -322,7 +393,7 @@ class SweepSpec:
     @staticmethod
     def from_dict(plain: Mapping[str, Any], folder: Path | None = None) -> SweepSpec:
         """The sweep that `to_dict` wrote; ``folder`` is its present folder, if it was moved."""
-        stop = plain["early_stop"]
+        stop, inference = plain["early_stop"], plain.get("inference")
         return SweepSpec(
             name=plain["name"],
             trainable=plain["trainable"],
@@ -333,9 +404,10 @@ class SweepSpec:
             early_stop=None if stop is None else EarlyStopSpec(**stop),
             budget=BudgetSpec(**plain["budget"]),
             resources=ResourceSpec(**plain["resources"]),
-            # Sweeps of earlier versions have neither.
+            # Sweeps of earlier versions have none of these.
             failures=FailureSpec(**plain.get("failures", {})),
             keep=KeepSpec(**plain.get("keep", {})),
+            inference=None if inference is None else InferenceSpec.from_dict(inference),
             tracking=TrackingSpec(**plain["tracking"]),
             folder=Path(plain["folder"]) if folder is None else folder,
             overrides=tuple(plain["overrides"]),
@@ -343,6 +415,19 @@ class SweepSpec:
             warnings=tuple(plain["warnings"]),
             source=plain["source"],
         )
+
+
+def trained_config(
+    config: Mapping[str, Any], inference: InferenceSpec | None, trainable: Trainable
+) -> Mapping[str, Any]:
+    """The configuration that is trained of one that was searched.
+
+    Inference fields whose values are examined later may have a part in the training, e.g. in which frames at
+    an episode's end start a training window.
+    """
+    if inference is None or not isinstance(trainable, EvaluatesPolicies):
+        return config
+    return trainable.trained_for(config, inference.parameters)
 
 
 def is_store(uri: str) -> bool:

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from sweeper.machines.plan import Plan
 from sweeper.spec.space import Parameter
+from sweeper.spec.sweep import InferenceSpec
 from sweeper.terminal.faults import indented
 from sweeper.text import counted, describe_size, describe_value
 
@@ -99,6 +100,8 @@ def _lines(plan: Plan) -> Iterable[tuple[str, str]]:
         low, high = plan.steps
         yield "steps per trial", f"{low:,}" if low == high else f"{low:,} to {high:,}"
     yield "early stopping", _early_stop(plan)
+    if spec.inference is not None:
+        yield "inference", _inference(spec.inference)
     workers = "1 worker" if resources.workers == 1 else f"{resources.workers} workers"
     each = f"{workers}, {_count(resources.gpu_per_trial, 'GPU')}, {_count(resources.cpu_per_trial, 'CPU')}"
     yield "each trial gets", each
@@ -156,6 +159,15 @@ def _trials(plan: Plan) -> str:
     if budget.max_failed is not None:
         limits.append(f"or {budget.max_failed} failed trials")
     return ", ".join(limits)
+
+
+def _inference(inference: InferenceSpec) -> str:
+    count = len(inference.settings())
+    limits = "".join(f", {name} limited to {bound:g}" for name, bound in inference.limits.items())
+    return (
+        f"{counted(count, 'setting')} of each trained policy, compared by {inference.metric} on at most "
+        f"{inference.episodes} episodes{limits}"
+    )
 
 
 def _early_stop(plan: Plan) -> str:

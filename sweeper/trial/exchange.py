@@ -28,6 +28,7 @@ __all__ = [
     "STEP",
     "STOP",
     "TIME",
+    "TUNED",
     "ProgressFile",
     "append_report",
     "progress_of",
@@ -45,6 +46,9 @@ CHECKPOINT = "checkpoint"
 """Key of a result: path of the checkpoint written at this step."""
 FINAL = "final"
 """Key of a result: whether the trainable says that this is its last report."""
+TUNED = "tuned"
+"""Key of the last result: the inference setting that was chosen, as the event of the journal has it, or
+``problem``, why none was."""
 REPORTS = "reports.jsonl"
 """What the first worker reported, written before anybody else hears of it."""
 ATTEMPT = "attempt.json"

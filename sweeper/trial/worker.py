@@ -7,6 +7,7 @@ the reason of a failure to ``error.json``.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -31,14 +32,17 @@ from sweeper.trial.exchange import (
     STEP,
     STOP,
     TIME,
+    TUNED,
     ProgressFile,
     append_report,
 )
 from sweeper.trial.failure import Failure, failure_of, write_failure
+from sweeper.trial.inference import InferencePlan, NoSettingError, PolicyMeasures, choose_setting
 from sweeper.trial.system_metrics import system_metrics
 from sweeper.trial.watchdog import Watchdog
 from trainables import registry
-from trainables.interface import Report, TrainContext, silent
+from trainables.episodes import EPISODES, read_episodes
+from trainables.interface import EvaluatesPolicies, EvaluationContext, Report, TrainContext, silent
 
 __all__ = ["TrialSettings", "WorkerTask", "train_worker"]
 
@@ -58,6 +62,7 @@ class TrialSettings:
         objective: The metric and direction by which a trial's best checkpoint is chosen.
         python_path: Where the launching process finds modules; workers look there after their own path.
         hang_s: Seconds without a sign of life after which a worker is ended; None for never.
+        inference: Which inference settings are examined on a trained policy; None for none.
     """
 
     group: str
@@ -70,6 +75,7 @@ class TrialSettings:
     objective: tuple[str, Literal["minimize", "maximize"]] | None = None
     python_path: tuple[str, ...] = ()
     hang_s: float | None = None
+    inference: InferencePlan | None = None
 
     @property
     def threads(self) -> int:
@@ -142,6 +148,10 @@ def train_worker(task: WorkerTask) -> str:
             for report in _reports(settings.trainable, task.config, context):
                 final = report.final
                 result = _metrics(report) if rank == 0 else {}
+                if rank == 0 and final and settings.inference is not None:
+                    # The other ranks wait at their report, and nothing says that this one lives.
+                    with watchdog.paused():
+                        result |= _tuned(report, settings, context)
                 if rank == 0:
                     append_report(folder / REPORTS, result)
                 # Here ranks wait for each other, and rank 0 may be at its rollouts.
@@ -164,6 +174,29 @@ def _reports(trainable: str, config: Mapping[str, Any], context: TrainContext) -
     finally:
         if hasattr(reports, "close"):  # a generator; any other iterator has nothing to clean up
             reports.close()
+
+
+def _tuned(report: Report, settings: TrialSettings, context: TrainContext) -> dict[str, Any]:
+    """Choose the inference setting of the trained policy; what the last result has of it.
+
+    The metrics of the chosen setting replace those of the setting of the training. If none can be chosen,
+    they stay, and the result says why.
+    """
+    trainable = registry.load(settings.trainable)
+    if settings.inference is None or report.checkpoint is None:
+        return {}
+    if not isinstance(trainable, EvaluatesPolicies):
+        return {}
+    evaluation = EvaluationContext(settings.cache, context.device, settings.threads, context.progress)
+    policy = trainable.open_policy(report.checkpoint, {}, evaluation)
+    measures = PolicyMeasures(policy, context.folder / EPISODES)
+    recorded = report.artifacts.get("rollout/episodes")
+    judged = settings.inference.episodes if recorded is None else len(read_episodes(recorded)[1])
+    try:
+        choice = choose_setting(measures, settings.inference, judged, context.progress)
+    except NoSettingError as error:
+        return {TUNED: {"problem": str(error)}}
+    return {**choice.metrics, TUNED: dataclasses.asdict(choice)}
 
 
 def _metrics(report: Report) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from trainables.interface import (
     FieldInfo,
     Metric,
     Report,
+    TrainableError,
     TrainContext,
     silent,
 )
@@ -36,11 +37,21 @@ def write_checkpoint(folder: Path, skill: float) -> Path:
     return folder
 
 
+class DivergedError(TrainableError):
+    """An action is not finite."""
+
+    reason = "diverged"
+
+
 class ReachingPolicy:
-    """A policy that succeeds with a known probability. ``luck`` is its inference setting: it adds to it."""
+    """A policy that succeeds with a known probability.
+
+    Of its inference setting ``luck`` adds to that, ``effort`` multiplies the latency, ``diverges`` has it
+    fail, and ``dies_once`` ends its process.
+    """
 
     step = 10
-    trained_setting: Mapping[str, Any] = {"luck": 0.0}
+    trained_setting: Mapping[str, Any] = {"luck": 0.0, "effort": 1.0}
     environment: str | None = "reaching"
     windows = 8
 
@@ -48,7 +59,8 @@ class ReachingPolicy:
         self.skill = skill
 
     def setting_faults(self, setting: Mapping[str, Any]) -> list[Fault]:
-        return [Fault(name, "is not known.") for name in setting if name not in ("luck", "dies_once")]
+        known = ("luck", "effort", "diverges", "dies_once")
+        return [Fault(name, "is not known.") for name in setting if name not in known]
 
     def rollout(
         self,
@@ -60,6 +72,8 @@ class ReachingPolicy:
         film_episodes: int = 4,
     ) -> list[EpisodeRecord]:
         _die(setting.get("dies_once"))
+        if setting.get("diverges"):
+            raise DivergedError("an action is not finite")
         if film is not None:
             film.write_bytes(b"film")
         return [self._episode(first_seed(0, purpose), number, setting) for number in sorted(episodes)]
@@ -78,8 +92,19 @@ class ReachingPolicy:
             chunk_ms=1,
         )
 
+    def metrics_of(self, records: Sequence[EpisodeRecord]) -> dict[str, float]:
+        count = len(records)
+        return {
+            "rollout/success_rate": sum(record.success for record in records) / count,
+            "rollout/avg_max_reward": sum(record.max_reward for record in records) / count,
+        }
+
     def action_errors(self, setting: Mapping[str, Any], windows: Sequence[int]) -> list[float]:
         return [1.0 - self.skill - setting.get("luck", 0.0) + 0.01 * number for number in windows]
+
+    def speed(self, setting: Mapping[str, Any]) -> dict[str, float]:
+        latency_ms = 10.0 * setting.get("effort", 1)
+        return {"eval/chunk_latency_ms": latency_ms, "eval/action_rate_hz": 1e3 / latency_ms}
 
     def latency_ms(self, setting: Mapping[str, Any], runs: int = 50, most_s: float = 10.0) -> list[float]:
         return [1.0 + setting.get("luck", 0.0)] * runs
@@ -102,7 +127,9 @@ class ReachingTrainable:
         for field in (
             FieldInfo("skill", "float", 0.5, minimum=0.0, maximum=1.0),
             FieldInfo("luck", "float", 0.0, phase="inference"),
+            FieldInfo("effort", "float", 1.0, minimum=0.1, phase="inference"),
             FieldInfo("train.steps", "int", 10, minimum=1),
+            FieldInfo("train.log_every", "int", 5, minimum=1),
             FieldInfo("train.seed", "int", 0, minimum=0),
         )
     }
@@ -136,6 +163,11 @@ class ReachingTrainable:
         if not (checkpoint / SKILL).is_file():
             raise ConfigError([Fault(str(checkpoint), "there is no policy.")])
         return ReachingPolicy(json.loads((checkpoint / SKILL).read_text()))
+
+    def trained_for(
+        self, config: Mapping[str, Any], searched: Mapping[str, Sequence[Any]]
+    ) -> Mapping[str, Any]:
+        return config
 
 
 TRAINABLE = ReachingTrainable()

@@ -86,6 +86,7 @@ _METRICS = (
 OPTIMIZER = "optimizer.safetensors"
 """File of a checkpoint with the optimiser's moments: as large as its weights and their average."""
 
+_N_ACTION_STEPS = "policy.n_action_steps"
 _BYTES_KEPT = 8  # weights and their average, in float32
 _BYTES_TRAINED = 8  # Adam's two moments
 _CHECKPOINTS = 3  # last and best, and a new one, which is complete before an old one goes
@@ -261,6 +262,22 @@ class DiffusionPolicyTrainable:
         from trainables.diffusion_policy.inference.opened import open_policy
 
         return open_policy(checkpoint, config, context)
+
+    def trained_for(
+        self, config: Mapping[str, Any], searched: Mapping[str, Sequence[Any]]
+    ) -> Mapping[str, Any]:
+        """Train with the largest ``policy.n_action_steps`` that is searched and that the horizon holds.
+
+        The number decides how many frames at the end of an episode start no training window: the only way in
+        which an inference field has a part in the training.
+        """
+        horizon, n_obs_steps = (
+            config.get(name, FIELDS[name].default) for name in ("policy.horizon", "policy.n_obs_steps")
+        )
+        possible = [
+            value for value in searched.get(_N_ACTION_STEPS, ()) if value <= horizon - n_obs_steps + 1
+        ]
+        return {**config, _N_ACTION_STEPS: max(possible)} if possible else config
 
     def export(
         self,

@@ -19,6 +19,7 @@ from sweeper.errors import ExpressionError
 from sweeper.spec.space import Parameter, Space
 from sweeper.spec.space_file.document import Document
 from sweeper.spec.space_file.read_space import SpacePlaces
+from sweeper.spec.sweep import trained_config
 from trainables.interface import Fault
 
 __all__ = ["check_combinations"]
@@ -182,7 +183,8 @@ def _tried(document: Document, space: Space, config: dict[str, Any], workers: in
         for parameter in space.parameters
         if space.exists(parameter, config)
     }
-    return _Tried(searched, tuple(document.trainable.faults(config, workers)))
+    trained = trained_config(config, document.inference, document.trainable)
+    return _Tried(searched, tuple(document.trainable.faults(trained, workers)))
 
 
 def _all_illegal(

@@ -16,6 +16,7 @@ from sweeper.spec.space_file.fields import (
     value_problem,
 )
 from sweeper.spec.space_file.yaml_nodes import FaultList, Node, Place
+from sweeper.spec.sweep import InferenceSpec
 from sweeper.text import nearest
 from trainables.interface import FieldInfo, Trainable
 
@@ -35,6 +36,7 @@ class Document:
         warnings: Settings that are legal but probably a mistake.
         config: Fixed values under their own names.
         config_places: Where each of them was written.
+        inference: The inference settings that are examined on trained policies.
     """
 
     root: dict[str, Node]
@@ -45,6 +47,7 @@ class Document:
     warnings: list[str] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)
     config_places: dict[str, Place] = field(default_factory=dict)
+    inference: InferenceSpec | None = None
 
     def place(self, *keys: str) -> Place:
         """Where a key was written; if it is not, the nearest key above it."""

@@ -45,6 +45,7 @@ SECTIONS = (
     "resources",
     "failures",
     "keep",
+    "inference",
     "tracking",
 )
 METHODS = tuple(SAMPLER_OPTIONS)
@@ -191,6 +192,15 @@ SETTINGS: Mapping[str, Mapping[str, FieldInfo]] = {
                 nullable=True,
                 minimum=1,
                 doc="Of how many trials, the best; null: of all.",
+            ),
+        ),
+        "inference": (
+            FieldInfo("parameters", "dict", None, doc="Values of inference fields."),
+            FieldInfo("metric", "str", None, doc="What settings are compared by; left out: the objective."),
+            FieldInfo("episodes", "int", 100, minimum=2, doc="Most episodes of a setting."),
+            FieldInfo("limits", "dict", {}, doc="Bounds that a setting must keep, by metric."),
+            FieldInfo(
+                "reward_range", "list[float]", [0.0, 1.0], doc="The least and the largest possible reward."
             ),
         ),
         "tracking": (

@@ -13,6 +13,7 @@ from sweeper.spec.space import Space
 from sweeper.spec.space_file.combinations import check_combinations
 from sweeper.spec.space_file.document import Document
 from sweeper.spec.space_file.overrides import apply_overrides
+from sweeper.spec.space_file.read_inference import read_inference
 from sweeper.spec.space_file.read_sections import (
     read_budget,
     read_early_stop,
@@ -100,6 +101,7 @@ def load_spec(
     early_stop = read_early_stop(document, objectives)
     resources = read_resources(document)
     failures, keep = read_failures(document), read_keep(document)
+    document.inference = read_inference(document, objectives)
     tracking = read_tracking(document, name)
     search = read_search(document)
     if not len(document.faults):
@@ -124,6 +126,7 @@ def load_spec(
         source=text,
         failures=failures,
         keep=keep,
+        inference=document.inference,
         overrides=tuple(overrides),
         notes=tuple(document.notes),
         warnings=tuple(document.warnings),

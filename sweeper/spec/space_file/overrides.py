@@ -30,6 +30,8 @@ def apply_overrides(document: Document, overrides: list[Override]) -> None:
             _override_config(document, override, rest)
         elif section == "parameters" and rest:
             _override_parameter(document, override, rest)
+        elif section == "inference" and rest.startswith(("parameters.", "limits.")):
+            _override_inference(document, override, rest)
         elif not rest:
             value = Node(override.place, override.raw) if section in _SCALARS else override.value
             document.root[section] = value
@@ -43,6 +45,19 @@ def apply_overrides(document: Document, overrides: list[Override]) -> None:
             document.faults.add(override.place, override.key, problem, remedy)
         else:
             _put(document, section, rest.split("."), override)
+
+
+def _override_inference(document: Document, override: Override, rest: str) -> None:
+    """Replace the values of an inference field, or a limit; null removes it."""
+    part, _, name = rest.partition(".")
+    inference = _mapping(document.root, "inference", override.place)
+    entries = _mapping(inference, part, override.place)
+    name, values = name.removesuffix(".values"), name.endswith(".values")
+    own = document.own_name(name) or name
+    for key in [key for key in entries if (document.own_name(key) or key) == own]:
+        del entries[key]
+    if override.value.value is not None:
+        entries[name] = Node(override.place, {"values": override.value}) if values else override.value
 
 
 def _put(document: Document, section: str, keys: list[str], override: Override) -> None:

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
+from trainables.evaluation.confidence import wilson_interval
 
 from sweeper.evidence.intervals import mean_interval, success_interval
-from trainables.evaluation.confidence import wilson_interval
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def test_all_that_can_be_measured_is_answered_for_the_setting(two: Evaluators, t
     kinds = ("describe", "errors", "latency")
     tasks = [Task(one, kind, (3,) if kind == "latency" else (0, 1)) for kind in kinds]
     values = {answer.task.kind: answer.value for answer in two.run(tasks)}
-    assert values["describe"]["setting"] == {"luck": 0.0}
+    assert values["describe"]["setting"] == {"luck": 0.0, "effort": 1.0}
     assert len(values["errors"]) == 2
     assert len(values["latency"]) == 3
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import statistics
 import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -27,7 +28,7 @@ from trainables.diffusion_policy.pretrained.read import policy_of, read_checkpoi
 from trainables.episodes import EpisodeRecord, Purpose, first_seed
 from trainables.evaluation import video
 from trainables.evaluation.offline import OfflineSettings, choose_windows, window_errors
-from trainables.evaluation.rollout import rollout
+from trainables.evaluation.rollout import rollout, summarise
 from trainables.evaluation.simulators import environment_faults
 from trainables.features import FeatureType, PolicyFeatures
 from trainables.interface import ConfigError, EvaluationContext, Fault
@@ -36,6 +37,8 @@ __all__ = ["OpenedPolicy", "open_policy"]
 
 WARM_UP = 3
 FEWEST_RUNS = 5
+SPEED_RUNS, SPEED_S = 20, 2.0
+"""What a comparison of many settings can afford."""
 _OURS = ("dataset", "eval", "rollout")
 """Sections that say on what a policy is judged: the caller may change them."""
 
@@ -106,6 +109,7 @@ class OpenedPolicy:
         self._context = context
         self._weights = {True: policy}
         self._settings: dict[str, DiffusionPolicy] = {}
+        self._speeds: dict[tuple[str, int, str], float] = {}
 
     @property
     def features(self) -> PolicyFeatures:
@@ -173,8 +177,12 @@ class OpenedPolicy:
             video.film_episodes(results, self.environment, policy.features, film, episodes=film_episodes)
         return [result.record for result in results]
 
+    def metrics_of(self, records: Sequence[EpisodeRecord]) -> dict[str, float]:
+        """Average episodes into metrics; see :func:`trainables.evaluation.rollout.summarise`."""
+        return summarise(records)
+
     def action_errors(self, setting: Mapping[str, Any], windows: Sequence[int]) -> list[float]:
-        """The mean squared error of the executed actions at numbered held-out moments.
+        """The mean squared error of the next actions at numbered held-out moments.
 
         Raises:
             ConfigError: If no dataset is named, nothing is held out, or the setting is not possible.
@@ -189,7 +197,7 @@ class OpenedPolicy:
         policy = self.policy(setting)
         offline = OfflineSettings(
             windows=self.config.eval.windows,
-            window_steps=policy.n_action_steps,
+            window_steps=self.config.eval.window_steps,
             samples=self.config.eval.samples,
             sampler=policy.config.inference_sampler,
             num_inference_steps=policy.config.inference_steps,
@@ -198,6 +206,25 @@ class OpenedPolicy:
         chosen = choose_windows(len(heldout), offline)[np.asarray(windows, dtype=np.int64)]
         errors = window_errors(policy, heldout, chosen, offline, self._context.device)
         return [float(error) for error in errors.squared]
+
+    def speed(self, setting: Mapping[str, Any]) -> dict[str, float]:
+        """The median latency of a chunk and the rate of actions; see `trainables.interface.OpenPolicy`.
+
+        Settings whose predictions cost the same are timed once.
+
+        Raises:
+            ConfigError: If the setting is not possible.
+        """
+        policy = self.policy(setting)
+        config = policy.config
+        cost = (config.inference_sampler, config.inference_steps, config.inference_spacing)
+        if cost not in self._speeds:
+            self._speeds[cost] = statistics.median(self.latency_ms(setting, SPEED_RUNS, SPEED_S))
+        latency_ms = self._speeds[cost]
+        return {
+            "eval/chunk_latency_ms": latency_ms,
+            "eval/action_rate_hz": 1e3 * policy.n_action_steps / latency_ms,
+        }
 
     def latency_ms(self, setting: Mapping[str, Any], runs: int = 50, most_s: float = 10.0) -> list[float]:
         """Time the prediction of one action chunk at batch size 1; see `trainables.interface.OpenPolicy`.

@@ -144,7 +144,8 @@ def test_action_errors_are_those_of_the_same_moments_whatever_is_asked(opened: A
     assert opened.windows == 16
     whole = opened.action_errors({}, range(16))
     assert opened.action_errors({}, [5, 2]) == pytest.approx([whole[5], whole[2]], rel=1e-5)
-    fewer = opened.action_errors({"policy.n_action_steps": 1}, range(16))
+    assert opened.action_errors({"policy.n_action_steps": 1}, range(16)) == whole
+    fewer = opened.action_errors({"policy.num_inference_steps": 1}, range(16))
     assert len(fewer) == 16
     assert not np.allclose(fewer, whole)
 
@@ -154,6 +155,12 @@ def test_latency_is_timed_run_by_run(opened: Any) -> None:
     assert len(times) == 8
     assert min(times) > 0
     assert len(opened.latency_ms({}, runs=10_000, most_s=0.0)) == 5
+    slow, fast = (opened.speed({"policy.num_inference_steps": steps}) for steps in (20, 1))
+    assert slow["eval/chunk_latency_ms"] > fast["eval/chunk_latency_ms"]
+    assert opened.speed({"policy.num_inference_steps": 20, "policy.n_action_steps": 2}) == {
+        "eval/chunk_latency_ms": slow["eval/chunk_latency_ms"],
+        "eval/action_rate_hz": pytest.approx(slow["eval/action_rate_hz"] / 2),
+    }
 
 
 def test_a_checkpoint_can_be_judged_elsewhere(trained: Any) -> None:
