@@ -44,10 +44,11 @@ class CommandEntry:
     help: str
 
 
-_SWEEPS, _RUNNING, _RESULTS, _CHECKPOINTS, _MACHINES, _DATA = (
+_SWEEPS, _RUNNING, _RESULTS, _FINALISTS, _CHECKPOINTS, _MACHINES, _DATA = (
     "Sweeps",
     "Running sweeps",
     "Results",
+    "Trained policies",
     "Checkpoints",
     "Machines",
     "Data",
@@ -118,6 +119,11 @@ COMMANDS: Mapping[str, CommandEntry] = {
     ),
     "ui": CommandEntry(
         _RESULTS, "results:ui", "Serve MLflow's web pages for a sweep on this machine until Ctrl-C."
+    ),
+    "confirm": CommandEntry(
+        _FINALISTS,
+        "finalists:confirm",
+        "Evaluate the best trials on fresh starts until it is clear which one is the best, and how good.",
     ),
     "export": CommandEntry(
         _CHECKPOINTS,

@@ -2,5 +2,8 @@
 
 - ``candidates``: which policies are meant: trials of sweeps, or checkpoints.
 - ``evaluators``: Ray actors that hold policies open and evaluate them, several at once.
+- ``racing``: finalists that play the same episodes until the worse ones leave.
+- ``confirm``: the best trials of a sweep on fresh starts.
+- ``seeds``: finalists that are trained again with other seeds.
 - ``recording``: a sweep's journal, opened to record what was found after the search.
 """

@@ -18,6 +18,7 @@ from trainables.episodes import EpisodeFile, EpisodeRecord, Evaluated, Purpose
 from trainables.interface import Fault, OpenPolicy, TrainableError, silent
 
 __all__ = [
+    "OUTCOMES",
     "Choice",
     "InferencePlan",
     "Measures",
@@ -30,7 +31,7 @@ __all__ = [
 BLOCK = 32
 """Episodes between two decisions: as many as one batch of predictions has on a CPU."""
 LATENCY, RATE = "eval/chunk_latency_ms", "eval/action_rate_hz"
-_OUTCOMES = {
+OUTCOMES = {
     "rollout/success_rate": "success",
     "rollout/avg_max_reward": "max_reward",
     "rollout/avg_sum_reward": "sum_reward",
@@ -223,7 +224,7 @@ def choose_setting(measures: Measures, plan: InferencePlan, judged: int, progres
     kept = _within_limits(possible, plan.limits)
     # The faster one of equals is the better one.
     kept.sort(key=lambda one: one.speed[LATENCY])
-    by_errors = plan.metric not in _OUTCOMES
+    by_errors = plan.metric not in OUTCOMES
     chosen = _least_error(measures, kept) if by_errors else _race(measures, plan, kept, progress)
     chosen.state = "chosen"
     progress("judging the chosen inference setting")
@@ -241,7 +242,7 @@ def choose_setting(measures: Measures, plan: InferencePlan, judged: int, progres
 
 def outcome_of(record: EpisodeRecord, metric: str) -> float:
     """The number of an episode whose mean is a metric of rollouts."""
-    return float(getattr(record, _OUTCOMES[metric]))
+    return float(getattr(record, OUTCOMES[metric]))
 
 
 def _candidates(measures: Measures, plan: InferencePlan) -> list[_Candidate]:

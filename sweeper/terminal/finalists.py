@@ -1,0 +1,79 @@
+"""Print what was found of finalists after the search."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from sweeper.terminal.tables import Column, fitted_table, number_text, short_names, stacked, value_text
+
+__all__ = ["confirmation_table", "print_confirmation"]
+
+
+def print_confirmation(console: Console, confirmation: Mapping[str, Any], metric: str, name: str) -> None:
+    """Print a confirmation: the table of finalists, best first, and the answer.
+
+    Args:
+        console: Where to print.
+        confirmation: The event of the journal.
+        metric: What was confirmed.
+        name: Name of the sweep.
+    """
+    console.print(
+        confirmation_table(confirmation, metric, name, console.width if console.is_terminal else None)
+    )
+    style = "bold green" if confirmation["complete"] else "bold magenta"
+    console.print()
+    console.print(Text(confirmation["verdict"], style=style), soft_wrap=True)
+    winner = confirmation["finalists"][0]["metrics"]
+    if "search" in winner and metric in winner:
+        drop = winner["search"] - winner[metric]
+        console.print(
+            f"In the search its {metric} was {winner['search']:.3f}; on fresh starts it is "
+            f"{winner[metric]:.3f} ({-drop:+.3f}).",
+            soft_wrap=True,
+        )
+
+
+def confirmation_table(
+    confirmation: Mapping[str, Any], metric: str, name: str, width: int | None = None
+) -> Table:
+    """The finalists of a confirmation as a table, best first."""
+    finalists = confirmation["finalists"]
+    settings = short_names(list(dict.fromkeys(key for one in finalists for key in one["setting"])))
+    seeds = any("seeds_sd" in one["metrics"] for one in finalists)
+    columns = [
+        Column("trial"),
+        Column("state", justify="left"),
+        Column(stacked(metric), style="bold"),
+        Column("95 %\ninterval"),
+        Column("P(best)"),
+        Column("episodes"),
+        Column("search", spare=1),
+    ]
+    columns += [Column("between\nseeds (sd)")] if seeds else []
+    columns += [Column(stacked(short), spare=2) for short in settings.values()]
+    rows = [_cells(one, metric, list(settings), seeds) for one in finalists]
+    return fitted_table(columns, rows, width, title=f"{name}: {len(finalists)} finalists on fresh starts")
+
+
+def _cells(one: Mapping[str, Any], metric: str, settings: list[str], seeds: bool) -> list[Text | str]:
+    metrics = one["metrics"]
+    low, high = metrics.get(f"{metric}_low"), metrics.get(f"{metric}_high")
+    styles = {"best": "bold green", "left": "yellow", "out": "dim", "failed": "red"}
+    interval = "" if low is None or high is None else f"{low:.3f} – {high:.3f}"
+    cells: list[Text | str] = [
+        str(one["trial"]),
+        Text(one["state"], style=styles.get(one["state"], "")),
+        number_text(metrics.get(metric)),
+        interval,
+        f"{one['p_best']:.2f}",
+        f"{metrics['episodes']:.0f}",
+        number_text(metrics.get("search")),
+    ]
+    cells += [number_text(metrics.get("seeds_sd"))] if seeds else []
+    return [*cells, *(value_text(one["setting"].get(name, "as trained")) for name in settings)]

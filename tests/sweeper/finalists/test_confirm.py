@@ -1,0 +1,193 @@
+"""Finalists are confirmed on fresh starts, and whatever interrupts that, the answer is the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import ended, run_in
+from reaching_policies import write_checkpoint
+from small_sweeps import SUCCESS, choice, spec
+
+from sweeper.errors import SweeperError, UserError
+from sweeper.finalists.confirm import choose_finalists, confirm
+from sweeper.finalists.evaluators import evaluators
+from sweeper.finalists.racing import ConfirmOptions
+from sweeper.finalists.recording import recording
+from sweeper.layout import JOURNAL, trial_folder
+from sweeper.records.events import EventKind
+from sweeper.records.journal import Journal
+from sweeper.records.sweep_state import SweepState, read_sweep
+from sweeper.spec.sweep import Objective, ResourceSpec
+from trainables.episodes import read_episodes
+
+pytestmark = pytest.mark.filterwarnings("default")  # Ray and MLflow warn of their own habits.
+
+
+def ended_sweep(folder: Path, *skills: float, objective: str = SUCCESS) -> SweepState:
+    """A sweep whose trials ended with policies of these skills."""
+    wanted = spec(
+        folder,
+        choice("skill", *skills),
+        trials=len(skills),
+        trainable="reaching_policies:TRAINABLE",
+        objectives=(Objective(objective, "maximize"),),
+    )
+    with Journal(folder / JOURNAL) as journal:
+        journal.append(
+            EventKind.SWEEP_START,
+            sweep=folder.name, sweep_id="1", spec=wanted.to_dict(), space="", info={}, driver={},
+        )  # fmt: skip
+        for number, skill in enumerate(skills):
+            config = {"skill": skill, "train.steps": 40}
+            journal.append(EventKind.TRIAL_START, trial=number, config=config, values={"skill": skill})
+            checkpoint = write_checkpoint(trial_folder(folder, number) / "checkpoints" / "000010", skill)
+            metrics = {objective: skill + 0.1}
+            journal.append(
+                EventKind.REPORT, trial=number, step=10, metrics=metrics, checkpoint=str(checkpoint)
+            )
+            journal.append(
+                EventKind.TRIAL_END,
+                trial=number, status="completed", reason="", message="", step=10,
+                final=metrics, best=metrics, sweep_best=metrics, ended=number + 1,
+            )  # fmt: skip
+        journal.append(EventKind.SWEEP_END, status="done", message="")
+    return read_sweep(folder)
+
+
+def confirmed(sweep: SweepState, top: int = 8, **options: Any) -> Any:
+    finalists, _ = choose_finalists(sweep, top)
+    with recording(sweep) as record, evaluators(ResourceSpec(1, 0, 1)) as actors:
+        return confirm(record, finalists, ConfirmOptions(**options), actors)
+
+
+def records_of(sweep: SweepState) -> dict[str, Any]:
+    files = sorted(sweep.folder.glob("trials/*/episodes/*"))
+    return {str(path.relative_to(sweep.folder)): read_episodes(path) for path in files}
+
+
+@pytest.mark.slow
+def test_the_best_is_found_and_its_value_is_that_of_fresh_starts(cluster: Any, tmp_path: Path) -> None:
+    sweep = ended_sweep(tmp_path / "sweep", 0.3, 0.85, 0.5)
+    result = confirmed(sweep)
+    first = result.found[0]
+    assert (first["trial"], first["state"], first["p_best"]) == (1, "best", 1.0)
+    assert result.complete
+    assert "Trial 1 is the best of 3 finalists" in result.verdict
+    metrics = first["metrics"]
+    assert metrics[f"{SUCCESS}_low"] < 0.85 < metrics[f"{SUCCESS}_high"]
+    assert metrics["search"] == pytest.approx(0.95)
+    assert metrics["episodes"] < 400
+    again = read_sweep(sweep.folder)
+    assert again.confirmation["winner"] == 1
+    assert again.trials[1].confirmed == metrics
+    seeds = {record.seed for _, found in records_of(sweep).values() for record in found}
+    assert min(seeds) >= 20_000_000
+
+
+@pytest.mark.slow
+def test_equals_are_not_told_apart_and_more_episodes_continue(cluster: Any, tmp_path: Path) -> None:
+    sweep = ended_sweep(tmp_path / "sweep", 0.5, 0.5)
+    result = confirmed(sweep, episodes=64)
+    assert {one["state"] for one in result.found} == {"left"}
+    assert "not told apart; --episodes 128 continues" in result.verdict
+    assert {one["metrics"]["episodes"] for one in result.found} == {64}
+    before = records_of(sweep)
+    confirmed(sweep, episodes=96)
+    for name, (head, found) in records_of(sweep).items():
+        assert (head, found[:64]) == before[name]
+        assert len(found) == 96
+    near = confirmed(sweep, episodes=96, epsilon=0.3)
+    assert "at most 0.3 worse" in near.verdict
+
+
+@pytest.mark.slow
+def test_fewer_than_two_finalists_are_a_clear_error_and_one_can_be_measured(
+    cluster: Any, tmp_path: Path
+) -> None:
+    sweep = ended_sweep(tmp_path / "sweep", 0.5)
+    with pytest.raises(UserError, match=r"at least two trials with a checkpoint.* --top 1"):
+        choose_finalists(sweep, 8)
+    result = confirmed(sweep, top=1, episodes=64)
+    assert "measured alone, in 64 episodes" in result.verdict
+    assert result.found[0]["metrics"][f"{SUCCESS}_low"] < 0.5 < result.found[0]["metrics"][f"{SUCCESS}_high"]
+
+
+@pytest.mark.slow
+def test_a_finalist_that_cannot_be_evaluated_is_named_and_left_out(cluster: Any, tmp_path: Path) -> None:
+    sweep = ended_sweep(tmp_path / "sweep", 0.3, 0.9, 0.6)
+    (trial_folder(sweep.folder, 1) / "checkpoints" / "000010" / "skill.json").unlink()
+    result = confirmed(sweep)
+    assert [one["trial"] for one in result.found] == [2, 0]
+    assert "trial 1 cannot be evaluated" in result.problems[0]
+    (trial_folder(sweep.folder, 2) / "checkpoints" / "000010" / "skill.json").unlink()
+    with pytest.raises(SweeperError, match="1 of 3 finalists can be evaluated"):
+        confirmed(sweep)
+
+
+def test_a_sweep_without_rollouts_cannot_be_confirmed(tmp_path: Path) -> None:
+    sweep = ended_sweep(tmp_path / "sweep", 0.3, 0.9, objective="train/loss")
+    with pytest.raises(UserError, match="not rolled out in a simulator"):
+        choose_finalists(sweep, 8)
+
+
+def test_a_sweep_that_is_in_use_is_not_touched(tmp_path: Path) -> None:
+    sweep = ended_sweep(tmp_path / "sweep", 0.3, 0.9)
+    with recording(sweep), pytest.raises(UserError, match="in use by another process"):  # noqa: SIM117
+        with recording(read_sweep(sweep.folder)):
+            pass
+
+
+@pytest.mark.slow
+def test_a_confirmation_that_is_killed_at_random_ends_as_one_that_was_not(tmp_path: Path) -> None:
+    skills = (0.45, 0.55, 0.5)
+    command = [sys.executable, "-m", "sweeper.cli", "confirm", "--json", "--episodes", "160"]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{Path(__file__).parents[1]}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+    }
+    undisturbed = ended_sweep(tmp_path / "undisturbed", *skills)
+    subprocess.run([*command, str(undisturbed.folder)], env=environment, check=True, capture_output=True)
+    killed = ended_sweep(tmp_path / "killed", *skills)
+    drawn = random.Random(3)
+    for _ in range(3):
+        process = subprocess.Popen(
+            [*command, str(killed.folder)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        wanted = len(records_of(killed)) + 1
+        until = time.monotonic() + 120
+        while process.poll() is None and len(records_of(killed)) < wanted and time.monotonic() < until:
+            time.sleep(0.05)
+        time.sleep(drawn.uniform(0, 0.3))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    last = subprocess.run(
+        [*command, str(killed.folder)], env=environment, check=True, capture_output=True, text=True
+    )
+    assert records_of(killed) == records_of(undisturbed)
+    expected = read_sweep(undisturbed.folder).confirmation
+    found = json.loads(last.stdout)
+    assert found["finalists"] == expected["finalists"]
+    assert found["verdict"] == expected["verdict"]
+
+
+@pytest.mark.slow
+def test_each_configuration_can_be_trained_with_other_seeds_first(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = ended_sweep(tmp_path / "sweep", 0.3, 0.9)
+    run_in(tmp_path, monkeypatch)
+    assert ended("confirm", str(sweep.folder), "--seeds", "3", "--episodes", "64", "--json") == 0
+    finalists = read_sweep(sweep.folder).confirmation["finalists"]
+    assert [one["metrics"]["seeds"] for one in finalists] == [3, 3]
+    assert all(one["metrics"]["seeds_sd"] >= 0 for one in finalists)
+    child = read_sweep(sweep.folder / "seeds" / "1")
+    assert sorted(trial.config["train.seed"] for trial in child.trials.values()) == [1, 2]
