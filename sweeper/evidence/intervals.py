@@ -73,7 +73,7 @@ def success_interval(successes: float, episodes: int, confidence: float = 0.95) 
 def mean_interval(values: ArrayLike, confidence: float = 0.95, bounds: Bounds | None = None) -> Interval:
     """Bound a mean, e.g. of rewards, by Student's t with a correction for skewness.
 
-    Both ends of the t interval move by ``skewness · s / n · (1 + 2 t²) / 6``, the first term of the Edgeworth
+    Both ends of the t interval move by ``skewness · s / n · (1 + 2 z²) / 6``, the first term of the Edgeworth
     expansion of the t statistic (Hall 1983, Abramovitch and Singh 1985). The corrected interval is
     second-order accurate, as the bias-corrected accelerated bootstrap is, and needs no random numbers and
     no resampling.
@@ -107,7 +107,7 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95, bounds: Bounds | 
         return Interval(low, high, confidence, method)
     mean, deviation = float(found.mean()), float(found.std(ddof=1))
     t = float(special.stdtrit(n - 1, NormalDist().cdf(z)))
-    shift = _skewness(found) * deviation / n * (1 + 2 * t * t) / 6
+    shift = _skewness(found) * deviation / n * (1 + 2 * z * z) / 6
     reach = t * deviation / math.sqrt(n)
     return Interval(
         float(np.clip(mean - reach + shift, low, mean)),

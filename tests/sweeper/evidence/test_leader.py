@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from races import paired_successes
 from scipy import stats
 
+from benchmarks.evidence import paired_successes
 from sweeper.evidence.leader import holm, not_told_apart
 from sweeper.evidence.paired import mcnemar_p_value, sign_flip_p_value
 

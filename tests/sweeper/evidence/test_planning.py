@@ -3,11 +3,9 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import numpy as np
 import pytest
-from scipy import stats
 
-from sweeper.evidence.paired import mcnemar_p_value
+from benchmarks.evidence import power_of_mcnemar
 from sweeper.evidence.planning import (
     detectable_difference,
     episodes_needed,
@@ -43,19 +41,15 @@ def test_pairs_need_as_many_as_separate_starts_if_outcomes_are_independent() -> 
     assert paired_episodes_needed(0.2, 0.26) <= 0.5 * episodes_needed(0.2)
 
 
+@pytest.mark.slow
 def test_the_planned_pairs_have_the_stated_power() -> None:
     for difference, discordance in ((0.1, 0.3), (0.2, 0.4), (0.05, 0.2)):
         pairs = paired_episodes_needed(difference, discordance)
         only_a, only_b = (discordance + difference) / 2, (discordance - difference) / 2
-        power = 0.0
-        for discordant in range(pairs + 1):
-            chance = stats.binom.pmf(discordant, pairs, discordance)
-            if chance > 1e-9:
-                a = np.arange(discordant + 1)
-                told = [mcnemar_p_value(int(k), discordant - int(k)) <= 0.05 for k in a]
-                power += chance * stats.binom.pmf(a, discordant, only_a / (only_a + only_b))[told].sum()
         # The exact test is a little less powerful than the formula, which is that of the score test.
-        assert 0.75 < power < 0.81, (difference, pairs)
+        assert 0.75 < power_of_mcnemar(only_a, only_b, pairs) < 0.81, (difference, pairs)
+    # fieldtrial 0.3.0: fieldtrial.stats.power.mcnemar_power(0.3, 0.1, 76).
+    assert power_of_mcnemar(0.3, 0.1, 76) == pytest.approx(0.7542288545780862, abs=1e-6)
 
 
 def test_further_episodes_are_those_beyond_the_present_ones() -> None:

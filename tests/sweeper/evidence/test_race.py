@@ -4,8 +4,8 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from races import paired_successes
 
+from benchmarks.evidence import paired_successes
 from sweeper.evidence.race import Race, RaceRule, RaceState, replay
 
 NAMES = tuple("abcdefgh")
