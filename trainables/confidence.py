@@ -12,14 +12,14 @@ __all__ = ["mean_interval", "wilson_interval"]
 RESAMPLES = 2_000
 
 
-def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+def wilson_interval(successes: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Bound a success probability by Wilson's score interval.
 
     Unlike the normal approximation it stays within [0, 1] and is honest near 0 and 1, where rollouts of a
     young policy are.
 
     Args:
-        successes: Successful trials, 0 to ``n``.
+        successes: Successful trials, 0 to ``n``. A fraction bounds the mean of values in [0, 1].
         n: Trials; 0 gives (0, 1), as nothing is known.
         confidence: Probability that the interval covers the truth, between 0 and 1 (exclusive).
 

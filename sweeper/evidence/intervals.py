@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
+from trainables.confidence import wilson_interval
+
 __all__ = ["Bounds", "Interval", "as_values", "mean_interval", "success_interval"]
 
 Bounds = tuple[float, float]
@@ -55,19 +57,7 @@ def success_interval(successes: float, episodes: int, confidence: float = 0.95) 
     Raises:
         ValueError: If ``successes`` is not within 0 to ``episodes``, or ``confidence`` is out of range.
     """
-    if not 0 <= successes <= episodes:
-        raise ValueError(f"{successes} successes in {episodes} episodes: expected 0 to {episodes}")
-    z = two_sided_z(confidence)
-    if episodes == 0:
-        return Interval(0.0, 1.0, confidence, "Wilson")
-    rate = successes / episodes
-    centre = rate + z * z / (2 * episodes)
-    spread = z * math.sqrt(rate * (1 - rate) / episodes + z * z / (4 * episodes * episodes))
-    scale = 1 + z * z / episodes
-    # Rounding must not put an end on the wrong side of a measured 0 or 1.
-    low = 0.0 if successes == 0 else (centre - spread) / scale
-    high = 1.0 if successes == episodes else (centre + spread) / scale
-    return Interval(low, high, confidence, "Wilson")
+    return Interval(*wilson_interval(successes, episodes, confidence), confidence, "Wilson")
 
 
 def mean_interval(values: ArrayLike, confidence: float = 0.95, bounds: Bounds | None = None) -> Interval:
