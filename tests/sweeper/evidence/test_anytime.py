@@ -83,5 +83,5 @@ def test_looking_after_every_block_the_mean_is_covered() -> None:
         values = rng.random(200) < 0.7
         looks = confidence_sequence(values, (0.0, 1.0), range(20, 201, 20))
         missed += any(not look.covers(0.7) for look in looks)
-    # The same looks with Wilson's interval miss it in about a fifth of the runs.
+    # The same looks with Wilson's interval miss it in a fifth of the runs or more.
     assert missed / 600 <= 0.05
