@@ -512,6 +512,7 @@ class ExportsCheckpoints(Protocol):
         target: str,
         *,
         ema: bool = True,
+        setting: Mapping[str, Any] | None = None,
         replace: bool = False,
         progress: Callable[[str], None] = silent,
     ) -> list[str]:
@@ -522,6 +523,7 @@ class ExportsCheckpoints(Protocol):
             folder: The folder to make.
             target: One of ``export_targets``.
             ema: Write averaged weights if the checkpoint has them.
+            setting: The inference setting to write: fields whose value differs from the training's.
             replace: Replace an earlier export in ``folder``; anything else there is refused all the same.
             progress: Told what is being done.
 

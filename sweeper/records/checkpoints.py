@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from sweeper.errors import SweepNotFoundError, UserError
 from sweeper.layout import JOURNAL, TRIALS, trial_folder
@@ -42,6 +42,7 @@ class Source:
         trial: Number of its trial; None likewise.
         warning: What to know before it is used; empty if nothing.
         folder: Folder of its trial; None likewise.
+        setting: The inference setting that was chosen for it; empty for the one of the training.
     """
 
     checkpoint: Path
@@ -51,6 +52,7 @@ class Source:
     trial: int | None = None
     warning: str = ""
     folder: Path | None = None
+    setting: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,16 @@ def export(
     if chosen not in trainable.export_targets:
         known = ", ".join(trainable.export_targets)
         raise UserError(f"--target {chosen}: no such format. {source.trainable} can write: {known}.")
-    notes = trainable.export(source.checkpoint, folder, chosen, ema=ema, replace=replace, progress=progress)
+    notes = trainable.export(
+        source.checkpoint,
+        folder,
+        chosen,
+        ema=ema,
+        replace=replace,
+        progress=progress,
+        # Trainables of others need not know settings.
+        **({"setting": source.setting} if source.setting else {}),
+    )
     return Exported(
         source.sweep, source.trial, str(source.checkpoint), source.chosen, str(folder), chosen, notes
     )
@@ -151,9 +162,8 @@ def _of_trial(sweep: SweepState, number: int | None, wanted: Which | None) -> So
     checkpoint = _where_it_lies(sweep, trial, Path(recorded))
     values = trial.best if which == "best" else trial.final
     value = f", {objective.name} {values[objective.name]:.6g}" if objective.name in values else ""
-    chosen = f"trial {trial.number} of {sweep.name}" + (
-        "" if number is not None else ", the best of its ranking"
-    )
+    how = "the confirmed winner" if trial is sweep.confirmed_trial() else "the best of its ranking"
+    chosen = f"trial {trial.number} of {sweep.name}" + ("" if number is not None else f", {how}")
     return Source(
         checkpoint,
         str(sweep.spec["trainable"]),
@@ -162,6 +172,7 @@ def _of_trial(sweep: SweepState, number: int | None, wanted: Which | None) -> So
         trial.number,
         _luck(sweep, trial) if which == "best" else "",
         trial_folder(sweep.folder, trial.number),
+        trial.setting,
     )
 
 
@@ -192,7 +203,7 @@ def _why_none(sweep: SweepState, trial: TrialState, which: Which) -> str:
 
 def _trial(sweep: SweepState, number: int | None) -> TrialState:
     if number is None:
-        best = sweep.best_trial()
+        best = sweep.confirmed_trial() or sweep.best_trial()
         if best is None:
             remedy = f"Name one, as in {sweep.name}:0, to export a trial that did not end."
             raise UserError(f"{sweep.name}: no trial has completed. {remedy}")

@@ -349,6 +349,12 @@ class SweepState:
         ranked = self.ranking()
         return ranked[0] if ranked and ranked[0].status == TrialStatus.COMPLETED else None
 
+    def confirmed_trial(self) -> TrialState | None:
+        """The winner of the last confirmation, if nothing of it is left to do."""
+        if not self.confirmation.get("complete"):
+            return None
+        return self.trials[self.confirmation["winner"]]
+
     def best_so_far(self, also: TrialState | None = None) -> dict[str, float]:
         """The best final value of each objective among completed trials, and one that is about to be."""
         completed = [

@@ -286,6 +286,7 @@ class DiffusionPolicyTrainable:
         target: str,
         *,
         ema: bool = True,
+        setting: Mapping[str, Any] | None = None,
         replace: bool = False,
         progress: Callable[[str], None] = silent,
     ) -> list[str]:
@@ -297,7 +298,9 @@ class DiffusionPolicyTrainable:
         """
         from trainables.diffusion_policy.lerobot.export import export
 
-        return export(checkpoint, folder, target, ema=ema, replace=replace, progress=progress)
+        return export(
+            checkpoint, folder, target, ema=ema, setting=setting or {}, replace=replace, progress=progress
+        )
 
 
 def _weights(built: DiffusionConfig) -> tuple[int, int]:

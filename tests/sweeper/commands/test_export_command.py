@@ -109,6 +109,25 @@ def test_of_a_sweep_the_best_trials_last_checkpoint_is_written(sweeps: Path, tmp
     assert "lerobot==0.4.4" in said
 
 
+def test_the_confirmed_winner_is_written_with_its_inference_setting(
+    sweeps: Path, tmp_path: Path, capsys
+) -> None:
+    setting = {"policy.n_action_steps": 2, "policy.num_inference_steps": 3}
+    described = [{"trial": 0, "setting": setting}, {"trial": 1, "setting": {}}]
+    with Journal(sweeps / "small" / JOURNAL) as journal:
+        journal.append(EventKind.TUNED, trial=0, setting=setting, metrics={}, untuned={}, tried=[])
+        journal.append(EventKind.CONFIRM_START, finalists=described, options={})
+        journal.append(EventKind.CONFIRMED, finalists=described, winner=0, verdict="Trial 0.", complete=True)
+    out = tmp_path / "out"
+    assert exported("small", "--sweeps", str(sweeps), "--to", str(out)) == 0
+    assert step_of(out) == 20
+    said = " ".join(capsys.readouterr().out.split())
+    assert "trial 0 of small, the confirmed winner: its last checkpoint" in said
+    assert "n_action_steps 2, num_inference_steps 3" in said
+    config = json.loads((out / "config.json").read_text())
+    assert (config["n_action_steps"], config["num_inference_steps"]) == (2, 3)
+
+
 def test_the_luckiest_checkpoint_is_written_on_request_with_a_warning(
     sweeps: Path, tmp_path: Path, capsys
 ) -> None:

@@ -43,11 +43,13 @@ def test_a_trial_is_ranked_by_the_value_of_its_chosen_setting(played, tmp_path):
 def test_the_last_confirmation_counts(played, tmp_path):
     played.confirmed((1, 0.7, 0.8), (0, 0.6, 0.2), complete=False)
     assert read_sweep(tmp_path).confirmation["complete"] is False
+    assert read_sweep(tmp_path).confirmed_trial() is None
     played.confirmed((0, 0.75, 0.9), (1, 0.6, 0.1))
     sweep = read_sweep(tmp_path)
     assert sweep.confirmation["complete"] is True
     assert sweep.confirmation["winner"] == 0
     assert sweep.confirmation["options"] == {"episodes": 400}
+    assert sweep.confirmed_trial() is sweep.trials[0]
     assert sweep.trials[1].confirmed[SUCCESS] == 0.6
     plain = json.loads(json.dumps(to_json(sweep), allow_nan=False))
     assert plain["confirmation"]["verdict"] == "Trial 0 is the best."

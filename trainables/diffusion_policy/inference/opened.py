@@ -21,7 +21,7 @@ from trainables.dataset.frames import open_frames
 from trainables.dataset.windows import Windows, split_episodes
 from trainables.diffusion_policy.config.diffusion_config import FIELDS, DiffusionConfig, build, field_faults
 from trainables.diffusion_policy.data import image_sizes, load_dataset
-from trainables.diffusion_policy.inference.settings import setting_faults, setting_of, with_setting
+from trainables.diffusion_policy.network.inference_settings import setting_faults, setting_of, with_setting
 from trainables.diffusion_policy.network.policy import DiffusionPolicy
 from trainables.diffusion_policy.pretrained.pretrained_config import read_json
 from trainables.diffusion_policy.pretrained.read import policy_of, read_checkpoint

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from trainables.diffusion_policy.lerobot.write import save
+from trainables.diffusion_policy.network.inference_settings import setting_faults, with_setting
 from trainables.diffusion_policy.pretrained.pretrained_config import read_json
 from trainables.diffusion_policy.pretrained.read import policy_of, read_checkpoint
+from trainables.interface import ConfigError
 
 __all__ = ["export"]
 
@@ -18,6 +21,7 @@ def export(
     target: str,
     *,
     ema: bool,
+    setting: Mapping[str, Any],
     replace: bool,
     progress: Callable[[str], None],
 ) -> list[str]:
@@ -27,7 +31,9 @@ def export(
         checkpoint: What :func:`read_checkpoint` takes.
         folder: The folder to make.
         target: The version of LeRobot to write for.
-        ema: Whether the averaged weights are written if there are any.
+        ema: Whether the averaged weights are written if there are any, unless the setting
+            has ``policy.use_ema``.
+        setting: The inference setting that the policy is written with.
         replace: Replace an earlier export in ``folder``.
         progress: Told what is done.
 
@@ -36,6 +42,7 @@ def export(
         ExportError: If it cannot be expressed, or ``folder`` holds something else.
     """
     progress(f"reading {checkpoint}")
+    ema = setting.get("policy.use_ema", ema)
     read = read_checkpoint(checkpoint, ema=ema)
     source = read.config
     notes = list(source.notes)
@@ -47,4 +54,11 @@ def export(
         settings = read_json(source.folder / "config.json")["config"]
     progress(f"writing {folder}")
     policy = policy_of(read)
+    if setting:
+        faults = setting_faults(policy.config, setting)
+        if faults:
+            raise ConfigError(faults)
+        policy = with_setting(policy, setting)
+        listed = ", ".join(f"{name.removeprefix('policy.')} {value}" for name, value in setting.items())
+        notes.append(f"the inference setting that was chosen after the training was written: {listed}.")
     return [*notes, *save(policy, folder, target, settings=settings, replace=replace)]

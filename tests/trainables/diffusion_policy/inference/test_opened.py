@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from trainables.diffusion_policy import TRAINABLE
-from trainables.diffusion_policy.inference.settings import INFERENCE_FIELDS, with_setting
 from trainables.diffusion_policy.lerobot import load
+from trainables.diffusion_policy.network.inference_settings import INFERENCE_FIELDS, with_setting
 from trainables.episodes import read_episodes
 from trainables.evaluation.rollout import summarise
 from trainables.evaluation.simulators import make_environment
