@@ -54,7 +54,7 @@ STDLIB_ONLY = (
     "diffusion_policy/network/shapes.py",
     "diffusion_policy/pretrained/action_statistics.py",
     "diffusion_policy/pretrained/tensor_file.py",
-    "diffusion_policy/pretrained/told_by_weights.py",
+    "diffusion_policy/pretrained/inferred.py",
     "diffusion_policy/finetuning/resolve.py",
     "diffusion_policy/pretrained/find.py",
     "diffusion_policy/pretrained/pretrained_config.py",

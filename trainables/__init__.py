@@ -1,4 +1,4 @@
 """The learning core: datasets, policies, training and evaluation.
 
-Nothing in this package knows the sweep service: it runs alone, in a notebook or on a cluster worker.
+This package does not depend on the sweep service: it also runs alone, in a notebook or on a cluster worker.
 """

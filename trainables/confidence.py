@@ -15,8 +15,8 @@ RESAMPLES = 2_000
 def wilson_interval(successes: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Bound a success probability by Wilson's score interval.
 
-    Unlike the normal approximation it stays within [0, 1] and is honest near 0 and 1, where rollouts of a
-    young policy are.
+    Unlike the normal approximation it stays within [0, 1] and holds near 0 and 1 too, the rates of a young
+    policy.
 
     Args:
         successes: Successful trials, 0 to ``n``. A fraction bounds the mean of values in [0, 1].
@@ -49,10 +49,10 @@ def wilson_interval(successes: float, n: int, confidence: float = 0.95) -> tuple
 def mean_interval(
     values: np.ndarray, confidence: float = 0.95, *, seed: int = 0
 ) -> tuple[float, float] | None:
-    """Bound the mean of the distribution that values come from, by the BCa bootstrap.
+    """Bound the mean of the values' distribution by the BCa bootstrap.
 
-    Efron, "Better bootstrap confidence intervals", JASA 1987. It follows skew, which rewards of episodes
-    have, and stays within the values' range. With few values it is too narrow: of 10 skewed values
+    Efron, "Better bootstrap confidence intervals", JASA 1987. It follows skew, as in rewards of episodes,
+    and stays within the values' range. With few values it is too narrow: of 10 skewed values
     it covers the mean in about nine cases of ten.
 
     Args:
@@ -61,8 +61,8 @@ def mean_interval(
         seed: Of the resamples: the same values always have the same interval.
 
     Returns:
-        Lower and upper bound; None of fewer than two values or of values that are all equal, since resamples
-        of those differ in nothing and say nothing of how sure the mean is.
+        Lower and upper bound; None for fewer than two values or for equal values, since their resamples are
+        all equal and show nothing about the mean's uncertainty.
 
     Raises:
         ValueError: If ``confidence`` is out of range.
@@ -77,7 +77,7 @@ def mean_interval(
     means_R = np.sort(values_N[chosen_RN].mean(axis=1))
     mean = values_N.mean()
     normal = NormalDist()
-    # Ties count half, so that values of a lattice (0 and 1) show no bias that they do not have.
+    # Ties count half, so that values of a lattice (0 and 1) show no false bias.
     below = (np.sum(means_R < mean) + 0.5 * np.sum(means_R == mean)) / RESAMPLES
     bias = normal.inv_cdf(min(max(below, 0.5 / RESAMPLES), 1 - 0.5 / RESAMPLES))
     left_out_N = mean - (values_N.sum() - values_N) / (n - 1)

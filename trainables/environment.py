@@ -24,7 +24,7 @@ class Environment(Protocol):
 
     Attributes:
         action_shape: Shape of an action.
-        max_steps: Steps per episode that the task is meant to have, or None if it has no limit.
+        max_steps: The task's limit of steps per episode, or None if it has none.
         fps: Control steps per second of simulated time.
     """
 
@@ -37,23 +37,23 @@ class Environment(Protocol):
         ...
 
     def step(self, action: np.ndarray, observe: bool = True) -> Step:
-        """Execute one action (A,); ``observe=False`` says that nobody will look at the observation."""
+        """Execute one action (A,); with ``observe=False`` the observation is not needed."""
         ...
 
     def frame(self) -> np.ndarray:
-        """Picture of the current state for a person, uint8 (H, W, 3)."""
+        """Picture of the current state for a film, uint8 (H, W, 3)."""
         ...
 
     def close(self) -> None:
-        """Release what the simulator holds."""
+        """Release the simulator's resources."""
         ...
 
 
 class Step(NamedTuple):
-    """What one control step gave.
+    """The result of one control step.
 
     Attributes:
-        observation: What the policy sees next, or None if it was not asked for.
+        observation: What the policy sees next, or None if it was not requested.
         reward: Reward of the step.
         done: Whether the episode is over by the environment's own rule (its step limit not counted).
         success: Whether the task is solved.
@@ -66,6 +66,6 @@ class Step(NamedTuple):
 
 
 class SimulatorError(TrainableError):
-    """A simulator cannot be made, or does not behave."""
+    """A simulator cannot be created, or does not follow the protocol."""
 
     reason = "environment"

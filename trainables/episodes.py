@@ -6,11 +6,11 @@ Every evaluation of a policy in a simulator leaves one record per episode, in a 
     trials/7/episodes/002400-confirm-3fa9c1d2.jsonl  the confirmation, with an inference setting
 
 The first line says what was evaluated, each further line is one episode. Blocks of episodes are appended. An
-episode that was recorded twice (a process was killed before it could say so) counts once, and a line that a
-kill cut off does not count. A line takes about 130 bytes, so 20 evaluations of 50 episodes take 130 kB.
+episode that was recorded twice (a process was killed in between) counts once, and a line that a kill cut
+off does not count. A line takes about 130 bytes, so 20 evaluations of 50 episodes take 130 kB.
 
-Seeds are divided by purpose and never mixed: a number that is reported as the result comes from starts that
-chose nothing.
+Seeds are divided by purpose and never mixed: a reported result comes from starts that were not used for any
+choice.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ __all__ = [
 ]
 
 Purpose = Literal["search", "choice", "confirm", "look"]
-"""What episodes are for: judging trials in the search, choosing an inference setting, confirming finalists,
-or looking at one policy."""
+"""The purposes of episodes: comparing trials in the search, choosing an inference setting, confirming
+finalists, or watching one policy."""
 
 PURPOSES: tuple[Purpose, ...] = ("search", "choice", "confirm", "look")
 
 EPISODES = "episodes"
-"""Name of the folder in a trial's folder that has its records."""
+"""Name of the folder with the records in a trial's folder."""
 
 SEEDS_PER_PURPOSE = 10_000_000
 """Seeds of one purpose: no number of episodes reaches those of the next. Environments take 32 bits."""
@@ -54,18 +54,18 @@ def first_seed(seed: int, purpose: Purpose) -> int:
 
     Args:
         seed: The seed of the search's episodes (``rollout.seed``).
-        purpose: What the episodes are for.
+        purpose: Purpose of the episodes.
     """
     return seed + PURPOSES.index(purpose) * SEEDS_PER_PURPOSE
 
 
 @dataclass(frozen=True)
 class EpisodeRecord:
-    """How one episode went.
+    """The result of one episode.
 
     Attributes:
         episode: Number of the episode among those of its purpose.
-        seed: The environment's seed that it started from.
+        seed: The environment's seed from which it started.
         success: Whether the task was solved at some step.
         max_reward: Largest reward.
         sum_reward: Sum of the rewards.
@@ -92,8 +92,8 @@ class EpisodeRecord:
 
         Raises:
             KeyError: If a value is missing.
-            ValueError: If a value cannot be what it should.
-            TypeError: If a value is of another kind.
+            ValueError: If a value is illegal.
+            TypeError: If a value has the wrong type.
         """
         return EpisodeRecord(
             episode=int(values["episode"]),
@@ -108,12 +108,12 @@ class EpisodeRecord:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What the episodes of a file are episodes of.
+    """What the episodes of a file evaluate.
 
     Attributes:
-        purpose: What they are for.
+        purpose: Their purpose.
         step: Optimiser steps of the policy.
-        setting: The inference setting: fields whose value differs from the one of the training.
+        setting: The inference setting: fields whose value differs from that of the training.
         environment: The simulator, as ``rollout.env`` names it.
     """
 
@@ -142,7 +142,7 @@ class EpisodeFile:
 
     Args:
         folder: The trial's ``episodes`` folder; created if something is written.
-        evaluated: What the episodes are episodes of.
+        evaluated: What the episodes evaluate.
     """
 
     def __init__(self, folder: Path, evaluated: Evaluated) -> None:
@@ -172,7 +172,7 @@ class EpisodeFile:
             file.seek(0, os.SEEK_END)
             end = file.tell()
             file.seek(max(end - 1, 0))
-            # A kill may have cut the last line: what is written now must not become part of it.
+            # A kill may have cut the last line: new lines must not become part of it.
             broken = end > 0 and file.read(1) != b"\n"
             file.seek(0, os.SEEK_END)
             file.write((b"\n" if broken else b"") + _lines(record.to_json() for record in records).encode())
@@ -191,7 +191,7 @@ def read_episodes(path: Path) -> tuple[Evaluated, list[EpisodeRecord]]:
 
     Raises:
         OSError: If the file cannot be read.
-        ValueError: If it does not say what was evaluated.
+        ValueError: If its first line does not describe what was evaluated.
     """
     first, *rest = path.read_text(encoding="utf-8", errors="replace").split("\n")
     try:
@@ -205,7 +205,7 @@ def read_episodes(path: Path) -> tuple[Evaluated, list[EpisodeRecord]]:
         if evaluated.purpose not in PURPOSES:
             raise ValueError(f"{evaluated.purpose!r} is not one of {', '.join(PURPOSES)}")
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} does not say what was evaluated: {error}") from error
+        raise ValueError(f"{path}: the first line does not describe what was evaluated: {error}") from error
     records: dict[int, EpisodeRecord] = {}
     for line in rest:
         try:

@@ -1,4 +1,4 @@
-"""What a dataset's columns mean to a policy. Standard library only."""
+"""A policy's inputs and outputs among a dataset's columns. Standard library only."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class PolicyFeatures:
         """Sort features into inputs and output.
 
         Raises:
-            ValueError: If there is no ``action``.
+            ValueError: If ``action`` is missing.
         """
         listed = tuple(features)
         actions = [feature for feature in listed if feature.name == ACTION]
@@ -87,10 +87,10 @@ class PolicyFeatures:
 
     @staticmethod
     def from_json(listed: Any) -> PolicyFeatures:
-        """The features as a checkpoint of this project describes them.
+        """Read the features from a checkpoint of this project.
 
         Raises:
-            KeyError, TypeError, ValueError: If they are not described so.
+            KeyError, TypeError, ValueError: If they have another form.
         """
         return PolicyFeatures.of(
             Feature(str(item["name"]), FeatureType(item["type"]), tuple(int(n) for n in item["shape"]))

@@ -1,4 +1,4 @@
-"""Files that are whole at any moment, after a power cut too; and digests of large ones."""
+"""Files that are complete at any moment, even after a power cut; and digests of large files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def add_content(digest: hashlib._Hash, path: Path, size: int, *, whole_b: int, b
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that the file is whole at any moment."""
+    """Write JSON so that the file is complete at any moment."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.writing")
     with beside.open("w") as file:
         json.dump(value, file, indent=2, sort_keys=False)
@@ -46,13 +46,13 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def put_in_place(beside: Path, path: Path) -> None:
-    """Give a finished file or folder its name, once the disk has everything in it.
+    """Give a finished file or folder its name, after its content has been written to the disk.
 
     Args:
-        beside: What was written, on the same file system.
-        path: Its name from now on; a file of that name is replaced.
+        beside: The finished file or folder, on the same file system.
+        path: Its new name; a file of that name is replaced.
     """
-    # A disk may take a name before the content: without the order, a power cut leaves empty files.
+    # A disk may write a name before the content: without this order, a power cut leaves empty files.
     if beside.is_dir():
         for entry in beside.rglob("*"):
             sync_to_disk(entry)
@@ -62,12 +62,12 @@ def put_in_place(beside: Path, path: Path) -> None:
 
 
 def sync_to_disk(path: Path) -> None:
-    """Wait until the disk has a file, or the names in a folder."""
+    """Wait until a file, or the names in a folder, are written to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        # Some network file systems cannot do this for a folder; the files in it are written all the same.
+        # Some network file systems cannot do this for a folder; its files are written nevertheless.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP) or not path.is_dir():
             raise
     finally:

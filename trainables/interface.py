@@ -1,7 +1,7 @@
 """The seam between a trainable and the caller that runs it. Standard library only.
 
 A *trainable* is something that can be trained with a flat configuration of dotted names
-(``{"policy.horizon": 16, ...}``) and reports how it goes. The service knows a trainable only through
+(``{"policy.horizon": 16, ...}``) and reports its progress. The service knows a trainable only through
 this module; the trainable knows nothing of the service.
 """
 
@@ -48,20 +48,20 @@ Phase = Literal["data", "train", "inference"]
 _URL = re.compile(r"[A-Za-z][\w+.:-]+://")
 
 STEPS = "train.steps"
-"""By convention the field that says how long a run lasts; the next two say how often it reports."""
+"""By convention the field for the length of a run; the next two are for how often it reports."""
 EVAL_EVERY = "train.eval_every"
 LOG_EVERY = "train.log_every"
 
 
 def is_url(text: str) -> bool:
-    """Whether a text is the address of a folder in a store (``s3://bucket/folder``), and no local path."""
+    """Whether a text is the address of a folder in a store (``s3://bucket/folder``), not a local path."""
     return _URL.match(text) is not None
 
 
 class TrainableError(Exception):
     """Base of the errors that a trainable raises on purpose.
 
-    Every subclass has a ``reason``: one stable word by which a service can sort failures.
+    Every subclass has a ``reason``: one stable word by which a service classifies failures.
     """
 
     reason = "error"
@@ -72,10 +72,10 @@ class Fault:
     """One thing wrong with a configuration, as a small report.
 
     Attributes:
-        where: The dotted name of the field, or the file, that is at fault.
+        where: The dotted name of the wrong field, or the wrong file.
         problem: What is wrong, with the offending value.
         remedy: What is allowed and what to do.
-        episodes: The episodes without which it would not be; empty if leaving out episodes is not a remedy.
+        episodes: The episodes that cause it; empty if leaving out episodes is not a remedy.
     """
 
     where: str
@@ -98,7 +98,7 @@ class Finding:
     Attributes:
         check: Stable name of the check, e.g. ``truncated_video``.
         severity: ``error`` if training cannot or must not continue, ``warning`` if its results may be worse,
-            ``note`` if it is only worth knowing, ``fine`` if the check passed.
+            ``note`` if it is only information, ``fine`` if the check passed.
         where: The feature, the file, the node, or ``cluster``.
         problem: What was found, with numbers.
         why: Why it matters to the policy. Empty for a machine.
@@ -117,12 +117,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class Examination:
-    """What was found in a dataset, and how closely it was looked at.
+    """The result of an examination of a dataset, and how thorough it was.
 
     Attributes:
-        findings: What was noticed, errors first.
-        summary: What was looked at, as JSON values: ``version``, ``fps``, ``episodes``, ``frames``,
-            ``pictures``, how many were looked at by camera, and ``exclude_episodes``, the value of that
+        findings: The findings, errors first.
+        summary: What was examined, as JSON values: ``version``, ``fps``, ``episodes``, ``frames``,
+            ``pictures``, the number that was examined by camera, and ``exclude_episodes``, the value of that
             option that leaves no error, or None. Empty if the dataset could not be opened.
     """
 
@@ -131,7 +131,7 @@ class Examination:
 
 
 class ConfigError(TrainableError):
-    """The configuration cannot be trained; carries every fault that was found."""
+    """The configuration cannot be trained; contains every fault that was found."""
 
     reason = "config"
 
@@ -151,7 +151,7 @@ class FieldInfo:
         name: Dotted name, e.g. ``policy.horizon``.
         kind: ``int``, ``float``, ``bool``, ``str``, ``dict``, ``list[int]``, ``list[float]``, ``list[str]``;
             ``texts``, a text or a list of them; ``ranges``, what ``trainables.ranges.parse_choice`` reads.
-        default: The value that holds when the field is not given.
+        default: The value if the field is not given.
         nullable: Whether ``null`` is a value.
         minimum: Smallest legal value of a number (or of each element of a list), inclusive.
         maximum: Largest legal value of a number (or of each element of a list), inclusive.
@@ -159,7 +159,7 @@ class FieldInfo:
         unit: Unit of the value (``px``, ``steps``, ``s``), empty if it has none.
         phase: ``data`` fields decide what is read, ``train`` fields need training again when they change,
             ``inference`` fields can be changed on a trained checkpoint.
-        doc: One line for a person.
+        doc: One line of documentation.
     """
 
     name: str
@@ -174,7 +174,7 @@ class FieldInfo:
     doc: str = ""
 
     def faults(self, value: Any) -> list[Fault]:
-        """Say what is wrong with ``value`` for this field; an empty list if nothing is."""
+        """List the faults of ``value`` for this field; empty if it is legal."""
         if value is None:
             if self.nullable:
                 return []
@@ -183,7 +183,7 @@ class FieldInfo:
         return [] if problem is None else [Fault(self.name, f"{problem}.", f"Expected {self.expected()}.")]
 
     def expected(self) -> str:
-        """Say in words what the field accepts, e.g. ``an int from 1 to 16, or null``."""
+        """Describe what the field accepts, e.g. ``an int from 1 to 16, or null``."""
         names = {
             "int": "an int",
             "float": "a number",
@@ -263,9 +263,9 @@ class Metric:
     Attributes:
         name: Name in reports and in MLflow, e.g. ``rollout/success_rate``.
         goal: The direction that is better, or None if there is none.
-        every: ``log`` where every report has it, ``eval`` where only reports of an evaluation have it.
+        every: ``log`` if every report has it, ``eval`` if only reports of an evaluation have it.
         needs: Dotted name of a field that must be set, and not 0, for the metric to appear; or None.
-        doc: One line for a person, with the unit.
+        doc: One line of documentation, with the unit.
     """
 
     name: str
@@ -277,7 +277,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Report:
-    """What a trainable says at a step.
+    """A trainable's report at a step.
 
     Attributes:
         step: Optimiser steps done; never decreases within a run.
@@ -299,16 +299,16 @@ def _never() -> bool:
 
 
 def silent(_message: str) -> None:
-    """A listener to progress that tells nobody."""
+    """Ignore a message of progress."""
 
 
 @dataclass(frozen=True)
 class TrainContext:
-    """Where and as whom a training process runs.
+    """Folders, rank and device of a training process.
 
     Attributes:
         folder: The trial's folder. Rank 0 writes ``checkpoints/``, ``rollouts/`` and ``config.json`` there.
-        cache: Folder for what every trial of a node shares: decoded frames, the built-in datasets.
+        cache: Folder for data that all trials of a node share: decoded frames, the built-in datasets.
         rank: Rank of this process in the worker group.
         world_size: Processes in the worker group; above 1 a ``torch.distributed`` group exists already.
         device: ``cpu`` or ``cuda:<index>``.
@@ -316,9 +316,9 @@ class TrainContext:
         objective: The metric and the direction by which the best checkpoint is chosen; None leaves the choice
             to the trainable.
         resume: Whether to continue from ``folder/checkpoints/last`` if it exists.
-        stop_requested: Asked once per step; when it answers True the run ends after a checkpoint. With
-            several workers the answers may differ for a moment: they must agree before one leaves.
-        progress: Told what a person would like to know while nothing is reported yet.
+        stop_requested: Called once per step; if it returns True the run ends after a checkpoint. With
+            several workers the results may differ for a moment: the workers must agree before one stops.
+        progress: Receives messages for the user while there is no report yet.
     """
 
     folder: Path
@@ -335,9 +335,9 @@ class TrainContext:
 
 @runtime_checkable
 class Trainable(Protocol):
-    """What the service can sweep.
+    """A training that the service can sweep.
 
-    ``fields``, ``aliases``, ``metrics`` and ``faults`` must answer without importing torch.
+    ``fields``, ``aliases``, ``metrics`` and ``faults`` must work without importing torch.
     """
 
     name: str
@@ -348,10 +348,10 @@ class Trainable(Protocol):
     def faults(self, config: Mapping[str, Any], workers: int = 1) -> list[Fault]:
         """Check one whole configuration, field by field and across fields.
 
-        Reads no data; of a checkpoint that the configuration names, what it says of itself.
+        Reads no data. Of a checkpoint that the configuration names, it reads only the description.
 
         Args:
-            config: Values by dotted name; what is not named has its default.
+            config: Values by dotted name; fields that are not named have their defaults.
             workers: Processes that train it together.
         """
         ...
@@ -359,18 +359,18 @@ class Trainable(Protocol):
     def preflight(
         self, config: Mapping[str, Any], cache: Path, progress: Callable[[str], None] = silent
     ) -> list[Fault]:
-        """Check a configuration against its dataset and environment. Leaves nothing behind but the cache.
+        """Check a configuration against its dataset and environment. Writes only to the cache.
 
-        ``progress`` is told about what takes long: a dataset that is fetched or built.
+        ``progress`` receives messages about slow steps: a dataset that is fetched or built.
         """
         ...
 
     def describe(self, config: Mapping[str, Any], cache: Path) -> Mapping[str, Any]:
         """Identify the data of a configuration: fingerprint, revision, split hash, sizes.
 
-        A sweep is resumed only if its data are the same. ``content`` identifies them if it is given, wherever
-        they are and however their files are arranged; otherwise ``fingerprint`` does. ``checkpoint_content``
-        identifies the checkpoint that training starts from.
+        A sweep is resumed only if its data are the same. ``content``, if it is given, identifies them
+        independently of their place and of the layout of their files; otherwise ``fingerprint`` does.
+        ``checkpoint_content`` identifies the checkpoint that training starts from.
         """
         ...
 
@@ -385,29 +385,29 @@ class Trainable(Protocol):
 
 @runtime_checkable
 class StartsFromCheckpoints(Protocol):
-    """A trainable that can start from a checkpoint, which then decides what a configuration leaves open."""
+    """A trainable that can start from a checkpoint, which then decides the fields that are not configured."""
 
     def inherited(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
         """The values that a configuration takes from the checkpoint that it names, by dotted name.
 
-        Empty if it names none, or if that cannot be read here. What ``config`` names is among them
-        only if it is a pointer to a checkpoint, which is followed.
+        Empty if it names none, or if that cannot be read here. A field that ``config`` names is included
+        only if its value is a pointer to a checkpoint, which is followed.
         """
         ...
 
     def remarks(self, config: Mapping[str, Any], cache: Path | None = None) -> list[str]:
-        """What is legal in a configuration and yet worth knowing before it is trained, in a sentence each.
+        """Warnings about a legal configuration before it is trained, in a sentence each.
 
         Args:
             config: Values by dotted name.
-            cache: For datasets; None if none may be opened.
+            cache: Folder for datasets; None if no dataset may be opened.
         """
         ...
 
 
 @runtime_checkable
 class NamesPlaces(Protocol):
-    """A trainable some of whose fields only say where data and checkpoints are."""
+    """A trainable with fields that only name the places of data and checkpoints."""
 
     places: Sequence[str]
     """Fields that may change when a sweep is resumed, if ``describe`` finds the same content there."""
@@ -415,14 +415,14 @@ class NamesPlaces(Protocol):
 
 @runtime_checkable
 class SlimsCheckpoints(Protocol):
-    """A trainable that can make the checkpoints of a run smaller that will not continue."""
+    """A trainable that can make checkpoints smaller once their run will not continue."""
 
     def slim(self, checkpoint: Path) -> None:
-        """Delete from a checkpoint what only a continuation needs. Does nothing if that was done before."""
+        """Delete from a checkpoint what only a continuation needs. Does nothing if it is already slim."""
         ...
 
     def slim_gb(self, config: Mapping[str, Any], checkpoints: int) -> float:
-        """Estimate how much disk a trial's folder takes with so many slim checkpoints, in gigabytes."""
+        """Estimate a trial folder's disk space with this number of slim checkpoints, in gigabytes."""
         ...
 
 
@@ -433,8 +433,8 @@ class CanReduceMemory(Protocol):
     def lighter(self, config: Mapping[str, Any], workers: int = 1) -> Mapping[str, Any] | None:
         """The configuration that trains the same with about half the memory for a batch, or None.
 
-        What comes of it must be the same but for rounding, so that the trial stays the same point of the
-        space, and a checkpoint of the one must do for the other.
+        Apart from rounding, the result must be the same, so that the trial stays the same point of the
+        space, and a checkpoint of either must be usable by the other.
 
         Args:
             config: Values by dotted name; what is not named has its default.
@@ -445,23 +445,23 @@ class CanReduceMemory(Protocol):
 
 @runtime_checkable
 class EstimatesMemory(Protocol):
-    """A trainable that knows how much memory its training takes at least."""
+    """A trainable that knows the least memory that its training takes."""
 
     def memory_gb(self, config: Mapping[str, Any]) -> float:
         """The least memory, in gigabytes, that each process holds on its device while it trains.
 
-        Weights, gradients, the optimiser's state: what is there whatever the batch. It must not be too much,
-        since a sweep that cannot fit is refused.
+        Weights, gradients and the optimiser's state, which do not depend on the batch. It must not be an
+        overestimate, since a sweep that does not fit is refused.
         """
         ...
 
 
 @runtime_checkable
 class DatasetExaminer(Protocol):
-    """A trainable that can say what is in a dataset, and what is wrong with it."""
+    """A trainable that can describe a dataset, and what is wrong with it."""
 
     def dataset_config(self, root_or_repo_id: str) -> Mapping[str, Any]:
-        """Name a dataset as a configuration does: a folder, or a dataset of the hub."""
+        """The configuration fields that name a dataset: a folder, or a dataset on the hub."""
         ...
 
     def examine(
@@ -472,14 +472,14 @@ class DatasetExaminer(Protocol):
         *,
         every_frame: bool = False,
     ) -> Examination:
-        """Look at the dataset of a configuration as closely as possible, pictures included.
+        """Examine the dataset of a configuration as thoroughly as possible, pictures included.
 
-        A dataset that cannot be opened is a finding, too. With ``every_frame`` no picture is left out;
-        without it a sample is taken that does not grow with the dataset.
+        A dataset that cannot be opened is a finding, too. With ``every_frame`` all pictures are examined;
+        without it a sample whose size does not grow with the dataset.
 
         Raises:
             ConfigError: If the configuration itself is wrong.
-            TrainableError: If the configuration names what the dataset does not have.
+            TrainableError: If the configuration names episodes or features that the dataset does not have.
         """
         ...
 
@@ -500,7 +500,7 @@ class DatasetExaminer(Protocol):
 
 @runtime_checkable
 class ExportsCheckpoints(Protocol):
-    """A trainable whose checkpoints can be written in another system's format."""
+    """A trainable that can write its checkpoints in another system's format."""
 
     export_targets: Sequence[str]
     """Formats that can be written, the default first, e.g. ``lerobot==0.4.4``."""
@@ -520,18 +520,18 @@ class ExportsCheckpoints(Protocol):
 
         Args:
             checkpoint: Folder of the checkpoint.
-            folder: The folder to make.
+            folder: The folder to create.
             target: One of ``export_targets``.
             ema: Write averaged weights if the checkpoint has them.
             setting: The inference setting to write: fields whose value differs from the training's.
-            replace: Replace an earlier export in ``folder``; anything else there is refused all the same.
-            progress: Told what is being done.
+            replace: Replace an earlier export in ``folder``; anything else there is still refused.
+            progress: Receives a message for each step.
 
         Returns:
-            What a person should know of it: what was replaced, what was compared.
+            Notes for the user: what was replaced, what was compared.
 
         Raises:
-            TrainableError: If ``target`` cannot express it, with the reason; nothing is left behind then.
+            TrainableError: If ``target`` cannot express it, with the reason; nothing is written then.
         """
         ...
 

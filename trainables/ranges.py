@@ -1,6 +1,6 @@
-"""Whole numbers as people choose them: ``7``, ``"0-99"``, ``"0:100"``, alone or in a list.
+"""Choices of whole numbers: ``7``, ``"0-99"``, ``"0:100"``, alone or in a list.
 
-Standard library only. A range is never written out, so ``0-999999999999`` costs as little as ``0-9``.
+Standard library only. A range is never expanded, so ``0-999999999999`` costs as little as ``0-9``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 __all__ = ["LARGEST", "Choice", "compressed", "parse_choice"]
 
 LARGEST = 2**62
-"""Numbers end here, so that a range's length is always a number the machine can count to."""
+"""The largest number, so that the length of a range is always a number that Python can count."""
 
 _TEXT = re.compile(r"\s*(\d{1,20})\s*(?:([-:])\s*(\d{1,20})\s*)?", re.ASCII)
 
@@ -24,8 +24,8 @@ class Choice:
     """Some whole numbers, none below 0.
 
     Attributes:
-        numbers: Those that were named one by one.
-        ranges: The others, ascending.
+        numbers: Single numbers.
+        ranges: Ranges, ascending.
     """
 
     numbers: frozenset[int] = frozenset()
@@ -38,9 +38,9 @@ class Choice:
         return bool(self.numbers or self.ranges)
 
     def missing(self, there: Collection[int]) -> list[str]:
-        """Name the chosen numbers that are not ``there``, whole stretches as ranges: ``["4", "50-99"]``.
+        """List the chosen numbers that are not ``there``, consecutive ones as ranges: ``["4", "50-99"]``.
 
-        What it costs depends on how many numbers are there, not on how many were chosen.
+        The cost depends on how many numbers are there, not on how many were chosen.
         """
         known = there if isinstance(there, (set, frozenset)) else set(there)
         found = [str(number) for number in sorted(self.numbers) if number not in known]
@@ -60,7 +60,7 @@ def parse_choice(value: Any) -> Choice:
             any of them in a list.
 
     Raises:
-        ValueError: If it is none, or a number is below 0 or too large; says which, in words.
+        ValueError: If it is not one, or a number is below 0 or too large; the message names it.
     """
     alone = isinstance(value, (str, range)) or not isinstance(value, Iterable)
     numbers: set[int] = set()

@@ -1,4 +1,4 @@
-"""Trainables by name, loaded when they are asked for."""
+"""Trainables by name, loaded when they are needed."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def load(name: str) -> Trainable:
     """Find a trainable by its built-in name or as ``module:attribute``.
 
     Raises:
-        ConfigError: If no such trainable exists, the module does not import, or the object found does not
-            have what a trainable needs.
+        ConfigError: If no such trainable exists, the module cannot be imported, or its object is not a
+            trainable.
     """
     target = _BUILT_IN.get(name, name)
     module_name, separator, attribute = target.partition(":")
@@ -41,9 +41,14 @@ def load(name: str) -> Trainable:
         )
     try:
         found = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:  # the last two: no name of a module
+    except (
+        ImportError,
+        AttributeError,
+        ValueError,
+        TypeError,
+    ) as error:  # the last two: not a name of a module
         raise ConfigError([Fault("trainable", f"{name!r} cannot be loaded: {error}.")]) from error
     if not isinstance(found, Trainable):
         wanted = "name, fields, aliases, metrics, faults, preflight, describe, disk_gb, train"
-        raise ConfigError([Fault("trainable", f"{name!r} is no trainable.", f"It must have {wanted}.")])
+        raise ConfigError([Fault("trainable", f"{name!r} is not a trainable.", f"It must have {wanted}.")])
     return found

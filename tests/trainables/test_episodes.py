@@ -77,5 +77,5 @@ def test_seeds_of_purposes_never_meet() -> None:
 def test_a_file_that_does_not_say_what_was_evaluated_is_refused(tmp_path: Path, head: str) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text(f"{head}\n{json.dumps(record(0).to_json())}\n")
-    with pytest.raises(ValueError, match="does not say what was evaluated"):
+    with pytest.raises(ValueError, match="the first line does not describe what was evaluated"):
         read_episodes(path)

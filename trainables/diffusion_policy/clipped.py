@@ -1,8 +1,8 @@
-"""Which of the demonstrated actions the clip of ``policy.clip_sample`` cuts.
+"""The demonstrated actions that the clip of ``policy.clip_sample`` cuts.
 
 `sweeper check` reads the statistics that the dataset's folder records. With the dataset opened every action
-is counted. A clip range that is too small is silent otherwise: the loss falls, and the policy never gives
-the actions that it was shown.
+is counted. Nothing else shows that a clip range is too small: the loss falls, but the policy never predicts
+the demonstrated actions.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from trainables.features import ACTION
 from trainables.interface import is_url
 
 if TYPE_CHECKING:
-    # Loads pyarrow, which `sweeper check` does without.
+    # Loads pyarrow, which `sweeper check` does not load.
     from trainables.dataset.lerobot_dataset import LeRobotDataset
 
 __all__ = ["dataset_reach", "recorded_reach"]
@@ -32,7 +32,7 @@ Statistics = Mapping[str, Sequence[float]]
 def dataset_reach(
     policy: PolicyConfig, dataset: LeRobotDataset, known: Statistics | None = None
 ) -> ActionReach | None:
-    """How far the actions of an opened dataset go when they are normalised.
+    """The range of the normalised actions of an opened dataset.
 
     Args:
         policy: The normalisation and the clip.
@@ -62,7 +62,7 @@ def dataset_reach(
 def recorded_reach(
     policy: PolicyConfig, config: DatasetConfig, known: Statistics | None = None
 ) -> ActionReach | None:
-    """The same from the statistics that the dataset's folders record, without opening them.
+    """The range from the statistics that the dataset's folders record, without opening them.
 
     Args:
         policy: The normalisation and the clip.
@@ -70,7 +70,7 @@ def recorded_reach(
         known: As for `dataset_reach`.
 
     Returns:
-        None if the folder is not on this machine or records nothing of use, or if there are several.
+        None if the folder is not on this machine or does not record the statistics, or if there are several.
     """
     if not isinstance(config.root, str) or is_url(config.root):
         return None

@@ -1,4 +1,4 @@
-"""From a configuration to its data: the dataset, its split, its frames, and whether they fit the policy."""
+"""The data of a configuration: the dataset, its split, its frames, and whether they fit the policy."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from trainables.pusht import IMAGE, ensure_dataset
 __all__ = ["camera_faults", "describe", "image_sizes", "load_dataset", "preflight"]
 
 COLOURS = 3
-"""Channels of the pictures that LeRobot's encoders, and so those of this policy, take."""
+"""Channels of the pictures for LeRobot's encoders, and so for those of this policy."""
 
 
 def load_dataset(
     config: DatasetConfig, cache: Path, progress: Callable[[str], None] = silent
 ) -> LeRobotDataset:
-    """Open the dataset that a configuration names; builds the built-in one if it is the first to ask.
+    """Open the dataset that a configuration names; builds the built-in one at its first use.
 
     Raises:
         DatasetError: If the dataset cannot be read.
@@ -53,7 +53,7 @@ def load_dataset(
 
 
 def source(config: DatasetConfig, cache: Path, progress: Callable[[str], None] = silent) -> Sources:
-    """Local folder (a Path), hub id (a str) or what was fetched from a store; or several. A root wins.
+    """Local folder (a Path), hub id (a str) or folder fetched from a store; or several. A root goes first.
 
     Raises:
         DatasetError: If the dataset cannot be fetched from its store.
@@ -80,7 +80,7 @@ def _place(repo_id: str, config: DatasetConfig, cache: Path, progress: Callable[
 
 
 def preflight(config: DiffusionConfig, cache: Path, progress: Callable[[str], None] = silent) -> list[Fault]:
-    """Check a configuration against its dataset and its environment, without decoding anything."""
+    """Check a configuration against its dataset and its environment, without decoding frames."""
     faults = _start_faults(config, cache, progress)
     if faults:
         return faults
@@ -121,7 +121,7 @@ def _start_faults(config: DiffusionConfig, cache: Path, progress: Callable[[str]
         if faults:
             return faults
         built_in = dataset.root is None and BUILTIN_PUSHT in _each(dataset.repo_id or "")
-        # All that the dataset has, so as to say how it differs; of the built-in one the images are costly.
+        # All features of the dataset, to report differences; but the images of the built-in one are costly.
         whole = dataset if built_in else dataclasses.replace(dataset, observations=None)
         found = load_dataset(whole, cache, progress).policy_features
     except DatasetError:
@@ -135,7 +135,7 @@ def _start_faults(config: DiffusionConfig, cache: Path, progress: Callable[[str]
 
 def describe(config: DiffusionConfig, cache: Path) -> Mapping[str, Any]:
     """Identify the data of a configuration and the checkpoint that it starts from."""
-    # Torch is loaded only when the split is asked for.
+    # Torch is loaded only when the split is needed.
     from trainables.dataset.windows import split_episodes
 
     dataset = load_dataset(config.dataset, cache)
@@ -165,14 +165,14 @@ def _described_start(path: str | None) -> dict[str, str]:
 
 
 def image_sizes(config: DiffusionConfig, features: PolicyFeatures) -> dict[str, tuple[int, int]]:
-    """Size (height, width) at which each camera's frames are kept."""
+    """Size (height, width) at which each camera's frames are stored."""
     shape = config.policy.resize_shape
     resized = None if shape is None else (shape[0], shape[1])
     return {camera.name: resized or (camera.shape[1], camera.shape[2]) for camera in features.cameras}
 
 
 def camera_faults(config: DiffusionConfig, features: PolicyFeatures) -> list[Fault]:
-    """Say why the cameras' pictures cannot be given to the policy: their channels, sizes, or the crop."""
+    """Why the policy cannot use the cameras' pictures: their channels, sizes, or the crop."""
     faults: list[Fault] = []
     for camera in features.cameras:
         if camera.shape[0] != COLOURS:
@@ -181,14 +181,14 @@ def camera_faults(config: DiffusionConfig, features: PolicyFeatures) -> list[Fau
             faults.append(
                 Fault(
                     "dataset.observations",
-                    f"{camera.name} has {channels}, and the policy's encoders take pictures of {COLOURS}.",
+                    f"{camera.name} has {channels}, but the policy's encoders take pictures with {COLOURS}.",
                     f"Convert it to RGB, or leave it out: dataset.observations: [{', '.join(others)}].",
                 )
             )
     sizes = image_sizes(config, features)
     if len(set(sizes.values())) > 1:
         listed = ", ".join(f"{name} {height}×{width}" for name, (height, width) in sizes.items())
-        remedy = "Set policy.resize_shape: [height, width], to which every camera is resized."
+        remedy = "Set policy.resize_shape: [height, width] to resize every camera to one size."
         faults.append(Fault("policy.resize_shape", f"the cameras differ in size ({listed}).", remedy))
     for name, size in sizes.items():
         faults += crop_faults(config.policy, size, name)

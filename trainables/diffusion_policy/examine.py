@@ -1,4 +1,4 @@
-"""What a Diffusion Policy's doctor says: the findings of the dataset, and those of its settings."""
+"""The findings of a Diffusion Policy's doctor: those on the dataset, and those on its settings."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ __all__ = ["examine"]
 SMALL_CROP = 0.6
 """The paper's crops keep 76 % (Push-T) to 81 % (real arms) of the picture."""
 OPENINGS = 5
-"""A dataset is opened again without the episodes that keep it from being opened; each kind of damage is told
-at once for all its episodes, so that a few openings are enough."""
+"""A dataset is opened again without the episodes that prevent it. Each kind of damage is reported for all of
+its episodes together, so that few attempts are enough."""
 
 
 def examine(
@@ -36,12 +36,12 @@ def examine(
     *,
     every_frame: bool = False,
 ) -> Examination:
-    """Look at the dataset of a configuration as closely as possible, pictures included.
+    """Examine the dataset of a configuration as thoroughly as possible, pictures included.
 
     Args:
-        config: The dataset, and the windows, normalisation and crop that it is to be used with.
+        config: The dataset, and the windows, normalisation and crop for its use.
         cache: Folder for the built-in dataset.
-        progress: Told what is being looked at.
+        progress: Receives a message for each step.
         every_frame: Decode every picture instead of a sample.
 
     Raises:
@@ -70,16 +70,16 @@ def examine(
 def _open(
     config: DatasetConfig, cache: Path, progress: Callable[[str], None]
 ) -> tuple[list[Finding], LeRobotDataset | None]:
-    """Open as much of the dataset as can be; what cannot is a finding.
+    """Open as much of the dataset as possible; the rest becomes findings.
 
     Raises:
-        DatasetError: If there is no dataset, or it is the configuration that is wrong.
+        DatasetError: If the dataset does not exist, or the configuration is wrong.
     """
     roots = (config.root,) if isinstance(config.root, str) else config.root or ()
     for root in roots:
         if not is_url(root) and not Path(root).expanduser().is_dir():
-            raise dataset_error("dataset.root", f"{root!r} is no folder.", "Name the folder of a dataset.")
-    source(config, cache, progress)  # a store that cannot be asked says nothing of the dataset
+            raise dataset_error("dataset.root", f"{root!r} is not a folder.", "Name the folder of a dataset.")
+    source(config, cache, progress)  # a store that does not answer is not a finding on the dataset
     findings: list[Finding] = []
     left_out: tuple[int | str, ...] = tuple(config.exclude_episodes)
     for _ in range(OPENINGS):
@@ -99,7 +99,7 @@ def _open(
 
 
 def _exclude(config: DatasetConfig, dataset: LeRobotDataset, findings: list[Finding]) -> str | None:
-    """The value of dataset.exclude_episodes that leaves no error; None if none does or is needed."""
+    """The value of dataset.exclude_episodes that leaves no error; None without such a value or an error."""
     errors = [found for found in findings if found.severity == "error"]
     concerned = {index for found in errors for index in found.episodes}
     there = {episode.index for episode in dataset.episodes}
@@ -109,13 +109,13 @@ def _exclude(config: DatasetConfig, dataset: LeRobotDataset, findings: list[Find
 
 
 def _chosen_already(config: DatasetConfig) -> list[int]:
-    """Episodes that the configuration leaves out, ranges written out: they exist, so that they are few."""
+    """Episodes that the configuration leaves out, ranges expanded: they exist, so that they are few."""
     choice = parse_choice(config.exclude_episodes)
     return [*choice.numbers, *(number for numbers in choice.ranges for number in numbers)]
 
 
 def _is_a_choice(fault: Fault) -> bool:
-    """Whether it is the configuration that is wrong, or the hub has no such set; else the data is broken."""
+    """Whether the configuration is wrong, or the hub lacks the dataset; otherwise the data are damaged."""
     return fault.where in FIELDS and fault.where != "dataset.root"
 
 
@@ -125,10 +125,10 @@ def _unreadable(fault: Fault) -> Finding:
         severity="error",
         where=fault.where,
         problem=fault.problem,
-        why="These episodes cannot be read as a whole, so that nothing can be learned from them."
+        why="These episodes cannot be read completely, so the policy cannot be trained on them."
         if fault.episodes
-        else "What cannot be read cannot be trained on.",
-        remedy=fault.remedy or "Repair the dataset, or fetch it again.",
+        else "The policy cannot be trained on data that cannot be read.",
+        remedy=fault.remedy or "Repair the dataset, or download it again.",
         episodes=fault.episodes,
     )
 
@@ -145,8 +145,8 @@ def _min_max(config: DiffusionConfig, dataset: LeRobotDataset) -> frozenset[str]
 
 
 def _crops(config: DiffusionConfig, dataset: LeRobotDataset) -> list[Finding]:
-    """Whether the cameras fit the policy, and how much of each a crop keeps."""
-    why = "The policy sees nothing but the crop, at run time the middle one."
+    """Check that the cameras fit the policy, and how much of each picture a crop keeps."""
+    why = "The policy sees only the crop, at run time the central one."
     faults = camera_faults(config, dataset.policy_features)
     findings = [Finding("crop", "error", fault.where, fault.problem, why, fault.remedy) for fault in faults]
     for name, size in image_sizes(config, dataset.policy_features).items():
@@ -160,7 +160,7 @@ def _crops(config: DiffusionConfig, dataset: LeRobotDataset) -> list[Finding]:
 
 
 def _clip(config: DiffusionConfig, dataset: LeRobotDataset) -> list[Finding]:
-    """Whether the policy can predict all of the actions that it is shown."""
+    """Check that the policy can predict all demonstrated actions."""
     policy = config.policy
     if is_safe(policy):
         return []
@@ -168,6 +168,6 @@ def _clip(config: DiffusionConfig, dataset: LeRobotDataset) -> list[Finding]:
     problem = None if reach is None else clip_problem(policy, reach)
     if problem is None:
         return []
-    why = "The policy can never give the actions beyond, although it is trained on them."
+    why = "The policy can never predict actions beyond this range, although it is trained on them."
     remedy = clip_remedy(reach)
     return [Finding("clipped_actions", "warning", "policy.clip_sample_range", problem, why, remedy)]

@@ -1,6 +1,6 @@
-"""The Diffusion Policy as a trainable: what the sweep service sees of it.
+"""The Diffusion Policy as a trainable: its interface to the sweep service.
 
-Fields, metrics and checks answer without torch; what needs torch or the data is imported when asked for.
+Fields, metrics and checks work without torch; modules that need torch or the data are imported on use.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["TRAINABLE", "DiffusionPolicyTrainable"]
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
-"""``owner/name``; a path that climbs or starts at the root does not look so."""
+"""``owner/name``; absolute paths and paths with ``..`` do not match."""
 
 _HELDOUT = "dataset.holdout_fraction"
 
@@ -89,14 +89,14 @@ OPTIMIZER = "optimizer.safetensors"
 _N_ACTION_STEPS = "policy.n_action_steps"
 _BYTES_KEPT = 8  # weights and their average, in float32
 _BYTES_TRAINED = 8  # Adam's two moments
-_CHECKPOINTS = 3  # last and best, and a new one, which is complete before an old one goes
+_CHECKPOINTS = 3  # last and best, and a new one, which is complete before an old one is deleted
 _BYTES_HELD = 16  # in training: a weight, its gradient, and Adam's two moments, in float32
 _BYTES_AVERAGE = 4
 _GB_EXTRAS = 0.01  # videos, logs, configuration
 
 
 class DiffusionPolicyTrainable:
-    """A Diffusion Policy trained on a LeRobot dataset and judged by held-out error and rollouts."""
+    """A Diffusion Policy trained on a LeRobot dataset and evaluated by held-out error and rollouts."""
 
     name = "diffusion_policy"
     fields: Mapping[str, FieldInfo] = FIELDS
@@ -108,14 +108,14 @@ class DiffusionPolicyTrainable:
     def faults(self, config: Mapping[str, Any], workers: int = 1) -> list[Fault]:
         """Check one whole configuration, field by field and across fields.
 
-        Reads no data; of the checkpoint of ``policy.path``, its ``config.json``.
+        Reads no data. Of the checkpoint of ``policy.path``, it reads ``config.json``.
         """
         return resolve_faults(config, workers)
 
     def preflight(
         self, config: Mapping[str, Any], cache: Path, progress: Callable[[str], None] = silent
     ) -> list[Fault]:
-        """Check a configuration against its dataset and environment. Leaves nothing behind but the cache."""
+        """Check a configuration against its dataset and environment. Writes only to the cache."""
         from trainables.diffusion_policy.data import preflight
 
         faults = resolve_faults(config)
@@ -128,7 +128,7 @@ class DiffusionPolicyTrainable:
         return describe(resolve(config), cache)
 
     def dataset_config(self, root_or_repo_id: str) -> Mapping[str, Any]:
-        """Name a dataset as a configuration does: what looks like a hub id and is not a folder is one."""
+        """The configuration fields that name a dataset; a text like a hub id that is not a folder is one."""
         is_hub_id = HUB_ID.fullmatch(root_or_repo_id) and not Path(root_or_repo_id).is_dir()
         return {"dataset.repo_id" if is_hub_id else "dataset.root": root_or_repo_id}
 
@@ -140,7 +140,7 @@ class DiffusionPolicyTrainable:
         *,
         every_frame: bool = False,
     ) -> Examination:
-        """Look at the dataset of a configuration as closely as possible, pictures included.
+        """Examine the dataset of a configuration as thoroughly as possible, pictures included.
 
         Raises:
             ConfigError: If the configuration itself is wrong.
@@ -172,8 +172,8 @@ class DiffusionPolicyTrainable:
     def disk_gb(self, config: Mapping[str, Any]) -> float:
         """Estimate how much disk one trial's folder takes, in gigabytes.
 
-        The dataset is not opened, so the sizes of its features are taken to be those that the checkpoint of
-        ``policy.path`` knows, or else a usual arm's; they matter little beside the U-Net's.
+        The dataset is not opened, so the sizes of its features are assumed to be those of the checkpoint of
+        ``policy.path``, or else those of a common arm; they are small compared with the U-Net's.
         """
         kept, trained = _weights(resolve(config))
         return _CHECKPOINTS * (kept * _BYTES_KEPT + trained * _BYTES_TRAINED) / 1e9 + _GB_EXTRAS
@@ -183,12 +183,12 @@ class DiffusionPolicyTrainable:
         (checkpoint / OPTIMIZER).unlink(missing_ok=True)
 
     def slim_gb(self, config: Mapping[str, Any], checkpoints: int) -> float:
-        """Estimate how much disk a trial's folder takes with so many checkpoints without optimiser state."""
+        """Estimate a trial folder's disk space with this number of slim checkpoints, in gigabytes."""
         kept, _ = _weights(resolve(config))
         return checkpoints * kept * _BYTES_KEPT / 1e9 + _GB_EXTRAS
 
     def inherited(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
-        """What the checkpoint of ``policy.path`` decides; empty if it cannot be read."""
+        """Values that the checkpoint of ``policy.path`` decides; empty if it cannot be read."""
         if config.get("policy.path") is None:
             return {}
         try:
@@ -197,9 +197,9 @@ class DiffusionPolicyTrainable:
             return {}  # which `faults` reports
 
     def remarks(self, config: Mapping[str, Any], cache: Path | None = None) -> list[str]:
-        """What is worth knowing of the checkpoint, the clip of actions, and the dataset.
+        """Warnings about the checkpoint, the clip of actions, and the dataset.
 
-        The dataset is read if there is a cache; otherwise only the package for its store is looked for.
+        The dataset is read if there is a cache; otherwise only the package for its store is checked.
         """
         said = [] if cache is not None else _missing_packages(config.get("dataset.root"))
         if resolve_faults(config):
@@ -221,8 +221,8 @@ class DiffusionPolicyTrainable:
         """The least memory that each process holds on its device while it trains, in gigabytes.
 
         The U-Net's weights, gradients, the optimiser's two moments and the average, in float32. Encoders,
-        which may be frozen, are left out, and the features are taken to be the least there can be.
-        Activations come on top, and are most of it where the batch is large.
+        which may be frozen, are left out, and the features are assumed to be minimal. Activations come on
+        top, and dominate if the batch is large.
         """
         built = resolve(config)
         weights = parameter_count(built.policy, action_dim=1, vector_dim=1, cameras=0)
@@ -290,11 +290,11 @@ class DiffusionPolicyTrainable:
         replace: bool = False,
         progress: Callable[[str], None] = silent,
     ) -> list[str]:
-        """Write a checkpoint as a version of LeRobot would have, read it back and compare its actions.
+        """Write a checkpoint in the format of a version of LeRobot, read it back and compare its actions.
 
         Raises:
             ConfigError: If the checkpoint cannot be read.
-            ExportError: If LeRobot cannot express it, or ``folder`` holds something else.
+            ExportError: If LeRobot cannot express it, or ``folder`` contains something else.
         """
         from trainables.diffusion_policy.lerobot.export import export
 
@@ -304,7 +304,7 @@ class DiffusionPolicyTrainable:
 
 
 def _weights(built: DiffusionConfig) -> tuple[int, int]:
-    """How many weights a policy has, and how many of them are trained; features as for `disk_gb`."""
+    """Number of a policy's weights, and number of its trained ones; features as for `disk_gb`."""
     observations = built.dataset.observations
     cameras = 1 if observations is None else len(set(observations) - {STATE, ENVIRONMENT_STATE})
     sizes = {"action_dim": 6, "vector_dim": 12, "cameras": cameras}
@@ -315,12 +315,12 @@ def _weights(built: DiffusionConfig) -> tuple[int, int]:
 
 
 def _clip_remark(config: DiffusionConfig, dataset: LeRobotDataset | None) -> list[str]:
-    """What the clip of predicted actions cuts, if it cuts anything."""
+    """A warning if the clip of predicted actions cuts demonstrated ones."""
     policy = config.policy
     foreign = policy.stats == "checkpoint"
     if not policy.clip_sample or (is_safe(policy) and not foreign):
         return []
-    # Needs numpy, which a check does without in all other cases.
+    # Needs numpy, which a check does not need in all other cases.
     from trainables.diffusion_policy.clipped import dataset_reach, recorded_reach
 
     start = start_statistics(config)
@@ -337,14 +337,14 @@ def _clip_remark(config: DiffusionConfig, dataset: LeRobotDataset | None) -> lis
 
 
 def _missing_packages(root: Any) -> list[str]:
-    """What has to be installed for the addresses of ``dataset.root``, if they are read."""
+    """The packages to install before the addresses of ``dataset.root`` can be read."""
     roots = root if isinstance(root, (list, tuple)) else [root]
     addresses = [text for text in roots if isinstance(text, str) and is_url(text)]
     if not addresses:
         return []
     packages = dict.fromkeys(package for text in addresses if (package := missing_package(text)))
     return [
-        f"dataset.root: this machine lacks the package {package}, which trials need where they run "
+        f"dataset.root: this machine lacks the package {package}, which trials need on their machines "
         f"(pip install {package}; on a cluster: setup_node.sh --with {package})."
         for package in packages
     ]

@@ -1,1 +1,1 @@
-"""Judging a policy: rollouts in a simulator, held-out action error, intervals."""
+"""Evaluation of a policy: rollouts in a simulator, held-out action error, intervals."""

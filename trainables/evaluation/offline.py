@@ -1,8 +1,8 @@
-"""Held-out action error: the same question to every trial.
+"""Held-out action error: the same measurement for every trial.
 
 The denoising loss cannot compare trials, since it depends on the noise schedule, the prediction type and the
 horizon. Here every policy sees the same held-out moments, denoises with one fixed sampler and fixed noise,
-and is judged by the same few actions from that moment on, in the dataset's own units.
+and is evaluated on the same few actions from that moment on, in the dataset's own units.
 
 Shapes: B windows, T horizon, W compared steps, S samples per window, A action dimension.
 """
@@ -38,7 +38,7 @@ LATENCY_REPEATS = 3
 
 
 class SamplingPolicy(Protocol):
-    """What is asked of a policy here."""
+    """What the measurement needs from a policy."""
 
     @property
     def n_obs_steps(self) -> int:
@@ -66,10 +66,10 @@ class SamplingPolicy(Protocol):
 
 @dataclass(frozen=True)
 class OfflineSettings:
-    """How the held-out error is measured.
+    """Settings of the measurement of the held-out error.
 
     Attributes:
-        windows: How many held-out windows are asked for at most.
+        windows: The largest number of held-out windows to use.
         window_steps: Actions compared per window, from the current step on.
         samples: Chunks drawn per window.
         sampler: Sampler of every trial.
@@ -86,7 +86,7 @@ class OfflineSettings:
 
 
 def choose_windows(available: int, settings: OfflineSettings) -> np.ndarray:
-    """Sample numbers of the windows to ask for: the same for every trial on the same split."""
+    """Sample numbers of the windows to use: the same for every trial on the same split."""
     order = np.random.default_rng([settings.seed, available]).permutation(available)
     return np.sort(order[: settings.windows])
 
@@ -96,17 +96,17 @@ def action_error(
     windows: Windows,
     settings: OfflineSettings,
     device: str,
-    told: Callable[[], None] | None = None,
+    progress: Callable[[], None] | None = None,
 ) -> dict[str, float]:
     """Measure the held-out action error, the spread of the samples and their smoothness.
 
     Args:
         policy: The policy, in evaluation mode.
         windows: The held-out windows; they must drop the last ``window_steps - 1`` frames of each episode, so
-            that the same moments are asked of every trial.
-        settings: How it is measured.
-        device: Where the policy computes.
-        told: Called after every batch.
+            that every trial is measured at the same moments.
+        settings: Settings of the measurement.
+        device: The policy's device.
+        progress: Called after every batch.
 
     Returns:
         ``eval/action_mse`` and ``eval/action_mae`` (means over windows, samples, steps and dimensions,
@@ -114,7 +114,7 @@ def action_error(
         (mean norm of the third difference per step; only for predictions of four steps or more).
     """
     chosen = choose_windows(len(windows), settings)
-    errors = window_errors(policy, windows, chosen, settings, device, told)
+    errors = window_errors(policy, windows, chosen, settings, device, progress)
     measured = {
         "eval/action_mse": errors.squared,
         "eval/action_mae": errors.absolute,
@@ -147,9 +147,9 @@ def window_errors(
     chosen: np.ndarray,
     settings: OfflineSettings,
     device: str,
-    told: Callable[[], None] | None = None,
+    progress: Callable[[], None] | None = None,
 ) -> WindowErrors:
-    """Measure what :func:`action_error` averages, for each of the chosen windows (B,)."""
+    """Measure the values that :func:`action_error` averages, for each of the chosen windows (B,)."""
     squared, absolute, spread, jerk = [], [], [], []
     for start in range(0, len(chosen), BATCH):
         numbers = chosen[start : start + BATCH]
@@ -164,8 +164,8 @@ def window_errors(
             spread.append(window_BSWA.std(dim=1).mean(dim=(1, 2)).cpu())
         if predicted_BSTA.shape[2] > 3:
             jerk.append(predicted_BSTA.float().diff(n=3, dim=2).norm(dim=-1).mean(dim=(1, 2)).cpu())
-        if told is not None:
-            told()
+        if progress is not None:
+            progress()
     parts = (torch.cat(values) if values else torch.empty(0) for values in (squared, absolute, spread, jerk))
     return WindowErrors(*parts)
 

@@ -40,16 +40,16 @@ class RolloutError(TrainableError):
 
 
 class RolloutPolicy(Protocol):
-    """What a policy must offer to be rolled out."""
+    """What a rollout needs from a policy."""
 
     @property
     def n_obs_steps(self) -> int:
-        """Observations that ``predict_action`` wants."""
+        """Observations that ``predict_action`` takes."""
         ...
 
     @property
     def n_action_steps(self) -> int:
-        """Actions that are executed before the next look."""
+        """Actions that are executed before the next prediction."""
         ...
 
     @property
@@ -60,7 +60,7 @@ class RolloutPolicy(Protocol):
     def predict_action(
         self, observation: Mapping[str, torch.Tensor], *, generator: list[torch.Generator]
     ) -> torch.Tensor:
-        """Answer observations (B, To, ...) by actions (B, n_action_steps, A) in the environment's units.
+        """Predict actions (B, n_action_steps, A) in the environment's units from observations (B, To, ...).
 
         Vectors are float32, images uint8 (B, To, C, H, W). Everything random in row ``i`` comes from
         ``generator[i]``.
@@ -70,10 +70,10 @@ class RolloutPolicy(Protocol):
 
 @dataclass(frozen=True)
 class EpisodeResult:
-    """How one episode went, and what the policy did.
+    """The result of one episode, and the policy's actions.
 
     Attributes:
-        record: How it went.
+        record: The result.
         actions: The executed actions (length, A), float32: they play the episode again.
     """
 
@@ -97,18 +97,18 @@ def rollout(
     max_steps: int | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> list[EpisodeResult]:
-    """Let ``policy`` try episodes of an environment.
+    """Run ``policy`` in episodes of an environment.
 
     Args:
         policy: In evaluation mode, on ``device``.
-        env_id: What ``make_environment`` understands.
+        env_id: What ``make_environment`` accepts.
         episode_indices: Which episodes of the evaluation to run, each once: all of them, or the share of a
             worker. Consecutive numbers fill an inference batch best.
         seed: Episode ``i`` starts from the environment's seed ``seed + i``.
-        parallel: Environments alive at once.
-        device: Where the policy is.
+        parallel: Environments that exist at once.
+        device: The policy's device.
         max_steps: Control steps per episode; None: the environment's own limit.
-        progress: Told after every chunk of actions how many episodes are finished.
+        progress: Receives after every chunk of actions how many episodes are finished.
 
     Returns:
         One result per episode, by index.
@@ -158,7 +158,7 @@ def summarise(records: Sequence[EpisodeRecord]) -> dict[str, float]:
     """Average episodes into metrics: success rate and rewards with 95 % intervals, length in control steps.
 
     Raises:
-        ValueError: If there is no episode.
+        ValueError: If ``records`` is empty.
     """
     if not records:
         raise ValueError("there are no episodes to average")
@@ -180,7 +180,7 @@ def summarise(records: Sequence[EpisodeRecord]) -> dict[str, float]:
 
 
 class _Episode:
-    """One running episode: its environment, the last observations and what has happened."""
+    """One running episode: its environment, the last observations, and rewards and actions so far."""
 
     def __init__(self, index: int, seed: int, environment: Environment, limit: int, n_obs_steps: int) -> None:
         self.index = index
@@ -200,11 +200,11 @@ class _Episode:
         return len(self._actions)
 
     def execute(self, actions_TA: np.ndarray, predicted_s: float) -> None:
-        """Execute one chunk, which took so long to predict, until it or the episode ends."""
+        """Execute one chunk until it or the episode ends; its prediction took ``predicted_s``."""
         self._chunks_s.append(predicted_s)
         remembered = self.observations.maxlen or 1
         for position, action_A in enumerate(actions_TA):
-            # The policy looks again after the chunk; what it will have forgotten by then need not be drawn.
+            # The policy sees only the last observations of the chunk; the earlier ones need not be drawn.
             looked_at = position >= len(actions_TA) - remembered
             step = self.environment.step(action_A, observe=looked_at)
             if step.observation is not None:
@@ -243,7 +243,7 @@ def _next_index(pending: Sequence[int], active: Sequence[_Episode], size: int) -
 
 
 def _play_chunk(policy: RolloutPolicy, active: Sequence[_Episode], seed: int, device: torch.device) -> None:
-    """Ask the policy once for every active episode and execute its answers."""
+    """Predict a chunk for every active episode and execute it."""
     for rows in _batches(active, inference_batch(device)):
         start_s = time.perf_counter()
         actions_BTA = _predict(policy, rows, seed, device)
@@ -268,7 +268,7 @@ def _batches(active: Sequence[_Episode], size: int) -> list[dict[int, _Episode]]
 def _predict(
     policy: RolloutPolicy, rows: Mapping[int, _Episode], seed: int, device: torch.device
 ) -> np.ndarray:
-    """Predict one chunk per row; rows without an episode repeat one that has, and are thrown away."""
+    """Predict one chunk per row; a row without an episode repeats another, and its result is discarded."""
     size = inference_batch(device)
     filler = next(iter(rows.values()))
     episodes = [rows.get(row, filler) for row in range(size)]

@@ -1,8 +1,8 @@
-"""Simulators behind one face: seeded episodes whose observations carry LeRobot's names.
+"""Simulators behind one interface: seeded episodes whose observations have LeRobot's names.
 
 Three ways to name one, all in ``rollout.env``:
 
-- ``gym_pusht/PushT-v0``: state, keypoints and image at once, whatever a policy asks for.
+- ``gym_pusht/PushT-v0``: state, keypoints and image at once, as the policy needs them.
 - any other gymnasium id: the observation must be a Dict with LeRobot's keys. ``agent_pos`` becomes
   ``observation.state``, ``environment_state`` becomes ``observation.environment_state``; ``pixels`` becomes
   ``observation.image``, or ``observation.images.<name>`` if it is a Dict of cameras. For an id
@@ -37,7 +37,7 @@ class GymnasiumEnvironment:
 
     Attributes:
         action_shape: Shape of an action.
-        max_steps: The step limit that the environment is meant to have, or None.
+        max_steps: The environment's step limit, or None.
         fps: ``render_fps`` of the environment's metadata, 10 if it has none.
     """
 
@@ -45,7 +45,7 @@ class GymnasiumEnvironment:
         self._env = env
         space = env.action_space
         if not hasattr(space, "low") or len(space.shape) != 1:
-            raise SimulatorError(f"{FIELD}: the action space {space} is no vector of numbers (Box).")
+            raise SimulatorError(f"{FIELD}: the action space {space} is not a vector of numbers (Box).")
         self._low, self._high = space.low, space.high
         self.action_shape: tuple[int, ...] = tuple(space.shape)
         spec = getattr(env, "spec", None)
@@ -71,7 +71,7 @@ class GymnasiumEnvironment:
         picture = self._env.render()
         if not isinstance(picture, np.ndarray) or picture.ndim != 3:
             raise SimulatorError(
-                f"{FIELD}: render() gave {type(picture).__name__} instead of an RGB array. "
+                f"{FIELD}: render() returned {type(picture).__name__} instead of an RGB array. "
                 "Make the environment with render_mode='rgb_array', or set rollout.video_episodes to 0."
             )
         return np.ascontiguousarray(picture[..., :3], dtype=np.uint8)
@@ -82,10 +82,10 @@ class GymnasiumEnvironment:
 
 
 def make_environment(env_id: str, features: PolicyFeatures) -> Environment:
-    """Make the simulator called ``env_id``, with observations that a policy of ``features`` understands.
+    """Create the simulator called ``env_id``, with observations for a policy of ``features``.
 
     Raises:
-        SimulatorError: If the package is missing, the id is unknown or the environment cannot be made.
+        SimulatorError: If the package is missing, the id is unknown or the environment cannot be created.
     """
     if env_id == PUSHT:
         _import_package("gym_pusht", env_id)
@@ -99,7 +99,7 @@ def make_environment(env_id: str, features: PolicyFeatures) -> Environment:
 
 
 def environment_faults(env_id: str, features: PolicyFeatures, max_steps: int | None = None) -> list[Fault]:
-    """Say what keeps a policy of ``features`` from being rolled out in ``env_id``, by making it once.
+    """List what prevents rollouts of a policy of ``features`` in ``env_id``, which is created once.
 
     Args:
         env_id: Value of ``rollout.env``.
@@ -116,7 +116,7 @@ def environment_faults(env_id: str, features: PolicyFeatures, max_steps: int | N
         faults += _action_faults(env_id, environment, features)
         observation = environment.reset(0)
         faults += _observation_faults(env_id, observation, features)
-    except Exception as error:  # whatever a foreign environment raises is a fault of the input
+    except Exception as error:  # any error of a foreign environment is a fault of the input
         return [Fault(FIELD, f"{env_id!r} cannot be reset: {type(error).__name__}: {error}.")]
     finally:
         environment.close()
@@ -149,7 +149,7 @@ def _channels_first(image_HWC: np.ndarray) -> np.ndarray:
 def _import_package(package: str, env_id: str) -> None:
     try:
         with warnings.catch_warnings():
-            # Simulators import old packages; their deprecations are not the user's business.
+            # Simulators import old packages; their deprecation warnings do not concern the user.
             warnings.simplefilter("ignore")
             importlib.import_module(package)
     except ImportError as error:
@@ -175,7 +175,7 @@ def _from_attribute(env_id: str, module_name: str, attribute: str, features: Pol
         return GymnasiumEnvironment(made)
     wanted = "action_shape, max_steps, fps, reset, step, frame and close"
     raise SimulatorError(
-        f"{FIELD}: {env_id!r} gave {type(made).__name__}.\n"
+        f"{FIELD}: {env_id!r} returned {type(made).__name__}.\n"
         f"It must return a gymnasium environment, or an object with {wanted}."
     )
 
@@ -189,7 +189,7 @@ def _from_gymnasium(env_id: str, features: PolicyFeatures) -> Environment:
     if ":" not in env_id and env_id not in gymnasium.registry:
         near = difflib.get_close_matches(env_id, gymnasium.registry, n=1, cutoff=0.5)
         hint = f"Did you mean {near[0]!r}?" if near else "Name a registered id, or module:attribute."
-        raise SimulatorError(f"{FIELD}: gymnasium knows no environment {env_id!r}.\n{hint}")
+        raise SimulatorError(f"{FIELD}: gymnasium has no environment {env_id!r}.\n{hint}")
     try:
         spec = gymnasium.spec(env_id)
         # The rollout counts the steps itself (rollout.max_steps may also be longer), and the checks of every
@@ -202,7 +202,7 @@ def _from_gymnasium(env_id: str, features: PolicyFeatures) -> Environment:
 
 
 def _cannot_be_made(env_id: str, error: Exception) -> str:
-    return f"{FIELD}: {env_id!r} cannot be made: {type(error).__name__}: {error}."
+    return f"{FIELD}: {env_id!r} cannot be created: {type(error).__name__}: {error}."
 
 
 def _with_rendering(spec: Any, options: dict[str, Any]) -> Any:
@@ -217,7 +217,7 @@ def _with_rendering(spec: Any, options: dict[str, Any]) -> Any:
 
 
 def _obs_type(spec: Any, features: PolicyFeatures) -> dict[str, str]:
-    """The environments that come with LeRobot show vectors or images as ``obs_type`` says."""
+    """The environments that come with LeRobot choose between vectors and images by ``obs_type``."""
     if "obs_type" not in spec.kwargs:
         return {}
     return {"obs_type": "pixels_agent_pos" if features.cameras else "environment_state_agent_pos"}
@@ -232,9 +232,8 @@ def _step_limit_faults(env_id: str, environment: Environment, max_steps: int | N
 def _action_faults(env_id: str, environment: Environment, features: PolicyFeatures) -> list[Fault]:
     if environment.action_shape == features.action.shape:
         return []
-    problem = (
-        f"{env_id!r} takes actions of {environment.action_shape}, the dataset's are {features.action.shape}."
-    )
+    takes, has = environment.action_shape, features.action.shape
+    problem = f"{env_id!r} takes actions of shape {takes}; the dataset's have {has}."
     return [Fault(FIELD, problem, "Name the environment that the demonstrations come from.")]
 
 
@@ -244,11 +243,17 @@ def _observation_faults(env_id: str, observation: Observation, features: PolicyF
         seen = observation.get(feature.name)
         if seen is None:
             given = ", ".join(sorted(observation)) or "nothing"
-            remedy = f"It gives {given}: choose among these by dataset.observations, or set {FIELD}: null."
-            faults.append(Fault(FIELD, f"{env_id!r} cannot give {feature.name}.", remedy))
+            remedy = (
+                f"It returns {given}: choose among these with dataset.observations, or set {FIELD}: null."
+            )
+            faults.append(Fault(FIELD, f"{env_id!r} does not return {feature.name}.", remedy))
         elif tuple(seen.shape) != feature.shape:
             kind = "an image (C, H, W)" if feature.type is FeatureType.VISUAL else "a vector"
             size = tuple(seen.shape)
-            problem = f"{env_id!r} gives {feature.name} as {kind} of {size}, the dataset has {feature.shape}."
-            faults.append(Fault(FIELD, problem, "They must agree."))
+            problem = (
+                f"{env_id!r} returns {feature.name} as {kind} of {size}; the dataset has {feature.shape}."
+            )
+            faults.append(
+                Fault(FIELD, problem, "The sizes must be equal: name the environment of the demonstrations.")
+            )
     return faults

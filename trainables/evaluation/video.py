@@ -30,25 +30,25 @@ STEPS_PER_FRAME = 2
 SPEED = 4
 """How much faster than real time a film of episodes plays."""
 HOLD_S = 1.0
-"""How long a film stands still at its end."""
+"""How long a film shows its last frame."""
 BORDER_PX = 6
 LABEL_PX = 22
 RUNNING, FAILURE, SUCCESS = (110, 110, 110), (200, 40, 40), (30, 150, 60)
 
 
 def choose_episodes(results: Sequence[EpisodeResult], episodes: int) -> list[EpisodeResult]:
-    """Choose what is worth looking at: failures first, each kind by index."""
+    """Choose episodes for a film: failures first, each kind by index."""
     return sorted(results, key=lambda result: (result.record.success, result.record.episode))[:episodes]
 
 
 def film_episodes(
     results: Sequence[EpisodeResult], env_id: str, features: PolicyFeatures, path: Path, *, episodes: int = 4
 ) -> Path | None:
-    """Play chosen episodes again and film them side by side, each labelled with how it went.
+    """Play chosen episodes again and film them side by side, each labelled with its result.
 
     Args:
         results: Episodes of one evaluation.
-        env_id: The environment they were rolled out in.
+        env_id: The environment of the rollout.
         features: What the policy sees and does, as given to the rollout.
         path: The mp4 to write.
         episodes: How many episodes the film shows; failures come first.
@@ -57,7 +57,7 @@ def film_episodes(
         ``path``, or None if there is nothing to film.
 
     Raises:
-        SimulatorError: If the environment cannot be made or drawn.
+        SimulatorError: If the environment cannot be created or drawn.
     """
     chosen = choose_episodes(results, episodes)
     if not chosen:
@@ -75,12 +75,12 @@ def film_episodes(
 
 
 def write_video(frames: Iterable[np.ndarray], path: Path, fps: float) -> None:
-    """Write frames, uint8 (H, W, 3), all of one size, as an mp4 that appears whole or not at all.
+    """Write frames, uint8 (H, W, 3), all of one size, as an mp4 that is either complete or absent.
 
-    Odd sizes lose their last row or column, which the pixel format asks for.
+    Odd sizes lose their last row or column, as the pixel format requires.
 
     Raises:
-        ValueError: If there is no frame.
+        ValueError: If there are no frames.
     """
     remaining = iter(frames)
     first = next(remaining, None)
@@ -105,7 +105,7 @@ def _stream(container: Any, fps: float, height: int, width: int) -> Any:
     name = next(encoder for encoder in ENCODERS if encoder in av.codecs_available)
     stream = container.add_stream(name, rate=max(round(fps), 1))
     stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
-    # One thread: films are made beside training, and the same frames then give the same bytes.
+    # One thread: films are encoded beside training, and the same frames then give the same bytes.
     stream.codec_context.thread_count = 1
     if name == "libx264":
         stream.options = {"crf": "26", "preset": "veryfast"}
@@ -113,7 +113,7 @@ def _stream(container: Any, fps: float, height: int, width: int) -> Any:
 
 
 def _play(result: EpisodeResult, environment: Environment) -> Iterator[np.ndarray]:
-    """Frames of one episode; the last one says how it went."""
+    """Frames of one episode; the last one shows its result."""
     environment.reset(result.record.seed)
     best, success = 0.0, False
     yield _labelled(environment.frame(), f"#{result.record.episode}", RUNNING)

@@ -1,6 +1,6 @@
 """The demonstrations that come with this package, and the LeRobot dataset made of them.
 
-What is shipped is a table of a few hundred kilobytes: where everything was and what was done, frame by frame.
+The package contains a table of a few hundred kilobytes: the state and the action of every frame.
 Keypoints and images follow from it, so the dataset is built on the machine that first needs it.
 """
 
@@ -29,7 +29,7 @@ __all__ = ["Demonstrations", "DemonstrationsError", "ensure_dataset", "load_demo
 
 TABLE = "demonstrations.npz"
 LAYOUT = 1
-"""Raised when the dataset that is made of the same table changes, so that caches are made again."""
+"""Increased when the dataset that is made of the same table changes, so that caches are rebuilt."""
 
 
 class DemonstrationsError(TrainableError):
@@ -74,7 +74,7 @@ class Demonstrations:
         return to_world(poses[:, None], KEYPOINTS).reshape(len(poses), -1).astype(np.float32)
 
     def save(self, path: Path) -> None:
-        """Write the table, whole or not at all."""
+        """Write the table; the file is either complete or absent."""
         unfinished = path.with_name(f".{path.name}.unfinished")
         with unfinished.open("wb") as file:
             np.savez_compressed(file, **{item.name: getattr(self, item.name) for item in fields(self)})
@@ -103,7 +103,7 @@ def ensure_dataset(cache: Path, images: bool, progress: Callable[[str], None] | 
     """Build the LeRobot dataset of the demonstrations, unless an earlier call already has.
 
     Args:
-        cache: Folder that every process of a machine may share; built once by the caller that comes first.
+        cache: Folder that every process of a machine may share; the first caller builds it for all.
         images: Whether the dataset has a camera, ``observation.image``; drawing it takes a minute.
         progress: Called with a message while the dataset is built.
 
@@ -175,7 +175,7 @@ def _features(images: bool) -> Mapping[str, Any]:
 
 
 class _Camera:
-    """Draws moments of the table as gym-pusht would have shown them."""
+    """Draws frames of the table as gym-pusht draws them."""
 
     def __init__(self) -> None:
         from trainables.pusht.environment import PushTSimulator
@@ -184,7 +184,7 @@ class _Camera:
         self._simulator.reset(seed=0)
 
     def film(self, agents: np.ndarray, blocks: np.ndarray) -> np.ndarray:
-        """Images (T, H, W, 3), uint8. Nothing is simulated again, so they show the table's own states."""
+        """Images (T, H, W, 3), uint8. Nothing is simulated again: they show the table's states."""
         frames = []
         for agent, block in zip(agents, blocks, strict=True):
             self._simulator.place(agent, block)

@@ -1,7 +1,7 @@
 """Push-T as a policy sees it: agent position, keypoints of the T and camera image, all at once.
 
 This is gym-pusht's simulator, with the same states and pictures in a quarter of the time: the drawing and the
-coverage, which cost the most, are computed only where somebody looks and they can have changed.
+coverage, which cost the most, are computed only if they are needed and may have changed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
 
 with warnings.catch_warnings():
-    # pygame imports pkg_resources, which announces its own end.
+    # pygame imports pkg_resources, which warns that it is deprecated.
     warnings.simplefilter("ignore")
     import cv2
     import pygame
@@ -33,7 +33,7 @@ with warnings.catch_warnings():
 __all__ = ["PushTEnvironment", "PushTSimulator"]
 
 FRAME_SIZE_PX = 256
-"""Side of the pictures for a person."""
+"""Side of the pictures for films."""
 BLOCK_REACH_PX = 77.0
 """No point of the T is farther than this from its centre of gravity."""
 
@@ -98,11 +98,11 @@ class PushTSimulator(PushTEnv):  # type: ignore[misc, unused-ignore]
         return np.asarray(cv2.resize(pixels, (self.observation_width, self.observation_height)))
 
     def reset_to(self, state: np.ndarray) -> None:
-        """Start from agent x, y and block x, y, angle (5,) as gym-pusht understands them."""
+        """Start from agent x, y and block x, y, angle (5,) as gym-pusht takes them."""
         self.reset(seed=0, options={"reset_to_state": np.asarray(state, dtype=np.float64)})
 
     def place(self, agent: np.ndarray, block: np.ndarray) -> None:
-        """Put the agent (2,) and the block, a pose (3,), where they were at some moment, to be looked at."""
+        """Put the agent (2,) and the block, a pose (3,), where they were at some moment, to draw them."""
         self.agent.position = (float(agent[0]), float(agent[1]))
         self.block.angle = float(block[2])
         self.block.position = (float(block[0]), float(block[1]))
@@ -138,7 +138,7 @@ class PushTSimulator(PushTEnv):  # type: ignore[misc, unused-ignore]
 
 
 class PushTEnvironment:
-    """Push-T with the observations that a policy asks for; the image is drawn only where one is asked for.
+    """Push-T with the observations that a policy needs; the image is drawn only if it needs one.
 
     Attributes:
         action_shape: (2,): the target position of the agent, px.

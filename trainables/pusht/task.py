@@ -1,4 +1,4 @@
-"""What the Push-T task is called and how it is recorded."""
+"""Name and recording settings of the Push-T task."""
 
 from __future__ import annotations
 

@@ -232,7 +232,7 @@ def test_an_empty_list_shows_how_to_start_a_sweep(capsys):
     [
         (ResourceError("8 GPUs wanted"), 2, False),
         (SweeperError("the cluster went away"), 1, False),
-        (ConfigError([Fault("policy.horizon", "18 is no multiple of 4.")]), 2, False),
+        (ConfigError([Fault("policy.horizon", "18 is not a multiple of 4.")]), 2, False),
         (TrainableError("something else"), 1, False),
         (ZeroDivisionError("a bug"), 1, True),
         (KeyboardInterrupt(), 130, False),

@@ -102,10 +102,10 @@ def test_a_dataset_that_cannot_be_opened_is_a_finding(capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["nowhere"], "'nowhere' is no folder"),
+        (["nowhere"], "'nowhere' is not a folder"),
         (["set", "policy.horizont=32"], "Did you mean policy.horizon?"),
         (["set", "policy.horizon=x"], "'x' is not an int"),
-        (["set", "policy.horizon=7"], "7 is no multiple of 8"),
+        (["set", "policy.horizon=7"], "7 is not a multiple of 8"),
         (["set", "horizon"], "is not an override"),
         (["set", "dataset.exclude_episodes=[9]"], "[9] do not exist"),
         (["set", "--trainable", "other"], "no trainable is called 'other'"),

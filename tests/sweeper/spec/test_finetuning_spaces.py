@@ -105,10 +105,10 @@ def test_what_the_weights_fix_is_a_fault_at_its_line(tmp_path, checkpoint):
 
 def test_a_checkpoint_that_is_not_here_is_a_warning_and_one_that_is_none_a_fault(tmp_path):
     plan = make_plan(load_spec(write(tmp_path, "my_checkpoint")), Machine(cpus=4, gpus=1))
-    assert any("policy.path: there is no my_checkpoint on this machine" in line for line in plan.warnings)
+    assert any("policy.path: my_checkpoint does not exist on this machine" in line for line in plan.warnings)
 
     (tmp_path / "empty").mkdir()
-    with pytest.raises(SpecError, match="holds no checkpoint"):
+    with pytest.raises(SpecError, match="does not contain a checkpoint"):
         load_spec(write(tmp_path, tmp_path / "empty"))
 
 

@@ -465,7 +465,7 @@ def test_n_action_steps_that_never_fit_are_a_fault(write):
 def test_whole_numbers_that_never_fit_come_with_those_that_do(write):
     (fault,) = faults_of(write(), "parameters.policy.horizon.min=8", "parameters.policy.horizon.max=32")
     assert fault.name == "parameters.policy.horizon"
-    assert "9: 9 is no multiple of 4" in fault.problem
+    assert "9: 9 is not a multiple of 4" in fault.problem
     assert fault.remedy == "Use {min: 8, max: 32, step: 4}."
 
 
@@ -497,7 +497,7 @@ def test_a_fault_of_every_trial_does_not_hide_those_of_single_values(write):
     assert warmup.name == "config.lr_scheduler.warmup_steps"
     assert warmup.remedy.endswith("Not set here, lr_scheduler.warmup_steps is 500.")
     assert horizon.line == line_of(text, "policy.horizon:")
-    assert horizon.problem.startswith("10 is no multiple of 4")
+    assert horizon.problem.startswith("10 is not a multiple of 4")
 
 
 def test_a_batch_that_the_workers_cannot_share_is_a_fault_before_any_trial(write):

@@ -97,7 +97,7 @@ def test_the_hub_the_built_in_set_and_folders_are_told_apart(tmp_path):
     [
         ({"root": []}, "dataset.root", "is an empty list"),
         ({"root": ["a", 3]}, "dataset.root", "3 is not a text"),
-        ({"repo_id": ["a/b", "builtin/push"]}, "dataset.repo_id", "no built-in dataset 'builtin/push'"),
+        ({"repo_id": ["a/b", "builtin/push"]}, "dataset.repo_id", "'builtin/push' is not a built-in dataset"),
         ({"root": "a", "episodes": "9-3"}, "dataset.episodes", "'9-3' ends before it begins"),
         ({"root": "a", "episodes": [1, -2]}, "dataset.episodes", "-2 is negative"),
         ({"root": "a", "episodes": []}, "dataset.episodes", "is empty"),

@@ -111,15 +111,15 @@ def test_package_that_fails_to_import_says_why(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(
         importlib,
         "import_module",
-        lambda name, package=None: builtins.__import__("a_module_that_nobody_has"),
+        lambda name, package=None: builtins.__import__("a_module_that_does_not_exist"),
     )
     text = faults("gym_pusht/PushT-v0", PUSHT_STATE)
-    assert "gym_pusht cannot be imported: No module named 'a_module_that_nobody_has'" in text
+    assert "gym_pusht cannot be imported: No module named 'a_module_that_does_not_exist'" in text
 
 
 def test_actions_of_another_shape_are_a_fault() -> None:
     six = PolicyFeatures(PUSHT_STATE.inputs, Feature(ACTION, FeatureType.ACTION, (6,)))
-    assert "takes actions of (2,), the dataset's are (6,)" in faults("gym_pusht/PushT-v0", six)
+    assert "takes actions of shape (2,); the dataset's have (6,)" in faults("gym_pusht/PushT-v0", six)
 
 
 def test_every_observation_that_is_missing_or_of_another_shape_is_a_fault() -> None:
@@ -128,8 +128,8 @@ def test_every_observation_that_is_missing_or_of_another_shape_is_a_fault() -> N
         Feature(STATE, FeatureType.STATE, (7,)),
     )
     text = faults("gym_pusht/PushT-v0", PolicyFeatures(inputs, PUSHT_STATE.action))
-    assert "cannot give observation.images.wrist" in text
-    assert "observation.state as a vector of (2,), the dataset has (7,)" in text
+    assert "does not return observation.images.wrist" in text
+    assert "observation.state as a vector of (2,); the dataset has (7,)" in text
 
 
 def test_environment_without_a_step_limit_is_a_fault_of_max_steps() -> None:
@@ -140,12 +140,12 @@ def test_environment_without_a_step_limit_is_a_fault_of_max_steps() -> None:
 @pytest.mark.parametrize(
     ("env_id", "words"),
     [
-        (f"{HERE}:make_nonsense", "gave int"),
+        (f"{HERE}:make_nonsense", "returned int"),
         (f"{HERE}:make_broken", "RuntimeError: no licence"),
         (f"{HERE}:missing", "missing"),
         ("no_such_module:thing", "no_such_module"),
         ("no_such_package/Thing-v0", "needs the package no_such_package"),
-        ("CartPole-v1", "is no vector of numbers"),
+        ("CartPole-v1", "is not a vector of numbers"),
         ("Pendulum-v1", "not a Dict"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Values that are legal by themselves and cannot go together. Standard library only."""
+"""Values that are legal by themselves and cannot be combined. Standard library only."""
 
 from __future__ import annotations
 
@@ -32,26 +32,26 @@ __all__ = [
 FINAL_CONV_GROUPS = 8
 """Groups of the U-Net's last GroupNorm: fixed in LeRobot and in the original code."""
 MIN_CROP_COVERAGE = 0.25
-"""A crop that keeps less of the (resized) image than this is taken for a mistake."""
+"""A crop that keeps less of the (resized) image than this is refused as a mistake."""
 
 
 def scratch_faults(policy: PolicyConfig, optimizer: OptimizerConfig) -> list[Fault]:
-    """What only a policy that starts from a checkpoint can have."""
+    """Values that only a policy that starts from a checkpoint can have."""
     if policy.path is not None:
         return []
     faults = []
     if policy.stats == "checkpoint":
         remedy = "Set policy.path, or policy.stats: dataset."
-        faults.append(Fault("policy.stats", "there is no checkpoint to take them from.", remedy))
+        faults.append(Fault("policy.stats", "'checkpoint' needs policy.path, which is not set.", remedy))
     if optimizer.vision_encoder_lr_multiplier == 0.0:
-        problem = "0 would freeze an encoder of random weights."
-        remedy = "Set policy.path to a checkpoint whose encoder has learnt to see, or use a number above 0."
+        problem = "0 would freeze an encoder with random weights."
+        remedy = "Set policy.path to a checkpoint with a trained encoder, or use a number above 0."
         faults.append(Fault("optimizer.vision_encoder_lr_multiplier", problem, remedy))
     return faults
 
 
 def dataset_faults(dataset: DatasetConfig) -> list[Fault]:
-    """A dataset must be named, once, and so must its episodes."""
+    """A dataset must be named, in one field, and each episode in one field too."""
     faults = []
     if dataset.root is None and dataset.repo_id is None:
         remedy = f"Set it to a LeRobot folder, or set dataset.repo_id ({BUILTIN_PUSHT} is built in)."
@@ -67,13 +67,13 @@ def dataset_faults(dataset: DatasetConfig) -> list[Fault]:
     if dataset.root is None:
         repo_ids = dataset.repo_id if isinstance(dataset.repo_id, tuple) else (dataset.repo_id or "",)
         faults += [
-            Fault("dataset.repo_id", "is an address, and no name on the hub.", "Name it as dataset.root.")
+            Fault("dataset.repo_id", "is an address, not a name on the hub.", "Set it as dataset.root.")
             for _ in filter(is_url, repo_ids)
         ]
         faults += [
             Fault(
                 "dataset.repo_id",
-                f"there is no built-in dataset {repo_id!r}.",
+                f"{repo_id!r} is not a built-in dataset.",
                 f"The only one is {BUILTIN_PUSHT}.",
             )
             for repo_id in repo_ids
@@ -84,9 +84,9 @@ def dataset_faults(dataset: DatasetConfig) -> list[Fault]:
     both = parse_choice(dataset.episodes or ()).numbers & parse_choice(dataset.exclude_episodes).numbers
     if both:
         problem = f"{sorted(both)} are in dataset.episodes too."
-        faults.append(Fault("dataset.exclude_episodes", problem, "Name each once."))
+        faults.append(Fault("dataset.exclude_episodes", problem, "List each episode in only one of the two."))
     faults += [
-        Fault("dataset.features", f"{name!r} becomes {target!r}.", "Expected a name, or a list of names.")
+        Fault("dataset.features", f"{name!r} becomes {target!r}.", "Use a name, or a list of names.")
         for name, target in (dataset.features or {}).items()
         if not (target and (isinstance(target, str) or _are_texts(target)))
     ]
@@ -98,7 +98,7 @@ def _are_texts(value: object) -> bool:
 
 
 def window_faults(policy: PolicyConfig, evaluation: EvalConfig) -> list[Fault]:
-    """The horizon must suit the U-Net, and hold the actions that are executed and compared."""
+    """The horizon must fit the U-Net, and contain the actions that are executed and compared."""
     faults = []
     if policy.horizon % policy.downsampling:
         levels = len(policy.down_dims)
@@ -106,7 +106,7 @@ def window_faults(policy: PolicyConfig, evaluation: EvalConfig) -> list[Fault]:
         faults.append(
             Fault(
                 "policy.horizon",
-                f"{policy.horizon} is no multiple of {policy.downsampling}, as {levels} levels need.",
+                f"{policy.horizon} is not a multiple of {policy.downsampling}, as {levels} levels need.",
                 f"Nearest legal values: {legal}; or change the number of policy.down_dims.",
             )
         )
@@ -116,7 +116,7 @@ def window_faults(policy: PolicyConfig, evaluation: EvalConfig) -> list[Fault]:
         faults.append(
             Fault(
                 "policy.n_action_steps",
-                f"{policy.n_action_steps} actions cannot be executed: {sizes} leave {max(available, 0)}.",
+                f"{policy.n_action_steps} actions cannot be executed: {sizes} allow {max(available, 0)}.",
                 "Keep `policy.n_action_steps <= policy.horizon - policy.n_obs_steps + 1`.",
             )
         )
@@ -138,7 +138,7 @@ def _nearest_multiples(value: int, base: int) -> str:
 
 
 def network_faults(policy: PolicyConfig) -> list[Fault]:
-    """The sizes of the U-Net must suit its convolutions and its normalisation."""
+    """The sizes of the U-Net must fit its convolutions and its normalisation."""
     faults = []
     if not policy.down_dims:
         faults.append(Fault("policy.down_dims", "is empty.", "List the channels of at least one level."))
@@ -179,7 +179,7 @@ def network_faults(policy: PolicyConfig) -> list[Fault]:
 
 
 def diffusion_faults(policy: PolicyConfig, evaluation: EvalConfig) -> list[Fault]:
-    """Denoising takes no more steps than there are, and noise must grow."""
+    """Denoising takes at most as many steps as training has timesteps, and noise must grow."""
     faults = []
     counts = {
         "policy.num_inference_steps": policy.inference_steps,
@@ -221,7 +221,7 @@ def image_faults(policy: PolicyConfig) -> list[Fault]:
 
 
 def crop_faults(policy: PolicyConfig, image: tuple[int, int], source: str) -> list[Fault]:
-    """What is wrong with cropping an image of (height, width); ``source`` says where that size comes from."""
+    """What is wrong with cropping an image of (height, width); ``source`` describes the size in messages."""
     crop = policy.crop_size(image)
     if crop is None:
         return []
@@ -260,7 +260,7 @@ def training_faults(
     faults = []
     warmup = lr_scheduler.warmup_steps
     if warmup >= train.steps:
-        problem = f"{warmup} steps of warmup leave nothing of train.steps = {train.steps}."
+        problem = f"{warmup} steps of warmup leave no step of train.steps = {train.steps}."
         faults.append(Fault("lr_scheduler.warmup_steps", problem, "Make it smaller than train.steps."))
     if len(optimizer.betas) != 2:
         faults.append(

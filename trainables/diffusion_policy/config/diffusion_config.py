@@ -1,4 +1,4 @@
-"""Configuration of a Diffusion Policy: what is learned from what, how, and how it is judged.
+"""Configuration of a Diffusion Policy: its data, network, training and evaluation.
 
 Frozen dataclasses, one per section (`trainables.diffusion_policy.config.sections`); the dotted name of a
 field is ``<section>.<field>``. Standard library only.
@@ -55,7 +55,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class DiffusionConfig:
-    """Everything a training run needs to know."""
+    """The configuration of a training run."""
 
     dataset: DatasetConfig = dataclasses.field(default_factory=DatasetConfig)
     policy: PolicyConfig = dataclasses.field(default_factory=PolicyConfig)
@@ -80,9 +80,9 @@ class DiffusionConfig:
 
     @staticmethod
     def from_flat(config: Mapping[str, Any]) -> DiffusionConfig:
-        """Build a configuration from dotted names; what is not named has its default.
+        """Build a configuration from dotted names; fields that are not named have their defaults.
 
-        The checkpoint of ``policy.path`` is not looked at: `resolve` completes a configuration from it first.
+        The checkpoint of ``policy.path`` is not read: `resolve` completes a configuration from it first.
 
         Args:
             config: Values by dotted name.
@@ -96,7 +96,7 @@ class DiffusionConfig:
         return build(config)
 
     def to_flat(self) -> dict[str, Any]:
-        """Every field by its dotted name; lists where the dataclasses hold tuples."""
+        """Every field by its dotted name; tuples of the dataclasses become lists."""
         flat: dict[str, Any] = {}
         for section in dataclasses.fields(self):
             values = getattr(self, section.name)
@@ -151,7 +151,7 @@ ALIASES: Mapping[str, str] = {
     "eval.n_episodes": "rollout.episodes",
     "env.type": "rollout.env",
 }
-"""LeRobot's names, and what they are called here."""
+"""LeRobot's names, and the names of these fields here."""
 
 
 def build(config: Mapping[str, Any]) -> DiffusionConfig:
@@ -173,9 +173,9 @@ def build(config: Mapping[str, Any]) -> DiffusionConfig:
 
 
 def config_faults(config: Mapping[str, Any], workers: int = 1) -> list[Fault]:
-    """Everything wrong with a configuration of dotted names: unknown names, values, values that clash.
+    """Every fault of a configuration of dotted names: unknown names, illegal values, values that clash.
 
-    The checkpoint of ``policy.path`` is not looked at.
+    The checkpoint of ``policy.path`` is not read.
 
     Args:
         config: Values by dotted name.
@@ -198,7 +198,7 @@ def field_faults(config: Mapping[str, Any]) -> list[Fault]:
 
 
 def combination_faults(config: DiffusionConfig, workers: int = 1) -> list[Fault]:
-    """Values of a configuration that cannot go together.
+    """Values of a configuration that cannot be combined.
 
     Args:
         config: The configuration; each value is legal in itself.

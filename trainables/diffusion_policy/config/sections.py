@@ -1,10 +1,10 @@
 """The sections of the configuration, a frozen dataclass each.
 
-Each field carries its unit, its legal range and its phase (what must be done again when it changes). Numbers
+Each field has its unit, its legal range and its phase (what must be repeated when it changes). Numbers
 that follow from others are properties and are never stored. Standard library only.
 
 Names and defaults are those of the paper (Chi et al., "Diffusion Policy", arXiv 2303.04137) and of LeRobot;
-where they differ from LeRobot's default the field says so.
+if a default differs from LeRobot's, the field's text says so.
 """
 
 from __future__ import annotations
@@ -68,13 +68,13 @@ def _field(
 
 @dataclass(frozen=True)
 class DatasetConfig:
-    """Which demonstrations are learned from."""
+    """The demonstrations to learn from."""
 
     root: str | tuple[str, ...] | None = _field(
         "texts",
         None,
         "Folder of a LeRobot dataset, here or in a store (s3://, gs://, az://), or several whose features "
-        "match; wins over repo_id.",
+        "match; takes precedence over repo_id.",
         phase="data",
     )
     repo_id: str | tuple[str, ...] | None = _field(
@@ -87,7 +87,7 @@ class DatasetConfig:
         "str", None, "Branch, tag or commit on the hub, of every repo_id; null: newest.", phase="data"
     )
     episodes: tuple[int | str, ...] | None = _field(
-        "ranges", None, "Episodes to use; null: all. 0-99 has its end, 0:100 does not.", phase="data"
+        "ranges", None, "Episodes to use; null: all. 0-99 includes its end, 0:100 does not.", phase="data"
     )
     exclude_episodes: tuple[int | str, ...] = _field("ranges", (), "Episodes to leave out.", phase="data")
     features: Mapping[str, str | Sequence[str]] | None = _field(
@@ -115,7 +115,7 @@ class DatasetConfig:
     tolerance_s: float = _field(
         "float",
         1e-4,
-        "How far a video frame may lie from its timestamp.",
+        "Largest distance of a video frame from its timestamp.",
         minimum=0.0,
         unit="s",
         phase="data",
@@ -124,12 +124,12 @@ class DatasetConfig:
 
 @dataclass(frozen=True)
 class PolicyConfig:
-    """The network, the diffusion process, the window of time it sees, and the weights it starts from."""
+    """The network, the diffusion process, the window of time, and the initial weights."""
 
     path: str | None = _field(
         "str",
         None,
-        "Checkpoint to fine-tune: LeRobot's, a trial's, a .ckpt file; gives what is not named under policy.",
+        "Checkpoint to fine-tune: LeRobot's, a trial's, a .ckpt file; sets the policy fields not named.",
         unit=PATH_OR_HUB,
         phase="data",
     )
@@ -138,14 +138,14 @@ class PolicyConfig:
         choices=("dataset", "checkpoint"),
     )  # fmt: skip
     reinit_mismatched: bool = _field(
-        "bool", False, "Begin layers anew that do not fit policy.path's, in place of refusing."
+        "bool", False, "Reinitialise layers that do not fit policy.path's, instead of refusing."
     )
     n_obs_steps: int = _field(
         "int", 2, "Observation steps that condition the policy.", minimum=1, unit="steps"
     )
     horizon: int = _field("int", 16, "Action steps that are predicted at once.", minimum=1, unit="steps")
     n_action_steps: int = _field(
-        "int", 8, "Predicted actions that are executed before the next look.", minimum=1, unit="steps",
+        "int", 8, "Predicted actions that are executed before the next prediction.", minimum=1, unit="steps",
         phase="inference",
     )  # fmt: skip
     vision_backbone: str = _field(
@@ -243,15 +243,15 @@ class PolicyConfig:
 
     @property
     def drop_n_last_frames(self) -> int:
-        """Frames at an episode's end where no window starts (LeRobot fixes 7 beside this formula)."""
+        """Frames at an episode's end at which no window starts (LeRobot always uses 7)."""
         return self.available_actions - self.n_action_steps
 
     @property
     def downsampling(self) -> int:
         """What the horizon must be a multiple of.
 
-        The lowest level keeps its length, yet LeRobot asks for ``2 ** len(down_dims)``, and a checkpoint of
-        ours must load there.
+        The lowest level keeps its length, but LeRobot requires ``2 ** len(down_dims)``, and it must be able
+        to load our checkpoints.
         """
         return 2 ** len(self.down_dims)
 
@@ -344,9 +344,9 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """Held-out action error: the same question to every trial, whatever its horizon or noise schedule."""
+    """Held-out action error: the same measurement for every trial, whatever its horizon or noise schedule."""
 
-    windows: int = _field("int", 256, "Held-out windows (or fewer, where there are fewer).", minimum=1)
+    windows: int = _field("int", 256, "Held-out windows, or all if there are fewer.", minimum=1)
     window_steps: int = _field(
         "int", 4, "Actions compared per window, from the current step on.", minimum=1, unit="steps"
     )

@@ -1,4 +1,4 @@
-"""How a checkpoint's weights fit a configuration and a dataset, told from names, sizes and shapes.
+"""Whether a checkpoint's weights fit a configuration and a dataset, by names, sizes and shapes.
 
 Standard library only.
 """
@@ -50,28 +50,28 @@ OWN_FIELDS = {
     "policy.path",
     "policy.stats",
     "policy.reinit_mismatched",
-    # The weights come from the checkpoint; fetching others first would be for nothing.
+    # The weights are the checkpoint's; fetching others first would be useless.
     "policy.pretrained_backbone_weights",
 }
-"""Fields of the policy that say how to start, and are not taken from where it starts."""
+"""Fields of the policy that describe the start, and are not taken from the checkpoint."""
 SHOWN_LAYERS = 6
 
 Value = TypeVar("Value")
 
 
 def feature_faults(config: DiffusionConfig, start: PretrainedConfig, found: PolicyFeatures) -> list[Fault]:
-    """How the observations and actions of a dataset differ from those that the checkpoint's weights know.
+    """How the observations and actions of a dataset differ from those of the checkpoint's weights.
 
     Args:
         config: The completed configuration.
         start: The checkpoint.
-        found: What the dataset has, of the observations that are asked for.
+        found: The dataset's features, limited to the observations that are used.
     """
     faults = _statistics_faults(config, start, found)
     if config.policy.reinit_mismatched:
         return faults + frozen_faults(config, start, found)
-    anew = len(layers_to_reinitialise(config.policy, start, found))
-    remedy = f"Or set policy.reinit_mismatched: true, with which {_count(anew, 'layer')} would begin anew."
+    reinitialised = len(layers_to_reinitialise(config.policy, start, found))
+    remedy = f"Or set policy.reinit_mismatched: true, which reinitialises {_count(reinitialised, 'layer')}."
     return [
         *faults,
         *_camera_faults(start.features.cameras, found.cameras, remedy),
@@ -93,7 +93,7 @@ def rename_for_cameras(
     """A checkpoint's tensors under the names that a policy with other cameras has for them.
 
     With one encoder per camera, the encoders are numbered in the order of the cameras: a camera keeps its own
-    encoder wherever it stands now, and the encoder of a camera that is gone is left out.
+    encoder at any position, and the encoder of a camera that is gone is left out.
 
     Args:
         tensors: By their name in the checkpoint.
@@ -119,8 +119,8 @@ def rename_for_cameras(
 def match_camera_order(found: PolicyFeatures, known: PolicyFeatures) -> PolicyFeatures:
     """A dataset's features with the cameras in the order in which a checkpoint's policy takes them.
 
-    Cameras that it does not know follow. The order decides which numbers of the condition, and which encoder
-    where each camera has one, belong to a camera.
+    New cameras follow. The order decides which numbers of the condition belong to a camera, and which encoder
+    if each camera has one.
     """
     order = {camera.name: place for place, camera in enumerate(known.cameras)}
     cameras = iter(sorted(found.cameras, key=lambda camera: order.get(camera.name, len(order))))
@@ -129,28 +129,28 @@ def match_camera_order(found: PolicyFeatures, known: PolicyFeatures) -> PolicyFe
 
 
 def image_remarks(policy: PolicyConfig, start: PretrainedConfig, found: PolicyFeatures) -> list[str]:
-    """Cameras whose images have another size than those that the checkpoint's encoder has learnt to see."""
+    """Cameras whose images have another size than those on which the checkpoint's encoder was trained."""
     known = {camera.name: _image_size(start_policy(start), camera) for camera in start.features.cameras}
     sizes = {camera.name: _image_size(policy, camera) for camera in found.cameras}
     return [
-        f"{name}: the checkpoint saw images of {_times(known[name])}, and sees {_times(size)} now; "
-        f"policy.resize_shape: {list(known[name])} would keep what things look like to it."
+        f"{name}: the checkpoint was trained on images of {_times(known[name])}, but gets {_times(size)}. "
+        f"Set policy.resize_shape: {list(known[name])} to keep the scale of its images."
         for name, size in sizes.items()
         if name in known and known[name] != size
     ]
 
 
 def reinit_remarks(policy: PolicyConfig, start: PretrainedConfig, found: PolicyFeatures) -> list[str]:
-    """Which layers are initialised again, and why; empty if all of them fit."""
+    """Which layers are reinitialised, and why; empty if all of them fit."""
     causes = [f"policy.{name}" for name in changed_fields(policy, start)]
     if _camera_faults(start.features.cameras, found.cameras) or _vector_faults(start.features, found):
         causes.append("the dataset's features")
     if not causes:
         return []
-    anew = layers_to_reinitialise(policy, start, found)
+    reinitialised = layers_to_reinitialise(policy, start, found)
     total = len({layer_of(name) for name in _shapes(policy, found)})
-    words = f"of {total} layers {_count(len(anew), 'begins', 'begin')} anew ({', '.join(causes)})"
-    return [f"policy.reinit_mismatched: {words}{': ' + _listed(anew) if anew else ''}."]
+    words = f"of {total} layers {_count(len(reinitialised), 'is', 'are')} reinitialised ({', '.join(causes)})"
+    return [f"policy.reinit_mismatched: {words}{': ' + _listed(reinitialised) if reinitialised else ''}."]
 
 
 def start_policy(start: PretrainedConfig) -> PolicyConfig:
@@ -172,14 +172,14 @@ def changed_fields(policy: PolicyConfig, start: PretrainedConfig) -> list[str]:
 
 
 def field_fault(name: str, policy: PolicyConfig, start: PretrainedConfig) -> Fault:
-    """Say that a field is not the checkpoint's."""
+    """The fault of a field that differs from the checkpoint's."""
     had, wanted = getattr(start_policy(start), name), getattr(policy, name)
     alone = dataclasses.replace(start_policy(start), **{name: wanted})
-    anew = len(layers_to_reinitialise(alone, start, start.features))
-    # GroupNorm's groups have no weights of their own, yet what they compute is another function.
+    reinitialised = len(layers_to_reinitialise(alone, start, start.features))
+    # The groups of GroupNorm have no weights, but they change the function that is computed.
     consequence = (
-        f"with which {_count(anew, 'layer')} would begin anew"
-        if anew
+        f"which reinitialises {_count(reinitialised, 'layer')}"
+        if reinitialised
         else "which keeps the weights as they are"
     )
     return Fault(
@@ -190,17 +190,15 @@ def field_fault(name: str, policy: PolicyConfig, start: PretrainedConfig) -> Fau
 
 
 def frozen_faults(config: DiffusionConfig, start: PretrainedConfig, found: PolicyFeatures) -> list[Fault]:
-    """Layers of the vision encoder that would be initialised again and never learn anything."""
+    """Layers of the vision encoder that would be reinitialised and then never trained."""
     if not config.freezes_encoder:
         return []
-    anew = layers_to_reinitialise(config.policy, start, found)
-    blind = [layer for layer in anew if layer.startswith("diffusion.rgb_encoder.")]
+    reinitialised = layers_to_reinitialise(config.policy, start, found)
+    blind = [layer for layer in reinitialised if layer.startswith("diffusion.rgb_encoder.")]
     if not blind:
         return []
-    problem = (
-        f"0 would freeze {_count(len(blind), 'layer')} of the encoder that begin anew: {_listed(blind)}."
-    )
-    remedy = "Use a number above 0, or leave the encoder as the checkpoint has it."
+    problem = f"0 would freeze {_count(len(blind), 'reinitialised layer')} of the encoder: {_listed(blind)}."
+    remedy = "Use a number above 0, or the checkpoint's own settings of the encoder."
     return [Fault("optimizer.vision_encoder_lr_multiplier", problem, remedy)]
 
 
@@ -209,7 +207,7 @@ def _camera_faults(known: tuple[Feature, ...], found: tuple[Feature, ...], remed
     added = [camera.name for camera in found if camera.name not in {item.name for item in known}]
     if not missing and not added:
         return []
-    problem = f"the checkpoint sees {_names(known)}, and the dataset gives {_names(found)}."
+    problem = f"the checkpoint uses {_names(known)}, but the dataset has {_names(found)}."
     if len(missing) == len(added):
         renamed = ", ".join(f"{new}: {old}" for new, old in zip(added, missing, strict=True))
         first = f"If they are the same under other names, set dataset.features: {{{renamed}}}."
@@ -227,13 +225,13 @@ def _vector_faults(known: PolicyFeatures, found: PolicyFeatures, remedy: str = "
         if had == has:
             continue
         if has is None:
-            problem, first = f"the checkpoint needs it ({had} numbers), and the dataset lacks it.", ""
+            problem, first = f"the checkpoint needs it ({had} numbers), but the dataset lacks it.", ""
         elif had is None:
-            problem = f"the checkpoint does not know it, and the dataset has {has} numbers of it."
+            problem = f"the checkpoint does not use it, but the dataset has it ({has} numbers)."
             first = "Leave it out: dataset.observations chooses what is used."
         else:
-            problem = f"the checkpoint has {had} numbers, and the dataset {has}."
-            first = "Take a dataset of the same robot."
+            problem = f"the checkpoint has {had} numbers, but the dataset has {has}."
+            first = "Use a dataset of the same robot."
         faults.append(Fault(name, problem, f"{first} {remedy}".strip()))
     return faults
 
@@ -299,7 +297,7 @@ def _count(number: int, one: str, several: str = "") -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as it would be written in a space file."""
+    """A value as it is written in a space file."""
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
     return str(list(value)) if isinstance(value, (list, tuple)) else str(value)

@@ -1,7 +1,7 @@
 """A flat configuration completed from its checkpoint, checked, and built.
 
-`DiffusionConfig.from_flat` builds what it is given. Here ``policy.path`` is followed first: what the
-configuration leaves open is taken from that checkpoint, and what contradicts the checkpoint is a fault.
+`DiffusionConfig.from_flat` builds only what is named. Here ``policy.path`` is read first: fields that the
+configuration does not name are taken from that checkpoint, and fields that contradict it are faults.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def resolve(config: Mapping[str, Any]) -> DiffusionConfig:
     """Complete a configuration from the checkpoint of its ``policy.path``, check it and build it.
 
     Args:
-        config: Values by dotted name. With ``policy.path``, values under ``policy`` that are not named are
+        config: Values by dotted name. With ``policy.path``, fields of ``policy`` that are not named are
             taken from that checkpoint. Without it, or if the path is not on this machine, they have their
             defaults.
 
@@ -39,7 +39,7 @@ def resolve(config: Mapping[str, Any]) -> DiffusionConfig:
 
 
 def resolve_faults(config: Mapping[str, Any], workers: int = 1) -> list[Fault]:
-    """Everything wrong with a configuration, its checkpoint's values included.
+    """Every fault of a configuration, its checkpoint's values included.
 
     Args:
         config: As for `resolve`.

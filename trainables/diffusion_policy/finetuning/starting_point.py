@@ -1,8 +1,8 @@
-"""Fine-tuning: what a run takes from the checkpoint that it starts from, and what it must leave as it is.
+"""Fine-tuning: what a run takes from the checkpoint at which it starts, and what it must not change.
 
-Told from the checkpoint's ``config.json`` alone, before any weight is read: schedules, horizon and learning
-rate are free; what the shape of a layer follows from is not, unless the user lets such layers be initialised
-again. Standard library only.
+Read from the checkpoint's ``config.json`` alone, before any weight is read: schedules, horizon and learning
+rate are free; fields that decide the shape of a layer are not, unless the user lets such layers be
+reinitialised. Standard library only.
 """
 
 from __future__ import annotations
@@ -42,26 +42,26 @@ __all__ = [
 ]
 
 LEARNT_FIELDS = {
-    "policy.prediction_type": "what its network predicts has to be learnt anew",
-    "policy.normalization_visual": "its network knows images of another scale",
-    "policy.normalization_state": "its network knows states of another scale",
-    "policy.normalization_environment_state": "its network knows environment states of another scale",
-    "policy.normalization_action": "its network knows actions of another scale",
+    "policy.prediction_type": "its network must learn a new kind of prediction",
+    "policy.normalization_visual": "its network was trained on images of another scale",
+    "policy.normalization_state": "its network was trained on states of another scale",
+    "policy.normalization_environment_state": "its network was trained on states of another scale",
+    "policy.normalization_action": "its network was trained on actions of another scale",
 }
-"""Fields that the weights allow to change and that undo some of what was learnt."""
+"""Fields that may change with these weights, although that undoes part of the training."""
 
 _read: dict[str, tuple[tuple[int, ...], PretrainedConfig]] = {}
 _unreachable: dict[str, ConfigError] = {}
 
 
 def read_start(path: str) -> PretrainedConfig | None:
-    """What the checkpoint of ``policy.path`` says of itself; None if the path is not on this machine.
+    """The configuration of the checkpoint of ``policy.path``; None if the path is not on this machine.
 
-    Of a checkpoint on the hub only the configuration is fetched. Remembered while the file does not change:
-    a sweep asks for every combination of its space.
+    Of a checkpoint on the hub only the configuration is fetched. Cached while the file does not change:
+    a sweep needs it for every combination of its space.
 
     Raises:
-        ConfigError: If there is no checkpoint at the path, or none that can be read.
+        ConfigError: If the path has no checkpoint, or it cannot be read.
     """
     if is_url(path):
         remedy = "Copy the checkpoint to a folder that all machines see, or name one on the hub."
@@ -79,7 +79,7 @@ def read_start(path: str) -> PretrainedConfig | None:
         start = read_config(_hub_config(path) if on_hub else find_checkpoint(path))
     except ConfigError as error:
         if on_hub:
-            # Each further combination would wait for the network again.
+            # Otherwise each further combination would wait for the network again.
             _unreachable[path] = error
         raise
     _read[path] = (_stamp(start.folder), start)
@@ -89,7 +89,11 @@ def read_start(path: str) -> PretrainedConfig | None:
 def _is_there(path: str) -> bool:
     try:
         return Path(path).expanduser().exists()
-    except (OSError, ValueError, RuntimeError):  # what no file system has: too long, a null byte, ~nobody
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+    ):  # not a possible path: too long, a null byte, an unknown ~user
         return False
 
 
@@ -113,16 +117,16 @@ def _hub_config(repo_id: str) -> Path:
     try:
         return Path(hf_hub_download(repo_id, "config.json")).parent
     except (HfHubHTTPError, OSError, ValueError):
-        # Its configuration may lie deeper, or it is not there at all, which this says better.
+        # Its configuration may be in a folder inside, or missing, which this reports better.
         return find_checkpoint(repo_id)
 
 
 def inherited(config: Mapping[str, Any]) -> dict[str, Any]:
     """The values that a configuration takes from its ``policy.path``, by dotted name.
 
-    The fields of ``policy`` that ``config`` does not name, the observations that the checkpoint's policy sees
-    where ``dataset.observations`` is not named, and ``policy.path`` itself, with pointers such as ``last``
-    followed: they may point elsewhere tomorrow.
+    The fields of ``policy`` that ``config`` does not name, the checkpoint's observations if
+    ``dataset.observations`` is not named, and ``policy.path`` itself, with pointers such as ``last``
+    followed, since they may change later.
 
     Raises:
         ConfigError: If the checkpoint cannot be read.
@@ -137,7 +141,7 @@ def inherited(config: Mapping[str, Any]) -> dict[str, Any]:
         if name.startswith("policy.") and name in FIELDS and name not in OWN_FIELDS and name not in config
     }
     if "policy.crop_ratio" in config and "policy.crop_shape" in values:
-        # A crop of fixed size would win over the one that is asked for.
+        # A crop of fixed size would take precedence over the requested one.
         values["policy.crop_shape"] = None
     if "dataset.observations" not in config:
         values["dataset.observations"] = [feature.name for feature in start.features.inputs]
@@ -147,13 +151,13 @@ def inherited(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _settled(folder: Path) -> Path:
-    """The folder from the root, LeRobot's link ``last`` followed."""
+    """The absolute folder, LeRobot's link ``last`` followed."""
     folder = folder.absolute()
     return folder.resolve() if "last" in folder.parts else folder
 
 
 def start_faults(config: DiffusionConfig) -> list[Fault]:
-    """What a completed configuration changes although the checkpoint's weights fix it.
+    """Fields that a completed configuration changes although the checkpoint's weights fix them.
 
     Raises:
         ConfigError: If the checkpoint cannot be read.
@@ -170,7 +174,7 @@ def start_faults(config: DiffusionConfig) -> list[Fault]:
 
 
 def checkpoint_faults(config: DiffusionConfig, start: PretrainedConfig) -> list[Fault]:
-    """What is wrong with a checkpoint itself: where it contradicts its own weights, and what it lacks.
+    """What is wrong with a checkpoint itself: contradictions to its own weights, and missing parts.
 
     Args:
         config: The completed configuration.
@@ -186,13 +190,13 @@ def checkpoint_faults(config: DiffusionConfig, start: PretrainedConfig) -> list[
     if start.crop_fault is not None and not _crops_otherwise(config.policy, start):
         faults.append(start.crop_fault)
     if start.statistics_fault and config.policy.stats == "checkpoint":
-        problem = f"there are no statistics to take: {folder} {start.statistics_fault}."
+        problem = f"the checkpoint has no statistics: {folder} {start.statistics_fault}."
         faults.append(Fault("policy.stats", problem, "Set policy.stats: dataset."))
     return faults
 
 
 def _crops_otherwise(policy: PolicyConfig, start: PretrainedConfig) -> bool:
-    """Whether the run gives the encoders an input of its own."""
+    """Whether the run sets the size of the encoders' input."""
     names = ("resize_shape", "crop_shape", "crop_ratio")
     return any(differ(getattr(policy, name), start.values.get(f"policy.{name}", None)) for name in names)
 
@@ -208,7 +212,7 @@ def start_sizes(path: str) -> dict[str, int]:
 
 
 def start_statistics(config: DiffusionConfig) -> dict[str, list[float]]:
-    """The checkpoint's statistics of the action; empty if they are not known here.
+    """The checkpoint's statistics of the action; empty if they are unknown here.
 
     Raises:
         ConfigError: If the checkpoint cannot be read.
@@ -218,11 +222,11 @@ def start_statistics(config: DiffusionConfig) -> dict[str, list[float]]:
 
 
 def remarks(config: DiffusionConfig, found: PolicyFeatures | None = None) -> list[str]:
-    """What is legal in a completed configuration and yet worth knowing before it is trained.
+    """Warnings about a legal completed configuration before it is trained.
 
     Args:
         config: The completed configuration.
-        found: The dataset's features; None if they are not known: then they are taken to fit.
+        found: The dataset's features; None if they are unknown: then they are assumed to fit.
 
     Raises:
         ConfigError: If the checkpoint cannot be read.
@@ -232,13 +236,13 @@ def remarks(config: DiffusionConfig, found: PolicyFeatures | None = None) -> lis
         return []
     start = read_start(policy.path)
     if start is None:
-        problem = f"policy.path: there is no {policy.path} on this machine"
-        return [f"{problem}, so what it decides is not known here, and what it forbids not checked."]
+        problem = f"policy.path: {policy.path} does not exist on this machine"
+        return [f"{problem}, so the fields that it decides are unknown here, and conflicts are not checked."]
     said = [f"policy.path: {note}" for note in start.notes]
     if start.statistics_fault:
         said.append(
             f"policy.path: the checkpoint {start.statistics_fault}. The dataset's statistics are used, which "
-            "are right only if it was trained on the same data."
+            "are correct only if it was trained on the same data."
         )
     values = config.to_flat()
     said += [

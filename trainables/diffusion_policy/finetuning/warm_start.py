@@ -1,4 +1,4 @@
-"""The weights that a fine-tuning run starts from: read, compared with the new policy, put into it."""
+"""The initial weights of a fine-tuning run: read, compared with the new policy, loaded into it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from trainables.interface import ConfigError, Fault, TrainContext
 __all__ = ["START", "WarmStart", "read_warm_start", "tell"]
 
 START = "start.json"
-"""File in a trial's folder that tells what its weights began as."""
+"""File in a trial's folder that describes its initial weights."""
 MOST_LISTED = 6
 
 log = logging.getLogger(__name__)
@@ -38,18 +38,18 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class WarmStart:
-    """A checkpoint to start from, and how it fits.
+    """A checkpoint at which a run starts, and how it fits.
 
     Attributes:
         config: The new run.
-        folder: Where the checkpoint lies.
-        format: What wrote it.
+        folder: The checkpoint's folder.
+        format: The format of the checkpoint.
         features: What the new policy sees and does, cameras in the order of the checkpoint's.
-        statistics: The checkpoint's, if the run takes them.
+        statistics: The checkpoint's, if the run uses them.
         weights: The checkpoint's, under the names of the new policy.
-        fetches_backbone: Whether the backbone is initialised again, and so may take pretrained weights.
+        fetches_backbone: Whether the backbone is reinitialised, and so may use pretrained weights.
         other_backbone: Whether the backbone is another ResNet.
-        notes: What a person should know of it.
+        notes: Notes for the user.
     """
 
     config: DiffusionConfig
@@ -66,29 +66,28 @@ class WarmStart:
         """Load the weights into a new policy.
 
         Returns:
-            What was done, as JSON values; among them ``begun_anew``, the layers that kept their new weights.
+            A record as JSON values; its ``begun_anew`` lists the layers that kept their new weights.
 
         Raises:
-            ConfigError: If layers do not fit although none may are initialised again, or a weight is not a
-                number.
+            ConfigError: If layers do not fit and must not be reinitialised, or a weight is not finite.
         """
         state = policy.state_dict()
         learnt = {name: value for name, value in self.weights.items() if not name.endswith(DERIVED_BUFFER)}
-        anew = reinitialised_layers(
+        reinitialised = reinitialised_layers(
             {name: tuple(value.shape) for name, value in learnt.items()},
             {name: tuple(value.shape) for name, value in state.items()},
             other_backbone=self.other_backbone,
         )
         left_out = sorted({layer_of(name) for name in learnt if name not in state})
-        if (anew or left_out) and not self.config.policy.reinit_mismatched:
-            raise _misfit(self.folder, anew, left_out)
-        fresh = set(anew)
+        if (reinitialised or left_out) and not self.config.policy.reinit_mismatched:
+            raise _misfit(self.folder, reinitialised, left_out)
+        fresh = set(reinitialised)
         taken = {
             name: value for name, value in learnt.items() if name in state and layer_of(name) not in fresh
         }
         wrong = next((name for name, value in taken.items() if not bool(torch.isfinite(value).all())), None)
         if wrong is not None:
-            raise _error(f"{self.folder}: {wrong} holds numbers that are not finite.")
+            raise _error(f"{self.folder}: {wrong} contains numbers that are not finite.")
         policy.load_state_dict(taken, strict=False)
         return {
             "path": self.config.policy.path,
@@ -97,7 +96,7 @@ class WarmStart:
             "statistics": self.config.policy.stats,
             "vision_encoder_lr_multiplier": self.config.optimizer.vision_encoder_lr_multiplier,
             "layers": len({layer_of(name) for name in state if not name.endswith(DERIVED_BUFFER)}),
-            "begun_anew": anew,
+            "begun_anew": reinitialised,
             "left_out": left_out,
             "notes": list(self.notes),
         }
@@ -109,10 +108,10 @@ def read_warm_start(config: DiffusionConfig, found: PolicyFeatures, context: Tra
     Args:
         config: The completed configuration of the run.
         found: The dataset's features.
-        context: Told of the progress.
+        context: Receives the progress.
 
     Raises:
-        ConfigError: If there is no checkpoint, it is damaged, or it does not fit and
+        ConfigError: If the checkpoint is missing or damaged, or if it does not fit and
             ``policy.reinit_mismatched`` is not set.
     """
     path = str(config.policy.path)
@@ -140,25 +139,31 @@ def read_warm_start(config: DiffusionConfig, found: PolicyFeatures, context: Tra
 
 
 def tell(record: Mapping[str, Any], context: TrainContext) -> None:
-    """Say what the weights began as: to the log in full, to a person in short."""
-    anew, left_out = record["begun_anew"], record["left_out"]
+    """Report the initial weights: in full in the log, in short as progress."""
+    reinitialised, left_out = record["begun_anew"], record["left_out"]
     log.info("The weights come from %s (%s).", record["folder"], record["format"])
     for note in record["notes"]:
         log.warning("%s", note)
-    for layers, words in ((anew, "begin anew"), (left_out, "of the checkpoint are left out")):
+    for layers, words in ((reinitialised, "are reinitialised"), (left_out, "of the checkpoint are left out")):
         if layers:
             log.warning("%d layers %s: %s", len(layers), words, ", ".join(layers))
-    short = f"{len(anew)} of {record['layers']} layers begin anew" if anew else "all layers fit"
+    short = (
+        f"{len(reinitialised)} of {record['layers']} layers are reinitialised"
+        if reinitialised
+        else "all layers fit"
+    )
     context.progress(f"starts from {record['folder']}: {short}")
 
 
-def _misfit(folder: Path, anew: list[str], left_out: list[str]) -> ConfigError:
+def _misfit(folder: Path, reinitialised: list[str], left_out: list[str]) -> ConfigError:
     parts = []
-    if anew:
-        parts.append(f"{len(anew)} layers do not fit ({listed(anew, MOST_LISTED)})")
+    if reinitialised:
+        parts.append(f"{len(reinitialised)} layers do not fit ({listed(reinitialised, MOST_LISTED)})")
     if left_out:
-        parts.append(f"{len(left_out)} layers have no place ({listed(left_out, MOST_LISTED)})")
-    remedy = "Name the checkpoint's own settings, or set policy.reinit_mismatched: true."
+        parts.append(
+            f"{len(left_out)} layers are not part of the new policy ({listed(left_out, MOST_LISTED)})"
+        )
+    remedy = "Use the checkpoint's own settings, or set policy.reinit_mismatched: true."
     return _error(f"{folder}: {' and '.join(parts)}.", remedy)
 
 

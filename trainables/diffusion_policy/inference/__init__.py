@@ -1,4 +1,4 @@
-"""Trained policies with other inference settings: nothing here trains.
+"""Trained policies with other inference settings, without training.
 
-- ``opened``: a checkpoint, opened to be evaluated: rollouts, held-out action error, latency.
+- ``opened``: a checkpoint opened for evaluation: rollouts, held-out action error, latency.
 """

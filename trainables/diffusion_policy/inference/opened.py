@@ -1,4 +1,4 @@
-"""A checkpoint, opened to be evaluated with any inference setting.
+"""A checkpoint opened for evaluation with any inference setting.
 
 Shapes: B windows, T horizon, A action dimension.
 """
@@ -40,16 +40,16 @@ FEWEST_RUNS = 5
 SPEED_RUNS, SPEED_S = 20, 2.0
 """What a comparison of many settings can afford."""
 _OURS = ("dataset", "eval", "rollout")
-"""Sections that say on what a policy is judged: the caller may change them."""
+"""Sections that describe the evaluation of a policy: the caller may change them."""
 
 
 def open_policy(checkpoint: Path, config: Mapping[str, Any], context: EvaluationContext) -> OpenedPolicy:
-    """Open a checkpoint in any format that is read here.
+    """Open a checkpoint in any supported format.
 
     Args:
         checkpoint: What `trainables.diffusion_policy.pretrained.find.find_checkpoint` takes.
-        config: Values of ``dataset.*``, ``eval.*`` and ``rollout.*`` that hold in place of the training's.
-        context: Where it is evaluated.
+        config: Values of ``dataset.*``, ``eval.*`` and ``rollout.*`` that replace the training's.
+        context: Folders and device of the evaluation.
 
     Raises:
         ConfigError: If the checkpoint cannot be read, a value is not legal, or the policy does not fit the
@@ -83,14 +83,14 @@ def open_policy(checkpoint: Path, config: Mapping[str, Any], context: Evaluation
 
 
 class OpenedPolicy:
-    """A trained policy with everything it takes to evaluate it; made by :func:`open_policy`.
+    """A trained policy with everything that its evaluation needs; built by :func:`open_policy`.
 
     Args:
-        config: The configuration of the training, with what the caller changed.
+        config: The configuration of the training, with the caller's changes.
         policy: The policy as trained, in evaluation mode, on the context's device.
         folder: The checkpoint.
         step: Optimiser steps.
-        context: Where it is evaluated.
+        context: Folders and device of the evaluation.
     """
 
     def __init__(
@@ -118,11 +118,11 @@ class OpenedPolicy:
 
     @property
     def windows(self) -> int:
-        """Held-out moments that :meth:`action_errors` can be asked for; 0 if no dataset is named."""
+        """Number of held-out moments for :meth:`action_errors`; 0 if no dataset is named."""
         return 0 if self._heldout is None else min(self.config.eval.windows, len(self._heldout))
 
     def setting_faults(self, setting: Mapping[str, Any]) -> list[Fault]:
-        """Say what is wrong with an inference setting for this policy; an empty list if nothing is."""
+        """List the faults of an inference setting for this policy; empty if it is legal."""
         return setting_faults(self.config.policy, setting)
 
     def policy(self, setting: Mapping[str, Any]) -> DiffusionPolicy:
@@ -160,7 +160,7 @@ class OpenedPolicy:
             RolloutError: If an action is not finite.
         """
         if self.environment is None:
-            raise ConfigError([Fault("rollout.env", "no environment is named.", "Name one, to roll out in.")])
+            raise ConfigError([Fault("rollout.env", "no environment is named.", "Name one for the rollout.")])
         policy = self.policy(setting)
         settings = self.config.rollout
         results = rollout(
@@ -192,7 +192,7 @@ class OpenedPolicy:
         if heldout is None:
             remedy = "Name dataset.root, and keep dataset.holdout_fraction above 0."
             raise ConfigError(
-                [Fault("dataset.root", "there are no held-out episodes to compare with.", remedy)]
+                [Fault("dataset.root", "there are no held-out episodes for a comparison.", remedy)]
             )
         policy = self.policy(setting)
         offline = OfflineSettings(
@@ -248,7 +248,7 @@ class OpenedPolicy:
         return times_ms
 
     def _any_observation(self) -> dict[str, torch.Tensor]:
-        """One observation (1, To, ...): how long a prediction takes does not depend on the values."""
+        """One observation (1, To, ...): the time of a prediction does not depend on the values."""
         steps = self.config.policy.n_obs_steps
         rng = np.random.default_rng(0)
         values = {}
@@ -263,7 +263,7 @@ class OpenedPolicy:
 
     @cached_property
     def _heldout(self) -> Windows | None:
-        """The held-out windows; the same moments whatever the setting."""
+        """The held-out windows; the same moments for every setting."""
         config = self.config
         if config.dataset.root is None and config.dataset.repo_id is None:
             return None

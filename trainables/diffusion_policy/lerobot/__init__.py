@@ -1,4 +1,4 @@
-"""LeRobot's checkpoints in and out.
+"""Import and export of LeRobot's checkpoints.
 
 The public interface::
 

@@ -1,4 +1,4 @@
-"""Export a checkpoint: which weights, and what a person should know of them."""
+"""Export a checkpoint: the choice of its weights, and notes for the user."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ def export(
 
     Args:
         checkpoint: What :func:`read_checkpoint` takes.
-        folder: The folder to make.
+        folder: The folder to create.
         target: The version of LeRobot to write for.
         ema: Whether the averaged weights are written if there are any, unless the setting
             has ``policy.use_ema``.
         setting: The inference setting that the policy is written with.
         replace: Replace an earlier export in ``folder``.
-        progress: Told what is done.
+        progress: Receives a message for each step.
 
     Raises:
         ConfigError: If the checkpoint cannot be read.
-        ExportError: If it cannot be expressed, or ``folder`` holds something else.
+        ExportError: If it cannot be expressed, or ``folder`` contains something else.
     """
     progress(f"reading {checkpoint}")
     ema = setting.get("policy.use_ema", ema)

@@ -1,6 +1,6 @@
-"""``train_config.json``: how a policy was trained, as LeRobot 0.4.4 notes it.
+"""``train_config.json``: the settings of a training, in the form of LeRobot 0.4.4.
 
-Nothing reads it to evaluate.
+It is not needed for evaluation.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def train_settings(policy: Mapping[str, Any], settings: Mapping[str, Any]) -> di
 
     Args:
         policy: The content of ``config.json``.
-        settings: What the policy was trained with, by dotted name; defaults if it is not said.
+        settings: Settings of the training, by dotted name; missing ones are LeRobot's defaults.
     """
 
     def value(name: str) -> Any:
@@ -86,7 +86,7 @@ def train_settings(policy: Mapping[str, Any], settings: Mapping[str, Any]) -> di
 def _dataset(settings: Mapping[str, Any]) -> dict[str, Any]:
     root, repo_id = (_first(settings.get(f"dataset.{name}")) for name in ("root", "repo_id"))
     return {
-        # LeRobot wants a name even of a folder.
+        # LeRobot requires a name even of a folder.
         "repo_id": repo_id or (Path(root).name if root else ""),
         "root": root,
         "episodes": None,
@@ -104,7 +104,7 @@ def _dataset(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _first(value: Any) -> str | None:
-    """One name of a field that takes several; LeRobot takes one."""
+    """One name of a field that may have several; LeRobot accepts only one."""
     if isinstance(value, (list, tuple)):
         return next(iter(value), None)
     return value

@@ -1,8 +1,8 @@
-"""A policy in LeRobot's words: what its formats can express, what is replaced, and what is refused.
+"""A policy in LeRobot's formats: what they can express, what is replaced, and what is refused.
 
 The field sets are those of LeRobot's own configuration classes at the versions named. LeRobot refuses a file
-with an unknown key, and reads a missing key as its own version's default, so every key is written and no
-other.
+with an unknown key, and reads a missing key as its own version's default, so exactly its keys are
+written.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ _ORDER = (
 
 
 class ExportError(TrainableError):
-    """A policy cannot be expressed in another system's format, or what was written is not the policy."""
+    """A policy cannot be expressed in another system's format, or an export differs from the policy."""
 
     reason = "config"
 
 
 @dataclass
 class Expression:
-    """A policy as LeRobot would describe it.
+    """A policy's description in LeRobot's format.
 
     Attributes:
         config: The content of ``config.json``, every field of the target in its order.
@@ -57,18 +57,18 @@ class Expression:
 
 
 def express(policy: DiffusionPolicy, target: str, settings: Mapping[str, Any]) -> Expression:
-    """Describe a policy as a version of LeRobot would.
+    """Describe a policy in the format of a version of LeRobot.
 
     Args:
         policy: The policy.
         target: One of ``TARGETS``.
-        settings: What it was trained with, by dotted name; LeRobot's defaults if it is not said.
+        settings: Settings of the training, by dotted name; missing ones are LeRobot's defaults.
 
     Raises:
-        ExportError: If the target is not known or cannot express the policy, with every reason.
+        ExportError: If the target is unknown or cannot express the policy, with every reason.
     """
     if target not in TARGETS:
-        raise ExportError(f"{target!r} is no format that can be written. Use one of {', '.join(TARGETS)}.")
+        raise ExportError(f"{target!r} is not a known export format. Use one of {', '.join(TARGETS)}.")
     reasons = [*_feature_reasons(policy), *_config_reasons(policy.config)]
     notes: list[str] = []
     pictures = _pictures(policy, reasons, notes)
@@ -86,7 +86,7 @@ def express(policy: DiffusionPolicy, target: str, settings: Mapping[str, Any]) -
         **dict.fromkeys(("repo_id", "private", "tags", "license", "pretrained_path", "pretrained_revision")),
         "normalization_mapping": _normalization(policy, notes),
         "drop_n_last_frames": config.drop_n_last_frames,
-        # The weights are in the file: LeRobot would fetch others, only to overwrite them.
+        # The weights are in the file: LeRobot would fetch others and then overwrite them.
         "pretrained_backbone_weights": None,
         "down_dims": list(config.down_dims),
         "gradient_checkpointing": False,
@@ -105,26 +105,26 @@ def _feature_reasons(policy: DiffusionPolicy) -> list[str]:
     features = policy.features
     reasons = []
     if not any(feature.name == STATE for feature in features.inputs):
-        reasons.append(f"it does not see {STATE}, which LeRobot's diffusion policy must.")
+        reasons.append(f"it does not use {STATE}, which LeRobot's diffusion policy requires.")
     if not features.cameras and not features.environment_state_dim:
         reasons.append(
-            "it sees neither an image nor observation.environment_state, and LeRobot demands one of them."
+            "it uses neither an image nor observation.environment_state, and LeRobot requires one of them."
         )
     sizes = {camera.name: camera.shape[1:] for camera in features.cameras}
     if len(set(sizes.values())) > 1 and policy.config.resize_shape is None:
         listed = ", ".join(f"{name} {height}×{width}" for name, (height, width) in sizes.items())
-        reasons.append(f"its cameras differ in size ({listed}), and LeRobot wants them alike.")
+        reasons.append(f"its cameras differ in size ({listed}), and LeRobot requires equal sizes.")
     return reasons
 
 
 def _config_reasons(config: PolicyConfig) -> list[str]:
     reasons = []
     if config.prediction_type == "v_prediction":
-        reasons.append("policy.prediction_type is v_prediction; LeRobot knows epsilon and sample.")
+        reasons.append("policy.prediction_type is v_prediction; LeRobot supports epsilon and sample.")
     if config.horizon % config.downsampling:
         reasons.append(
-            f"policy.horizon {config.horizon} is no multiple of {config.downsampling}, as LeRobot "
-            f"demands with {len(config.down_dims)} levels."
+            f"policy.horizon {config.horizon} is not a multiple of {config.downsampling}, as LeRobot "
+            f"requires with {len(config.down_dims)} levels."
         )
     if not 1 <= config.n_action_steps <= config.available_actions:
         reasons.append(
@@ -137,9 +137,9 @@ def _config_reasons(config: PolicyConfig) -> list[str]:
 def _pictures(policy: DiffusionPolicy, reasons: list[str], notes: list[str]) -> dict[str, Any]:
     """Features, and how images are resized and cropped.
 
-    LeRobot resizes what it is given as this project's policy does, so it is told to, and frames as the camera
-    delivers them give the same actions. Beside a resize it derives the crop from ``crop_ratio``; without one
-    it heeds only ``crop_shape``.
+    LeRobot resizes frames as this project's policy does, so the export contains the resize, and the camera's
+    original frames give the same actions. With a resize LeRobot derives the crop from ``crop_ratio``; without
+    one it uses only ``crop_shape``.
     """
     config, cameras = policy.config, policy.features.cameras
     resized = None if config.resize_shape is None or not cameras else list(config.resize_shape)
@@ -152,14 +152,14 @@ def _pictures(policy: DiffusionPolicy, reasons: list[str], notes: list[str]) -> 
         found = _ratio((image[0], image[1]), crop) if image else None
         if found is None:
             reasons.append(
-                f"a crop of {crop[0]}×{crop[1]} from images resized to {resized[0]}×{resized[1]}: beside a "
-                "resize, LeRobot takes one crop_ratio for height and width, and none gives this crop."
+                f"a crop of {crop[0]}×{crop[1]} from images resized to {resized[0]}×{resized[1]}: with a "
+                "resize, LeRobot has one crop_ratio for height and width, and none gives this crop."
             )
         ratio = found or 1.0
     if resized and len({camera.shape for camera in cameras}) > 1:
         notes.append(
-            "the cameras differ in size: LeRobot stacks their images before it resizes them, so whoever "
-            f"runs it must resize the frames to {resized[0]}×{resized[1]} first."
+            "the cameras differ in size: LeRobot stacks their images before it resizes them, so the "
+            f"frames must be resized to {resized[0]}×{resized[1]} before LeRobot gets them."
         )
     size = tuple(resized) if resized else None
     return {
@@ -196,7 +196,7 @@ def _normalization(policy: DiffusionPolicy, notes: list[str]) -> dict[str, str]:
         mapping["ENV"] = environment
         notes.append(
             f"observation.environment_state is normalised by {environment}: written as ENV in the "
-            "mapping, which LeRobot heeds, though it has no such entry by default."
+            "mapping, which LeRobot uses, although it has no such entry by default."
         )
     return mapping
 
@@ -219,12 +219,12 @@ def _note_replacements(
     if ours != theirs:
         notes.append(
             f"the sampler {ours} is replaced with {theirs} of {config.inference_steps} steps, since "
-            f"LeRobot has no {ours}: the actions differ a little from those that were evaluated."
+            f"LeRobot has no {ours}: the actions differ slightly from those that were evaluated."
         )
     elif ours != config.noise_scheduler_type:
         notes.append(
             f"noise_scheduler_type is {theirs}, the sampler; it was trained with "
-            f"{config.noise_scheduler_type}, which adds noise alike."
+            f"{config.noise_scheduler_type}, which adds the same noise."
         )
     if ours == theirs and config.inference_spacing != "leading":
         notes.append(
@@ -238,8 +238,8 @@ def _note_replacements(
         )
     crops = config.crop_is_random and (config.crop_shape is not None or config.crop_ratio < 1)
     if crops and config.crop_per == "sample":
-        notes.append("trained further in LeRobot, crops would be drawn once per batch, not per sample.")
+        notes.append("if it is trained further in LeRobot, crops are drawn once per batch, not per sample.")
     if config.do_mask_loss_for_padding and target == "lerobot==0.4.4":
-        notes.append("trained further in LeRobot 0.4.4, the masked loss would be divided by all actions.")
+        notes.append("if it is trained further in LeRobot 0.4.4, the masked loss is divided by all actions.")
     if settings.get("train.precision", "fp32") != "fp32":
         notes.append(f"it was trained in {settings['train.precision']}; the weights are float32.")

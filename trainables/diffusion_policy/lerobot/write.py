@@ -1,4 +1,4 @@
-"""Write a policy as LeRobot would have, and read it back before it counts."""
+"""Write a policy in LeRobot's format, and verify it by reading it back."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ FILES = {
     *("config.json", WEIGHTS, TRAIN_SETTINGS),
     *(PREPROCESSOR, _INPUT_STATE, POSTPROCESSOR, _OUTPUT_STATE),
 }
-"""What an export consists of."""
+"""The files of an export."""
 
 FAR = 1e12
-"""So many times its value (or 1) a constant dimension is written to vary: then any value is its constant."""
+"""A constant dimension is written with a range of its value (or 1) times this: then any value gives it."""
 COMPARED_SAMPLES = 2
 COMPARED_STEPS = 10
-"""Denoising steps of the comparison; DDIM, which draws no noise of its own."""
+"""Denoising steps of the comparison; with DDIM, which draws no noise."""
 TOLERANCE = 1e-4
-"""Largest difference of an action that rounding explains, as a share of the actions' spread."""
+"""Largest difference of an action that may be rounding, as a share of the actions' spread."""
 
 
 def save(
@@ -59,25 +59,25 @@ def save(
     settings: Mapping[str, Any] | None = None,
     replace: bool = False,
 ) -> list[str]:
-    """Write a policy as a version of LeRobot would have, and verify it.
+    """Write a policy in the format of a version of LeRobot, and verify it.
 
     The export is written beside ``path``, read back with :func:`load` and compared for a fixed observation
-    and fixed noise; then it is renamed. Where anything fails nothing is left behind.
+    and fixed noise; then it is renamed. After a failure nothing remains.
 
     Args:
         policy: The policy; its weights are written as they are, in float32.
-        path: The folder to make: what ``lerobot-eval --policy.path`` takes. May exist if it is empty.
+        path: The folder to create, for ``lerobot-eval --policy.path``. May exist if it is empty.
         target: The version of LeRobot to write for: ``lerobot==0.4.4`` or ``lerobot==0.6.1``.
-        settings: What it was trained with, by dotted name. ``train_config.json`` is written too where they
-            are a training's (``train.steps``) and the target's form of it is known (0.4.4).
+        settings: Settings of the training, by dotted name. ``train_config.json`` is written too if they
+            are complete (``train.steps``) and the target's form of it is known (0.4.4).
         replace: Replace an earlier export in ``path``.
 
     Returns:
-        What was replaced with what LeRobot can express, and what the comparison gave, in a sentence each.
+        Notes on replaced settings and on the result of the comparison, in a sentence each.
 
     Raises:
-        ExportError: If LeRobot cannot express the policy, with every reason; where ``path`` holds
-            something else; or if what was written is not the policy.
+        ExportError: If LeRobot cannot express the policy, with every reason; if ``path`` contains
+            something else; or if the export differs from the policy.
     """
     folder = Path(path).expanduser()
     _check_place(folder, replace)
@@ -102,14 +102,14 @@ def _check_place(folder: Path, replace: bool) -> None:
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise ExportError(f"{folder} is a file. Name a folder to make.")
+        raise ExportError(f"{folder} is a file. Name a new folder.")
     there = {entry.name for entry in folder.iterdir()}
     if there and not there <= FILES:
         other = ", ".join(sorted(there - FILES)[:3])
-        raise ExportError(f"{folder} holds something else ({other}). Name a new folder.")
+        raise ExportError(f"{folder} contains something else ({other}). Name a new folder.")
     if there and not replace:
         raise ExportError(
-            f"{folder} holds a checkpoint already. Name a new folder, or replace it with --force."
+            f"{folder} already contains a checkpoint. Name a new folder, or replace it with --force."
         )
 
 
@@ -131,7 +131,7 @@ def _put_in_place(beside: Path, folder: Path) -> None:
 
 
 def _write(folder: Path, policy: DiffusionPolicy, config: Mapping[str, Any]) -> list[str]:
-    """Write everything but the settings of training; returns what to note of constant dimensions."""
+    """Write all files except the settings of the training; returns notes on constant dimensions."""
     _write_json(folder / "config.json", config, indent=4)
     weights = {name: _ready(value) for name, value in policy.state_dict().items()}
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
@@ -143,8 +143,8 @@ def _write(folder: Path, policy: DiffusionPolicy, config: Mapping[str, Any]) -> 
     _write_json(folder / PREPROCESSOR, _preprocessor(config), indent=2)
     _write_json(folder / POSTPROCESSOR, _postprocessor(config), indent=2)
     return [
-        f"{name}: dimensions {dimensions} never vary; their statistics are written so that LeRobot, which "
-        "would divide by 1e-8, treats them as here."
+        f"{name}: dimensions {dimensions} never vary. LeRobot would divide them by 1e-8, so their statistics "
+        "are written such that LeRobot computes the same values as this project."
         for name, dimensions in constant.items()
     ]
 
@@ -157,11 +157,11 @@ def _ready(value: Tensor) -> Tensor:
 def _statistics(
     policy: DiffusionPolicy, constant: Mapping[str, list[int]]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Statistics for before and for after the policy.
+    """Statistics of the steps before and after the policy.
 
-    LeRobot divides a dimension that never varies by 1e-8. On the way in such a dimension is written to vary
-    very widely from its constant on, so that any value gives the constant's. On the way out it is written not
-    to vary at all, which gives the constant whatever the policy predicts.
+    LeRobot divides a dimension that never varies by 1e-8. For inputs such a dimension is written with a very
+    wide range above its constant, so that any value becomes the constant's. For actions it is written with no
+    range at all, which gives the constant for any prediction.
     """
     inputs: dict[str, Tensor] = {}
     outputs: dict[str, Tensor] = {}
@@ -227,7 +227,7 @@ def _compare(policy: DiffusionPolicy, folder: Path) -> str:
     """Read an export back and compare its actions with the policy's.
 
     Raises:
-        ExportError: If it cannot be read, or its actions are others.
+        ExportError: If it cannot be read, or its actions differ.
     """
     try:
         again = load(folder, device=policy.device)
@@ -248,8 +248,8 @@ def _compare(policy: DiffusionPolicy, folder: Path) -> str:
     allowed = TOLERANCE * max(spread, float(expected.abs().max()), 1e-3)
     if not difference <= allowed:
         raise ExportError(
-            f"the export, read back, gives other actions: they differ by up to {difference:.3g}, where "
-            f"rounding explains {allowed:.3g}."
+            f"the export, read back, gives other actions: they differ by up to {difference:.3g}, but "
+            f"rounding explains only {allowed:.3g}."
         )
     return (
         f"read back: for the same observations and noise ({shape[0]} samples, DDIM of "
@@ -258,7 +258,7 @@ def _compare(policy: DiffusionPolicy, folder: Path) -> str:
 
 
 def _observation(policy: DiffusionPolicy) -> dict[str, Tensor]:
-    """Observations (B, To, ...) as the data may have them, and beside it where a dimension never varied."""
+    """Observations (B, To, ...) in the range of the data; constant dimensions vary slightly."""
     generator = torch.Generator().manual_seed(0)
     observation = {}
     for feature in policy.features.inputs:

@@ -1,4 +1,4 @@
-"""The networks, and what is computed with them.
+"""The networks, and their loss and predictions.
 
 - ``policy``: `DiffusionPolicy`: loss and predicted actions
 - ``unet``, ``vision``, ``noise``, ``normalize``: its parts

@@ -2,7 +2,7 @@
 
 While denoising, the predicted action is clipped to ``±policy.clip_sample_range``. With ``MIN_MAX`` every
 demonstrated action is within ±1, so the default range of 1 changes nothing. With any other normalisation the
-demonstrated actions go further, and what is beyond the range can never be predicted.
+demonstrated actions exceed 1, and values beyond the range can never be predicted.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _ONE = {
     "QUANTILES": "half of the distance from the 1st to the 99th percentile",
     "IDENTITY": "one unit of the action itself",
 }
-"""What a normalised action of 1 is."""
+"""The meaning of a normalised action of 1."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,12 @@ class LinearScale:
 
 @dataclass(frozen=True)
 class ActionReach:
-    """How far normalised actions go.
+    """The range of normalised actions.
 
     Attributes:
         largest: The largest absolute value.
         dimension: The dimension that has it.
-        source: Whose they are, for a message, e.g. ``The demonstrated actions``.
+        source: Where the actions come from, for messages, e.g. ``The demonstrated actions``.
         beyond: Share of the values that are beyond the range; None if only the extremes are known.
     """
 
@@ -94,7 +94,7 @@ def linear_scales(mode: str, statistics: Mapping[str, Sequence[float]]) -> list[
     percentiles = _spans(statistics, "q01", "q99")
     if percentiles is None or extremes is None:
         return percentiles
-    # Percentiles that coincide although the dimension varies: the normaliser takes the extremes instead.
+    # Percentiles that coincide although the dimension varies: the normaliser uses the extremes instead.
     return [inner or outer for inner, outer in zip(percentiles, extremes, strict=True)]
 
 
@@ -112,13 +112,13 @@ def _spans(statistics: Mapping[str, Sequence[float]], low: str, high: str) -> li
 def extremes_reach(
     mode: str, statistics: Mapping[str, Sequence[float]], extremes: Mapping[str, Sequence[float]], source: str
 ) -> ActionReach | None:
-    """How far actions go when they are normalised, from their extremes.
+    """The range of actions after normalisation, from their extremes.
 
     Args:
         mode: The normalisation.
-        statistics: What they are normalised with.
+        statistics: The statistics of the normalisation.
         extremes: Their ``min`` and ``max``.
-        source: Whose they are, for a message.
+        source: Where the actions come from, for messages.
 
     Returns:
         None if a statistic is missing, the sizes differ, or no dimension varies.
@@ -141,17 +141,17 @@ def extremes_reach(
 
 
 def is_safe(policy: PolicyConfig) -> bool:
-    """Whether the clip cuts nothing, whatever the actions are, if they have statistics of their own."""
+    """Whether the clip never cuts actions that are normalised with their own statistics."""
     by_extremes = policy.normalization_action == "MIN_MAX" and policy.clip_sample_range >= 1
     return not policy.clip_sample or by_extremes
 
 
 def clip_problem(policy: PolicyConfig, reach: ActionReach | None) -> str | None:
-    """Say what the clip cuts; None if it cuts nothing.
+    """Describe what the clip cuts; None if it cuts nothing.
 
     Args:
         policy: The normalisation of the actions, and the clip.
-        reach: How far the actions go; None if it is not known.
+        reach: The range of the actions; None if it is unknown.
     """
     mode, limit = policy.normalization_action, policy.clip_sample_range
     if not policy.clip_sample:
@@ -175,7 +175,7 @@ def clip_problem(policy: PolicyConfig, reach: ActionReach | None) -> str | None:
 
 
 def clip_remedy(reach: ActionReach | None) -> str:
-    """What to set so that the clip cuts no demonstrated action."""
+    """The settings with which the clip cuts no demonstrated action."""
     if reach is None:
         return (
             "Set policy.clip_sample_range to the largest normalised action of the dataset, "

@@ -1,4 +1,4 @@
-"""Inference settings: fields that change how a trained policy acts, and not how it was trained."""
+"""Inference settings: fields that change how a trained policy acts, without training it again."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def configured(config: PolicyConfig, setting: Mapping[str, Any]) -> PolicyConfig
 
 
 def setting_faults(config: PolicyConfig, setting: Mapping[str, Any]) -> list[Fault]:
-    """Say what is wrong with an inference setting for a policy; an empty list if nothing is."""
+    """List the faults of an inference setting for a policy; empty if it is legal."""
     faults = []
     for name, value in setting.items():
         if name not in INFERENCE_FIELDS:
@@ -43,7 +43,7 @@ def setting_faults(config: PolicyConfig, setting: Mapping[str, Any]) -> list[Fau
     if faults:
         return faults
     changed = configured(config, setting)
-    # How training compares actions says nothing about what a trained policy can do.
+    # Settings of the evaluation during training do not limit a trained policy.
     compared = EvalConfig(window_steps=1, num_inference_steps=1)
     return [
         fault

@@ -1,7 +1,7 @@
-"""The diffusion process: noise on the way in, denoising on the way out.
+"""The diffusion process: noise in training, denoising at inference.
 
-The schedules and the samplers are those of diffusers. They get what LeRobot gives them and nothing else, so
-that a checkpoint means the same there and here; everything not named keeps diffusers' default.
+The schedules and the samplers are those of diffusers. They receive the same arguments as in LeRobot, so that
+a checkpoint means the same there and here; all others keep diffusers' defaults.
 
 Shapes: ``B`` samples, ``T`` action steps of the horizon, ``A`` action dimension.
 """
@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-# Each from its own module: the package's top level would look for every optional dependency that it has.
+# Each from its own module: the package's top level looks for all of its optional dependencies.
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor
@@ -35,7 +35,7 @@ def randn(shape: tuple[int, ...], generator: Generators, device: torch.device) -
     """Draw standard normal numbers; from a generator per sample, sample i's come from generator i alone.
 
     Raises:
-        ValueError: If there are several generators, yet not one per sample.
+        ValueError: If there are several generators, but not one per sample.
     """
     if generator is None:
         return torch.randn(shape, device=device)
@@ -50,7 +50,7 @@ def randn(shape: tuple[int, ...], generator: Generators, device: torch.device) -
 
 
 class NoiseProcess:
-    """How actions become noise in training, and how noise becomes actions.
+    """Adds noise to actions in training, and turns noise into actions.
 
     Args:
         noise_scheduler_type: ``DDPM`` or ``DDIM``; both add the same noise.
@@ -94,17 +94,17 @@ class NoiseProcess:
             "clip_sample_range": clip_sample_range,
         }
         self._spacing = {} if timestep_spacing is None else {"timestep_spacing": timestep_spacing}
-        # Adding noise moves a scheduler's tables to the device; the samplers' stay on the CPU, where reading
-        # one number does not wait for the device. So training has a scheduler of its own.
+        # Adding noise moves a scheduler's tables to the device. The samplers' tables stay on the CPU, so that
+        # reading one number does not wait for the device. Hence training has a separate scheduler.
         self._training = self._build(noise_scheduler_type)
         self._samplers: dict[str, Any] = {}
 
     def add_noise(self, action_BTA: Tensor, noise_BTA: Tensor, timesteps_B: Tensor) -> Tensor:
-        """Mix clean actions and noise as of the given timesteps (B,)."""
+        """Mix clean actions and noise for the given timesteps (B,)."""
         return self._training.add_noise(action_BTA, noise_BTA, timesteps_B)
 
     def target(self, action_BTA: Tensor, noise_BTA: Tensor, timesteps_B: Tensor) -> Tensor:
-        """What the network should predict."""
+        """The target of the network's prediction."""
         if self.prediction_type == "epsilon":
             return noise_BTA
         if self.prediction_type == "sample":
@@ -126,14 +126,14 @@ class NoiseProcess:
             predict: The network, given noisy actions (B, T, A) and the timestep that they are at.
             noise_BTA: Standard normal noise.
             sampler: One of ``SAMPLERS``. DDPM draws noise at every step, the others none.
-            num_inference_steps: How often the network is asked, at most.
-            generator: Where the noise of the steps comes from.
+            num_inference_steps: The largest number of evaluations of the network.
+            generator: Draws the noise of the steps.
 
         Returns:
             Actions (B, T, A) in normalised units, float32.
 
         Raises:
-            ConfigError: If the sampler is not known or the number of steps is not possible.
+            ConfigError: If the sampler is unknown or the number of steps is not possible.
         """
         scheduler = self._prepared(sampler, num_inference_steps)
         per_step = {} if sampler != "DDPM" or generator is None else {"generator": _for_diffusers(generator)}
@@ -154,10 +154,10 @@ class NoiseProcess:
             scheduler.set_timesteps(num_inference_steps)
             return scheduler
         with warnings.catch_warnings():
-            # diffusers turns a tensor into an array in a way that numpy 2 warns of.
+            # diffusers turns a tensor into an array in a way that makes numpy 2 warn.
             warnings.filterwarnings("ignore", message="__array__ implementation", category=DeprecationWarning)
             # Evenly spaced and rounded, a timestep can come twice, and a solver divides by the distance of
-            # two: it would answer NaN. At most one of as many steps as the process has is too many.
+            # two: its result would be NaN. At most one of as many steps as the process has is too many.
             for steps in (num_inference_steps, num_inference_steps - 1):
                 scheduler.set_timesteps(steps)
                 if len(scheduler.timesteps.unique()) == len(scheduler.timesteps):
@@ -190,8 +190,8 @@ class NoiseProcess:
         if kind == "DDIM":
             return DDIMScheduler(**self._betas, **self._prediction, **self._spacing)
         # These schedulers cannot clip, and without a clip the first step of the cosine schedule multiplies an
-        # error of the noise by thousands. So they are told that they get clean actions, clipped.
-        # Their modules import scipy, which takes a second and which no other sampler needs.
+        # error of the noise by thousands. So they are configured for clean actions, which are
+        # clipped before. Their modules import scipy, which takes a second; no other sampler needs it.
         if kind == "UniPC":
             from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 

@@ -6,9 +6,9 @@ minimum and the maximum, or the 1st and 99th percentile; ``MEAN_STD`` gives zero
 
 A dimension that never varies in the data has no scale. LeRobot divides by 1e-8 there, so that a value a
 millimetre off becomes 100 000. Here such a dimension normalises to the value that its constant has in
-LeRobot (-1, or 0 with MEAN_STD) whatever it holds, since the policy has learned nothing from it, and
+LeRobot (-1, or 0 with MEAN_STD) whatever its value, since the policy has learned nothing from it, and
 unnormalises to its constant. NaN stays NaN. A dimension whose percentiles coincide although it varies (a
-gripper that is open but for a few frames) is scaled by its minimum and maximum.
+gripper that is open except for a few frames) is scaled by its minimum and maximum.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Scaling(nn.Module):
             "inverse_scale": np.where(constant, 0, inverse_scale),
         }
         for name, value in numbers.items():
-            # Not persistent: among a checkpoint's weights, LeRobot expects no statistics.
+            # Not persistent: LeRobot expects no statistics among a checkpoint's weights.
             self.register_buffer(name, torch.as_tensor(value, dtype=torch.float32), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -79,12 +79,12 @@ class Scaling(nn.Module):
         return (x - self.offset).div_(self.scale).add_(self.shift)
 
     def inverse(self, y: Tensor) -> Tensor:
-        """Undo :meth:`forward`, except on dimensions that do not vary, which give their constant."""
+        """Undo :meth:`forward`, except on dimensions that do not vary, which become their constant."""
         return (y - self.shift).mul_(self.inverse_scale).add_(self.offset)
 
 
 class Normalizer(nn.Module):
-    """Normalises what goes into a policy and unnormalises the actions that come out.
+    """Normalises a policy's inputs and unnormalises its actions.
 
     Args:
         features: The policy's inputs and output.
@@ -92,7 +92,7 @@ class Normalizer(nn.Module):
         modes: How each type of feature is normalised.
 
     Raises:
-        NormalizationError: If a statistic is missing, has not its feature's shape, or is not finite.
+        NormalizationError: If a statistic is missing, has another shape than its feature, or is not finite.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class Normalizer(nn.Module):
         return floats if scaling is None else scaling(floats)
 
     def unnormalize(self, name: str, y: Tensor) -> Tensor:
-        """Turn normalised values of a feature into its own units."""
+        """Convert normalised values of a feature to its own units."""
         scaling = self._scaling_of(name)
         return y if scaling is None else scaling.inverse(y)
 
@@ -145,7 +145,7 @@ def constant_dimensions(
 
 
 def _constant(mode: str, statistics: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Which dimensions do not vary, as far as ``mode`` can tell."""
+    """Which dimensions do not vary, according to the statistics of ``mode``."""
     first, second = (np.asarray(statistics[name], np.float32) for name in NEEDED[mode])
     if mode == "MEAN_STD":
         return second <= CONSTANT_BELOW * np.abs(first)
@@ -153,7 +153,7 @@ def _constant(mode: str, statistics: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def _scaling(mode: str, statistics: Mapping[str, np.ndarray]) -> Scaling:
-    # From float32, which is what a checkpoint holds, so that a policy that was saved is the same policy.
+    # From float32, as in a checkpoint, so that a saved policy is the same policy.
     first, second = (np.asarray(statistics[name], np.float32).astype(np.float64) for name in NEEDED[mode])
     constant = _constant(mode, statistics)
     if mode == "MEAN_STD":

@@ -1,4 +1,4 @@
-"""The Diffusion Policy: a loss to train it by, and actions to run it by.
+"""The Diffusion Policy: its loss and its predicted actions.
 
 Chi et al., "Diffusion Policy" (arXiv 2303.04137). Both take raw values under LeRobot's names; scaling,
 cropping and the encoding of images happen inside. ``state_dict()`` has LeRobot's names and nothing else.
@@ -36,14 +36,14 @@ __all__ = ["DiffusionPolicy", "assemble_policy", "build_networks", "build_policy
 
 PAD = "action_is_pad"
 LARGEST_PIXEL = 2.0
-"""Floats above this are no pixels in [0, 1]: somebody forgot to divide by 255."""
+"""Floats above this are not pixels in [0, 1]: they were not divided by 255."""
 
 Values = Mapping[str, Tensor | np.ndarray]
-"""A batch, or observations, by LeRobot's names."""
+"""A batch, or observations, under LeRobot's names."""
 
 
 class Networks(nn.Module):
-    """What is learned; the names are those of LeRobot's checkpoints."""
+    """The learned modules, under the names of LeRobot's checkpoints."""
 
     def __init__(self, rgb_encoder: RgbEncoder | nn.ModuleList | None, unet: ConditionalUnet1d) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Networks(nn.Module):
 
 
 class DiffusionPolicy(nn.Module):
-    """Predicts a chunk of actions from the last observations. Made by :func:`build_policy`."""
+    """Predicts a chunk of actions from the last observations. Built by :func:`build_policy`."""
 
     def __init__(
         self,
@@ -98,15 +98,15 @@ class DiffusionPolicy(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return next(self.parameters()).device
 
     def statistics(self) -> dict[str, dict[str, np.ndarray]]:
-        """The statistics that observations and actions are normalised with."""
+        """The statistics of the normalisation of observations and actions."""
         return {name: dict(entry) for name, entry in self.normalizer.statistics.items()}
 
     def freeze_encoders(self) -> None:
-        """Keep the image encoders as they are: no gradients, and BatchNorm's running statistics stay."""
+        """Freeze the image encoders: no gradients, and BatchNorm's running statistics do not change."""
         self._encoders_frozen = True
         for encoder in self.diffusion.encoders:
             encoder.requires_grad_(False)
@@ -125,13 +125,13 @@ class DiffusionPolicy(nn.Module):
         return self
 
     def set_gradient_checkpointing(self, enabled: bool) -> None:
-        """Compute activations again in the backward pass instead of keeping them; the numbers stay."""
+        """Compute activations again in the backward pass instead of keeping them, with the same results."""
         self.diffusion.unet.checkpoint_blocks = enabled
         for encoder in self.diffusion.encoders:
             encoder.checkpoint_blocks = enabled
 
     def compile_network(self, mode: str = "default", backend: str = "inductor") -> None:
-        """torch.compile the U-Net and the encoders in place; names of parameters and modules stay."""
+        """torch.compile the U-Net and the encoders in place; names of parameters and modules are kept."""
         for network in (self.diffusion.unet, *self.diffusion.encoders):
             network.compile(mode=mode, backend=backend)
 
@@ -147,20 +147,20 @@ class DiffusionPolicy(nn.Module):
 
         Args:
             batch: Raw values under LeRobot's names, tensors or numpy arrays: observations (B, To, ...),
-                images as uint8 or as floats in [0, 1]; ``action`` (B, T, A); ``action_is_pad`` (B, T) where
+                images as uint8 or as floats in [0, 1]; ``action`` (B, T, A); ``action_is_pad`` (B, T) if
                 padding is left out of the loss. Other entries are ignored.
             noise: (B, T, A) standard normal; drawn if None.
             timesteps: (B,) integers below num_train_timesteps; drawn if None.
-            generator: Where noise, timesteps and crops come from, in this order; None: torch's global one.
+            generator: Draws noise, timesteps and crops, in this order; None: torch's global one.
             crop_offsets: (B, S, 2) top and left of each sample's crop; drawn if None.
 
         Returns:
             A scalar: the mean squared error; with ``do_mask_loss_for_padding`` over the valid actions. Not
-            finite where a value of the batch is not.
+            finite if a value of the batch is not.
 
         Raises:
-            KeyError: If the batch lacks something.
-            ValueError: If something in it, or the noise, has another shape.
+            KeyError: If an entry of the batch is missing.
+            ValueError: If an entry, or the noise, has the wrong shape.
         """
         action_BTA = self.normalizer.normalize(ACTION, self._actions(batch))
         if noise is None:
@@ -191,17 +191,19 @@ class DiffusionPolicy(nn.Module):
         num_inference_steps: int | None = None,
         n_action_steps: int | None = None,
     ) -> Tensor:
-        """Predict the actions to execute from now on: (B, n_action_steps, A) in original units.
+        """Predict the next actions to execute: (B, n_action_steps, A) in original units.
 
-        Takes what :meth:`predict_horizon` takes, and ``n_action_steps`` in place of the configuration's.
+        Takes the arguments of :meth:`predict_horizon`, and ``n_action_steps`` to replace the configuration's.
 
         Raises:
-            ConfigError: If the horizon does not hold so many actions, or as :meth:`predict_horizon` says.
+            ConfigError: If the horizon has fewer actions, and as for :meth:`predict_horizon`.
         """
         count = self.n_action_steps if n_action_steps is None else n_action_steps
         if not 1 <= count <= self.config.available_actions:
             remedy = f"Use 1 to {self.config.available_actions} (horizon - n_obs_steps + 1)."
-            raise ConfigError([Fault("policy.n_action_steps", f"{count} actions are not predicted.", remedy)])
+            raise ConfigError(
+                [Fault("policy.n_action_steps", f"{count} actions cannot be executed.", remedy)]
+            )
         horizon_BTA = self.predict_horizon(observation, noise, generator, sampler, num_inference_steps)
         current = self.n_obs_steps - 1
         return horizon_BTA[:, current : current + count]
@@ -232,9 +234,9 @@ class DiffusionPolicy(nn.Module):
             (B, T, A) in original units.
 
         Raises:
-            ConfigError: If the sampler is not known or cannot take so many steps.
+            ConfigError: If the sampler is unknown or cannot take this number of steps.
             KeyError: If an observation is missing.
-            ValueError: If an observation or the noise has another shape.
+            ValueError: If an observation or the noise has the wrong shape.
         """
         with self._evaluation():
             condition_BG = self.condition(observation)
@@ -257,7 +259,7 @@ class DiffusionPolicy(nn.Module):
         return self.normalizer.unnormalize(ACTION, action_BTA)
 
     def condition(self, observation: Values, crop_offsets: Tensor | None = None) -> Tensor:
-        """What the U-Net knows of the observations: (B, G).
+        """The U-Net's condition on the observations: (B, G).
 
         Per observation step: state, the features of every camera, environment state.
 
@@ -294,13 +296,13 @@ class DiffusionPolicy(nn.Module):
     def camera_images(
         self, camera: Feature, observation: Values, crop_offsets: Tensor | None = None
     ) -> Tensor:
-        """What an encoder sees of a camera: (N, C, H, W), resized, cropped, normalised.
+        """An encoder's input from a camera: (N, C, H, W), resized, cropped, normalised.
 
         Args:
             camera: One of the policy's cameras.
             observation: Raw values, (B, To, C, H, W).
-            crop_offsets: (B, 2) top and left; None: centred. All steps of a sample are cropped alike, so that
-                what moves between them is the scene.
+            crop_offsets: (B, 2) top and left; None: centred. All steps of a sample have the same crop, so
+                that only the scene moves between them.
         """
         images_BToCHW = self._observed(observation, camera)
         steps = images_BToCHW.shape[1]
@@ -310,7 +312,7 @@ class DiffusionPolicy(nn.Module):
             floats = images_NCHW.float() / 255 if images_NCHW.dtype == torch.uint8 else images_NCHW
             images_NCHW = resize_images(floats, size)
         crop = self.config.crop_size(size)
-        # Cropped as uint8 and before normalising: fewer bytes, the same numbers.
+        # Cropped as uint8 and before normalising: fewer bytes, the same values.
         if crop is not None and crop_offsets is not None:
             images_NCHW = crop_images(images_NCHW, crop_offsets.repeat_interleave(steps, dim=0), crop)
         elif crop is not None:
@@ -339,7 +341,7 @@ class DiffusionPolicy(nn.Module):
 
     def _value(self, batch: Values, name: str) -> Tensor:
         if name not in batch:
-            raise KeyError(f"the batch has no {name!r}; it has {', '.join(sorted(batch))}")
+            raise KeyError(f"the batch lacks {name!r}; it has {', '.join(sorted(batch))}")
         return torch.as_tensor(batch[name]).to(self.device, non_blocking=True)
 
     def _observed(self, batch: Values, feature: Feature) -> Tensor:
@@ -387,7 +389,7 @@ def build_policy(config: PolicyConfig, features: PolicyFeatures, statistics: Sta
 
     Args:
         config: The policy's configuration.
-        features: What it sees and what it does.
+        features: What the policy sees and does.
         statistics: Of the training data; see :class:`Normalizer`.
 
     Raises:
@@ -417,7 +419,7 @@ def build_networks(config: PolicyConfig, features: PolicyFeatures) -> Networks:
 def assemble_policy(
     config: PolicyConfig, features: PolicyFeatures, statistics: Statistics, networks: Networks
 ) -> DiffusionPolicy:
-    """Make a policy of networks that exist; arguments and errors as of :func:`build_policy`."""
+    """Build a policy from existing networks; arguments and errors as for :func:`build_policy`."""
     modes = {
         FeatureType.VISUAL: config.normalization_visual,
         FeatureType.STATE: config.normalization_state,
@@ -474,7 +476,7 @@ def _encoded_size(config: PolicyConfig, cameras: tuple[Feature, ...]) -> tuple[i
     sizes = {camera.name: _resized(config, camera) for camera in cameras}
     listed = ", ".join(f"{name} {height}×{width}" for name, (height, width) in sizes.items())
     if len(set(sizes.values())) > 1:
-        remedy = "Set policy.resize_shape: [height, width], to which every camera is resized."
+        remedy = "Set policy.resize_shape: [height, width] to resize every camera to one size."
         raise ConfigError([Fault("policy.resize_shape", f"the cameras differ in size ({listed}).", remedy)])
     size = next(iter(sizes.values()))
     crop = config.crop_size(size)

@@ -1,7 +1,7 @@
 """Names and shapes of a policy's weights, from its configuration alone. Standard library only.
 
-What :func:`trainables.diffusion_policy.network.policy.build_policy` builds, told beforehand and without
-torch. The buffer that follows from the configuration (``pool.pos_grid``) is left out.
+The same as of :func:`trainables.diffusion_policy.network.policy.build_policy`, but without torch. The buffer
+that follows from the configuration (``pool.pos_grid``) is left out.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = [
 Shapes = Mapping[str, tuple[int, ...]]
 """Shape of each tensor of a state dict, by its name."""
 DERIVED_BUFFER = ".pool.pos_grid"
-"""Ending of the buffer's name that follows from the size of the images and is learnt by nobody."""
+"""Ending of the name of the buffer that follows from the size of the images and is not learnt."""
 _NET = "diffusion.unet."
 _ENCODER = "diffusion.rgb_encoder."
 _BACKBONE = ".backbone."
@@ -45,7 +45,7 @@ _FIRST_STAGE = 4
 Tensors = Iterator[tuple[str, tuple[int, ...]]]
 
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
-"""BatchNorm's, which are no parameters."""
+"""BatchNorm's, which are not parameters."""
 _MOST_LISTED = 8
 _ENCODERS = "diffusion.rgb_encoder."
 
@@ -81,13 +81,13 @@ def layer_of(tensor: str) -> str:
 def reinitialised_layers(before: Shapes, wanted: Shapes, *, other_backbone: bool = False) -> list[str]:
     """The layers that cannot take their weights from a checkpoint, in order.
 
-    A layer is initialised again as a whole: if one of its tensors is missing or has another shape, or if the
-    checkpoint's layer has further ones (BatchNorm for GroupNorm).
+    A layer is reinitialised as a whole: if one of its tensors is missing or has another shape, or if the
+    checkpoint's layer has additional ones (BatchNorm for GroupNorm).
 
     Args:
         before: The checkpoint's tensors.
         wanted: The new policy's tensors.
-        other_backbone: Whether the backbone is another ResNet: then nothing of it is taken over, even where a
+        other_backbone: Whether the backbone is another ResNet: then none of its layers is taken, even if a
             shape happens to fit.
     """
     known = _by_layer(before)
@@ -172,7 +172,7 @@ def _unet(policy: PolicyConfig, action_dim: int, condition: int) -> Tensors:
     for place, (fine, coarse) in enumerate(reversed(levels[1:])):
         yield from residual_block(f"{_NET}up_modules.{place}.0", 2 * coarse, fine)
         yield from residual_block(f"{_NET}up_modules.{place}.1", fine, fine)
-        # The identity stands at the very last level only, which this loop never reaches.
+        # Only the last level has an identity, and this loop never reaches it.
         yield from _layer(f"{_NET}up_modules.{place}.2", fine, fine, 4)
     first = levels[0][1]
     yield from conv_block(f"{_NET}final_conv.0", first, first)
@@ -190,13 +190,13 @@ def _norm(name: str, channels: int) -> Tensors:
 
 
 def listed(names: Sequence[str], most: int) -> str:
-    """The first of many names, and how many more there are."""
+    """The first names of a list, and the number of the others."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
 
 def mismatches(expected: Shapes, found: Shapes) -> list[str]:
-    """What is missing, unexpected or of another shape, in a sentence each; empty if all fits."""
+    """The tensors that are missing, unexpected or of another shape, a sentence each; empty if all fit."""
     missing = [name for name in expected if name not in found]
     unexpected = [name for name in found if name not in expected]
     other = [
@@ -215,7 +215,7 @@ def _size(shape: tuple[int, ...]) -> str:
 
 
 def resnet_name(shapes: Shapes, prefix: str) -> str | None:
-    """The ResNet whose tensors begin with a prefix; None if it is not a known one."""
+    """The ResNet whose tensors begin with a prefix; None if it is unknown."""
     found = []
     for stage in range(4):
         blocks = 0

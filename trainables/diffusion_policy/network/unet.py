@@ -1,7 +1,7 @@
 """The conditional 1-D U-Net that predicts noise in a chunk of actions.
 
 The architecture of Chi et al., "Diffusion Policy" (arXiv 2303.04137), section 3.1 and appendix A: residual
-blocks of temporal convolutions, each modulated (FiLM) by one condition vector, which joins the diffusion
+blocks of temporal convolutions, each modulated (FiLM) by one condition vector, which contains the diffusion
 timestep and the observations. Parameter names are LeRobot's, so that checkpoints load both ways.
 
 Shapes: ``B`` samples, ``T`` action steps of the horizon, ``A`` action dimension, ``C`` channels, ``L`` steps
@@ -27,7 +27,7 @@ __all__ = ["ConditionalUnet1d", "ConvBlock", "FilmResidualBlock", "Mish", "StepE
 FINAL_CONV_GROUPS = 8
 """Groups of the last GroupNorm: fixed in LeRobot and in the original code."""
 LARGE = 8192
-"""Elements from which on a Mish of several vectorised operations beats torch's one slow one."""
+"""Elements from which on a Mish of several vectorised operations is faster than torch's single one."""
 
 
 class _CpuMish(torch.autograd.Function):

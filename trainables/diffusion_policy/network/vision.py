@@ -1,8 +1,8 @@
 """The image encoder: resize, crop, a ResNet, spatial softmax, one linear layer.
 
 As in Chi et al., "Diffusion Policy" (arXiv 2303.04137), section 3.2: a ResNet whose global pooling is
-replaced by a spatial softmax (it keeps where things are) and whose BatchNorm is replaced by GroupNorm
-(BatchNorm and an average of the weights do not go together). Parameter names are LeRobot's.
+replaced by a spatial softmax (it keeps positions) and whose BatchNorm is replaced by GroupNorm
+(BatchNorm does not work with an average of the weights). Parameter names are LeRobot's.
 
 Shapes: ``N`` images, ``C`` colour channels or features, ``H`` and ``W`` pixels, ``L`` cells of the last
 feature map, ``P`` keypoints, ``F`` features of an image.
@@ -62,10 +62,10 @@ def draw_crop_offsets(
 
     Args:
         shape: How many crops, in what arrangement. The first numbers drawn are those of the first crops, so
-            that the parts of a batch, drawn one after the other on a CPU, get what the whole would get.
+            that the parts of a batch, drawn one after the other on a CPU, get the crops of the whole batch.
         image: (height, width) of the images.
         crop: (height, width) of the crops.
-        generator: Where the randomness comes from; None: torch's global generator of the CPU.
+        generator: Draws the crops; None: torch's global generator of the CPU.
 
     Returns:
         (*shape, 2) int64 of (top, left), on the generator's device.
@@ -85,13 +85,13 @@ def crop_images(images_NCHW: Tensor, offsets_N2: Tensor, crop: tuple[int, int]) 
     columns_NW = offsets_N2[:, 1:] + torch.arange(width, device=device)
     numbers_N = torch.arange(images_NCHW.shape[0], device=device)
     # Indices on both sides of the channel slice put it last: the result is (N, height, width, C), that is
-    # channels last, which the convolutions that follow like best.
+    # channels last, the fastest layout for the convolutions that follow.
     cropped_NHWC = images_NCHW[numbers_N[:, None, None], :, rows_NH[:, :, None], columns_NW[:, None, :]]
     return cropped_NHWC.permute(0, 3, 1, 2)
 
 
 class SpatialSoftmax(nn.Module):
-    """Where each of some learned features is: the mean position under a softmax over the feature map."""
+    """Positions of learned features: the mean position under a softmax over the feature map."""
 
     pos_grid: Tensor
 
@@ -110,7 +110,7 @@ class SpatialSoftmax(nn.Module):
     def forward(self, features_NCHW: Tensor) -> Tensor:
         """Map features (N, C, H, W) to keypoints (N, P, 2): (x, y), each in [-1, 1]."""
         logits_NPL = self.nets(features_NCHW).flatten(start_dim=2)
-        # Positions are worth full precision: bfloat16 would move them by up to half a pixel.
+        # Positions need full precision: bfloat16 would move them by up to half a pixel.
         with torch.autocast(logits_NPL.device.type, enabled=False):
             return logits_NPL.float().softmax(dim=-1) @ self.pos_grid
 
@@ -143,7 +143,7 @@ class RgbEncoder(nn.Module):
         feature_map = (-(-image_size[0] // BACKBONE_STRIDE), -(-image_size[1] // BACKBONE_STRIDE))
         if feature_map == (1, 1):
             size = f"{image_size[0]}×{image_size[1]}"
-            log.warning("images of %s px are one cell to the encoder: it cannot tell where anything is", size)
+            log.warning("images of %s px are one cell to the encoder, so it cannot see positions", size)
         self.pool = SpatialSoftmax(resnet.fc.in_features, feature_map, num_keypoints)
         self.out = nn.Linear(2 * num_keypoints, 2 * num_keypoints)
         self.relu = nn.ReLU()
@@ -160,7 +160,7 @@ class RgbEncoder(nn.Module):
         if not (self.checkpoint_blocks and torch.is_grad_enabled()):
             return self.backbone(images_NCHW)
         x = images_NCHW
-        # The stem goes as one: its ReLU works in place, on what would have been kept before it.
+        # The stem is one part: its ReLU works in place, on the tensor that would have been kept before it.
         for stage in (self.backbone[:STEM], *self.backbone[STEM:]):
             x = _checkpointed(stage, x)
         return x
@@ -179,11 +179,11 @@ def _checkpointed(stage: nn.Module, x: Tensor) -> Tensor:
     """Run a stage whose activations are computed again in the backward pass."""
     norms = [module for module in stage.modules() if isinstance(module, nn.BatchNorm2d)]
     if not norms or torch.compiler.is_compiling():
-        # torch.compile does not take a context_fn, and its graph updates BatchNorm's statistics once anyway.
+        # torch.compile does not accept a context_fn, and its graph updates BatchNorm's statistics only once.
         return cast(Tensor, checkpoint(stage, x, use_reentrant=False, preserve_rng_state=False))
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        """For the first and for the second forward pass."""
+        """Contexts of the first and of the second forward pass."""
         return nullcontext(), _running_statistics_kept(norms)
 
     return cast(
@@ -193,7 +193,7 @@ def _checkpointed(stage: nn.Module, x: Tensor) -> Tensor:
 
 @contextmanager
 def _running_statistics_kept(norms: list[nn.BatchNorm2d]) -> Iterator[None]:
-    """Let BatchNorm see a batch for the second time without counting it a second time."""
+    """Let BatchNorm process a batch a second time without counting it again."""
     momenta = [norm.momentum for norm in norms]
     counts = [cast(Tensor, norm.num_batches_tracked).clone() for norm in norms]
     for norm in norms:

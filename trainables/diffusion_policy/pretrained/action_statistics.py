@@ -1,4 +1,4 @@
-"""The statistics by which a checkpoint unnormalises its actions. Standard library only."""
+"""The statistics with which a checkpoint unnormalises its actions. Standard library only."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def action_statistics(config: PretrainedConfig) -> dict[str, list[float]]:
     """Read a checkpoint's statistics of the action, each as one number per dimension.
 
     Returns:
-        Empty if it has none, or they cannot be read without torch. Loading the checkpoint says why.
+        Empty if it has none, or they cannot be read without torch. Loading the checkpoint reports why.
     """
     name = config.features.action.name
     try:

@@ -1,4 +1,4 @@
-"""Whether a checkpoint is still the one that it was."""
+"""A digest that shows whether a checkpoint has changed."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ WHOLE_B = 1024 * 1024
 BLOCKS = 16
 READ = ("*.json", "*.safetensors")
 _OF_THE_TRAINING = ("train_config.json", "state.json", "optimizer.safetensors")
-"""Files beside a checkpoint that a new run does not take anything from."""
+"""Files beside a checkpoint that a new run does not read."""
 
 
 def checkpoint_digest(place: Path) -> str:
-    """Identify what a run takes from a checkpoint: its configuration, and sizes and blocks of its weights.
+    """Identify the used parts of a checkpoint: its configuration, and sizes and blocks of its weights.
 
     Args:
         place: Its folder or ``.ckpt`` file, as `find_checkpoint` found it. Where it is does not matter.

@@ -1,4 +1,4 @@
-"""Find the checkpoint that a path, a trial's folder or a hub name means."""
+"""Find the checkpoint of a path, a trial's folder or a hub name."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ MOST_LEVELS = 4
 
 
 def find_checkpoint(path: str | Path, cache: Path | None = None) -> Path:
-    """Find the checkpoint that is meant.
+    """Find the checkpoint of a path or a hub name.
 
     Args:
-        path: A checkpoint's folder; a folder that holds it (``checkpoints/000400``, ``checkpoints/last``, a
-            training's output, a trial of a sweep; the best before the last if both are known); a ``.ckpt``
+        path: A checkpoint's folder; a folder that contains it (``checkpoints/000400``, ``checkpoints/last``,
+            a training's output, a trial of a sweep; the best before the last if both are known); a ``.ckpt``
             file; or the name of a model on the hub (``owner/name``).
-        cache: Folder for what is fetched from the hub; None: Hugging Face's own cache.
+        cache: Folder for downloads from the hub; None: Hugging Face's own cache.
 
     Returns:
-        The folder that holds ``config.json``, or the ``.ckpt`` file.
+        The folder of ``config.json``, or the ``.ckpt`` file.
 
     Raises:
-        ConfigError: If there is no checkpoint, or the hub cannot be reached.
+        ConfigError: If no checkpoint is found, or the hub cannot be reached.
     """
     place = Path(path).expanduser()
     if place.is_file():
@@ -40,22 +40,24 @@ def find_checkpoint(path: str | Path, cache: Path | None = None) -> Path:
         found = _in_folder(place, MOST_LEVELS)
         if found is None:
             remedy = (
-                "Expected config.json and model.safetensors, or a folder checkpoints/ that leads to them."
+                "Expected config.json and model.safetensors, or a folder checkpoints/ that contains them."
             )
-            raise path_error(f"{place} holds no checkpoint.", remedy)
+            raise path_error(f"{place} does not contain a checkpoint.", remedy)
         return found
     if isinstance(path, str) and REPO_ID.fullmatch(path):
         fetched = _fetch(path, cache)
         found = _in_folder(fetched, MOST_LEVELS)
         if found is None:
-            raise path_error(f"the hub's {path} holds no checkpoint (config.json, model.safetensors).")
+            raise path_error(
+                f"{path} on the hub does not contain a checkpoint (config.json, model.safetensors)."
+            )
         return found
-    remedy = "Expected a checkpoint's folder, a .ckpt file, or owner/name on the hub."
+    remedy = "Use a checkpoint's folder, a .ckpt file, or owner/name on the hub."
     raise path_error(f"{str(path)!r} does not exist.", remedy)
 
 
 def _in_folder(folder: Path, levels: int) -> Path | None:
-    """The checkpoint that a folder is or leads to."""
+    """The checkpoint that a folder is, or that it contains or points to."""
     config = folder / "config.json"
     if config.is_file() and (folder / "model.safetensors").is_file():
         return folder
@@ -66,12 +68,12 @@ def _in_folder(folder: Path, levels: int) -> Path | None:
             found = _in_folder(inside, levels - 1) if inside.is_dir() else None
             if found is not None:
                 return found
-    # Without weights it is none, yet the reader can say so better than "nothing is here".
+    # Without weights it is incomplete, which the reader reports better than "does not contain a checkpoint".
     return folder if config.is_file() and not (folder / "checkpoints").is_dir() else None
 
 
 def _leads(folder: Path) -> list[Path]:
-    """Where a checkpoint may lie inside a folder, the likeliest first."""
+    """Where a checkpoint may be inside a folder, the likeliest first."""
     numbered = sorted(
         (entry for entry in folder.iterdir() if entry.name.isdigit()), key=lambda entry: -int(entry.name)
     )
@@ -104,15 +106,15 @@ def _fetch(repo_id: str, cache: Path | None) -> Path:
             repo_id, allow_patterns=HUB_PATTERNS, ignore_patterns=HUB_IGNORED, cache_dir=cache
         )
     except GatedRepoError as error:
-        remedy = "Ask for access on its page, and log in with `hf auth login`."
-        raise path_error(f"{repo_id} asks for a permission you lack.", remedy) from error
+        remedy = "Request access on its page, and log in with `hf auth login`."
+        raise path_error(f"access to {repo_id} is restricted.", remedy) from error
     except RepositoryNotFoundError as error:
-        remedy = "Check the spelling; a private model needs `hf auth login`. There is no such folder either."
+        remedy = "Check the spelling; no such folder exists either. A private model needs `hf auth login`."
         raise path_error(f"the hub has no model {repo_id!r}.", remedy) from error
     except (HfHubHTTPError, OSError, ValueError) as error:
         # Without a network and without a cached copy the client raises one of several kinds of OSError.
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        remedy = "There is no such folder either. Without a network, name a folder that has the checkpoint."
+        remedy = "No such folder exists either. Without a network, use a folder with the checkpoint."
         problem = f"{repo_id} cannot be fetched from the hub: {reason.removeprefix('Got: ')}"
         raise path_error(problem, remedy) from error
     return Path(folder)

@@ -1,8 +1,8 @@
-"""LeRobot's ``config.json`` of a diffusion policy in this project's words. Standard library only.
+"""LeRobot's ``config.json`` of a diffusion policy as this project's fields. Standard library only.
 
 LeRobot writes every key that its version knows and reads a missing one as the default of the version that
 reads. A missing key is taken here from LeRobot's ``train_config.json`` beside it, or else from the weights,
-or else it is the default of the version that the other keys point to. Each is noted.
+or else it is the default of the version that the other keys show. Notes list all of them.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainables.diffusion_policy.config.diffusion_config import FIELDS
-from trainables.diffusion_policy.pretrained.told_by_weights import (
-    ToldByWeights,
+from trainables.diffusion_policy.pretrained.inferred import (
+    InferredConfig,
     fitting_crop,
     mode_of,
     observation_steps,
@@ -121,7 +121,7 @@ _VERSIONS: dict[str, Mapping[str, Any]] = {
     _0_4: _DEFAULTS,
     _0_6: {**_DEFAULTS, **_DEFAULTS_0_6},
 }
-"""What a missing key means, by the version that wrote the file."""
+"""The value of a missing key, by the version that wrote the file."""
 _KEYS_FROM_0_6 = ("gradient_checkpointing", "pretrained_revision")
 _KEYS_FROM_0_4_4 = ("resize_shape", "crop_ratio", "compile_model", "compile_mode", "use_peft")
 _OF_IMAGES = {
@@ -136,7 +136,7 @@ _NOT_OF_THE_POLICY = {
     *("type", "device", "use_amp", "push_to_hub", "repo_id", "private", "tags", "license", "pretrained_path"),
     *("use_peft", "compile_model", "compile_mode", *_KEYS_FROM_0_6),
 }
-"""Where and how LeRobot ran it; of no meaning to the weights."""
+"""Settings of LeRobot's run, which do not concern the weights."""
 
 # LeRobot passes these names to diffusers, whose `constant` has no warmup.
 _SCHEDULERS = {"cosine": "cosine", "linear": "linear", "constant_with_warmup": "constant"}
@@ -144,19 +144,19 @@ _SCHEDULERS = {"cosine": "cosine", "linear": "linear", "constant_with_warmup": "
 MOST_FEATURES = 64
 MOST_LEVELS = 12
 MOST_SIZE = 1_000_000
-"""Of anything that a network's size follows from: far above what is used, far below what overflows."""
+"""The largest value that decides a network's size: far above usual values, far below an overflow."""
 MOST_PIXELS = 16_384
 
 
 @dataclass(frozen=True)
 class LerobotConfig:
-    """A ``config.json`` in this project's words.
+    """A ``config.json`` as this project's fields.
 
     Attributes:
         values: Its values by dotted name.
         features: What the policy sees and does.
         deciles: Types of features that are normalised by their 10th and 90th percentile.
-        notes: What was not understood, or taken over differently.
+        notes: What was ignored, or changed.
     """
 
     values: dict[str, Any]
@@ -177,38 +177,38 @@ def read_lerobot_config(
     stated: Mapping[str, Any],
     *,
     before_0_4: bool = False,
-    told: ToldByWeights | None = None,
+    inferred: InferredConfig | None = None,
     training: Mapping[str, Any] | None = None,
 ) -> LerobotConfig:
     """Read a ``config.json``.
 
     Args:
         stated: Its content.
-        before_0_4: Whether LeRobot before 0.4 wrote it, as files beside it tell.
-        told: What the weights beside it tell; None if they are not at hand.
+        before_0_4: Whether LeRobot before 0.4 wrote it, according to the files beside it.
+        inferred: The configuration that the weights beside it show; None if they are missing.
         training: The policy's section of ``train_config.json`` beside it.
 
     Raises:
-        InvalidConfigError: If it is of another policy, or holds values that cannot be built.
+        InvalidConfigError: If it is of another policy, or has values that cannot be built.
     """
     kind = stated.get("type")
     if kind != "diffusion":
         if kind is None and "input_shapes" in stated:
-            remedy = "Convert it with LeRobot's own migration of that time, or take a newer checkpoint."
+            remedy = "Convert it with LeRobot's migration script of that time, or use a newer checkpoint."
             raise InvalidConfigError(
-                "it has input_shapes, the form of LeRobot before 2025, which is not read.", remedy
+                "it has input_shapes, the format of LeRobot before 2025, which is not supported.", remedy
             )
         raise InvalidConfigError(
             f"its type is {_short(kind)}.", "Expected 'diffusion': only a Diffusion Policy can be loaded."
         )
     notes: list[str] = []
     features = _read_features(stated, notes)
-    values = _read_policy(Source(stated, training or {}, told, features, before_0_4), notes)
+    values = _read_policy(Source(stated, training or {}, inferred, features, before_0_4), notes)
     mapping = {**(training or {}), **stated}.get("normalization_mapping")
     modes, deciles = read_normalization(_DEFAULT_NORMALIZATION if mapping is None else mapping)
     values |= modes
     if mapping is None:
-        values |= _told_modes(told, features, before_0_4, notes)
+        values |= _inferred_modes(inferred, features, before_0_4, notes)
     values |= _read_training(stated, notes)
     check_values(values)
     _execute_what_there_is(values, notes)
@@ -218,25 +218,25 @@ def read_lerobot_config(
 
 @dataclass(frozen=True)
 class Source:
-    """Where the fields of a policy may be read.
+    """The sources of a policy's fields.
 
     Attributes:
         stated: The content of ``config.json``.
         training: The policy's section of ``train_config.json``.
-        told: What the weights tell; None if they are not at hand.
+        inferred: The configuration that the weights show; None if they are missing.
         features: What the policy sees and does.
-        before_0_4: Whether LeRobot before 0.4 wrote it, as files beside it tell.
+        before_0_4: Whether LeRobot before 0.4 wrote it, according to the files beside it.
     """
 
     stated: Mapping[str, Any]
     training: Mapping[str, Any]
-    told: ToldByWeights | None
+    inferred: InferredConfig | None
     features: PolicyFeatures
     before_0_4: bool
 
     @property
     def version(self) -> str:
-        """The version that wrote ``config.json``, as far as its keys tell."""
+        """The version that wrote ``config.json``, according to its keys."""
         if any(key in self.stated for key in _KEYS_FROM_0_6):
             return _0_6
         if any(key in self.stated for key in _KEYS_FROM_0_4_4) or not self.before_0_4:
@@ -244,7 +244,7 @@ class Source:
         return _BEFORE_0_4
 
     def was_written(self, name: str) -> bool:
-        """Whether the version that wrote ``config.json`` writes a field, and the policy makes use of it."""
+        """Whether the version that wrote ``config.json`` writes a field, and the policy uses it."""
         if name in _OF_IMAGES and not self.features.cameras:
             return False
         newer = any(key in self.stated for key in (*_KEYS_FROM_0_4_4, *_KEYS_FROM_0_6))
@@ -253,8 +253,8 @@ class Source:
 
 def _read_policy(source: Source, notes: list[str]) -> dict[str, Any]:
     defaults = _VERSIONS[source.version]
-    told = _told_fields(source, defaults)
-    places = {"config.json": source.stated, "train_config.json": source.training, "the weights": told}
+    inferred = _inferred_fields(source, defaults)
+    places = {"config.json": source.stated, "train_config.json": source.training, "the weights": inferred}
     read: dict[str, Any] = {}
     taken: dict[str, list[str]] = {}
     for name in POLICY_FIELDS:
@@ -269,7 +269,7 @@ def _read_policy(source: Source, notes: list[str]) -> dict[str, Any]:
     ]
     if "" in taken:
         notes.append(_filled(taken[""], read, source))
-    # LeRobot heeds crop_ratio only beside resize_shape, and then crop_shape not at all.
+    # LeRobot uses crop_ratio only with resize_shape, and then ignores crop_shape.
     resized, ratio = read["resize_shape"], read["crop_ratio"]
     if resized is None:
         read["crop_ratio"] = 1.0
@@ -280,30 +280,32 @@ def _read_policy(source: Source, notes: list[str]) -> dict[str, Any]:
     return {f"policy.{name}": value for name, value in read.items()}
 
 
-def _told_fields(source: Source, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that the weights tell."""
-    told = source.told
-    if told is None:
+def _inferred_fields(source: Source, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that the weights show."""
+    inferred = source.inferred
+    if inferred is None:
         return {}
     sees = bool(source.features.cameras)
-    fields = {name: value for name, value in told.fields.items() if sees or name not in _OF_IMAGES}
-    steps = observation_steps(told, source.features, told.fields.get("spatial_softmax_num_keypoints", 0))
+    fields = {name: value for name, value in inferred.fields.items() if sees or name not in _OF_IMAGES}
+    steps = observation_steps(
+        inferred, source.features, inferred.fields.get("spatial_softmax_num_keypoints", 0)
+    )
     if steps is not None:
         fields["n_obs_steps"] = steps
     resized = source.stated.get("resize_shape")
-    if sees and told.cells is not None and (resized is None or _is_size(resized)):
-        fitting = fitting_crop(source.features, told, [defaults["crop_shape"], None], resized)
+    if sees and inferred.cells is not None and (resized is None or _is_size(resized)):
+        fitting = fitting_crop(source.features, inferred, [defaults["crop_shape"], None], resized)
         if fitting and fitting[0] != defaults["crop_shape"]:
             fields["crop_shape"] = fitting[0]
     return fields
 
 
 def _filled(names: Sequence[str], read: Mapping[str, Any], source: Source) -> str:
-    """Say which defaults were taken, of which version, and that nothing else tells them."""
-    reason = "The weights do not tell them" if source.told is not None else "The weights were not read for it"
+    """A note on the defaults that were used, and of which version they are."""
+    reason = "The weights do not show them" if source.inferred is not None else "The weights were not read"
     return (
-        f"config.json lacks {', '.join(names)}. Taken were the defaults of {source.version}: "
-        f"{', '.join(_default(name, read[name]) for name in names)}. {reason}: set "
+        f"config.json lacks {', '.join(names)}. The defaults of {source.version} are used: "
+        f"{', '.join(_default(name, read[name]) for name in names)}. {reason}. Set "
         f"{', '.join(f'policy.{name}' for name in names)} if the checkpoint was trained with others."
     )
 
@@ -319,31 +321,31 @@ def _assigned(names: Sequence[str], read: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {_short(read[name])}" for name in names)
 
 
-def _told_modes(
-    told: ToldByWeights | None, features: PolicyFeatures, before_0_4: bool, notes: list[str]
+def _inferred_modes(
+    inferred: InferredConfig | None, features: PolicyFeatures, before_0_4: bool, notes: list[str]
 ) -> dict[str, str]:
-    """The normalisations that statistics among the weights tell, if ``config.json`` has no mapping."""
+    """The normalisations that statistics among the weights show, if ``config.json`` has no mapping."""
     if not before_0_4:
-        return {}  # the processors say it
+        return {}  # the processors define them
     modes = {
         field: mode
         for kind, field in NORMALIZATION_FIELDS.items()
-        if told is not None and (mode := mode_of(told, features, kind)) is not None
+        if inferred is not None and (mode := mode_of(inferred, features, kind)) is not None
     }
     if modes:
         listed = ", ".join(f"{field} {mode}" for field, mode in modes.items())
         notes.append(f"config.json lacks normalization_mapping. Taken from the weights: {listed}.")
     else:
         notes.append(
-            "config.json lacks normalization_mapping. Taken were LeRobot's defaults: images MEAN_STD, state "
-            "and action MIN_MAX. Nothing else tells them: set policy.normalization_action and the others if "
-            "the checkpoint was trained otherwise."
+            "config.json lacks normalization_mapping. LeRobot's defaults are used: images MEAN_STD, state "
+            "and action MIN_MAX. The weights do not show them. Set policy.normalization_action and the "
+            "others if the checkpoint was trained with others."
         )
     return modes
 
 
 def _execute_what_there_is(values: dict[str, Any], notes: list[str]) -> None:
-    """LeRobot executes as many actions as the horizon leaves, if ``n_action_steps`` asks for more."""
+    """LeRobot executes as many actions as the horizon allows, if ``n_action_steps`` is larger."""
     horizon, steps, asked = (
         values[f"policy.{name}"] for name in ("horizon", "n_obs_steps", "n_action_steps")
     )
@@ -351,8 +353,8 @@ def _execute_what_there_is(values: dict[str, Any], notes: list[str]) -> None:
     if asked > available >= 1:
         values["policy.n_action_steps"] = available
         notes.append(
-            f"n_action_steps is {asked}, and horizon {horizon} with n_obs_steps {steps} leaves {available} "
-            f"actions: LeRobot executes {available}, and {available} was taken."
+            f"n_action_steps is {asked}, but horizon {horizon} with n_obs_steps {steps} allows {available} "
+            f"actions. LeRobot executes {available}, so n_action_steps {available} is used."
         )
 
 
@@ -361,7 +363,7 @@ def _is_size(value: Any) -> bool:
 
 
 def _are_numbers(values: Any) -> bool:
-    """Whether it is a list of numbers that can be multiplied without ado."""
+    """Whether it is a list of numbers that are small enough to be multiplied."""
     return isinstance(values, list) and all(
         isinstance(n, (int, float)) and abs(n) <= MOST_SIZE for n in values
     )
@@ -378,8 +380,8 @@ def read_normalization(mapping: Any) -> tuple[dict[str, str], frozenset[str]]:
         InvalidConfigError: If it is not a mapping of known normalisations.
     """
     if not isinstance(mapping, dict):
-        raise InvalidConfigError(f"its normalisations are {_short(mapping)}, no mapping.")
-    # LeRobot has no entry for ENV, and passes through what has none.
+        raise InvalidConfigError(f"its normalisations are {_short(mapping)}, not a mapping.")
+    # LeRobot has no entry for ENV, and does not normalise features without one.
     stated = {kind.value: mapping.get(kind.value, "IDENTITY") for kind in NORMALIZATION_FIELDS}
     deciles = frozenset(kind for kind, mode in stated.items() if mode == "QUANTILE10")
     values = {}
@@ -404,7 +406,7 @@ def _read_training(stated: Mapping[str, Any], notes: list[str]) -> dict[str, Any
     elif isinstance(name, str) and name in _SCHEDULERS:
         values["lr_scheduler.name"] = _SCHEDULERS[name]
     elif name is not None:
-        notes.append(f"scheduler_name {_short(name)} is not known here; lr_scheduler.name was left alone.")
+        notes.append(f"scheduler_name {_short(name)} is unknown here and was ignored.")
     return values
 
 
@@ -419,7 +421,7 @@ def _read_features(stated: Mapping[str, Any], notes: list[str]) -> PolicyFeature
         for name, entry in entries.items():
             feature = _read_feature(group, name, entry)
             if feature is None or not _is_used(feature, group):
-                notes.append(f"{name} is among the {group}, but a diffusion policy makes no use of it.")
+                notes.append(f"{name} is among the {group}, but a diffusion policy does not use it.")
             else:
                 listed.append(feature)
     try:
@@ -456,7 +458,7 @@ def _is_used(feature: Feature, group: str) -> bool:
 
 
 def check_values(values: Mapping[str, Any]) -> None:
-    """Refuse values that cannot be built here, and sizes that cannot be meant.
+    """Refuse values that cannot be built here, and sizes that must be mistakes.
 
     Raises:
         InvalidConfigError: With every value that is wrong.
@@ -486,7 +488,7 @@ def _note_rest(stated: Mapping[str, Any], values: Mapping[str, Any], notes: list
     }
     unknown = sorted(set(stated) - known)
     if unknown:
-        notes.append(f"not known here, and ignored: {', '.join(unknown)}.")
+        notes.append(f"unknown here and ignored: {', '.join(unknown)}.")
 
 
 def _short(value: Any) -> str:

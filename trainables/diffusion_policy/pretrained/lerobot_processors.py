@@ -1,8 +1,8 @@
-"""LeRobot's processor files: what happens to values before and after the policy. Standard library only.
+"""LeRobot's processor files: the steps before and after the policy. Standard library only.
 
 LeRobot from 0.4 on keeps statistics out of the weights: ``policy_preprocessor.json`` and
-``policy_postprocessor.json`` list steps, and the normalising ones name a file with their statistics. What
-these files say is what LeRobot does, whatever ``config.json`` says beside them.
+``policy_postprocessor.json`` list steps, and the normalising ones name a file with their statistics. If
+``config.json`` differs from these files, LeRobot follows the files.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ UNNORMALIZER = "unnormalizer_processor"
 
 
 def find_step(content: Mapping[str, Any], registered: str) -> dict[str, Any] | None:
-    """The step of a processor file that is registered under a name, wherever it stands; None: there is none.
+    """The step of a processor file that is registered under a name, at any position; None: there is none.
 
     Raises:
-        ValueError: If the file holds no list of steps.
+        ValueError: If the file does not contain a list of steps.
     """
     steps = content.get("steps")
     if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
-        raise ValueError("it holds no list of steps")
+        raise ValueError("it does not contain a list of steps")
     found = next((step for step in steps if step.get("registry_name") == registered), None)
     if found is not None and not isinstance(found.get("config", {}), dict):
-        raise ValueError(f"the config of {registered} is no mapping")
+        raise ValueError(f"the config of {registered} is not a mapping")
     return found
 
 
@@ -47,9 +47,9 @@ def state_file(folder: Path, step: Mapping[str, Any]) -> Path:
     """The file of a step's statistics.
 
     Raises:
-        ValueError: If the step names none, or one outside of ``folder``.
+        ValueError: If the step does not name a file, or one outside of ``folder``.
     """
     name = step.get("state_file")
     if not isinstance(name, str) or name in ("", ".", "..") or Path(name).name != name or "\\" in name:
-        raise ValueError(f"state_file {name!r} is no file of the checkpoint's folder")
+        raise ValueError(f"state_file {name!r} is not a file of the checkpoint's folder")
     return folder / name

@@ -2,11 +2,11 @@
 
 Such a file is a pickle of the configuration (OmegaConf) and of state dicts. torch's restricted reader
 (``weights_only``) builds tensors and plain containers and refuses every other class. For the few classes of
-OmegaConf it is given stand-ins here, which keep what the file says of an object and can do nothing; so
-neither OmegaConf nor dill is imported, and a file that holds anything else is refused.
+OmegaConf it uses stand-ins that keep an object's data and have no behaviour; so neither OmegaConf nor dill is
+imported, and a file that contains any other class is refused.
 
-Read are policies on states (``DiffusionUnetLowdimPolicy``) that take observations as one condition of the
-whole U-Net. Policies on images have encoders of robomimic, which are built otherwise than LeRobot's.
+Supported are policies on states (``DiffusionUnetLowdimPolicy``) that take observations as one condition of
+the whole U-Net. Policies on images have encoders of robomimic, which differ from LeRobot's.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from torch import Tensor
 
 from trainables.diffusion_policy.config.diffusion_config import FIELDS
 from trainables.diffusion_policy.network.normalize import Statistics
+from trainables.diffusion_policy.pretrained.inferred import contradictions, infer_config
 from trainables.diffusion_policy.pretrained.lerobot_config import InvalidConfigError, check_values
 from trainables.diffusion_policy.pretrained.pretrained_config import PretrainedConfig, path_error
-from trainables.diffusion_policy.pretrained.told_by_weights import contradictions, told_by
 from trainables.diffusion_policy.pretrained.weights import Pretrained
 from trainables.features import ACTION, STATE, Feature, FeatureType, PolicyFeatures
 from trainables.interface import ConfigError
@@ -34,7 +34,7 @@ __all__ = ["read_original", "read_original_config"]
 
 _LOWDIM = "DiffusionUnetLowdimPolicy"
 _MOST_DEPTH = 32
-# What a scheduler's settings must be if they are said: they are diffusers' defaults, with which both work.
+# The values that a scheduler's settings must have if they are given: diffusers' defaults, which both use.
 _SCHEDULER_DEFAULTS = {
     "variance_type": ("fixed_small", None),
     "set_alpha_to_one": (True, None),
@@ -42,11 +42,11 @@ _SCHEDULER_DEFAULTS = {
     "thresholding": (False, None),
     "trained_betas": (None,),
 }
-_CONVERT = "docs/checkpoints.md shows how to convert such a file where it was made."
+_CONVERT = "docs/checkpoints.md shows how to convert such a file on the machine where it was made."
 
 
 class _Object:
-    """An object of the file whose class is not loaded: what the file says of it, and no behaviour."""
+    """An object of the file whose class is not loaded: its data without behaviour."""
 
     state: Any = None
 
@@ -86,7 +86,7 @@ def read_original_config(file: Path) -> PretrainedConfig:
     Raises:
         ConfigError: If it cannot be read safely, or its policy cannot be built here.
     """
-    # Mapped into memory, tensors are read when they are used: here, the few numbers of the normaliser.
+    # Mapped into memory, tensors are read when they are used: here, only those of the normaliser.
     return _describe(file, _payload(file, mapped=True), ema=True).config
 
 
@@ -95,7 +95,7 @@ def read_original(file: Path, *, ema: bool) -> Pretrained:
 
     Args:
         file: The file.
-        ema: Take the averaged weights if there are any.
+        ema: Read the averaged weights if there are any.
 
     Raises:
         ConfigError: If it cannot be read safely, or its policy cannot be built here.
@@ -108,7 +108,7 @@ def read_original(file: Path, *, ema: bool) -> Pretrained:
 
 
 class _Described(NamedTuple):
-    """What a file says, and its tensors under the file's own names."""
+    """A file's configuration, and its tensors under the file's own names."""
 
     config: PretrainedConfig
     statistics: Statistics
@@ -134,44 +134,46 @@ def _describe(file: Path, payload: Mapping[str, Any], *, ema: bool) -> _Describe
         raise path_error(f"{file}: {error}", error.remedy) from error
     notes = [f"the {'averaged weights (EMA)' if name == 'ema_model' else 'weights as trained'} were read."]
     notes.append(f"its observation vector is {STATE} here, {features.state_dim} numbers.")
-    # What is not named is the default of the original's classes, which no version changed.
+    # Missing values are the defaults of the original's classes, which are the same in all versions.
     complete = {field: info.default for field, info in FIELDS.items()} | values
     learnt = {_renamed(key): tuple(value.shape) for key, value in tensors.items() if key.startswith("model.")}
-    faults = tuple(contradictions(file, complete, features, told_by(learnt)))
+    faults = tuple(contradictions(file, complete, features, infer_config(learnt)))
     config = PretrainedConfig(file, "diffusion_policy", values, features, tuple(notes), faults=faults)
     return _Described(config, statistics, tensors)
 
 
 def _payload(file: Path, *, mapped: bool) -> Mapping[str, Any]:
     try:
-        # Files of before PyTorch 1.6 cannot be mapped; they are small.
+        # Files from before PyTorch 1.6 cannot be mapped; they are small.
         mapped = mapped and zipfile.is_zipfile(file)
         with torch.serialization.safe_globals(_stand_ins()):
             payload = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
     except FileNotFoundError as error:
         raise path_error(f"{file} is missing.") from error
     except Exception as error:
-        # The restricted reader fails in many ways on what it does not expect; each is a refusal.
+        # The restricted reader raises many kinds of errors for unexpected files; each is a refusal.
         raise _refusal(file, error) from error
     if not isinstance(payload, dict):
-        raise path_error(f"{file} holds a {type(payload).__name__}, no checkpoint of the original code.")
+        raise path_error(
+            f"{file} contains a {type(payload).__name__}, not a checkpoint of the original code."
+        )
     return payload
 
 
 def _refusal(file: Path, error: Exception) -> ConfigError:
-    # What torch itself says ends with the advice to read it unsafely.
+    # torch's own message ends with the advice to read the file unsafely.
     found = re.search(r"unsupported (?:global|class)[: ]+(?:global )?([\w.]*\w)", str(error), re.IGNORECASE)
     if found is None:
-        return path_error(f"{file} cannot be read: it is damaged, or no file of PyTorch.", _CONVERT)
+        return path_error(f"{file} cannot be read: it is damaged, or not a file of PyTorch.", _CONVERT)
     return path_error(
-        f"{file} cannot be read safely: it holds {found[1]}, and building an object of a class that the file "
-        "names would run its code.",
+        f"{file} cannot be read safely: it contains an object of {found[1]}, and building it would run "
+        "code that the file names.",
         _CONVERT,
     )
 
 
 def _plain(value: Any, depth: int = 0) -> Any:
-    """OmegaConf's containers and nodes as the plain values that they hold."""
+    """OmegaConf's containers and nodes as plain values."""
     if depth > _MOST_DEPTH:
         return None
     if isinstance(value, _Object):
@@ -194,7 +196,7 @@ def _read_values(stated: Mapping[str, Any]) -> dict[str, Any]:
         "n_obs_steps": policy.get("n_obs_steps"),
         "horizon": policy.get("horizon"),
         "n_action_steps": policy.get("n_action_steps"),
-        # The original's own defaults, as of its classes.
+        # The defaults of the original's classes.
         "down_dims": model.get("down_dims", [256, 512, 1024]),
         "kernel_size": model.get("kernel_size", 3),
         "n_groups": model.get("n_groups", 8),
@@ -218,25 +220,27 @@ def _read_values(stated: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_others(policy: Mapping[str, Any], model: Mapping[str, Any], scheduler: Mapping[str, Any]) -> None:
-    """Refuse what is built or run otherwise than here."""
+    """Refuse policies that differ from those built here."""
     kind = str(policy.get("_target_", "")).rpartition(".")[2]
     if kind != _LOWDIM:
         raise InvalidConfigError(
-            f"its policy is {kind or 'not named'}; of the original code {_LOWDIM} can be read.",
-            "Policies on images have other encoders there; train them anew, here.",
+            f"its policy is {kind or 'not named'}; of the original code only {_LOWDIM} can be read.",
+            "Policies on images have other encoders there. Train them again with this project.",
         )
     if not policy.get("obs_as_global_cond", False) or policy.get("obs_as_local_cond", False):
-        raise InvalidConfigError("its observations are no condition of the whole U-Net (obs_as_global_cond).")
+        raise InvalidConfigError(
+            "its observations are not a condition of the whole U-Net (obs_as_global_cond)."
+        )
     if not policy.get("oa_step_convention", False) or policy.get("pred_action_steps_only", False):
         raise InvalidConfigError("its actions do not begin at the last observation (oa_step_convention).")
     if str(model.get("_target_", "ConditionalUnet1D")).rpartition(".")[2] != "ConditionalUnet1D":
-        raise InvalidConfigError(f"its network is {model['_target_']}, no ConditionalUnet1D.")
+        raise InvalidConfigError(f"its network is {model['_target_']}, not ConditionalUnet1D.")
     if model.get("local_cond_dim") is not None:
         raise InvalidConfigError("its network has a local condition (local_cond_dim).")
     for name, allowed in _SCHEDULER_DEFAULTS.items():
         if name in scheduler and scheduler[name] not in allowed:
             raise InvalidConfigError(
-                f"its noise_scheduler has {name} {scheduler[name]!r}, which is not known."
+                f"its noise_scheduler has {name} {scheduler[name]!r}, which is not supported."
             )
 
 
@@ -265,13 +269,13 @@ def _limits(tensors: Mapping[str, Tensor], name: str, size: int) -> dict[str, np
         found.append(value.numpy().astype(np.float64))
     scale, offset = found
     if not (np.isfinite(scale) & (scale > 0) & np.isfinite(offset)).all():
-        raise InvalidConfigError(f"the normaliser of {name!r} is no scaling (scale {scale.tolist()}).")
+        raise InvalidConfigError(f"the normaliser of {name!r} is not a scaling (scale {scale.tolist()}).")
     limits = {"min": (-1 - offset) / scale, "max": (1 - offset) / scale}
     return {statistic: value.astype(np.float32) for statistic, value in limits.items()}
 
 
 def _renamed(name: str) -> str:
-    """A parameter's name in LeRobot: two blocks have names of their own there, resampling has no wrapper."""
+    """A parameter's name in LeRobot, where two blocks have other names and resampling has no wrapper."""
     name = name.replace("model.", "diffusion.unet.", 1)
     name = name.replace(".blocks.0.", ".conv1.").replace(".blocks.1.", ".conv2.")
     return re.sub(r"((?:down|up)_modules\.\d+\.2)\.conv\.", r"\1.", name)

@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself, and reading its JSON files."""
+"""A checkpoint's configuration, and reading its JSON files."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from trainables.interface import ConfigError, Fault
 __all__ = ["PretrainedConfig", "path_error", "read_json"]
 
 MOST_JSON_BYTES = 8_000_000
-"""A configuration takes a few kilobytes; a file above this is none."""
+"""A configuration takes a few kilobytes; a larger file is not one."""
 
 
 @dataclass(frozen=True)
 class PretrainedConfig:
-    """What a checkpoint says of itself.
+    """A checkpoint's configuration.
 
     Attributes:
         folder: The checkpoint's folder, or the file of the original code.
         format: ``lerobot``; ``lerobot_buffers`` for LeRobot before 0.4; ``sweeper`` for this project's own;
             ``diffusion_policy`` for the original code.
         values: Its configuration by dotted name: ``policy.*``, and ``optimizer.*`` and ``lr_scheduler.*``
-            if it says them.
+            if it has them.
         features: What the policy sees and does, cameras in the order of its encoders.
-        notes: What was taken over differently, or not at all, in a sentence each.
-        deciles: Types of features (``STATE``) whose 1st and 99th percentile are the 10th and the 90th.
-        faults: Where it contradicts its own weights.
-        crop_fault: How its crop does, which a new run may set otherwise; None if it does not.
+        notes: What was changed or ignored, in a sentence each.
+        deciles: Types of features (``STATE``) whose 1st and 99th percentiles are in fact the 10th and 90th.
+        faults: Contradictions to its own weights.
+        crop_fault: A contradiction of its crop, which a new run may change; None if there is none.
         statistics_fault: Why it has no statistics; empty if it has them.
     """
 
@@ -55,7 +55,7 @@ def read_json(file: Path) -> dict[str, Any]:
     """Read a JSON object of a checkpoint.
 
     Raises:
-        ConfigError: If it is missing, not JSON, no object, or larger than any configuration.
+        ConfigError: If it is missing, not JSON, not an object, or larger than any configuration.
     """
 
     def fail(problem: str, cause: Exception | None = None) -> NoReturn:
@@ -63,12 +63,12 @@ def read_json(file: Path) -> dict[str, Any]:
 
     try:
         if file.stat().st_size > MOST_JSON_BYTES:
-            fail(f"has more than {MOST_JSON_BYTES:,} bytes, which no checkpoint's has")
+            fail(f"has more than {MOST_JSON_BYTES:,} bytes, more than the file of any checkpoint")
         value = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         fail("is missing", error)
     except (OSError, ValueError, RecursionError) as error:
         fail(f"cannot be read ({error})", error)
     if not isinstance(value, dict):
-        fail("holds no JSON object")
+        fail("is not a JSON object")
     return value

@@ -1,4 +1,4 @@
-"""Read a checkpoint: weights under LeRobot's names, statistics as the normaliser wants them."""
+"""Read a checkpoint: weights under LeRobot's names, statistics in the normaliser's form."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def load(
         path: A checkpoint's folder, or whatever else
             :func:`trainables.diffusion_policy.pretrained.find.find_checkpoint` takes.
         ema: Use the averaged weights if the checkpoint has them (this project's own, the original code's).
-        device: Where the policy is put.
-        cache: Folder for what is fetched from the hub; None: Hugging Face's own cache.
+        device: Device of the policy.
+        cache: Folder for downloads from the hub; None: Hugging Face's own cache.
 
     Returns:
         The policy in evaluation mode. ``policy.predict_action`` takes raw observations under LeRobot's names,
@@ -62,14 +62,14 @@ def load(
         (B, n_action_steps, A) in original units; ``policy.loss`` takes the same with ``action`` (B, T, A).
 
     Raises:
-        ConfigError: If there is no checkpoint, it is damaged, or its weights or its statistics do not fit
+        ConfigError: If the checkpoint is missing or damaged, or its weights or its statistics do not fit
             its configuration.
     """
     return policy_of(read_checkpoint(path, cache, ema=ema)).to(device)
 
 
 def policy_of(read: Pretrained) -> DiffusionPolicy:
-    """The policy that a checkpoint holds, in evaluation mode; it takes the checkpoint's tensors over.
+    """A checkpoint's policy, in evaluation mode; it takes over the checkpoint's tensors.
 
     Raises:
         ConfigError: If weights or statistics do not fit the configuration.
@@ -83,13 +83,13 @@ def policy_of(read: Pretrained) -> DiffusionPolicy:
         contradicted = [*config.faults, *([config.crop_fault] if config.crop_fault else [])]
         raise ConfigError([*contradicted, *path_error(f"{config.folder}: {error}").faults]) from error
     except NormalizationError as error:
-        remedy = "Fine-tuning can take the dataset's statistics instead: policy.stats: dataset."
+        remedy = "Fine-tuning can use the dataset's statistics instead: policy.stats: dataset."
         raise path_error(f"{config.folder}: its statistics cannot be used: {error}.", remedy) from error
     return policy.eval()
 
 
 def load_notes(read: Pretrained) -> list[str]:
-    """What is worth knowing of a checkpoint before its policy is used, in a sentence or two each."""
+    """Notes and warnings about a checkpoint before its policy is used, in a sentence or two each."""
     policy = read.policy_config
     found = read.statistics.get(read.config.features.action.name, {})
     plain = {
@@ -109,12 +109,12 @@ def read_checkpoint(
 
     Args:
         path: What :func:`trainables.diffusion_policy.pretrained.find.find_checkpoint` takes.
-        cache: Folder for what is fetched from the hub; None: Hugging Face's own cache.
-        ema: Take the averaged weights if the checkpoint has them.
-        statistics: Read the statistics. A run that takes the dataset's needs none.
+        cache: Folder for downloads from the hub; None: Hugging Face's own cache.
+        ema: Read the averaged weights if the checkpoint has them.
+        statistics: Read the statistics. A run that uses the dataset's does not need them.
 
     Raises:
-        ConfigError: If there is no checkpoint, or it is damaged.
+        ConfigError: If the checkpoint is missing or damaged.
     """
     place = find_checkpoint(path, cache)
     if place.is_file():
@@ -133,7 +133,7 @@ def read_checkpoint(
 def read_tensors(file: Path) -> dict[str, Tensor]:
     """Read a safetensors file, floats as float32.
 
-    The format's header is checked against the file's length, so no more is allocated than the file has.
+    The format's header is checked against the file's length, so no more memory is allocated than it needs.
 
     Raises:
         ConfigError: If it is missing or damaged.
@@ -148,8 +148,8 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
 
 
 def _single(value: Tensor) -> Tensor:
-    # Copied: what safetensors gives is a view of the file, which would take the process with it if another
-    # one shortened the file.
+    # Copied: safetensors returns a view of the file, and the process would crash if another one shortened
+    # the file.
     return value.to(torch.float32 if value.is_floating_point() else value.dtype, copy=True)
 
 
@@ -163,11 +163,11 @@ def _read_own(config: PretrainedConfig, ema: bool) -> Pretrained:
 
 
 def _read_with_processors(config: PretrainedConfig) -> Pretrained:
-    """LeRobot from 0.4 on. Statistics among the weights (a migration's remains) are not what it uses."""
+    """LeRobot from 0.4 on. It ignores statistics among the weights, which a migration leaves."""
     weights = _weights(config)
     before = _processor_statistics(config.folder, PREPROCESSOR, NORMALIZER)
     after = _processor_statistics(config.folder, POSTPROCESSOR, UNNORMALIZER)
-    # The actions that come out are what matters; the statistics of those that go in are for training alone.
+    # The predicted actions matter; the statistics of the preprocessor's actions are for training only.
     action = config.features.action
     found = {feature.name: before.get(feature.name, {}) for feature in config.features.inputs}
     found[action.name] = after.get(action.name, {})
@@ -204,7 +204,7 @@ def _read_with_buffers(config: PretrainedConfig) -> Pretrained:
 
 
 def _renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without the mark that torch.compile leaves in names."""
+    """A name without the part that torch.compile adds."""
     return {name.replace(_COMPILED, ""): value for name, value in tensors.items()}
 
 
@@ -216,7 +216,7 @@ def _processor_statistics(folder: Path, file: str, registered: str) -> dict[str,
         epsilon = step.get("config", {}).get("eps", EPSILON)
         if epsilon != EPSILON:
             raise ValueError(f"{registered} has eps {epsilon!r}; only {EPSILON} can be reproduced")
-        # A step without statistics has no file: LeRobot passes everything through.
+        # A step without statistics has no file: LeRobot changes nothing then.
         tensors = {} if step.get("state_file") is None else read_tensors(state_file(folder, step))
     except ValueError as error:
         raise path_error(f"{folder / file}: {error}.") from error
@@ -234,7 +234,7 @@ def _sorted_out(tensors: Mapping[str, Tensor], separator: str) -> dict[str, dict
 
 
 def _usable(config: PretrainedConfig, found: Mapping[str, Mapping[str, np.ndarray]]) -> Statistics:
-    """Statistics as this project's normaliser knows them: its names, its shapes."""
+    """Statistics with the names and shapes of this project's normaliser."""
     usable = {}
     for feature in config.features.all():
         entry = {name: _shaped(value, feature) for name, value in found[feature.name].items()}

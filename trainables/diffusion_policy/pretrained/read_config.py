@@ -1,9 +1,8 @@
-"""Find a checkpoint and read what it says of itself: whose format, which configuration, which features.
+"""Read a checkpoint's description: its format, its configuration, its features.
 
-Read are LeRobot's folders (from 0.4 with processor files, before with statistics among the weights), this
-project's own checkpoints, and files of the original code (``.ckpt``). Weights and statistics are read by
-:mod:`trainables.diffusion_policy.lerobot`. Standard library only, except where the hub or a ``.ckpt`` file is
-asked for.
+Supported are LeRobot's folders (from 0.4 with processor files, before with statistics among the weights),
+this project's own checkpoints, and files of the original code (``.ckpt``). Weights and statistics are read by
+:mod:`trainables.diffusion_policy.lerobot`. Standard library only, except for the hub or a ``.ckpt`` file.
 """
 
 from __future__ import annotations
@@ -14,6 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from trainables.diffusion_policy.config.diffusion_config import FIELDS
+from trainables.diffusion_policy.pretrained.inferred import (
+    InferredConfig,
+    contradictions,
+    crop_contradiction,
+    infer_from_file,
+)
 from trainables.diffusion_policy.pretrained.lerobot_config import (
     InvalidConfigError,
     LerobotConfig,
@@ -31,12 +36,6 @@ from trainables.diffusion_policy.pretrained.lerobot_processors import (
 )
 from trainables.diffusion_policy.pretrained.pretrained_config import PretrainedConfig, path_error, read_json
 from trainables.diffusion_policy.pretrained.tensor_file import TensorFileError
-from trainables.diffusion_policy.pretrained.told_by_weights import (
-    ToldByWeights,
-    contradictions,
-    crop_contradiction,
-    read_told,
-)
 from trainables.features import PolicyFeatures
 from trainables.interface import ConfigError, Fault
 
@@ -49,7 +48,7 @@ _OF_THE_RUN = {
     "policy.stats",
     "policy.reinit_mismatched",
 }
-"""How a checkpoint of ours came about, which says nothing of what it is."""
+"""Fields on the origin of our own checkpoints, which do not describe the policy."""
 
 
 def read_config(folder: Path) -> PretrainedConfig:
@@ -63,13 +62,13 @@ def read_config(folder: Path) -> PretrainedConfig:
 
         return read_original_config(folder)
     stated = read_json(folder / "config.json")
-    told, damage = _told(folder)
+    inferred, damage = _infer(folder)
     if isinstance(stated.get("config"), dict) and "features" in stated:
-        return _compared(_read_own(folder, stated), told, damage)
+        return _compared(_read_own(folder, stated), inferred, damage)
     before_0_4 = not (folder / PREPROCESSOR).exists()
     training = _training_policy(folder)
     try:
-        read = read_lerobot_config(stated, before_0_4=before_0_4, told=told, training=training)
+        read = read_lerobot_config(stated, before_0_4=before_0_4, inferred=inferred, training=training)
     except InvalidConfigError as error:
         raise path_error(f"{folder / 'config.json'}: {error}", error.remedy) from error
     if not before_0_4:
@@ -77,33 +76,35 @@ def read_config(folder: Path) -> PretrainedConfig:
     notes = [*read.notes, *(_decile_note(kind) for kind in sorted(read.deciles))]
     kind = "lerobot_buffers" if before_0_4 else "lerobot"
     config = PretrainedConfig(folder, kind, read.values, read.features, tuple(notes), read.deciles)
-    lacking = _lacking_statistics(folder, before_0_4, told)
-    return _compared(dataclasses.replace(config, statistics_fault=lacking), told, damage)
+    lacking = _lacking_statistics(folder, before_0_4, inferred)
+    return _compared(dataclasses.replace(config, statistics_fault=lacking), inferred, damage)
 
 
-def _told(folder: Path) -> tuple[ToldByWeights | None, Fault | None]:
-    """What the weights tell, and how they are damaged; neither if they were not downloaded yet."""
+def _infer(folder: Path) -> tuple[InferredConfig | None, Fault | None]:
+    """The configuration that the weights show, or their damage; neither if they were not downloaded yet."""
     file = folder / WEIGHTS
     try:
-        return read_told(file), None
+        return infer_from_file(file), None
     except FileNotFoundError:
         return None, None
     except TensorFileError as error:
         return None, Fault("policy.path", f"{file} cannot be read: it {error}.", error.remedy)
 
 
-def _compared(config: PretrainedConfig, told: ToldByWeights | None, damage: Fault | None) -> PretrainedConfig:
+def _compared(
+    config: PretrainedConfig, inferred: InferredConfig | None, damage: Fault | None
+) -> PretrainedConfig:
     """The configuration with the faults that a comparison with its weights finds."""
-    if told is None:
+    if inferred is None:
         return dataclasses.replace(config, faults=() if damage is None else (damage,))
     file = config.folder / "config.json"
     if config.format != "lerobot_buffers":
-        # What a migration left among the weights is not what LeRobot normalises with.
-        told = dataclasses.replace(told, modes={})
+        # LeRobot does not use the statistics that a migration left among the weights.
+        inferred = dataclasses.replace(inferred, modes={})
     # An older version of this project wrote fewer fields.
     values = {name: info.default for name, info in FIELDS.items()} | dict(config.values)
-    faults = contradictions(file, values, config.features, told)
-    crop_fault = None if faults else crop_contradiction(file, values, config.features, told)
+    faults = contradictions(file, values, config.features, inferred)
+    crop_fault = None if faults else crop_contradiction(file, values, config.features, inferred)
     return dataclasses.replace(config, faults=tuple(faults), crop_fault=crop_fault)
 
 
@@ -116,12 +117,14 @@ def _training_policy(folder: Path) -> Mapping[str, Any]:
     return policy if isinstance(policy, dict) and policy.get("type") == "diffusion" else {}
 
 
-def _lacking_statistics(folder: Path, before_0_4: bool, told: ToldByWeights | None) -> str:
-    """Why a checkpoint of LeRobot has no statistics; empty if it has them or its files are not here."""
-    if told is None:
+def _lacking_statistics(folder: Path, before_0_4: bool, inferred: InferredConfig | None) -> str:
+    """Why a checkpoint of LeRobot has no statistics; empty if it has them or its files are missing here."""
+    if inferred is None:
         return ""
     if before_0_4:
-        return "" if told.has_statistics else f"has neither {PREPROCESSOR} nor statistics among its weights"
+        return (
+            "" if inferred.has_statistics else f"has neither {PREPROCESSOR} nor statistics among its weights"
+        )
     for name, registered in ((PREPROCESSOR, NORMALIZER), (POSTPROCESSOR, UNNORMALIZER)):
         try:
             step = find_step(read_json(folder / name), registered)
@@ -137,7 +140,7 @@ def _lacking_statistics(folder: Path, before_0_4: bool, told: ToldByWeights | No
 
 
 def _with_processors(folder: Path, read: LerobotConfig) -> LerobotConfig:
-    """Take over from the processors what LeRobot would take from there."""
+    """Replace the fields that LeRobot reads from the processors."""
     file = folder / PREPROCESSOR
     try:
         content = read_json(file)
@@ -149,21 +152,22 @@ def _with_processors(folder: Path, read: LerobotConfig) -> LerobotConfig:
     except ValueError as error:
         raise path_error(f"{file}: {error}.") from error
     notes = [
-        f"{name} is {mode}, as {PREPROCESSOR} says; config.json says {read.values[name]}."
+        f"{name} is {mode} according to {PREPROCESSOR}, which takes precedence over config.json "
+        f"({read.values[name]})."
         for name, mode in modes.items()
         if mode != read.values[name]
     ]
     renames = None if renamer is None else renamer.get("config", {}).get("rename_map")
     if renames:
         problem = f"LeRobot renames observations before this policy ({renames})"
-        notes.append(f"{problem}; here they have the names that the policy knows.")
+        notes.append(f"{problem}. Here the dataset must have the policy's names.")
     return LerobotConfig(read.values | modes, read.features, deciles, [*read.notes, *notes])
 
 
 def _decile_note(kind: str) -> str:
     return (
-        f"{kind} is normalised by its 10th and 90th percentile (QUANTILE10): taken over as QUANTILES, with "
-        "those in place of the 1st and 99th. Statistics of a new dataset would be the 1st and 99th."
+        f"{kind} is normalised by its 10th and 90th percentile (QUANTILE10). QUANTILES with "
+        "these percentiles is used. Statistics of a new dataset would be the 1st and 99th percentile."
     )
 
 
@@ -176,7 +180,7 @@ def _read_own(folder: Path, stated: Mapping[str, Any]) -> PretrainedConfig:
         if name.startswith(_SECTIONS) and name not in _OF_THE_RUN
     }
     values = {name: value for name, value in wanted.items() if name in FIELDS}
-    notes = tuple(f"{name} is not known here and was ignored." for name in wanted if name not in FIELDS)
+    notes = tuple(f"{name} is unknown here and was ignored." for name in wanted if name not in FIELDS)
     faults = [str(fault) for name, value in values.items() for fault in FIELDS[name].faults(value)]
     if faults:
         raise path_error(f"{config}: {' '.join(faults)}")

@@ -26,7 +26,7 @@ _GIT_LFS = b"version https://git-lfs"
 
 
 class TensorFileError(ValueError):
-    """A file of weights that is damaged or not one; the message continues the file's name."""
+    """A damaged file of weights, or another kind of file; the message continues after the file's name."""
 
     def __init__(self, problem: str, remedy: str = "Copy the file again.") -> None:
         self.remedy = remedy
@@ -52,8 +52,8 @@ def read_header(file: Path) -> dict[str, TensorEntry]:
     """List the tensors of a file by name.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        TensorFileError: If it is not a safetensors file, or a part of one.
+        FileNotFoundError: If the file does not exist.
+        TensorFileError: If it is not a safetensors file, or only a part of one.
     """
     try:
         size = file.stat().st_size
@@ -103,10 +103,10 @@ def _shape(stated: Any) -> tuple[int, ...]:
 
 
 def read_numbers(file: Path, entries: Mapping[str, TensorEntry], name: str) -> list[float] | None:
-    """Read a small tensor as a flat list of numbers; None if it is not there, is large, or of another type.
+    """Read a small tensor as a flat list of numbers; None if it is missing, large, or of another type.
 
     Raises:
-        TensorFileError: If the file ends before it.
+        TensorFileError: If the file ends before the tensor's end.
     """
     entry = entries.get(name)
     if entry is None or entry.dtype not in _SIZES or math.prod(entry.shape) > MOST_NUMBERS:

@@ -1,4 +1,4 @@
-"""Weights that were read from a file: whether they fit a policy, and the policy that has them."""
+"""Weights that were read from a file: whether they fit a policy, and a policy with them."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ PREFIX = "diffusion."
 
 
 class WeightsError(TrainableError):
-    """Weights do not fit the configuration that they came with."""
+    """Weights do not fit their configuration."""
 
     reason = "config"
 
 
 def empty_networks(config: PolicyConfig, features: PolicyFeatures) -> Networks:
-    """The networks of a policy without any memory for their weights; nothing is drawn or fetched."""
+    """The networks of a policy without memory for their weights; nothing is drawn or fetched."""
     with torch.device("meta"):
         return build_networks(dataclasses.replace(config, pretrained_backbone_weights=None), features)
 
@@ -54,12 +54,12 @@ def policy_shapes(networks: Networks) -> dict[str, tuple[int, ...]]:
 def policy_from_weights(
     config: PolicyConfig, features: PolicyFeatures, statistics: Statistics, weights: Mapping[str, Tensor]
 ) -> DiffusionPolicy:
-    """Make a policy of weights; it takes the tensors over, so that they are not held twice.
+    """Build a policy from weights; it takes over the tensors, so that they are not in memory twice.
 
     Args:
         config: The policy's configuration. Pretrained weights that it names are not fetched.
         features: What the policy sees and does.
-        statistics: What it is normalised with.
+        statistics: Statistics of the normalisation.
         weights: Under the names of the policy's state dict.
 
     Raises:
@@ -81,9 +81,9 @@ class Pretrained:
     """A checkpoint's content.
 
     Attributes:
-        config: What it says of itself.
+        config: Its configuration.
         weights: float32 on the CPU (integers stay), under the names of ``DiffusionPolicy.state_dict()``.
-        statistics: What its observations and actions are normalised with, for :class:`Normalizer`: vectors
+        statistics: Statistics of its observations and actions, for :class:`Normalizer`: vectors
             (D,), images (C, 1, 1), float32.
     """
 
@@ -93,7 +93,7 @@ class Pretrained:
 
     @property
     def policy_config(self) -> PolicyConfig:
-        """The policy's configuration; crops as LeRobot draws them where LeRobot wrote the checkpoint."""
+        """The policy's configuration; crops are drawn as in LeRobot if LeRobot wrote the checkpoint."""
         stated: dict[str, Any] = {
             name.removeprefix("policy."): tuple(value) if isinstance(value, list) else value
             for name, value in self.config.values.items()

@@ -2,7 +2,7 @@
 
 - ``train``: the loop, to be read top to bottom
 - ``stream``: batches by step
-- ``progress``: what is remembered between steps; divergence
+- ``progress``: state between steps; divergence
 - ``evaluate``: held-out error and rollouts during training
 - ``checkpoint``: everything an exact resume needs
 - ``optimizer``, ``ema``: the update and the averaged weights

@@ -1,4 +1,4 @@
-"""Checkpoints: everything that training needs to continue exactly, appearing whole or not at all.
+"""Checkpoints: everything that training needs to continue exactly, either complete or absent.
 
 A trial's ``checkpoints/`` folder holds a folder per kept step and two pointers::
 
@@ -9,7 +9,7 @@ A trial's ``checkpoints/`` folder holds a folder per kept step and two pointers:
         model.safetensors       the weights as trained
         ema.safetensors         their moving average (if it is on)
         optimizer.safetensors   the optimiser's moments, by parameter name
-        statistics.safetensors  what the normaliser uses
+        statistics.safetensors  the normaliser's statistics
       last.json  best.json      {"step": 400, "folder": "000400", ...}
 
 Sample order, noise and crops are pure functions of (seed, step), so no random state needs to be kept.
@@ -60,7 +60,7 @@ class Snapshot:
         step: Optimiser steps done.
         config: The run's configuration.
         features: What the policy sees and does.
-        statistics: What the normaliser uses.
+        statistics: The normaliser's statistics.
         model: The policy's state dict, under LeRobot's names.
         ema: The averaged weights and ``num_updates``, or None.
         optimizer: The optimiser's tensors as ``<parameter>/<name>``.
@@ -81,14 +81,14 @@ class Checkpoints:
     """The checkpoints of one trial.
 
     Args:
-        folder: The trial's ``checkpoints`` folder; made when something is written.
+        folder: The trial's ``checkpoints`` folder; created by the first checkpoint.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def save(self, snapshot: Snapshot, *, best: bool) -> Path:
-        """Write a checkpoint, point ``last`` (and ``best``) at it and drop what nothing points at.
+        """Write a checkpoint, point ``last`` (and ``best``) at it and delete those that nothing points at.
 
         Returns:
             The checkpoint's folder.
@@ -100,7 +100,7 @@ class Checkpoints:
         beside.mkdir()
         _write(beside, snapshot)
         if final.exists():
-            # The same step of the same run, written again after a restart: equal, but the newer one is whole.
+            # The same step of the same run, written again after a restart: equal, but certainly complete.
             shutil.rmtree(final)
         put_in_place(beside, final)
         for pointer in _KEPT_BY_POINTER if best else ("last",):
@@ -161,7 +161,7 @@ def load_weights(policy: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Load a state dict whose names and shapes must all fit.
 
     Raises:
-        CheckpointError: Naming what is missing, unexpected or of another shape.
+        CheckpointError: If tensors are missing, unexpected or of another shape; lists them.
     """
     try:
         policy.load_state_dict(dict(weights), strict=True)
@@ -181,7 +181,7 @@ def optimizer_tensors(policy: nn.Module, optimizer: torch.optim.Optimizer) -> di
 def load_optimizer_tensors(
     policy: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
 ) -> None:
-    """Put back what ``optimizer_tensors`` took out."""
+    """Restore the tensors that ``optimizer_tensors`` returned."""
     parameters = dict(policy.named_parameters())
     for joined, value in tensors.items():
         name, _, key = joined.rpartition("/")

@@ -55,7 +55,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
-        """Take in the module's weights after an optimiser step.
+        """Add the module's weights to the average after an optimiser step.
 
         Raises:
             RuntimeError: While the average is swapped into the module.
@@ -71,7 +71,7 @@ class Ema:
 
     @contextmanager
     def applied(self, module: nn.Module) -> Iterator[None]:
-        """Put the average into the module; afterwards the module has its own weights back.
+        """Put the average into the module, and restore the module's own weights afterwards.
 
         Memory is swapped, not copied. The module must not be trained meanwhile.
 
@@ -95,7 +95,7 @@ class Ema:
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Continue from what :meth:`state_dict` gave.
+        """Continue from what :meth:`state_dict` returned.
 
         Raises:
             ValueError: If names or shapes are not those of the module.

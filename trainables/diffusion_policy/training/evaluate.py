@@ -1,4 +1,4 @@
-"""Judging a policy during training: held-out action error and seeded rollouts."""
+"""Evaluation during training: held-out action error and seeded rollouts."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def evaluate(
     """Measure the held-out action error (rank 0) and roll out (every rank its share).
 
     Args:
-        policy: In evaluation mode, with the weights that are to be judged.
+        policy: In evaluation mode, with the weights to evaluate.
         heldout: Windows of the held-out episodes; None if nothing is held out.
-        config: What is measured.
-        context: Where and as whom this process runs.
+        config: Says what to measure.
+        context: Folders, rank and device of this process.
         step: Optimiser steps done.
 
     Returns:
@@ -43,8 +43,8 @@ def evaluate(
     metrics: dict[str, float] = {}
     artifacts: dict[str, Path] = {}
     if heldout is not None and context.rank == 0:
-        told = partial(context.progress, f"step {step}: held-out action error")
-        metrics |= action_error(policy, heldout, _offline_settings(config.eval), context.device, told)
+        progress = partial(context.progress, f"step {step}: held-out action error")
+        metrics |= action_error(policy, heldout, _offline_settings(config.eval), context.device, progress)
         metrics |= chunk_latency(policy, heldout, context.device)
     if config.rollout.env is not None:
         rollout_metrics, artifacts = _rollouts(

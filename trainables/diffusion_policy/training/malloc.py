@@ -1,4 +1,4 @@
-"""How the C library keeps memory that has been freed."""
+"""Settings of the C library for memory that has been freed."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ KEPT = 512 << 20
 
 
 def keep_freed_memory() -> bool:
-    """Tell malloc to keep freed memory for the next allocation instead of giving it back to the system.
+    """Make malloc keep freed memory for the next allocation instead of returning it to the system.
 
-    Every operation on a CPU allocates its result. By default glibc hands blocks of some 100 kB back when they
-    are freed and gets them anew, page by page, for the next operation: 2000 page faults in one training step
-    of a small policy, a tenth of its time. Costs at most half a gigabyte of memory that stays reserved.
+    Every operation on a CPU allocates its result. By default glibc returns blocks of some 100 kB when they
+    are freed and requests them again, page by page, for the next operation: 2000 page faults in one training
+    step of a small policy, a tenth of its time. At most half a gigabyte of memory stays reserved.
 
     Returns:
         Whether it took effect; False if the C library is not glibc.

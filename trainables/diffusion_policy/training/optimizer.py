@@ -1,4 +1,4 @@
-"""The optimiser of a Diffusion Policy: what it trains at which learning rate, and the gradient's bound."""
+"""The optimiser of a Diffusion Policy: its parameters and learning rates, and the clipping of gradients."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["build_optimizer", "clip_gradients"]
 
 
 def build_optimizer(policy: DiffusionPolicy, settings: OptimizerConfig) -> torch.optim.Optimizer:
-    """Make the optimiser of what is trained; encoders that are frozen are left out."""
+    """Create the optimiser of the trained parameters; frozen encoders are left out."""
     kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[settings.name]
     return kind(
         _parameter_groups(policy, settings),
@@ -28,7 +28,7 @@ def build_optimizer(policy: DiffusionPolicy, settings: OptimizerConfig) -> torch
 
 
 def clip_gradients(policy: nn.Module, bound: float) -> Tensor:
-    """Scale the gradients so that their norm is at most ``bound`` (0: as they are); the norm before that."""
+    """Scale the gradients to a norm of at most ``bound`` (0: no bound), and return the norm before that."""
     parameters = [parameter for parameter in policy.parameters() if parameter.grad is not None]
     norm = get_total_norm([cast(Tensor, parameter.grad) for parameter in parameters])
     if bound > 0:
@@ -38,7 +38,7 @@ def clip_gradients(policy: nn.Module, bound: float) -> Tensor:
 
 
 def _parameter_groups(policy: DiffusionPolicy, settings: OptimizerConfig) -> list[dict[str, Any]]:
-    """What is trained: one group, or the encoders in a second one with a learning rate of their own."""
+    """The trained parameters: one group, or a second one for the encoders with a separate learning rate."""
     trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     multiplier = settings.vision_encoder_lr_multiplier
     encoders = {id(parameter) for parameter in policy.encoder_parameters() if parameter.requires_grad}

@@ -1,4 +1,4 @@
-"""What a training run remembers between steps and sums up between reports, and when it has diverged."""
+"""State of a training run between steps, sums between reports, and the detection of divergence."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from trainables.interface import TrainableError
 __all__ = ["DivergedError", "Interval", "Progress"]
 
 DIVERGED_LOSS = 100.0
-"""A network that says nothing has a loss of about its first one; this many times that is not learning."""
+"""An untrained network's loss stays near the first one; this many times that value is an explosion."""
 
 
 class DivergedError(TrainableError):
-    """The loss or a gradient is not finite, or the loss exploded; says at which step and what it was."""
+    """The loss or a gradient is not finite, or the loss exploded; the message names step and value."""
 
     reason = "diverged"
 
 
 @dataclass
 class Progress:
-    """What the loop carries from step to step besides tensors.
+    """The loop's state from step to step, besides tensors.
 
     Attributes:
         step: Optimiser steps done.
         saved_step: Step of the newest checkpoint.
-        first_loss: Loss of the first report, against which an explosion is judged.
+        first_loss: Loss of the first report; an explosion is a multiple of it.
         best: Best value of the objective so far.
         due: The report that belongs to the newest checkpoint.
     """
@@ -56,7 +56,7 @@ class Progress:
             raise DivergedError(f"{problem}. Lower optimizer.lr, or lengthen lr_scheduler.warmup_steps.")
 
     def improves(self, metrics: Mapping[str, float], objective: tuple[str, str] | None) -> bool:
-        """Whether these metrics are the best so far; remembers them if so."""
+        """Whether these metrics are the best so far; if so, their objective becomes the best value."""
         if objective is None:
             candidates = (("rollout/avg_max_reward", "maximize"), ("eval/action_mse", "minimize"))
             objective = next((pair for pair in candidates if pair[0] in metrics), candidates[1])
@@ -70,7 +70,7 @@ class Progress:
         return better
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
+        """The state as JSON values."""
         return {
             "saved_step": self.saved_step,
             "first_loss": self.first_loss,
@@ -81,7 +81,7 @@ class Progress:
 
     @staticmethod
     def from_json(step: int, values: Mapping[str, Any]) -> Progress:
-        """Back from JSON values."""
+        """Restore the state from JSON values."""
         return Progress(
             step,
             values["saved_step"],
@@ -97,7 +97,7 @@ class Interval:
     """Sums since the last report, on the device, so that the loop does not wait for it at every step.
 
     Attributes:
-        device: Where the sums live.
+        device: Device of the sums.
         steps: Optimiser steps since the last report.
         wait_s: Seconds spent waiting for data.
         checked: Of these steps, so many are known to have been finite.
@@ -117,7 +117,7 @@ class Interval:
         self.restart()
 
     def restart(self) -> None:
-        """Begin a new interval."""
+        """Start a new interval."""
         self.steps, self.wait_s, self.checked = 0, 0.0, 0
         self.loss = torch.zeros((), device=self.device)
         self.grad_norm = torch.zeros((), device=self.device)
@@ -133,7 +133,7 @@ class Interval:
 
         Args:
             grad_norm: The norm before clipping.
-            scaled: With a loss scale, an infinite norm means that the step is skipped: it does not count.
+            scaled: Whether there is a loss scale: a step with an infinite norm is then skipped, not counted.
         """
         norm = grad_norm.float()
         if scaled:
@@ -144,12 +144,12 @@ class Interval:
         self.steps += 1
 
     def check_finite(self, step: int, policy: nn.Module, *, scaled: bool) -> None:
-        """Stop where a loss or a gradient is not finite, and name it.
+        """Stop if a loss or a gradient is not finite, and name it.
 
         Args:
             step: The step that has just been computed.
-            policy: Whose gradients are looked at for the culprit.
-            scaled: With a loss scale, gradients may overflow now and then: only the loss counts.
+            policy: Its gradients are searched for the one that is not finite.
+            scaled: Whether there is a loss scale: gradients may then overflow, and only the loss counts.
         """
         numbers = self.loss if scaled else self.loss + self.grad_norm
         if bool(torch.isfinite(numbers)):

@@ -23,7 +23,7 @@ NOISE = "noise"
 TIMESTEPS = "timesteps"
 
 PAD = "action_is_pad"
-_NOISE, _CROPS = 1, 2  # keep the seeds of what is drawn apart
+_NOISE, _CROPS = 1, 2  # separate the seeds of noise and crops
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Part:
     Attributes:
         batch: Raw values under LeRobot's names, ``noise`` and ``timesteps``, on the device.
         weight: Its share of the step's loss.
-        generator: Where the crops come from; the parts of a step share it, in order.
+        generator: Draws the crops; the parts of a step share it, in order.
     """
 
     batch: dict[str, Tensor]
@@ -48,7 +48,7 @@ class Batch:
     Attributes:
         values: Raw values under LeRobot's names, ``noise`` (B, T, A) and ``timesteps`` (B,), on the device;
             B is the batch size divided by the number of ranks.
-        generator: Where this step's crops come from.
+        generator: Draws this step's crops.
     """
 
     values: dict[str, Tensor]
@@ -75,7 +75,7 @@ class BatchStream:
 
     Position ``p`` of the endless sequence of shuffled epochs is sample ``order(seed, p // n)[p % n]``;
     step ``s`` takes the positions from ``s * batch_size`` on, and each rank its slice. So the order depends
-    neither on where a run was interrupted nor on the number of workers.
+    neither on the step at which a run was interrupted nor on the number of workers.
 
     Args:
         windows: The training samples.
@@ -83,7 +83,7 @@ class BatchStream:
         seed: Seed of order and noise.
         rank: This process's rank.
         world_size: Number of ranks; divides ``batch_size``.
-        device: Where the batches are put.
+        device: Device of the batches.
         num_train_timesteps: Timesteps are drawn below this.
     """
 
@@ -121,7 +121,7 @@ class BatchStream:
         return Batch(on_device, self._generator.manual_seed(self._seed_of(_CROPS, step, self._rank)))
 
     def close(self) -> None:
-        """End the thread that fetches ahead."""
+        """End the thread that prefetches batches."""
         self._thread.shutdown(wait=True, cancel_futures=True)
 
     def numbers(self, step: int) -> np.ndarray:
@@ -134,7 +134,7 @@ class BatchStream:
 
     def _order(self, epoch: int) -> np.ndarray:
         if epoch not in self._orders:
-            # Steps go forward: an epoch is not asked for again once the next but one has begun.
+            # Steps only increase: an epoch is not needed again once the second one after it has begun.
             self._orders = {kept: order for kept, order in self._orders.items() if kept >= epoch - 1}
             self._orders[epoch] = self._windows.order(self._seed, epoch)
         return self._orders[epoch]
@@ -150,9 +150,9 @@ class BatchStream:
     def _noise(self, step: int, action_shape: tuple[int, ...]) -> dict[str, Tensor]:
         """Draw the whole step's noise on every rank and take this rank's share.
 
-        So neither the number of workers nor gradient accumulation changes what a sample sees.
+        So neither the number of workers nor gradient accumulation changes a sample's noise.
         """
-        # One of its own: this runs beside the step before, which draws its crops.
+        # A separate generator: this runs in parallel with the step before, which draws its crops.
         generator = torch.Generator().manual_seed(self._seed_of(_NOISE, step))
         noise = torch.randn((self._batch_size, *action_shape), generator=generator)
         timesteps = torch.randint(self._timesteps, (self._batch_size,), generator=generator)

@@ -44,9 +44,9 @@ __all__ = ["OutOfMemoryError", "train"]
 
 STOP_AGREED_EVERY = 10
 _PLACES = ("dataset.root", "dataset.repo_id", "dataset.revision", "policy.path")
-"""Fields that say where data and checkpoints are, and not what comes of them."""
+"""Fields that name the places of data and checkpoints, and do not change the result."""
 _SAME_RESULT = ("train.gradient_accumulation_steps", "train.gradient_checkpointing")
-"""Fields that decide how much memory a step takes and not what comes of it."""
+"""Fields that decide how much memory a step takes, and do not change the result."""
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -60,12 +60,12 @@ def train(config: DiffusionConfig, context: TrainContext) -> Iterator[Report]:
     """Train a policy; yields a report at every logging step and at every evaluation.
 
     Every rank of a worker group runs this and yields as many reports; the metrics are rank 0's. Resumes from
-    ``context.folder/checkpoints/last`` where ``context.resume`` is set and it exists; begins from
-    ``policy.path`` otherwise, if that is set.
+    ``context.folder/checkpoints/last`` if ``context.resume`` is set and it exists; otherwise starts from
+    ``policy.path`` if that is set.
 
     Args:
-        config: What is trained.
-        context: Where and as whom this process runs.
+        config: The configuration to train.
+        context: Folders, rank and device of this process.
 
     Raises:
         ConfigError: If the configuration does not fit the worker group or the checkpoint found.
@@ -117,7 +117,7 @@ def _train(config: DiffusionConfig, context: TrainContext, closing: contextlib.E
     )
     closing.callback(stream.close)
 
-    # Where an earlier process of this trial stopped, or else the checkpoint that is fine-tuned.
+    # The state at which an earlier process of this trial stopped, or else the checkpoint to fine-tune.
     store = checkpoints.Checkpoints(context.folder / "checkpoints")
     snapshot = _last_snapshot(store, config, data, context)
     start = None
@@ -165,7 +165,7 @@ def _train(config: DiffusionConfig, context: TrainContext, closing: contextlib.E
         progress = Progress.from_json(snapshot.step, {**snapshot.progress, "data": data})
         snapshot = None
         if progress.due is not None:
-            # The process may have died between writing this checkpoint and handing over its report.
+            # The process may have died after it wrote this checkpoint and before it returned the report.
             yield _due_report(progress.due, store.find("last"), final=progress.step >= settings.steps)
     if settings.compile:
         policy.compile_network(settings.compile_mode)
@@ -197,7 +197,7 @@ def _train(config: DiffusionConfig, context: TrainContext, closing: contextlib.E
 
     policy.train()
     if fresh and config.evaluates_at_start:
-        # The level to improve on; the checkpoint remains the best one where training makes it worse.
+        # The baseline: this checkpoint remains the best one if training makes it worse.
         measured, artifacts = evaluated(0)
         metrics = {**measured, "trial/step": 0.0, "trial/epoch": 0.0}
         artifacts |= started or {}
@@ -223,7 +223,7 @@ def _train(config: DiffusionConfig, context: TrainContext, closing: contextlib.E
         grad_norm = clip_gradients(policy, config.optimizer.grad_clip_norm)
         interval.add_grad_norm(grad_norm, scaled=scaler.is_enabled())
         if device.type == "cpu" or interval.steps == 1:
-            # On a GPU this waits for the device, so there it is asked once an interval and at its end.
+            # On a GPU this waits for the device, so there it is checked twice an interval: first and last.
             interval.check_finite(step, policy, scaled=scaler.is_enabled())
         lr = float(optimizer.param_groups[0]["lr"])
         scaler.step(optimizer)
@@ -283,7 +283,7 @@ def _last_snapshot(
 
 
 def _start_from(start: WarmStart, policy: DiffusionPolicy, context: TrainContext) -> dict[str, Path]:
-    """Put a checkpoint's weights into the policy, and write down what it began as."""
+    """Put a checkpoint's weights into the policy, and record from which checkpoint it started."""
     record = start.put_into(policy)
     if context.rank != 0:
         return {}
@@ -311,7 +311,7 @@ def _check_same_run(found: DiffusionConfig, wanted: DiffusionConfig, folder: Pat
     ]
     if changed:
         shown = ", ".join(f"{name} ({before.get(name)} -> {now[name]})" for name in changed[:5])
-        remedy = "Use another folder, or take the old configuration."
+        remedy = "Use another folder, or the old configuration."
         raise ConfigError([Fault(str(folder), f"belongs to a run with other settings: {shown}.", remedy)])
 
 
@@ -366,7 +366,7 @@ def _stop_agreed(context: TrainContext, step: int) -> bool:
         return wanted
     if step % STOP_AGREED_EVERY:
         return False
-    # All ranks must leave at the same step; asking each other waits for the device, so it is rarely done.
+    # All ranks must stop at the same step. To agree they wait for the device, so they do it rarely.
     flag = torch.tensor(float(wanted), device=context.device)
     dist.all_reduce(flag, op=dist.ReduceOp.MAX)
     return bool(flag)

@@ -140,7 +140,7 @@ def test_a_folder_without_metadata_is_a_finding(tmp_path):
 
 
 def test_no_folder_is_the_users_mistake(tmp_path):
-    with pytest.raises(DatasetError, match="is no folder"):
+    with pytest.raises(DatasetError, match="is not a folder"):
         examine(tmp_path / "nowhere")
 
 

@@ -245,15 +245,15 @@ def test_without_a_folder_to_fetch_to_nothing_is_fetched(root):
     [
         ("memory://bucket/set", "does not exist, or is empty. Check the bucket and the folder."),
         ("memory://bucket", "has no meta/info.json; it has arms, read.me."),
-        ("s4://bucket/set", "there is no protocol 's4'. Expected s3://, gs://, az://"),
-        ("file://data/set", "names no folder from the root. Write the path from the root: file:///"),
+        ("s4://bucket/set", "unknown protocol 's4'. Use s3://, gs://, az://"),
+        ("file://data/set", "is not a path from the root. Write the path from the root: file:///"),
         (
             "https://example.org/set",
-            "is a web page, which lists no files. A dataset of the hub is",
+            "is a web page, and a web page does not list files. Name a dataset on the hub as",
         ),
-        ("s3://", "names no folder. Write s3://bucket/folder."),
+        ("s3://", "does not name a folder. Write s3://bucket/folder."),
         ("simplecache::s3://bucket/set", "several file systems are chained"),
-        ("s3://bucket/set?versionId=8", "has a part behind '?' or '#'"),
+        ("s3://bucket/set?versionId=8", "has a part after '?' or '#'"),
         ("abfs://container@account.dfs.core.windows.net/set", "Write az://container/folder, and set AZURE_"),
     ],
 )
@@ -341,7 +341,7 @@ def test_the_record_of_a_run_has_the_address_and_the_fingerprint_of_the_content(
 
 def test_an_address_under_repo_id_is_a_fault():
     (fault,) = TRAINABLE.faults({"dataset.repo_id": "s3://bucket/set"})
-    assert str(fault) == "dataset.repo_id: is an address, and no name on the hub. Name it as dataset.root."
+    assert str(fault) == "dataset.repo_id: is an address, not a name on the hub. Set it as dataset.root."
 
 
 def test_a_fetch_that_hangs_is_silent(root, cache, monkeypatch):

@@ -28,7 +28,7 @@ DATA = {"dataset.root": "somewhere"}
         ("policy.horizon", 16.5, ["16.5", "not an int"]),
         ("policy.horizon", True, ["True", "not an int"]),
         ("policy.horizon", None, ["null"]),
-        ("policy.n_action_steps", 16, ["16 actions", "leave 15", "policy.horizon - policy.n_obs_steps + 1"]),
+        ("policy.n_action_steps", 16, ["16 actions", "allow 15", "policy.horizon - policy.n_obs_steps + 1"]),
         ("policy.beta_schedule", "cosine", ["cosine", "squaredcos_cap_v2, linear, scaled_linear"]),
         ("policy.down_dims", [512, 100], ["100", "multiples of 8"]),
         ("policy.down_dims", [], ["is empty"]),

@@ -191,7 +191,7 @@ def test_a_folder_that_holds_no_policy_is_a_fault(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     act = write_checkpoint(tmp_path / "act", type="act")
 
-    assert "holds no checkpoint" in told(resolve_faults(config(tmp_path / "empty")))
+    assert "does not contain a checkpoint" in told(resolve_faults(config(tmp_path / "empty")))
     assert "'act'" in told(resolve_faults(config(act)))
     with pytest.raises(ConfigError, match="act"):
         resolve(config(act))
@@ -240,7 +240,7 @@ def test_the_same_is_allowed_where_layers_may_begin_anew_and_they_are_named(
     said = [line for line in TRAINABLE.remarks(flat) if line.startswith("policy.reinit_mismatched")]
     assert len(said) == 1
     assert name in said[0]
-    assert "begin anew" in said[0]
+    assert "are reinitialised" in said[0]
 
 
 def test_the_encoders_settings_are_free_where_the_checkpoint_sees_no_images(tmp_path: Path) -> None:
@@ -310,8 +310,8 @@ def test_features_that_fit_are_no_fault(checkpoint: Path) -> None:
         ),
         (seen("front", "wrist"), "dataset.observations", "Leave out observation.images.wrist"),
         (seen(), "dataset.observations", "The dataset needs observation.images.front"),
-        (seen("front", state=7), "observation.state", "the checkpoint has 3 numbers, and the dataset 7"),
-        (seen("front", action=7), "action", "the checkpoint has 2 numbers, and the dataset 7"),
+        (seen("front", state=7), "observation.state", "the checkpoint has 3 numbers, but the dataset has 7"),
+        (seen("front", action=7), "action", "the checkpoint has 2 numbers, but the dataset has 7"),
     ],
     ids=["renamed", "added", "removed", "state", "action"],
 )

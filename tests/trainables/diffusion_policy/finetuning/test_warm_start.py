@@ -160,7 +160,7 @@ def test_exactly_the_layers_that_do_not_fit_begin_anew_and_are_listed(
     assert len(record["begun_anew"]) == 8
     assert all(layer.endswith("cond_encoder.1") for layer in record["begun_anew"])
     assert record["left_out"] == []
-    assert any(f"8 of {record['layers']} layers begin anew" in message for message in said)
+    assert any(f"8 of {record['layers']} layers are reinitialised" in message for message in said)
     before, began = read_checkpoint(tmp_path / "learnt").weights, snapshot(tmp_path / "tuned").model
     kept = {
         layer_of(name)
@@ -212,7 +212,7 @@ def test_weights_that_are_no_numbers_are_refused(
         tensors["diffusion.unet.final_conv.1.bias"].fill_(float("nan"))
         save_file(tensors, file)
 
-    with pytest.raises(ConfigError, match=r"final_conv\.1\.bias holds numbers that are not finite"):
+    with pytest.raises(ConfigError, match=r"final_conv\.1\.bias contains numbers that are not finite"):
         run(config, tmp_path / "tuned")
 
 

@@ -216,7 +216,7 @@ def two_sizes() -> DiffusionPolicy:
     [
         (lambda: small_policy(environment=3, prediction_type="v_prediction"), "v_prediction"),
         (lambda: small_policy(), "neither an image nor observation.environment_state"),
-        (lambda: small_policy(environment=3, horizon=6, n_action_steps=4), "no multiple of 4"),
+        (lambda: small_policy(environment=3, horizon=6, n_action_steps=4), "is not a multiple of 4"),
         (lambda: small_policy(environment=3, n_action_steps=8), "silently execute fewer"),
         (lambda: small_policy(cameras=1, resize_shape=(30, 36), crop_shape=(20, 36)), "crop_ratio"),
         (two_sizes, "40×48"),
@@ -236,7 +236,7 @@ def test_a_policy_without_a_state_is_refused(tmp_path: Path) -> None:
     policy = small_policy(environment=3)
     inputs = tuple(feature for feature in policy.features.inputs if feature.type is FeatureType.ENV)
     policy.features = PolicyFeatures(inputs, policy.features.action)
-    with pytest.raises(lerobot.ExportError, match=r"does not see observation\.state"):
+    with pytest.raises(lerobot.ExportError, match=r"does not use observation\.state"):
         lerobot.save(policy, tmp_path / "out")
 
 

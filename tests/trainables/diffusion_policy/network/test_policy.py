@@ -237,7 +237,7 @@ def test_chunk_starts_at_the_current_step_of_the_horizon() -> None:
     assert torch.equal(policy.predict_action(batch, **arguments), horizon[:, 2:6])
     assert torch.equal(policy.predict_action(batch, **arguments, n_action_steps=6), horizon[:, 2:8])
     with pytest.raises(
-        ConfigError, match=r"policy\.n_action_steps: 7 actions are not predicted\. Use 1 to 6"
+        ConfigError, match=r"policy\.n_action_steps: 7 actions cannot be executed\. Use 1 to 6"
     ):
         policy.predict_action(batch, **arguments, n_action_steps=7)
 
@@ -473,7 +473,9 @@ def test_a_missing_observation_is_named() -> None:
     policy = small_policy(environment=2)
     batch = small_batch(policy)
     del batch["observation.environment_state"]
-    with pytest.raises(KeyError, match=r"no 'observation\.environment_state'; it has action, action_is_pad"):
+    with pytest.raises(
+        KeyError, match=r"lacks 'observation\.environment_state'; it has action, action_is_pad"
+    ):
         policy.loss(batch)
 
 

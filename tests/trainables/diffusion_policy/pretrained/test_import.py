@@ -126,7 +126,7 @@ def test_a_pointer_leads_nowhere_else(policy: DiffusionPolicy, written: Path, tm
 
 
 def test_what_is_no_checkpoint_is_said_to_be_none(tmp_path: Path) -> None:
-    refused(tmp_path, "holds no checkpoint", read=find_checkpoint)
+    refused(tmp_path, "does not contain a checkpoint", read=find_checkpoint)
     refused(tmp_path / "nowhere", "does not exist", "owner/name", read=find_checkpoint)
     (tmp_path / "weights.bin").write_bytes(b"")
     refused(tmp_path / "weights.bin", "is a file", read=find_checkpoint)
@@ -141,7 +141,7 @@ def test_a_model_of_the_hub_comes_from_its_cache_without_a_network(
     (home / "refs").mkdir()
     (home / "refs" / "main").write_text("abc")
     same_actions(lerobot.load("somebody/policy", cache=tmp_path), policy)
-    with pytest.raises(ConfigError, match=r"cannot be fetched from the hub[\s\S]*name a folder"):
+    with pytest.raises(ConfigError, match=r"cannot be fetched from the hub[\s\S]*use a folder"):
         lerobot.load("somebody/else", cache=tmp_path)
 
 
@@ -248,7 +248,7 @@ def test_steps_of_a_processor_are_found_wherever_they_stand(policy: DiffusionPol
 
 def test_what_the_processors_say_wins_over_the_config(policy: DiffusionPolicy, folder: Path) -> None:
     change_json(folder / "config.json", lambda c: c["normalization_mapping"].update(STATE="MEAN_STD"))
-    assert "config.json says MEAN_STD" in " ".join(read_config(folder).notes)
+    assert "takes precedence over config.json (MEAN_STD)" in " ".join(read_config(folder).notes)
     same_actions(lerobot.load(folder), policy)
 
 
@@ -490,7 +490,7 @@ def test_a_file_that_would_run_code_is_refused(tmp_path: Path, monkeypatch: pyte
     [
         ({"obs_as_global_cond": False}, "obs_as_global_cond"),
         ({"oa_step_convention": False}, "oa_step_convention"),
-        ({"_target_": "x.DiffusionUnetHybridImagePolicy"}, "train them anew"),
+        ({"_target_": "x.DiffusionUnetHybridImagePolicy"}, "Train them again with this project"),
         ({"horizon": "${horizon}"}, "policy.horizon"),
         ({"obs_dim": 10**30}, "policy.obs_dim"),
         ({"obs_dim": 4}, "normaliser"),
@@ -509,7 +509,7 @@ def test_a_file_that_is_no_archive_is_refused(tmp_path: Path) -> None:
     (tmp_path / "latest.ckpt").write_bytes(b"\x80\x04nonsense")
     refused(tmp_path / "latest.ckpt", "cannot be read")
     torch.save([1, 2], tmp_path / "latest.ckpt")
-    refused(tmp_path / "latest.ckpt", "no checkpoint")
+    refused(tmp_path / "latest.ckpt", "not a checkpoint of the original code")
 
 
 # Hostile and damaged
@@ -552,7 +552,7 @@ def test_missing_unexpected_and_misshapen_weights_are_listed(folder: Path) -> No
 def test_a_state_file_cannot_lead_out_of_the_folder(folder: Path, name: Any) -> None:
     shutil.copy(folder / INPUT_STATE, folder.parent / "outside.safetensors")
     change_json(folder / "policy_preprocessor.json", lambda c: c["steps"][3].update(state_file=name))
-    refused(folder, "state_file", "no file of the checkpoint's folder")
+    refused(folder, "state_file", "is not a file of the checkpoint's folder")
 
 
 @pytest.mark.parametrize(
@@ -595,7 +595,7 @@ def test_sizes_that_the_weights_do_not_have_take_no_memory(folder: Path) -> None
     ("content", "said"),
     [
         ("", "cannot be read"),
-        ("[]", "no JSON object"),
+        ("[]", "is not a JSON object"),
         ("{}", "type is None"),
         ('{"type": "act"}', "only a Diffusion Policy"),
         ('{"type": "diffusion"}', "input_features"),
@@ -632,4 +632,4 @@ def test_a_processor_without_its_step_is_refused(folder: Path) -> None:
     change_json(folder / "policy_postprocessor.json", lambda c: c["steps"].pop(0))
     refused(folder, "policy_postprocessor.json", "unnormalizer_processor")
     change_json(folder / "policy_postprocessor.json", lambda c: c.update(steps="none"))
-    refused(folder, "policy_postprocessor.json", "no list of steps")
+    refused(folder, "policy_postprocessor.json", "does not contain a list of steps")

@@ -99,9 +99,13 @@ def test_defaults_are_listed_with_their_version_and_those_of_others(folder: Path
     change(folder, pretrained_revision=None)
     drop(folder, "horizon", "num_train_timesteps")
     assert read_config(folder).values["policy.horizon"] == 64
-    for words in ("defaults of LeRobot 0.6: horizon 64", "LeRobot 0.4: 16", "num_train_timesteps 100"):
+    for words in (
+        "defaults of LeRobot 0.6 are used: horizon 64",
+        "LeRobot 0.4: 16",
+        "num_train_timesteps 100",
+    ):
         assert words in noted(folder)
-    assert "The weights do not tell them: set policy.horizon, policy.num_train_timesteps" in noted(folder)
+    assert "The weights do not show them. Set policy.horizon, policy.num_train_timesteps" in noted(folder)
     said = TRAINABLE.remarks({"dataset.root": "anywhere", "policy.path": str(folder)})
     assert any("horizon 64" in line for line in said)
 
@@ -149,7 +153,7 @@ def test_a_missing_normalisation_is_told_by_the_buffers(folder: Path, tmp_path: 
 def test_without_weights_the_note_says_that_they_were_not_read(folder: Path) -> None:
     (folder / WEIGHTS).unlink()
     drop(folder, "kernel_size")
-    assert "defaults of LeRobot 0.4: kernel_size 5" in noted(folder)
+    assert "defaults of LeRobot 0.4 are used: kernel_size 5" in noted(folder)
     assert "weights were not read" in noted(folder)
 
 
@@ -167,7 +171,7 @@ def test_more_actions_than_there_are_is_what_lerobot_executes(folder: Path, aske
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"n_obs_steps": 1}, "n_obs_steps: 1, and its weights are those of n_obs_steps: 2"),
+        ({"n_obs_steps": 1}, "n_obs_steps: 1, but its weights are those of n_obs_steps: 2"),
         ({"down_dims": [16, 32, 64]}, "down_dims: [16, 32]"),
         ({"down_dims": [32, 32]}, "down_dims: [16, 32]"),
         ({"kernel_size": 5}, "kernel_size: 3"),
@@ -210,10 +214,10 @@ def features(config: dict[str, Any], **shapes: list[int] | None) -> None:
 @pytest.mark.parametrize(
     ("shapes", "said"),
     [
-        ({"action": [7]}, "an action has 7 numbers, and its weights have 2"),
-        ({"state": [4]}, "has 12 numbers (4 of state, 8 of images), and its weights take 22 in all"),
-        ({"camera": None}, "lists no cameras, and its weights have 1 image encoder"),
-        ({"second": [3, 64, 96]}, "has 19 numbers"),
+        ({"action": [7]}, "has actions of 7 numbers, but its weights have 2"),
+        ({"state": [4]}, "of 12 numbers each (4 of state, 8 of images), but its weights take 22 in total"),
+        ({"camera": None}, "lists no cameras, but its weights have 1 image encoder"),
+        ({"second": [3, 64, 96]}, "of 19 numbers each"),
         ({"camera": [3, 200, 200]}, "are for 2×3 cells"),
     ],
 )
@@ -238,14 +242,14 @@ def test_encoders_per_camera_are_counted(tmp_path: Path, separate: bool) -> None
     assert f"use_separate_rgb_encoder_per_camera: {str(separate).lower()}" in checked(folder)
     if separate:
         change_json(folder / CONFIG, lambda config: features(config, camera=None))
-        assert "lists 1 camera, and its weights have 2 image encoders" in checked(folder)
+        assert "lists 1 camera, but its weights have 2 image encoders" in checked(folder)
 
 
 def test_buffers_that_contradict_the_normalisation_are_found(tmp_path: Path) -> None:
     old = to_buffers(lerobot_folder(small_policy(environment=4), tmp_path / "old"))
     change_json(old / CONFIG, lambda config: config["normalization_mapping"].update(ACTION="MEAN_STD"))
     assert (
-        "normalization_action: MEAN_STD, and its weights are those of normalization_action: MIN_MAX"
+        "normalization_action: MEAN_STD, but its weights are those of normalization_action: MIN_MAX"
         in checked(old)
     )
 
@@ -256,7 +260,7 @@ def test_a_file_of_the_original_code_is_compared_with_its_weights(tmp_path: Path
     assert checked(tmp_path / "latest.ckpt") == ""
     payload["cfg"]["policy"]["n_obs_steps"] = 1
     torch.save(payload, tmp_path / "edited.ckpt")
-    assert "n_obs_steps: 1, and its weights are those of n_obs_steps: 2" in checked(tmp_path / "edited.ckpt")
+    assert "n_obs_steps: 1, but its weights are those of n_obs_steps: 2" in checked(tmp_path / "edited.ckpt")
 
 
 def test_weights_that_lack_a_layer_are_found(folder: Path) -> None:
@@ -307,7 +311,7 @@ def test_statistics_are_needed_only_by_a_run_that_takes_them(folder: Path, lost:
     read = lerobot.read_checkpoint(folder, statistics=False)
     assert set(read.weights) == set(load_file(folder / WEIGHTS))
     text = checked(folder, **{"policy.stats": "checkpoint"})
-    assert "policy.stats: there are no statistics to take" in text
+    assert "policy.stats: the checkpoint has no statistics" in text
     assert "Set policy.stats: dataset." in text
     said = "\n".join(TRAINABLE.remarks({"dataset.root": "anywhere", "policy.path": str(folder)}))
     assert "The dataset's statistics are used" in said

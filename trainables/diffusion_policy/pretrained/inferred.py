@@ -1,8 +1,8 @@
-"""What a checkpoint's weights tell of its configuration. Standard library only.
+"""The configuration that a checkpoint's weights show. Standard library only.
 
-Names and shapes of tensors decide most of a network's configuration. What a ``config.json`` lacks is taken
-from here, and what it contradicts is a fault that `sweeper check` reports, before a trial reads the weights.
-The horizon, the noise schedule and the number of groups of GroupNorm leave no trace in the weights.
+Names and shapes of tensors decide most of a network's configuration. Fields that a ``config.json`` lacks are
+inferred here, and contradictions are faults that `sweeper check` reports, before a trial reads the weights.
+The horizon, the noise schedule and the number of groups of GroupNorm cannot be inferred.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from trainables.features import FeatureType, PolicyFeatures
 from trainables.interface import Fault
 
 __all__ = [
-    "ToldByWeights",
+    "InferredConfig",
     "contradictions",
     "crop_contradiction",
     "fitting_crop",
+    "infer_config",
+    "infer_from_file",
     "mode_of",
     "observation_steps",
-    "read_told",
-    "told_by",
 ]
 
 COMPILED = "_orig_mod."
-"""The mark that torch.compile leaves in names."""
+"""The part of a name that torch.compile adds."""
 STATISTICS = ("normalize_inputs.", "normalize_targets.", "unnormalize_outputs.")
 """Beginnings of the names of statistics that LeRobot before 0.4 kept among the weights."""
 CELL_PIXELS = 32
@@ -54,15 +54,15 @@ _GRID = ".pool.pos_grid"
 
 
 @dataclass(frozen=True)
-class ToldByWeights:
-    """What the weights tell.
+class InferredConfig:
+    """The configuration that the weights show.
 
     Attributes:
         shapes: The shape of each tensor of the policy by its name, without statistics.
         fields: Fields of ``PolicyConfig`` that the shapes decide, by their name there.
         condition: Numbers that condition the U-Net, without the embedding of the timestep; None if unknown.
         action_dim: Numbers in an action; None if unknown.
-        encoders: Number of image encoders; 0 if there is none.
+        encoders: Number of image encoders.
         cells: (rows, columns) of an encoder's last feature map; None if unknown.
         modes: Normalisation of each feature by its name with underscores, from statistics among the weights.
         has_statistics: Whether there are statistics among the weights.
@@ -78,24 +78,24 @@ class ToldByWeights:
     has_statistics: bool = False
 
 
-def read_told(file: Path) -> ToldByWeights:
-    """Read what a file of weights tells, from its header and one small tensor.
+def infer_from_file(file: Path) -> InferredConfig:
+    """Infer a configuration from a file of weights: from its header and one small tensor.
 
     Raises:
-        FileNotFoundError: If there is no such file.
+        FileNotFoundError: If the file does not exist.
         TensorFileError: If it is damaged or not a file of weights.
     """
     entries = read_header(file)
-    told = told_by({name: entry.shape for name, entry in entries.items()})
+    inferred = infer_config({name: entry.shape for name, entry in entries.items()})
     grid = next((name for name in entries if name.endswith(_GRID)), None)
     numbers = None if grid is None else read_numbers(file, entries, grid)
     if not numbers or len(numbers) % 2:
-        return told
-    return dataclasses.replace(told, cells=(len(set(numbers[1::2])), len(set(numbers[0::2]))))
+        return inferred
+    return dataclasses.replace(inferred, cells=(len(set(numbers[1::2])), len(set(numbers[0::2]))))
 
 
-def told_by(found: Shapes) -> ToldByWeights:
-    """What names and shapes of tensors tell."""
+def infer_config(found: Shapes) -> InferredConfig:
+    """Infer a configuration from names and shapes of tensors."""
     named = {name.replace(COMPILED, ""): tuple(shape) for name, shape in found.items()}
     shapes = {name: shape for name, shape in named.items() if not name.startswith(STATISTICS)}
     unet, condition, action_dim = _unet(shapes)
@@ -105,7 +105,7 @@ def told_by(found: Shapes) -> ToldByWeights:
         feature, _, statistic = name.partition("buffer_")[2].rpartition(".")
         if not name.startswith("normalize_targets.") and statistic in ("mean", "min"):
             modes[feature] = "MEAN_STD" if statistic == "mean" else "MIN_MAX"
-    return ToldByWeights(
+    return InferredConfig(
         shapes=shapes,
         fields={**unet, **encoder},
         condition=condition,
@@ -157,39 +157,39 @@ def _encoder(shapes: Shapes) -> tuple[int, dict[str, Any]]:
     return (len(numbers) or 1), fields
 
 
-def observation_steps(told: ToldByWeights, features: PolicyFeatures, keypoints: Any) -> int | None:
-    """The observation steps that the size of the condition tells; None if it does not fit the features."""
-    if told.condition is None or not isinstance(keypoints, int):
+def observation_steps(inferred: InferredConfig, features: PolicyFeatures, keypoints: Any) -> int | None:
+    """The observation steps, from the size of the condition; None if it does not fit the features."""
+    if inferred.condition is None or not isinstance(keypoints, int):
         return None
     numbers = features.state_dim + features.environment_state_dim + 2 * keypoints * len(features.cameras)
-    if numbers < 1 or told.condition < 1 or told.condition % numbers:
+    if numbers < 1 or inferred.condition < 1 or inferred.condition % numbers:
         return None
-    return told.condition // numbers
+    return inferred.condition // numbers
 
 
 def contradictions(
-    file: Path, values: Mapping[str, Any], features: PolicyFeatures, told: ToldByWeights
+    file: Path, values: Mapping[str, Any], features: PolicyFeatures, inferred: InferredConfig
 ) -> list[Fault]:
-    """Where a checkpoint's configuration contradicts its weights.
+    """The contradictions of a checkpoint's configuration to its weights.
 
     Args:
         file: The file of the configuration, for the messages.
         values: Its values by dotted name, complete.
-        features: What it says that the policy sees and does.
-        told: What the weights tell.
+        features: Its features.
+        inferred: The configuration that the weights show.
     """
-    faults = _feature_contradictions(file, features, told)
+    faults = _feature_contradictions(file, features, inferred)
     if faults:
         return faults
-    fields = dict(told.fields)
+    fields = dict(inferred.fields)
     if not features.cameras:
-        fields = {name: value for name, value in fields.items() if name in _unet_fields(told)}
-    keypoints = told.fields.get("spatial_softmax_num_keypoints", 0)
-    steps = observation_steps(told, features, keypoints)
+        fields = {name: value for name, value in fields.items() if name in _unet_fields(inferred)}
+    keypoints = inferred.fields.get("spatial_softmax_num_keypoints", 0)
+    steps = observation_steps(inferred, features, keypoints)
     if steps is not None:
         fields["n_obs_steps"] = steps
     for kind, name in NORMALIZATIONS.items():
-        mode = mode_of(told, features, kind)
+        mode = mode_of(inferred, features, kind)
         if mode is not None:
             fields[name] = mode
     faults = [
@@ -197,48 +197,50 @@ def contradictions(
         for name, value in fields.items()
         if _plain(values[f"policy.{name}"]) != _plain(value)
     ]
-    if not faults and steps is None and told.condition is not None:
-        faults = [_condition_contradiction(file, values, features, told, keypoints)]
-    return faults or _misfits(file, values, features, told)
+    if not faults and steps is None and inferred.condition is not None:
+        faults = [_condition_contradiction(file, values, features, inferred, keypoints)]
+    return faults or _misfits(file, values, features, inferred)
 
 
-def _unet_fields(told: ToldByWeights) -> set[str]:
-    return set(_unet(told.shapes)[0])
+def _unet_fields(inferred: InferredConfig) -> set[str]:
+    return set(_unet(inferred.shapes)[0])
 
 
-def _feature_contradictions(file: Path, features: PolicyFeatures, told: ToldByWeights) -> list[Fault]:
+def _feature_contradictions(file: Path, features: PolicyFeatures, inferred: InferredConfig) -> list[Fault]:
     """Actions of another size, and cameras without an encoder."""
     faults = []
     remedy = "Copy the config.json that belongs to the weights."
-    if told.action_dim not in (None, features.action_dim):
-        problem = f"{file} says that an action has {features.action_dim} numbers, and its weights have "
-        faults.append(Fault("policy.path", f"{problem}{told.action_dim}.", remedy))
+    if inferred.action_dim not in (None, features.action_dim):
+        problem = f"{file} has actions of {features.action_dim} numbers, but its weights have "
+        faults.append(Fault("policy.path", f"{problem}{inferred.action_dim}.", remedy))
     cameras = len(features.cameras)
-    each = told.fields.get("use_separate_rgb_encoder_per_camera", False)
-    if not told.shapes or (bool(cameras) == bool(told.encoders) and not (each and cameras != told.encoders)):
+    each = inferred.fields.get("use_separate_rgb_encoder_per_camera", False)
+    if not inferred.shapes or (
+        bool(cameras) == bool(inferred.encoders) and not (each and cameras != inferred.encoders)
+    ):
         return faults
-    problem = f"{file} lists {_count(cameras, 'camera')}, and its weights have "
-    faults.append(Fault("policy.path", f"{problem}{_count(told.encoders, 'image encoder')}.", remedy))
+    problem = f"{file} lists {_count(cameras, 'camera')}, but its weights have "
+    faults.append(Fault("policy.path", f"{problem}{_count(inferred.encoders, 'image encoder')}.", remedy))
     return faults
 
 
-def _contradiction(file: Path, name: str, stated: Any, told: Any) -> Fault:
+def _contradiction(file: Path, name: str, stated: Any, inferred: Any) -> Fault:
     return Fault(
         "policy.path",
-        f"{file} says {name}: {_plain(stated)}, and its weights are those of {name}: {_plain(told)}.",
-        f"Set {name} to {_plain(told)} there, or copy the config.json that belongs to the weights.",
+        f"{file} has {name}: {_plain(stated)}, but its weights are those of {name}: {_plain(inferred)}.",
+        f"Set {name} to {_plain(inferred)} there, or copy the config.json that belongs to the weights.",
     )
 
 
 def _condition_contradiction(
-    file: Path, values: Mapping[str, Any], features: PolicyFeatures, told: ToldByWeights, keypoints: int
+    file: Path, values: Mapping[str, Any], features: PolicyFeatures, inferred: InferredConfig, keypoints: int
 ) -> Fault:
     steps = values["policy.n_obs_steps"]
     vectors = features.state_dim + features.environment_state_dim
     images = 2 * keypoints * len(features.cameras)
     problem = (
-        f"{file} says that each of {_count(steps, 'observation step')} has {vectors + images} numbers "
-        f"({vectors} of state, {images} of images), and its weights take {told.condition} in all."
+        f"{file} has {_count(steps, 'observation step')} of {vectors + images} numbers each "
+        f"({vectors} of state, {images} of images), but its weights take {inferred.condition} in total."
     )
     remedy = (
         "Correct n_obs_steps or input_features there, or copy the config.json that belongs to the weights."
@@ -247,7 +249,7 @@ def _condition_contradiction(
 
 
 def _misfits(
-    file: Path, values: Mapping[str, Any], features: PolicyFeatures, told: ToldByWeights
+    file: Path, values: Mapping[str, Any], features: PolicyFeatures, inferred: InferredConfig
 ) -> list[Fault]:
     """Tensors that are missing, unexpected or of another shape although the fields agree."""
     names = {item.name for item in dataclasses.fields(PolicyConfig)}
@@ -262,7 +264,7 @@ def _misfits(
         vector_dim=features.state_dim + features.environment_state_dim,
         cameras=len(features.cameras),
     )
-    learnt = {name: shape for name, shape in told.shapes.items() if not name.endswith(DERIVED_BUFFER)}
+    learnt = {name: shape for name, shape in inferred.shapes.items() if not name.endswith(DERIVED_BUFFER)}
     problems = mismatches(expected, learnt)
     if not problems:
         return []
@@ -271,19 +273,19 @@ def _misfits(
 
 
 def fitting_crop(
-    features: PolicyFeatures, told: ToldByWeights, candidates: list[list[int] | None], resized: Any
+    features: PolicyFeatures, inferred: InferredConfig, candidates: list[list[int] | None], resized: Any
 ) -> list[list[int] | None]:
-    """Those of several crops that give the weights' feature map; all of them if it is not known."""
-    if told.cells is None:
+    """The crops that give the weights' feature map; all of them if it is unknown."""
+    if inferred.cells is None:
         return candidates
-    return [crop for crop in candidates if _cells(_input_size(features, crop, resized)) == told.cells]
+    return [crop for crop in candidates if _cells(_input_size(features, crop, resized)) == inferred.cells]
 
 
 def crop_contradiction(
-    file: Path, values: Mapping[str, Any], features: PolicyFeatures, told: ToldByWeights
+    file: Path, values: Mapping[str, Any], features: PolicyFeatures, inferred: InferredConfig
 ) -> Fault | None:
-    """Say that the encoders' input has another size than the one that the weights were made for."""
-    if told.cells is None or not features.cameras:
+    """The fault if the encoders' input has another size than that of the weights."""
+    if inferred.cells is None or not features.cameras:
         return None
     crop, resized = values["policy.crop_shape"], values["policy.resize_shape"]
     if any(shape is not None and len(shape) != 2 for shape in (crop, resized)):
@@ -292,12 +294,12 @@ def crop_contradiction(
     ratio = values.get("policy.crop_ratio", 1.0)
     if crop is None and ratio < 1.0:
         size = (int(size[0] * ratio), int(size[1] * ratio))
-    if _cells(size) == told.cells:
+    if _cells(size) == inferred.cells:
         return None
-    limits = [f"{CELL_PIXELS * (cells - 1) + 1} to {CELL_PIXELS * cells}" for cells in told.cells]
+    limits = [f"{CELL_PIXELS * (cells - 1) + 1} to {CELL_PIXELS * cells}" for cells in inferred.cells]
     problem = (
         f"{file} gives the image encoder {_times(size)} pixels (crop_shape: {_plain(crop)}), which make "
-        f"{_times(_cells(size))} cells. Its weights are for {_times(told.cells)} cells (pool.pos_grid): "
+        f"{_times(_cells(size))} cells. Its weights are for {_times(inferred.cells)} cells (pool.pos_grid): "
         f"{limits[0]} by {limits[1]} pixels."
     )
     remedy = "Correct crop_shape there, or set policy.crop_shape to what the checkpoint was trained with."
@@ -313,10 +315,10 @@ def _cells(size: tuple[int, int]) -> tuple[int, int]:
     return -(-size[0] // CELL_PIXELS), -(-size[1] // CELL_PIXELS)
 
 
-def mode_of(told: ToldByWeights, features: PolicyFeatures, kind: FeatureType) -> str | None:
-    """The normalisation of a type of features that statistics among the weights tell."""
+def mode_of(inferred: InferredConfig, features: PolicyFeatures, kind: FeatureType) -> str | None:
+    """The normalisation of a type of features, from statistics among the weights."""
     names = [feature.name.replace(".", "_") for feature in features.all() if feature.type is kind]
-    return next((told.modes[name] for name in names if name in told.modes), None)
+    return next((inferred.modes[name] for name in names if name in inferred.modes), None)
 
 
 def _plain(value: Any) -> Any:
