@@ -14,14 +14,14 @@ def test_interval_agrees_with_published_values() -> None:
     assert wilson_interval(1, 29) == pytest.approx((0.0061, 0.1718), abs=5e-5)
 
 
-def test_interval_is_honest_where_everything_fails_or_succeeds() -> None:
+def test_interval_is_not_empty_if_everything_fails_or_succeeds() -> None:
     assert wilson_interval(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
     low, high = wilson_interval(20, 20)
     assert low == pytest.approx(0.8389, abs=5e-5)
     assert high == 1.0
 
 
-def test_no_trial_says_nothing() -> None:
+def test_without_trials_the_interval_is_everything() -> None:
     assert wilson_interval(0, 0) == (0.0, 1.0)
 
 
@@ -48,7 +48,7 @@ def test_interval_of_a_mean_is_that_of_scipy_but_for_the_resamples() -> None:
 
 
 @pytest.mark.slow
-def test_interval_of_a_mean_covers_it_about_as_often_as_it_says() -> None:
+def test_interval_of_a_mean_covers_it_about_as_often_as_promised() -> None:
     rng = np.random.default_rng(0)
     covered = [
         low <= 0.6 <= high for low, high in (mean_interval(rng.beta(0.6, 0.4, 50)) for _ in range(2000))
@@ -56,7 +56,7 @@ def test_interval_of_a_mean_covers_it_about_as_often_as_it_says() -> None:
     assert 0.925 <= np.mean(covered) <= 0.965
 
 
-def test_values_that_say_nothing_of_their_spread_have_no_interval() -> None:
+def test_values_without_spread_have_no_interval() -> None:
     assert mean_interval(np.array([0.7])) is None
     assert mean_interval(np.full(32, 0.7)) is None
     with pytest.raises(ValueError, match="confidence"):

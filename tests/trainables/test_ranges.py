@@ -57,7 +57,7 @@ def test_nonsense_is_named(value, words):
         parse_choice(value)
 
 
-def test_what_is_missing_is_told_in_stretches():
+def test_missing_numbers_are_listed_as_ranges():
     choice = parse_choice([3, 12, "8-10", "20:22", range(0, 30, 10)])
     assert choice.missing({3, 9, 20}) == ["12", "8", "10", "21", "0-10 in steps of 10"]
     assert parse_choice([1, "2-3"]).missing([1, 2, 3]) == []
@@ -76,7 +76,7 @@ def test_numbers_are_written_so_that_they_can_be_read_back():
     assert compressed([]) == "[]"
 
 
-def test_a_field_of_ranges_takes_what_can_be_read_and_says_what_it_expects():
+def test_a_field_of_ranges_accepts_what_can_be_read_and_describes_what_it_expects():
     info = FieldInfo("episodes", "ranges", None, nullable=True)
     for value in (None, 3, "0-99", [0, "4:9"]):
         assert info.faults(value) == []

@@ -1,4 +1,4 @@
-"""Files and folders get their name when the disk has them, so that a power cut leaves none that is empty."""
+"""Files and folders get their name after they are on the disk, so a power cut leaves no empty ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainables.files import put_in_place, write_json
 
 @pytest.fixture
 def steps(monkeypatch):
-    """What is asked of the disk, in order: files and folders that are synced, names that are given."""
+    """The disk's operations, in order: files and folders that are synced, names that are given."""
     seen = []
     fsync, replace = os.fsync, os.replace
 

@@ -1,4 +1,4 @@
-"""Checkpoints for tests, in the forms that are found in the wild."""
+"""Checkpoints for tests, in the formats that users have."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def own_checkpoint(policy: DiffusionPolicy, folder: Path, *, ema: bool = True, *
 
 
 def original_payload(policy: DiffusionPolicy) -> dict[str, Any]:
-    """What the original code would save of a policy on states; its averaged weights are the policy's."""
+    """The original code's file of a policy on states; its averaged weights are the policy's."""
     config = policy.config
     model = {
         "_target_": "diffusion_policy.model.diffusion.conditional_unet1d.ConditionalUnet1D",

@@ -1,4 +1,4 @@
-"""What a noise process does, found by asking it."""
+"""Properties of a noise process, measured on the process itself."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def alphas_cumprod(process: NoiseProcess) -> Tensor:
 
 
 def asked_timesteps(process: NoiseProcess, sampler: str, num_inference_steps: int) -> list[int]:
-    """The timesteps at which a sampler asks the network, in order."""
+    """The timesteps at which a sampler evaluates the network, in order."""
     asked = []
 
     def predict(noisy: Tensor, timestep: int) -> Tensor:

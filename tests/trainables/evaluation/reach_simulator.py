@@ -1,4 +1,4 @@
-"""A small environment of known physics, and policies whose answers can be worked out by hand."""
+"""A small environment of known physics, and policies whose actions can be computed by hand."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def make_reach(features: PolicyFeatures) -> gymnasium.Env:
 
 
 class Line:
-    """An adapter of the user's own: no gymnasium, one number."""
+    """A user's adapter: without gymnasium, one number."""
 
     action_shape = (1,)
     max_steps = 4
@@ -103,7 +103,7 @@ def make_broken(features: PolicyFeatures) -> gymnasium.Env:
 
 
 class Recorder:
-    """A policy that answers by a function of the last observation and remembers what it was asked."""
+    """A policy whose action is a function of the last observation; it records the observations."""
 
     def __init__(self, features: PolicyFeatures = REACH, n_obs_steps: int = 2, n_action_steps: int = 3):
         self.features = features

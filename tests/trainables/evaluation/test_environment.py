@@ -107,7 +107,7 @@ def test_missing_package_is_named_with_the_way_to_install_it(monkeypatch: pytest
     assert "pip install 'diffusion-policy-sweeper[pusht]'" in text
 
 
-def test_package_that_fails_to_import_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_package_that_fails_to_import_is_reported_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         importlib,
         "import_module",
@@ -149,13 +149,13 @@ def test_environment_without_a_step_limit_is_a_fault_of_max_steps() -> None:
         ("Pendulum-v1", "not a Dict"),
     ],
 )
-def test_whatever_cannot_be_rolled_out_is_a_fault_and_no_crash(env_id: str, words: str) -> None:
+def test_an_environment_that_cannot_be_rolled_out_is_a_fault_not_a_crash(env_id: str, words: str) -> None:
     text = faults(env_id, REACH)
     assert words in text
     assert text.startswith("rollout.env: ")
 
 
-def test_render_that_gives_no_picture_says_what_to_do() -> None:
+def test_render_without_a_picture_is_an_error_with_a_remedy() -> None:
     class Blind(Reach):
         def render(self) -> Any:
             return None

@@ -1,4 +1,4 @@
-"""Held-out action error: fixed questions, right numbers."""
+"""Held-out action error: fixed moments, correct numbers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HORIZON = 8
 
 
 class RampPolicy:
-    """Knows the ramp that the dataset holds, up to an offset; remembers how it was asked."""
+    """Predicts the dataset's ramp, up to an offset; records the arguments of the predictions."""
 
     n_obs_steps = 2
     n_action_steps = 4
@@ -97,7 +97,7 @@ def test_the_answer_is_the_same_every_time_and_depends_on_the_seed(windows: Wind
     assert measure(policy, windows)["eval/action_std"] > 0.5
 
 
-def test_every_trial_is_asked_with_the_same_sampler(windows: Windows) -> None:
+def test_every_trial_is_measured_with_the_same_sampler(windows: Windows) -> None:
     policy = RampPolicy()
     measure(policy, windows)
 

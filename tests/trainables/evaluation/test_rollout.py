@@ -36,7 +36,7 @@ def test_episode_starts_from_seed_plus_index_and_first_observation_fills_the_win
     np.testing.assert_array_equal(seen[2].numpy(), np.repeat(starts(range(42, 43)), 3, axis=0))
 
 
-def test_policy_is_asked_when_its_chunk_is_used_up_and_sees_the_last_observations() -> None:
+def test_the_policy_predicts_when_its_chunk_is_used_up_and_sees_the_last_observations() -> None:
     policy = Recorder(n_obs_steps=2, n_action_steps=3)
     (result,) = rollout(policy, REACH_ENV, episode_indices=[0], seed=5, parallel=1, max_steps=100)
     (start,) = starts(range(5, 6))
@@ -196,13 +196,19 @@ def test_no_episodes_are_no_results() -> None:
     assert rollout(Recorder(), REACH_ENV, episode_indices=[], seed=0, parallel=2) == []
 
 
-def test_progress_is_told_after_every_chunk_of_actions() -> None:
-    told: list[str] = []
+def test_progress_is_reported_after_every_chunk_of_actions() -> None:
+    messages: list[str] = []
     rollout(
-        Recorder(), REACH_ENV, episode_indices=range(3), seed=0, parallel=2, max_steps=9, progress=told.append
+        Recorder(),
+        REACH_ENV,
+        episode_indices=range(3),
+        seed=0,
+        parallel=2,
+        max_steps=9,
+        progress=messages.append,
     )
-    finished = [int(text.split()[1]) for text in told]
-    assert told == [f"rollout: {n} of 3 episodes" for n in finished]
+    finished = [int(text.split()[1]) for text in messages]
+    assert messages == [f"rollout: {n} of 3 episodes" for n in finished]
     assert finished == sorted(finished)
     assert finished[-1] == 3
 

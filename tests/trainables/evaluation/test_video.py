@@ -42,7 +42,7 @@ def test_odd_sizes_lose_one_row_or_column(tmp_path: Path) -> None:
     assert decode(tmp_path / "odd.mp4")[0].shape == (3, 32, 40, 3)
 
 
-def test_failed_writing_keeps_what_was_there_and_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path: Path) -> None:
     path = tmp_path / "film.mp4"
     write_video([np.zeros((16, 16, 3), np.uint8)], path, fps=5)
     before = path.read_bytes()
@@ -71,7 +71,7 @@ def test_nothing_to_film_is_no_film(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_film_plays_the_recorded_episode_again_and_its_border_says_how_it_went(tmp_path: Path) -> None:
+def test_film_plays_the_recorded_episode_again_and_its_border_shows_the_result(tmp_path: Path) -> None:
     env_id = "reach_simulator:make_reach"
     results = rollout(Recorder(), env_id, episode_indices=[0, 1], seed=0, parallel=2, max_steps=9)
     assert [result.record.success for result in results] == [True, True]

@@ -108,10 +108,10 @@ def first_three(monkeypatch: pytest.MonkeyPatch) -> Demonstrations:
     module._table_hash.cache_clear()
 
 
-def test_dataset_of_states_holds_the_whole_table(tmp_path: Path) -> None:
+def test_dataset_of_states_contains_the_whole_table(tmp_path: Path) -> None:
     table = load_demonstrations()
-    told: list[str] = []
-    dataset = open_dataset(ensure_dataset(tmp_path, images=False, progress=told.append))
+    messages: list[str] = []
+    dataset = open_dataset(ensure_dataset(tmp_path, images=False, progress=messages.append))
     assert [episode.stop - episode.start for episode in dataset.episodes] == table.lengths.tolist()
     assert {episode.tasks for episode in dataset.episodes} == {(TASK,)}
     assert dataset.fps == FPS
@@ -129,7 +129,7 @@ def test_dataset_of_states_holds_the_whole_table(tmp_path: Path) -> None:
     np.testing.assert_array_equal(dataset.column("next.reward").reshape(-1), table.rewards)
     ends = np.cumsum(table.lengths) - 1
     np.testing.assert_array_equal(np.flatnonzero(dataset.column("next.success").reshape(-1)), ends)
-    assert len(told) == len(table)
+    assert len(messages) == len(table)
 
 
 def test_dataset_with_images_shows_what_the_environment_would(
@@ -164,22 +164,22 @@ def test_image_of_a_placed_state_is_the_image_of_the_simulated_one() -> None:
 
 
 def test_dataset_is_built_once_and_then_found(tmp_path: Path, first_three: Demonstrations) -> None:
-    told: list[str] = []
-    first = ensure_dataset(tmp_path, images=False, progress=told.append)
-    assert len(told) == 3
-    assert ensure_dataset(tmp_path, images=False, progress=told.append) == first
-    assert len(told) == 3
+    messages: list[str] = []
+    first = ensure_dataset(tmp_path, images=False, progress=messages.append)
+    assert len(messages) == 3
+    assert ensure_dataset(tmp_path, images=False, progress=messages.append) == first
+    assert len(messages) == 3
     assert ensure_dataset(tmp_path, images=True) != first
 
 
 def test_processes_that_ask_at_once_get_one_whole_dataset(
     tmp_path: Path, first_three: Demonstrations
 ) -> None:
-    told: list[str] = []
+    messages: list[str] = []
     roots: list[Path] = []
 
     def ask() -> None:
-        roots.append(ensure_dataset(tmp_path, images=False, progress=told.append))
+        roots.append(ensure_dataset(tmp_path, images=False, progress=messages.append))
 
     threads = [threading.Thread(target=ask) for _ in range(4)]
     for thread in threads:
@@ -188,7 +188,7 @@ def test_processes_that_ask_at_once_get_one_whole_dataset(
         thread.join()
     assert len(set(roots)) == 1
     assert len(roots) == 4
-    assert len(told) == 3
+    assert len(messages) == 3
     assert len(open_dataset(roots[0])) == 36
 
 
@@ -209,9 +209,7 @@ def test_build_that_fails_leaves_no_dataset(tmp_path: Path, first_three: Demonst
     assert len(open_dataset(ensure_dataset(tmp_path, images=False))) == 36
 
 
-def test_damaged_table_is_an_error_that_says_what_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_damaged_table_is_an_error_with_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "demonstrations.npz").write_bytes(b"no table")
     monkeypatch.setattr(module, "files", lambda package: tmp_path)
     load_demonstrations.cache_clear()

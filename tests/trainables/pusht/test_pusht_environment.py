@@ -116,7 +116,7 @@ def test_targets_beyond_the_table_are_brought_back() -> None:
 
 
 def set_block(simulator: PushTSimulator, keypoints: np.ndarray) -> None:
-    """Place the block so that the top of its bar, keypoints 0 and 1, lies where these (8, 2) say."""
+    """Place the block so that the top of its bar, keypoints 0 and 1, has the place in these (8, 2)."""
     along = keypoints[1] - keypoints[0]
     simulator.block.angle = float(np.arctan2(along[1], along[0]))
     simulator.block.position = tuple(float(value) for value in (keypoints[0] + keypoints[1]) / 2)

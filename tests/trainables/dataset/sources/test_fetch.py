@@ -257,7 +257,7 @@ def test_without_a_folder_to_fetch_to_nothing_is_fetched(root):
         ("abfs://container@account.dfs.core.windows.net/set", "Write az://container/folder, and set AZURE_"),
     ],
 )
-def test_an_address_that_is_none_is_told_apart(memory, cache, address, said):
+def test_an_illegal_address_is_refused_with_the_reason(memory, cache, address, said):
     memory.pipe({"/bucket/read.me": b"", "/bucket/arms/meta/info.json": b"{}"})
     assert said in message(address, cache)
     assert not list(cache.rglob("*.json"))

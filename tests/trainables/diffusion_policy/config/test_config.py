@@ -1,4 +1,4 @@
-"""The configuration: every fault says what, where, what is allowed and what to do."""
+"""The configuration: every fault reports what is wrong, where, what is allowed and what to do."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_misspelt_builtin_dataset_is_not_looked_for_on_the_hub() -> None:
     (fault,) = config_faults({"dataset.repo_id": "builtin/push"})
 
     assert (fault.where, fault.remedy) == ("dataset.repo_id", "The only one is builtin/pusht.")
-    assert config_faults(DATA | {"dataset.repo_id": "builtin/push"}) == []  # the root wins
+    assert config_faults(DATA | {"dataset.repo_id": "builtin/push"}) == []  # the root takes precedence
 
 
 def test_a_batch_that_the_workers_cannot_share_evenly_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""Fine-tuning: what is taken from a checkpoint's config.json, and what is refused before a weight is read."""
+"""Fine-tuning: the values of a checkpoint's config.json, and refusals before a weight is read."""
 
 from __future__ import annotations
 
@@ -118,11 +118,11 @@ def seen(*cameras: str, state: int = 3, action: int = 2) -> PolicyFeatures:
     return PolicyFeatures.of([*listed, Feature("action", FeatureType.ACTION, (action,))])
 
 
-def told(faults: list[Fault]) -> str:
+def text_of(faults: list[Fault]) -> str:
     return "\n".join(map(str, faults))
 
 
-# What is taken over.
+# Values from the checkpoint.
 
 
 def test_what_is_not_named_is_the_checkpoints_and_what_is_named_stays(checkpoint: Path) -> None:
@@ -135,9 +135,9 @@ def test_what_is_not_named_is_the_checkpoints_and_what_is_named_stays(checkpoint
     assert built.policy.normalization_environment_state == "IDENTITY"
     assert built.policy.horizon == 16
     assert built.dataset.observations == ("observation.images.front", "observation.state")
-    # Its weights come from the checkpoint: others would be fetched for nothing.
+    # Its weights come from the checkpoint: fetching others would be useless.
     assert built.policy.pretrained_backbone_weights is None
-    # How to train is for the new run to say.
+    # The settings of the training are the new run's.
     assert built.optimizer == DiffusionConfig().optimizer
 
 
@@ -177,7 +177,9 @@ def test_a_checkpoint_is_read_again_when_it_changes(checkpoint: Path) -> None:
     assert resolve(config(checkpoint)).policy.horizon == 24
 
 
-def test_a_path_that_is_not_on_this_machine_is_told_and_refused_only_at_the_launch(tmp_path: Path) -> None:
+def test_a_path_that_is_not_on_this_machine_is_a_remark_and_refused_only_at_the_launch(
+    tmp_path: Path,
+) -> None:
     for path in ("my_checkpoint", str(tmp_path / "none"), "x" * 5000, "nul\0byte"):
         flat = {"dataset.root": "anywhere", "policy.path": path}
         assert resolve_faults(flat) == []
@@ -187,25 +189,25 @@ def test_a_path_that_is_not_on_this_machine_is_told_and_refused_only_at_the_laun
     assert [fault.where for fault in faults] == ["policy.path"]
 
 
-def test_a_folder_that_holds_no_policy_is_a_fault(tmp_path: Path) -> None:
+def test_a_folder_without_a_policy_is_a_fault(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     act = write_checkpoint(tmp_path / "act", type="act")
 
-    assert "does not contain a checkpoint" in told(resolve_faults(config(tmp_path / "empty")))
-    assert "'act'" in told(resolve_faults(config(act)))
+    assert "does not contain a checkpoint" in text_of(resolve_faults(config(tmp_path / "empty")))
+    assert "'act'" in text_of(resolve_faults(config(act)))
     with pytest.raises(ConfigError, match="act"):
         resolve(config(act))
     assert TRAINABLE.inherited(config(act)) == {}
 
 
-# What may change, and what may not.
+# Permitted changes and others.
 
 
 def test_schedules_and_horizon_are_free(checkpoint: Path) -> None:
     assert resolve_faults(config(checkpoint, **FREE)) == []
 
 
-def test_what_has_to_be_learnt_anew_is_said_beforehand(checkpoint: Path) -> None:
+def test_what_must_be_learnt_again_is_reported_before_training(checkpoint: Path) -> None:
     said = remarks(resolve(config(checkpoint, **FREE)))
 
     assert [line.partition(":")[0] for line in said] == [
@@ -231,7 +233,7 @@ def test_a_field_that_the_weights_fix_is_refused_with_both_values(checkpoint: Pa
 
 
 @pytest.mark.parametrize("name", FIXED)
-def test_the_same_is_allowed_where_layers_may_begin_anew_and_they_are_named(
+def test_the_same_is_allowed_if_layers_may_be_reinitialised_and_they_are_listed(
     checkpoint: Path, name: str
 ) -> None:
     flat = config(checkpoint, **{name: FIXED[name], "policy.reinit_mismatched": True})
@@ -243,17 +245,13 @@ def test_the_same_is_allowed_where_layers_may_begin_anew_and_they_are_named(
     assert "are reinitialised" in said[0]
 
 
-def test_the_encoders_settings_are_free_where_the_checkpoint_sees_no_images(tmp_path: Path) -> None:
+def test_the_encoders_settings_are_free_if_the_checkpoint_uses_no_images(tmp_path: Path) -> None:
     inputs = {"observation.state": {"type": "STATE", "shape": [3]}}
     blind = write_checkpoint(tmp_path / "blind", input_features=inputs, crop_shape=None)
 
     assert resolve_faults(config(blind, **{"policy.spatial_softmax_num_keypoints": 8})) == []
     said = TRAINABLE.remarks(config(blind, **{"optimizer.vision_encoder_lr_multiplier": 0.1}))
-    assert "no vision encoder" in told_lines(said)
-
-
-def told_lines(lines: list[str]) -> str:
-    return "\n".join(lines)
+    assert "no vision encoder" in "\n".join(said)
 
 
 def test_without_a_checkpoint_there_is_nothing_to_freeze_and_no_statistics_to_take() -> None:
@@ -267,7 +265,7 @@ def test_without_a_checkpoint_there_is_nothing_to_freeze_and_no_statistics_to_ta
     assert {fault.where for fault in resolve_faults(flat)} == wrong
 
 
-def test_layers_that_begin_anew_cannot_be_frozen(checkpoint: Path) -> None:
+def test_reinitialised_layers_cannot_be_frozen(checkpoint: Path) -> None:
     flat = config(
         checkpoint,
         **{
@@ -322,19 +320,19 @@ def test_features_that_differ_are_explained(
     faults = feature_faults(resolve(config(checkpoint)), start, found)
 
     assert [fault.where for fault in faults] == [where]
-    assert words in told(faults)
+    assert words in text_of(faults)
     assert "policy.reinit_mismatched: true" in faults[0].remedy
-    anew = resolve(config(checkpoint, **{"policy.reinit_mismatched": True}))
-    assert feature_faults(anew, start, found) == []
+    reinitialised = resolve(config(checkpoint, **{"policy.reinit_mismatched": True}))
+    assert feature_faults(reinitialised, start, found) == []
     if where != "dataset.observations" or len(found.cameras) != 1:
-        assert layers_to_reinitialise(anew.policy, start, found)
+        assert layers_to_reinitialise(reinitialised.policy, start, found)
 
 
 def test_new_actions_reach_only_the_layers_at_the_ends(checkpoint: Path) -> None:
     built = resolve(config(checkpoint, **{"policy.reinit_mismatched": True}))
-    anew = layers_to_reinitialise(built.policy, start_of(checkpoint), seen("front", action=7))
+    reinitialised = layers_to_reinitialise(built.policy, start_of(checkpoint), seen("front", action=7))
 
-    assert [name.removeprefix("diffusion.unet.") for name in anew] == [
+    assert [name.removeprefix("diffusion.unet.") for name in reinitialised] == [
         "down_modules.0.0.conv1.block.0",
         "down_modules.0.0.residual_conv",
         "final_conv.1",
@@ -351,7 +349,7 @@ def test_statistics_of_unknown_features_cannot_be_taken(checkpoint: Path) -> Non
     assert "observation.state" in faults[0].problem
 
 
-def test_cameras_stand_in_the_order_in_which_the_checkpoint_knows_them() -> None:
+def test_cameras_have_the_order_of_the_checkpoint() -> None:
     found = match_camera_order(seen("side", "wrist", "front"), seen("front", "wrist"))
 
     assert [camera.name.rpartition(".")[2] for camera in found.cameras] == ["front", "wrist", "side"]

@@ -70,7 +70,7 @@ def trained(circles: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
 def learnt(
     trained: tuple[Path, list[Report]], small_config: dict[str, Any], tmp_path: Path
 ) -> tuple[dict[str, Any], list[Report]]:
-    """How to go on with a copy of it, in tmp_path / "learnt", and how it was judged."""
+    """A configuration that continues with a copy of it, in tmp_path / "learnt", and its evaluation."""
     folder, reports = trained
     shutil.copytree(folder, tmp_path / "learnt")
     further = {
@@ -89,7 +89,7 @@ def test_the_first_evaluation_is_at_the_old_level_and_not_at_zero(
     tuned = run(config, tmp_path / "tuned")
     scratch = run(small_config | {"train.eval_at_start": True}, tmp_path / "scratch")
 
-    # The averaged weights are what was judged there, and what is started from here.
+    # The averaged weights were evaluated there, and are the start here.
     assert tuned[0].step == scratch[0].step == 0
     assert judged(tuned[0]) == judged(before[-1])
     assert judged(tuned[0])["eval/action_mse"] < 0.5 * judged(scratch[0])["eval/action_mse"]
@@ -131,7 +131,7 @@ def test_a_resumed_fine_tuning_equals_a_straight_one_though_its_checkpoint_is_go
 ) -> None:
     config, _ = learnt
     config = {**config, "policy.stats": "checkpoint"}
-    # As a sweep does: what the checkpoint decides is written down when the sweep starts.
+    # As in a sweep: the checkpoint's values are recorded when the sweep starts.
     config = {**config, **TRAINABLE.inherited(config)}
     straight = run(config, tmp_path / "straight")
     early = list(itertools.islice(TRAINABLE.train(config, context(tmp_path / "cut")), stop_after))
@@ -147,7 +147,7 @@ def test_a_resumed_fine_tuning_equals_a_straight_one_though_its_checkpoint_is_go
         assert [name for name in tensors if not torch.equal(tensors[name], others[name])] == []
 
 
-def test_exactly_the_layers_that_do_not_fit_begin_anew_and_are_listed(
+def test_exactly_the_layers_that_do_not_fit_are_reinitialised_and_listed(
     learnt: tuple[dict[str, Any], list[Report]], tmp_path: Path
 ) -> None:
     config, _ = learnt
@@ -203,7 +203,7 @@ def test_weights_that_are_not_those_of_their_configuration_are_refused(
         run(config, tmp_path / "tuned")
 
 
-def test_weights_that_are_no_numbers_are_refused(
+def test_weights_that_are_not_finite_are_refused(
     learnt: tuple[dict[str, Any], list[Report]], tmp_path: Path
 ) -> None:
     config, _ = learnt
@@ -370,7 +370,7 @@ def test_on_the_other_half_of_push_t_the_first_rollouts_are_those_of_the_old_pol
 
 
 @pytest.mark.slow
-def test_pretrained_weights_of_the_backbone_are_not_fetched_where_the_checkpoint_has_them(
+def test_pretrained_weights_of_the_backbone_are_not_fetched_if_the_checkpoint_has_them(
     pictures: Path, small_config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torchvision

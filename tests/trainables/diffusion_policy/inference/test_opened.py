@@ -140,7 +140,7 @@ def test_an_impossible_setting_is_a_fault_and_is_not_run(
         opened.rollout(setting, "look", [0])
 
 
-def test_action_errors_are_those_of_the_same_moments_whatever_is_asked(opened: Any) -> None:
+def test_action_errors_are_those_of_the_same_moments_for_any_request(opened: Any) -> None:
     assert opened.windows == 16
     whole = opened.action_errors({}, range(16))
     assert opened.action_errors({}, [5, 2]) == pytest.approx([whole[5], whole[2]], rel=1e-5)
@@ -163,7 +163,7 @@ def test_latency_is_timed_run_by_run(opened: Any) -> None:
     }
 
 
-def test_a_checkpoint_can_be_judged_elsewhere(trained: Any) -> None:
+def test_a_checkpoint_can_be_evaluated_elsewhere(trained: Any) -> None:
     folder, _, _ = trained
     context = EvaluationContext(folder / "cache")
     checkpoint = folder / "checkpoints" / "000012"
@@ -180,7 +180,7 @@ def test_a_checkpoint_can_be_judged_elsewhere(trained: Any) -> None:
             TRAINABLE.open_policy(checkpoint, config, context)
 
 
-def test_a_film_shows_the_episodes_that_were_asked_for(opened: Any, tmp_path: Path) -> None:
+def test_a_film_shows_the_requested_episodes(opened: Any, tmp_path: Path) -> None:
     film = tmp_path / "film.mp4"
     opened.rollout({}, "look", [0, 1], film=film, film_episodes=1)
     assert film.stat().st_size > 0

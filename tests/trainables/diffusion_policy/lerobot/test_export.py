@@ -1,4 +1,4 @@
-"""What is exported is what LeRobot would have written, and acts as the policy does; or it is not written."""
+"""An export has LeRobot's format and acts like the policy; otherwise it is not written."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def same_actions(one: DiffusionPolicy, other: DiffusionPolicy, observation: dict
 
 
 def lerobots_normalized(entry: dict[str, torch.Tensor], mode: str, x: torch.Tensor) -> torch.Tensor:
-    """LeRobot's formulas on the way in, written down independently."""
+    """LeRobot's formulas for inputs, written independently."""
     if mode == "MEAN_STD":
         return (x - entry["mean"]) / (entry["std"] + 1e-8)
     low, high = (entry[name] for name in (("min", "max") if mode == "MIN_MAX" else ("q01", "q99")))
@@ -183,7 +183,7 @@ def test_a_share_without_a_resize_is_written_as_the_crop_it_gives(tmp_path: Path
     assert (config["crop_shape"], config["crop_ratio"], config["resize_shape"]) == ([36, 43], 1.0, None)
 
 
-def test_what_lerobot_lacks_is_replaced_and_said(tmp_path: Path) -> None:
+def test_what_lerobot_lacks_is_replaced_and_reported(tmp_path: Path) -> None:
     policy = small_policy(environment=3, sampler="DPM-Solver++", num_inference_steps=5)
     notes = " ".join(lerobot.save(policy, tmp_path / "out", settings={"train.precision": "bf16"}))
     config = config_of(tmp_path / "out")
@@ -271,7 +271,7 @@ def test_weights_that_are_not_numbers_are_not_exported(policy: DiffusionPolicy, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nothing_that_lies_there_is_lost(policy: DiffusionPolicy, tmp_path: Path) -> None:
+def test_existing_files_are_not_lost(policy: DiffusionPolicy, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     folder.mkdir()
     lerobot.save(policy, folder)

@@ -100,7 +100,7 @@ def test_a_checkpoint_is_reported_when_it_is_read(
 ) -> None:
     folder = lerobot_folder(small_policy(environment=4, normalization_action="MEAN_STD"), tmp_path / "made")
     if old:
-        to_buffers(folder)  # has mean and std of actions, and no extremes
+        to_buffers(folder)  # has mean and std of actions, but no extremes
     text = said("elsewhere", **{"policy.path": str(folder)})
     with caplog.at_level(logging.WARNING):
         lerobot.load(folder)
@@ -116,7 +116,7 @@ def test_a_checkpoints_statistics_are_compared_with_the_actions_of_the_dataset(
     folder = lerobot_folder(small_policy(environment=4), tmp_path / "made")
     config: dict[str, Any] = {"policy.path": str(folder), "policy.stats": "checkpoint"}
     config |= {"dataset.observations": ["observation.state"]}
-    assert said(steps, **config) == ""  # the checkpoint saw actions from -100 to 100
+    assert said(steps, **config) == ""  # the checkpoint was trained on actions from -100 to 100
     change_tensors(folder / OUTPUT_STATE, lambda found: {name: value / 25 for name, value in found.items()})
     for cache in (None, tmp_path):
         assert "clip_sample_range: 2.5," in said(steps, cache, **config)

@@ -78,7 +78,7 @@ def test_a_constant_dimension_cannot_explode(mode: str, value: float) -> None:
     scaling = normalizer(mode)
     state = torch.tensor([[0.0, 0.0, 500.0], [0.0, 0.0, 500.1], [0.0, 0.0, -1e6]])
     assert scaling.normalize("observation.state", state)[:, 2].tolist() == [value] * 3
-    # Whatever a network says about it, the action is the constant.
+    # For any prediction of a network, the action is the constant.
     assert scaling.unnormalize("action", torch.tensor([[0.0, -9.0], [0.0, 3.0]]))[:, 1].tolist() == [7.0, 7.0]
 
 
@@ -102,7 +102,7 @@ def test_rounding_noise_counts_as_constant_and_small_units_do_not() -> None:
     assert constant(0.0, 0.0)
 
 
-def test_constant_dimensions_are_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_constant_dimensions_are_reported(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         normalizer("MIN_MAX")
     assert "observation.state: dimensions [2] never vary" in caplog.text

@@ -242,14 +242,14 @@ def test_chunk_starts_at_the_current_step_of_the_horizon() -> None:
         policy.predict_action(batch, **arguments, n_action_steps=7)
 
 
-def test_prediction_uses_the_configured_sampler_unless_told_otherwise() -> None:
+def test_prediction_uses_the_configured_sampler_unless_another_is_given() -> None:
     policy = small_policy(sampler="DPM-Solver++", num_inference_steps=7).eval()
     batch = small_batch(policy)
     noise = torch.randn_like(batch["action"])
     configured = policy.predict_action(batch, noise=noise)
-    told = policy.predict_action(batch, noise=noise, sampler="DPM-Solver++", num_inference_steps=7)
+    given = policy.predict_action(batch, noise=noise, sampler="DPM-Solver++", num_inference_steps=7)
     other = policy.predict_action(batch, noise=noise, sampler="DDIM")
-    assert torch.equal(configured, told)
+    assert torch.equal(configured, given)
     assert not torch.allclose(configured, other)
 
 
@@ -288,7 +288,7 @@ def test_separate_encoders_see_their_own_camera() -> None:
 
 
 def numbered_images(policy: DiffusionPolicy, count: int) -> dict[str, Tensor]:
-    """Images in which each pixel says where it is: the first channel its row, the second its column."""
+    """Images whose pixels contain their own position: the first channel the row, the second the column."""
     rows, columns = torch.meshgrid(torch.arange(40), torch.arange(48), indexing="ij")
     image = torch.stack((rows, columns, rows)).to(torch.uint8)
     shape = (count, policy.n_obs_steps, 3, 40, 48)
@@ -340,7 +340,7 @@ def test_crops_can_be_drawn_once_per_batch_as_lerobot_does(
     assert torch.equal(corners[0], corners[1]) == (not separate)
 
 
-def test_crops_are_centred_in_evaluation_and_where_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_crops_are_centred_in_evaluation_and_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
     for policy in (
         small_policy(cameras=1, crop_shape=(32, 36)).eval(),
         small_policy(cameras=1, crop_shape=(32, 36), crop_is_random=False),
@@ -415,7 +415,7 @@ def test_compiled_network_gives_the_same_loss_and_gradients() -> None:
 
 
 @pytest.mark.slow
-# torch.compile looks at the gradient of the encoder's output, which is no leaf.
+# torch.compile looks at the gradient of the encoder's output, which is not a leaf.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 @pytest.mark.parametrize("use_group_norm", [True, False])
 def test_a_checkpointed_network_with_a_camera_can_be_compiled(use_group_norm: bool) -> None:

@@ -1,4 +1,4 @@
-"""Names and shapes of a policy's weights, told without torch."""
+"""Names and shapes of a policy's weights, computed without torch."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_encoders_are_counted_by_the_camera_or_once() -> None:
     assert parameter_count(PolicyConfig(), action_dim=2, vector_dim=2, cameras=1) - without == one
 
 
-def test_a_layer_begins_anew_as_a_whole() -> None:
+def test_a_layer_is_reinitialised_as_a_whole() -> None:
     def shapes(**changes: Any) -> dict[str, tuple[int, ...]]:
         config = PolicyConfig(**{**SMALL, **changes})
         return tensor_shapes(config, action_dim=2, vector_dim=3, cameras=1)
@@ -71,8 +71,8 @@ def test_a_layer_begins_anew_as_a_whole() -> None:
 def test_nothing_of_another_backbone_is_taken_over() -> None:
     config = PolicyConfig(**SMALL)
     shapes = tensor_shapes(config, action_dim=2, vector_dim=3, cameras=1)
-    anew = reinitialised_layers(shapes, shapes, other_backbone=True)
+    reinitialised = reinitialised_layers(shapes, shapes, other_backbone=True)
 
-    assert {layer for layer in anew if "backbone" in layer} == set(anew)
-    assert "diffusion.rgb_encoder.backbone.0" in anew
-    assert "diffusion.rgb_encoder.out" not in anew
+    assert {layer for layer in reinitialised if "backbone" in layer} == set(reinitialised)
+    assert "diffusion.rgb_encoder.backbone.0" in reinitialised
+    assert "diffusion.rgb_encoder.out" not in reinitialised

@@ -42,7 +42,7 @@ def test_features_are_two_per_keypoint() -> None:
     assert network.pool.pos_grid.shape == (6, 2)
 
 
-def test_images_too_small_to_see_anything_are_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_images_that_are_too_small_are_reported(caplog: pytest.LogCaptureFixture) -> None:
     with torch.device("meta"):
         encoder(image_size=(33, 32))
         assert caplog.text == ""
@@ -64,7 +64,7 @@ def test_norm_of_the_backbone_is_chosen() -> None:
     assert len(norms(grouped, nn.GroupNorm)) == len(norms(batched, nn.BatchNorm2d)) == 20
 
 
-def test_pretrained_weights_are_asked_of_torchvision_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pretrained_weights_are_requested_from_torchvision_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     real = torchvision.models.get_model
 

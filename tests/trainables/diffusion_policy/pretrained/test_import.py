@@ -1,4 +1,4 @@
-"""Checkpoints come in as they were written: whoever wrote them, however they lie, nothing guessed."""
+"""Checkpoints are read as they were written, in every format and folder layout, without guesses."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def refused(path: Path | str, *words: str, read: Any = lerobot.load) -> str:
     return str(error.value)
 
 
-# Where a checkpoint lies
+# The place of a checkpoint
 
 
 def test_a_checkpoint_is_found_from_every_folder_above_it(written: Path, tmp_path: Path) -> None:
@@ -119,13 +119,15 @@ def test_of_a_trial_the_best_comes_before_the_last(policy: DiffusionPolicy, tmp_
     assert find_checkpoint(tmp_path) == last
 
 
-def test_a_pointer_leads_nowhere_else(policy: DiffusionPolicy, written: Path, tmp_path: Path) -> None:
+def test_a_pointer_cannot_lead_out_of_the_folder(
+    policy: DiffusionPolicy, written: Path, tmp_path: Path
+) -> None:
     own = own_checkpoint(policy, tmp_path / "trial")
     (own.parent / "best.json").write_text(json.dumps({"step": 1, "folder": f"../../{written}"}))
     assert find_checkpoint(tmp_path / "trial") == own
 
 
-def test_what_is_no_checkpoint_is_said_to_be_none(tmp_path: Path) -> None:
+def test_what_is_not_a_checkpoint_is_reported_as_such(tmp_path: Path) -> None:
     refused(tmp_path, "does not contain a checkpoint", read=find_checkpoint)
     refused(tmp_path / "nowhere", "does not exist", "owner/name", read=find_checkpoint)
     (tmp_path / "weights.bin").write_bytes(b"")
@@ -136,19 +138,19 @@ def test_a_model_of_the_hub_comes_from_its_cache_without_a_network(
     policy: DiffusionPolicy, written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    home = tmp_path / "models--somebody--policy"
+    home = tmp_path / "models--owner--policy"
     shutil.copytree(written, home / "snapshots" / "abc")
     (home / "refs").mkdir()
     (home / "refs" / "main").write_text("abc")
-    same_actions(lerobot.load("somebody/policy", cache=tmp_path), policy)
+    same_actions(lerobot.load("owner/policy", cache=tmp_path), policy)
     with pytest.raises(ConfigError, match=r"cannot be fetched from the hub[\s\S]*use a folder"):
-        lerobot.load("somebody/else", cache=tmp_path)
+        lerobot.load("owner/else", cache=tmp_path)
 
 
-# What it holds
+# The content of a checkpoint
 
 
-def test_a_checkpoint_says_what_it_is(policy: DiffusionPolicy, written: Path) -> None:
+def test_a_checkpoint_is_described(policy: DiffusionPolicy, written: Path) -> None:
     config = read_config(written)
     assert config.format == "lerobot"
     assert config.features == policy.features
@@ -236,7 +238,7 @@ def test_pretrained_weights_are_not_fetched_to_be_overwritten(
     assert made.config.pretrained_backbone_weights == "ResNet18_Weights.IMAGENET1K_V1"
 
 
-def test_steps_of_a_processor_are_found_wherever_they_stand(policy: DiffusionPolicy, folder: Path) -> None:
+def test_steps_of_a_processor_are_found_at_any_position(policy: DiffusionPolicy, folder: Path) -> None:
     def move(content: dict[str, Any]) -> None:
         content["steps"].insert(0, content["steps"].pop())
         content["steps"][0]["state_file"] = "elsewhere.safetensors"
@@ -246,7 +248,7 @@ def test_steps_of_a_processor_are_found_wherever_they_stand(policy: DiffusionPol
     same_actions(lerobot.load(folder), policy)
 
 
-def test_what_the_processors_say_wins_over_the_config(policy: DiffusionPolicy, folder: Path) -> None:
+def test_the_processors_take_precedence_over_the_config(policy: DiffusionPolicy, folder: Path) -> None:
     change_json(folder / "config.json", lambda c: c["normalization_mapping"].update(STATE="MEAN_STD"))
     assert "takes precedence over config.json (MEAN_STD)" in " ".join(read_config(folder).notes)
     same_actions(lerobot.load(folder), policy)
@@ -264,7 +266,7 @@ def test_environment_state_without_a_mapping_passes_as_it_is(folder: Path) -> No
     assert loaded.normalizer.normalize("observation.environment_state", value).equal(value)
 
 
-def test_deciles_are_taken_as_the_percentiles_they_stand_for(policy: DiffusionPolicy, folder: Path) -> None:
+def test_deciles_are_used_as_percentiles(policy: DiffusionPolicy, folder: Path) -> None:
     for file in ("policy_preprocessor.json", "policy_postprocessor.json"):
         change_json(
             folder / file,
@@ -384,7 +386,7 @@ def test_the_old_form_of_policy_tiny_gives_the_same_numbers(shared: Path, tmp_pa
 # Our own
 
 
-def test_our_own_checkpoint_comes_with_its_averaged_weights(policy: DiffusionPolicy, tmp_path: Path) -> None:
+def test_our_own_checkpoint_has_its_averaged_weights(policy: DiffusionPolicy, tmp_path: Path) -> None:
     folder = own_checkpoint(policy, tmp_path)
     name = "diffusion.unet.final_conv.1.weight"
     trained = policy.state_dict()[name]
@@ -447,7 +449,7 @@ def test_the_original_codes_configuration_is_read_without_its_classes(
 
 
 def omegaconf_of(value: Any, patch: pytest.MonkeyPatch) -> Any:
-    """A configuration as OmegaConf pickles it: containers and nodes that hold each other in ``_content``."""
+    """OmegaConf's pickled configuration: containers and nodes that refer to each other by ``_content``."""
     kinds = {}
     for path in ("dictconfig.DictConfig", "listconfig.ListConfig", "nodes.AnyNode", "base.ContainerMetadata"):
         module, _, name = f"omegaconf.{path}".rpartition(".")
@@ -505,14 +507,14 @@ def test_what_the_original_code_does_otherwise_is_refused(
     refused(tmp_path / "latest.ckpt", said)
 
 
-def test_a_file_that_is_no_archive_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_archive_is_refused(tmp_path: Path) -> None:
     (tmp_path / "latest.ckpt").write_bytes(b"\x80\x04nonsense")
     refused(tmp_path / "latest.ckpt", "cannot be read")
     torch.save([1, 2], tmp_path / "latest.ckpt")
     refused(tmp_path / "latest.ckpt", "not a checkpoint of the original code")
 
 
-# Hostile and damaged
+# Malicious and damaged files
 
 
 def test_a_truncated_file_is_refused(folder: Path) -> None:
@@ -578,7 +580,7 @@ def test_a_state_file_cannot_lead_out_of_the_folder(folder: Path, name: Any) -> 
         {"normalization_mapping": [1]},
     ],
 )
-def test_sizes_that_cannot_be_meant_are_refused_before_memory_is_taken(
+def test_impossible_sizes_are_refused_before_memory_is_allocated(
     folder: Path, change: dict[str, Any]
 ) -> None:
     change_json(folder / "config.json", lambda c: c.update(change))
@@ -604,7 +606,7 @@ def test_sizes_that_the_weights_do_not_have_take_no_memory(folder: Path) -> None
         (" " * 9_000_000, "bytes"),
     ],
 )
-def test_a_config_that_is_none_is_refused(folder: Path, content: str, said: str) -> None:
+def test_a_file_that_is_not_a_config_is_refused(folder: Path, content: str, said: str) -> None:
     (folder / "config.json").write_text(content)
     refused(folder, "config.json", said)
 

@@ -87,8 +87,8 @@ def test_a_whole_checkpoint_has_neither_notes_nor_faults(folder: Path) -> None:
         ("use_separate_rgb_encoder_per_camera", False),
     ],
 )
-def test_what_the_weights_tell_is_taken_from_them(folder: Path, name: str, value: Any) -> None:
-    change(folder, gradient_checkpointing=False)  # whose version has other defaults for most of them
+def test_missing_fields_are_inferred_from_the_weights(folder: Path, name: str, value: Any) -> None:
+    change(folder, gradient_checkpointing=False)  # a key of a version with other defaults for most of them
     drop(folder, name)
     assert read_config(folder).values[f"policy.{name}"] == value
     assert f"config.json lacks {name}. Taken from the weights: {name} {value!r}." in noted(folder)
@@ -110,7 +110,7 @@ def test_defaults_are_listed_with_their_version_and_those_of_others(folder: Path
     assert any("horizon 64" in line for line in said)
 
 
-def test_the_training_that_wrote_it_is_asked_before_the_defaults(folder: Path) -> None:
+def test_the_training_settings_take_precedence_over_the_defaults(folder: Path) -> None:
     drop(folder, "horizon", "beta_schedule")
     stated = {"policy": {"type": "diffusion", "horizon": 32, "beta_schedule": "linear"}}
     (folder / "train_config.json").write_text(json.dumps(stated))
@@ -141,7 +141,7 @@ def test_a_missing_crop_is_the_whole_image_if_the_weights_are_for_it(folder: Pat
     assert checked(folder) == ""
 
 
-def test_a_missing_normalisation_is_told_by_the_buffers(folder: Path, tmp_path: Path) -> None:
+def test_a_missing_normalisation_is_inferred_from_the_buffers(folder: Path, tmp_path: Path) -> None:
     old = to_buffers(
         lerobot_folder(small_policy(environment=4, normalization_action="MEAN_STD"), tmp_path / "old")
     )
@@ -150,7 +150,7 @@ def test_a_missing_normalisation_is_told_by_the_buffers(folder: Path, tmp_path: 
     assert "policy.normalization_action MEAN_STD" in noted(old)
 
 
-def test_without_weights_the_note_says_that_they_were_not_read(folder: Path) -> None:
+def test_without_weights_a_note_reports_that_they_were_not_read(folder: Path) -> None:
     (folder / WEIGHTS).unlink()
     drop(folder, "kernel_size")
     assert "defaults of LeRobot 0.4 are used: kernel_size 5" in noted(folder)

@@ -1,4 +1,4 @@
-"""A GPU computes what a CPU does. Tests of a GPU are marked `gpu` and skipped where there is none."""
+"""A GPU computes what a CPU does. Tests of a GPU are marked `gpu` and skipped if there is none."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_noise_and_crops_do_not_depend_on_the_device(circles: Path, device: str)
     found, expected = batch(device), batch("cpu")
     assert found.values.keys() == expected.values.keys()
     assert all(torch.equal(found.values[name].cpu(), value) for name, value in expected.values.items())
-    # On a GPU the crops of two half batches would be other ones than those of the whole.
+    # On a GPU the crops of two half batches would differ from those of the whole batch.
     assert found.generator.device.type == "cpu"
 
 
@@ -195,7 +195,7 @@ class TooLittleMemory:
 
 
 @slow_on_a_cpu
-def test_a_run_that_is_out_of_memory_says_so_and_a_lighter_one_continues_it(
+def test_a_run_that_is_out_of_memory_reports_it_and_a_lighter_one_continues_it(
     small_config: dict[str, Any], tmp_path: Path, device: str
 ) -> None:
     # A pass over this batch needs some hundred MB, so that 1 MB does not suffice.

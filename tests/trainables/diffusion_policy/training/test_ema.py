@@ -106,7 +106,7 @@ def test_average_can_be_put_into_another_module() -> None:
         assert torch.equal(other.eval()(x), expected)
 
 
-def test_using_the_average_while_it_is_applied_is_refused() -> None:
+def test_the_average_is_not_used_while_it_is_applied() -> None:
     network = module()
     ema = Ema(network, 1.0, 0.75, 0.9999)
     with ema.applied(network):

@@ -1,4 +1,4 @@
-"""Training: what it promises, on a dataset small enough to learn in seconds."""
+"""Training: its promises, on a dataset small enough to learn in seconds."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(
 def test_a_resumed_run_equals_a_straight_one_bit_for_bit(
     small_config: dict[str, Any], straight: Trained, tmp_path: Path, stop_after: int
 ) -> None:
-    # The process ends after so many reports, as a killed one does: nothing is closed or saved for it.
+    # The process ends after this number of reports, like a killed one: nothing is closed or saved for it.
     early = list(itertools.islice(TRAINABLE.train(small_config, context(tmp_path / "cut")), stop_after))
     resumed = run(small_config, tmp_path / "cut")
 
@@ -157,7 +157,7 @@ def test_accumulated_gradients_equal_those_of_the_whole_batch(
         assert other.metrics["train/grad_norm"] == pytest.approx(one.metrics["train/grad_norm"], rel=1e-4)
 
 
-def test_a_run_goes_on_with_half_the_batch_at_once_as_if_it_had_never_been_otherwise(
+def test_a_run_that_continues_with_half_the_batch_at_once_gives_the_same_result(
     small_config: dict[str, Any], straight: Trained, tmp_path: Path
 ) -> None:
     list(itertools.islice(TRAINABLE.train(small_config, context(tmp_path / "cut")), 2))
@@ -284,7 +284,7 @@ def test_a_checkpoint_of_another_configuration_is_refused(
         run(small_config | {"optimizer.lr": 2e-3}, folder)
 
 
-def test_a_damaged_checkpoint_says_so(
+def test_a_damaged_checkpoint_is_reported(
     small_config: dict[str, Any], straight: Trained, tmp_path: Path
 ) -> None:
     folder = straight.copy_to(tmp_path / "run")
