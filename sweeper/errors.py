@@ -3,19 +3,19 @@
 ::
 
     SweeperError                 exit code 1: the sweep, or a part of the machinery, failed
-    ├── TrialError               one trial failed; carries a stable reason
+    ├── TrialError               one trial failed; has a stable reason
     ├── TrackingError            MLflow or the journal cannot be written
     ├── StudyBusyError           the study cannot be read or written at the moment
-    ├── SweepDamagedError        the journal of a sweep says what cannot be
-    └── UserError                exit code 2: something the user gave is wrong
-        ├── SpecError            the space file or an override; carries every fault with its line
+    ├── SweepDamagedError        the journal of a sweep contradicts itself
+    └── UserError                exit code 2: the user's input is wrong
+        ├── SpecError            the space file or an override; contains every fault with its line
         ├── ExpressionError      the text of a condition or constraint
-        ├── ResourceError        more CPUs, GPUs or disk wanted than there are
-        ├── SweepExistsError     a sweep of that name lies in the folder already
-        └── SweepNotFoundError   no sweep lies where one was looked for
+        ├── ResourceError        not enough CPUs, GPUs or disk
+        ├── SweepExistsError     the folder already contains another sweep of that name
+        └── SweepNotFoundError   the sweep does not exist
             └── SweepNotStartedError   its launch has not recorded anything
 
-Whatever derives from `SweeperError` is told to the user as a short report, without a traceback.
+Every `SweeperError` is shown to the user as a short report, without a traceback.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ __all__ = [
 
 
 class SweeperError(Exception):
-    """Base of the service's errors. ``exit_code`` is what the command line ends with."""
+    """Base of the service's errors. ``exit_code`` is the exit code of the command."""
 
     exit_code = 1
 
@@ -70,32 +70,32 @@ class StudyBusyError(SweeperError):
 
 
 class SweepDamagedError(SweeperError):
-    """The journal of a sweep says what cannot be: it was damaged, or is none of ours."""
+    """The journal of a sweep contradicts itself: it was damaged, or another program wrote it."""
 
 
 class UserError(SweeperError):
-    """What the user gave is wrong, and the message says how to put it right."""
+    """The user's input is wrong; the message contains the remedy."""
 
     exit_code = 2
 
 
 class ResourceError(UserError):
-    """The sweep wants more than the machine or the cluster has."""
+    """The sweep needs more than the machine or the cluster has."""
 
 
 class SweepExistsError(UserError):
-    """A sweep of that name lies in the folder already, and it is another one."""
+    """The folder already contains another sweep of that name."""
 
 
 class SweepNotFoundError(UserError):
-    """No sweep lies where one was looked for."""
+    """The sweep does not exist."""
 
 
 class SweepNotStartedError(SweepNotFoundError):
-    """A launch has created the folder of a sweep, and recorded nothing in it.
+    """A launch has created the folder of a sweep, but recorded nothing in it.
 
     Args:
-        message: The same about this folder, and what to do.
+        message: The problem with this folder, and what to do.
         starting: Whether the launch runs, and may still record something.
     """
 
@@ -115,7 +115,7 @@ class SpecFault:
     Attributes:
         place: ``file:line``, or the override as it was typed.
         line: Line in the file; 0 for overrides and for the file as a whole.
-        name: What is at fault, as a dotted path from the top of the file; may be empty.
+        name: The wrong part, as a dotted path from the top of the file; may be empty.
         problem: What is wrong, with the offending value.
         remedy: What is allowed and what to do; may be empty.
     """
@@ -132,7 +132,7 @@ class SpecFault:
 
 
 class SpecError(UserError):
-    """The space file or its overrides cannot be swept; carries every fault that was found."""
+    """The space file or its overrides are wrong; contains every fault that was found."""
 
     def __init__(self, faults: Sequence[SpecFault]) -> None:
         self.faults = tuple(faults)

@@ -33,19 +33,19 @@ __all__ = [
 ]
 
 SPEC = "spec.yaml"
-"""Name of the file in a sweep's folder that has the sweep as it was resolved, and its budget as it is."""
+"""Name of the file in a sweep's folder with the resolved sweep, and its present budget."""
 
 DRIVER_LOG = "ray.log"
-"""Name of the file there that has what Ray logs in the driver."""
+"""Name of the file there with Ray's log of the driver."""
 
 UNFINISHED = ".new"
-"""What the name of a file ends with while it is written; one that has it is worth nothing."""
+"""Ending of a file's name while it is written; such a file is not complete."""
 
 LOG = "worker.log"
-"""What the first worker, its libraries and its children print."""
+"""Name of the file in a trial's folder with the output of the first worker, its libraries and children."""
 
 RAY = "ray"
-"""Folder in the sweep's folder for what Ray writes of its own."""
+"""Folder in the sweep's folder for Ray's own files."""
 
 ERROR = "error.json"
 
@@ -58,7 +58,7 @@ INDEX = "journal.index"
 """Name of the file beside it from which readers get the state of a large sweep; may be deleted."""
 
 RESERVE = "journal.reserve"
-"""Name of the file beside it that keeps some room on the disk."""
+"""Name of the file beside it that reserves some space on the disk."""
 
 STUDY = "study.db"
 """Name of the study in a sweep's folder."""
@@ -72,20 +72,22 @@ TRIALS = "trials"
 """Name of the folder in a sweep's folder that contains a folder for each trial."""
 
 STATE = "mlflow.json"
-"""Name of the file beside the journal that says how far it was sent."""
+"""Name of the file beside the journal that records how much of it was uploaded."""
 
 
 def write_whole(path: Path, text: str, *, durable: bool = True) -> None:
-    """Write a file so that a reader finds either the old or the new content, whole. One process writes it.
+    """Write a file so that a reader finds either the complete old or the complete new content.
+
+    Only one process may write it.
 
     Args:
         path: The file.
-        text: What it is to contain.
+        text: Its content.
         durable: Whether this holds after a power cut, too. That takes some milliseconds, on a busy disk a
-            hundred; files that mean nothing once the machine was off can do without.
+            hundred; files that are useless after a restart of the machine do not need it.
 
     Raises:
-        OSError: If it cannot be written; it is as it was then.
+        OSError: If it cannot be written; it is unchanged then.
     """
     beside = path.with_name(f"{path.name}{UNFINISHED}")
     if durable:
@@ -98,7 +100,7 @@ def write_whole(path: Path, text: str, *, durable: bool = True) -> None:
 
 
 def write_synced(path: Path, text: str) -> None:
-    """Write a file and wait until the disk has its content: a file renamed before that may be empty later."""
+    """Write a file and wait until its content is on the disk: if renamed before, it may be empty later."""
     with path.open("w") as file:
         file.write(text)
         file.flush()
@@ -106,12 +108,12 @@ def write_synced(path: Path, text: str) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Wait until the disk has the names in a folder."""
+    """Wait until the names in a folder are on the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        # Some network file systems cannot do this for a folder. The file is written, whatever its name is.
+        # Some network file systems cannot do this for a folder. The file is written nevertheless.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:

@@ -20,11 +20,11 @@ __all__ = [
 
 
 LAST_PART_RATIO = 0.5
-"""How similar the last parts of two dotted names are at least, if one is suggested for the other."""
+"""The least similarity of the last parts of two dotted names if one is suggested for the other."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that looks most like ``name``, or None if none does."""
+    """The known name that is most similar to ``name``, or None if none is similar."""
     known = list(known)
     last = name.rpartition(".")[2]
     for near in difflib.get_close_matches(name, known, n=3, cutoff=0.65):
@@ -40,7 +40,7 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 def is_there(path: Path) -> bool:
-    """Say whether a path exists; a text that no file system would take for one does not."""
+    """Whether a path exists; a text that cannot be a path does not."""
     try:
         return path.exists()
     except (OSError, ValueError):
@@ -53,7 +53,7 @@ def describe_size(size_gb: float) -> str:
 
 
 def describe_value(value: Any) -> str:
-    """A value as it would be written in a space file."""
+    """A value as it is written in a space file."""
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
     if isinstance(value, (list, tuple)):
@@ -64,7 +64,7 @@ def describe_value(value: Any) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text, without its full stop; its type if it says nothing."""
+    """The first line of an error's text, without its full stop; its type if the text is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
@@ -80,5 +80,5 @@ def counted(number: float, what: str) -> str:
 
 
 def shortened(text: str, most: int) -> str:
-    """The text, or as much of it as fits into ``most`` characters with three dots."""
+    """The text, cut to ``most`` characters with three dots if it is longer."""
     return text if len(text) <= most else f"{text[: most - 3]}..."

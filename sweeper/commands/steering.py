@@ -20,7 +20,7 @@ from sweeper.steering import entrance
 from sweeper.steering.operations import LocalSweep, RunningSweep
 from sweeper.steering.status import forecast_of, status_of
 from sweeper.terminal.as_json import to_json
-from sweeper.terminal.live import Display, told_events
+from sweeper.terminal.live import Display, events_as_lines
 from sweeper.terminal.status import print_others, print_status, summary_table
 from sweeper.terminal.tables import print_ranking
 
@@ -214,7 +214,7 @@ def logs(
 def _last_events(reach: RunningSweep, lines: int) -> list[str]:
     if not lines:
         return []
-    return told_events([event for chunk in _chunks(reach) for event in chunk["events"]])[-lines:]
+    return events_as_lines([event for chunk in _chunks(reach) for event in chunk["events"]])[-lines:]
 
 
 def pause(

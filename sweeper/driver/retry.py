@@ -57,7 +57,7 @@ class Retries:
             return outcome
         if outcome.reason == "out_of_disk":
             # The next trial would end the same way; neither is at fault.
-            self._ending.give_up(f"There is no room to write: trial {number}: {outcome.message}")
+            self._ending.give_up(f"The disk is full: trial {number}: {outcome.message}")
             return replace(outcome, status=TrialStatus.INTERRUPTED)
         if outcome.reason not in (*RETRIED, *LIGHTENED):
             return outcome

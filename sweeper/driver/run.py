@@ -42,7 +42,7 @@ from sweeper.search.searcher import StudySearcher
 from sweeper.search.suggestion import Suggestion
 from sweeper.spec.sweep import SettledResources, SweepSpec
 from sweeper.steering.entrance import open_entrance
-from sweeper.terminal.live import GO_ON, Display
+from sweeper.terminal.live import RESUME_HINT, Display
 from sweeper.terminal.result import SweepResult
 from sweeper.trial.exchange import request_stop
 from sweeper.trial.inference import InferencePlan
@@ -155,7 +155,7 @@ class SweepRun:
         # A trial that was cut off must not hold anything: the pause may be long.
         free_groups(self._group)
         if self._ending.phase == Phase.PAUSED:
-            self._recorder.steer("paused", f"Paused. {GO_ON.format(shlex.quote(self._spec.name))}")
+            self._recorder.steer("paused", f"Paused. {RESUME_HINT.format(shlex.quote(self._spec.name))}")
         while self._ending.phase == Phase.PAUSED:
             self._requests.poll()
             self._ending.check()

@@ -1,7 +1,7 @@
-"""Ends what a Ray of our own leaves behind where its driver was killed without a word.
+"""Ends the processes that a private Ray leaves if its driver is killed.
 
-Two agents of Ray's outlive SIGKILL of the driver by a minute, for which they try to tell a server that is
-gone. This small process waits beside the driver for its end, which closes a pipe, and takes them away:
+Two agents of Ray continue for a minute after SIGKILL of the driver, and try to report to a server that is
+gone. This small process waits beside the driver for its end, which closes a pipe, and ends them:
 ``python sweeper/machines/reaper.py PID:STARTED ...``.
 """
 
@@ -26,16 +26,16 @@ SAME_S = 2.0
 
 
 class Reaper:
-    """Takes processes away once this one has ended, however it ended.
+    """Ends processes after the end of this one, for any reason.
 
     Args:
-        processes: What is to go; a process that has their number by then is left alone.
+        processes: The processes to end; a new process with the number of one of them is left alone.
     """
 
     def __init__(self, processes: Iterable[psutil.Process]) -> None:
         named = [f"{process.pid}:{process.create_time()!r}" for process in processes]
         self._process = subprocess.Popen(
-            # Without the current folder: nothing that lies there takes the place of a library.
+            # Without the current folder: its files must not replace a library.
             [sys.executable, "-P", __file__, *named],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
@@ -45,7 +45,7 @@ class Reaper:
         )
 
     def close(self) -> None:
-        """Have it do its work now."""
+        """End the processes now."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:

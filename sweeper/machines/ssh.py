@@ -220,11 +220,11 @@ def _read(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"--cluster: {file} cannot be read: {error.strerror}.") from error
     if len(text) > LARGEST_BYTES:
-        raise UserError(f"--cluster: {file} is larger than {LARGEST_BYTES} bytes: no cluster file.")
+        raise UserError(f"--cluster: {file} is larger than {LARGEST_BYTES} bytes: not a cluster file.")
     try:
         config = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"--cluster: {file} is no YAML: {last_line(str(error))}") from error
+        raise UserError(f"--cluster: {file} is not valid YAML: {last_line(str(error))}") from error
     for section, keys in (("provider", ("type",)), ("auth", ("ssh_user",))):
         found = config.get(section) if isinstance(config, dict) else None
         if not isinstance(found, dict) or any(not isinstance(found.get(key), str) for key in keys):
@@ -233,7 +233,7 @@ def _read(file: Path) -> dict[str, Any]:
             )
     for section in ("docker",):
         if not isinstance(config.get(section) or {}, dict):
-            raise UserError(f"--cluster: {file}: {section} is no mapping.")
+            raise UserError(f"--cluster: {file}: {section} is not a mapping.")
     return dict(config)
 
 

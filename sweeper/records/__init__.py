@@ -1,11 +1,11 @@
-"""What is recorded of a sweep, and what is read back. Needs neither Ray, Optuna nor MLflow.
+"""The records of a sweep: writing and reading them. Needs neither Ray, Optuna nor MLflow.
 
 - ``journal``: appends and reads
 - ``events``: the kinds of event: documentation and checks of each
 - ``sweep_state``: the state of a sweep, from its journal; finds and reads sweeps
 - ``summary``: the same without the series of trials, through an index; lists sweeps
 - ``trial_state``: the state of a trial
-- ``ranking``: which trials are better
+- ``ranking``: the order of the trials
 - ``forecast``: GPU-hours and time, used so far and expected
-- ``checkpoints``: which checkpoints are kept, which one a name means, and exporting it
+- ``checkpoints``: which checkpoints are kept, and finding and exporting one
 """

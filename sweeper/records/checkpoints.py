@@ -1,4 +1,4 @@
-"""Find the checkpoint that a person means, and have its trainable export it."""
+"""Find the checkpoint that the user names, and let its trainable export it."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ class Source:
     Attributes:
         checkpoint: Its folder.
         trainable: Name of the trainable that wrote it.
-        chosen: How it was chosen, for a person.
+        chosen: How it was chosen, for the user.
         sweep: Name of its sweep; None for a checkpoint that was named by its path.
         trial: Number of its trial; None likewise.
-        warning: What to know before it is used; empty if nothing.
+        warning: A warning about its use; may be empty.
         folder: Folder of its trial; None likewise.
         setting: The inference setting that was chosen for it; empty for the one of the training.
     """
@@ -57,15 +57,15 @@ class Source:
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export made.
+    """The result of an export.
 
     Attributes:
         sweep: Name of the sweep, or None.
         trial: Number of the trial, or None.
         checkpoint: The checkpoint that was exported.
-        chosen: How it was chosen, for a person.
-        folder: The folder that was made.
-        target: The format that it has.
+        chosen: How it was chosen, for the user.
+        folder: The folder that was created.
+        target: Its format.
         notes: What was replaced and what was compared, in a sentence each.
     """
 
@@ -84,12 +84,12 @@ def find_source(named: str, sweeps: Path, which: Which | None) -> Source:
     Args:
         named: ``SWEEP`` for the best trial of its ranking, ``SWEEP:TRIAL`` for another, the path of a trial's
             folder, or of a checkpoint. A sweep is a name or the path of its folder.
-        sweeps: The folder in which sweeps lie.
-        which: The trial's last checkpoint, which the ranking judges by, or the one of its best value; None:
-            the last, or the best if `keep` let only that one stay.
+        sweeps: The folder of the sweeps.
+        which: The trial's last checkpoint, which the ranking uses, or the one of its best value; None:
+            the last, or the best if `keep` kept only that one.
 
     Raises:
-        UserError: If there is none, saying what there is.
+        UserError: If there is none; the message lists what exists.
     """
     name, separator, number = named.rpartition(":")
     if separator and number.isdigit():
@@ -119,23 +119,23 @@ def export(
 
     Args:
         source: The checkpoint.
-        folder: The folder to make.
+        folder: The folder to create.
         target: The format; None: the trainable's default.
         ema: Write averaged weights if there are any.
         replace: Replace an earlier export in ``folder``.
-        progress: Told what is being done.
+        progress: Receives a message for each step.
 
     Raises:
-        UserError: If the trainable exports nothing, or not to ``target``.
+        UserError: If the trainable does not export checkpoints, or not to ``target``.
         TrainableError: If the checkpoint cannot be read or expressed.
     """
     trainable = registry.load(source.trainable)
     if not isinstance(trainable, ExportsCheckpoints):
-        raise UserError(f"{source.trainable}: this trainable exports no checkpoints.")
+        raise UserError(f"{source.trainable}: this trainable does not export checkpoints.")
     chosen = trainable.export_targets[0] if target is None else target
     if chosen not in trainable.export_targets:
         known = ", ".join(trainable.export_targets)
-        raise UserError(f"--target {chosen}: no such format. {source.trainable} can write: {known}.")
+        raise UserError(f"--target {chosen}: unknown format. {source.trainable} can write: {known}.")
     notes = trainable.export(
         source.checkpoint,
         folder,
@@ -177,7 +177,7 @@ def _of_trial(sweep: SweepState, number: int | None, wanted: Which | None) -> So
 
 
 def _luck(sweep: SweepState, trial: TrialState) -> str:
-    """Warn that the value of a best checkpoint is better than what the policy will do."""
+    """Warn that the value of a best checkpoint is better than the policy itself."""
     name = sweep.objectives[0].name
     evaluations = len(trial.series.get(name, ()))
     if evaluations < 2 or trial.best.get(name) == trial.final.get(name):
@@ -185,18 +185,18 @@ def _luck(sweep: SweepState, trial: TrialState) -> str:
     best, last = trial.best[name], trial.final[name]
     return (
         f"This checkpoint is the best of {evaluations} evaluations, so its {name} of {best:.6g} is partly "
-        f"luck. The ranking judges by the last evaluation, {last:.6g}: --checkpoint last."
+        f"luck. The ranking uses the last evaluation, {last:.6g}. To export that one, use --checkpoint last."
     )
 
 
 def _why_none(sweep: SweepState, trial: TrialState, which: Which) -> str:
     if which == "best" and trial.checkpoint is not None:
-        return f"trial {trial.number} has no best checkpoint. --checkpoint last has one."
+        return f"trial {trial.number} has no best checkpoint. Use --checkpoint last."
     if not trial.dropped:
         return f"trial {trial.number} wrote no checkpoint: it ended at step {trial.step} ({trial.status})."
     others = [str(other.number) for other in sweep.ranking() if other.checkpoint or other.best_checkpoint]
     return (
-        f"trial {trial.number} has no checkpoint any more: `keep` in the space let only some stay. "
+        f"the checkpoints of trial {trial.number} were deleted: `keep` in the space keeps only some. "
         f"Trials that have one: {', '.join(others) or 'none'}."
     )
 
@@ -205,33 +205,33 @@ def _trial(sweep: SweepState, number: int | None) -> TrialState:
     if number is None:
         best = sweep.confirmed_trial() or sweep.best_trial()
         if best is None:
-            remedy = f"Name one, as in {sweep.name}:0, to export a trial that did not end."
+            remedy = f"Name one, as in {sweep.name}:0, to export a trial that did not complete."
             raise UserError(f"{sweep.name}: no trial has completed. {remedy}")
         return best
     return sweep.trial(number)
 
 
 def _where_it_lies(sweep: SweepState, trial: TrialState, recorded: Path) -> Path:
-    """The checkpoint's folder, also where the sweep's folder was moved since it was written."""
+    """The checkpoint's folder, even if the sweep's folder was moved since it was written."""
     inside = trial_folder(sweep.folder, trial.number) / recorded.parent.name / recorded.name
     for place in (inside, recorded):
         if place.is_dir():
             return place
     raise UserError(
         f"{sweep.name}: the checkpoint of trial {trial.number} is gone from {recorded}. "
-        "Checkpoints of trials far down the ranking are removed; name another trial."
+        "Checkpoints of trials far down the ranking are deleted. Name another trial."
     )
 
 
 def superfluous(sweep: SweepState, keep: KeepSpec) -> dict[int, list[str]]:
-    """The folders of checkpoints that need not stay, by trial.
+    """The folders of checkpoints that may be deleted, by trial.
 
     Args:
-        sweep: The sweep as it stands.
-        keep: What is to stay.
+        sweep: The present state of the sweep.
+        keep: What is to be kept.
     """
     if keep == KeepSpec():
-        return {}  # everything stays, and ranking the trials at each end would be for nothing
+        return {}  # everything is kept, and ranking the trials at each end would be useless
     ended = [
         trial
         for trial in sweep.ranking()
@@ -268,7 +268,7 @@ def slim_checkpoints(sweep: SweepState, trial: TrialState, slim: Callable[[Path]
     """Make the checkpoints of a trial smaller that cannot continue.
 
     Returns:
-        What could not be done, and why. A folder outside the trial's own is never touched.
+        The problems that occurred. A folder outside the trial's own is never touched.
     """
     problems = []
     inside = trial_folder(sweep.folder, trial.number).resolve()
@@ -284,10 +284,10 @@ def slim_checkpoints(sweep: SweepState, trial: TrialState, slim: Callable[[Path]
 
 
 def remove_checkpoints(sweep: SweepState, trial: TrialState) -> list[str]:
-    """Remove the folders that the journal says are dropped, where they still lie there.
+    """Delete the folders that the journal records as dropped, if they still exist.
 
     Returns:
-        What could not be removed, and why. A folder outside the trial's own is never touched.
+        The problems that occurred. A folder outside the trial's own is never touched.
     """
     problems = []
     inside = trial_folder(sweep.folder, trial.number).resolve()
@@ -296,10 +296,10 @@ def remove_checkpoints(sweep: SweepState, trial: TrialState) -> list[str]:
         if not folder.is_dir():
             continue
         if inside not in folder.parents:
-            problems.append(f"{folder} is not in the folder of trial {trial.number}, and stays")
+            problems.append(f"{folder} was not deleted: it is not in the folder of trial {trial.number}")
             continue
         try:
             shutil.rmtree(folder)
         except OSError as error:
-            problems.append(f"{folder} cannot be removed: {error.strerror}")
+            problems.append(f"{folder} cannot be deleted: {error.strerror}")
     return problems

@@ -1,4 +1,4 @@
-"""Whether an event of a journal is what it should be: a journal may come from a stranger, or be damaged."""
+"""Checks of the events of a journal, which may be damaged or come from an untrusted source."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 Event = dict[str, Any]
-"""One line: ``event`` (an `EventKind`), ``time`` (seconds since 1970), and what belongs to that kind."""
+"""One line: ``event`` (an `EventKind`), ``time`` (seconds since 1970), and the fields of that kind."""
 
 
 class EventKind(StrEnum):
@@ -40,7 +40,7 @@ class EventKind(StrEnum):
 
     ``sweep_start``
         ``sweep``, ``sweep_id``, ``spec``, ``space`` (the YAML text), ``info`` (versions, git commit, identity
-        of the data), ``driver`` (host, pid, started). Again whenever a driver continues the sweep.
+        of the data), ``driver`` (host, pid, started). Written again each time a driver continues the sweep.
     ``trial_start``
         ``trial``, ``config`` (all of it), ``values`` (what was searched).
     ``report``
@@ -50,10 +50,10 @@ class EventKind(StrEnum):
         (fields of its configuration that change with the next attempt). The trial continues from its last
         checkpoint with another ``trial_start``.
     ``checkpoints_dropped``
-        ``trial``, ``folders``. Written before they go.
+        ``trial``, ``folders``. Written before they are deleted.
     ``trial_end``
         ``trial``, ``status``, ``reason``, ``message``, ``step``, ``final``, ``best``, ``sweep_best``,
-        ``ended`` (trials that ended so far); ``gpu_hours`` and ``sweep_gpu_hours`` where trials hold GPUs.
+        ``ended`` (trials that ended so far); ``gpu_hours`` and ``sweep_gpu_hours`` if trials use GPUs.
     ``sweep_end``
         ``status``, ``message``.
     ``tuned``
@@ -72,7 +72,7 @@ class EventKind(StrEnum):
         ``trial``, ``needs``: what the cluster has not given it yet (``1 GPU``); empty once it has.
     ``steer``
         ``action`` (``pause``, ``paused`` once every trial has stopped, ``resume``, ``stop``, ``cancel``,
-        ``budget``), ``text``; ``trial`` where one trial is meant, ``budget`` if that is new.
+        ``budget``), ``text``; ``trial`` if it concerns one trial, ``budget`` if that is new.
     ``note``
         ``text``, perhaps ``trial``.
     """
@@ -108,7 +108,7 @@ _FLOAT = frozenset({float})
 
 
 def event_fault(event: Event, started: Mapping[int, object], *, begun: bool = True) -> str:
-    """What is wrong with an event, in words; empty if nothing is.
+    """What is wrong with an event, as a text; empty if it is correct.
 
     Args:
         event: The event; it has at least ``event`` and ``time``.
@@ -120,7 +120,7 @@ def event_fault(event: Event, started: Mapping[int, object], *, begun: bool = Tr
     if not isinstance(kind, str) or not is_time(event["time"]):
         return "`event` is not a word, or `time` is not a time"
     if checks is None:
-        return ""  # of a later version: it is passed over
+        return ""  # of a later version: it is ignored
     for name, (check, wanted, needed) in checks.items():
         if name not in event:
             if needed:
@@ -146,7 +146,7 @@ def spec_fault(spec: Mapping[str, Any]) -> str:
     """What is wrong with a sweep as plain types."""
     try:
         made = SweepSpec.from_dict(spec)
-    except Exception as error:  # whatever plain types of another shape may run into
+    except Exception as error:  # any error that plain types of another form can cause
         return f"sweep_start: `spec` is not a sweep: {type(error).__name__}: {error}"[:300]
     sound = (
         is_text(made.name)
@@ -288,7 +288,7 @@ _MAPPING = (is_mapping, "a mapping", True)
 
 _NUMBERS = (_is_numbers, "numbers by name", True)
 
-# What only MLflow is told of.
+# Fields that only MLflow receives.
 _SAID_TEXT, _SAID_STEP, _SAID_NUMBERS = (
     (check, wanted, False) for check, wanted, _ in (_TEXT, _STEP, _NUMBERS)
 )
@@ -363,7 +363,7 @@ _FIELDS: Mapping[str, Mapping[str, tuple[Check, str, bool]]] = {
     },
     EventKind.NOTE: {"text": _SAID_TEXT},
 }
-"""What each kind of event has: how it is checked, what it should be, and whether it must be there."""
+"""The fields of each kind of event: the check, its description, and whether the field is required."""
 
 _OF_TRIALS = (
     EventKind.REPORT,

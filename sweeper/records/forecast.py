@@ -22,10 +22,10 @@ class Cost:
     """GPU-hours of a sweep.
 
     Attributes:
-        so_far: What its trials took.
-        expected: What it will have taken in the end, as far as trials that ended tell; None before the first
-            one has, or if nothing is left to do but wait.
-        trials: What each trial took, by number.
+        so_far: Used by its trials.
+        expected: The total at the end, estimated from trials that ended; None before the first one has
+            ended, or if the sweep only waits.
+        trials: Used by each trial, by number.
     """
 
     so_far: float
@@ -34,16 +34,16 @@ class Cost:
 
 
 def gpus_per_trial(sweep: SweepState) -> float:
-    """GPUs that each trial of a sweep holds; 0 if it trains on CPUs, or where its journal does not say."""
+    """GPUs of each trial of a sweep; 0 if it trains on CPUs, or if its journal does not contain it."""
     resources = sweep.info.get("resources") or {}
     return float(resources.get("gpu_per_worker", 0.0)) * int(resources.get("workers", 1))
 
 
 def cost_of(sweep: SweepState, now: float | None = None) -> Cost:
-    """Say what a sweep costs; all zeros where its trials hold no GPU.
+    """Estimate the cost of a sweep; all zeros if its trials use no GPU.
 
-    Those that are still to come are taken to be like those that ended, stopped early or not; a running one is
-    taken to need no more than that, and what it took already.
+    Future trials are assumed to be like those that ended, stopped early or not; a running one is assumed to
+    need no more than that, or what it has already used.
     """
     now = time.time() if now is None else now
     each = gpus_per_trial(sweep) / HOUR_S
@@ -69,12 +69,12 @@ def cost_of(sweep: SweepState, now: float | None = None) -> Cost:
 
 
 class Forecast:
-    """A sweep that runs, and what can be said of its future.
+    """A running sweep, and estimates of its future.
 
     Args:
-        sweep: The sweep; somebody else applies the journal's events to it, perhaps while we look.
+        sweep: The sweep; another thread may apply the journal's events to it at the same time.
         at_once: Trials that run at the same time.
-        steps: Optimiser steps of a trial whose configuration does not say; None if unknown.
+        steps: Optimiser steps of a trial if its configuration does not contain them; None if unknown.
     """
 
     def __init__(self, sweep: SweepState, at_once: int, steps: int | None = None) -> None:
@@ -84,7 +84,7 @@ class Forecast:
 
     @property
     def objective(self) -> Objective:
-        """The first objective: what the best trial is told by."""
+        """The first objective, which decides the best trial."""
         return self.sweep.objectives[0]
 
     @property
@@ -98,22 +98,22 @@ class Forecast:
         return None if steps is None else int(steps)
 
     def trials(self) -> list[TrialState]:
-        """The trials, as they stand."""
+        """The trials in their present state."""
         return list(self.sweep.trials.values())
 
     def running(self) -> list[TrialState]:
-        """The trials that run."""
+        """The running trials."""
         return [trial for trial in self.trials() if trial.status == TrialStatus.RUNNING]
 
     def best(self) -> TrialState | None:
-        """The trial with the best value so far, whether it continues or not; None if none has a value."""
+        """The trial with the best value so far, running or ended; None if none has a value."""
         known = [trial for trial in self.trials() if math.isfinite(self._cost(trial))]
         return min(known, key=self._cost, default=None)
 
     def left_s(self, now: float) -> float | None:
-        """Estimate how long the sweep will continue; None while there is nothing to judge by.
+        """Estimate the remaining time of the sweep; None while there is no basis for it.
 
-        Trials that are still to come are taken to last as long as those that ended, on average.
+        Future trials are assumed to last as long as those that ended, on average.
         """
         ended = [
             trial
@@ -153,7 +153,7 @@ class Forecast:
         return cost if math.isfinite(cost) else math.inf
 
     def _whole_s(self, trial: TrialState, now: float) -> float:
-        """How long a trial lasts as a whole, by its pace so far; 0 if that cannot be told."""
+        """The whole duration of a trial, from its pace so far; 0 if unknown."""
         steps = self.steps(trial)
         since, first = trial.first or (now, trial.step)
         if not steps or trial.step <= first:

@@ -1,10 +1,10 @@
 """The journal of a sweep: everything that happened, one JSON object per line, in order.
 
-The journal is written before anything else hears of an event, and whatever else keeps a record (the tracking
-server, the table on the terminal, the ranking) is made from it. So a tracking server may be away for hours
-and nothing is lost, and a person with a text editor can see what a sweep did.
+An event is written to the journal before any other part receives it, and all other records (the tracking
+server, the table on the terminal, the ranking) are made from it. So a tracking server may be unavailable for
+hours without losing anything, and the user can read in a text editor what a sweep did.
 
-Lines are only ever appended, by one process. A line that a crash cut short is left out when the journal is
+Lines are only ever appended, by one process. A line that a crash cut short is ignored when the journal is
 read. Numbers that JSON does not have are texts: ``"NaN"``, ``"Infinity"``, ``"-Infinity"``; ``float()`` reads
 them back.
 """
@@ -31,7 +31,7 @@ from sweeper.records.events import Event, EventKind
 __all__ = ["Chunk", "Journal", "events_in", "line_of_event", "read_journal", "read_lines"]
 
 RESERVE_BYTES = 1_000_000
-"""Room that a journal gives up when its disk is full: enough to write down how everything ended."""
+"""Space that a journal releases when its disk is full: enough to record how everything ended."""
 
 _DECODE = json.JSONDecoder().raw_decode
 
@@ -39,17 +39,17 @@ _DECODE = json.JSONDecoder().raw_decode
 class Journal:
     """Appends events to a journal; safe to call from several threads of the one process that writes it.
 
-    A file beside it keeps some room. When the disk is full, that room is given up, so that a sweep can end in
-    order.
+    A file beside it reserves some space. When the disk is full, that space is released, so that a sweep can
+    end in order.
 
     Args:
-        path: The file; made if it is missing, its folder too.
+        path: The file; created if it is missing, with its folder.
 
     Attributes:
-        problem: What is wrong with the disk, in one line; empty if nothing is. The sweep ought to end.
+        problem: What is wrong with the disk, in one line, so that the sweep should end; otherwise empty.
 
     Raises:
-        TrackingError: If the file cannot be opened, or the disk is full already.
+        TrackingError: If the file cannot be opened, or the disk is already full.
     """
 
     def __init__(self, path: Path) -> None:
@@ -67,20 +67,20 @@ class Journal:
             raise self._error(error) from error
 
     def append(self, kind: EventKind, *, durable: bool = True, **fields: Any) -> Event:
-        """Write one event, without passwords and tokens, and return it as it will be read back.
+        """Write one event, without passwords and tokens, and return it in the form in which it is read.
 
         Args:
-            kind: What happened.
-            durable: Whether to wait until the disk has it. Reports are many and can do without.
-            **fields: What belongs to the event; paths become texts, tuples lists, numpy numbers numbers.
+            kind: The kind of event.
+            durable: Whether to wait until it is on the disk. Reports are many and do not need it.
+            **fields: The fields of the event; paths become texts, tuples lists, numpy numbers numbers.
 
         Raises:
-            TrackingError: If the disk does not take it.
+            TrackingError: If it cannot be written.
         """
         event = {"event": str(kind), "time": round(time.time(), 3), **fields}
         line = masked(json.dumps(_plain(event), ensure_ascii=False, allow_nan=False))
         with self._lock:
-            # A line that was cut short, by a crash or a full disk, is ended here, so that it spoils no other.
+            # A line that was cut short, by a crash or a full disk, is ended here, so that the next is whole.
             try:
                 self._write(line.encode(), durable)
             except OSError as error:
@@ -97,7 +97,7 @@ class Journal:
         whole, self._torn = os.fstat(self._file).st_size, True
         written = os.write(self._file, data)
         if written < len(data):
-            # A reader would leave out half a line, but there is no reason to keep it.
+            # A reader ignores half a line, but there is no reason to keep it.
             os.ftruncate(self._file, whole)
             raise OSError(errno.ENOSPC, f"only {written} of {len(data)} bytes could be written")
         if durable:
@@ -105,17 +105,17 @@ class Journal:
         self._torn = False
 
     def _keep_room(self) -> None:
-        """Take the room that a full disk will need."""
+        """Reserve the space that is needed when the disk is full."""
         with self._reserve.open("wb") as file:
             file.write(bytes(RESERVE_BYTES))
             os.fsync(file.fileno())
 
     def _give_up_room(self, error: OSError) -> bool:
-        """Make room where the disk is full; whether there was any to make."""
+        """Release the reserved space on a full disk; returns whether there was any."""
         if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not self._reserve.exists():
             return False
         self._reserve.unlink(missing_ok=True)
-        self.problem = f"There is no room left in {self.path.parent}: {error.strerror}."
+        self.problem = f"The disk of {self.path.parent} is full: {error.strerror}."
         return True
 
     def close(self) -> None:
@@ -137,17 +137,17 @@ class Journal:
     def _error(self, error: OSError) -> TrackingError:
         return TrackingError(
             f"{self.path}: the journal cannot be written: {error}. "
-            "Make room or mend the folder; then the sweep can go on from where it stopped."
+            "Free some disk space or repair the folder, then resume the sweep."
         )
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """A stretch of a journal.
+    """A chunk of a journal.
 
     Attributes:
         events: The events, in order.
-        offset: Byte at which the next stretch begins.
+        offset: Byte at which the next chunk begins.
     """
 
     events: list[Event]
@@ -155,11 +155,11 @@ class Chunk:
 
 
 def read_journal(path: Path, offset: int = 0, max_bytes: int | None = None) -> Chunk:
-    """Read the events from byte ``offset`` on; a last line without its end is left for the next time.
+    """Read the events from byte ``offset`` on; a last line without its end is left for the next call.
 
     Args:
         path: The file; one that does not exist has no events.
-        offset: Where to begin; 0, or the ``offset`` of an earlier chunk.
+        offset: Byte at which to begin; 0, or the ``offset`` of an earlier chunk.
         max_bytes: Read about this much, and at least one event if there is one; None for everything.
     """
     lines = read_lines(path, offset, max_bytes)
@@ -215,7 +215,7 @@ def _decoded(line: bytes) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Turn a value into what JSON can hold."""
+    """Convert a value to one that JSON can represent."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):

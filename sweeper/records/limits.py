@@ -63,7 +63,7 @@ def nothing_left(budget: BudgetSpec, sweep: SweepState) -> Limit | None:
 
 
 def last_failure(sweep: SweepState) -> str:
-    """Return why the trial that failed last did so, as a sentence; empty if none failed."""
+    """Return why the last failed trial failed, as a sentence; empty if none failed."""
     failed = [trial for trial in sweep.trials.values() if trial.status == TrialStatus.FAILED]
     if not failed:
         return ""

@@ -1,4 +1,4 @@
-"""Which trials are better than which."""
+"""The ranking of trials."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ ORDER = (
 def ranked(trials: Iterable[TrialState], objectives: Sequence[Objective]) -> list[TrialState]:
     """The trials, best first: completed ones by their final value, then the others by state.
 
-    With several objectives the trials that no other beats in everything come first, then those that only
-    they beat, and so on; within such a front the first objective decides.
+    With several objectives the trials that no other dominates come first, then those that only these
+    dominate, and so on; within such a front the first objective decides.
     """
     trials = list(trials)
     fronts = _fronts([trial for trial in trials if trial.status == TrialStatus.COMPLETED], objectives)
@@ -41,7 +41,7 @@ def _rank_key(
 ) -> tuple[float, ...]:
     costs = _costs(trial, objectives)
     front = fronts.get(trial.number, 0)
-    # Of trials that were cut short, one that came further was better for longer.
+    # Of trials that were stopped early, the one with more steps was better for longer.
     progress = 0 if trial.status == TrialStatus.COMPLETED else -trial.step
     state = ORDER.index(trial.status) if trial.status in ORDER else len(ORDER)
     return (state, front, progress, *costs, trial.number)

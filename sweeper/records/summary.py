@@ -242,19 +242,19 @@ def _line(plain: Mapping[str, Any]) -> bytes:
 
 
 def _delete_remains(folder: Path) -> None:
-    """Delete what readers left that were killed while they wrote an index."""
+    """Delete the unfinished files of readers that were killed while they wrote an index."""
     for path in folder.glob(f"{INDEX}.*{UNFINISHED}"):
         if time.time() - path.stat().st_mtime > LEFT_BEHIND_S:
             path.unlink(missing_ok=True)
 
 
 def _place(folder: Path) -> list[str]:
-    """What a state contains of the place of its folder: its name, and the beginning of paths."""
+    """The parts of a state that depend on its folder: its name, and the beginning of paths."""
     return [folder.name, str(folder.absolute())]
 
 
 def _check(plain: Mapping[str, Any], checks: Mapping[str, Check]) -> None:
-    """Check a state as events are checked: an index may come from a stranger, as a journal may.
+    """Check a state like events: an index may come from an untrusted source, like a journal.
 
     Raises:
         ValueError: If it is not a state.

@@ -1,11 +1,11 @@
-"""What a sweep found, read from its journal: the ranking of its trials, as a table and as JSON.
+"""The results of a sweep, read from its journal: the ranking of its trials, as a table and as JSON.
 
-The journal is written before the study and before MLflow, so it lacks nothing that they have, and reading it
-needs neither Optuna nor a lock: `sweeper results` may look at a sweep that another process runs.
+The journal is written before the study and before MLflow, so it contains everything that they have, and
+reading it needs neither Optuna nor a lock: `sweeper results` can read a sweep that another process runs.
 
-*Final* is the value at a trial's last evaluation. It is what the search is told and what trials are ranked
-by. *Best* is the best of all evaluations and stands beside it. Ranking by the best would favour trials that
-were evaluated often: the maximum of noisy numbers grows with how many there are.
+*Final* is the value at a trial's last evaluation. The search and the ranking use it. *Best* is the best of
+all evaluations and is shown beside it. Ranking by the best would favour trials that were evaluated often: the
+maximum of noisy numbers grows with their count.
 """
 
 from __future__ import annotations
@@ -59,27 +59,27 @@ class Digest(Protocol):
 
 @dataclass
 class SweepState:
-    """A sweep, as its journal tells it. `apply` follows it while it runs.
+    """The state of a sweep according to its journal. `apply` updates it while it runs.
 
     Attributes:
         folder: Its folder.
         name: The name of its folder, by which commands find it; its recorded name if the folder is unknown.
-        sweep_id: Tells it from others of the same name.
-        spec: What was to be done, as plain types (`sweeper.spec.sweep.SweepSpec.to_dict`).
+        sweep_id: Distinguishes it from others of the same name.
+        spec: Its specification, as plain types (`sweeper.spec.sweep.SweepSpec.to_dict`).
         info: Versions, git commit, identity of the data.
         driver: The process that ran it last: ``host``, ``pid``, ``started``.
         status: Its status.
-        message: What was said at the end.
+        message: The message at the end.
         started: When it first started, in seconds since 1970.
         ended: When it last ended, or None.
         trials: Its trials, by number.
         steered: What the user requested while it runs: empty, ``pausing``, ``paused``, ``stopping`` or
             ``cancelling``.
-        heard: When it was last heard of, in seconds since 1970.
-        confirmation: The last confirmation of finalists, as its events tell it (`EventKind.CONFIRM_START` and
-            `EventKind.CONFIRMED`, of which it has all fields); empty if there was none.
+        heard: Time of its last event, in seconds since 1970.
+        confirmation: The last confirmation of finalists, with all fields of its events
+            (`EventKind.CONFIRM_START` and `EventKind.CONFIRMED`); empty if there was none.
         offset: Byte of the journal up to which `update_sweep` has read it.
-        keeps_series: Whether the trials have every value of what `tracked` names (`TrialState.series`). A
+        keeps_series: Whether the trials have every value of the metrics of `tracked` (`TrialState.series`). A
             driver that resumes a sweep needs the values; to show a sweep the last and the best suffice.
     """
 
@@ -106,7 +106,7 @@ class SweepState:
     _ran_s: float = 0.0
 
     def running_s(self, now: float | None = None) -> float:
-        """Seconds for which drivers ran it; pauses, and the time between drivers, are left out."""
+        """Seconds for which drivers ran it, without pauses and the time between drivers."""
         if self._since is None:
             return self._ran_s
         now = time.time() if now is None else now
@@ -118,12 +118,12 @@ class SweepState:
 
     @property
     def budget(self) -> BudgetSpec:
-        """When it is over, as it stands: a budget may be changed while the sweep runs."""
+        """The present budget: it may be changed while the sweep runs."""
         return BudgetSpec(**self.spec["budget"])
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
-        """What is optimised."""
+        """The objectives of the optimisation."""
         return tuple(Objective(**plain) for plain in self.spec["objectives"])
 
     @property
@@ -144,7 +144,7 @@ class SweepState:
         """One of its trials.
 
         Raises:
-            UserError: If it has none of this number; says which there are.
+            UserError: If it has no trial of this number; the message lists those that exist.
         """
         if number not in self.trials:
             many = len(self.trials)
@@ -158,27 +158,27 @@ class SweepState:
 
     @property
     def ended_trials(self) -> int:
-        """Trials that came to an end of their own: completed, stopped early or failed."""
+        """Trials that ended by themselves: completed, stopped early or failed."""
         return self.count(TrialStatus.COMPLETED, TrialStatus.STOPPED_EARLY, TrialStatus.FAILED)
 
     @property
     def is_closed(self) -> bool:
-        """Whether a driver said how it ended, and that nothing is left to do."""
+        """Whether a driver recorded its end, and nothing is left to do."""
         return self.status in (SweepStatus.DONE, SweepStatus.FAILED)
 
     def is_alive(self) -> bool:
-        """Whether the driver runs; a driver on another host is believed to be as the journal left it."""
+        """Whether the driver runs; for a driver on another host the journal decides."""
         return self.status == SweepStatus.RUNNING and driver_runs(self.driver)
 
     @property
     def state(self) -> str:
-        """How it stands in one word: as `status` and `steered`, or ``interrupted`` without a driver."""
+        """Its present state in one word: `status`, `steered`, or ``interrupted`` without a driver."""
         if self.status != SweepStatus.RUNNING:
             return self.status
         return (self.steered or SweepStatus.RUNNING) if self.is_alive() else SweepStatus.INTERRUPTED
 
     def mark_interrupted(self) -> None:
-        """If the driver died, mark its running trials as interrupted when it was last heard of."""
+        """If the driver died, mark its running trials as interrupted at the time of the last event."""
         if self.status == SweepStatus.RUNNING and not self.is_alive():
             self._stop_clock(self.heard)
             self._cut_off()
@@ -186,10 +186,10 @@ class SweepState:
     # Following the journal
 
     def apply(self, event: Event) -> None:
-        """Take up the next event of the journal.
+        """Apply the next event of the journal.
 
         Raises:
-            SweepDamagedError: If it cannot be the next one; says why.
+            SweepDamagedError: If it cannot be the next one; the message contains the reason.
         """
         fault = event_fault(event, self.trials, begun=bool(self.spec))
         if fault:
@@ -237,7 +237,7 @@ class SweepState:
         self.info, self.driver = event["info"], event["driver"]
         self._tracked = ()
         self.started = self.started or event["time"]
-        # A driver that was killed ran at least until it was last heard of.
+        # A driver that was killed ran at least until its last event.
         self._stop_clock(self.heard)
         self._since = event["time"]
         self.status, self.message, self.ended, self.steered = SweepStatus.RUNNING, "", None, ""
@@ -326,10 +326,10 @@ class SweepState:
             self.trials[one["trial"]].confirmed = metrics
 
     def _here(self, path: str) -> str:
-        """A recorded path of a trial, in the folder that the sweep has now."""
+        """A recorded path of a trial, in the sweep's present folder."""
         return moved_path(path, str(self.spec.get("folder", "")), self.folder)
 
-    # Judging
+    # Values
 
     def series(self, metric: str) -> dict[int, list[tuple[int, float]]]:
         """Every (step, value) of a metric of `tracked`, by trial; failed trials are left out."""
@@ -356,7 +356,7 @@ class SweepState:
         return self.trials[self.confirmation["winner"]]
 
     def best_so_far(self, also: TrialState | None = None) -> dict[str, float]:
-        """The best final value of each objective among completed trials, and one that is about to be."""
+        """The best final value of each objective among completed trials, and one that is completing."""
         completed = [
             trial for trial in self.trials.values() if trial.status == TrialStatus.COMPLETED or trial is also
         ]
@@ -440,12 +440,12 @@ def _lines_from(path: Path, offset: int) -> bytes:
 
 
 def interned(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration whose names are kept once in memory: thousands of trials have the same names."""
+    """A configuration whose names are stored once in memory: thousands of trials have the same names."""
     return {sys.intern(name): value for name, value in config.items()}
 
 
 def driver_runs(driver: Mapping[str, Any]) -> bool:
-    """Whether a driver, as the journal calls it, still runs; one on another host is believed to."""
+    """Whether the driver of a journal still runs; one on another host is assumed to run."""
     if driver.get("host") != socket.gethostname():
         return True
     try:
@@ -459,7 +459,7 @@ def not_started(folder: Path) -> SweepNotStartedError | None:
     """Return the error for a folder in which a launch has recorded nothing; None for any other folder."""
     if not (folder / LOCK).is_file():
         return None
-    from filelock import FileLock, Timeout  # other folders, which are almost all, do without it
+    from filelock import FileLock, Timeout  # almost all other folders do not need it
 
     ended = f"{folder} has no trials: its launch ended before it started any. There is nothing to resume"
     try:
@@ -476,7 +476,7 @@ def find_sweep(name: str, sweeps: Path) -> Path:
     """The folder of the sweep called ``name``, or the folder that ``name`` is the path of.
 
     Raises:
-        SweepNotFoundError: If there is none; says what there is.
+        SweepNotFoundError: If there is none; the message lists those that exist.
     """
     for folder in (sweeps / name, Path(name)):
         if (folder / JOURNAL).is_file():

@@ -1,4 +1,4 @@
-"""How a trial went, as the journal of its sweep tells it."""
+"""The state of a trial according to the journal of its sweep."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["TrialState"]
 
 @dataclass
 class TrialState:
-    """How a trial went, so far.
+    """The state of a trial.
 
     Attributes:
         number: The trial's number.
         status: Its status.
         reason: Why it failed or was stopped, one word; empty otherwise.
-        message: The rest of it, for a person.
+        message: A sentence about it, for the user.
         values: The searched parameters that existed in this trial.
         config: The whole configuration.
         step: The last step that was reported.
@@ -33,16 +33,16 @@ class TrialState:
         best_checkpoint: Folder of the checkpoint of the best value of the first objective, or None.
         started: When it first started, in seconds since 1970.
         ended: When it ended, or None.
-        needs: What it waits for before it can train, e.g. ``1 GPU``; empty if it has everything.
+        needs: The resources that it waits for, e.g. ``1 GPU``; empty if it has everything.
         retries: How often it was retried, by reason.
-        changes: What was changed of its configuration on the way, for want of memory.
+        changes: Changes of its configuration because memory was too small.
         dropped: Folders of checkpoints that were deleted, according to ``keep``.
         at_last_step: The metrics that were reported at the last step.
-        setting: The inference setting that was chosen after the training; empty for the one of the training.
+        setting: The inference setting that was chosen after the training; empty for that of the training.
         untuned: The metrics of the setting of the training, if another one was chosen.
-        tried: What was found of every setting that was examined, a mapping for each.
+        tried: The result of every setting that was examined, a mapping for each.
         confirmed: The metrics of the last confirmation; empty if the trial was not confirmed.
-        first: Time and step of the first report since it last started: what lies before does not count.
+        first: Time and step of the first report since it last started; earlier reports do not count.
     """
 
     number: int
@@ -75,13 +75,13 @@ class TrialState:
     _ran_s: float = 0.0
 
     def duration_s(self, now: float | None = None) -> float:
-        """Seconds for which it ran; pauses, and waiting for its resources, are left out."""
+        """Seconds for which it ran, without pauses and waiting for its resources."""
         if self.status != TrialStatus.RUNNING or self.needs:
             return self._ran_s
         return self._ran_s + max(0.0, (time.time() if now is None else now) - self._segment)
 
     def drop(self, folders: Sequence[str]) -> None:
-        """Note that checkpoints are gone: nothing may point at them any more."""
+        """Record that checkpoints are deleted: nothing may point at them any more."""
         self.dropped += [folder for folder in folders if folder not in self.dropped]
         if self.checkpoint in folders:
             self.checkpoint = None
@@ -89,18 +89,18 @@ class TrialState:
             self.best_checkpoint = None
 
     def start_clock(self, now: float) -> None:
-        """Note that it starts, or starts again."""
+        """Record that it starts, or starts again."""
         self.status, self.reason, self.message = TrialStatus.RUNNING, "", ""
         self.ended, self.needs = None, ""
         self._segment, self.first = now, None
 
     def stop_clock(self, now: float) -> None:
-        """Note that it ran until now."""
+        """Record that it ran until now."""
         self._ran_s = self.duration_s(now)
         self._segment = now
 
     def new_at(self, step: int, names: Iterable[str]) -> set[str]:
-        """Which of these metrics a report at ``step`` may still add; none where the step has passed."""
+        """Which of these metrics a report at ``step`` may still add; none if the step has passed."""
         if step > self.step or not self.metrics:
             return set(names)
         return set() if step < self.step else set(names) - self.at_last_step

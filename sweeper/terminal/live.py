@@ -38,7 +38,7 @@ from sweeper.terminal.tables import (
 )
 from sweeper.trial.exchange import progress_of
 
-__all__ = ["GO_ON", "Display", "told_events", "trials_table"]
+__all__ = ["RESUME_HINT", "Display", "events_as_lines", "trials_table"]
 
 LOSS = "train/loss"
 
@@ -49,7 +49,7 @@ REFRESH_PER_S = 2.0
 OTHER_ROWS = 9
 """Lines of the display that do not show trials."""
 
-GO_ON = "`sweeper resume {}` continues the sweep."
+RESUME_HINT = "`sweeper resume {}` continues the sweep."
 
 FEWEST_ROWS = 4
 
@@ -133,7 +133,9 @@ class Display:
         if problem:
             parts.append(_one_line(f"! {problem}", "yellow"))
         if self._board.sweep.steered == "paused":
-            parts.append(Text(f"Paused. {GO_ON.format(shlex.quote(self._board.sweep.name))}", style="bold"))
+            parts.append(
+                Text(f"Paused. {RESUME_HINT.format(shlex.quote(self._board.sweep.name))}", style="bold")
+            )
         elif self._notice:
             parts.append(Text(self._notice, style="bold"))
         return Group(*parts)
@@ -151,7 +153,7 @@ class Display:
         return said
 
 
-def told_events(events: Sequence[Event]) -> list[str]:
+def events_as_lines(events: Sequence[Event]) -> list[str]:
     """The events of a journal as lines with their times. Events without a line are left out."""
     followed = SweepState(Path())
     board = Forecast(followed, 1)

@@ -1,7 +1,7 @@
-"""Why a trial failed: one stable word, a sentence, the end of the traceback, and where the whole log is.
+"""Why a trial failed: one stable word, a sentence, the end of the traceback, and the path of the whole log.
 
-``error.json`` in a trial's folder says it for programs, ``error.txt`` for a person. docs/reliability.md lists
-the words, and what is done about each.
+A trial's folder has it as ``error.json`` for programs and as ``error.txt`` for the user. docs/reliability.md
+lists the words, and the reaction to each.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ TRACEBACK_LINES = 40
 LONGEST_LINE = 200
 
 RETRIED = ("lost", "timed_out", "hung", "preempted")
-"""Reasons that are no fault of the trial: it continues from its last checkpoint."""
+"""Reasons that are not the trial's fault: it continues from its last checkpoint."""
 
 LIGHTENED = ("out_of_memory", "out_of_host_memory")
-"""Reasons for which a trial is tried again with a configuration that takes less memory."""
+"""Reasons for which a trial is retried with a configuration that takes less memory."""
 
 _UNDERLYING = ("out_of_disk", "out_of_host_memory", "out_of_memory")
 
@@ -81,7 +81,7 @@ class Failure:
 
 
 def read_failure(folder: Path) -> Failure | None:
-    """Why the trial in ``folder`` failed, where somebody wrote it down."""
+    """Why the trial in ``folder`` failed; None if it is not recorded."""
     try:
         return Failure(**json.loads((folder / ERROR).read_text()))
     except (OSError, ValueError, TypeError):
@@ -89,9 +89,9 @@ def read_failure(folder: Path) -> Failure | None:
 
 
 def write_failure(folder: Path, failure: Failure) -> None:
-    """Write down why the trial failed, unless somebody did so before: the first fault causes the others.
+    """Record why the trial failed, unless it is recorded already: the first fault causes the others.
 
-    A disk that is full must not hide the fault itself: then nothing is written, and no error raised.
+    A full disk must not hide the fault itself: then nothing is written, and no error is raised.
     """
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
@@ -154,7 +154,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _reason_of(error: BaseException) -> str | None:
-    """The reason that one error of a chain tells; None if it tells none."""
+    """The reason of one error of a chain; None if it has none."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "out_of_disk"
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
@@ -169,7 +169,7 @@ def _reason_of(error: BaseException) -> str | None:
     if isinstance(error, RuntimeError) and _HOST_MEMORY.search(text):
         return "out_of_host_memory"
     if _OVER.search(text) or _SHARED_MEMORY.search(text):
-        # Libraries in Rust and C++ (safetensors, torch) turn what the disk said into a text of their own.
+        # Libraries in Rust and C++ (safetensors, torch) replace the disk's error with their own text.
         return "out_of_disk"
     if type(error).__name__ in ("CollectiveTimeoutError", "BroadcastCollectiveTimeoutError"):
         return "timed_out"
@@ -177,20 +177,20 @@ def _reason_of(error: BaseException) -> str | None:
 
 
 def _place(error: BaseException) -> str:
-    """The file that could not be written, where the error knows it."""
+    """The file that could not be written, if the error names it."""
     names = [cause.filename for cause in _causes(error) if isinstance(cause, OSError) and cause.filename]
     return f"{names[0]}: " if names and str(names[0]) not in str(error) else ""
 
 
 def failure_of_group(error: BaseException, written: Failure | None, log: Path) -> Failure:
-    """Say why a worker group failed.
+    """Find out why a worker group failed.
 
-    Where a rank is gone the others fail in their collective calls, and what they wrote is not a reason but a
-    consequence; unless it has a reason of its own, which then may have killed the rank.
+    If a rank is gone, the others fail in their collective calls, and what they recorded is a consequence, not
+    the reason; unless it has its own reason, which then may have killed the rank.
 
     Args:
-        error: What the group's controller raised.
-        written: What a worker wrote down, or None.
+        error: The error of the group's controller.
+        written: The failure that a worker recorded, or None.
         log: The log of the first worker.
     """
     if written is not None and written.reason not in ("error", "timed_out"):
@@ -207,15 +207,15 @@ def failure_of_group(error: BaseException, written: Failure | None, log: Path) -
     if "timed out" in text.lower() or "Timeout" in type(getattr(error, "controller_failure", error)).__name__:
         return Failure(
             "timed_out",
-            f"its workers could not be started: {last_line(text, 'without a word')}",
+            f"its workers could not be started: {last_line(text, 'no message')}",
             tail(text),
             str(log),
         )
-    return Failure("lost", f"its workers ended: {last_line(text, 'without a word')}", tail(text), str(log))
+    return Failure("lost", f"its workers ended: {last_line(text, 'no message')}", tail(text), str(log))
 
 
 def failure_of_actor(error: BaseException | None, who: str, log: Path) -> Failure | None:
-    """Say why a process of Ray's is gone; None if the error does not say that one is."""
+    """Find out why a process of Ray is gone; None if the error is about something else."""
     text = str(error or "")
     kind = type(error).__name__
     end = tail(text)
@@ -226,9 +226,7 @@ def failure_of_actor(error: BaseException | None, who: str, log: Path) -> Failur
     if getattr(error, "preempted", False):
         return Failure("preempted", f"the machine of {who} was taken back by its provider", end, str(log))
     if "HealthCheckTimeout" in kind or "HangError" in kind:
-        return Failure(
-            "timed_out", f"{who} did not answer: {last_line(text, 'without a word')}", end, str(log)
-        )
+        return Failure("timed_out", f"{who} did not answer: {last_line(text, 'no message')}", end, str(log))
     if kind in (
         "ActorDiedError",
         "ActorUnavailableError",
@@ -243,18 +241,18 @@ def failure_of_actor(error: BaseException | None, who: str, log: Path) -> Failur
 
 
 def _why_gone(text: str) -> str:
-    """What became of a process, in the words of Ray where they say more than that it is gone."""
+    """Why a process ended, in the words of Ray if they contain more than that it is gone."""
     found = re.search(r"exit detail: (.*)", text)
     if found is not None and "connection error code" in found.group(1):
-        # Ray then lists what may have been the cause; it knows no more than this.
-        return "its process was killed, or crashed, without a word"
+        # Ray then lists possible causes, but has no other information.
+        return "its process was killed, or crashed, without a message"
     lines = (
         [found.group(1)]
         if found is not None
         else [line.strip() for line in text.splitlines() if line.strip()]
     )
-    telling = [line for line in lines if re.search(r"node|killed|exit", line)]
-    line = (telling or lines or ["its process ended without a word"])[-1].rstrip(".")
+    causes = [line for line in lines if re.search(r"node|killed|exit", line)]
+    line = (causes or lines or ["its process ended without a message"])[-1].rstrip(".")
     return shortened(line, LONGEST_LINE)
 
 

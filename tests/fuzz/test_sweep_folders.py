@@ -173,7 +173,7 @@ def test_the_checkpoints_of_a_whole_folder_are_found(whole: Path, tmp_path: Path
     assert isinstance(found[0].exception, TrainableError)
     # What was dropped is said to be dropped.
     assert isinstance(found[1].exception, SweeperError)
-    assert "has no checkpoint any more" in str(found[1].exception)
+    assert "were deleted: `keep`" in str(found[1].exception)
 
 
 @pytest.mark.slow

@@ -40,7 +40,7 @@ from sweeper.spec.space_file.load import load_spec, packaged_spaces
 from sweeper.steering.status import forecast_of
 from sweeper.terminal.faults import print_spec_error
 from sweeper.terminal.findings import print_diagnoses
-from sweeper.terminal.live import Display, told_events
+from sweeper.terminal.live import Display, events_as_lines
 from sweeper.terminal.plan import print_plan
 from sweeper.terminal.tables import ranking_table
 from trainables.dataset.format.schema import DatasetFeature
@@ -196,7 +196,8 @@ def write_journal(folder: Path, *, over: bool) -> None:
             5,
             trial=3,
             reason="out_of_memory",
-            message="CUDA out of memory. It goes on with half the batch.",
+            message="CUDA out of memory. It continues from its last checkpoint with less at once: "
+            "train.gradient_accumulation_steps 1 -> 2",
             step=50,
             retry=1,
             changes={"train.gradient_accumulation_steps": 2},
@@ -215,7 +216,7 @@ def write_journal(folder: Path, *, over: bool) -> None:
         report(5, 50, 0.22, 0.5)
         start(6, 7e-4, [32, 64], "squaredcos_cap_v2")
         tell(EventKind.TRIAL_WAIT, 0, trial=6, needs="1 GPU")
-        tell(EventKind.NOTE, 0, text="MLflow does not answer; what it lacks is sent later.")
+        tell(EventKind.NOTE, 0, text="the space has no more configurations")
         if over:
             end(5, "interrupted", "interrupted", "the sweep was interrupted")
             end(6, "interrupted", "interrupted", "the sweep was interrupted")
@@ -267,7 +268,7 @@ def test_status_and_list_of_sweeps(golden: GoldenFiles, capsys, tmp_path: Path):
 
 def test_log_lines_of_events(golden: GoldenFiles):
     write_journal(Path("sweeps/small"), over=True)
-    lines = told_events(read_journal(Path("sweeps/small") / JOURNAL).events)
+    lines = events_as_lines(read_journal(Path("sweeps/small") / JOURNAL).events)
     golden.compare("events.txt", "\n".join(lines))
 
 

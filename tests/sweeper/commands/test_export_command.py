@@ -136,7 +136,7 @@ def test_the_luckiest_checkpoint_is_written_on_request_with_a_warning(
     assert step_of(out) == 30
     said = capsys.readouterr().out
     assert "best of 2 evaluations, so its eval/action_mse of 0.1 is partly luck" in said
-    assert "last evaluation, 0.3: --checkpoint last" in said
+    assert "last evaluation, 0.3. To export that one, use --checkpoint last." in said
 
 
 def test_without_a_last_checkpoint_the_best_is_written(sweeps: Path, tmp_path: Path, capsys) -> None:

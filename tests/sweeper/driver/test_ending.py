@@ -206,14 +206,14 @@ def test_trials_that_fail_in_several_ways_are_given_longer(tmp_path: Path) -> No
 
 def test_a_sweep_that_cannot_go_on_asks_its_trials_for_a_checkpoint_and_ends(tmp_path: Path) -> None:
     sweep_ending, state, _ = make(tmp_path, ["running"])
-    sweep_ending.give_up("There is no room left.")
+    sweep_ending.give_up("The disk is full.")
     sweep_ending.give_up("Something else, later.")
     assert sweep_ending.check()
     assert not sweep_ending.is_over()
     assert (trial_folder(tmp_path, 0) / STOP).exists()
     state.trials[0].status = "interrupted"
     assert sweep_ending.is_over()
-    assert (sweep_ending.status, sweep_ending.message) == ("failed", "There is no room left.")
+    assert (sweep_ending.status, sweep_ending.message) == ("failed", "The disk is full.")
 
 
 def test_sigterm_interrupts_what_is_being_started() -> None:

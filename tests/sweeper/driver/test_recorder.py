@@ -48,7 +48,7 @@ class Driver:
         return self.recorder.report(number, {"trial/step": step, **named})
 
     def die(self):
-        """Leave as a killed process does: without a word."""
+        """End like a killed process: without any cleanup."""
         self.study.close()
         self.journal.close()
 
@@ -415,4 +415,4 @@ def test_a_checkpoint_outside_its_trials_folder_is_never_removed(tmp_path):
             driver.recorder.report(number, result)
         driver.recorder.end_trial(number, Outcome("completed"))
         assert outside.is_dir()
-        assert "stays" in driver.events("note")[0]["text"]
+        assert "was not deleted" in driver.events("note")[0]["text"]

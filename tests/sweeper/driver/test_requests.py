@@ -100,10 +100,10 @@ def test_a_trial_that_is_asked_to_stop_is_expected_to_end_like_that(driver: Driv
 
 
 def test_a_sweep_that_ends_refuses_everything_but_a_quicker_end(driver: Driver) -> None:
-    driver.ending.give_up("There is no room left.")
+    driver.ending.give_up("The disk is full.")
     assert driver.ending.check()
     for action in ("pause", "resume", "stop"):
-        with pytest.raises(UserError, match="The sweep is ending: There is no room left"):
+        with pytest.raises(UserError, match="The sweep is ending: The disk is full"):
             driver.ask(action)
     driver.ask("cancel")
     assert driver.ending.check()

@@ -46,11 +46,11 @@ def test_the_head_of_a_lab_is_found_in_its_file(tmp_path: Path) -> None:
     ("text", "words"),
     [
         (None, "cannot be read"),
-        ("a: [", "is no YAML"),
+        ("a: [", "is not valid YAML"),
         ("[]", "has no provider.type"),
         ("provider: {type: local}\nauth: {}", "has no auth.ssh_user"),
         ("provider: {type: local}\nauth: {ssh_user: x}", "provider.head_ip is missing"),
-        ("provider: {type: local, head_ip: x}\nauth: {ssh_user: x}\ndocker: 3", "docker is no mapping"),
+        ("provider: {type: local, head_ip: x}\nauth: {ssh_user: x}\ndocker: 3", "docker is not a mapping"),
         ("x: " + "y" * 2**20, "larger than"),
     ],
 )

@@ -116,14 +116,14 @@ def test_a_full_disk_is_a_clear_error(tmp_path):
     journal.close()
 
 
-def test_when_the_disk_is_full_there_is_still_room_to_write_down_how_everything_ended(small_disk):
+def test_when_the_disk_is_full_there_is_still_space_to_record_how_everything_ended(small_disk):
     with Journal(small_disk / "journal.jsonl") as journal:
         journal.append(EventKind.NOTE, text="all is well")
         fill(small_disk)
         assert journal.problem == ""
         for number in range(100):
             journal.append(EventKind.NOTE, text="x" * 1000, number=number)
-        assert "There is no room left" in journal.problem
+        assert f"The disk of {journal.path.parent} is full" in journal.problem
         assert [e.get("number") for e in read_journal(journal.path).events] == [None, *range(100)]
         # What is still written by somebody else ends it.
         fill(small_disk)
