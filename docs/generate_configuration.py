@@ -1,7 +1,7 @@
 """Writes docs/configuration.md from the fields of the Diffusion Policy.
 
 python docs/generate_configuration.py            writes the page
-python docs/generate_configuration.py --check    says whether it is current (exit 1 where it is not)
+python docs/generate_configuration.py --check    checks whether it is current (exit 1 if it is not)
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ PAGE = Path(__file__).parent / "configuration.md"
 HEAD = """\
 # Configuration of `diffusion_policy`
 
-Every field of the trainable, by the dotted name under which it stands in a [space file](spaces.md): under
+Every field of the trainable, by the dotted name under which it is written in a [space file](spaces.md): under
 `config` with a fixed value, or under `parameters` with a range or a list of values.
 
-*Phase* says what must be done again when a field changes: `data` fields decide what is read, `train` fields
+*Phase* is what must be repeated when a field changes: `data` fields decide what is read, `train` fields
 need a new training, `inference` fields can be changed on a trained checkpoint.
 
 This page is written by `python docs/generate_configuration.py`; a test compares it with the code.

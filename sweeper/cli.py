@@ -31,7 +31,7 @@ INTERRUPTED = 130
 
 @dataclass(frozen=True)
 class CommandEntry:
-    """What `sweeper --help` shows of a command, and where the command is defined.
+    """The entry of a command in `sweeper --help`, and the place of its definition.
 
     Attributes:
         panel: The heading in `sweeper --help`.

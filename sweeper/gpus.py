@@ -99,7 +99,7 @@ def _named_devices(visible: str | None) -> tuple[Any, ...]:
     if visible is None:
         found = (_device(str(index), count) for index in range(count))
         return tuple(device for device in found if device is not None)
-    # CUDA ignores the first name that stands for no device, and all after it.
+    # CUDA ignores the first name without a device, and all after it.
     named = (_device(name.strip(), count) for name in visible.split(","))
     return tuple(itertools.takewhile(lambda device: device is not None, named))
 

@@ -22,7 +22,7 @@ from sweeper.text import counted
 __all__ = ["Cluster", "Kind", "Node", "settle"]
 
 DRIVER = "sweep_driver"
-"""Custom resource by which a cluster says where trials' drivers may run, and how many (see cluster.yaml)."""
+"""Custom resource that limits where and how many trials' drivers may run (see cluster.yaml)."""
 HEAD = "node:__internal_head__"
 HEAD_SHARE = 0.001
 BOOTSTRAP = "ray_bootstrap_config.yaml"

@@ -21,7 +21,7 @@ __all__ = ["connect", "disconnect", "is_connected"]
 
 RAY_ENVIRONMENT = {
     "RAY_TRAIN_V2_ENABLED": "1",
-    # A sweep tells nobody about itself unless it was asked to.
+    # A sweep sends no telemetry unless the user enables it.
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -98,7 +98,7 @@ def connect(
 
 
 def _bring_token() -> None:
-    """Show the user's token to a cluster: one that Ray started where there is a token asks for it."""
+    """Send the user's token to a cluster: Ray requires it if it was started with one."""
     named = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ)
     if named or TOKEN.expanduser().is_file():
         os.environ.setdefault(AUTH_MODE, "token")
@@ -108,7 +108,7 @@ def _knock(address: str) -> None:
     """See whether anybody listens: Ray itself tries for minutes, and is loud about it.
 
     Raises:
-        OSError: If nobody does.
+        OSError: If no process does.
     """
     host, separator, port = address.removeprefix("ray://").rpartition(":")
     if separator and port.isdigit():

@@ -1,6 +1,6 @@
 """What runs here: versions of Python, of Ray and of this package, and a digest of the package's own code.
 
-Nodes of a cluster are compared by it. The version alone does not tell two checkouts apart; the digest does.
+Nodes of a cluster are compared by it. The version alone does not distinguish two checkouts; the digest does.
 ``python -m sweeper.machines.identity`` prints it as JSON.
 """
 
@@ -29,7 +29,7 @@ DIGITS = 12
 PACKAGES = ("torch", "torchvision", "diffusers", "optuna", "mlflow", "numpy")
 
 GIT = "SWEEPER_GIT"
-"""Variable in which a job is told the commit that it was sent from."""
+"""Environment variable with the commit from which a job was sent."""
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ PATIENCE_S = 20.0
 """How long a launch waits for what goes wrong at once."""
 LOOK_S = 0.5
 STOP_WAIT_S = 120
-"""How long Ray waits for a driver that it told to stop before it kills it."""
+"""How long Ray waits for the end of a driver after a request to stop, before it kills it."""
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 SWEEP = "sweep"
 """Key of a job's metadata."""
@@ -53,7 +53,7 @@ class Job:
 
     Attributes:
         id: Its identity.
-        sweep: Name of the sweep that it runs; empty for a job of somebody else.
+        sweep: Name of the sweep that it runs; empty for a job of another program.
         status: ``PENDING``, ``RUNNING``, ``SUCCEEDED``, ``FAILED`` or ``STOPPED``.
         message: What Ray says about it.
         started: When it was sent, in seconds since 1970.
@@ -198,7 +198,7 @@ def reach_jobs(cluster: Path | None = None, address: str | None = None) -> Itera
 
     Args:
         cluster: The file that `ray up` was given; a tunnel leads to its head.
-        address: Without a file: where the job server is, e.g. ``http://127.0.0.1:8265``.
+        address: Without a file: the address of the job server, e.g. ``http://127.0.0.1:8265``.
 
     Raises:
         UserError: If there is none.
@@ -318,5 +318,5 @@ def _said(what: str) -> Iterator[None]:
     except SweeperError:
         raise
     except Exception as error:
-        # Ray's client raises RuntimeError and whatever lies below it.
+        # Ray's client raises RuntimeError, and errors of its own libraries.
         raise SweeperError(f"{what}: {first_line(error)}.") from error

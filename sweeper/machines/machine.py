@@ -24,7 +24,7 @@ class Machine:
         cpus: CPUs that this process may use.
         gpus: GPUs that this process may use.
         gpu_names: What they are, e.g. ``NVIDIA H100 80GB HBM3``.
-        disk_gb: Free disk where the sweep would lie, in GB.
+        disk_gb: Free disk in the folder of the sweep, in GB.
     """
 
     cpus: int
@@ -59,7 +59,7 @@ def _cpus() -> int:
 
 
 def cache_folder() -> Path:
-    """Where decoded frames and built-in datasets lie on each machine: SWEEPER_CACHE, or below ~/.cache."""
+    """The folder for decoded frames and built-in datasets on a machine: SWEEPER_CACHE, or below ~/.cache."""
     named = os.environ.get("SWEEPER_CACHE")
     if named:
         return Path(named).expanduser().absolute()
@@ -83,5 +83,5 @@ def usable_cache() -> Path:
             return cache
     except OSError as error:
         raise UserError(f"{where}: {cache} cannot be written: {error.strerror}. {remedy}") from error
-    except RuntimeError as error:  # `~somebody`, whom this machine does not know
+    except RuntimeError as error:  # `~name` of an account that does not exist here
         raise UserError(f"{where}: there is no home folder for {named or '~'!r}. {remedy}") from error

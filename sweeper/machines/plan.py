@@ -68,7 +68,7 @@ class Plan:
 
     @property
     def trials(self) -> int:
-        """Trials that the sweep can run: its budget, or fewer where the space has fewer points."""
+        """Trials that the sweep can run: its budget, or fewer if the space has fewer points."""
         budget = self.spec.budget.trials
         return budget if self.combinations is None else min(budget, self.combinations)
 
@@ -233,11 +233,11 @@ def _resource_warnings(plan: Plan) -> list[str]:
         )
     if plan.disk_gb > machine.disk_gb:
         found.append(
-            f"The sweep may need {describe_size(plan.disk_gb)}, and {describe_size(machine.disk_gb)} are "
-            f"free where {plan.spec.folder} would lie. Choose another folder with --sweeps, or fewer trials."
+            f"The sweep may need {describe_size(plan.disk_gb)}, but only {describe_size(machine.disk_gb)} are "
+            f"free on the disk of {plan.spec.folder}. Choose another folder with --sweeps, or fewer trials."
         )
     if plan.spec.budget.gpu_hours is not None and resources.gpu_per_trial == 0:
-        found.append("budget.gpu_hours has no effect: trials hold no GPU.")
+        found.append("budget.gpu_hours has no effect: trials use no GPU.")
     return found
 
 

@@ -1,6 +1,6 @@
 """The head of a cluster that `ray up` made: commands that run there, and its ports here, over SSH.
 
-A cluster file says who logs in, and where the head of a lab is; where that of a cloud is, Ray asks the
+A cluster file contains the account, and the address of a lab's head; for that of a cloud, Ray asks the
 provider. Nothing but SSH is needed: no port of the cluster is open, and dashboard and MLflow listen on its
 127.0.0.1.
 """

@@ -3,7 +3,7 @@
 Tune counts reports; we count optimiser steps. A trial that was started again and repeats its steps is judged
 once, and a report without the metric (most reports come between evaluations) decides nothing.
 
-ASHA is Tune's. The median rule is ours: Tune's pauses trials, which ours cannot, fails once it is told of an
+ASHA is Tune's. The median rule is ours: Tune's pauses trials, which ours cannot, fails once it receives an
 earlier trial beyond the point at which it would have stopped it, and stops a trial that equals the others
 when the mean of equal numbers differs from them in the last bit.
 """
@@ -107,7 +107,7 @@ class StepScheduler(FIFOScheduler):
         """Nothing: the last report came through `on_trial_result` and must not count twice."""
 
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
-        """Nothing: a trial that never ran told the rule nothing."""
+        """Nothing: the rule has no data of a trial that never ran."""
 
     def debug_string(self) -> str:
         """What Tune may print."""

@@ -28,7 +28,7 @@ class StudySearcher(Searcher):
     """Hands Tune the study's suggestions.
 
     Args:
-        study: Where they come from.
+        study: Suggests the configurations.
         first: Trials to run before new ones: those that an earlier driver left unfinished.
         limit: Most trials to run, those of ``first`` included; trials that continue with `again` cost none.
 

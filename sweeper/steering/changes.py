@@ -71,7 +71,8 @@ def changed_sweep(spec: SweepSpec, changes: Sequence[str], trainable: Trainable)
     Args:
         spec: The sweep as it was.
         changes: ``budget.…``, ``resources.…``, ``parameters.NAME.min``, ``parameters.NAME.max``, and
-            ``config.NAME`` of a field that says where the data are. The driver checks that they are the same.
+            ``config.NAME`` of a field that names the place of the data. The driver checks that the data
+            are the same.
         trainable: What is trained; knows which values are legal.
 
     Raises:

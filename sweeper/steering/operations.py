@@ -49,7 +49,7 @@ class LocalSweep:
 
 
 def status(folder: Path) -> Plain:
-    """How the sweep stands (`sweeper.steering.status.status_of`)."""
+    """The status of the sweep (`sweeper.steering.status.status_of`)."""
     return status_of(read_summary(folder))
 
 

@@ -63,7 +63,7 @@ class Display:
     A context manager.
 
     Args:
-        console: Where the sweep is shown.
+        console: Shows the sweep.
         board: The sweep, and its forecast.
         problem: Returns the current warning, e.g. that the tracking server does not answer, or "".
         elsewhere: Whether the trials' folders are not on this machine.

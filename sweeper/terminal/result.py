@@ -81,7 +81,7 @@ def print_links(console: Console, links: Links | None, command: str) -> None:
     """Print the addresses of MLflow's pages for a sweep; nothing if MLflow has none of its trials.
 
     Args:
-        console: Where to print them.
+        console: Receives the text.
         links: The addresses.
         command: The command that serves the pages, if no server does.
     """

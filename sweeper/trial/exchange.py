@@ -100,7 +100,7 @@ def progress_of(folder: Path) -> str:
 
 
 class ProgressFile:
-    """Leaves a trainable's words where the driver can read them."""
+    """Writes a trainable's messages to a file for the driver."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

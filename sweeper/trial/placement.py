@@ -29,9 +29,9 @@ __all__ = [
 ]
 
 WAITING = "waiting.json"
-"""In a trial's folder while its workers have no place."""
+"""File in a trial's folder while its workers wait for resources."""
 SAID_AFTER_S = 2.0
-"""A place is found in less than this where there is room."""
+"""Resources are found in less than this if they are free."""
 LOOK_S = 0.5
 STARVED_S = 60.0
 """A trial that has waited for this long goes before smaller ones of other sweeps, too."""
@@ -50,7 +50,7 @@ def acquire_placement_group(
     given_up: Callable[[], bool],
     **options: Any,
 ) -> Any:
-    """Make a placement group and wait until it stands, however long that takes.
+    """Create a placement group and wait until it is ready, without a time limit.
 
     Args:
         group_name: ``sweeper/<sweep>/<trial>``; the group's name begins with it.
@@ -61,7 +61,7 @@ def acquire_placement_group(
         **options: For Ray's ``placement_group``.
 
     Raises:
-        Withdrawn: Where the trial is given up; it holds nothing then.
+        Withdrawn: If the trial is withdrawn; it holds no resources then.
     """
     from ray.util.placement_group import placement_group, remove_placement_group
 

@@ -123,7 +123,7 @@ def _train(number: int, config: dict[str, Any], settings: TrialSettings) -> bool
             name=f"trial-{number}",
             storage_path=str(settings.folder.absolute() / RAY / "train"),
             failure_config=ray.train.FailureConfig(
-                # Workers that were lost are replaced by a new attempt, which is counted and told of.
+                # Workers that were lost are replaced by a new attempt, which is counted and reported.
                 max_failures=0,
                 max_preemption_failures=0,
                 controller_failure_limit=START_ATTEMPTS - 1,

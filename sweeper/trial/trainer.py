@@ -1,14 +1,14 @@
 """A Ray Train trainer that runs inside a Tune trial without processes of its own.
 
 Ray Train as it comes gives every run, beside its workers, a controller, a placement-group cleaner, a
-dataset process and, inside Tune, a queue: four Python processes that load Ray anew for each trial, which on a
-small machine costs several times the training (measured in ``docs/decisions/0006-a-lean-trainer.md``). Here
+dataset process and, inside Tune, a queue: four Python processes that load Ray again for each trial, which on
+a small machine costs several times the training (measured in ``docs/decisions/0006-a-lean-trainer.md``). Here
 the controller runs in the thread of the trial that waits for it anyway, reports go to Tune directly, and
 placement groups carry the sweep's name, so that the caller that runs the sweep can free those of a trial
 that is gone.
 
 This module is the only one that uses what Ray keeps private. `NetworkConfig` has the workers of a trial find
-each other over the network that Ray uses: Gloo takes the address that the host's own name stands for, which
+each other over the network that Ray uses: Gloo takes the address to which the host's own name resolves, which
 on Debian and Ubuntu is 127.0.1.1, and no other machine reaches that. Ray knows the address by which the
 machines of a cluster see each other, and its interface is named to Gloo.
 
@@ -53,7 +53,7 @@ class TrialTrainer(TorchTrainer):
 
     Args:
         group_name: Prefix of the placement groups' names.
-        folder: Where it is said what the run waits for.
+        folder: Receives a file with the resources that the run waits for.
         given_up: Asked while it waits whether it is not to begin any more; then
             `sweeper.trial.placement.Withdrawn` is raised.
         on_start: Called before each start of the workers.
@@ -109,7 +109,7 @@ class _Reports(UserCallback):
 
 
 class _WithTrial(WorkerGroupCallback):
-    """Tells the trial of each start, and ends the control loop when Tune has told the trial to stop."""
+    """Reports each start to the trial, and ends the control loop when Tune has stopped the trial."""
 
     def __init__(self, on_start: Callable[[], None]) -> None:
         self._on_start = on_start

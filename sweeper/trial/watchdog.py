@@ -1,6 +1,6 @@
 """Ends a worker that hangs: one that for long shows no sign of life, but has raised no error either.
 
-A deadlock in a simulator, a decoder or a collective would hold its GPUs until somebody looks. The process
+A deadlock in a simulator, a decoder or a collective would block its GPUs until the user notices. The process
 itself is alive and answers Ray, so it has to notice by itself.
 """
 

@@ -60,7 +60,7 @@ class TrialSettings:
         gpu_per_worker: GPUs of each.
         cpu_per_worker: CPUs of each.
         objective: The metric and direction by which a trial's best checkpoint is chosen.
-        python_path: Where the launching process finds modules; workers look there after their own path.
+        python_path: The launching process's paths of modules; workers search them after their own path.
         hang_s: Seconds without a sign of life after which a worker is ended; None for never.
         inference: Which inference settings are examined on a trained policy; None for none.
     """

@@ -1,4 +1,4 @@
-"""The autoscaler for real, on one machine: machines come for a sweep, and go when it has ended.
+"""The autoscaler for real, on one machine: machines start for a sweep, and stop when it has ended.
 
     sudo .venv/bin/python tests/cluster/autoscaler.py
 
@@ -214,8 +214,8 @@ def try_scaling(work: Path) -> int:
         found = json.loads(subprocess.run(results, env=variables, capture_output=True, text=True).stdout)
         states = [trial["status"] for trial in found["trials"]]
         hold("the sweep ends with every trial", code == 0 and states == ["completed"] * 4, (code, states))
-        hold("they go when it has ended", watch.until(lambda workers: workers == 0, 240), watch.seen)
-        hold("never more than it may have", max(watch.seen) <= MOST, max(watch.seen))
+        hold("they are stopped when it has ended", watch.until(lambda workers: workers == 0, 240), watch.seen)
+        hold("never more than the limit", max(watch.seen) <= MOST, max(watch.seen))
         ray.shutdown()
     print(f"{failed} of the steps failed" if failed else "all steps held")
     return int(failed > 0)

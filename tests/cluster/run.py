@@ -225,7 +225,7 @@ def try_everything(work: Path, trials: int) -> int:
         extend(report, laptop, trials)
         jobs(report, laptop)
         data_parallel(report, laptop, work)
-    report.hold("Ray's server keeps small", memory.peak_mb < memory.LIMIT_MB, f"{memory.peak_mb} MB at most")
+    report.hold("Ray's server stays small", memory.peak_mb < memory.LIMIT_MB, f"{memory.peak_mb} MB at most")
     down(report, laptop, key, hosts)
     report.say(f"{report.failed} of the steps failed" if report.failed else "all steps held")
     return int(report.failed > 0)
@@ -294,7 +294,7 @@ def sweep(report: Report, laptop: Laptop, work: Path, key: Path, hosts: dict[int
     report.hold("the sweep ends by itself", bool(ended), f"{found['status']}: {found.get('message')}")
     report.hold("every trial is accounted for", states.count("completed") == trials, states)
     retried = {trial["trial"]: trial["retries"] for trial in found["trials"] if trial["retries"]}
-    report.hold("the trial of the lost machine went on elsewhere", bool(retried), retried)
+    report.hold("the trial of the lost machine continued elsewhere", bool(retried), retried)
 
 
 def reported(laptop: Laptop) -> list[int]:
@@ -387,7 +387,7 @@ def export(report: Report, laptop: Laptop, work: Path) -> None:
 
 
 def extend(report: Report, laptop: Laptop, trials: int) -> None:
-    """A sweep that has ended goes on from the laptop, with one more trial."""
+    """A sweep that has ended is resumed from the laptop, with one more trial."""
     done = laptop.sweeper("resume", NAME, "budget.trials=+1")
     report.hold("sweeper resume --cluster sends a job", done.returncode == 0, done.stdout[-300:].strip())
     until(lambda: len(laptop.status(NAME)["trials"]) > trials and ended_sweep(laptop), 400, 5.0)
@@ -407,15 +407,17 @@ def jobs(report: Report, laptop: Laptop) -> None:
     laptop.environment["PYTHONPATH"] = os.pathsep.join([*given, str(ROOT / "tests" / "sweeper")])
     launched = laptop.sweeper("launch", str(Path(__file__).parent / "parabola.yaml"), "--json")
     job = json.loads(launched.stdout or "{}").get("job", "")
-    report.hold("a sweep of a trainable of one's own is sent", launched.returncode == 0, job)
+    report.hold("a sweep of a custom trainable is sent", launched.returncode == 0, job)
     running = until(lambda: steps(laptop, "parabola"), 240)
     report.hold("its module went with it: trials run", bool(running), running)
     following = laptop.start("jobs", job, "--follow")
     time.sleep(8)
     following.send_signal(signal.SIGINT)
     said = following.communicate(timeout=30)[0]
-    report.hold("its driver is followed, and left alone by Ctrl-C", "parabola" in said, said[-200:].strip())
-    report.hold("it goes on", laptop.status("parabola")["status"] == "running")
+    report.hold(
+        "its driver is followed, and Ctrl-C does not stop it", "parabola" in said, said[-200:].strip()
+    )
+    report.hold("it continues", laptop.status("parabola")["status"] == "running")
     with report.timed("sweeper jobs --stop"):
         stopped = laptop.sweeper("jobs", job, "--stop", "--json")
     until(lambda: laptop.status("parabola")["status"] != "running", 120)

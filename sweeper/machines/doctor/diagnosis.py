@@ -31,7 +31,7 @@ class NodeReport:
         is_head: Whether drivers of sweeps run there.
         gpus: GPUs that Ray gives out there.
         measured: What `sweeper.machines.doctor.probe.look` found; empty if it did not answer.
-        skew_s: How far its clock is ahead of the one that asked, as far as can be told.
+        skew_s: How far its clock is ahead of that of the examining process, as far as known.
         silence: Why it did not answer; empty if it did.
         unread: Files of other nodes in the shared folder that it cannot read.
         unwritten: Why it cannot write there; empty if it can.

@@ -111,7 +111,7 @@ def _answers(asked: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
 
 
 def _skew(identity: str) -> float:
-    """How far a node's clock is ahead of ours; 0 if it lies within the time that asking took."""
+    """How far a node's clock is ahead of ours; 0 if it is within the time of the request."""
     import ray
 
     least = (float("inf"), 0.0)

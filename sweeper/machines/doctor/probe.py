@@ -92,7 +92,7 @@ def missing_marks(folder: str, marks: Mapping[str, str], patience_s: float = TIM
 
 
 def _folder(path: Path) -> dict[str, Any]:
-    """Where a folder lies, and what is free there."""
+    """The disk of a folder, and its free space."""
     existing = next(place for place in (path, *path.parents) if place.exists())
     usage = shutil.disk_usage(existing)
     return {
