@@ -233,8 +233,9 @@ def _resource_warnings(plan: Plan) -> list[str]:
         )
     if plan.disk_gb > machine.disk_gb:
         found.append(
-            f"The sweep may need {describe_size(plan.disk_gb)}, but only {describe_size(machine.disk_gb)} are "
-            f"free on the disk of {plan.spec.folder}. Choose another folder with --sweeps, or fewer trials."
+            f"The sweep may need {describe_size(plan.disk_gb)}, but only "
+            f"{describe_size(machine.disk_gb)} are free on the disk of {plan.spec.folder}. "
+            "Choose another folder with --sweeps, or fewer trials."
         )
     if plan.spec.budget.gpu_hours is not None and resources.gpu_per_trial == 0:
         found.append("budget.gpu_hours has no effect: trials use no GPU.")
