@@ -35,7 +35,7 @@ def export(
     checkpoint: Annotated[
         Literal["last", "best"] | None,
         typer.Option(
-            help="The trial's last checkpoint, which the ranking judges by (default), or its best.",
+            help="The trial's last checkpoint, which the ranking uses (default), or its best.",
         ),
     ] = None,
     ema: Annotated[

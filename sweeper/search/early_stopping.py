@@ -134,7 +134,7 @@ def make_scheduler(early_stop: EarlyStopSpec | None, history: History | None = N
         return FIFOScheduler()
     if not 0 < early_stop.min_steps < early_stop.max_steps:
         raise UserError(
-            f"early_stop.min_steps: {early_stop.min_steps} does not lie between 0 and the "
+            f"early_stop.min_steps: {early_stop.min_steps} is not between 0 and the "
             f"{early_stop.max_steps} steps of a trial, so nothing would ever be stopped. "
             "Lower it, or drop early_stop."
         )

@@ -1,4 +1,4 @@
-"""What is wrong with nodes, as judged from what they said: each finding with its remedy."""
+"""Problems of nodes, from their measurements: each finding with its remedy."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class NodeReport:
     Attributes:
         name: What it is called here.
         is_head: Whether drivers of sweeps run there.
-        gpus: GPUs that Ray gives out there.
+        gpus: GPUs that Ray offers there.
         measured: What `sweeper.machines.doctor.probe.look` found; empty if it did not answer.
         skew_s: How far its clock is ahead of that of the examining process, as far as known.
         silence: Why it did not answer; empty if it did.
@@ -88,18 +88,21 @@ def _temporary(reports: Sequence[NodeReport], alone: bool) -> list[Finding]:
 
 
 def _versions(reports: Sequence[NodeReport]) -> list[Finding]:
-    """All nodes must run the same; what most of them run, or else the head, is taken for right."""
+    """All nodes must run the same versions: those of most nodes, or else those of the head."""
     diagnoses = []
     names = {
-        "python": ("Python", "Install the same Python, to the patch level, and run scripts/setup_node.sh."),
-        "ray": ("Ray", "Run scripts/setup_node.sh there: it installs the versions in constraints.txt."),
+        "python": (
+            "Python is",
+            "Install the same Python, to the patch level, and run scripts/setup_node.sh.",
+        ),
+        "ray": ("Ray is", "Run scripts/setup_node.sh there: it installs the versions in constraints.txt."),
         "code": (
-            "our code, by its digest,",
+            "The digest of sweeper's code is",
             "Bring the cluster up to date: `ray up FILE`. If that does not help, delete "
             "~/diffusion-policy-sweeper there first: files deleted here remain there otherwise.",
         ),
         "packages": (
-            "packages",
+            "Its packages are",
             "Run scripts/setup_node.sh there: it installs the versions in constraints.txt.",
         ),
     }
@@ -112,8 +115,10 @@ def _versions(reports: Sequence[NodeReport]) -> list[Finding]:
         for report in reports:
             found = str(report.measured["identity"][key])
             if found != usual:
-                text = f"{word} is {_told(found, usual)}, and other nodes have {_told(usual, found)}."
-                diagnoses.append(finding("error", key, report.name, text[0].upper() + text[1:], remedy))
+                text = (
+                    f"{word} {_difference(found, usual)}, but other nodes have {_difference(usual, found)}."
+                )
+                diagnoses.append(finding("error", key, report.name, text, remedy))
     if not diagnoses:
         identity = head.measured["identity"]
         text = f"Python {identity['python']}, Ray {identity['ray']}, sweeper {identity['package']}"
@@ -123,8 +128,8 @@ def _versions(reports: Sequence[NodeReport]) -> list[Finding]:
     return diagnoses
 
 
-def _told(found: str, other: str) -> str:
-    """Of two dictionaries as texts, what differs."""
+def _difference(found: str, other: str) -> str:
+    """The found value; of two dictionaries as texts, its entries that differ."""
     if not found.startswith("{"):
         return found
     pairs = set(found.strip("{}").split(", ")) - set(other.strip("{}").split(", "))
@@ -142,7 +147,7 @@ def _gpus(report: NodeReport) -> list[Finding]:
                 "error",
                 "gpus",
                 report.name,
-                f"Ray gives out {report.gpus:g} GPUs, and NVIDIA's driver lists {len(names)}.",
+                f"Ray offers {report.gpus:g} GPUs, but NVIDIA's driver lists {len(names)}.",
                 "Install NVIDIA's driver, give the container its GPUs, or correct `resources` in the cluster "
                 "file.",
             )
@@ -153,8 +158,8 @@ def _gpus(report: NodeReport) -> list[Finding]:
                 "error",
                 "gpus",
                 report.name,
-                f"{len(names)} GPUs ({names[0]}), and torch was built without CUDA.",
-                "Run scripts/setup_node.sh there without a wheel for CPUs in the way.",
+                f"{len(names)} × {names[0]}, but torch was built without CUDA.",
+                "Remove the build of torch for CPUs there, then run scripts/setup_node.sh.",
             )
         ]
     oldest = OLDEST_DRIVERS.get(cuda.partition(".")[0], 0)
@@ -164,7 +169,7 @@ def _gpus(report: NodeReport) -> list[Finding]:
                 "error",
                 "driver",
                 report.name,
-                f"NVIDIA's driver is {driver or 'missing'}, and torch, built for CUDA {cuda}, needs {oldest} "
+                f"NVIDIA's driver is {driver or 'missing'}, but torch, built for CUDA {cuda}, needs {oldest} "
                 "or newer.",
                 "Install a newer driver, or start the machines from a newer image.",
             )
@@ -229,7 +234,7 @@ def _store(report: NodeReport, alone: bool) -> list[Finding]:
         return []
     path = report.measured["sweeps"]["path"]
     remedy = (
-        "Mount the shared folder there, at the same path as on the head, and name it to "
+        "Mount the shared folder there, at the same path as on the head, and pass it to "
         "scripts/setup_node.sh --sweeps."
     )
     if report.unwritten:

@@ -112,7 +112,7 @@ budget: {trials: 64, hours: 12, max_failed: 5}
 
 def test_faults_of_a_configuration_look_like_those_of_a_space_file(golden):
     fault = Fault(
-        "dataset.root", "/data/x holds no LeRobot dataset: meta/info.json is missing.", "Check the path."
+        "dataset.root", "/data/x is not a LeRobot dataset: meta/info.json is missing.", "Check the path."
     )
     console = plain_console()
     print_config_error(console, ConfigError([fault]))

@@ -60,9 +60,9 @@ def test_a_node_with_another_python_or_code_or_package_is_named() -> None:
 @pytest.mark.parametrize(
     ("changes", "check", "words"),
     [
-        ({"gpus_given": 2.0}, "gpus", "gives out 2 GPUs, and NVIDIA's driver lists 1"),
+        ({"gpus_given": 2.0}, "gpus", "offers 2 GPUs, but NVIDIA's driver lists 1"),
         ({"torch_cuda": None}, "gpus", "torch was built without CUDA"),
-        ({"driver": "535.104.05"}, "driver", "535.104.05, and torch, built for CUDA 13.0, needs 580"),
+        ({"driver": "535.104.05"}, "driver", "535.104.05, but torch, built for CUDA 13.0, needs 580"),
         ({"shm_gb": 0.067, "shm_free_gb": 0.06}, "shm", "0.06 of 0.07 GB"),
         ({"files": 1024}, "files", "only 1024 files"),
         ({"skew_s": -42.0}, "clock", "42.0 s behind the head's"),

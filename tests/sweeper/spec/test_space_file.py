@@ -577,7 +577,7 @@ def test_all_faults_come_at_once_in_the_order_of_the_file(write):
         "config value illegal",
         "min above max",
         "value illegal",
-        "constraint on a stranger",
+        "constraint on an unknown field",
         "no trials",
     ):
         text = made_bad(text, case)

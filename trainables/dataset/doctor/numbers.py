@@ -106,7 +106,7 @@ def _constant(
 ) -> list[Finding]:
     constant = spread.constant
     nearly = ~constant & _only_noise(dataset, values, spread)
-    what = "moved by the policy" if name == ACTION else "of use to the policy"
+    what = "The policy cannot move it" if name == ACTION else "The policy cannot use it"
     findings = []
     if constant.any():
         which = np.flatnonzero(constant).tolist()
@@ -118,8 +118,8 @@ def _constant(
                 where=name,
                 problem=f"{name_dimensions(dataset, name, which)} never "
                 f"{'varies' if len(which) == 1 else 'vary'} (always {held}).",
-                why=f"It cannot be {what}: there is nothing to learn from. It is normalised safely here, "
-                "while LeRobot divides by almost 0 and any other value at run time explodes.",
+                why=f"{what}: there is nothing to learn from it. Here it is normalised safely; LeRobot "
+                "divides it by almost 0, and any other value at run time explodes.",
                 remedy="Check that the sensor or motor was connected. Otherwise it does no harm here.",
             )
         )
@@ -133,8 +133,8 @@ def _constant(
                 where=name,
                 problem=f"{name_dimensions(dataset, name, which)} hardly "
                 f"{'varies' if len(which) == 1 else 'vary'} ({ranges}).",
-                why="Normalisation blows a sensor's noise up to the size of a real motion, and the policy "
-                "spends itself on it.",
+                why="Normalisation amplifies a sensor's noise to the size of a real motion, and the policy "
+                "learns the noise.",
                 remedy="Check that the sensor or motor was connected; leave the dimension out when "
                 "converting.",
             )
@@ -187,7 +187,7 @@ def _stretched(
             where=name,
             problem=f"{name_dimensions(dataset, name, which)}: values far outside the rest in "
             f"{counted(len(rows), 'frame')} of {in_episodes(episodes)}; the worst is dimension {d}, "
-            f"{values[worst, d]:.6g} in {dataset.name_row(worst)}, while 98 % of its values lie between "
+            f"{values[worst, d]:.6g} in {dataset.name_row(worst)}, while 98 % of its values are between "
             f"{spread.q01[d]:.6g} and {spread.q99[d]:.6g}.",
             why=f"MIN_MAX maps the extremes to -1 and 1, so that all other values share {share[d]:.1%} of "
             "that range: errors that are large to the robot are small to the loss.",

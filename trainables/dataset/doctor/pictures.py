@@ -83,7 +83,7 @@ def _blank(dataset: LeRobotDataset, looks: Looks, blank: NDArray[np.bool_]) -> l
             problem=f"{'all' if every else f'{len(rows):,}'} of the {len(looks.rows):,} pictures looked at "
             f"are {'black' if black else 'of one colour'}, first {dataset.name_row(int(rows[0]))}; in "
             f"{in_episodes(episodes)}.",
-            why="The policy acts on what it sees: here it learns to act blindly"
+            why="The policy acts on its images: here it learns to act without them"
             + (", and the camera only costs time." if every else "."),
             remedy=f"Check the camera; {leave_out(dataset, episodes, looks.camera)}.",
             episodes=tuple(episodes),
