@@ -232,7 +232,7 @@ def test_a_grey_camera_is_decoded_and_refused_for_the_policy(make_dataset, tmp_p
     config = DiffusionConfig.from_flat({"dataset.root": str(root)})
     (fault,) = camera_faults(config, dataset.policy_features)
     assert fault.where == "dataset.observations"
-    assert fault.problem == f"{DEPTH} has 1 channel, and the policy's encoders take pictures of 3."
+    assert fault.problem == f"{DEPTH} has 1 channel, but the policy's encoders take pictures with 3."
     assert fault.remedy.endswith(f"leave it out: dataset.observations: [{FRONT}, observation.state].")
 
 
