@@ -40,6 +40,7 @@ def change_json(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 def change_tensors(file: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:
     tensors = change(load_file(file))
+    file.unlink()  # it may be a link to a file of other tests
     save_file({name: value.contiguous() for name, value in tensors.items()}, file)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +52,19 @@ def statistics(listed: PolicyFeatures) -> dict[str, dict[str, np.ndarray]]:
 def small_policy(
     *, cameras: int = 0, image: tuple[int, int] = (40, 48), environment: int = 0, seed: int = 0, **config: Any
 ) -> DiffusionPolicy:
-    torch.manual_seed(seed)
+    """A policy with random weights: always a new one, though equal ones are drawn only once."""
     listed = features(cameras=cameras, image=image, environment=environment)
-    return build_policy(PolicyConfig(**{**SMALL, **config}), listed, statistics(listed))
+    policy, random_state = _drawn(pickle.dumps((seed, {**SMALL, **config}, listed)))
+    torch.set_rng_state(random_state)
+    return copy.deepcopy(policy)
+
+
+@functools.lru_cache(maxsize=6)
+def _drawn(arguments: bytes) -> tuple[DiffusionPolicy, Tensor]:
+    """A policy, and the state of torch's generator after its weights were drawn."""
+    seed, config, listed = pickle.loads(arguments)
+    torch.manual_seed(seed)
+    return build_policy(PolicyConfig(**config), listed, statistics(listed)), torch.get_rng_state()
 
 
 def small_batch(policy: DiffusionPolicy, size: int = 4, seed: int = 0) -> dict[str, Tensor]:

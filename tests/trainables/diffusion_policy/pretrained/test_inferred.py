@@ -45,7 +45,10 @@ def made(policy: DiffusionPolicy, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture
 def folder(made: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(made, tmp_path / "checkpoint")
+    """A copy of the checkpoint whose weights are a link: 45 MB, which few tests change (see `separate`)."""
+    folder = shutil.copytree(made, tmp_path / "checkpoint", ignore=shutil.ignore_patterns(WEIGHTS))
+    (folder / WEIGHTS).hardlink_to(made / WEIGHTS)
+    return folder
 
 
 def change(folder: Path, **values: Any) -> None:
@@ -276,6 +279,14 @@ def cut(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-1000])
 
 
+def separate(file: Path) -> Path:
+    """Replace a link to a file of all tests by a copy."""
+    content = file.read_bytes()
+    file.unlink()
+    file.write_bytes(content)
+    return file
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
@@ -288,7 +299,7 @@ def cut(file: Path) -> None:
     ],
 )
 def test_damaged_weights_are_found(folder: Path, damage: Callable[[Path], Any], said: str) -> None:
-    damage(folder / WEIGHTS)
+    damage(separate(folder / WEIGHTS))
     assert said in checked(folder)
     with pytest.raises(ConfigError):
         lerobot.load(folder)
@@ -296,7 +307,7 @@ def test_damaged_weights_are_found(folder: Path, damage: Callable[[Path], Any], 
 
 def test_the_checkpoint_is_read_again_when_its_weights_change(folder: Path) -> None:
     assert checked(folder) == ""
-    cut(folder / WEIGHTS)
+    cut(separate(folder / WEIGHTS))
     assert "only a part" in checked(folder)
 
 
