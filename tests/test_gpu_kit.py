@@ -34,6 +34,7 @@ def is_not_here() -> dict[str, float]:
     raise NotHereError("it is elsewhere")
 
 
+@pytest.mark.slow
 def test_every_case_becomes_a_row_whatever_happens(setting: Setting) -> None:
     cases = [
         Case("fails", fails),
@@ -97,6 +98,7 @@ def test_arithmetic_is_as_it_was_afterwards() -> None:
     assert now() == before
 
 
+@pytest.mark.slow
 def test_the_networks_are_those_that_the_page_names(setting: Setting) -> None:
     real = Setting("cpu", quick=False, folder=setting.folder)
     for changes in sizes(real).values():

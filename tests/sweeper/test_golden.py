@@ -104,6 +104,7 @@ def test_plan_of_a_space(golden: GoldenFiles):
     golden.compare("check_pusht_image.txt", printed(console), made_with=("rich",))
 
 
+@pytest.mark.slow
 def test_faults_of_every_bad_space(golden: GoldenFiles, tmp_path: Path):
     console = plain_console()
     for case, change in BAD.items():

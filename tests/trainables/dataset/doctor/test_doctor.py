@@ -81,6 +81,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return record(tmp_path_factory.mktemp("sound") / "set", (18, 25, 21, 30) * 125, camera=False)
 
 
+@pytest.mark.slow
 def test_a_sound_dataset_has_no_finding(sound):
     examination = examine(sound)
     assert examination.findings == ()

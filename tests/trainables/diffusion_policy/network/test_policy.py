@@ -121,7 +121,7 @@ def test_every_architecture_trains_and_predicts(architecture: dict[str, Any]) ->
 @pytest.mark.parametrize(
     ("prediction", "steps", "error"),
     [
-        ("sample", 60, 3.0),
+        pytest.param("sample", 60, 3.0, marks=pytest.mark.slow),
         pytest.param("epsilon", 400, 12.0, marks=pytest.mark.slow),
         pytest.param("v_prediction", 400, 6.0, marks=pytest.mark.slow),
     ],
