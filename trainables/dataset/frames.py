@@ -138,7 +138,7 @@ def _open(path: Path, shape: tuple[int, ...]) -> tuple[Path, NDArray[np.uint8]] 
     except FileNotFoundError:
         return None
     except ValueError:
-        return None  # damaged from outside: it is built anew
+        return None  # damaged from outside: it is rebuilt
     if array.shape != shape or array.dtype != np.uint8:
         return None
     return path, array

@@ -27,7 +27,7 @@ def exclusive(lock_file: Path, waiting: str, tell: Callable[[str], None]) -> Ite
 
     Args:
         lock_file: The file to lock; its folder must exist.
-        waiting: What is told every few seconds while it is held elsewhere.
+        waiting: The message that is repeated every few seconds while another process holds it.
         tell: Whom to tell.
     """
     lock = FileLock(lock_file, is_singleton=False)

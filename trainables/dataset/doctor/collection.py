@@ -130,7 +130,7 @@ def _tasks(dataset: LeRobotDataset) -> list[Finding]:
             severity="note",
             where="tasks",
             problem=f"there are {len(frames)}, such as {largest!r} and {smallest!r}.",
-            why="A diffusion policy is not told which is meant: where the pictures do not show it, it does "
+            why="A diffusion policy does not receive the task: if the pictures do not show it, it does "
             "one or the other.",
             remedy="Train one policy per task, with dataset.episodes.",
         )

@@ -1,7 +1,7 @@
 """What a dataset's own files say of it: the statistics and totals that were recorded. Nothing is computed.
 
 Training uses none of these numbers (``statistics`` says why); LeRobot does, and where they contradict the
-data somebody changed the one without the other.
+data one was changed without the other.
 """
 
 from __future__ import annotations

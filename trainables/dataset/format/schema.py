@@ -107,7 +107,7 @@ INDEX_FEATURES: Mapping[str, DatasetFeature] = {
 def policy_feature(name: str, feature: DatasetFeature) -> Feature | None:
     """Say what a dataset's feature is to a policy, by LeRobot's rules; None: nothing.
 
-    Cameras are told by their dtype whatever they are called; everything else by its name.
+    Cameras are recognised by their dtype, whatever their name; everything else by its name.
     """
     if feature.is_camera:
         return Feature(name, FeatureType.VISUAL, _channels_first(feature))

@@ -1,6 +1,6 @@
 """What of a dataset is used, and under which names: episodes, features, several datasets as one.
 
-Everything here looks at metadata alone, so that a wrong choice is told before anything is read or fetched.
+Everything here looks at metadata alone, so that a wrong choice is reported before data are read or fetched.
 """
 
 from __future__ import annotations

@@ -137,7 +137,7 @@ def fetch_files(
         patterns = ["data/*", *(f"video*/*{glob.escape(key)}/*" for key in keys)]
     else:
         patterns = [path if path == "data/*" else glob.escape(path) for path in patterns]
-    # The hub's client tells nobody how far it is, and a worker that is silent for long is taken to hang.
+    # The hub's client does not report its progress, and a worker that is silent for long is assumed to hang.
     with repeating(f"{source.repo_id}: fetching the files of {len(records):,} episodes", progress or silent):
         root = _snapshot(source.repo_id, source.revision, ["meta/*", *patterns], cache)
     return replace(metadata, root=root)
