@@ -140,7 +140,11 @@ COMMANDS: Mapping[str, CommandEntry] = {
         "jobs:jobs",
         "List the sweeps that run as jobs on a cluster, show a job's output, or stop a job.",
     ),
-    "data": CommandEntry(_DATA, "data:app", "Check a dataset, or show what it contains, before training."),
+    "data": CommandEntry(
+        _DATA,
+        "data:app",
+        "Check a dataset, show what it contains, or write a repaired copy, before training.",
+    ),
 }
 
 

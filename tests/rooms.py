@@ -43,7 +43,7 @@ RANKS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "trainables.dataset": (
         ("__init__",),
-        ("portrait",),
+        ("portrait", "repair"),
         ("doctor", "windows", "policy_statistics", "content"),
         ("open", "frames"),
         ("lerobot_dataset",),

@@ -21,8 +21,10 @@ __all__ = [
     "LOG_EVERY",
     "STEPS",
     "CanReduceMemory",
+    "Change",
     "ConfigError",
     "DatasetExaminer",
+    "DatasetRepairer",
     "EstimatesMemory",
     "EvaluatesPolicies",
     "EvaluationContext",
@@ -34,6 +36,7 @@ __all__ = [
     "Metric",
     "NamesPlaces",
     "OpenPolicy",
+    "Repair",
     "Report",
     "SlimsCheckpoints",
     "StartsFromCheckpoints",
@@ -127,6 +130,46 @@ class Examination:
     """
 
     findings: tuple[Finding, ...]
+    summary: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Change:
+    """One change that makes a repaired copy of a dataset differ from the original.
+
+    Attributes:
+        check: Stable name of what was wrong, that of the `Finding` if the dataset's check reports it too.
+        where: The column, the feature or the file, relative to the dataset's folder.
+        problem: What is in the original, with numbers.
+        done: What is in the copy instead.
+        episodes: The original's numbers of the episodes concerned. Empty if all are, or none in particular.
+    """
+
+    check: str
+    where: str
+    problem: str
+    done: str
+    episodes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Repair:
+    """How a repaired copy of a dataset differs from the original, and what is left to do.
+
+    Attributes:
+        changes: What was changed.
+        remaining: What was not repaired because no repair is certain; errors first.
+        left_behind: Files of the original's folder that are not part of the dataset, relative to it.
+        written: Whether there is a copy: not if only the changes were asked for, or if what remains makes
+            a dataset impossible.
+        summary: The copy, as JSON values: ``version``, ``fps``, ``episodes``, ``frames``, ``size_b``. Empty
+            if there can be none.
+    """
+
+    changes: tuple[Change, ...]
+    remaining: tuple[Finding, ...]
+    left_behind: tuple[str, ...]
+    written: bool
     summary: Mapping[str, Any]
 
 
@@ -494,6 +537,37 @@ class DatasetExaminer(Protocol):
 
         Raises:
             TrainableError: If the dataset cannot be opened.
+        """
+        ...
+
+
+@runtime_checkable
+class DatasetRepairer(Protocol):
+    """A trainable that can write a repaired copy of a dataset."""
+
+    def repair(
+        self,
+        root: Path,
+        to: Path | None,
+        progress: Callable[[str], None] = silent,
+        *,
+        trim_idle: bool = False,
+        hard_links: bool = False,
+    ) -> Repair:
+        """Write a copy of the dataset in ``root`` in which everything is repaired that has a certain repair.
+
+        The original is only read. The copy appears whole or not at all.
+
+        Args:
+            root: The dataset's folder.
+            to: The folder to make; None: find out what would be changed, and write nothing.
+            progress: Told what is being done.
+            trim_idle: Cut the ends of episodes in which the robot stands still.
+            hard_links: Link the videos instead of copying them.
+
+        Raises:
+            TrainableError: If ``root`` is not a dataset's folder, ``to`` cannot be made there, or the disk is
+                full.
         """
         ...
 

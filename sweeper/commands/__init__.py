@@ -5,7 +5,7 @@
 - ``steering``: status, watch, logs, pause, resume, stop, cancel, budget
 - ``results``: results, list, sync, ui
 - ``checkpoints``: export
-- ``data``: data check, data show
+- ``data``: data check, data show, data fix
 - ``jobs``: jobs; submitting a sweep to a job server
 - ``on_cluster``: ``--cluster FILE``, any command on a cluster's head
 - ``doctor``: doctor

@@ -1,4 +1,4 @@
-"""Commands that check and describe a dataset before training."""
+"""Commands that check, describe and repair a dataset before training."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from sweeper.machines.machine import usable_cache
 from sweeper.spec.space_file.overrides import read_config
 from sweeper.terminal.faults import checking
 from sweeper.terminal.findings import print_examination, print_portrait, to_json
-from trainables.interface import ConfigError, DatasetExaminer
+from sweeper.terminal.repairs import print_repair, repair_json
+from trainables.interface import ConfigError, DatasetExaminer, DatasetRepairer
 from trainables.registry import load
 
-__all__ = ["app", "check", "show"]
+__all__ = ["app", "check", "fix", "show"]
 
 app = typer.Typer(
     name="data",
-    help="Check a dataset, or show what it contains, before training.",
+    help="Check a dataset, show what it contains, or write a repaired copy, before training.",
     no_args_is_help=True,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -91,6 +92,53 @@ def show(
         typer.echo(json.dumps({"root": root, **portrait}, indent=2))
     else:
         print_portrait(console, root, portrait)
+
+
+@app.command()
+def fix(
+    root: Annotated[Path, typer.Argument(metavar="ROOT", help="Folder of a LeRobot dataset.")],
+    to: Annotated[
+        Path | None,
+        typer.Option(metavar="NEW", help="Folder of the copy: a new one, or an empty one."),
+    ] = None,
+    trim_idle: Annotated[
+        bool, typer.Option("--trim-idle", help="Cut ends of episodes in which the robot stands still.")
+    ] = False,
+    hard_links: Annotated[
+        bool, typer.Option("--hard-links", help="Link the videos instead of copying them.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be changed. Writes nothing.")
+    ] = False,
+    trainable: TrainableName = "diffusion_policy",
+    as_json: Json = False,
+) -> None:
+    """Write a repaired copy of a dataset, and list each change. The original is not changed.
+
+    Only certain repairs are made. The exit code is 1 if a problem remains that needs you, 0 otherwise.
+    """
+    repairer = load(trainable)
+    if not isinstance(repairer, DatasetRepairer):
+        raise UserError(f"--trainable: {trainable} cannot repair datasets.")
+    if to is None and not dry_run:
+        raise UserError("--to: name the folder of the copy, or use --dry-run to see what would be changed.")
+    folder = root.expanduser()
+    if not folder.is_dir():
+        raise UserError(f"{root}: is not a folder. Download the dataset first, then name its folder.")
+    console = open_console(stderr=as_json)
+    with checking(console, str(root), "Repairing") as progress:
+        repair = repairer.repair(
+            folder,
+            None if dry_run or to is None else to.expanduser(),
+            progress,
+            trim_idle=trim_idle,
+            hard_links=hard_links,
+        )
+    if as_json:
+        typer.echo(json.dumps(repair_json(str(root), to, repair), indent=2))
+    else:
+        print_repair(console, str(root), to, repair, dry_run=dry_run)
+    raise typer.Exit(1 if any(found.severity != "note" for found in repair.remaining) else 0)
 
 
 def _dataset(

@@ -8,5 +8,6 @@
 - ``result``: the summary at the end of a sweep
 - ``faults``: faults of a space file or configuration, errors, a check in progress
 - ``findings``: findings of the dataset doctor and of the machine doctor
+- ``repairs``: what a repair of a dataset changed
 - ``as_json``: a sweep and its trials as plain types
 """

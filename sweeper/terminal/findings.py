@@ -15,7 +15,14 @@ from rich.text import Text
 from sweeper.text import counted
 from trainables.interface import Examination, Finding, Severity
 
-__all__ = ["diagnoses_json", "print_diagnoses", "print_examination", "print_portrait", "to_json"]
+__all__ = [
+    "diagnoses_json",
+    "print_diagnoses",
+    "print_examination",
+    "print_finding",
+    "print_portrait",
+    "to_json",
+]
 
 SEVERITIES = ("error", "warning", "note")
 _SIGNS: Mapping[Severity, tuple[str, str]] = {
@@ -53,7 +60,7 @@ def print_examination(console: Console, root: str, examination: Examination) -> 
     for line in _checked(examination.summary):
         console.print(Padding(Text(line, style="dim"), (0, 0, 0, 2), expand=False))
     for found in examination.findings:
-        _print_finding(console, found)
+        print_finding(console, found)
     console.print()
     named = [counted(number, word) for word, number in counts.items() if number]
     console.print(Text(", ".join(named) + "." if named else "No problems found.", style="bold"))
@@ -75,7 +82,8 @@ def _checked(summary: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _print_finding(console: Console, found: Finding) -> None:
+def print_finding(console: Console, found: Finding) -> None:
+    """Print a finding: where, what, why, and what to do."""
     sign, style = _SIGNS[found.severity]
     console.print()
     title = Text.assemble((f"{sign} ", style), (found.where, "bold"), (f"  {found.check}", "dim"))

@@ -8,6 +8,7 @@
 - ``portrait``, ``drawing``: describe and draw a dataset
 - ``shared_cache``: what the processes of a machine make once
 - ``doctor/``: what is wrong with a dataset; ``doctor.preflight`` is the quick check
+- ``repair/``: writes a repaired copy
 - ``sources/``: where a dataset comes from; ``format/``: LeRobot's files
 """
 

@@ -30,6 +30,7 @@ from trainables.interface import (
     Fault,
     FieldInfo,
     Metric,
+    Repair,
     Report,
     TrainContext,
     is_url,
@@ -168,6 +169,24 @@ class DiffusionPolicyTrainable:
 
         dataset = load_dataset(resolve(config).dataset, cache, progress)
         return portray(dataset, folder, progress)
+
+    def repair(
+        self,
+        root: Path,
+        to: Path | None,
+        progress: Callable[[str], None] = silent,
+        *,
+        trim_idle: bool = False,
+        hard_links: bool = False,
+    ) -> Repair:
+        """Write a copy of a dataset in which everything is repaired that has a certain repair.
+
+        Raises:
+            DatasetError: If ``root`` is not the folder of a dataset, or ``to`` cannot be made there.
+        """
+        from trainables.dataset.repair.repair import repair
+
+        return repair(root, to, progress, trim_idle=trim_idle, hard_links=hard_links)
 
     def disk_gb(self, config: Mapping[str, Any]) -> float:
         """Estimate how much disk one trial's folder takes, in gigabytes.

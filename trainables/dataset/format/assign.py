@@ -15,7 +15,15 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["EXACT_S", "FLOAT32_STEPS", "Assigned", "Stretch", "assign_frames", "nearest_places"]
+__all__ = [
+    "EXACT_S",
+    "FLOAT32_STEPS",
+    "Assigned",
+    "Stretch",
+    "assign_frames",
+    "first_frames",
+    "nearest_places",
+]
 
 EXACT_S = 1e-4
 """A frame this near to its row's time is at that time; LeRobot's default tolerance."""
@@ -80,7 +88,7 @@ def assign_frames(
     wanted_s = np.array([start_of[one] for one in episode.tolist()]) + seconds.astype(np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
         rounding_s = FLOAT32_STEPS * np.spacing(np.abs(seconds)).astype(np.float64)
-    first = _first_frames(stretches, fps) if len(frames_s) == sum(s.length for s in stretches) else None
+    first = first_frames(stretches, fps) if len(frames_s) == sum(s.length for s in stretches) else None
     if first is not None:
         times_s = frames_s[np.array([first[one] for one in episode.tolist()], np.int64) + place]
         exact = np.abs(times_s - wanted_s) <= np.maximum(EXACT_S, rounding_s)
@@ -94,7 +102,7 @@ def assign_frames(
     return Assigned(np.where(lost, wanted_s, frames_s[nearest]), wanted_s, lost, by_row=False)
 
 
-def _first_frames(stretches: Sequence[Stretch], fps: float) -> dict[int, int] | None:
+def first_frames(stretches: Sequence[Stretch], fps: float) -> dict[int, int] | None:
     """For each episode the number of its first frame, if the episodes fill the file one after the other."""
     by_time = sorted(stretches, key=lambda stretch: (stretch.start_s, stretch.episode))
     overlap = any(one.start_s + (one.length - 0.5) / fps > two.start_s for one, two in pairwise(by_time))

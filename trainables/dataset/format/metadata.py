@@ -9,11 +9,11 @@ from pathlib import Path
 from trainables.dataset.errors import dataset_error
 from trainables.dataset.format.episodes import EpisodeRecord, read_episodes, skipped_note
 from trainables.dataset.format.files import FoundFiles, find_parquet
-from trainables.dataset.format.info import read_info
+from trainables.dataset.format.info import Info, read_info
 from trainables.dataset.format.schema import DATA_PATH_V3, DatasetFeature
 from trainables.interface import Finding
 
-__all__ = ["WHAT_A_DATASET_IS", "Metadata", "read_metadata"]
+__all__ = ["WHAT_A_DATASET_IS", "Metadata", "metadata_of", "read_metadata"]
 
 WHAT_A_DATASET_IS = (
     "A LeRobot dataset is a folder with meta/info.json, data/chunk-000/*.parquet and, if it has cameras, "
@@ -169,7 +169,15 @@ def read_metadata(root: Path, where: str = "dataset.root") -> Metadata:
     if not info_path.is_file():
         problem = f"{str(root)!r} has no meta/info.json{_what_else(root)}."
         raise dataset_error(where, problem, _nearby(root) or WHAT_A_DATASET_IS)
-    info = read_info(info_path)
+    return metadata_of(root, read_info(info_path))
+
+
+def metadata_of(root: Path, info: Info) -> Metadata:
+    """Read the rest of a dataset's metadata, for an info.json that was read.
+
+    Raises:
+        DatasetError: If it is broken.
+    """
     table = read_episodes(root, info)
     return Metadata(
         root=root,

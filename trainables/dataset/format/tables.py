@@ -26,7 +26,7 @@ from trainables.dataset.format.files import foreign_content, listed
 from trainables.dataset.format.schema import INDEX_FEATURES, DatasetFeature
 from trainables.ranges import compressed
 
-__all__ = ["Rows", "Table", "available_cpus", "image_cells", "read_table"]
+__all__ = ["Rows", "Table", "available_cpus", "column_values", "image_cells", "read_numbers", "read_table"]
 
 EPISODE = "episode_index"
 IMAGE_ROWS_AT_ONCE = 64
@@ -265,14 +265,14 @@ def _read_part(
     table, numeric = _open(path, [EPISODE, "index", *names])
     names = [name for name in names if name in table.column_names or name not in INDEX_FEATURES]
     if EPISODE in table.column_names:
-        episode = _to_numpy(path, EPISODE, table[EPISODE], DatasetFeature("int64", (1,)))
+        episode = column_values(path, EPISODE, table[EPISODE], DatasetFeature("int64", (1,)))
     elif only is not None:
         episode = np.full((table.num_rows, 1), only)
     else:
         raise dataset_error(str(path), f"has no column {EPISODE!r}.", "Every LeRobot data file has one.")
     rows = np.flatnonzero(np.isin(episode, wanted))
     if "index" in table.column_names:
-        index = _to_numpy(path, "index", table["index"], DatasetFeature("int64", (1,)))
+        index = column_values(path, "index", table["index"], DatasetFeature("int64", (1,)))
     else:
         index = np.arange(len(episode))
     stretch = _stretch(rows)
@@ -318,13 +318,42 @@ def _unreadable(path: Path, error: Exception) -> DatasetError:
     return dataset_error(str(path), f"cannot be read: {reason}.", "Fetch the dataset again.")
 
 
+def read_numbers(path: Path, names: Sequence[str]) -> tuple[int, dict[str, np.ndarray]]:
+    """Read columns of single numbers, as far as a file has them.
+
+    Returns:
+        How many rows the file has, and the columns by name, float64 (N,). An empty cell is NaN.
+
+    Raises:
+        DatasetError: If the file cannot be read, or a column is not one of single numbers.
+    """
+    try:
+        rows = pq.read_metadata(path).num_rows
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(path, error) from error
+    table, _ = _open(path, names)
+    return rows, {name: _single_numbers(path, name, table[name]) for name in table.column_names}
+
+
+def _single_numbers(path: Path, name: str, column: Any) -> NDArray[np.float64]:
+    values = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+    while _is_list(values.type):
+        values = values.flatten()
+    if not _holds_numbers(values.type) or len(values) != len(column):
+        raise dataset_error(str(path), f"column {name!r} holds {column.type}, not single numbers.")
+    if pa.types.is_boolean(values.type):
+        values = values.cast(pa.uint8())
+    # Not float32: an index beyond 16 million would be rounded. Floats, because a cell may be empty.
+    return _numbers_of(values.cast(pa.float64()).fill_null(math.nan), np.dtype(np.float64))
+
+
 def _pick(path: Path, table: Any, name: str, feature: DatasetFeature) -> np.ndarray:
     if name not in table.column_names:
         raise dataset_error(str(path), f"has no column {name!r}.", "info.json says that it has.")
-    return _to_numpy(path, name, table[name], feature)
+    return column_values(path, name, table[name], feature)
 
 
-def _to_numpy(path: Path, name: str, column: Any, feature: DatasetFeature) -> np.ndarray:
+def column_values(path: Path, name: str, column: Any, feature: DatasetFeature) -> np.ndarray:
     """Turn a column into (N, *shape), whether it is plain, ``list``, ``fixed_size_list`` or nested lists."""
     rows = len(column)
     values = column.combine_chunks()

@@ -45,7 +45,15 @@ from trainables.dataset.statistics import (
 )
 from trainables.files import put_in_place
 
-__all__ = ["DatasetWriter"]
+__all__ = [
+    "DATA_FILE_MB",
+    "MB",
+    "DatasetWriter",
+    "episode_row",
+    "hub_features",
+    "write_metadata_v2",
+    "write_metadata_v3",
+]
 
 DATA_FILE_MB = 100
 VIDEO_FILE_MB = 200
@@ -179,12 +187,7 @@ class DatasetWriter:
             self._discard()
             raise dataset_error(str(self.root), "no episode was added.", "A dataset has at least one.")
         self._close_files()
-        (self._building / "meta").mkdir()
-        self._write_json("meta/info.json", self._info())
-        if self._version == "v3.0":
-            self._write_metadata_v3()
-        else:
-            self._write_metadata_v2()
+        self._write_metadata()
         try:
             put_in_place(self._building, self.root)
         except OSError as error:
@@ -236,7 +239,7 @@ class DatasetWriter:
         arrays = [_arrow_column(feature, columns[name]) for name, feature in stored.items()]
         schema = pa.schema(
             [(name, array.type) for name, array in zip(stored, arrays, strict=True)],
-            metadata={"huggingface": json.dumps({"info": {"features": _hub_features(stored)}})},
+            metadata={"huggingface": json.dumps({"info": {"features": hub_features(stored)}})},
         )
         if self._data is not None and self._data.is_full(self._episodes_per_file):
             self._data.close()
@@ -304,13 +307,6 @@ class DatasetWriter:
         shutil.rmtree(self._building, ignore_errors=True)
         self._finished = True
 
-    def _write_json(self, name: str, value: Any) -> None:
-        (self._building / name).write_text(json.dumps(value, indent=4), encoding="utf-8")
-
-    def _write_lines(self, name: str, records: Sequence[Any]) -> None:
-        lines = "".join(json.dumps(record) + "\n" for record in records)
-        (self._building / name).write_text(lines, encoding="utf-8")
-
     # -- metadata
 
     def _info(self) -> dict[str, Any]:
@@ -351,50 +347,35 @@ class DatasetWriter:
             }
         return described
 
-    def _write_metadata_v3(self) -> None:
-        _write_tasks_table(self._tasks, self._building / "meta" / "tasks.parquet")
-        rows = [self._episode_row(episode) for episode in self._episodes]
-        path = self._path("meta/episodes/chunk-000/file-000.parquet", {})
-        pq.write_table(pa.Table.from_pylist(rows), path)
-        self._write_json("meta/stats.json", _plain(self._statistics()))
-
-    def _write_metadata_v2(self) -> None:
-        tasks = [{"task_index": number, "task": text} for text, number in self._tasks.items()]
-        self._write_lines("meta/tasks.jsonl", tasks)
+    def _write_metadata(self) -> None:
+        tasks = list(self._tasks)
+        if self._version == "v3.0":
+            rows = [self._episode_row(episode) for episode in self._episodes]
+            write_metadata_v3(self._building, self._info(), tasks, rows, self._statistics())
+            return
         episodes = [
             {"episode_index": episode.index, "tasks": episode.tasks, "length": episode.length}
             for episode in self._episodes
         ]
-        self._write_lines("meta/episodes.jsonl", episodes)
-        if self._version == "v2.0":
-            self._write_json("meta/stats.json", _plain(self._statistics(), leave_out=("count",)))
-            return
-        statistics = [
-            {"episode_index": episode.index, "stats": _plain(episode.statistics(self.features))}
-            for episode in self._episodes
-        ]
-        self._write_lines("meta/episodes_stats.jsonl", statistics)
+        statistics = [episode.statistics(self.features) for episode in self._episodes]
+        whole = self._statistics() if self._version == "v2.0" else {}
+        write_metadata_v2(self._building, self._info(), tasks, episodes, statistics, whole)
 
     def _episode_row(self, episode: _WrittenEpisode) -> dict[str, Any]:
-        data = self._place(episode.data_file, episode)
-        row: dict[str, Any] = {
-            "episode_index": episode.index,
-            "tasks": episode.tasks,
-            "length": episode.length,
-            "data/chunk_index": data["chunk_index"],
-            "data/file_index": data["file_index"],
-            "dataset_from_index": episode.start,
-            "dataset_to_index": episode.start + episode.length,
-        }
+        videos = {}
         for name, (number, start_s, stop_s) in episode.videos.items():
             place = self._place(number, episode)
-            row[f"videos/{name}/chunk_index"] = place["chunk_index"]
-            row[f"videos/{name}/file_index"] = place["file_index"]
-            row[f"videos/{name}/from_timestamp"] = start_s
-            row[f"videos/{name}/to_timestamp"] = stop_s
-        for name, statistics in _plain(episode.statistics(self.features)).items():
-            row |= {f"stats/{name}/{key}": value for key, value in statistics.items()}
-        return row | {"meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0}
+            videos[name] = (place["chunk_index"], place["file_index"], start_s, stop_s)
+        data = self._place(episode.data_file, episode)
+        return episode_row(
+            episode.index,
+            episode.tasks,
+            episode.start,
+            episode.length,
+            (data["chunk_index"], data["file_index"]),
+            videos,
+            episode.statistics(self.features),
+        )
 
     def _statistics(self) -> dict[str, dict[str, np.ndarray]]:
         whole = _WrittenEpisode(-1, self._frames, 0, [])
@@ -549,7 +530,7 @@ def _png(picture: NDArray[np.generic]) -> bytes:
     return buffer.getvalue()
 
 
-def _hub_features(features: Mapping[str, DatasetFeature]) -> dict[str, Any]:
+def hub_features(features: Mapping[str, DatasetFeature]) -> dict[str, Any]:
     """Describe the columns as the ``datasets`` library does, so that the hub shows pictures as pictures."""
     described: dict[str, Any] = {}
     for name, feature in features.items():
@@ -564,7 +545,112 @@ def _hub_features(features: Mapping[str, DatasetFeature]) -> dict[str, Any]:
     return described
 
 
-def _write_tasks_table(tasks: Mapping[str, int], path: Path) -> None:
+def episode_row(
+    index: int,
+    tasks: Sequence[str],
+    start: int,
+    length: int,
+    data: tuple[int, int],
+    videos: Mapping[str, tuple[int, int, float, float]],
+    statistics: Mapping[str, Mapping[str, np.ndarray]],
+) -> dict[str, Any]:
+    """Make the row of an episode in the table of v3.0.
+
+    Args:
+        index: The episode's number.
+        tasks: What is done in it, in words.
+        start: Number of its first row in the dataset.
+        length: Frames.
+        data: Chunk and number of the data file.
+        videos: For each camera chunk and number of the video file, and the times at which it starts and ends.
+        statistics: Statistics of each feature.
+    """
+    row: dict[str, Any] = {
+        "episode_index": index,
+        "tasks": list(tasks),
+        "length": length,
+        "data/chunk_index": data[0],
+        "data/file_index": data[1],
+        "dataset_from_index": start,
+        "dataset_to_index": start + length,
+    }
+    for name, (chunk, file, start_s, stop_s) in videos.items():
+        row[f"videos/{name}/chunk_index"] = chunk
+        row[f"videos/{name}/file_index"] = file
+        row[f"videos/{name}/from_timestamp"] = start_s
+        row[f"videos/{name}/to_timestamp"] = stop_s
+    for name, numbers in _plain(statistics).items():
+        row |= {f"stats/{name}/{key}": value for key, value in numbers.items()}
+    return row | {"meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0}
+
+
+def write_metadata_v3(
+    folder: Path,
+    info: Mapping[str, Any],
+    tasks: Sequence[str],
+    rows: Sequence[Mapping[str, Any]],
+    statistics: Mapping[str, Mapping[str, np.ndarray]],
+) -> None:
+    """Write the metadata of v3.0 into a dataset's folder.
+
+    Args:
+        folder: The folder.
+        info: Content of info.json.
+        tasks: The tasks in the order of their numbers.
+        rows: What ``episode_row`` gives for each episode.
+        statistics: Statistics of each feature over all episodes.
+    """
+    episodes = folder / "meta" / "episodes" / "chunk-000" / "file-000.parquet"
+    episodes.parent.mkdir(parents=True)
+    _write_json(folder / "meta" / "info.json", info)
+    _write_tasks_table(tasks, folder / "meta" / "tasks.parquet")
+    pq.write_table(pa.Table.from_pylist(rows), episodes)
+    _write_json(folder / "meta" / "stats.json", _plain(statistics))
+
+
+def write_metadata_v2(
+    folder: Path,
+    info: Mapping[str, Any],
+    tasks: Sequence[str],
+    episodes: Sequence[Mapping[str, Any]],
+    statistics: Sequence[Mapping[str, Mapping[str, np.ndarray]]],
+    whole: Mapping[str, Mapping[str, np.ndarray]],
+) -> None:
+    """Write the metadata of v2.1 or v2.0 into a dataset's folder.
+
+    Args:
+        folder: The folder.
+        info: Content of info.json, which says which of the versions it is.
+        tasks: The tasks in the order of their numbers.
+        episodes: Number, tasks and length of each episode.
+        statistics: For each episode the statistics of each feature; written for v2.1.
+        whole: Those over all episodes; written for v2.0.
+    """
+    meta = folder / "meta"
+    meta.mkdir(parents=True)
+    _write_json(meta / "info.json", info)
+    numbered = [{"task_index": number, "task": text} for number, text in enumerate(tasks)]
+    _write_lines(meta / "tasks.jsonl", numbered)
+    _write_lines(meta / "episodes.jsonl", episodes)
+    if info["codebase_version"] == "v2.0":
+        _write_json(meta / "stats.json", _plain(whole, leave_out=("count",)))
+        return
+    lines = [
+        {"episode_index": episode["episode_index"], "stats": _plain(numbers)}
+        for episode, numbers in zip(episodes, statistics, strict=True)
+    ]
+    _write_lines(meta / "episodes_stats.jsonl", lines)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=4), encoding="utf-8")
+
+
+def _write_lines(path: Path, records: Sequence[Any]) -> None:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+
+
+def _write_tasks_table(tasks: Sequence[str], path: Path) -> None:
     """Write the tasks as the pandas frame that LeRobot reads: the texts are its index."""
     index = "__index_level_0__"
     described = {
@@ -578,7 +664,7 @@ def _write_tasks_table(tasks: Mapping[str, int], path: Path) -> None:
     schema = pa.schema(
         [("task_index", pa.int64()), (index, pa.string())], metadata={"pandas": json.dumps(described)}
     )
-    pq.write_table(pa.Table.from_arrays([list(tasks.values()), list(tasks)], schema=schema), path)
+    pq.write_table(pa.Table.from_arrays([list(range(len(tasks))), list(tasks)], schema=schema), path)
 
 
 def _pandas_column(name: str | None, field_name: str | None, kind: str, dtype: str) -> dict[str, Any]:
