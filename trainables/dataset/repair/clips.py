@@ -6,21 +6,21 @@ the times have to be right, but for rounding.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trainables.dataset.format.assign import EXACT_S, FLOAT32_STEPS, Stretch, first_frames, nearest_places
-from trainables.dataset.format.episodes import EpisodeRecord
+from trainables.dataset.format.episodes import EpisodeRecord, VideoPlace
 from trainables.dataset.format.files import fetch_remedy
 from trainables.dataset.format.metadata import Metadata
 from trainables.dataset.format.video import Video, VideoError, probe_video
 from trainables.dataset.repair.log import RepairLog, in_episodes
 from trainables.dataset.repair.recording import Clip, Recording
 
-__all__ = ["find_clips"]
+__all__ = ["find_clips", "place_unlisted"]
 
 SNAP = 0.1
 """A start that is off by less than this share of a frame is that of the nearest frame."""
@@ -31,6 +31,66 @@ def find_clips(metadata: Metadata, recordings: Sequence[Recording], log: RepairL
     for camera, feature in metadata.features.items():
         if feature.dtype == "video":
             _Camera(metadata, camera, recordings, log).find()
+
+
+def place_unlisted(metadata: Metadata, lengths: Mapping[int, int]) -> dict[int, EpisodeRecord]:
+    """Find the videos of episodes that the table does not list.
+
+    In v3.0 their frames are certain only if a file has exactly so many more frames than the listed episodes
+    have rows.
+
+    Args:
+        metadata: The dataset's metadata.
+        lengths: Rows of each of the episodes, by ascending number.
+
+    Returns:
+        The episodes whose videos were found.
+    """
+    cameras = [name for name, feature in metadata.features.items() if feature.dtype == "video"]
+    find = _place_v3 if metadata.version == "v3.0" else _place_v2
+    places = {camera: find(metadata, camera, lengths) for camera in cameras}
+    return {
+        own: EpisodeRecord(own, length, (), videos={camera: places[camera][own] for camera in cameras})
+        for own, length in lengths.items()
+        if all(own in places[camera] for camera in cameras)
+    }
+
+
+def _place_v2(metadata: Metadata, camera: str, lengths: Mapping[int, int]) -> dict[int, VideoPlace]:
+    found: dict[int, VideoPlace] = {}
+    for own in lengths:
+        files = sorted((metadata.root / "videos").glob(f"chunk-*/{camera}/episode_{own:06d}.mp4"))
+        if files:
+            found[own] = VideoPlace(files[0].relative_to(metadata.root).as_posix(), 0.0)
+    return found
+
+
+def _place_v3(metadata: Metadata, camera: str, lengths: Mapping[int, int]) -> dict[int, VideoPlace]:
+    listed = {record.own: record for record in metadata.episodes if camera in record.videos}
+    by_file: dict[str, list[tuple[int, float]]] = {}
+    ends_s: dict[int, float] = {}
+    for own, length in lengths.items():
+        before = max((other for other in {*listed, *ends_s} if other < own), default=None)
+        neighbour = listed.get(before if before is not None else min(listed, default=-1))
+        if before in ends_s:
+            path, start_s = next(p for p, found in by_file.items() if before in dict(found)), ends_s[before]
+        elif neighbour is None:
+            continue
+        else:
+            place = neighbour.videos[camera]
+            path, start_s = place.path, place.start_s + neighbour.length / metadata.fps
+        by_file.setdefault(path, []).append((own, start_s))
+        ends_s[own] = start_s + length / metadata.fps
+    found: dict[int, VideoPlace] = {}
+    for path, those in by_file.items():
+        rows = sum(record.length for record in listed.values() if record.videos[camera].path == path)
+        try:
+            frames = probe_video(metadata.file(path)).frames
+        except VideoError:
+            continue
+        if frames == rows + sum(lengths[own] for own, _ in those):
+            found |= {own: VideoPlace(path, start_s) for own, start_s in those}
+    return found
 
 
 class _Camera:
@@ -56,7 +116,9 @@ class _Camera:
 
     def find(self) -> None:
         by_file: dict[Path, list[EpisodeRecord]] = {}
-        for record in self._metadata.episodes:
+        every = {record.own: record for record in self._metadata.episodes}
+        every |= {recording.origin: recording.record for recording in self._recordings}  # also unlisted ones
+        for _, record in sorted(every.items()):
             place = record.videos.get(self._camera)
             if place is not None:
                 by_file.setdefault(self._metadata.file(place.path), []).append(record)
@@ -93,7 +155,8 @@ class _Camera:
 
     def _by_count(self, recording: Recording, path: Path, video: Video, times_s: NDArray[np.float64]) -> None:
         start_s = float(times_s[0]) - float(recording.frame[0]) / self._fps
-        if not self._fits(times_s, start_s, recording):
+        ascends = bool((np.diff(recording.frame) > 0).all())  # if not, that is listed
+        if ascends and not self._fits(times_s, start_s, recording):
             self._uneven.append((recording, path, video))
         self._note(recording, start_s)
         recording.clips[self._camera] = Clip(path, start_s, times_s)

@@ -34,12 +34,13 @@ from trainables.dataset.format.write import (
     write_metadata_v2,
     write_metadata_v3,
 )
+from trainables.dataset.repair.evidence import PANDAS_INDEX
+from trainables.dataset.repair.log import RepairLog
 from trainables.dataset.repair.recording import DataRows, Recording
 from trainables.dataset.statistics import Statistics
 
-__all__ = ["CopyPlan", "write_copy"]
+__all__ = ["CopyPlan", "list_pictures_beside", "write_copy"]
 
-PANDAS_INDEX = "__index_level_"
 TELL_EVERY = 20
 Progress = Callable[[str], None]
 
@@ -225,6 +226,29 @@ class _Source:
                 place = table.column_names.index(name)
                 table = table.set_column(place, name, pa.array(embedded, table.schema.field(name).type))
         return table
+
+
+def list_pictures_beside(metadata: Metadata, rows: DataRows, log: RepairLog) -> None:
+    """List cameras whose pictures are files of their own beside the data files."""
+    for name, feature in metadata.features.items():
+        if feature.dtype == "image" and any(_may_be_beside(path, name) for path in rows.paths):
+            problem = "pictures are files of their own, and LeRobot looks for them in the data files."
+            log.change("pictures_beside", name, problem, "Stored in the data files.")
+
+
+def _may_be_beside(path: Path, name: str) -> bool:
+    """Whether a data file lacks the content of a picture; told by its footer if that has the number."""
+    footer = pq.read_metadata(path)
+    for group in range(footer.num_row_groups):
+        for place in range(footer.num_columns):
+            column = footer.row_group(group).column(place)
+            if column.path_in_schema == f"{name}.bytes":
+                counts = column.statistics
+                if counts is None or not counts.has_null_count:
+                    return _beside(pq.ParquetFile(path).read(columns=[name])[name])
+                if counts.null_count:
+                    return True
+    return False
 
 
 def _beside(column: Any) -> bool:

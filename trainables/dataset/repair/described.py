@@ -23,6 +23,7 @@ from trainables.dataset.format.schema import (
     dimension_texts,
 )
 from trainables.dataset.repair.evidence import (
+    PANDAS_INDEX,
     SAME_RATE,
     camera_files,
     data_columns,
@@ -276,7 +277,12 @@ class _Features:
 
     def _add_unlisted(self) -> None:
         for name in self._columns.names:
-            if name in self._features or name in INDEX_FEATURES or name.startswith("__index_level_"):
+            if name in self._features or name in INDEX_FEATURES:
+                continue
+            if name.startswith(PANDAS_INDEX):
+                self._log.change(
+                    "unlisted_columns", "data", f"the column {name} is pandas' own.", "Left out."
+                )
                 continue
             assert self._first is not None
             found = described_column(self._first, name)

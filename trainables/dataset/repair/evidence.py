@@ -18,6 +18,7 @@ from trainables.dataset.format.tables import read_numbers
 from trainables.dataset.format.video import Video, VideoError, probe_video
 
 __all__ = [
+    "PANDAS_INDEX",
     "SAME_RATE",
     "camera_files",
     "data_columns",
@@ -28,6 +29,8 @@ __all__ = [
     "video_rate",
 ]
 
+PANDAS_INDEX = "__index_level_"
+"""Columns with such names hold the row numbers of a pandas frame."""
 SAME_RATE = 0.01
 """Two frame rates that differ by less are the same: drivers say 30 and mean 29.97."""
 EVEN_STEPS = 0.01

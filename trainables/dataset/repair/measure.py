@@ -34,6 +34,7 @@ SAMPLED_FRAMES = 2400
 FEWEST_PER_EPISODE, MOST_PER_EPISODE = 12, 60
 """As many pictures are decoded as the doctor looks at; of a large set 12 of each episode."""
 TELL_EVERY = 20
+LISTED_FEATURES = 3
 
 Progress = Callable[[str], None]
 
@@ -45,6 +46,8 @@ def measure(
     index: Mapping[str, Sequence[NDArray[Any]]],
     log: RepairLog,
     progress: Progress,
+    *,
+    renumbered: bool = False,
 ) -> tuple[list[Statistics], Statistics]:
     """Compute the statistics of each episode and of all.
 
@@ -57,11 +60,12 @@ def measure(
         index: What ``numbering.index_columns`` gives.
         log: Receives what was wrong.
         progress: Told what is being measured.
+        renumbered: Whether the recorded statistics of episodes have other numbers.
 
     Returns:
         Those of each recording, and those over all of them.
     """
-    recorded = _Recorded(metadata)
+    recorded = _Recorded(metadata, renumbered)
     episodes: list[Statistics] = [{} for _ in recordings]
     whole: Statistics = {}
     progress("Statistics of the numbers")
@@ -203,11 +207,11 @@ def _parts(
 class _Recorded:
     """The recorded statistics: of each episode, and over all."""
 
-    def __init__(self, metadata: Metadata) -> None:
+    def __init__(self, metadata: Metadata, renumbered: bool) -> None:
         self._version = metadata.version
         self._features = metadata.features
         self._root = metadata.root
-        self.episodes = self._read_episodes(metadata) if metadata.version != "v2.0" else {}
+        self.episodes = self._read_episodes(metadata) if metadata.version != "v2.0" and not renumbered else {}
         self.whole: dict[str, dict[str, np.ndarray]] = {}
         path = metadata.root / "meta" / "stats.json"
         if metadata.version != "v2.1" and path.is_file():
@@ -318,5 +322,7 @@ def _arrays(numbers: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 def _log(wrong: Mapping[str, str], where: str, episodes: Any, log: RepairLog) -> None:
     if wrong:
-        named = "; ".join(f"{name}: {why}" for name, why in wrong.items())
+        shown = [f"{name}: {why}" for name, why in list(wrong.items())[:LISTED_FEATURES]]
+        more = f", and {len(wrong) - len(shown)} more features" if len(wrong) > len(shown) else ""
+        named = "; ".join(shown) + more
         log.change("recorded_statistics", where, f"{named}.", "Computed from the data.", episodes)

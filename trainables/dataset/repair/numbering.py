@@ -50,6 +50,9 @@ def index_columns(
         columns["task_index"].append(recording.task)
         start += len(recording)
     _list_renumbered(recordings, log)
+    if (np.diff([recording.rows[0] for recording in recordings]) < 0).any():
+        problem = "the rows of the episodes are not in the order of their numbers."
+        log.change("episodes_out_of_order", "data", problem, "Sorted by episode.")
     absent = [name for name in INDEX_FEATURES if name not in rows.everywhere]
     if absent:
         problem = f"{', '.join(absent)}: not a column of every data file."
@@ -196,12 +199,15 @@ def _log_tasks(relisted: list[int], unknown: list[int], contradictory: list[int]
 
 
 def _log_table(metadata: Metadata, texts: list[str], log: RepairLog) -> None:
-    if dict(enumerate(texts)) == dict(metadata.tasks) and not metadata.ambiguous:
+    if list(enumerate(texts)) == list(metadata.tasks.items()) and not metadata.ambiguous:
         return
     before = {**{n: repr(t) for n, t in metadata.tasks.items()}}
     before |= {n: " or ".join(map(repr, t)) for n, t in metadata.ambiguous.items()}
-    said = ", ".join(f"{n}: {text}" for n, text in sorted(before.items())[:5]) or "there is none"
+    said = ", ".join(f"{n}: {text}" for n, text in list(before.items())[:5]) or "there is none"
     now = ", ".join(f"{n}: {text!r}" for n, text in enumerate(texts[:5]))
     log.change(
-        "tasks", "meta/tasks", f"the table of tasks is not numbered from 0 on ({said}).", f"Numbered: {now}."
+        "tasks",
+        "meta/tasks",
+        f"the table of tasks is not numbered from 0 on in its order ({said}).",
+        f"Numbered: {now}.",
     )

@@ -3,25 +3,42 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from trainables.dataset.format.files import read_lines
-from trainables.dataset.format.metadata import Metadata
+from trainables.dataset.errors import DatasetError
+from trainables.dataset.format.files import find_parquet, read_lines
+from trainables.dataset.format.info import Info
+from trainables.dataset.format.metadata import Metadata, metadata_of
 from trainables.dataset.format.schema import (
     DATA_PATH_V2,
     DATA_PATH_V3,
+    EPISODES_PATH_V3,
     VIDEO_PATH_V2,
     VIDEO_PATH_V3,
 )
-from trainables.dataset.repair.log import RepairLog
+from trainables.dataset.repair.log import RepairLog, in_episodes
 from trainables.dataset.repair.recording import Recording
 
-__all__ = ["extra_values", "final_info", "left_behind", "list_forms", "list_notes"]
+__all__ = [
+    "extra_values",
+    "final_info",
+    "left_behind",
+    "list_forms",
+    "list_notes",
+    "list_places",
+    "read_described",
+]
 
 INFO = "meta/info.json"
 OURS = ("episode_index", "tasks", "task", "task_index", "length")
@@ -66,7 +83,7 @@ def final_info(
         problem = ", ".join(f"{name} {said}" for name, (said, _) in wrong.items())
         done = ", ".join(f"{name} {true:,}" for name, (_, true) in wrong.items())
         log.change("totals", INFO, f"{problem}.", f"Counted: {done}.")
-    _note_partial(raw.get("total_episodes"), metadata, log)
+    _note_partial(raw.get("total_episodes"), metadata, recordings, log)
     splits = _splits(raw.get("splits"), recordings)
     if splits != raw.get("splits"):
         log.change("splits", INFO, f"splits is {raw.get('splits')!r}.", f"Set to {splits}.")
@@ -81,14 +98,15 @@ def final_info(
     return {**raw, **totals, "splits": splits, **paths}
 
 
-def _note_partial(said: Any, metadata: Metadata, log: RepairLog) -> None:
-    there = len(metadata.episodes) + len(metadata.empty)
+def _note_partial(said: Any, metadata: Metadata, recordings: Sequence[Recording], log: RepairLog) -> None:
+    known = {record.own for record in metadata.episodes} | {recording.origin for recording in recordings}
+    there = len(known | set(metadata.empty))
     if isinstance(said, int) and not isinstance(said, bool) and said > there:
         log.remains(
             "totals",
             "note",
             INFO,
-            f"total_episodes was {said:,}, and the table of episodes has {there:,}.",
+            f"total_episodes was {said:,}, and there are {there:,} episodes.",
             "Episodes that were never copied cannot be restored.",
             "Nothing if they were deleted on purpose. Otherwise fetch the dataset again.",
         )
@@ -107,12 +125,18 @@ def _splits(said: Any, recordings: Sequence[Recording]) -> dict[str, str]:
     return {"train": f"0:{count}"}
 
 
-def extra_values(metadata: Metadata, log: RepairLog) -> dict[int, dict[str, Any]]:
-    """What the table of episodes has beside LeRobot's columns, by episode."""
+def extra_values(metadata: Metadata, log: RepairLog, *, renumbered: bool) -> dict[int, dict[str, Any]]:
+    """What the table of episodes has beside LeRobot's columns, by episode.
+
+    Args:
+        metadata: The dataset's metadata.
+        log: Receives what is wrong with the tasks of the table.
+        renumbered: Whether the episodes are counted in the order of the table.
+    """
     found: dict[int, dict[str, Any]] = {}
     texts: list[int] = []
-    for row in _table_rows(metadata):
-        own = row.get("episode_index")
+    for number, row in enumerate(_table_rows(metadata)):
+        own = number if renumbered else row.get("episode_index")
         if isinstance(own, int):
             found[own] = {
                 name: value
@@ -126,6 +150,82 @@ def extra_values(metadata: Metadata, log: RepairLog) -> dict[int, dict[str, Any]
             "tasks", "meta/episodes", "the tasks of episodes are not lists.", "Written as lists.", texts
         )
     return found
+
+
+def read_described(root: Path, info: Info, log: RepairLog) -> tuple[Metadata, bool]:
+    """Read the metadata of a folder for a repaired info.json.
+
+    Returns:
+        The metadata, and whether its episodes were counted in the order of the table, because their numbers
+        begin again. Then it is not certain yet that the rows are those of this table.
+
+    Raises:
+        DatasetError: If they cannot be read.
+    """
+    try:
+        return metadata_of(root, info), False
+    except DatasetError:
+        tables = list(find_parquet(root, "meta/episodes", [EPISODES_PATH_V3]).used)
+        numbers = [n for name in tables for n in _episode_numbers(root / name)]
+        if info.version != "v3.0" or len(set(numbers)) == len(numbers):
+            raise
+    with tempfile.TemporaryDirectory() as folder:
+        beside = Path(folder)
+        start = 0
+        for name in tables:
+            table = pq.ParquetFile(root / name).read()
+            place = table.column_names.index("episode_index")
+            counted = pa.array(range(start, start + len(table)), pa.int64())
+            (beside / name).parent.mkdir(parents=True, exist_ok=True)
+            pq.write_table(table.set_column(place, "episode_index", counted), beside / name)
+            start += len(table)
+        if (root / "meta" / "tasks.parquet").is_file():
+            shutil.copyfile(root / "meta" / "tasks.parquet", beside / "meta" / "tasks.parquet")
+        metadata = replace(metadata_of(beside, info), root=root)
+    problem = "the numbers of the episodes begin again: datasets were merged without new numbers."
+    log.change(
+        "episode_index", "meta/episodes", problem, f"Numbered from 0 to {start - 1}, as the rows follow."
+    )
+    return metadata, True
+
+
+def _episode_numbers(path: Path) -> list[Any]:
+    try:
+        numbers: list[Any] = pq.ParquetFile(path).read(columns=["episode_index"])["episode_index"].to_pylist()
+    except (pa.ArrowException, OSError, KeyError):
+        return []
+    return numbers
+
+
+def list_places(
+    metadata: Metadata, recordings: Sequence[Recording], data: Sequence[str], log: RepairLog
+) -> None:
+    """List places of rows that are wrong in the table of episodes.
+
+    Args:
+        metadata: The original's metadata.
+        recordings: The episodes of the copy.
+        data: The data file of each recording in the original, relative to its folder.
+        log: Receives what is wrong.
+    """
+    origins = [recording.origin for recording in recordings]
+    if metadata.version != "v3.0" or origins != list(range(len(origins))):
+        return  # the places change with the numbers, which is listed
+    starts = np.cumsum([0, *(len(recording) for recording in recordings)]).tolist()
+    wrong: list[int] = []
+    for row in _table_rows(metadata):
+        own = row.get("episode_index")
+        if not isinstance(own, int) or not 0 <= own < len(origins):
+            continue
+        true = {"dataset_from_index": starts[own], "dataset_to_index": starts[own + 1]}
+        place = re.fullmatch(r"data/chunk-(\d+)/file-(\d+)\.parquet", data[own])
+        if place is not None:
+            true |= {"data/chunk_index": int(place[1]), "data/file_index": int(place[2])}
+        if recordings[own].whole and any(row.get(name) != value for name, value in true.items()):
+            wrong.append(own)
+    if wrong:
+        problem = f"{in_episodes(wrong)}: dataset_from_index, dataset_to_index or the data file is wrong."
+        log.change("row_places", "meta/episodes", problem, "Set to where the rows are.", wrong)
 
 
 def _table_rows(metadata: Metadata) -> Iterable[dict[str, Any]]:
@@ -169,16 +269,18 @@ def list_notes(metadata: Metadata, log: RepairLog) -> None:
 
 
 def left_behind(metadata: Metadata, used: Iterable[Path]) -> tuple[str, ...]:
-    """The files of the folder that are not part of the dataset; a hidden folder is named, not its files."""
+    """The files of the folder that do not belong to the dataset; a folder of such files is one entry."""
     root = metadata.root
-    taken = {path.resolve() for path in used}
-    taken |= {(root / name).resolve() for name in metadata.files}
-    taken |= {root.resolve() / "meta" / name for name in ("stats.json", "episodes_stats.jsonl")}
+    meta = ("stats.json", "episodes_stats.jsonl", "tasks.jsonl", "tasks.parquet")
+    taken = {*used, *(root / name for name in metadata.files), *(root / "meta" / name for name in meta)}
+    kept_folders = {folder for path in taken for folder in path.parents}
     found: dict[str, None] = {}
     for path in sorted(root.rglob("*")):
-        if path.is_dir() or path.resolve() in taken:
+        if path.is_dir() or path in taken:
             continue
-        parts = path.relative_to(root).parts
-        hidden = next((n for n, part in enumerate(parts[:-1]) if part.startswith(".")), None)
-        found["/".join(parts) if hidden is None else "/".join(parts[: hidden + 1]) + "/"] = None
+        folder = next(
+            (f for f in reversed(path.parents) if f.is_relative_to(root) and f not in kept_folders), None
+        )
+        name = path.relative_to(root).as_posix()
+        found[name if folder is None else f"{folder.relative_to(root).as_posix()}/"] = None
     return tuple(found)

@@ -17,14 +17,22 @@ from trainables.dataset.format.files import pointers_error
 from trainables.dataset.format.metadata import WHAT_A_DATASET_IS, Metadata, metadata_of
 from trainables.dataset.open import open_dataset
 from trainables.dataset.repair.clips import find_clips
-from trainables.dataset.repair.copied import CopyPlan, write_copy
+from trainables.dataset.repair.copied import CopyPlan, list_pictures_beside, write_copy
 from trainables.dataset.repair.described import describe
 from trainables.dataset.repair.idle import trim_idle as cut_idle_ends
 from trainables.dataset.repair.log import RepairLog
 from trainables.dataset.repair.measure import measure, read_vectors
 from trainables.dataset.repair.numbering import assign_tasks, index_columns
-from trainables.dataset.repair.records import extra_values, final_info, left_behind, list_forms, list_notes
-from trainables.dataset.repair.rows import find_recordings, read_rows
+from trainables.dataset.repair.records import (
+    extra_values,
+    final_info,
+    left_behind,
+    list_forms,
+    list_notes,
+    list_places,
+    read_described,
+)
+from trainables.dataset.repair.rows import find_recordings, follows_table, read_rows
 from trainables.features import ACTION, STATE
 from trainables.files import put_in_place
 from trainables.interface import Fault, Finding, Repair, silent
@@ -129,13 +137,18 @@ def _plan(root: Path, log: RepairLog, progress: Progress, trim_idle: bool) -> Co
     """
     progress("Reading the metadata")
     described = describe(root, log)
-    metadata = metadata_of(root, described.info).settled()
+    metadata, renumbered = read_described(root, described.info, log)
+    metadata = metadata.settled()
     list_notes(metadata, log)
     list_forms(root, log)
     _refuse_pointers(metadata)
-    extras = extra_values(metadata, log)
+    extras = extra_values(metadata, log, renumbered=renumbered)
     progress("Reading the rows")
     rows = read_rows(metadata, log)
+    if renumbered and not follows_table(metadata, rows):
+        metadata_of(
+            root, described.info
+        )  # fails as it did: nothing shows that the rows are those of the table
     recordings = find_recordings(metadata, rows, log)
     tasks = assign_tasks(metadata, rows, recordings, log)
     progress("Opening the videos")
@@ -147,8 +160,14 @@ def _plan(root: Path, log: RepairLog, progress: Progress, trim_idle: bool) -> Co
         }
         cut_idle_ends(metadata, recordings, vectors, log)
     index = index_columns(rows, recordings, metadata.fps, keep_times=described.keep_times, log=log)
+    if not renumbered:
+        files = [
+            rows.paths[int(rows.file_of(one.rows[:1])[0])].relative_to(root).as_posix() for one in recordings
+        ]
+        list_places(metadata, recordings, files, log)
+    list_pictures_beside(metadata, rows, log)
     info = final_info(described.raw, metadata, recordings, tasks, log)
-    statistics, whole = measure(metadata, rows, recordings, index, log, progress)
+    statistics, whole = measure(metadata, rows, recordings, index, log, progress, renumbered=renumbered)
     return CopyPlan(metadata, info, rows, recordings, index, tasks, statistics, whole, extras)
 
 

@@ -6,7 +6,7 @@ the table of episodes, the stretches of rows are the episodes if they have exact
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,10 +19,11 @@ from trainables.dataset.format.files import copied_from
 from trainables.dataset.format.metadata import Metadata
 from trainables.dataset.format.schema import INDEX_FEATURES
 from trainables.dataset.format.tables import read_numbers
+from trainables.dataset.repair.clips import place_unlisted
 from trainables.dataset.repair.log import RepairLog, in_episodes
 from trainables.dataset.repair.recording import DataRows, Recording
 
-__all__ = ["find_recordings", "read_rows"]
+__all__ = ["find_recordings", "follows_table", "read_rows"]
 
 AGAIN = "Fetch the dataset again. Without these episodes the copy is complete."
 
@@ -58,7 +59,10 @@ def read_rows(metadata: Metadata, log: RepairLog) -> DataRows:
 def _paths(metadata: Metadata, log: RepairLog) -> list[Path]:
     if metadata.version != "v3.0":
         paths = [e.data for e in metadata.episodes if e.data and (metadata.root / e.data).exists()]
-        return [metadata.root / path for path in dict.fromkeys(paths)]
+        listed = [metadata.root / path for path in dict.fromkeys(paths)]
+        own = {record.own for record in metadata.episodes} | set(metadata.empty)
+        found = sorted((metadata.root / "data").glob("chunk-*/episode_*.parquet"))
+        return listed + [path for path in found if path not in listed and _number_in(path) not in {*own, -1}]
     used: list[str] = []
     for name in metadata.found_data().used:
         original = copied_from(metadata.root, name, used)
@@ -74,6 +78,12 @@ def _paths(metadata: Metadata, log: RepairLog) -> list[Path]:
     return [metadata.root / name for name in used]
 
 
+def _number_in(path: Path) -> int:
+    """The number of the episode in the name of a data file of v2.x; -1 if there is none."""
+    digits = path.stem.removeprefix("episode_")
+    return int(digits) if digits.isdecimal() else -1
+
+
 def find_recordings(metadata: Metadata, rows: DataRows, log: RepairLog) -> list[Recording]:
     """Find the rows of each episode.
 
@@ -81,6 +91,8 @@ def find_recordings(metadata: Metadata, rows: DataRows, log: RepairLog) -> list[
         DatasetError: If it is not certain which rows belong together.
     """
     owner = _owners(metadata, rows)
+    # In v2.x each episode has a video file of its own, which is not cut.
+    can_split = metadata.version == "v3.0" or not _cameras(metadata)
     by_episode = _by_episode(owner)
     lost: list[int] = []
     recordings: list[Recording] = []
@@ -90,7 +102,7 @@ def find_recordings(metadata: Metadata, rows: DataRows, log: RepairLog) -> list[
         if not len(found):
             lost.append(record.own)
             continue
-        recordings += _ordered(record, found, rows, log)
+        recordings += _ordered(record, found, rows, can_split, log)
         if len(found) != record.length:
             changed[record.own] = (record.length, len(found))
     _log_lengths(changed, log)
@@ -132,15 +144,16 @@ def _owners(metadata: Metadata, rows: DataRows) -> NDArray[np.int64]:
             if record.data is not None:
                 single.setdefault(metadata.root / record.data, []).append(record.own)
         for place, path in enumerate(rows.paths):
-            if len(single[path]) == 1:
-                number[rows.starts[place] : rows.starts[place + 1]] = single[path][0]
+            owners = single.get(path, [_number_in(path)])
+            if len(owners) == 1:
+                number[rows.starts[place] : rows.starts[place + 1]] = owners[0]
         return number
     expected = {record.own: record.length for record in metadata.episodes}
     found = dict(zip(*(v.tolist() for v in np.unique(number, return_counts=True)), strict=True))
     if found == expected:
         return number
     runs = _runs(rows, number)
-    if [stop - start for start, stop in runs] == list(expected.values()):
+    if follows_table(metadata, rows):
         for own, (start, stop) in zip(expected, runs, strict=True):
             number[start:stop] = own
         return number
@@ -155,6 +168,13 @@ def _owners(metadata: Metadata, rows: DataRows) -> NDArray[np.int64]:
             "in meta/, or merge the original datasets again.",
         )
     return number
+
+
+def follows_table(metadata: Metadata, rows: DataRows) -> bool:
+    """Whether the stretches of rows have exactly the lengths of the table of episodes, in its order."""
+    said = rows.columns["episode_index"]
+    runs = _runs(rows, np.where(np.isfinite(said), said, -1).astype(np.int64))
+    return [stop - start for start, stop in runs] == [record.length for record in metadata.episodes]
 
 
 def _runs(rows: DataRows, number: NDArray[np.int64]) -> list[tuple[int, int]]:
@@ -183,7 +203,7 @@ def _in_several_files(rows: DataRows, number: NDArray[np.int64]) -> list[int]:
 
 
 def _ordered(
-    record: EpisodeRecord, found: NDArray[np.int64], rows: DataRows, log: RepairLog
+    record: EpisodeRecord, found: NDArray[np.int64], rows: DataRows, can_split: bool, log: RepairLog
 ) -> list[Recording]:
     """The rows of an episode in their order; several recordings if the frames begin again."""
     own, count = record.own, len(found)
@@ -214,6 +234,17 @@ def _ordered(
     runs = np.split(place, starts)
     if len(starts) and all(np.array_equal(frame[run] - frame[run[0]], np.arange(len(run))) for run in runs):
         back = np.flatnonzero(np.diff(time_s) <= 0) + 1
+        if np.array_equal(back, starts) and not can_split:
+            log.remains(
+                "several_recordings",
+                "error",
+                "frame_index",
+                f"begins again within episode {own}: it contains {len(runs)} recordings.",
+                "In v2.x each episode has a video of its own, and videos are not cut.",
+                "Convert the dataset to v3.0 with LeRobot, and run the repair again.",
+                [own],
+            )
+            return [Recording(own, found, frame.astype(np.int64), record)]
         if np.array_equal(back, starts):
             problem = f"begins again within episode {own}: it contains {len(runs)} recordings."
             log.change("several_recordings", "frame_index", problem, f"{len(runs)} episodes.", [own])
@@ -264,25 +295,31 @@ def _shuffled(
     return Recording(record.own, found, frame.astype(np.int64), record)
 
 
+def _cameras(metadata: Metadata) -> list[str]:
+    return [name for name, feature in metadata.features.items() if feature.dtype == "video"]
+
+
 def _unlisted(
     metadata: Metadata, others: Mapping[int, NDArray[np.int64]], rows: DataRows, log: RepairLog
 ) -> list[Recording]:
     """Episodes that have rows and that the table does not list."""
     if not others:
         return []
-    numbers = sorted(others)
-    if any(feature.dtype == "video" for feature in metadata.features.values()):
+    lengths = {own: len(found) for own, found in sorted(others.items())}
+    records = place_unlisted(metadata, lengths)
+    placeless = [own for own in lengths if own not in records]
+    listed = list(records)
+    if placeless:
         log.remains(
             "unlisted_episodes",
             "warning",
             "meta/episodes",
-            f"{in_episodes(numbers)}: there are rows of them, and the table does not list them.",
-            "Where their pictures are is not known. They are not in the copy.",
+            f"{in_episodes(placeless)}: there are rows of them, and the table does not list them.",
+            "Which frames are theirs is not certain. They are not in the copy.",
             "Add them to the table with the places of their videos, and run the repair again.",
-            numbers,
+            placeless,
         )
-        return []
-    problem = f"{in_episodes(numbers)}: there are rows of them, and the table does not list them."
-    log.change("unlisted_episodes", "meta/episodes", problem, "Listed.", numbers)
-    records: Sequence[EpisodeRecord] = [EpisodeRecord(own, len(others[own]), ()) for own in numbers]
-    return [one for record in records for one in _ordered(record, others[record.own], rows, log)]
+    if listed:
+        problem = f"{in_episodes(listed)}: there are rows of them, and the table does not list them."
+        log.change("unlisted_episodes", "meta/episodes", problem, "Listed.", listed)
+    return [one for own, record in records.items() for one in _ordered(record, others[own], rows, True, log)]
