@@ -43,7 +43,7 @@ def trim_idle(
     videos = any(feature.dtype == "video" for feature in metadata.features.values())
     cut: dict[int, tuple[int, int]] = {}
     still: list[int] = []
-    fixed_start: list[int] = []
+    fixed: list[int] = []
     for recording in recordings:
         start, end = _still_ends([vectors[name][recording.rows] for name in names], list(away.values()))
         if start == len(recording):
@@ -51,13 +51,14 @@ def trim_idle(
             continue
         before = start - kept if start >= least else 0
         after = end - kept if end >= least else 0
-        if before and videos and metadata.version != "v3.0":
-            fixed_start.append(recording.origin)
-            before = 0
-        if before or after:
+        if not before and not after:
+            continue
+        if videos and metadata.version != "v3.0":
+            fixed.append(recording.origin)
+        else:
             _cut(recording, before, len(recording) - after, metadata.fps)
             cut[recording.origin] = (before, after)
-    _log(cut, still, fixed_start, metadata.fps, log)
+    _log(cut, still, fixed, metadata.fps, log)
 
 
 def _still_ends(
@@ -90,7 +91,7 @@ def _cut(recording: Recording, start: int, stop: int, fps: float) -> None:
 def _log(
     cut: Mapping[int, tuple[int, int]],
     still: Sequence[int],
-    fixed_start: Sequence[int],
+    fixed: Sequence[int],
     fps: float,
     log: RepairLog,
 ) -> None:
@@ -112,13 +113,13 @@ def _log(
             "Leave it out with dataset.exclude_episodes.",
             still,
         )
-    if fixed_start:
+    if fixed:
         log.remains(
             "idle_ends",
             "warning",
             "episodes",
-            f"the robot stands still at the start of {in_episodes(fixed_start)}.",
-            "In v2.x a video starts with its episode: a cut start needs a new video.",
+            f"the robot stands still at the start or end of {in_episodes(fixed)}.",
+            "In v2.x each episode has a video of its own, and videos are not cut.",
             "Convert the dataset to v3.0 with LeRobot, and run the repair again.",
-            fixed_start,
+            fixed,
         )

@@ -236,7 +236,7 @@ class _Recorded:
                         for column, value in row.items():
                             if column.startswith("stats/") and value is not None:
                                 _, feature, key = column.split("/", 2)
-                                of_row.setdefault(feature, {})[key] = np.array(value, np.float64)
+                                of_row.setdefault(feature, {})[key] = _array(key, value)
                         found[int(row["episode_index"])] = of_row
             return found
         except (DatasetError, ValueError, TypeError, KeyError, AttributeError):
@@ -317,7 +317,12 @@ def _wrong_pictures(said: Mapping[str, np.ndarray], true: Mapping[str, np.ndarra
 
 
 def _arrays(numbers: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    return {key: np.array(value, np.float64) for key, value in numbers.items()}
+    return {key: _array(key, value) for key, value in numbers.items()}
+
+
+def _array(key: str, value: Any) -> np.ndarray:
+    # LeRobot's converter refuses a count that is a float in one episode and a whole number in another.
+    return np.array(value, np.int64 if key == "count" else np.float64)
 
 
 def _log(wrong: Mapping[str, str], where: str, episodes: Any, log: RepairLog) -> None:

@@ -25,6 +25,8 @@ from trainables.dataset.repair.recording import DataRows, Recording
 
 __all__ = ["find_recordings", "follows_table", "read_rows"]
 
+TELLING = ("episode_index", "frame_index", "timestamp")
+"""Columns that show where an episode begins."""
 AGAIN = "Fetch the dataset again. Without these episodes the copy is complete."
 
 
@@ -153,6 +155,9 @@ def _owners(metadata: Metadata, rows: DataRows) -> NDArray[np.int64]:
     if found == expected:
         return number
     runs = _runs(rows, number)
+    if len(runs) == 1 and len(rows) == sum(expected.values()) and not set(TELLING) & rows.everywhere:
+        # Only the order of the rows is left, and they are exactly as many as the table says.
+        return np.repeat(list(expected), list(expected.values()))
     if follows_table(metadata, rows):
         for own, (start, stop) in zip(expected, runs, strict=True):
             number[start:stop] = own
@@ -182,7 +187,7 @@ def _runs(rows: DataRows, number: NDArray[np.int64]) -> list[tuple[int, int]]:
     new = np.zeros(len(rows), bool)
     new[rows.starts[:-1][rows.starts[:-1] < len(rows)]] = True
     new[1:] |= np.diff(number) != 0
-    for name in ("frame_index", "timestamp"):
+    for name in TELLING[1:]:
         new[1:] |= np.diff(rows.columns[name]) < 0  # NaN is not less
     bounds = [*np.flatnonzero(new).tolist(), len(rows)]
     return list(pairwise(bounds))
