@@ -54,7 +54,7 @@ def print_repair(console: Console, root: str, to: Path | None, repair: Repair, *
 
 def _changes(changes: Sequence[Change]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-    table.add_column("where", overflow="fold", max_width=24)
+    table.add_column("where", overflow="fold", max_width=26)
     table.add_column("in the original", overflow="fold")
     table.add_column("in the copy", overflow="fold", style="green")
     for change in changes:

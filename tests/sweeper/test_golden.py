@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from command_line import ended, plain_console, printed, run_in
@@ -377,6 +379,31 @@ def test_findings_of_a_faulty_dataset(golden: GoldenFiles, capsys, tmp_path: Pat
     assert ended("data", "check", "set", "policy.horizon=16", "--json") == 1
     out = capsys.readouterr().out
     golden.compare("data_check_json.txt", out, made_with=needed, words=folder_of(tmp_path))
+
+
+def test_changes_of_a_repair(golden: GoldenFiles, capsys, tmp_path: Path):
+    write_faulty_set(Path("set"))
+    path = Path("set/meta/info.json")
+    info = json.loads(path.read_text())
+    path.write_text(json.dumps(info | {"fps": True, "total_frames": 3}))
+    data = Path("set/data/chunk-000/file-000.parquet")
+    table = pq.ParquetFile(data).read()
+    pq.write_table(table.filter(pc.field("episode_index") != 2), data)
+    Path("set/notes.txt").write_text("the gripper was off")
+    needed = ("rich", "numpy", "pyarrow")
+    assert ended("data", "fix", "set", "--to", "new") == 1
+    out = capsys.readouterr().out
+    golden.compare("data_fix.txt", out[out.index("\nset\n") :], made_with=needed, words=folder_of(tmp_path))
+    assert ended("data", "fix", "set", "--dry-run", "--json") == 1
+    out = capsys.readouterr().out
+    document = json.loads(out)
+    assert document.pop("size_b") > 1_000_000  # the size of the files depends on the version of pyarrow
+    golden.compare(
+        "data_fix_json.txt",
+        json.dumps(document, indent=2) + "\n",
+        made_with=needed,
+        words=folder_of(tmp_path),
+    )
 
 
 @pytest.mark.slow

@@ -165,3 +165,90 @@ def test_a_folder_that_cannot_be_made_ends_with_2(capsys):
     Path("taken").write_text("")
     assert ended("data", "show", "set", "--to", "taken") == 2
     assert "taken: cannot be created" in capsys.readouterr().err
+
+
+# -- data fix
+
+
+def spoil(root: Path) -> None:
+    """A fault with a certain repair."""
+    path = root / "meta" / "info.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"total_frames": 1}))
+
+
+def test_a_repair_lists_the_change_and_ends_with_0(capsys):
+    spoil(write())
+    assert ended("data", "fix", "set", "--to", "new") == 0
+    out = capsys.readouterr().out
+    assert "total_frames 1." in out
+    assert "1 change. The copy is new (v3.0, 5 episodes, 150 frames)." in out
+    assert ended("data", "check", "new") == 0
+    assert "totals" not in capsys.readouterr().out
+    assert json.loads(Path("set/meta/info.json").read_text())["total_frames"] == 1
+
+
+def test_a_repair_that_needs_the_user_ends_with_1(capsys):
+    write(bad=3)
+    assert ended("data", "fix", "set", "--to", "new") == 1
+    out = capsys.readouterr().out
+    assert "✗ action  not_finite" in out
+    assert "1 problem not repaired." in out
+    assert Path("new/meta/info.json").is_file()
+
+
+def test_a_dry_run_of_a_repair_writes_nothing(capsys):
+    spoil(write())
+    assert ended("data", "fix", "set", "--dry-run") == 0
+    assert (
+        "1 change would be made (v3.0, 5 episodes, 150 frames). Nothing was written."
+        in capsys.readouterr().out
+    )
+    assert sorted(path.name for path in Path().iterdir()) == ["set"]
+
+
+def test_a_repair_as_json_is_one_document(capsys):
+    spoil(write())
+    assert ended("data", "fix", "set", "--to", "new", "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert list(document) == [
+        "root", "to", "version", "fps", "episodes", "frames", "size_b", "changes", "remaining", "left_behind",
+    ]  # fmt: skip
+    assert document["to"] == "new"
+    (change,) = document["changes"]
+    assert change == {
+        "check": "totals",
+        "where": "meta/info.json",
+        "problem": "total_frames 1.",
+        "done": "Counted: total_frames 150.",
+        "episodes": [],
+    }
+
+
+def test_a_set_that_cannot_be_repaired_ends_with_1_and_writes_nothing(capsys):
+    write()
+    Path("set/meta/info.json").write_text("")
+    assert ended("data", "fix", "set", "--to", "new") == 1
+    out = capsys.readouterr().out
+    assert "is empty (0 bytes)" in out
+    assert "Nothing was written." in out
+    assert not Path("new").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["set"], "--to: name the folder of the copy, or use --dry-run"),
+        (["set", "--to", "set/new"], "inside the dataset"),
+        (["set", "--to", "full"], "exists and is not empty"),
+        (["lerobot/pusht", "--to", "new"], "is not a folder. Download the dataset first"),
+        (["full", "--to", "new"], "has no meta/info.json"),
+        (["set", "--to", "new", "--trainable", "small_trainable:TRAINABLE"], "cannot repair datasets"),
+    ],
+)
+def test_wrong_arguments_of_a_repair_end_with_2(capsys, words, said):
+    write()
+    Path("full").mkdir()
+    Path("full/mine").write_text("kept")
+    assert ended("data", "fix", *words) == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert sorted(path.name for path in Path().iterdir()) == ["full", "set"]

@@ -206,10 +206,10 @@ class _Camera:
         if self._moved:
             own, said_s, start_s, stop_s = self._moved[0]
             episodes = [one[0] for one in self._moved]
-            problem = f"{camera}: from and to of {in_episodes(episodes)} are not those of the frames"
-            problem += f" (episode {own} starts at {said_s:.4f} s)."
-            done = f"Set to the frames' times (episode {own}: {start_s:.4f} to {stop_s:.4f} s)."
-            log.change("video_times", f"videos/{camera}", problem, done, episodes)
+            problem = f"the times in the video are not those of the frames in {in_episodes(episodes)}; "
+            problem += f"episode {own} starts at {said_s:.4f} s."
+            done = f"Those of the frames: episode {own} is from {start_s:.4f} to {stop_s:.4f} s."
+            log.change("video_times", camera, problem, done, episodes)
         for kind, where in self._broken.items():
             episodes = sorted({own for own, _ in where})
             problem = f"the video {kind}; {in_episodes(episodes)} (first {self._named(where[0][1])})."

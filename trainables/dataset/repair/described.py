@@ -236,7 +236,7 @@ class _Features:
         if found is None or value.get("dtype") in IMAGE_DTYPES:
             self._log.remains(
                 "unused_features",
-                "note",
+                "warning",
                 INFO,
                 f"{name} (dtype {value.get('dtype')!r}) has no fixed shape in the data files.",
                 "What it should be is not known. It is copied as it is; LeRobot may refuse it.",
@@ -289,7 +289,7 @@ class _Features:
             if found is None:
                 self._log.remains(
                     "unlisted_columns",
-                    "note",
+                    "warning",
                     "data",
                     f"the column {name} ({self._columns.field(name).type}) is not in info.json.",
                     "How to describe it is not known. It is copied as it is; LeRobot refuses the set.",

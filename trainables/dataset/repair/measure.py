@@ -300,7 +300,8 @@ def _wrong_numbers(said: Mapping[str, np.ndarray], true: Mapping[str, np.ndarray
             off = ~(np.abs(said[key] - true[key]) <= most) & np.isfinite(true[key])
             if off.any():
                 d = int(off.reshape(-1).argmax())
-                return f"{key} is {said[key].reshape(-1)[d]:.6g}, of the data {true[key].reshape(-1)[d]:.6g}"
+                recorded, found = (values[key].reshape(-1)[d] for values in (said, true))
+                return f"{key} is {recorded:.6g}, that of the data {found:.6g}"
     return ""
 
 
@@ -309,10 +310,12 @@ def _wrong_pictures(said: Mapping[str, np.ndarray], true: Mapping[str, np.ndarra
     outside = [key for key in ("min", "max", "mean") if not ((said[key] >= 0) & (said[key] <= 1)).all()]
     if outside:
         return f"{outside[0]} is outside [0, 1]"
-    if not ((ratio <= STD_RATIO) & (ratio >= 1 / STD_RATIO)).all():
-        return f"std is {said['std'].reshape(-1)[0]:.4g}, of the pictures {true['std'].reshape(-1)[0]:.4g}"
-    if not (np.abs(said["mean"] - true["mean"]) <= PIXELS_OFF).all():
-        return f"mean is {said['mean'].reshape(-1)[0]:.4g}, of the pictures {true['mean'].reshape(-1)[0]:.4g}"
+    wrong_std = ~((ratio <= STD_RATIO) & (ratio >= 1 / STD_RATIO))
+    wrong_mean = ~(np.abs(said["mean"] - true["mean"]) <= PIXELS_OFF)
+    for key, wrong in (("std", wrong_std), ("mean", wrong_mean)):
+        if wrong.any():
+            recorded, found = (values[key].reshape(-1)[0] for values in (said, true))
+            return f"{key} is {recorded:.4g}, that of the pictures {found:.4g}"
     return ""
 
 

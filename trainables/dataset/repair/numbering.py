@@ -98,8 +98,8 @@ def _list(
     place, row = found[0]
     episodes = sorted({recordings[place].origin for place, _ in found})
     problem = (
-        f"{in_episodes(episodes)}: other values, first {before[place][row]:.6g} instead of "
-        f"{after[place][row]:.6g} at episode {recordings[place].origin}, row {row}."
+        f"wrong in {in_episodes(episodes)}: {before[place][row]:.6g} instead of {after[place][row]:.6g} "
+        f"at episode {recordings[place].origin}, row {row}."
     )
     log.change("timestamps" if name == "timestamp" else name, name, problem, DONE[name], episodes)
 

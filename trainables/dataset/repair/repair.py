@@ -7,6 +7,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from trainables.dataset.doctor.bookkeeping import bookkeeping_findings, open_books
@@ -189,7 +190,7 @@ def _write(
         building.mkdir(parents=True)
         write_copy(building, plan, hard_links=hard_links, progress=progress)
         progress("Checking the copy")
-        found = _check(building, to, log)
+        found = _check(building, to, plan, log)
         put_in_place(building, to)
     except OSError as error:
         shutil.rmtree(building, ignore_errors=True)
@@ -206,38 +207,40 @@ def _write(
     return found
 
 
-def _check(building: Path, to: Path, log: RepairLog) -> list[Finding]:
+def _check(building: Path, to: Path, plan: CopyPlan, log: RepairLog) -> list[Finding]:
     """What the quick checks find in the copy and the repair did not list itself."""
     try:
         copy = open_dataset(building)
     except DatasetError as error:
-        return [
+        why = "The repair does not know what is right."
+        found = [
             Finding(
-                "unreadable_dataset", "error", _renamed(fault.where, building, to),
-                _renamed(fault.problem, building, to), "The repair does not know what is right.",
-                _renamed(fault.remedy, building, to), fault.episodes,
+                "unreadable_dataset", "error", fault.where, fault.problem, why, fault.remedy, fault.episodes
             )
             for fault in error.faults
-        ]  # fmt: skip
-    videos = open_videos(copy)
-    # Frames of cut ends and of lost episodes stay in the videos; no episode of the copy refers to them.
-    known = {found.check for found in log.remaining}
+        ]
+    else:
+        videos = open_videos(copy)
+        found = [*copy.notes, *quick_findings(copy, videos)]
+        found += bookkeeping_findings(copy, open_books(copy), videos)
+    known = {one.check for one in log.remaining} | {"depth_maps"}  # which are not a fault
     if any(change.check == "idle_ends" for change in log.changes) or log.has("lost_episodes"):
+        # Frames of cut ends and of lost episodes stay in the videos; no episode of the copy refers to them.
         known.add("video_frame_count")
-    found = [
-        *copy.notes,
-        *quick_findings(copy, videos),
-        *bookkeeping_findings(copy, open_books(copy), videos),
-    ]
+    origins = [recording.origin for recording in plan.recordings]
     return [
-        Finding(
-            one.check, one.severity, _renamed(one.where, building, to), _renamed(one.problem, building, to),
-            one.why, one.remedy, one.episodes,
-        )
+        _of_original(one, origins, building, to)
         for one in found
         if one.severity in ("error", "warning") and one.check not in known
-    ]  # fmt: skip
+    ]
 
 
-def _renamed(text: str, building: Path, to: Path) -> str:
-    return text.replace(str(building), str(to))
+def _of_original(found: Finding, origins: Sequence[int], building: Path, to: Path) -> Finding:
+    """A finding of the copy with the original's episodes and the copy's place."""
+    where, problem, remedy = (
+        text.replace(str(building), str(to)) for text in (found.where, found.problem, found.remedy)
+    )
+    if found.episodes and origins != list(range(len(origins))):
+        problem = f"{problem.removesuffix('.')} (numbers of the copy)."
+    episodes = tuple(sorted({origins[number] for number in found.episodes if number < len(origins)}))
+    return replace(found, where=where, problem=problem, remedy=remedy, episodes=episodes)

@@ -27,7 +27,7 @@ __all__ = ["find_recordings", "follows_table", "read_rows"]
 
 TELLING = ("episode_index", "frame_index", "timestamp")
 """Columns that show where an episode begins."""
-AGAIN = "Fetch the dataset again. Without these episodes the copy is complete."
+AGAIN = "Fetch the dataset again. The copy has the other episodes."
 
 
 def read_rows(metadata: Metadata, log: RepairLog) -> DataRows:

@@ -333,7 +333,7 @@ def test_a_change_names_the_values_and_the_episodes(make):
     set_column(root / DATA, "timestamp", lambda values: np.where(np.arange(38) == 20, 5, values))
     (change,) = repaired(root)[0].changes
     assert (change.check, change.where, change.episodes) == ("timestamps", "timestamp", (2,))
-    assert "first 5 instead of 0.1 at episode 2, row 1." in change.problem
+    assert "5 instead of 0.1 at episode 2, row 1." in change.problem
     assert change.done == "Set to frame_index / fps."
 
 
