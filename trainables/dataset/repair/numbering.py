@@ -16,6 +16,8 @@ from trainables.dataset.repair.recording import DataRows, Recording
 
 __all__ = ["assign_tasks", "index_columns"]
 
+LEAP_FRAMES = 3
+"""A step of more than three frames is not the jitter of a clock: two frames or more may be missing."""
 DONE = {
     "timestamp": "Set to frame_index / fps.",
     "frame_index": "Numbered from 0 in each episode.",
@@ -67,6 +69,8 @@ def index_columns(
             columns[name] = [np.array(part, np.float32) for part in before]
         elif any(recording.whole for recording in recordings):
             _list(name, recordings, before, values, log)
+            if name == "timestamp":
+                _list_leaps(recordings, before, fps, log)
     return columns
 
 
@@ -102,6 +106,32 @@ def _list(
         f"at episode {recordings[place].origin}, row {row}."
     )
     log.change("timestamps" if name == "timestamp" else name, name, problem, DONE[name], episodes)
+
+
+def _list_leaps(
+    recordings: Sequence[Recording], before: Sequence[NDArray[np.float64]], fps: float, log: RepairLog
+) -> None:
+    """List leaps of the original's timestamps, of which the copy shows nothing any more."""
+    found = {}
+    for recording, times_s in zip(recordings, before, strict=True):
+        with np.errstate(divide="ignore", invalid="ignore"):  # frame numbers that are not certain may repeat
+            steps_s = np.diff(times_s) / np.diff(recording.frame)
+        if (np.isfinite(steps_s) & (steps_s > LEAP_FRAMES / fps)).any():
+            steps_s = np.where(np.isfinite(steps_s), steps_s, 0)
+            found[recording.origin] = (int(steps_s.argmax()), float(steps_s.max()))
+    if not found:
+        return
+    own, (row, leap_s) = max(found.items(), key=lambda item: item[1][1])
+    log.remains(
+        "timestamp_leaps",
+        "warning",
+        "timestamp",
+        f"leaps in {in_episodes(list(found))}, most by {leap_s:.2f} s after row {row} of episode {own}.",
+        "Frames may be missing there, which nothing can restore. In the copy all rows are 1 / fps apart.",
+        "Look at the episodes (`sweeper data show`), and leave them out with dataset.exclude_episodes if "
+        "the robot moved meanwhile.",
+        found,
+    )
 
 
 def _list_renumbered(recordings: Sequence[Recording], log: RepairLog) -> None:

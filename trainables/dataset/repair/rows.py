@@ -6,7 +6,7 @@ the table of episodes, the stretches of rows are the episodes if they have exact
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -211,93 +211,128 @@ def _ordered(
     record: EpisodeRecord, found: NDArray[np.int64], rows: DataRows, can_split: bool, log: RepairLog
 ) -> list[Recording]:
     """The rows of an episode in their order; several recordings if the frames begin again."""
-    own, count = record.own, len(found)
-    index, frame, time_s = (rows.columns[name][found] for name in ("index", "frame_index", "timestamp"))
-    if np.isfinite(index).all() and len(np.unique(index)) == count and (np.diff(index) < 0).any():
-        order = np.argsort(index, kind="stable")
-        found, frame, time_s = found[order], frame[order], time_s[order]
-    place = np.arange(count)
-    ascending_times = np.isfinite(time_s).all() and bool((np.diff(time_s) > 0).all())
-    if np.array_equal(frame, place) or np.isnan(frame).all():
-        return [Recording(own, found, place, record)]
-    if np.isfinite(frame).all() and bool((np.diff(frame) > 0).all()):
-        if frame[-1] - frame[0] == count - 1:
-            return [Recording(own, found, place, record)]  # numbered from another frame on
-        log.remains(
+    return _EpisodeRows(record, found, rows, log).ordered(can_split)
+
+
+class _EpisodeRows:
+    """The rows of an episode, and what each column says of their order."""
+
+    def __init__(
+        self, record: EpisodeRecord, found: NDArray[np.int64], rows: DataRows, log: RepairLog
+    ) -> None:
+        self._record = record
+        self._own = record.own
+        self._place = np.arange(len(found))
+        index, frame = (rows.columns[name][found] for name in ("index", "frame_index"))
+        in_place = np.array_equal(frame, self._place)
+        if not in_place and _distinct(index) and (np.diff(index) < 0).any():
+            found = found[np.argsort(index, kind="stable")]
+        self._rows = found
+        self._index, self._frame, self._time_s = (
+            rows.columns[name][found] for name in ("index", "frame_index", "timestamp")
+        )
+        self._log = log
+
+    def ordered(self, can_split: bool) -> list[Recording]:
+        frame, place = self._frame, self._place
+        if np.array_equal(frame, place) or np.isnan(frame).all():
+            return [self._recording()]
+        if _ascends(frame):
+            if frame[-1] - frame[0] == len(place) - 1:
+                return [self._recording()]  # numbered from another frame on
+            return [self._with_missing_frames()]
+        if np.array_equal(np.sort(frame), place):
+            return [self._shuffled()]
+        starts = np.flatnonzero(np.diff(frame) < 0) + 1
+        runs = np.split(place, starts)
+        if len(starts) and all(_is_run(frame[run]) for run in runs):
+            if np.array_equal(np.flatnonzero(np.diff(self._time_s) <= 0) + 1, starts):
+                return self._recordings(runs, can_split)
+        elif _ascends(self._time_s) or (_is_run(self._index) and _says_nothing(frame, self._time_s)):
+            return [self._recording()]  # another column tells the order, the numbers are wrong
+        return [self._uncertain("and the timestamps do not tell the order")]
+
+    def _recording(self, order: NDArray[np.int64] | None = None) -> Recording:
+        rows = self._rows if order is None else self._rows[order]
+        return Recording(self._own, rows, self._place, self._record)
+
+    def _as_it_is(self) -> Recording:
+        frame = np.where(np.isfinite(self._frame), self._frame, self._place).astype(np.int64)
+        return Recording(self._own, self._rows, frame, self._record)
+
+    def _with_missing_frames(self) -> Recording:
+        self._log.remains(
             "missing_frames",
             "warning",
             "frame_index",
-            f"leaves out frames in episode {own}.",
+            f"leaves out frames in episode {self._own}.",
             "The frames are lost; neighbouring rows are not 1 / fps apart. The numbers are kept.",
             "Leave the episode out with dataset.exclude_episodes, or record it again.",
-            [own],
+            [self._own],
         )
-        return [Recording(own, found, frame.astype(np.int64), record)]
-    if np.array_equal(np.sort(frame), place):
-        return [_shuffled(record, found, frame, time_s, log)]
-    starts = np.flatnonzero(np.diff(frame) < 0) + 1
-    runs = np.split(place, starts)
-    if len(starts) and all(np.array_equal(frame[run] - frame[run[0]], np.arange(len(run))) for run in runs):
-        back = np.flatnonzero(np.diff(time_s) <= 0) + 1
-        if np.array_equal(back, starts) and not can_split:
-            log.remains(
+        return self._as_it_is()
+
+    def _shuffled(self) -> Recording:
+        """Every frame number is there once, in another order."""
+        order = np.argsort(self._frame, kind="stable")
+        if _distinct(self._time_s) and np.array_equal(np.argsort(self._time_s, kind="stable"), order):
+            problem = f"does not ascend in episode {self._own}; the timestamps agree with it."
+            self._log.change(
+                "frames_out_of_order", "frame_index", problem, "The rows are sorted.", [self._own]
+            )
+            return self._recording(order)
+        if _ascends(self._time_s):
+            return self._recording()
+        return self._uncertain("and the timestamps say another order")
+
+    def _recordings(self, runs: Sequence[NDArray[np.int64]], can_split: bool) -> list[Recording]:
+        problem = f"begins again within episode {self._own}: it contains {len(runs)} recordings."
+        if not can_split:
+            self._log.remains(
                 "several_recordings",
                 "error",
                 "frame_index",
-                f"begins again within episode {own}: it contains {len(runs)} recordings.",
+                problem,
                 "In v2.x each episode has a video of its own, and videos are not cut.",
                 "Convert the dataset to v3.0 with LeRobot, and run the repair again.",
-                [own],
+                [self._own],
             )
-            return [Recording(own, found, frame.astype(np.int64), record)]
-        if np.array_equal(back, starts):
-            problem = f"begins again within episode {own}: it contains {len(runs)} recordings."
-            log.change("several_recordings", "frame_index", problem, f"{len(runs)} episodes.", [own])
-            return [
-                Recording(own, found[run], np.arange(len(run)), record, int(run[0]), whole=False)
-                for run in runs
-            ]
-    elif ascending_times:
-        return [Recording(own, found, place, record)]  # the times tell the order, the numbers are wrong
-    log.remains(
-        "frames_out_of_order",
-        "error",
-        "frame_index",
-        f"does not ascend in episode {own}, and the timestamps do not tell the order.",
-        "Several orders of the rows are possible.",
-        "Leave the episode out with dataset.exclude_episodes, or convert the recording again.",
-        [own],
-    )
-    kept = np.where(np.isfinite(frame), frame, place).astype(np.int64)
-    return [Recording(own, found, kept, record)]
+            return [self._as_it_is()]
+        done = f"{len(runs)} episodes."
+        self._log.change("several_recordings", "frame_index", problem, done, [self._own])
+        return [
+            Recording(self._own, self._rows[run], np.arange(len(run)), self._record, int(run[0]), whole=False)
+            for run in runs
+        ]
+
+    def _uncertain(self, why: str) -> Recording:
+        self._log.remains(
+            "frames_out_of_order",
+            "error",
+            "frame_index",
+            f"does not ascend in episode {self._own}, {why}.",
+            "Several orders of the rows are possible.",
+            "Leave the episode out with dataset.exclude_episodes, or convert the recording again.",
+            [self._own],
+        )
+        return self._as_it_is()
 
 
-def _shuffled(
-    record: EpisodeRecord,
-    found: NDArray[np.int64],
-    frame: NDArray[np.float64],
-    time_s: NDArray[np.float64],
-    log: RepairLog,
-) -> Recording:
-    """An episode in which every frame number is there once, in another order."""
-    place, order = np.arange(len(found)), np.argsort(frame, kind="stable")
-    times_known = np.isfinite(time_s).all() and len(np.unique(time_s)) == len(time_s)
-    if times_known and np.array_equal(np.argsort(time_s, kind="stable"), order):
-        problem = f"does not ascend in episode {record.own}; the timestamps agree with it."
-        log.change("frames_out_of_order", "frame_index", problem, "The rows are sorted.", [record.own])
-        return Recording(record.own, found[order], place, record)
-    if times_known and bool((np.diff(time_s) > 0).all()):
-        return Recording(record.own, found, place, record)
-    log.remains(
-        "frames_out_of_order",
-        "error",
-        "frame_index",
-        f"does not ascend in episode {record.own}, and the timestamps say another order.",
-        "Several orders of the rows are possible.",
-        "Leave the episode out with dataset.exclude_episodes, or convert the recording again.",
-        [record.own],
-    )
-    return Recording(record.own, found, frame.astype(np.int64), record)
+def _ascends(values: NDArray[np.float64]) -> bool:
+    return bool(np.isfinite(values).all() and (np.diff(values) > 0).all())
+
+
+def _distinct(values: NDArray[np.float64]) -> bool:
+    return bool(np.isfinite(values).all() and len(np.unique(values)) == len(values))
+
+
+def _is_run(values: NDArray[np.float64]) -> bool:
+    return bool((np.diff(values) == 1).all() and np.isfinite(values).all())
+
+
+def _says_nothing(*columns: NDArray[np.float64]) -> bool:
+    """Whether each column has one value only, or none."""
+    return all(len(np.unique(column[np.isfinite(column)])) <= 1 for column in columns)
 
 
 def _cameras(metadata: Metadata) -> list[str]:

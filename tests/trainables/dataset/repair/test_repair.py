@@ -530,6 +530,29 @@ def test_an_order_with_two_answers_is_not_changed(make):
     assert (found.remaining[0].check, found.remaining[0].episodes) == ("frames_out_of_order", (0,))
 
 
+def test_a_leap_of_the_clock_is_reported_although_the_times_are_repaired(make):
+    root = make()
+    _wrong_times(root)
+    late = np.arange(38) >= 24
+    set_column(
+        root / DATA, "timestamp", lambda values: (values + late * (np.arange(38) < 28)).astype(np.float32)
+    )
+    found, new = repaired(root)
+    (leap,) = found.remaining
+    assert (leap.check, leap.episodes) == ("timestamp_leaps", (2,))
+    assert "after row 4 of episode 2" in leap.problem
+    is_sound(new)
+
+
+def test_rows_without_any_times_keep_the_order_of_their_index(make):
+    root = make()
+    for name in ("frame_index", "timestamp"):
+        set_column(root / DATA, name, lambda values: 0 * values)
+    found, new = repaired(root)
+    assert found.remaining == ()
+    is_sound(new)
+
+
 def test_missing_frames_are_not_hidden(make):
     root = make(cameras={})
     keep_rows(root / DATA, lambda table: np.arange(38) != 14)
