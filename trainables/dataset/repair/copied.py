@@ -39,7 +39,7 @@ from trainables.dataset.repair.log import RepairLog
 from trainables.dataset.repair.recording import DataRows, Recording
 from trainables.dataset.statistics import Statistics
 
-__all__ = ["CopyPlan", "list_pictures_beside", "write_copy"]
+__all__ = ["CopyPlan", "check_columns", "list_pictures_beside", "write_copy"]
 
 TELL_EVERY = 20
 Progress = Callable[[str], None]
@@ -94,7 +94,6 @@ def write_copy(folder: Path, plan: CopyPlan, *, hard_links: bool, progress: Prog
     """Write the copy into an empty folder.
 
     Raises:
-        DatasetError: If a data file does not have the columns of the others.
         OSError: If it cannot be written.
     """
     places = _write_rows(folder, plan, progress)
@@ -168,6 +167,34 @@ def _data_path(plan: CopyPlan, file: int, episode: int) -> str:
     return DATA_PATH_V2.format(episode_chunk=episode // int(plan.info["chunks_size"]), episode_index=episode)
 
 
+def check_columns(rows: DataRows) -> None:
+    """Refuse data files that cannot be one table.
+
+    Raises:
+        DatasetError: If some have other columns than the first, or other types.
+    """
+    first, *others = (_own_columns(path) for path in rows.paths)
+    for path, schema in zip(rows.paths[1:], others, strict=True):
+        differing = sorted(set(first.names) ^ set(schema.names))
+        if differing:
+            name = differing[0]
+            having, lacking = (rows.paths[0], path) if name in first.names else (path, rows.paths[0])
+            problem = f"has no column {name!r}, and {having.parent.name}/{having.name} has it."
+            remedy = "Delete the column in the other files, or convert the recordings again."
+            raise dataset_error(str(lacking), problem, remedy)
+        try:
+            schema.empty_table().select(first.names).cast(first)
+        except pa.ArrowException as error:
+            problem = f"has columns of other types than the first data file: {str(error).rstrip('.')}."
+            raise dataset_error(str(path), problem, "Convert the recordings again.") from error
+
+
+def _own_columns(path: Path) -> Any:
+    """The schema of a data file without the columns that every dataset has."""
+    fields = [field for field in pq.read_schema(path) if field.name not in INDEX_FEATURES]
+    return pa.schema([field for field in fields if not field.name.startswith(PANDAS_INDEX)])
+
+
 class _Source:
     """The rows of the original, with the copy's numbers; holds one data file at a time."""
 
@@ -175,8 +202,7 @@ class _Source:
         self._plan = plan
         self._open: tuple[int, Any] = (-1, None)
         first = pq.read_schema(plan.rows.paths[0])
-        fields = [field for field in first if field.name not in INDEX_FEATURES]
-        fields = [field for field in fields if not field.name.startswith(PANDAS_INDEX)]
+        fields = list(_own_columns(plan.rows.paths[0]))
         types = {"timestamp": pa.float32()}
         fields += [pa.field(name, types.get(name, pa.int64())) for name in INDEX_FEATURES]
         self._others = [field.name for field in fields if field.name not in INDEX_FEATURES]
@@ -202,16 +228,8 @@ class _Source:
         if self._open[0] != number:
             path = self._plan.rows.paths[number]
             table = pq.ParquetFile(path).read()
-            missing = [name for name in self._others if name not in table.column_names]
-            if missing:
-                problem = f"has no column {missing[0]!r}, and other data files have it."
-                raise dataset_error(str(path), problem, "Fetch the dataset again.")
             wanted = pa.schema([self.schema.field(name) for name in self._others])
-            try:
-                table = table.select(self._others).cast(wanted)
-            except pa.ArrowException as error:
-                problem = f"has columns of other types than the first data file: {str(error).rstrip('.')}."
-                raise dataset_error(str(path), problem, "Convert the dataset again.") from error
+            table = table.select(self._others).cast(wanted)
             self._open = (number, self._with_pictures(table))
         return self._open[1]
 

@@ -6,7 +6,7 @@ import json
 import math
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,10 @@ def describe(root: Path, log: RepairLog) -> Described:
             log.change("info", INFO, f"chunks_size is {raw['chunks_size']!r}.", f"Set to {CHUNK_SIZE}.")
         raw["chunks_size"] = CHUNK_SIZE
     keep_times = _mend_fps(root, raw, log)
+    if (root / "video").is_dir() and not (root / "videos").is_dir():
+        log.change(
+            "template", "video", "the videos are in video/.", "They are in videos/, as LeRobot has them."
+        )
     if isinstance(raw.get("features"), dict):
         _Features(root, raw, log).mend()
     return Described(raw, _as_info(root, raw), keep_times)
@@ -83,7 +87,7 @@ def _as_info(root: Path, raw: Mapping[str, Any]) -> Info:
         path = Path(folder, "info.json")
         path.write_text(json.dumps(raw), encoding="utf-8")
         try:
-            return read_info(path)
+            return replace(read_info(path), path=root / INFO)
         except DatasetError as error:
             where = str(root / INFO)
             raise DatasetError([f.__class__(where, f.problem, f.remedy) for f in error.faults]) from error

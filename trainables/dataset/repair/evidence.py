@@ -52,10 +52,9 @@ def data_files(root: Path) -> list[Path]:
 
 
 def camera_files(root: Path, version: str) -> dict[str, list[Path]]:
-    """The video files below ``videos/``, by camera."""
-    pattern = "*/*/*.mp4"
+    """The video files below ``videos/``, or ``video/`` as some sets have it, by camera."""
     found: dict[str, list[Path]] = {}
-    for path in sorted((root / "videos").glob(pattern)):
+    for path in sorted(root.glob("videos/*/*/*.mp4")) or sorted(root.glob("video/*/*/*.mp4")):
         camera, chunk = path.parent.parent.name, path.parent.name
         name = camera if version == "v3.0" else chunk
         if not name.startswith(".") and not path.name.startswith("."):

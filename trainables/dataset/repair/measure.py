@@ -34,6 +34,8 @@ SAMPLED_FRAMES = 2400
 FEWEST_PER_EPISODE, MOST_PER_EPISODE = 12, 60
 """As many pictures are decoded as the doctor looks at; of a large set 12 of each episode."""
 TELL_EVERY = 20
+MOMENTS = ("min", "max", "mean", "std")
+"""What every version records of a feature."""
 LISTED_FEATURES = 3
 
 Progress = Callable[[str], None]
@@ -166,7 +168,7 @@ def _measure_pictures(
             # Each episode weighs as much as it has frames, not as many as were decoded.
             total += histogram * len(recording) // count
             frames += len(recording)
-    if frames:
+    if frames == sum(len(recording) for recording in recordings):
         whole[name] = image_statistics(total, frames)
 
 
@@ -256,7 +258,9 @@ class _Recorded:
             }
             kept = {name: self.whole[name] for name in whole if name not in wrong}
             _log(wrong, "meta/stats.json", (), log)
-            whole = whole | kept
+            # Pictures that cannot be decoded here, such as depth maps, keep what was recorded.
+            unmeasured = {n: v for n, v in self.whole.items() if n in self._features and n not in whole}
+            whole = {**whole, **kept, **unmeasured}
         return episodes, whole
 
     def _merge_episodes(
@@ -266,6 +270,7 @@ class _Recorded:
         concerned: set[int] = set()
         for recording, found in zip(recordings, episodes, strict=True):
             said = self.episodes.get(recording.origin, {}) if recording.whole else {}
+            unmeasured = {n: v for n, v in said.items() if n in self._features and n not in found}
             for name, numbers in found.items():
                 why = self._problem(name, said.get(name), numbers)
                 if not why:
@@ -273,6 +278,7 @@ class _Recorded:
                 elif recording.whole:
                     wrong.setdefault(name, f"episode {recording.origin}: {why}")
                     concerned.add(recording.origin)
+            found |= unmeasured
         where = "meta/episodes_stats.jsonl" if self._version == "v2.1" else "meta/episodes"
         _log(wrong, where, concerned, log)
 
@@ -282,19 +288,21 @@ class _Recorded:
         """Say how recorded statistics contradict the data; empty if they do not."""
         if not said:
             return "not recorded"
-        for key in ("min", "max", "mean", "std"):
-            if key not in said or said[key].shape != true[key].shape:
-                return f"{key} is missing" if key not in said else f"{key} has another shape"
-        if self._features[name].is_camera:
+        camera = self._features[name].is_camera
+        for key in MOMENTS:
+            shapes = [true[key].shape, *([] if camera else [(true[key].size,)])]
+            if key not in said or said[key].shape not in shapes:
+                return f"{key} has another shape" if key in said else f"{key} is missing"
+        if camera:
             return _wrong_pictures(said, true)
-        return _wrong_numbers(said, true)
+        return _wrong_numbers({key: said[key].reshape(true[key].shape) for key in MOMENTS}, true)
 
 
 def _wrong_numbers(said: Mapping[str, np.ndarray], true: Mapping[str, np.ndarray]) -> str:
     with np.errstate(invalid="ignore"):
         span = np.maximum(true["max"] - true["min"], np.maximum(np.abs(true["max"]), np.abs(true["min"])))
         slack = EXTREMES_OFF * span + np.finfo(np.float32).tiny
-        for key in ("min", "max", "mean", "std"):
+        for key in MOMENTS:
             most = slack if key in ("min", "max") else MOMENTS_OFF * true["std"] + slack
             # Not "> most": a recorded NaN is wrong, too.
             off = ~(np.abs(said[key] - true[key]) <= most) & np.isfinite(true[key])

@@ -145,6 +145,10 @@ def extra_values(metadata: Metadata, log: RepairLog, *, renumbered: bool) -> dic
             }
             if row.get("tasks") is not None and not isinstance(row["tasks"], list):
                 texts.append(own)
+    numbers = list(found)
+    if metadata.version == "v3.0" and numbers != sorted(numbers):
+        problem = "the table is not in the order of the episodes, and LeRobot finds them by their place."
+        log.change("episodes_out_of_order", "meta/episodes", problem, "Sorted by episode.")
     if texts:
         log.change(
             "tasks", "meta/episodes", "the tasks of episodes are not lists.", "Written as lists.", texts
@@ -223,6 +227,9 @@ def list_places(
             true |= {"data/chunk_index": int(place[1]), "data/file_index": int(place[2])}
         if recordings[own].whole and any(row.get(name) != value for name, value in true.items()):
             wrong.append(own)
+    empty = [row["episode_index"] for row in _table_rows(metadata) if row.get("length") is None]
+    if empty:
+        log.change("length", "meta/episodes", f"{in_episodes(empty)}: no length.", "Counted.", empty)
     if wrong:
         problem = f"{in_episodes(wrong)}: dataset_from_index, dataset_to_index or the data file is wrong."
         log.change("row_places", "meta/episodes", problem, "Set to where the rows are.", wrong)

@@ -18,7 +18,7 @@ from trainables.dataset.format.files import pointers_error
 from trainables.dataset.format.metadata import WHAT_A_DATASET_IS, Metadata, metadata_of
 from trainables.dataset.open import open_dataset
 from trainables.dataset.repair.clips import find_clips
-from trainables.dataset.repair.copied import CopyPlan, list_pictures_beside, write_copy
+from trainables.dataset.repair.copied import CopyPlan, check_columns, list_pictures_beside, write_copy
 from trainables.dataset.repair.described import describe
 from trainables.dataset.repair.idle import trim_idle as cut_idle_ends
 from trainables.dataset.repair.log import RepairLog
@@ -150,6 +150,7 @@ def _plan(root: Path, log: RepairLog, progress: Progress, trim_idle: bool) -> Co
         metadata_of(
             root, described.info
         )  # fails as it did: nothing shows that the rows are those of the table
+    check_columns(rows)
     recordings = find_recordings(metadata, rows, log)
     tasks = assign_tasks(metadata, rows, recordings, log)
     progress("Opening the videos")

@@ -277,6 +277,22 @@ def _copied_file(root: Path) -> None:
     shutil.copy(root / DATA, root / DATA.replace("file-000", "file-001"))
 
 
+def _table_out_of_order(root: Path) -> None:
+    edit_table(root / EPISODES, lambda table: table.take(pa.array([2, 3, 0, 1])))
+
+
+def _no_length(root: Path) -> None:
+    def edit(table: Any) -> Any:
+        place = table.column_names.index("length")
+        return table.set_column(place, "length", pa.array([12, None, 9, 10]))
+
+    edit_table(root / EPISODES, edit)
+
+
+def _folder_of_videos(root: Path) -> None:
+    (root / "videos").rename(root / "video")
+
+
 def _template(root: Path) -> None:
     edit_info(root, data_path="data/{nonsense}.parquet")
 
@@ -302,6 +318,9 @@ FAULTS: dict[Callable[[Path], None], set[str]] = {
     _features: {"features", "absent_features", "unlisted_columns", "recorded_statistics"},
     _copied_file: {"copied_file"},
     _template: {"template"},
+    _table_out_of_order: {"episodes_out_of_order"},
+    _no_length: {"length"},
+    _folder_of_videos: {"template"},
 }
 
 
@@ -573,6 +592,17 @@ def test_a_video_of_another_rate_is_kept_and_reported(make):
     assert "9.99 frames a second" in rate.problem
 
 
+def test_statistics_that_cannot_be_computed_are_kept(make):
+    root = make(episodes_per_file=2)
+    recorded = json.loads((root / "meta/stats.json").read_text())
+    (root / f"videos/{CAMERA}/chunk-000/file-001.mp4").write_bytes(b"")
+    found, new = repaired(root)
+    assert [(one.check, one.episodes) for one in found.remaining] == [("broken_video", (2, 3))]
+    assert json.loads((new / "meta/stats.json").read_text())[CAMERA] == recorded[CAMERA]
+    before, after = (pq.ParquetFile(folder / EPISODES).read().to_pylist() for folder in (root, new))
+    assert [row[f"stats/{CAMERA}/mean"] for row in after] == [row[f"stats/{CAMERA}/mean"] for row in before]
+
+
 def test_a_damaged_video_and_a_number_that_is_none_are_reported(make):
     root = make(version="v2.1", changes={("action", 2): np.full((9, 2), np.nan, np.float32)})
     video = root / f"videos/chunk-000/{CAMERA}/episode_000001.mp4"
@@ -598,7 +628,7 @@ def test_tasks_that_are_not_certain_stay_open(make):
     assert tasks[:2] == ["Open.", "Close."]
 
 
-@pytest.mark.parametrize("damage", ["pointers", "empty", "merged"])
+@pytest.mark.parametrize("damage", ["pointers", "empty", "merged", "columns"])
 def test_nothing_is_written_if_nothing_is_certain(make, damage):
     root = make(episodes_per_file=2)
     if damage == "pointers":
@@ -606,6 +636,8 @@ def test_nothing_is_written_if_nothing_is_certain(make, damage):
             path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     elif damage == "empty":
         (root / EPISODES).write_bytes(b"")
+    elif damage == "columns":
+        edit_table(root / DATA, lambda table: table.append_column("reward", pa.array(np.ones(19))))
     else:
         set_column(root / DATA.replace("file-000", "file-001"), "episode_index", lambda values: values - 2)
         set_column(root / EPISODES, "length", lambda values: values + 1)
@@ -668,3 +700,25 @@ def test_a_copy_that_fails_leaves_nothing(make, tmp_path, monkeypatch, error):
     with pytest.raises((DiskFullError, KeyboardInterrupt)):
         repair(root, tmp_path / "new")
     assert [path.name for path in tmp_path.iterdir()] == [root.name]
+
+
+# -- LeRobot's own files
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["pusht_v30", "pusht_v21", "pusht_keypoints_v30", "twocam_v30"])
+def test_of_a_set_that_lerobot_wrote_only_its_wrong_statistics_are_changed(
+    shared: Path, tmp_path: Path, name: str
+):
+    root = shared / "data" / "small" / name
+    found = repair(root, tmp_path / "new")
+    assert found.remaining == ()
+    # LeRobot 0.4.4 writes a standard deviation of pictures that is far too small.
+    wrong = {"pusht_v30", "twocam_v30"}
+    assert {change.check for change in found.changes} == ({"recorded_statistics"} if name in wrong else set())
+    original, copy = open_dataset(root), open_dataset(tmp_path / "new")
+    for column in ("observation.state", "action", "timestamp", "index", "task_index"):
+        assert np.array_equal(original.column(column), copy.column(column))
+    for camera in original.policy_features.cameras:
+        rows = np.array([0, len(original) - 1])
+        assert np.array_equal(original.pictures(camera.name, rows), copy.pictures(camera.name, rows))
