@@ -296,7 +296,7 @@ class _Features:
                     "warning",
                     "data",
                     f"the column {name} ({self._columns.field(name).type}) is not in info.json.",
-                    "How to describe it is not known. It is copied as it is; LeRobot refuses the set.",
+                    "How to describe it is not known. It is copied as it is; LeRobot may refuse the set.",
                     "Delete the column, or describe it in meta/info.json.",
                 )
                 continue
