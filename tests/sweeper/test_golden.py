@@ -119,6 +119,20 @@ def test_faults_of_every_bad_space(golden: GoldenFiles, tmp_path: Path):
     golden.compare("bad_spaces.txt", printed(console), made_with=("rich", "pyyaml"))
 
 
+OTHER_TOOLS = sorted((Path(__file__).parent / "other_tools").glob("*.yaml"))
+
+
+def test_there_are_files_of_several_tools():
+    assert len(OTHER_TOOLS) >= 6
+
+
+@pytest.mark.parametrize("file", OTHER_TOOLS, ids=lambda path: path.stem)
+def test_faults_of_a_file_of_another_tool(golden: GoldenFiles, capsys, tmp_path: Path, file: Path):
+    (tmp_path / file.name).write_text(file.read_text())
+    assert ended("check", file.name) == 2
+    golden.compare(f"other_tools/{file.stem}.txt", capsys.readouterr().err, made_with=("rich", "pyyaml"))
+
+
 def test_messages_for_mistyped_input(golden: GoldenFiles, capsys):
     write_journal(Path("sweeps/small"), over=True)
     wrong = [

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from difflib import SequenceMatcher
 from typing import Any
 
 from sweeper.spec.space_file.fields import (
     AUTO,
-    ELSEWHERE,
     SECTIONS,
     SETTINGS,
     coerce,
@@ -21,6 +21,11 @@ from sweeper.text import nearest
 from trainables.interface import FieldInfo, Trainable
 
 __all__ = ["Document"]
+
+NEAR_RATIO = 0.75
+"""How similar the last parts of two names of fields are at least, if one is a misspelling of the other."""
+FEW_FIELDS = 20
+"""Fields up to which a message lists them all."""
 
 
 @dataclass
@@ -66,12 +71,8 @@ class Document:
         for key, node in self.root.items():
             if key in SECTIONS:
                 continue
-            remedy = ELSEWHERE.get(key)
-            if remedy is None and self.trainable is not None and self.own_name(key) is not None:
-                remedy = f"Put {key} under config (a fixed value) or parameters (searched)."
-            if remedy is None:
-                near = nearest(key, SECTIONS)
-                remedy = f"Did you mean {near}?" if near else f"Sections: {', '.join(SECTIONS)}."
+            near = nearest(key, SECTIONS)
+            remedy = f"Did you mean {near}?" if near else f"Sections: {', '.join(SECTIONS)}."
             self.faults.add(node.place, key, "is not a section.", remedy)
 
     def own_name(self, name: str) -> str | None:
@@ -87,10 +88,26 @@ class Document:
             return ""
         if any(full.startswith(name + ".") for full in self.trainable.fields):
             return f"Write dotted names: `{name}.<field>: value`."
-        near = nearest(name, [*self.trainable.fields, *self.trainable.aliases])
-        if near is not None:
-            return f"Did you mean {self.own_name(near)}?"
+        near = self.near_field(name)
+        return f"Did you mean {near}?" if near else self._every_field()
+
+    def _every_field(self) -> str:
+        """Where the fields are listed; those of a custom trainable are in no page of the documentation."""
+        fields = {} if self.trainable is None else self.trainable.fields
+        if len(fields) <= FEW_FIELDS:
+            return f"Fields: {', '.join(fields)}."
         return "See docs/configuration.md for every field."
+
+    def near_field(self, name: str) -> str | None:
+        """The own name of the field that a misspelt name stands for; None rather than one that is far."""
+        if self.trainable is None:
+            return None
+        near = nearest(name, [*self.trainable.fields, *self.trainable.aliases])
+        if near is None:
+            return None
+        last, found = name.rpartition(".")[2], near.rpartition(".")[2]
+        same = SequenceMatcher(None, last.lower(), found.lower()).ratio() >= NEAR_RATIO
+        return self.own_name(near) if same or found.startswith(last + "_") else None
 
     def section(self, name: str) -> dict[str, Node] | None:
         """The entries of a section of fixed shape, faulty ones left out; None if the section is absent."""

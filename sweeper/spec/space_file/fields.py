@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +15,6 @@ from trainables.interface import STEPS, FieldInfo, is_url
 
 __all__ = [
     "AUTO",
-    "ELSEWHERE",
     "METHODS",
     "PARAMETER_KEYS",
     "PARAMETER_WORDS",
@@ -218,20 +218,6 @@ SETTINGS: Mapping[str, Mapping[str, FieldInfo]] = {
 """What each section of fixed shape can contain."""
 AUTO = ("gpu_per_worker", "cpu_per_worker", "max_concurrent")
 """Settings that may be `auto`."""
-ELSEWHERE = {
-    "method": "Write `search: {method: tpe}`.",
-    "program": "The program is `trainable: diffusion_policy`.",
-    "run_cap": "Write `budget: {trials: 64}`.",
-    "early_terminate": "Write `early_stop: {method: asha, ...}`.",
-    "project": "Write `tracking: {experiment: NAME}`.",
-    "objective": "Write `metric: {name: ..., goal: ...}`, or `objectives: [...]` for several.",
-    "trials": "Write `budget: {trials: 64}`.",
-    "n_trials": "Write `budget: {trials: 64}`.",
-    "retries": "Write `failures: {retries: 2}`.",
-    "max_failures": "Write `failures: {retries: 2}` for one trial, `budget: {max_failed: 5}` for the sweep.",
-    "checkpoint_config": "Write `keep: {checkpoints: best, trials: 5}`.",
-}
-"""Sections of other tools, and what to write instead."""
 PARAMETER_KEYS = ("values", "min", "max", "log", "step", "when", "value")
 PARAMETER_WORDS = {
     "low": "Write `min`.",
@@ -248,6 +234,7 @@ PARAMETER_WORDS = {
 }
 """Settings of parameters in other tools, and what to write instead."""
 LARGEST_INT = 2**63 - 1
+_NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?")
 
 
 def value_problem(info: FieldInfo, value: Any) -> tuple[str, str] | None:
@@ -264,6 +251,9 @@ def value_problem(info: FieldInfo, value: Any) -> tuple[str, str] | None:
         near = nearest(value, [str(choice) for choice in info.choices])
         if near is not None:
             return (faults[0].problem, f"Did you mean {near}? {faults[0].remedy}")
+    quoted = [text for text in flat if isinstance(text, str) and _NUMBER.fullmatch(text.strip())]
+    if quoted and info.kind in ("int", "float", "list[int]", "list[float]"):
+        return (faults[0].problem, f"{faults[0].remedy} Write {quoted[0].strip()} without quotes.")
     if info.kind in ("str", "texts") and isinstance(value, (int, float)):
         return (faults[0].problem, f"{faults[0].remedy.removesuffix('.')}: put it in quotes.")
     return (faults[0].problem, faults[0].remedy)

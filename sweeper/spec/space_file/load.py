@@ -26,6 +26,7 @@ from sweeper.spec.space_file.read_sections import (
     read_tracking,
 )
 from sweeper.spec.space_file.read_space import read_config, read_inherited, read_space
+from sweeper.spec.space_file.translate import translate_document
 from sweeper.spec.space_file.yaml_nodes import Node, Place, parse_override, read_file
 from sweeper.spec.sweep import (
     BudgetSpec,
@@ -61,6 +62,8 @@ SWEEPS = Path("sweeps")
 """The folder of all sweeps, relative to the working directory."""
 
 DEMO = "pusht_quick"
+DEFAULT = "diffusion_policy"
+"""The trainable by which a file is checked that does not name one, or misspells its name."""
 
 
 def load_spec(
@@ -91,12 +94,14 @@ def load_spec(
             document.root["trainable"] = Node(override.place, override.raw)
     trainable_name = _load_trainable(document, trainable)
     apply_overrides(document, known)
+    translate_document(document)
     document.check_sections()
     name = read_name(document, default=path.stem)
+    before = len(document.faults)  # wrong names: what they stand for is checked as if it were written
     read_config(document)
     read_inherited(document)
     space, places = read_space(document)
-    points_known = not len(document.faults)
+    points_known = len(document.faults) == before
     objectives = read_objectives(document)
     early_stop = read_early_stop(document, objectives)
     resources = read_resources(document)
@@ -104,7 +109,7 @@ def load_spec(
     document.inference = read_inference(document, objectives)
     tracking = read_tracking(document, name)
     search = read_search(document)
-    if not len(document.faults):
+    if points_known and space.parameters:
         _check_search(document, search, space, objectives)
     if points_known:  # faults in other sections do not hide these
         check_combinations(document, space, places, resources.workers)
@@ -139,8 +144,9 @@ def _load_trainable(document: Document, given: Trainable | None) -> str:
         document.trainable = given
         return given.name if node is None else str(node.plain())
     if node is None or node.value is None:
-        known = ", ".join(registry.names())
-        document.faults.add(document.whole, "trainable", "is missing.", f"Set what is trained: {known}.")
+        remedy = f"Write `trainable: {DEFAULT}`, or `trainable: module:attribute` for a custom one."
+        document.faults.add(document.whole, "trainable", "is missing.", remedy)
+        document.trainable = registry.load(DEFAULT)  # so that the rest of the file is checked
         return ""
     name = node.plain()
     if not isinstance(name, str):
@@ -153,6 +159,8 @@ def _load_trainable(document: Document, given: Trainable | None) -> str:
     except ConfigError as error:
         for fault in error.faults:
             document.faults.add(node.place, "trainable", fault.problem, fault.remedy)
+        if ":" not in name:  # a misspelt name, so that the rest of the file is checked
+            document.trainable = registry.load(DEFAULT)
     return name
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from sweeper.spec.space_file.document import Document
 from sweeper.spec.space_file.fields import PARAMETER_KEYS, SECTIONS, SETTINGS, coerce, value_problem
+from sweeper.spec.space_file.translate import translated_argument
 from sweeper.spec.space_file.yaml_nodes import FaultList, Node, Override, Place, parse_override
 from sweeper.text import nearest
 from trainables.interface import ConfigError, Fault, FieldInfo, Trainable
@@ -23,8 +24,7 @@ def apply_overrides(document: Document, overrides: list[Override]) -> None:
         if section not in SECTIONS:
             near = nearest(section, SECTIONS)
             remedy = f"Did you mean {near}?" if near else f"Begin with one of {', '.join(SECTIONS)}."
-            if document.own_name(override.key) is not None:
-                remedy = f"Write config.{override.key}=... (or parameters.{override.key}.max=... and so on)."
+            remedy = translated_argument(document, override.key, override.value) or remedy
             document.faults.add(override.place, override.key, "is not a section.", remedy)
         elif section == "config" and rest:
             _override_config(document, override, rest)

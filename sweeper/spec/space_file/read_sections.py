@@ -28,6 +28,7 @@ from sweeper.text import nearest
 from trainables.interface import EVAL_EVERY, LOG_EVERY, STEPS
 
 __all__ = [
+    "folder_name",
     "read_budget",
     "read_early_stop",
     "read_failures",
@@ -51,9 +52,16 @@ def read_name(document: Document, default: str) -> str:
     if isinstance(value, str) and _NAME.fullmatch(value):
         return value
     place = document.place("name")
-    remedy = "Use at most 80 letters, digits, `.`, `_` and `-`, and begin with a letter or digit."
+    near = folder_name(value) if isinstance(value, str) else None
+    remedy = "Use at most 80 letters, digits, `.`, `_` and `-`, and begin with a letter or digit"
+    remedy += f", e.g. `name: {near}`." if near else "."
     document.faults.add(place, "name", f"{value!r} is not a valid name for the sweep's folder.", remedy)
     return "unnamed"
+
+
+def folder_name(text: str) -> str | None:
+    """The name of a folder that is nearest to a text; None if nothing is left of it."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:80] or None
 
 
 def read_objectives(document: Document) -> tuple[Objective, ...]:

@@ -391,7 +391,7 @@ def test_a_number_may_name_a_sweep(write):
         ("--budget.trials=3", "", "is not an override"),
         ("budget.trails=3", "budget.trails", "Did you mean trials?"),
         ("budgte.trials=3", "budgte.trials", "Did you mean budget?"),
-        ("optimizer.lr=1e-4", "optimizer.lr", "Write config.optimizer.lr=..."),
+        ("optimizer.lr=1e-4", "optimizer.lr", "Write config.optimizer.lr=0.0001."),
         ("budget.trials=0", "budget.trials", "too small"),
         ("budget.trials=many", "budget.trials", "is not an int"),
         ("config.policy.horizont=16", "config.policy.horizont", "Did you mean policy.horizon?"),
@@ -408,7 +408,7 @@ def test_a_number_may_name_a_sweep(write):
         (
             "parameters.optimizer.learning_rate={min: 1, max: 2}",
             "parameters.optimizer.learning_rate",
-            "docs/",
+            "Write 'parameters.optimizer.lr={min: 1, max: 2}'.",
         ),
         ("trainable=diffusion", "trainable", "Did you mean 'diffusion_policy'?"),
         ("metric.name=rollout/sucess_rate", "metric.name", "Did you mean rollout/success_rate?"),

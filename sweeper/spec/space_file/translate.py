@@ -1,0 +1,623 @@
+"""Names and forms of other tools in a space file: each is a fault with what to write and the user's value.
+
+What was understood is also put in its place, so that the rest of the file is checked as if it were written
+there. `habits` has the names, `other_forms` the forms.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from sweeper.spec.space_file.document import Document
+from sweeper.spec.space_file.fields import PARAMETER_KEYS, SECTIONS, SETTINGS, value_problem
+from sweeper.spec.space_file.habits import (
+    FIELDS,
+    HOURS,
+    METRICS,
+    NO_METRIC,
+    NOT_HERE,
+    SETTINGS_OF_OTHERS,
+    VALUES,
+    WRAPPERS,
+    by_word,
+)
+from sweeper.spec.space_file.other_forms import Form, is_form, our_form
+from sweeper.spec.space_file.read_sections import folder_name
+from sweeper.spec.space_file.yaml_nodes import Node, Place
+from sweeper.text import describe_value, shortened
+from trainables.interface import EVAL_EVERY, FieldInfo
+
+__all__ = ["translate_document", "translated_argument"]
+
+_FIELDS, _SETTINGS, _METRICS = by_word(FIELDS), by_word(SETTINGS_OF_OTHERS), by_word(METRICS)
+_NO_METRIC = by_word(NO_METRIC)
+_WRAPPERS = frozenset(WRAPPERS.split())
+_NOT_HERE = {name: sentence for names, sentence in NOT_HERE.items() for name in names.split()}
+_VALUES = {
+    path: {word: ours for ours, words in table.items() for word in words.split()}
+    for path, table in VALUES.items()
+}
+Where = Literal["top", "config", "parameters", "argument"]
+
+
+@dataclass
+class _Translation:
+    """What was understood of a name and its value.
+
+    Attributes:
+        entries: Plain values by path: ``config.FIELD``, ``parameters.FIELD`` (a form), ``SECTION.SETTING``.
+        remarks: What is dropped and why, or what to know about a value, in a sentence each.
+        unknown: Names for which there is nothing here.
+    """
+
+    entries: dict[str, Any] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.entries or self.remarks)
+
+
+def translate_document(document: Document) -> None:
+    """Find what is written as in another tool; add a fault for each, and put it where it belongs."""
+    for key, node in list(document.root.items()):
+        if key not in SECTIONS:
+            found = _translated(document, key, node, searched=False)
+            _report(document, node.place, key, "is not a section.", found, "top")
+            if found:
+                del document.root[key]
+                _adopt(document, node.place, found)
+    for section in ("config", "parameters"):
+        _translate_fields(document, section)
+    _translate_metric(document)
+    for section in SETTINGS:
+        _translate_settings(document, section)
+
+
+def translated_argument(document: Document, key: str, value: Node) -> str:
+    """The remedy for ``key=value`` of the command line whose key has no meaning here; empty if unknown."""
+    found = _translated(document, key, value, searched=False)
+    if not found:
+        return ""
+    _adopt(document, value.place, found)
+    return _remedy(found, "argument")
+
+
+# Sections
+
+
+def _translate_fields(document: Document, section: Literal["config", "parameters"]) -> None:
+    node = document.root.get(section)
+    if node is None or not isinstance(node.value, dict):
+        return
+    searched = section == "parameters"
+    for key, entry in list(node.value.items()):
+        own = document.own_name(key)
+        if own is None:
+            found = _translated(document, key, entry, searched=searched)
+            problem = "is not a field."
+        else:
+            found = _translated_field(document, own, entry, searched=searched)
+            problem = _form_problem(entry.plain(), searched=searched)
+        _report(document, entry.place, f"{section}.{key}", problem, found, section)
+        near = document.near_field(key) if own is None and not found else None
+        if near is not None:
+            document.faults.add(entry.place, f"{section}.{key}", "is not a field.", f"Did you mean {near}?")
+            if not _is_written(document, near):
+                node.value[near] = entry
+            del node.value[key]
+        elif found:
+            del node.value[key]
+            _adopt(document, entry.place, found)
+
+
+def _form_problem(plain: Any, *, searched: bool) -> str:
+    if searched:
+        return f"is {_short(plain)}, the form of another tool."
+    if is_form(plain):
+        return f"is {_short(plain)}, not a value."
+    return f"{plain!r} is the word of another tool."
+
+
+def _short(plain: Any) -> str:
+    return shortened(_yaml(plain), 60)
+
+
+def _translated_field(document: Document, own: str, entry: Node, *, searched: bool) -> _Translation:
+    """A field of ours whose value has the form of another tool."""
+    found = _Translation()
+    plain, info = entry.plain(), _info(document, own)
+    if not searched and (info is None or info.kind == "dict" or not is_form(plain)):
+        if info is not None and (value := _field_value(info, own, plain)) != plain:
+            found.entries[f"config.{own}"] = value
+        return found
+    form = our_form(plain, _kind(info))
+    if form is None and not searched and isinstance(plain, dict):
+        form = Form(plain)
+    if form is not None:
+        _put_form(found, own, form, info)
+    return found
+
+
+def _translate_metric(document: Document) -> None:
+    node = document.root.get("metric")
+    if node is None:
+        return
+    if isinstance(node.value, str):
+        found = _Translation()
+        name, remark = _metric_name(document, node.value)
+        found.entries["metric.name"] = name
+        found.remarks += [remark] if remark else []
+        _report(document, node.place, "metric", f"is {node.value!r}, not a mapping.", found, "top")
+        del document.root["metric"]
+        _adopt(document, node.place, found)
+
+
+def _translate_settings(document: Document, section: str) -> None:
+    """The settings of a section of fixed shape."""
+    nodes = [document.root.get(section)]
+    objectives = document.root.get("objectives")
+    if section == "metric" and objectives is not None and isinstance(objectives.value, list):
+        nodes += objectives.value
+    for node in nodes:
+        if node is None or not isinstance(node.value, dict):
+            continue
+        for key, entry in list(node.value.items()):
+            _translate_setting(document, section, node.value, key, entry)
+
+
+def _translate_setting(
+    document: Document, section: str, settings: dict[str, Node], key: str, entry: Node
+) -> None:
+    path, plain = f"{section}.{key}", entry.plain()
+    if key in SETTINGS[section]:
+        if path in ("metric.name", "early_stop.metric") and isinstance(plain, str):
+            name, remark = _metric_name(document, plain)
+            if name != plain:
+                problem = f"{plain!r} is not a metric of {_trainable(document)}."
+                remedy = f"Write `{key}: {name}`. {remark}".strip()
+                document.faults.add(entry.place, path, problem, remedy)
+                settings[key] = Node(entry.place, name)
+            return
+        ours = _VALUES.get(path, {}).get(str(plain).lower())
+        info = SETTINGS[section][key]
+        if ours is not None and value_problem(info, plain) is not None:
+            problem, expected = value_problem(info, plain) or ("", "")
+            document.faults.add(entry.place, path, problem, f"Write `{key}: {ours}`. {expected}")
+            settings[key] = Node(entry.place, ours)
+        return
+    found = _Translation()
+    target = _SETTINGS.get(path.lower()) or _SETTINGS.get(key.lower()) or ""
+    value = _setting_value(document, target, key.lower(), plain) if target.startswith(section) else None
+    if value is not None:
+        found.entries[target] = value
+    else:
+        found = _translated(document, key, entry, searched=False)
+        found.entries = {
+            path: value for path, value in found.entries.items() if not path.startswith("config.")
+        }
+    if found:
+        _report(document, entry.place, path, f"is not a setting of {section}.", found, "top")
+        del settings[key]
+        ours_here = f"{section}."
+        for target, value in found.entries.items():
+            if target.startswith(ours_here) and target.count(".") == 1:
+                settings.setdefault(target.removeprefix(ours_here), _node(entry.place, value))
+        _adopt(document, entry.place, found)
+
+
+def _metric_name(document: Document, name: str) -> tuple[str, str]:
+    """The trainable's metric for the name of another tool, and a remark; the same name if there is none."""
+    known = {} if document.trainable is None else document.trainable.metrics
+    if name in known:
+        return name, ""
+    plain = name.lower()
+    if _METRICS.get(plain) in known:
+        return _METRICS[plain], "It is a share from 0 to 1." if "pc_" in plain else ""
+    if _NO_METRIC.get(plain) in known:
+        ours = _NO_METRIC[plain]
+        return (
+            ours,
+            "A loss cannot be compared between horizons and noise schedules; the error of actions can.",
+        )
+    return name, ""
+
+
+def _trainable(document: Document) -> str:
+    return "the trainable" if document.trainable is None else document.trainable.name
+
+
+# Names
+
+
+def _translated(document: Document, path: str, node: Node, *, searched: bool) -> _Translation:
+    """Translate a name that is not ours, with all that is below it."""
+    found = _Translation()
+    name = path.lower()
+    known = _table_field(document, name) or _setting_of(name) or _not_here(name)
+    if "." in path and not known and document.near_field(path) not in (None, document.own_name(path)):
+        return found  # a misspelling
+    _collect(document, found, _segments(path), node, searched=searched)
+    return found
+
+
+def _segments(path: str) -> list[str]:
+    return [part for part in re.split(r"[./]", path.strip().lstrip("-+~").replace("-", "_")) if part]
+
+
+def _collect(document: Document, found: _Translation, path: list[str], node: Node, *, searched: bool) -> None:
+    plain = node.plain()
+    name = ".".join(path).lower()
+    searched = searched or path[-1].lower() in ("parameters", "params", "search_space")
+    if name.endswith("early_terminate") or _setting_of(name) == "early_stop":
+        _early_stop(document, found, plain)
+        return
+    if path[-1].lower() == "command" and isinstance(plain, list):
+        _command(document, found, plain)
+        return
+    if isinstance(node.value, dict) and node.value and not is_form(plain) and _own(document, path) is None:
+        sentence = _not_here(name)
+        if sentence is not None and not _has_known(document, path, node):
+            found.remarks.append(_about(path, sentence))
+            return
+        for key, entry in node.value.items():
+            _collect(document, found, [*path, *_segments(key)], entry, searched=searched)
+        return
+    _collect_leaf(document, found, path, plain, searched=searched)
+
+
+def _has_known(document: Document, path: list[str], node: Node) -> bool:
+    """Whether anything below a group of settings can be translated."""
+    inner = _Translation()
+    for key, entry in node.value.items():
+        _collect(document, inner, [*path, *_segments(key)], entry, searched=False)
+    return bool(inner.entries)
+
+
+def _collect_leaf(
+    document: Document, found: _Translation, path: list[str], plain: Any, *, searched: bool
+) -> None:
+    name = ".".join(path).lower()
+    own = _own(document, path)
+    setting = _setting_of(name) if own is None else None
+    value = None if setting is None else _setting_value(document, setting, path[-1].lower(), plain)
+    if setting is not None and value is not None:
+        found.entries.setdefault(setting, value)
+        if setting == "metric.goal":
+            _choose_metric(document, found, value)
+        return
+    sentence = _not_here(name) if own is None else None
+    if sentence is not None:
+        found.remarks.append(_about(path, sentence))
+        return
+    own = own or _field_of(document, name)
+    if own is not None:
+        _put_field(document, found, own, plain, searched=searched)
+    elif plain is not None and path[-1] != "_target_":
+        found.unknown.append(".".join(path))
+
+
+def _choose_metric(document: Document, found: _Translation, goal: str) -> None:
+    """A direction without a metric: suggest one that has it."""
+    metrics = [] if document.trainable is None else document.trainable.metrics.values()
+    fitting = [metric for metric in metrics if metric.goal == goal]
+    fitting = [metric for metric in fitting if metric.every == "eval"] or fitting
+    if "metric" not in document.root and "metric.name" not in found.entries and fitting:
+        del found.entries["metric.goal"]
+        found.entries |= {"metric.name": fitting[0].name, "metric.goal": goal}
+        found.remarks.append("Choose the metric; docs/metrics.md lists them.")
+
+
+def _about(path: list[str], sentence: str) -> str:
+    return f"{'.'.join(path)}: {sentence}"
+
+
+def _own(document: Document, path: list[str]) -> str | None:
+    """The field that a path names once the groups that have no meaning here are left out."""
+    for start in range(len(path)):
+        own = document.own_name(".".join(path[start:]))
+        if own is not None:
+            return own
+        if path[start].lower() not in _WRAPPERS:
+            break
+    inner = [part for part in path if part.lower() not in ("parameters", "params")]
+    return document.own_name(".".join(inner)) if inner else None
+
+
+def _ends(name: str) -> Iterator[str]:
+    """The name and each of its ends: ``a.b.c``, ``b.c``, ``c``."""
+    parts = name.split(".")
+    return (".".join(parts[start:]) for start in range(len(parts)))
+
+
+def _field_of(document: Document, name: str) -> str | None:
+    """The field that another tool calls so; only a field that the trainable has."""
+    if document.trainable is None:
+        return None
+    listed = _table_field(document, name)
+    if listed is not None:
+        return listed
+    last = name.rpartition(".")[2]
+    tails = [full for full in document.trainable.fields if full.rpartition(".")[2] == last]
+    return tails[0] if len(tails) == 1 else None
+
+
+def _table_field(document: Document, name: str) -> str | None:
+    fields = {} if document.trainable is None else document.trainable.fields
+    return next((_FIELDS[end] for end in _ends(name) if _FIELDS.get(end) in fields), None)
+
+
+def _setting_of(name: str) -> str | None:
+    parts = name.split(".")
+    while len(parts) > 1 and parts[0] in _WRAPPERS:
+        parts.pop(0)
+    whole = ".".join(parts)
+    if whole in _SETTINGS:
+        return _SETTINGS[whole]
+    return next((_SETTINGS[end] for end in _ends(name) if "." in end and end in _SETTINGS), None)
+
+
+def _not_here(name: str) -> str | None:
+    return next((_NOT_HERE[end] for end in _ends(name) if end in _NOT_HERE), None)
+
+
+# Values
+
+
+def _info(document: Document, own: str) -> FieldInfo | None:
+    return None if document.trainable is None else document.trainable.fields.get(own)
+
+
+def _kind(info: FieldInfo | None) -> str:
+    return "float" if info is None else info.kind
+
+
+def _put_field(document: Document, found: _Translation, own: str, plain: Any, *, searched: bool) -> None:
+    info = _info(document, own)
+    form = our_form(plain, _kind(info)) if searched or is_form(plain) else None
+    if form is None and isinstance(plain, str) and is_form(plain):
+        found.remarks.append(
+            f"{own}: list the values of {plain}: `{own}: {{values: [...]}}` under parameters."
+        )
+        return
+    if form is None and isinstance(plain, dict) and plain and set(plain) <= set(PARAMETER_KEYS):
+        form = Form(plain)
+    if form is not None:
+        _put_form(found, own, form, info)
+    elif not isinstance(plain, dict):
+        found.entries[f"config.{own}"] = _field_value(info, own, plain)
+
+
+def _put_form(found: _Translation, own: str, form: Form, info: FieldInfo | None) -> None:
+    if "value" in form.settings:
+        found.entries[f"config.{own}"] = _field_value(info, own, form.settings["value"])
+    else:
+        settings = dict(form.settings)
+        if isinstance(settings.get("values"), list):
+            settings["values"] = [_field_value(info, own, value) for value in settings["values"]]
+        found.entries[f"parameters.{own}"] = settings
+    if form.remark:
+        found.remarks.append(form.remark)
+
+
+def _field_value(info: FieldInfo | None, own: str, plain: Any) -> Any:
+    """A value of another tool in our words; the same value if it is legal here or unknown."""
+    if info is not None and value_problem(info, plain) is None and own != "rollout.env":
+        return plain
+    if info is not None and info.kind == "list[int]" and isinstance(plain, int) and own.endswith("_shape"):
+        return [plain, plain]
+    choices = {str(choice).lower(): choice for choice in (info.choices if info else None) or ()}
+    word = str(plain).lower()
+    return _VALUES.get(own, {}).get(word, choices.get(word, plain))
+
+
+def _setting_value(document: Document, setting: str, theirs: str, plain: Any) -> Any:
+    """The value of a setting in our words; None if it cannot be one."""
+    if setting == "metric.name" and isinstance(plain, str):
+        return _metric_name(document, plain)[0]
+    if isinstance(plain, (dict, list)):
+        return None
+    value: Any = _VALUES.get(setting, {}).get(str(plain).lower(), plain)
+    if theirs in HOURS and isinstance(plain, (int, float)):
+        value = float(f"{plain / HOURS[theirs]:.3g}")
+    section, _, key = setting.rpartition(".")
+    if setting == "name":
+        return folder_name(str(value)) if value is not None else None
+    info = SETTINGS.get(section, {}).get(key)
+    if info is not None and value != "auto" and value_problem(info, value) is not None:
+        return None
+    return value
+
+
+def _early_stop(document: Document, found: _Translation, plain: Any) -> None:
+    """Early stopping of W&B, Optuna or Ray, as our section."""
+    settings = plain if isinstance(plain, Mapping) else {"type": plain}
+    word = next((str(settings[key]) for key in ("type", "method", "_target_", "name") if key in settings), "")
+    method = _VALUES["early_stop.method"].get(word.lower(), word.lower())
+    reduction = next(
+        (settings[key] for key in ("eta", "reduction_factor", "reduction") if key in settings), None
+    )
+    if method not in ("asha", "median"):
+        found.remarks.append("early stopping: Write `early_stop: {method: asha, min_steps: ...}`, or median.")
+        return
+    min_steps, remark = _min_steps(document, settings, reduction)
+    found.entries["early_stop.method"] = method
+    found.entries["early_stop.min_steps"] = min_steps
+    if isinstance(reduction, int) and reduction > 1 and method == "asha":
+        found.entries["early_stop.reduction"] = reduction
+    found.remarks.append(remark)
+
+
+def _min_steps(document: Document, settings: Mapping[str, Any], reduction: Any) -> tuple[int, str]:
+    steps = next(
+        (
+            settings[key]
+            for key in ("n_warmup_steps", "min_resource", "grace_period", "min_steps")
+            if isinstance(settings.get(key), int) and settings[key] > 0
+        ),
+        None,
+    )
+    if steps is not None:
+        return steps, "min_steps counts optimiser steps."
+    every = int(min(_numbers(document, EVAL_EVERY) or [1000]))
+    reports = settings.get("min_iter")
+    whole, brackets = settings.get("max_iter"), settings.get("s")
+    eta = reduction if isinstance(reduction, int) and reduction > 1 else 3
+    if not isinstance(reports, int) and isinstance(whole, int) and isinstance(brackets, int):
+        reports = max(1, whole // eta**brackets)
+    if isinstance(reports, int) and reports > 0:
+        word = "the first evaluation" if reports == 1 else f"{reports} evaluations"
+        return reports * every, f"min_steps counts optimiser steps: {word}, one every {every} steps."
+    return every, f"min_steps counts optimiser steps: the first evaluation is at {every}."
+
+
+def _numbers(document: Document, name: str) -> list[float]:
+    """The values of a field, before the configuration is read."""
+    config = document.root.get("config")
+    if config is not None and isinstance(config.value, dict):
+        for key, node in config.value.items():
+            named = document.own_name(key) or _field_of(document, key.lower())
+            if named == name and isinstance(node.value, int):
+                return [node.value]
+    return document.numbers(name)
+
+
+def _command(document: Document, found: _Translation, command: list[Any]) -> None:
+    """The arguments that a command of W&B passes to every run are values of fields."""
+    found.remarks.append(_about(["command"], _NOT_HERE["command"]))
+    for word in command:
+        name, equals, value = str(word).partition("=")
+        if not equals or name.startswith("$") or not _segments(name):
+            continue
+        plain = our_form(value) or value
+        node = Node(Place(""), _scalar(value) if plain is value else value)
+        _collect(document, found, _segments(name), node, searched=False)
+
+
+def _scalar(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+# What is reported, and what is done with it
+
+
+def _report(
+    document: Document, place: Place, name: str, problem: str, found: _Translation, where: Where
+) -> None:
+    if found:
+        argument = not place.line and place.label.startswith("argument")
+        document.faults.add(place, name, problem, _remedy(found, "argument" if argument else where))
+
+
+def _remedy(found: _Translation, where: Where) -> str:
+    words = []
+    if found.entries:
+        words.append(_arguments(found) if where == "argument" else _written(found, where))
+    remarks = found.remarks
+    if not found.entries and len(remarks) == 1:
+        remarks = [re.sub(r"^[\w.]+: (?=[A-Z`])", "", remarks[0])]
+    words += remarks
+    if found.unknown:
+        words.append(f"There is nothing here for {', '.join(found.unknown)}.")
+    return ("\n" if len(found.entries) + len(found.remarks) > 2 else " ").join(words)
+
+
+def _arguments(found: _Translation) -> str:
+    typed = [f"{path}={_yaml(value)}" for path, value in found.entries.items()]
+    return (
+        "Write "
+        + " ".join(f"'{text}'" if re.search(r"[\s{}\[\]*?'\"]", text) else text for text in typed)
+        + "."
+    )
+
+
+def _written(found: _Translation, where: Where) -> str:
+    """The lines to write, as YAML; on one line if there is a single one."""
+    lines = _lines(found, where)
+    if len(lines) == 1 and len(found.entries) >= 1:
+        heading, line = lines[0]
+        return f"Write `{line}`{f' {heading}' if heading else ''}."
+    headings = list(dict.fromkeys(heading for heading, _ in lines))
+    blocks = []
+    for heading in headings:
+        word = "Write dotted names" if where in ("config", "parameters") and not heading else "Write"
+        blocks.append(f"{word} {heading}:".replace(" :", ":"))
+        blocks += [f"  {line}" for other, line in lines if other == heading]
+    return "\n".join(blocks)
+
+
+def _lines(found: _Translation, where: Where) -> list[tuple[str, str]]:
+    """Each line to write, and where."""
+    lines: list[tuple[str, str]] = []
+    sections: dict[str, dict[str, Any]] = {}
+    for path, value in found.entries.items():
+        section, _, rest = path.partition(".")
+        if section in ("config", "parameters"):
+            lines.append(("" if section == where else f"under {section}", f"{rest}: {_yaml(value)}"))
+        elif not rest:
+            lines.append(("" if where == "top" else "at the top of the file", f"{section}: {_yaml(value)}"))
+        else:
+            at = sections.setdefault(section, {})
+            *groups, key = rest.split(".")
+            for group in groups:
+                at = at.setdefault(group, {})
+            at[key] = value
+    heading = "" if where == "top" else "at the top of the file"
+    return [*((heading, f"{section}: {_yaml(settings)}") for section, settings in sections.items()), *lines]
+
+
+def _yaml(value: Any) -> str:
+    """A value as it is written in a space file; texts that YAML would read otherwise are in quotes."""
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key}: {_yaml(entry)}' for key, entry in value.items())}}}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_yaml, value))}]"
+    if isinstance(value, str) and (not value or re.search(r"[:#,\[\]{}&*!|>'\"%@`]|^[\s-]|\s$", value)):
+        return json.dumps(value, ensure_ascii=False)
+    return describe_value(value)
+
+
+def _adopt(document: Document, place: Place, found: _Translation) -> None:
+    """Put what was understood where it belongs, unless something is there."""
+    for path, value in found.entries.items():
+        section, _, rest = path.partition(".")
+        if not rest:
+            document.root.setdefault(section, _node(place, value))
+            continue
+        at = document.root.get(section)
+        if at is None or at.value is None:
+            at = document.root[section] = Node(place, {})
+        if not isinstance(at.value, dict):
+            continue
+        if section not in ("config", "parameters"):
+            *groups, rest = rest.split(".")
+            for group in groups:
+                at = at.value.setdefault(group, Node(place, {}))
+        elif _is_written(document, rest):
+            continue
+        if isinstance(at.value, dict) and (rest not in at.value or at.value[rest].value is None):
+            at.value[rest] = _node(place, value)
+
+
+def _is_written(document: Document, own: str) -> bool:
+    for section in ("config", "parameters"):
+        node = document.root.get(section)
+        written = node.value if node is not None and isinstance(node.value, dict) else {}
+        if any(document.own_name(key) == own for key in written):
+            return True
+    return False
+
+
+def _node(place: Place, value: Any) -> Node:
+    if isinstance(value, Mapping):
+        return Node(place, {key: _node(place, entry) for key, entry in value.items()})
+    if isinstance(value, (list, tuple)):
+        return Node(place, [_node(place, entry) for entry in value])
+    return Node(place, value)
