@@ -24,6 +24,8 @@ __all__ = ["Document"]
 
 NEAR_RATIO = 0.75
 """How similar the last parts of two names of fields are at least, if one is a misspelling of the other."""
+FEW_ENDS = 3
+"""Fields up to which a message names all that end in the same word."""
 FEW_FIELDS = 20
 """Fields up to which a message lists them all."""
 
@@ -88,8 +90,17 @@ class Document:
             return ""
         if any(full.startswith(name + ".") for full in self.trainable.fields):
             return f"Write dotted names: `{name}.<field>: value`."
+        same = self._same_ends(name)
+        if 1 < len(same) <= FEW_ENDS:
+            return f"Did you mean {' or '.join(same)}?"
         near = self.near_field(name)
         return f"Did you mean {near}?" if near else self._every_field()
+
+    def _same_ends(self, name: str) -> list[str]:
+        """The fields whose last part is that of a name."""
+        last = name.rpartition(".")[2]
+        fields = {} if self.trainable is None else self.trainable.fields
+        return [full for full in fields if full.rpartition(".")[2] == last]
 
     def _every_field(self) -> str:
         """Where the fields are listed; those of a custom trainable are in no page of the documentation."""
@@ -103,7 +114,7 @@ class Document:
         if self.trainable is None:
             return None
         near = nearest(name, [*self.trainable.fields, *self.trainable.aliases])
-        if near is None:
+        if near is None or ("." not in name and len(self._same_ends(name)) > 1):
             return None
         last, found = name.rpartition(".")[2], near.rpartition(".")[2]
         same = SequenceMatcher(None, last.lower(), found.lower()).ratio() >= NEAR_RATIO

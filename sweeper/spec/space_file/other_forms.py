@@ -20,10 +20,8 @@ _VALUES = ("values", "choices", "choice", "categories", "options", "grid_search"
 _PAIRS = ("bounds", "range", "interval", "_value", "limits")
 _KIND = ("distribution", "_type", "type", "scale", "scale_type", "sampling")
 _FIXED = ("value", "constant")
-_TELLING = {*_LOW, *_HIGH, *_VALUES, *_PAIRS, *_FIXED, "distribution", "_type", "mu", "sigma"} - {
-    "start",
-    "stop",
-}
+_GROUPS = ("start", "stop", "min_value", "max_value")
+_TELLING = {*_LOW, *_HIGH, *_VALUES, *_PAIRS, *_FIXED, "distribution", "_type", "mu", "sigma"} - {*_GROUPS}
 """Settings that a mapping has only if it describes a parameter."""
 _CALL = re.compile(r"\s*([A-Za-z_][\w.]*)\s*\((.*)\)\s*", re.DOTALL)
 _NUMBER = re.compile(r"[-+]?(?:\d[\d_]*(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?")
@@ -212,10 +210,8 @@ def _of_call(function: str, arguments: str, kind: str) -> Form | None:
         plain = plain[1:]  # the name of the parameter
     form_of = _FORM_OF.get(name, "")
     if form_of == "values":
-        values = (
-            next((value for value in plain if isinstance(value, list)), None) or named.get("choices") or plain
-        )
-        return Form({"values": values}) if isinstance(values, list) and values else None
+        whole = plain[0] if len(plain) == 1 and isinstance(plain[0], list) else named.get("choices", plain)
+        return Form({"values": whole}) if isinstance(whole, list) and whole else None
     if form_of == "range":
         return _of_range(plain, named)
     return _of_ends(form_of, plain, named, function, kind)

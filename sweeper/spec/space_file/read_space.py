@@ -116,7 +116,7 @@ def _settled(document: Document, place: Place, name: str, value: Any, info: Fiel
 
 
 def _fields(document: Document, section: str) -> list[tuple[str, Node, FieldInfo]]:
-    """The entries of a section whose names are fields; faults for the others."""
+    """The entries of a section whose names are fields; `translate_document` has reported the others."""
     node = document.root.get(section)
     if node is None or node.value is None:
         return []
@@ -125,18 +125,32 @@ def _fields(document: Document, section: str) -> list[tuple[str, Node, FieldInfo
         document.faults.add(node.place, section, f"is {node.plain()!r}, not a mapping.", remedy)
         return []
     if document.trainable is None:
-        return []
+        guessed = {key: _guessed(key, entry.plain()) for key, entry in node.value.items()}
+        return [(key, node.value[key], info) for key, info in guessed.items() if info is not None]
     found: dict[str, tuple[str, Node]] = {}
     for key, entry in node.value.items():
         own = document.own_name(key)
         if own is None:
-            document.faults.add(entry.place, f"{section}.{key}", "is not a field.", document.field_hint(key))
-        elif own in found:
+            continue
+        if own in found:
             problem = f"is the same field as {found[own][0]}."
             document.faults.add(entry.place, f"{section}.{key}", problem, "Remove one of them.")
         else:
             found[own] = (key, entry)
     return [(own, entry, document.trainable.fields[own]) for own, (_, entry) in found.items()]
+
+
+def _guessed(name: str, parameter: Any) -> FieldInfo | None:
+    """What a parameter says of its field, if the trainable that has it cannot be loaded; None for nothing."""
+    if not isinstance(parameter, dict):
+        return None
+    listed = parameter.get("values")
+    values = listed if isinstance(listed, list) else [parameter.get(key) for key in ("min", "max")]
+    kinds = {type(value) for value in values}
+    if kinds <= {int, float}:
+        return FieldInfo(name, "int" if kinds == {int} and listed is not None else "float", None)
+    words = {bool: "bool", str: "str" if listed is not None else "float", dict: "dict"}
+    return FieldInfo(name, words[kinds.pop()], None) if len(kinds) == 1 and kinds <= set(words) else None
 
 
 def read_space(document: Document) -> tuple[Space, SpacePlaces]:

@@ -25,7 +25,7 @@ from sweeper.spec.space_file.habits import (
     WRAPPERS,
     by_word,
 )
-from sweeper.spec.space_file.other_forms import Form, is_form, our_form
+from sweeper.spec.space_file.other_forms import Form, is_form, number_in, our_form
 from sweeper.spec.space_file.read_sections import folder_name
 from sweeper.spec.space_file.yaml_nodes import Node, Place
 from sweeper.text import describe_value, shortened
@@ -96,7 +96,7 @@ def _translate_fields(document: Document, section: Literal["config", "parameters
         return
     searched = section == "parameters"
     for key, entry in list(node.value.items()):
-        own = document.own_name(key)
+        own = key if document.trainable is None else document.own_name(key)
         if own is None:
             found = _translated(document, key, entry, searched=searched)
             problem = "is not a field."
@@ -104,27 +104,27 @@ def _translate_fields(document: Document, section: Literal["config", "parameters
             found = _translated_field(document, own, entry, searched=searched)
             problem = _form_problem(entry.plain(), searched=searched)
         _report(document, entry.place, f"{section}.{key}", problem, found, section)
-        near = document.near_field(key) if own is None and not found else None
-        if near is not None:
-            document.faults.add(entry.place, f"{section}.{key}", "is not a field.", f"Did you mean {near}?")
-            if not _is_written(document, near):
-                node.value[near] = entry
-            del node.value[key]
-        elif found:
+        if found:
             del node.value[key]
             _adopt(document, entry.place, found)
+        elif own is None and document.trainable is not None:
+            document.faults.add(entry.place, f"{section}.{key}", problem, document.field_hint(key))
+            near = document.near_field(key)
+            if near is not None and not _is_written(document, near):
+                node.value[near] = entry
+            del node.value[key]
 
 
 def _form_problem(plain: Any, *, searched: bool) -> str:
     if searched:
-        return f"is {_short(plain)}, the form of another tool."
+        return f"`{_short(plain)}` is the form of another tool."
     if is_form(plain):
-        return f"is {_short(plain)}, not a value."
-    return f"{plain!r} is the word of another tool."
+        return f"`{_short(plain)}` is not a value."
+    return f"`{_short(plain)}` is what another tool writes."
 
 
 def _short(plain: Any) -> str:
-    return shortened(_yaml(plain), 60)
+    return shortened(plain if isinstance(plain, str) else _yaml(plain), 60)
 
 
 def _translated_field(document: Document, own: str, entry: Node, *, searched: bool) -> _Translation:
@@ -132,7 +132,8 @@ def _translated_field(document: Document, own: str, entry: Node, *, searched: bo
     found = _Translation()
     plain, info = entry.plain(), _info(document, own)
     if not searched and (info is None or info.kind == "dict" or not is_form(plain)):
-        if info is not None and (value := _field_value(info, own, plain)) != plain:
+        value = _field_value(info, own, plain)
+        if value is not plain and value != plain:
             found.entries[f"config.{own}"] = value
         return found
     form = our_form(plain, _kind(info))
@@ -477,13 +478,18 @@ def _min_steps(document: Document, settings: Mapping[str, Any], reduction: Any) 
 
 def _numbers(document: Document, name: str) -> list[float]:
     """The values of a field, before the configuration is read."""
-    config = document.root.get("config")
-    if config is not None and isinstance(config.value, dict):
-        for key, node in config.value.items():
+    for section in ("config", "parameters"):
+        at = document.root.get(section)
+        for key, node in (at.value if at is not None and isinstance(at.value, dict) else {}).items():
             named = document.own_name(key) or _field_of(document, key.lower())
-            if named == name and isinstance(node.value, int):
-                return [node.value]
+            value = node.value["value"].value if _is_fixed(node) else node.value
+            if named == name and isinstance(value, int):
+                return [value]
     return document.numbers(name)
+
+
+def _is_fixed(node: Node) -> bool:
+    return isinstance(node.value, dict) and set(node.value) == {"value"}
 
 
 def _command(document: Document, found: _Translation, command: list[Any]) -> None:
@@ -526,7 +532,8 @@ def _remedy(found: _Translation, where: Where) -> str:
     words += remarks
     if found.unknown:
         words.append(f"There is nothing here for {', '.join(found.unknown)}.")
-    return ("\n" if len(found.entries) + len(found.remarks) > 2 else " ").join(words)
+    apart = len(words) > 2 or any(re.match(r"[\w.]+: ", word) for word in words[1:]) or "\n" in words[0]
+    return ("\n" if apart else " ").join(words)
 
 
 def _arguments(found: _Translation) -> str:
@@ -573,13 +580,19 @@ def _lines(found: _Translation, where: Where) -> list[tuple[str, str]]:
     return [*((heading, f"{section}: {_yaml(settings)}") for section, settings in sections.items()), *lines]
 
 
+_WORDS_OF_YAML = ("true", "false", "null", "~")
+
+
 def _yaml(value: Any) -> str:
     """A value as it is written in a space file; texts that YAML would read otherwise are in quotes."""
     if isinstance(value, dict):
         return f"{{{', '.join(f'{key}: {_yaml(entry)}' for key, entry in value.items())}}}"
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(_yaml, value))}]"
-    if isinstance(value, str) and (not value or re.search(r"[:#,\[\]{}&*!|>'\"%@`]|^[\s-]|\s$", value)):
+    as_other = isinstance(value, str) and (number_in(value) is not None or value.lower() in _WORDS_OF_YAML)
+    if isinstance(value, str) and (
+        as_other or not value or re.search(r"[:#,\[\]{}&*!|>'\"%@`]|^[\s-]|\s$", value)
+    ):
         return json.dumps(value, ensure_ascii=False)
     return describe_value(value)
 

@@ -1,0 +1,393 @@
+"""What other tools write in place of ours: the tables, every form of a parameter, names in each section."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweeper.errors import SpecError, SpecFault
+from sweeper.spec.space_file import combinations
+from sweeper.spec.space_file.fields import SETTINGS, value_problem
+from sweeper.spec.space_file.habits import (
+    FIELDS,
+    HOURS,
+    METRICS,
+    NO_METRIC,
+    NOT_HERE,
+    SETTINGS_OF_OTHERS,
+    VALUES,
+)
+from sweeper.spec.space_file.load import load_spec
+from sweeper.spec.space_file.other_forms import our_form
+from trainables import registry
+
+FIELDS_OF_OURS = registry.load("diffusion_policy").fields
+METRICS_OF_OURS = registry.load("diffusion_policy").metrics
+SPACE = """\
+trainable: diffusion_policy
+config:
+  dataset.repo_id: builtin/pusht
+{config}parameters:
+  optimizer.lr: {{min: 1e-5, max: 1e-3, log: true}}
+{parameters}metric: {{name: eval/action_mse}}
+budget: {{trials: 8}}
+{top}"""
+
+
+@pytest.fixture(autouse=True)
+def _fewer_combinations(monkeypatch):
+    monkeypatch.setattr(combinations, "RANDOM_DRAWS", 20)
+    monkeypatch.setattr(combinations, "DRAWS_PER_VALUE", 1)
+
+
+@pytest.fixture
+def faults(tmp_path):
+    """The faults of a small space with lines added to its parts, and with overrides."""
+
+    def faults_of(*overrides: str, **parts: str) -> list[SpecFault]:
+        lines = {part: parts.get(part, "") for part in ("config", "parameters", "top")}
+        indent = {"config": "  ", "parameters": "  ", "top": ""}
+        text = {part: f"{indent[part]}{line}\n" if line else "" for part, line in lines.items()}
+        (tmp_path / "space.yaml").write_text(SPACE.format(**text))
+        try:
+            load_spec(tmp_path / "space.yaml", overrides)
+        except SpecError as error:
+            return list(error.faults)
+        return []
+
+    return faults_of
+
+
+# The tables
+
+
+def test_every_name_of_the_tables_stands_for_something_of_ours():
+    assert len(FIELDS) > 40
+    assert set(FIELDS) <= set(FIELDS_OF_OURS)
+    assert {*METRICS, *NO_METRIC} <= set(METRICS_OF_OURS)
+    for path in SETTINGS_OF_OTHERS:
+        section, _, setting = path.partition(".")
+        options = setting.startswith("options.")
+        assert path in ("name", "early_stop") or options or setting in SETTINGS[section], path
+
+
+@pytest.mark.parametrize("table", [FIELDS, SETTINGS_OF_OTHERS, METRICS, NO_METRIC, NOT_HERE])
+def test_every_word_of_a_table_is_there_once_and_in_lower_case(table: Mapping[str, str]):
+    words = " ".join(table if table is NOT_HERE else table.values()).split()
+    assert words
+    assert [word for word in words if words.count(word) > 1 or word != word.lower()] == []
+
+
+def test_every_value_of_the_tables_is_legal():
+    for path, values in VALUES.items():
+        section, _, setting = path.partition(".")
+        info = FIELDS_OF_OURS.get(path) or SETTINGS[section][setting]
+        assert [value for value in values if value != "auto" and value_problem(info, value)] == [], path
+    assert set(HOURS) <= set(SETTINGS_OF_OTHERS["budget.hours"].split())
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"), [(name, ours) for ours, names in FIELDS.items() for name in names.split()]
+)
+def test_every_name_of_a_field_is_answered_with_ours(faults, name: str, ours: str):
+    value = FIELDS_OF_OURS[ours].default
+    written = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
+    if name in FIELDS_OF_OURS or isinstance(value, (list, dict)):
+        written = "[64, 64]"
+    found = faults(config=f"{name}: {written}")
+    mine = [fault for fault in found if fault.name == f"config.{name}"]
+    assert mine, found
+    assert f"Write `{ours}: " in mine[0].remedy
+
+
+# Forms of a parameter
+
+
+@pytest.mark.parametrize(
+    ("written", "kind", "ours"),
+    [
+        # W&B
+        ({"distribution": "log_uniform", "min": -9, "max": -2}, "float", {"min": 0.000123, "max": 0.135}),
+        (
+            {"distribution": "log_uniform_values", "min": 1e-5, "max": 1e-3},
+            "float",
+            {"min": 1e-5, "max": 1e-3},
+        ),
+        ({"distribution": "inv_log_uniform", "min": 2, "max": 9}, "float", {"min": 0.000123, "max": 0.135}),
+        ({"distribution": "log_normal", "mu": -7, "sigma": 1}, "float", {"min": 0.000123, "max": 0.00674}),
+        ({"distribution": "uniform", "min": 0, "max": 1}, "float", {"min": 0, "max": 1}),
+        ({"distribution": "int_uniform", "min": 1, "max": 8}, "int", {"min": 1, "max": 8}),
+        ({"distribution": "q_uniform", "min": 8, "max": 34, "q": 8}, "int", {"min": 8, "max": 32, "step": 8}),
+        (
+            {"distribution": "q_uniform", "min": 0, "max": 1, "q": 0.1},
+            "float",
+            {"min": 0, "max": 1, "step": 0.1},
+        ),
+        ({"distribution": "q_uniform", "min": 1, "max": 8}, "int", {"min": 1, "max": 8}),
+        ({"distribution": "categorical", "values": [1, 2]}, "int", {"values": [1, 2]}),
+        ({"distribution": "constant", "value": 3}, "int", {"value": 3}),
+        ({"distribution": "normal", "mu": 1, "sigma": 0.25}, "float", {"min": 0.5, "max": 1.5}),
+        (
+            {"distribution": "q_log_uniform_values", "min": 32, "max": 256, "q": 32},
+            "int",
+            {"values": [32, 64, 128, 256]},
+        ),
+        ({"values": ["32", "64"]}, "int", {"values": [32, 64]}),
+        ({"min": "1e-5", "max": "1e-3", "log": True}, "float", {"min": 1e-5, "max": 1e-3, "log": True}),
+        # Hydra
+        ("choice(32, 64, 128)", "int", {"values": [32, 64, 128]}),
+        ("choice('linear', \"squaredcos_cap_v2\")", "str", {"values": ["linear", "squaredcos_cap_v2"]}),
+        ("choice([64, 128], [128, 256])", "list[int]", {"values": [[64, 128], [128, 256]]}),
+        ("choice(true, false)", "bool", {"values": [True, False]}),
+        ("shuffle(choice(1, 2))", "int", {"values": [1, 2]}),
+        ("interval(0.1, 0.5)", "float", {"min": 0.1, "max": 0.5}),
+        ("tag(log, interval(1e-5, 1e-3))", "float", {"min": 1e-5, "max": 1e-3, "log": True}),
+        ("int(interval(1, 8))", "int", {"min": 1, "max": 8}),
+        ("range(8, 33, step=8)", "int", {"min": 8, "max": 32, "step": 8}),
+        ("range(8, 32, 8)", "int", {"min": 8, "max": 24, "step": 8}),
+        ("range(1, 9)", "int", {"min": 1, "max": 8}),
+        ("range(start=0, stop=1, step=0.25)", "float", {"min": 0, "max": 0.75, "step": 0.25}),
+        ("1e-5, 1e-4", "float", {"values": [1e-5, 1e-4]}),
+        ("linear,squaredcos_cap_v2", "str", {"values": ["linear", "squaredcos_cap_v2"]}),
+        # Optuna, Ray Tune, Hyperopt, Ax, NNI
+        ('trial.suggest_float("lr", 1e-5, 1e-3, log=True)', "float", {"min": 1e-5, "max": 1e-3, "log": True}),
+        ("trial.suggest_int('n', 8, 32, step=8)", "int", {"min": 8, "max": 32, "step": 8}),
+        ("trial.suggest_categorical('n', [1, 2])", "int", {"values": [1, 2]}),
+        ("tune.loguniform(1e-5, 1e-3)", "float", {"min": 1e-5, "max": 1e-3, "log": True}),
+        ("tune.choice([1, 2])", "int", {"values": [1, 2]}),
+        ("tune.randint(1, 9)", "int", {"min": 1, "max": 8}),
+        ("tune.quniform(8, 34, 8)", "int", {"min": 8, "max": 32, "step": 8}),
+        ({"grid_search": [1, 2]}, "int", {"values": [1, 2]}),
+        ("hp.choice('x', ['a', 'b'])", "str", {"values": ["a", "b"]}),
+        ("hp.uniform('x', 0, 1)", "float", {"min": 0, "max": 1}),
+        ("hp.loguniform('x', -9, -2)", "float", {"min": 0.000123, "max": 0.135, "log": True}),
+        ({"type": "float", "low": 1e-5, "high": 1e-3, "log": True}, "float", {"min": 1e-5, "max": 1e-3}),
+        ({"type": "range", "bounds": [1e-5, 1e-3], "log_scale": True}, "float", {"min": 1e-5, "max": 1e-3}),
+        ({"range": [1e-5, 1e-3], "scale": "log"}, "float", {"min": 1e-5, "max": 1e-3, "log": True}),
+        ({"_type": "choice", "_value": [1, 2]}, "int", {"values": [1, 2]}),
+        ({"_type": "loguniform", "_value": [1e-5, 1e-3]}, "float", {"min": 1e-5, "max": 1e-3, "log": True}),
+        ({"_type": "quniform", "_value": [8, 32, 8]}, "int", {"min": 8, "max": 32, "step": 8}),
+        ([8, 16, 24], "int", {"values": [8, 16, 24]}),
+    ],
+)
+def test_a_form_of_another_tool_becomes_ours(written: Any, kind: str, ours: dict[str, Any]):
+    form = our_form(written, kind)
+    assert form is not None
+    logarithmic = "log" in str(written) and "values" not in ours
+    assert form.settings == {**ours, **({"log": True} if logarithmic else {})}
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "glob(*)",
+        "choice()",
+        "somewhere(1, 2)",
+        "linear",
+        "range(8)extra",
+        "interval(a, b)",
+        [],
+        [{"a": 1}],
+        {"distribution": "beta", "a": 1},
+        {"min": 1, "max": 2},
+        {"low": 1, "high": 2, "values": [3]},
+        3,
+        None,
+        "((((",
+    ],
+)
+def test_what_is_not_understood_is_not_translated(written: Any):
+    assert our_form(written) is None
+
+
+def test_texts_keep_their_quotes_if_the_field_is_a_text():
+    form = our_form({"distribution": "categorical", "values": ["1", "2"]}, "str")
+    assert form is not None
+    assert form.settings == {"values": ["1", "2"]}
+
+
+# Where a name is written
+
+
+@pytest.mark.parametrize(
+    ("parts", "name", "words"),
+    [
+        ({"top": "method: bayes"}, "method", "Write `search: {method: tpe}`."),
+        ({"top": "run_cap: 50"}, "run_cap", "Write `budget: {trials: 50}`."),
+        ({"top": "timeout: 5400"}, "timeout", "Write `budget: {hours: 1.5}`."),
+        ({"top": "n_jobs: -1"}, "n_jobs", "Write `resources: {max_concurrent: auto}`."),
+        ({"top": "entity: lab"}, "entity", "Remove it: MLflow has no entities."),
+        ({"top": "study_name: my study"}, "study_name", "Write `name: my-study`."),
+        ({"top": "direction: maximize"}, "direction", "Write `metric: {goal: maximize}`."),
+        ({"top": "obs_horizon: 2"}, "obs_horizon", "Write `policy.n_obs_steps: 2` under config."),
+        ({"config": "eval_freq: 100"}, "config.eval_freq", "Write `train.eval_every: 100`."),
+        ({"config": "policy.use_amp: true"}, "config.policy.use_amp", "Write `train.precision: bf16`."),
+        ({"config": "policy.device: cpu"}, "config.policy.device", "`resources: {gpu_per_worker: 0}`"),
+        ({"config": "optimizer.name: AdamW"}, "config.optimizer.name", "Write `optimizer.name: adamw`."),
+        ({"config": "image_size: 96"}, "config.image_size", "Write `policy.resize_shape: [96, 96]`."),
+        (
+            {"config": "policy.horizon: choice(16, 32)"},
+            "config.policy.horizon",
+            "Write `policy.horizon: {values: [16, 32]}` under parameters.",
+        ),
+        (
+            {"parameters": "pred_horizon: {values: [16]}"},
+            "parameters.pred_horizon",
+            "`policy.horizon: {values: [16]}`",
+        ),
+        ({"parameters": "seed: {value: 3}"}, "", ""),
+        ({"parameters": "num_workers: {values: [2]}"}, "parameters.num_workers", "Remove it"),
+        (
+            {"top": "early_terminate: {type: hyperband, max_iter: 27, s: 2, eta: 3}"},
+            "early_terminate",
+            "Write `early_stop: {method: asha, min_steps: 15000, reduction: 3}`.",
+        ),
+        (
+            {"top": "pruner: {_target_: optuna.pruners.MedianPruner, n_warmup_steps: 1000}"},
+            "pruner",
+            "Write `early_stop: {method: median, min_steps: 1000}`.",
+        ),
+        ({"top": "early_stopping: 5"}, "early_stopping", "early_stop: {method: asha, min_steps: ...}"),
+        ({"top": "search: {type: random}"}, "search.type", "Write `search: {method: random}`."),
+        ({"top": "resources: {n_jobs: 2}"}, "resources.n_jobs", "Write `resources: {max_concurrent: 2}`."),
+        ({"top": "search: {trials: 3}"}, "search.trials", "Write `budget: {trials: 3}`."),
+    ],
+)
+def test_a_name_of_another_tool_is_answered_where_it_is_written(faults, parts, name, words):
+    found = faults(**parts)
+    if not name:
+        assert found == []
+        return
+    mine = [fault for fault in found if fault.name == name]
+    assert mine, found
+    assert words in mine[0].remedy
+    assert mine[0].line > 0
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("n_trials=50", "Write budget.trials=50."),
+        ("run_cap=50", "Write budget.trials=50."),
+        ("obs_horizon=2", "Write config.policy.n_obs_steps=2."),
+        ("config.obs_horizon=2", "Write config.policy.n_obs_steps=2."),
+        ("parameters.pred_horizon={values: [16]}", "Write 'parameters.policy.horizon={values: [16]}'."),
+        (
+            "parameters.optimizer.lr=loguniform(1e-5, 1e-4)",
+            "Write 'parameters.optimizer.lr={min: 1e-05, max: 0.0001, log: true}'.",
+        ),
+        ("search.method=bayes", "Write `method: tpe`."),
+    ],
+)
+def test_a_name_of_another_tool_on_the_command_line(faults, override, words):
+    found = faults(override)
+    assert [fault.place for fault in found] == [f"argument {override}"]
+    assert words in found[0].remedy
+
+
+@pytest.mark.parametrize(
+    "name", ["policy.horizont", "polcy.horizon", "train.step", "optimizer.weight_decy", "rollout.episode"]
+)
+def test_a_misspelt_field_comes_with_the_right_one(faults, name):
+    remedies = [fault.remedy for fault in faults(config=f"{name}: 16") if fault.name == f"config.{name}"]
+    assert len(remedies) == 1
+    assert re.match(r"Did you mean [a-z_.]+\?|Write `[a-z_.]+: 16`", remedies[0])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "dropout",
+        "gamma",
+        "patience",
+        "policy.foo",
+        "chunk_sise",
+        "model_name",
+        "kl",
+        "loss_weight",
+        "n",
+    ],
+)
+def test_there_is_no_hint_rather_than_a_far_one(faults, name):
+    found = faults(config=f"{name}: 16")
+    assert [fault.remedy for fault in found] == ["See docs/configuration.md for every field."]
+
+
+def test_a_name_that_several_fields_have_comes_with_all_of_them(faults):
+    assert faults(config="name: adam")[0].remedy == "Did you mean optimizer.name or lr_scheduler.name?"
+
+
+# What is understood is checked as if it were written in our words
+
+
+def test_values_of_another_tool_are_checked_like_ours(faults):
+    found = faults(config="obs_horizon: 0", parameters="pred_horizon: {values: [18]}")
+    names = [fault.name for fault in found]
+    assert names == [
+        "config.obs_horizon",
+        "config.policy.n_obs_steps",
+        "parameters.pred_horizon",
+    ]
+
+
+def test_a_wrong_name_does_not_hide_a_horizon_that_cannot_be_trained(faults):
+    found = faults(config="policy.n_obs_step: 2\n  foo: 3", parameters="pred_horizon: {values: [16, 18]}")
+    assert "18 is no multiple of 8" in " ".join(fault.problem for fault in found)
+
+
+def test_a_setting_that_is_there_already_is_kept(faults):
+    found = faults(top="n_trials: 0")
+    assert [fault.name for fault in found] == ["n_trials"]
+
+
+def test_a_file_without_a_trainable_is_checked_to_its_end(tmp_path: Path):
+    (tmp_path / "space.yaml").write_text(
+        "config: {train.steps: 0, foo: 1}\n"
+        "parameters: {policy.horizon: {values: [16, big]}}\n"
+        "metric: {name: rollout/sucess_rate}\n"
+        "search: {method: tpee}\n"
+        "budget: {trials: 0}\n"
+    )
+    with pytest.raises(SpecError) as caught:
+        load_spec(tmp_path / "space.yaml")
+    assert [fault.name for fault in caught.value.faults] == [
+        "trainable",
+        "config.foo",
+        "config.train.steps",
+        "parameters.policy.horizon.values",
+        "metric.name",
+        "search.method",
+        "budget.trials",
+    ]
+
+
+def test_a_file_whose_trainable_cannot_be_loaded_is_checked_as_far_as_possible(tmp_path: Path):
+    (tmp_path / "space.yaml").write_text(
+        "trainable: no_such_module:TRAINABLE\n"
+        "config: {anything: 1}\n"
+        "parameters:\n"
+        "  lr: {min: 1e-3, max: 1e-5}\n"
+        "  width: {values: [1, 1]}\n"
+        "  depth: choice(1, 2)\n"
+        "  kind: {min: one, max: 2}\n"
+        "constraints: ['width =']\n"
+        "metric: {name: loss, goal: minimise}\n"
+        "search: {method: tpee}\n"
+        "run_cap: 3\n"
+    )
+    with pytest.raises(SpecError) as caught:
+        load_spec(tmp_path / "space.yaml")
+    assert [fault.name for fault in caught.value.faults] == [
+        "trainable",
+        "parameters.lr",
+        "parameters.width.values",
+        "parameters.depth",
+        "constraints[0]",
+        "metric.goal",
+        "search.method",
+        "run_cap",
+    ]
