@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import time
 from collections.abc import Callable, Iterator
 
@@ -48,12 +49,53 @@ def _heading(console: Console, count: int, what: str) -> None:
 
 
 def _fault(console: Console, place: str, name: str, problem: str, remedy: str) -> None:
+    """Print one fault. No name and no place is cut: what is wider than the terminal has a line of its own."""
     console.print()
-    # Places stay on one line, so that a terminal or an editor can open them.
-    title = Text.assemble((f"{place}  " if place else "", "cyan"), (name, "bold"))
-    console.print(indented(title, 2), soft_wrap=True)
-    body = Text.assemble(problem, (f"\n{remedy}" if remedy else "", "green"))
-    console.print(indented(body, 4))
+    parts = [Text(text, style) for text, style in ((place, "cyan"), (name, "bold")) if text]
+    beside = len(f"  {place}  {name}") <= console.width
+    for title in [Text("  ").join(parts)] if beside else parts:
+        _print_whole(console, Text("  ") + title)
+    for text, style in ((problem, ""), (remedy, "green")):
+        for line in wrapped(text, console.width - 4):
+            _print_whole(console, Text.assemble("    ", (line, style)))
+
+
+def _print_whole(console: Console, line: Text) -> None:
+    """Print a line that only the terminal breaks: it can be copied, and an editor can open a place."""
+    console.print(line, soft_wrap=True)
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """Break a text at spaces into lines of at most ``width`` characters, so that it can be copied.
+
+    A word that is wider has a line of its own. Words in backquotes stay together if they fit into a line. An
+    indented line, which is one to write into a file, is not broken.
+    """
+    lines: list[str] = []
+    for paragraph in text.splitlines():
+        if paragraph.startswith(" "):
+            lines.append(paragraph)
+            continue
+        line = ""
+        for word in _words(paragraph, width):
+            if line and len(line) + 1 + len(word) > width:
+                lines.append(line)
+                line = word
+            else:
+                line = f"{line} {word}" if line else word
+        lines += [line] if line else []
+    return lines
+
+
+def _words(text: str, width: int) -> list[str]:
+    found: list[str] = []
+    for word in _WORD.findall(text):
+        found += [word] if len(word) <= width else word.split()
+    return found
+
+
+_WORD = re.compile(r"[^\s`]*`[^`]*`\S*|\S+")
+"""A word, or several between backquotes, with what touches them."""
 
 
 def indented(what: RenderableType, columns: int) -> Padding:

@@ -12,7 +12,7 @@ from sweeper.spec.search_methods import method_faults
 from sweeper.spec.space import Space
 from sweeper.spec.space_file.combinations import check_combinations
 from sweeper.spec.space_file.document import Document
-from sweeper.spec.space_file.overrides import apply_overrides
+from sweeper.spec.space_file.overrides import apply_overrides, as_text
 from sweeper.spec.space_file.read_inference import read_inference
 from sweeper.spec.space_file.read_sections import (
     read_budget,
@@ -27,7 +27,7 @@ from sweeper.spec.space_file.read_sections import (
 )
 from sweeper.spec.space_file.read_space import read_config, read_inherited, read_space
 from sweeper.spec.space_file.translate import translate_document
-from sweeper.spec.space_file.yaml_nodes import Node, Place, parse_override, read_file
+from sweeper.spec.space_file.yaml_nodes import Place, parse_override, read_file
 from sweeper.spec.sweep import (
     BudgetSpec,
     EarlyStopSpec,
@@ -91,7 +91,7 @@ def load_spec(
     known = [override for override in parsed if override is not None]
     for override in known:
         if override.key == "trainable":
-            document.root["trainable"] = Node(override.place, override.raw)
+            document.root["trainable"] = as_text(override)
     trainable_name = _load_trainable(document, trainable)
     apply_overrides(document, known)
     translate_document(document)

@@ -9,10 +9,10 @@ from sweeper.spec.space_file.document import Document
 from sweeper.spec.space_file.fields import PARAMETER_KEYS, SECTIONS, SETTINGS, coerce, value_problem
 from sweeper.spec.space_file.translate import translated_argument
 from sweeper.spec.space_file.yaml_nodes import FaultList, Node, Override, Place, parse_override
-from sweeper.text import nearest
+from sweeper.text import describe_value, nearest
 from trainables.interface import ConfigError, Fault, FieldInfo, Trainable
 
-__all__ = ["apply_overrides", "read_config"]
+__all__ = ["apply_overrides", "as_text", "read_config"]
 
 _SCALARS = ("name", "trainable")
 
@@ -33,8 +33,7 @@ def apply_overrides(document: Document, overrides: list[Override]) -> None:
         elif section == "inference" and rest.startswith(("parameters.", "limits.")):
             _override_inference(document, override, rest)
         elif not rest:
-            value = Node(override.place, override.raw) if section in _SCALARS else override.value
-            document.root[section] = value
+            document.root[section] = as_text(override) if section in _SCALARS else override.value
         elif section in (*_SCALARS, "constraints", "objectives"):
             remedy = f"Write {section}=... with the whole value."
             document.faults.add(override.place, override.key, f"{section} has no settings.", remedy)
@@ -65,7 +64,7 @@ def _put(document: Document, section: str, keys: list[str], override: Override) 
     for key in keys[:-1]:
         at = _mapping(at, key, override.place)
     info = SETTINGS[section].get(keys[-1])
-    at[keys[-1]] = _as_text(override) if info is not None and info.kind == "str" else override.value
+    at[keys[-1]] = as_text(override) if info is not None and info.kind == "str" else override.value
 
 
 def _mapping(at: dict[str, Node], key: str, place: Place) -> dict[str, Node]:
@@ -97,6 +96,11 @@ def _override_config(document: Document, override: Override, name: str) -> None:
         del config[key]
     own = document.own_name(name)
     info = None if own is None or document.trainable is None else document.trainable.fields[own]
+    if override.value.value is None and info is not None and not info.nullable:
+        document.notes.append(
+            f"{override.place.label}: {own} has its default, {describe_value(info.default)}."
+        )
+        return
     config[name] = _field_value(override, info)
 
 
@@ -105,7 +109,7 @@ def _field_value(override: Override, info: FieldInfo | None) -> Node:
     text = info is not None and info.kind in ("str", "texts")
     # Of fields that accept a text, only those that also accept a list read brackets as a list.
     whole_list = info is not None and info.kind == "texts" and isinstance(override.value.value, list)
-    return _as_text(override) if text and not whole_list else override.value
+    return as_text(override) if text and not whole_list else override.value
 
 
 def read_config(trainable: Trainable, arguments: Sequence[str]) -> dict[str, Any]:
@@ -147,7 +151,7 @@ def read_config(trainable: Trainable, arguments: Sequence[str]) -> dict[str, Any
     return config
 
 
-def _as_text(override: Override) -> Node:
+def as_text(override: Override) -> Node:
     """A text is taken as it was typed, unless it is null or in quotes: paths may hold `#` or `:`."""
     if override.value.value is None:
         return override.value

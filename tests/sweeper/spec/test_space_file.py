@@ -262,7 +262,6 @@ def test_how_many_episodes_are_learned_from_can_be_searched(write):
         ("config.dataset.episodes=[0-9, x]", "'x' is neither a whole number nor a range"),
         ("config.dataset.episodes=1.5", "1.5 is neither"),
         ("config.dataset.episodes=0-99999999999999999999", "larger than any number"),
-        ("config.dataset.exclude_episodes=null", "is null"),
         ("config.dataset.features={actions: [1]}", "'actions' becomes [1]"),
         ("parameters.dataset.episodes={min: 1, max: 9}", "a choice of numbers cannot have a range"),
     ],
@@ -378,6 +377,16 @@ def test_null_takes_a_setting_back(write):
     assert (spec.search.startup_trials, spec.budget.hours) == (10, None)
     assert faults_of(write(), "budget.trials=null")[0].problem == "is missing."
     assert faults_of(write(), "early_stop.min_steps=null")[0].problem == "is missing."
+
+
+def test_null_does_what_the_message_about_a_missing_value_says(write):
+    spec = load_spec(write(), ["name=null", "config.train.steps=null", "tracking.experiment=null"])
+    assert spec.name == "space"  # the name of the file
+    assert "train.steps" not in spec.config
+    assert spec.tracking.experiment == "space"
+    assert "argument config.train.steps=null: train.steps has its default, 20000." in spec.notes
+    assert load_spec(write(), ["name='null'"]).name == "null"
+    assert faults_of(write(), "trainable=null")[0].problem == "is missing."
 
 
 def test_a_number_may_name_a_sweep(write):
