@@ -19,7 +19,9 @@ from sweeper.masking import masked
 from sweeper.records.journal import Journal, read_journal
 from sweeper.records.sweep_state import SweepState, read_sweep, update_sweep
 from sweeper.search.study import Study
+from sweeper.spec.differences import differences
 from sweeper.spec.sweep import SweepSpec, trained_config
+from sweeper.text import counted
 from sweeper.tracking.tracker import Tracker
 from trainables.interface import Trainable
 
@@ -133,11 +135,15 @@ def earlier_sweep(spec: SweepSpec) -> SweepState | None:
         raise SweepExistsError(
             f"{spec.folder} exists already, is not empty, and does not contain a sweep. {remedy}"
         ) from None
-    changed = _changes(earlier.spec, spec.to_dict())
+    changed = differences(earlier.spec, spec.to_dict())
     if changed:
+        trials = counted(earlier.ended_trials, "trial")
+        what = (
+            f" {changed[0]}." if len(changed) == 1 else "".join(f"\n  {change}" for change in changed) + "\n"
+        )
         raise SweepExistsError(
-            f"{spec.folder} contains another sweep named {spec.name} ({earlier.ended_trials} trials): "
-            f"{'; '.join(changed)}. {remedy} `sweeper results {spec.name}` shows that sweep."
+            f"{spec.folder} contains another sweep named {spec.name} ({trials}):{what}"
+            f"{' ' if len(changed) == 1 else ''}{remedy} `sweeper results {spec.name}` shows that sweep."
         )
     return earlier
 
@@ -158,20 +164,3 @@ def _free_name(spec: SweepSpec) -> str:
     while (spec.folder.parent / f"{spec.name}-{number}").exists():
         number += 1
     return f"{spec.name}-{number}"
-
-
-def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """The differences that make it another sweep. Budget, machines, sampler and tracking may differ."""
-    changes = []
-    for section in ("trainable", "config", "space", "objectives", "early_stop", "inference"):
-        old, new = before.get(section), now[section]
-        if isinstance(old, Mapping) and isinstance(new, Mapping) and section == "config":
-            names = sorted(set(old) | set(new))
-            changes += [
-                f"config.{name} was {old.get(name)!r} and is now {new.get(name)!r}"
-                for name in names
-                if old.get(name) != new.get(name)
-            ]
-        elif old != new:
-            changes.append(f"its {section} differ" if section == "objectives" else f"its {section} differs")
-    return changes

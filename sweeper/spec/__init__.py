@@ -2,6 +2,7 @@
 
 - ``sweep``: `SweepSpec` and its parts
 - ``space``: parameters and constraints
+- ``differences``: what makes it another sweep
 - ``expressions``: the language of conditions and constraints
 - ``search_methods``: what each search method can search
 - ``sampler_options``: the options of each search method and their defaults

@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 from sweeper.errors import SpecError, SpecFault
+from sweeper.spec.differences import written_form
 from sweeper.spec.space import Parameter
 from sweeper.spec.space_file.fields import (
     AUTO,
+    PARAMETER_KEYS,
     SETTINGS,
     coerce,
     from_the_root,
@@ -29,6 +31,9 @@ __all__ = ["budget_words", "changed_budget", "changed_sweep"]
 
 _RELATIVE = re.compile(r"[+-](?=[0-9.])")
 _ENDS = {"min": "low", "max": "high"}
+_ABSENT: Mapping[str, object] = {"log": False}
+"""Settings of a range that may be written although they say nothing."""
+_ANOTHER_SWEEP = "For other changes launch a new sweep under another name."
 
 _Section = Literal["budget", "resources"]
 _Settings = TypeVar("_Settings", BudgetSpec, ResourceSpec)
@@ -165,23 +170,65 @@ def _change_range(
     trainable: Trainable,
     faults: list[SpecFault],
 ) -> None:
-    name, _, end = rest.rpartition(".")
+    """Change the bounds of a range: ``NAME.min=...``, or ``NAME={min: ..., max: ...}``."""
+    whole = trainable.aliases.get(rest, rest)
+    name, _, setting = rest.rpartition(".")
     name = trainable.aliases.get(name, name)
+    if whole in parameters or whole in trainable.fields:
+        name, changes = whole, override.value.value
+    else:
+        changes = {setting: override.value}
     parameter = parameters.get(name)
     if parameter is None:
-        near = nearest(name, parameters)
-        remedy = f"Did you mean {near}?" if near else f"It searches {', '.join(parameters)}."
-        faults.append(_fault(override, f"{name or rest} is not searched by this sweep.", remedy))
-    elif end not in _ENDS:
-        problem = f"{end} cannot be changed: the search could not compare its trials any more."
-        faults.append(_fault(override, problem, f"Change parameters.{name}.min or .max."))
-    elif parameter.kind == "categorical":
+        faults.append(_not_searched(name or rest, parameters, override, trainable))
+    elif not isinstance(changes, dict):
+        problem = "a searched field cannot be fixed: the search could not compare its trials any more."
+        faults.append(_fault(override, problem, _bounds_or_another_sweep(parameter)))
+    else:
+        for key, node in changes.items():
+            _change_setting(
+                parameters, name, key, dataclasses.replace(override, value=node), trainable, faults
+            )
+
+
+def _not_searched(
+    name: str, parameters: Mapping[str, Parameter], override: Override, trainable: Trainable
+) -> SpecFault:
+    near = None if name in trainable.fields else nearest(name, parameters)
+    remedy = f"Did you mean {near}?" if near else f"It searches {', '.join(parameters)}. {_ANOTHER_SWEEP}"
+    return _fault(override, f"{name} is not searched by this sweep.", remedy)
+
+
+def _change_setting(
+    parameters: dict[str, Parameter],
+    name: str,
+    key: str,
+    override: Override,
+    trainable: Trainable,
+    faults: list[SpecFault],
+) -> None:
+    parameter = parameters[name]
+    if written_form(parameter).get(key, _ABSENT.get(key)) == override.value.plain():
+        return  # as it was
+    if parameter.kind == "categorical":
         problem = f"{name} is a choice, and choices cannot be changed once a search has started."
-        faults.append(_fault(override, problem, "Launch a new sweep under another name."))
+        faults.append(_fault(override, problem, _ANOTHER_SWEEP))
+    elif key not in _ENDS:
+        known = key in PARAMETER_KEYS
+        problem = f"{key} cannot be changed: the search could not compare its trials any more."
+        problem = problem if known else f"{key} is not a setting of a parameter."
+        faults.append(_fault(override, problem, _bounds_or_another_sweep(parameter)))
     else:
         value = _end_of(parameter, trainable.fields[name], override, faults)
         if value is not None:
-            parameters[name] = dataclasses.replace(parameter, **{_ENDS[end]: value})
+            parameters[name] = dataclasses.replace(parameter, **{_ENDS[key]: value})
+
+
+def _bounds_or_another_sweep(parameter: Parameter) -> str:
+    """What can be done instead of a change that is not allowed."""
+    if parameter.kind == "categorical":
+        return _ANOTHER_SWEEP
+    return f"Change parameters.{parameter.name}.min or .max. {_ANOTHER_SWEEP}"
 
 
 def _change_place(

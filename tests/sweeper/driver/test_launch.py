@@ -26,6 +26,7 @@ from sweeper.layout import JOURNAL
 from sweeper.records.journal import read_journal
 from sweeper.records.sweep_state import read_sweep
 from sweeper.spec.expressions import Expression
+from sweeper.spec.space import Space
 from sweeper.spec.sweep import (
     BudgetSpec,
     EarlyStopSpec,
@@ -290,7 +291,11 @@ def test_another_sweep_of_the_same_name_is_refused_with_what_differs(
     recorded(before)
     (tmp_path / "sweep-2").mkdir()
     now = dataclasses.replace(before, config={**before.config, "train.steps": 50})
-    refused(now, SweepExistsError, r"config\.train\.steps was 40 and is now 50.*name=sweep-3")
+    refused(now, SweepExistsError, r"config\.train\.steps was 40 and is now 50\..*name=sweep-3")
+    now = dataclasses.replace(now, space=Space((choice("optimizer.lr", 0.1, 0.2),)))
+    searched = r"parameters\.optimizer\.lr was {values: \[0\.1\]} and is now {values: \[0\.1, 0\.2\]}"
+    words = rf"steps was 40 and is now 50\n  {searched}\n"
+    refused(now, SweepExistsError, words)
 
 
 @pytest.fixture

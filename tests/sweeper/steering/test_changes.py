@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -83,7 +84,17 @@ def test_budget_resources_and_bounds_of_ranges_may_change(started: SweepSpec) ->
     [
         ("config.train.steps=5", "cannot be changed in a sweep that has started"),
         ("name=other", "cannot be changed in a sweep that has started"),
-        ("parameters.policy.beta_schedule.values=[linear]", "values cannot be changed"),
+        ("parameters.policy.beta_schedule.values=[linear]", "policy.beta_schedule is a choice"),
+        ("parameters.policy.beta_schedule={values: [linear]}", "policy.beta_schedule is a choice"),
+        ("parameters.policy.beta_schedule=null", "a searched field cannot be fixed"),
+        ("parameters.optimizer.lr=1e-4", "a searched field cannot be fixed"),
+        ("parameters.optimizer.lr={values: [1e-4]}", "values cannot be changed"),
+        ("parameters.optimizer.lr={min: 1e-6, max: 1e-3, log: false}", "log cannot be changed"),
+        ("parameters.optimizer.lr={low: 1e-6}", "low is not a setting of a parameter"),
+        ("parameters.optimizer.lr={min: 1}", "its min 1 is above its max"),
+        ("parameters.optimizer.eps={min: 1e-9, max: 1e-7}", "optimizer.eps is not searched by this sweep"),
+        ("parameters.policy.optimizer_lr.max=0", "has no logarithm"),
+        ("parameters.lr={min: 1e-6}", "Did you mean optimizer.lr?"),
         ("parameters.policy.beta_schedule.max=1", "is a choice"),
         ("parameters.optimizer.lr.log=false", "log cannot be changed"),
         ("parameters.optimizer.lr.min=0", "has no logarithm"),
@@ -97,6 +108,26 @@ def test_budget_resources_and_bounds_of_ranges_may_change(started: SweepSpec) ->
 def test_other_changes_are_refused(started: SweepSpec, change: str, words: str) -> None:
     with pytest.raises(SpecError, match=re.escape(words)):
         changed(started, change)
+
+
+@pytest.mark.parametrize("name", ["optimizer.lr", "policy.optimizer_lr"])
+def test_a_range_may_be_written_whole(started: SweepSpec, name: str) -> None:
+    now = changed(started, f"parameters.{name}={{min: 1e-6, max: 2e-3, log: true}}")
+    assert now.space.parameters[0] == dataclasses.replace(LR, low=1e-6, high=2e-3)
+    same = "parameters.policy.beta_schedule={values: [squaredcos_cap_v2, linear]}"
+    assert (
+        changed(started, same, "parameters.policy.horizon={max: 64, log: false}").space.parameters[1].high
+        == 64
+    )
+
+
+@pytest.mark.parametrize("change", ["values=[linear]", "max=1", "min=1", "log=true"])
+def test_a_choice_is_not_told_to_change_its_bounds(started: SweepSpec, change: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        changed(started, f"parameters.policy.beta_schedule.{change}")
+    assert [fault.remedy for fault in caught.value.faults] == [
+        "For other changes launch a new sweep under another name."
+    ]
 
 
 def test_all_faults_are_reported_at_once(started: SweepSpec) -> None:
