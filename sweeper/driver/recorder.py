@@ -34,7 +34,7 @@ from sweeper.records.trial_state import TrialState
 from sweeper.search.study import Study
 from sweeper.spec.sweep import SweepSpec, objective_fault
 from sweeper.tracking.tracker import Tracker
-from sweeper.trial.exchange import ARTIFACTS, CHECKPOINT, STEP, TUNED, read_reports
+from sweeper.trial.exchange import ARTIFACTS, CHECKPOINT, STEP, TUNED, metrics_of, read_reports
 
 __all__ = ["Outcome", "Recorder", "Viewer"]
 
@@ -211,14 +211,14 @@ class Recorder:
 
         Args:
             number: The trial.
-            result: Numbers under names with a slash, among them `STEP`; files under `ARTIFACTS`; a folder
-                under `CHECKPOINT`. Everything else, which Tune adds, is left out.
+            result: Numbers (`metrics_of`), among them `STEP`; files under `ARTIFACTS`; a folder under
+                `CHECKPOINT`. Everything else, which Tune adds, is left out.
         """
         trial = self.sweep.trials.get(number)
         if trial is None or trial.status != TrialStatus.RUNNING or STEP not in result:
             return False
         step = int(result[STEP])
-        metrics = _metrics(result)
+        metrics = metrics_of(result)
         fresh = trial.new_at(step, metrics)
         if not fresh:
             # A driver may have been killed between the two events of the last report.
@@ -356,16 +356,3 @@ class Recorder:
             self._tracker.notify()
         if self._viewer is not None:
             self._viewer.tell(event)
-
-
-def _metrics(result: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a result that the trial reported itself: their names contain a slash."""
-    metrics = {}
-    for name, value in result.items():
-        if "/" not in name or isinstance(value, bool):
-            continue
-        try:
-            metrics[name] = float(value)
-        except (TypeError, ValueError):
-            continue
-    return metrics

@@ -21,7 +21,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialSch
 
 from sweeper.errors import UserError
 from sweeper.spec.sweep import EarlyStopSpec
-from sweeper.trial.exchange import FINAL, STEP
+from sweeper.trial.exchange import FINAL, STEP, metrics_of
 
 __all__ = ["StepScheduler", "make_scheduler"]
 
@@ -74,7 +74,7 @@ class StepScheduler(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Decide whether a trial continues, if the report has what the rule needs."""
-        value = result.get(self._early_stop.metric)
+        value = metrics_of(result).get(self._early_stop.metric)
         if STEP not in result or value is None or not math.isfinite(value):
             return TrialScheduler.CONTINUE
         step = int(result[STEP])

@@ -445,7 +445,9 @@ def objective_fault(objectives: Sequence[Objective], values: Mapping[str, float]
     for objective in objectives:
         value = values.get(objective.name)
         if value is None:
-            return "no_objective", f"the trial ended without reporting {objective.name}"
+            others = ", ".join(sorted(name for name in values if not name.startswith(("system/", "trial/"))))
+            said = f"; it reported {others}" if others else ""
+            return "no_objective", f"the trial ended without reporting {objective.name}{said}"
         if not math.isfinite(value):
             return "diverged", f"{objective.name} is {value}"
     return None

@@ -22,6 +22,7 @@ __all__ = [
     "ATTEMPT",
     "CHECKPOINT",
     "FINAL",
+    "METRICS",
     "POLL_S",
     "PROGRESS",
     "REPORTS",
@@ -31,6 +32,8 @@ __all__ = [
     "TUNED",
     "ProgressFile",
     "append_report",
+    "metrics_of",
+    "numbers_as_sent",
     "progress_of",
     "read_reports",
     "request_stop",
@@ -49,6 +52,8 @@ FINAL = "final"
 TUNED = "tuned"
 """Key of the last result: the inference setting that was chosen, as the event of the journal has it, or
 ``problem``, why none was."""
+METRICS = "metrics"
+"""Key of a result: the metrics whose names have no slash, which might be names that Tune uses for its own."""
 REPORTS = "reports.jsonl"
 """What the first worker reported, written before anybody else hears of it."""
 ATTEMPT = "attempt.json"
@@ -72,6 +77,27 @@ def read_reports(folder: Path) -> list[dict[str, Any]]:
                 if isinstance(report, dict) and STEP in report:
                     reports.append(report)
     return reports
+
+
+def numbers_as_sent(metrics: Mapping[str, float]) -> dict[str, Any]:
+    """The metrics of a report as part of a result; `metrics_of` reads them."""
+    numbers = {name: float(value) for name, value in metrics.items()}
+    plain = {name: value for name, value in numbers.items() if "/" not in name}
+    sent: dict[str, Any] = {name: value for name, value in numbers.items() if name not in plain}
+    return {**sent, METRICS: plain} if plain else sent
+
+
+def metrics_of(result: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a result that the trial reported itself, without everything that Tune adds."""
+    plain = result.get(METRICS)
+    found = {name: value for name, value in result.items() if "/" in name}
+    found |= plain if isinstance(plain, dict) else {}
+    metrics = {}
+    for name, value in found.items():
+        if not isinstance(value, bool):
+            with contextlib.suppress(TypeError, ValueError):
+                metrics[name] = float(value)
+    return metrics
 
 
 def append_report(path: Path, result: Mapping[str, Any]) -> None:

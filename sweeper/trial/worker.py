@@ -35,6 +35,7 @@ from sweeper.trial.exchange import (
     TUNED,
     ProgressFile,
     append_report,
+    numbers_as_sent,
 )
 from sweeper.trial.failure import Failure, failure_of, write_failure
 from sweeper.trial.inference import InferencePlan, NoSettingError, PolicyMeasures, choose_setting
@@ -208,7 +209,7 @@ def _metrics(report: Report) -> dict[str, Any]:
     for name, value in report.metrics.items():
         if not math.isfinite(value):
             raise TrialError(f"{name} is {value} at step {report.step}", "diverged")
-    result: dict[str, Any] = {name: float(value) for name, value in report.metrics.items()}
+    result = numbers_as_sent(report.metrics)
     result.update(system_metrics())
     result[STEP] = report.step
     result[TIME] = time.time()

@@ -195,3 +195,16 @@ def test_tune_may_ask_for_its_metric_and_pickle_it():
 def test_a_rule_that_could_never_stop_a_trial_is_refused(min_steps, max_steps):
     with pytest.raises(UserError, match=r"early_stop\.min_steps"):
         rule(min_steps=min_steps, max_steps=max_steps)
+
+
+def test_a_metric_without_a_slash_is_compared_too():
+    from sweeper.search.early_stopping import make_scheduler
+
+    scheduler = make_scheduler(EarlyStopSpec("asha", "loss", "minimize", 100, max_steps=900))
+    ends = {
+        name: play(scheduler, name, [(100, None)], metrics={"loss": loss}) for name, loss in LOSSES.items()
+    }
+    assert ends == {"a": None, "b": 100, "c": 100, "d": None}
+
+
+LOSSES = {"a": 0.1, "b": 0.5, "c": 0.6, "d": 0.05}

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sweeper.layout import trial_folder
-from sweeper.trial.exchange import progress_of, read_reports, request_stop
+from sweeper.trial.exchange import metrics_of, numbers_as_sent, progress_of, read_reports, request_stop
 from sweeper.trial.failure import read_failure
 from sweeper.trial.run import run_trial
 from sweeper.trial.worker import TrialSettings
@@ -218,3 +218,18 @@ def test_progress_is_empty_where_nothing_was_said(tmp_path: Path) -> None:
 def test_asking_a_trial_to_stop_that_never_began_does_nothing(tmp_path: Path) -> None:
     request_stop(tmp_path / "absent")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_metric_needs_no_slash_and_may_have_a_name_of_tunes():
+    sent = numbers_as_sent({"loss": 1, "done": 0.5, "train/lr": 0.1})
+    assert sent == {"metrics": {"loss": 1.0, "done": 0.5}, "train/lr": 0.1}
+    of_tune = {
+        "done": True,
+        "training_iteration": 3,
+        "time_total_s": 1.5,
+        "config": {"lr": 1},
+        "trial/on": True,
+    }
+    assert metrics_of({**sent, **of_tune}) == {"loss": 1.0, "done": 0.5, "train/lr": 0.1}
+    assert metrics_of({"train/loss": 1.0, "metrics": 3, "train/text": "x"}) == {"train/loss": 1.0}
+    assert numbers_as_sent({"train/loss": 2}) == {"train/loss": 2.0}

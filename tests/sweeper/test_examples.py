@@ -1,0 +1,70 @@
+"""The examples that users start from, run as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from command_line import ended, run_in
+
+from sweeper.layout import JOURNAL
+from sweeper.records.journal import read_journal
+
+ROOT = Path(__file__).parents[2]
+COMMAND = "import sys; sys.argv[0] = 'sweeper'; from sweeper.cli import main; main()"
+
+
+@pytest.fixture
+def examples(tmp_path: Path) -> Path:
+    """A copy of the examples, which tests may fill."""
+    return Path(shutil.copytree(ROOT / "examples", tmp_path / "examples"))
+
+
+def sweeper(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in a folder, as a process of its own."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "SWEEPER_CACHE": str(folder / "cache")}
+    environment.pop("RAY_ADDRESS", None)
+    command = [sys.executable, "-c", COMMAND, *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+
+
+def test_every_example_is_found_and_has_a_space():
+    assert {path.name for path in (ROOT / "examples").iterdir() if path.is_file()} == {"sine.py", "sine.yaml"}
+
+
+def test_the_custom_trainable_is_checked(examples: Path, monkeypatch, capsys):
+    run_in(examples, monkeypatch)
+    monkeypatch.syspath_prepend(str(examples))
+    assert ended("check", "sine.yaml") == 0
+    assert "minimize test_error" in capsys.readouterr().out
+    assert ended("check", "sine.yaml", "config.widht=3", "metric.name=loss") == 2
+    assert "Did you mean width?" in capsys.readouterr().err
+    assert ended("check", "sine.yaml", "config.depth=3") == 2
+    assert "Fields: lr, width, train.steps, train.log_every, train.eval_every." in capsys.readouterr().err
+    assert ended("check", "sine.yaml", "metric.name=error") == 2
+    assert "Did you mean test_error?" in capsys.readouterr().err
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_the_custom_trainable_is_swept_by_the_command(examples: Path):
+    run = sweeper(examples, "launch", "sine.yaml", "budget.trials=2")
+    assert run.returncode == 0, run.stdout + run.stderr
+    shown = sweeper(examples, "results", "sine", "--json")
+    trials = json.loads(shown.stdout)["trials"]
+    assert sorted(trial["status"] for trial in trials) == ["completed", "completed"]
+    for trial in trials:
+        assert set(trial["metrics"]) >= {"loss", "test_error"}
+        assert 0 < trial["metrics"]["test_error"] < 1
+    # The learning curve is in the journal under names without a slash, with an evaluation every 100 steps.
+    events = read_journal(examples / "sweeps" / "sine" / JOURNAL).events
+    reports = [event for event in events if "metrics" in event and event["trial"] == 0]
+    names = trials[0]["metrics"]
+    steps = {name: [event["step"] for event in reports if name in event["metrics"]] for name in names}
+    assert steps["test_error"] == [100, 200, 300, 400]
+    assert steps["loss"] == [50, 100, 150, 200, 250, 300, 350, 400]
