@@ -139,8 +139,8 @@ SETTINGS_OF_OTHERS: Mapping[str, str] = {
     "name": "study_name job_name experiment_name run_name sweep_name exp_name run.name",
     "search.method": (
         "method sampler sampler._target_ algorithm search_alg search_algorithm algo strategy "
-        "search_strategy tuner suggester sampler.type sampler.name search.type search.algorithm "
-        "search.sampler search.name"
+        "search_strategy tuner suggester search_alg.type sampler.type sampler.name search.type "
+        "search.algorithm search.sampler search.name"
     ),
     "search.seed": "sampler.seed sweeper.seed",
     "search.startup_trials": (
@@ -165,7 +165,7 @@ SETTINGS_OF_OTHERS: Mapping[str, str] = {
         "num_gpus num_processes nproc_per_node n_gpus gpus world_size num_workers_per_trial"
     ),
     "resources.gpu_per_worker": (
-        "policy.device device gpus_per_trial resources_per_trial.gpu gpu_per_trial training.device"
+        "policy.device device gpu gpus_per_trial resources_per_trial.gpu gpu_per_trial training.device"
     ),
     "resources.cpu_per_worker": "cpus_per_trial resources_per_trial.cpu cpu_per_trial",
     "failures.retries": "retries max_failures failure_config.max_failures max_retries",
@@ -176,11 +176,14 @@ SETTINGS_OF_OTHERS: Mapping[str, str] = {
     ),
     "tracking.uri": "tracking_uri mlflow_uri mlflow_tracking_uri mlflow.tracking_uri mlflow.uri",
     "metric.goal": "direction directions mode optimization goal objective_direction optimize_mode",
-    "metric.name": "metric_name monitor objective objective_metric objective_metric_name optimized_metric",
+    "metric.name": (
+        "metric_name tune_config.metric monitor objective objective_metric objective_metric_name "
+        "optimized_metric"
+    ),
     "early_stop.method": "early_stop.type early_stop.name",
     "early_stop.min_steps": "early_stop.grace_period early_stop.min_resource early_stop.n_warmup_steps",
     "early_stop.reduction": "early_stop.reduction_factor early_stop.eta",
-    "early_stop": "early_terminate pruner early_stopping pruning early_stop_config",
+    "early_stop": "early_terminate tune_config.scheduler pruner early_stopping pruning early_stop_config",
 }
 """For each setting of a section the names of other tools. `early_stop` is translated as a whole."""
 
@@ -325,13 +328,14 @@ NOT_HERE: Mapping[str, str] = {
     "fp16": "Write `train.precision: fp16`, or bf16 or fp32.",
     "max_failure_rate": "Remove it: `budget: {max_failed: 5}` ends a sweep after so many failed trials.",
     "custom_search_space": "Remove it: write the parameters under `parameters`.",
+    "hydra.sweeper": "Remove it: `search` says how trials are chosen.",
     "hydra.mode": "Remove it: every parameter that is listed is searched.",
     "hydra.run.dir hydra.sweep.dir output_dir": (
         "Remove it: a sweep is recorded in sweeps/NAME (`--sweeps FOLDER` for another place)."
     ),
     "hydra.sweep.subdir": "Remove it: trials are numbered.",
     "hydra.launcher hydra/launcher": "Remove it: Ray starts the trials (`resources`).",
-    "policy.type": "Remove it: `trainable: diffusion_policy` is what is trained.",
+    "policy.type": "Remove it: only Diffusion Policies are trained here (`trainable: diffusion_policy`).",
     "drop_n_last_frames": "Remove it: it follows from horizon, n_obs_steps and n_action_steps.",
     "num_workers dataloader_num_workers prefetch_factor pin_memory persistent_workers": (
         "Remove it: frames are decoded once per machine, so no loading processes are needed."

@@ -118,7 +118,7 @@ def _translate_fields(document: Document, section: Literal["config", "parameters
 def _form_problem(plain: Any, *, searched: bool) -> str:
     if searched:
         return f"`{_short(plain)}` is the form of another tool."
-    if is_form(plain):
+    if is_form(plain) or isinstance(plain, list):
         return f"`{_short(plain)}` is not a value."
     return f"`{_short(plain)}` is what another tool writes."
 
@@ -131,7 +131,8 @@ def _translated_field(document: Document, own: str, entry: Node, *, searched: bo
     """A field of ours whose value has the form of another tool."""
     found = _Translation()
     plain, info = entry.plain(), _info(document, own)
-    if not searched and (info is None or info.kind == "dict" or not is_form(plain)):
+    range_or_list = is_form(plain) or _are_choices(info, plain)
+    if not searched and (info is None or info.kind == "dict" or not range_or_list):
         value = _field_value(info, own, plain)
         if value is not plain and value != plain:
             found.entries[f"config.{own}"] = value
@@ -260,6 +261,11 @@ def _collect(document: Document, found: _Translation, path: list[str], node: Nod
     if path[-1].lower() == "command" and isinstance(plain, list):
         _command(document, found, plain)
         return
+    if path[-1].lower() == "env" and isinstance(plain, dict) and {"type", "task"} <= set(plain):
+        # LeRobot names a simulator in two parts.
+        plain = {**plain, "type": f"gym_{plain['type']}/{plain['task']}"}
+        del plain["task"]
+        node = _node(node.place, plain)
     if isinstance(node.value, dict) and node.value and not is_form(plain) and _own(document, path) is None:
         sentence = _not_here(name)
         if sentence is not None and not _has_known(document, path, node):
@@ -285,6 +291,10 @@ def _collect_leaf(
     name = ".".join(path).lower()
     own = _own(document, path)
     setting = _setting_of(name) if own is None else None
+    if setting == "metric.goal" and isinstance(plain, list) and len(plain) > 1:
+        goals = ", ".join(f"{{name: ..., goal: {_VALUES[setting].get(str(goal), goal)}}}" for goal in plain)
+        found.remarks.append(_about(path, f"Write `objectives: [{goals}]`."))
+        return
     value = None if setting is None else _setting_value(document, setting, path[-1].lower(), plain)
     if setting is not None and value is not None:
         found.entries.setdefault(setting, value)
@@ -379,7 +389,7 @@ def _kind(info: FieldInfo | None) -> str:
 
 def _put_field(document: Document, found: _Translation, own: str, plain: Any, *, searched: bool) -> None:
     info = _info(document, own)
-    form = our_form(plain, _kind(info)) if searched or is_form(plain) else None
+    form = our_form(plain, _kind(info)) if searched or is_form(plain) or _are_choices(info, plain) else None
     if form is None and isinstance(plain, str) and is_form(plain):
         found.remarks.append(
             f"{own}: list the values of {plain}: `{own}: {{values: [...]}}` under parameters."
@@ -390,7 +400,19 @@ def _put_field(document: Document, found: _Translation, own: str, plain: Any, *,
     if form is not None:
         _put_form(found, own, form, info)
     elif not isinstance(plain, dict):
-        found.entries[f"config.{own}"] = _field_value(info, own, plain)
+        value = _field_value(info, own, plain)
+        problem = None if info is None else value_problem(info, value)
+        if problem is None:
+            found.entries[f"config.{own}"] = value
+        else:
+            words = f"{problem[0][:1].upper()}{problem[0][1:]} {problem[1]}"
+            found.remarks.append(f"It is called `{own}` here. {words}")
+
+
+def _are_choices(info: FieldInfo | None, plain: Any) -> bool:
+    """Whether a field of a single value was given a list of them."""
+    single = info is not None and info.kind in ("int", "float", "bool", "str")
+    return single and isinstance(plain, list) and len(plain) > 1
 
 
 def _put_form(found: _Translation, own: str, form: Form, info: FieldInfo | None) -> None:
@@ -436,6 +458,9 @@ def _setting_value(document: Document, setting: str, theirs: str, plain: Any) ->
 
 def _early_stop(document: Document, found: _Translation, plain: Any) -> None:
     """Early stopping of W&B, Optuna or Ray, as our section."""
+    if plain is None or plain is False:
+        found.remarks.append("early stopping: Remove it: without `early_stop` every trial runs to its end.")
+        return
     settings = plain if isinstance(plain, Mapping) else {"type": plain}
     word = next((str(settings[key]) for key in ("type", "method", "_target_", "name") if key in settings), "")
     method = _VALUES["early_stop.method"].get(word.lower(), word.lower())

@@ -96,8 +96,6 @@ def test_every_value_of_the_tables_is_legal():
 def test_every_name_of_a_field_is_answered_with_ours(faults, name: str, ours: str):
     value = FIELDS_OF_OURS[ours].default
     written = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
-    if name in FIELDS_OF_OURS or isinstance(value, (list, dict)):
-        written = "[64, 64]"
     found = faults(config=f"{name}: {written}")
     mine = [fault for fault in found if fault.name == f"config.{name}"]
     assert mine, found
@@ -251,6 +249,29 @@ def test_texts_keep_their_quotes_if_the_field_is_a_text():
             "pruner",
             "Write `early_stop: {method: median, min_steps: 1000}`.",
         ),
+        ({"top": "early_terminate: null"}, "early_terminate", "Remove it: without `early_stop`"),
+        ({"top": "hydra/sweeper: optuna"}, "hydra/sweeper", "Remove it: `search` says"),
+        ({"top": "seed: [1, 2]"}, "seed", "Write `train.seed: {values: [1, 2]}` under parameters."),
+        (
+            {"config": "train.seed: [1, 2]"},
+            "config.train.seed",
+            "`train.seed: {values: [1, 2]}` under parameters.",
+        ),
+        (
+            {"top": "direction: [minimize, max]"},
+            "direction",
+            "Write `objectives: [{name: ..., goal: minimize}, {name: ..., goal: maximize}]`.",
+        ),
+        (
+            {"top": "env: {type: aloha, task: AlohaInsertion-v0}"},
+            "env",
+            "Write `rollout.env: gym_aloha/AlohaInsertion-v0` under config.",
+        ),
+        (
+            {"top": "tune_config: {num_samples: 10, scheduler: {type: asha, grace_period: 50}}"},
+            "tune_config",
+            "  early_stop: {method: asha, min_steps: 50}",
+        ),
         ({"top": "early_stopping: 5"}, "early_stopping", "early_stop: {method: asha, min_steps: ...}"),
         ({"top": "search: {type: random}"}, "search.type", "Write `search: {method: random}`."),
         ({"top": "resources: {n_jobs: 2}"}, "resources.n_jobs", "Write `resources: {max_concurrent: 2}`."),
@@ -325,12 +346,22 @@ def test_a_name_that_several_fields_have_comes_with_all_of_them(faults):
 
 
 def test_values_of_another_tool_are_checked_like_ours(faults):
-    found = faults(config="obs_horizon: 0", parameters="pred_horizon: {values: [18]}")
-    names = [fault.name for fault in found]
-    assert names == [
-        "config.obs_horizon",
-        "config.policy.n_obs_steps",
-        "parameters.pred_horizon",
+    found = faults(config="obs_horizon: 0\n  vision_encoder: vit", parameters="pred_horizon: {values: [18]}")
+    assert [(fault.name, fault.remedy) for fault in found] == [
+        (
+            "config.obs_horizon",
+            "It is called `policy.n_obs_steps` here. 0 is too small. Expected an int of at least 1 (steps).",
+        ),
+        (
+            "config.vision_encoder",
+            "It is called `policy.vision_backbone` here. 'vit' is not a known value. "
+            "Expected one of resnet18, resnet34, resnet50, resnet101.",
+        ),
+        ("parameters.pred_horizon", "Write `policy.horizon: {values: [18]}`."),
+        (
+            "parameters.policy.horizon",
+            "Nearest legal values: 16 and 24; or change the number of policy.down_dims.",
+        ),
     ]
 
 
