@@ -15,6 +15,7 @@ from sweeper.spec.space_file.fields import (
     possible_numbers,
     value_problem,
 )
+from sweeper.spec.space_file.habits import FIELDS, by_word
 from sweeper.spec.space_file.yaml_nodes import FaultList, Node, Place
 from sweeper.spec.sweep import InferenceSpec
 from sweeper.text import nearest
@@ -22,6 +23,7 @@ from trainables.interface import FieldInfo, Trainable
 
 __all__ = ["Document"]
 
+_FIELDS = by_word(FIELDS)
 NEAR_RATIO = 0.75
 """How similar the last parts of two names of fields are at least, if one is a misspelling of the other."""
 FEW_ENDS = 3
@@ -90,7 +92,7 @@ class Document:
             return ""
         if any(full.startswith(name + ".") for full in self.trainable.fields):
             return f"Write dotted names: `{name}.<field>: value`."
-        same = self._same_ends(name)
+        same = [] if self.listed_field(name) else self._same_ends(name)
         if 1 < len(same) <= FEW_ENDS:
             return f"Did you mean {' or '.join(same)}?"
         near = self.near_field(name)
@@ -113,12 +115,22 @@ class Document:
         """The own name of the field that a misspelt name stands for; None rather than one that is far."""
         if self.trainable is None:
             return None
+        listed = self.listed_field(name)
+        if listed is not None:
+            return listed
         near = nearest(name, [*self.trainable.fields, *self.trainable.aliases])
         if near is None or ("." not in name and len(self._same_ends(name)) > 1):
             return None
         last, found = name.rpartition(".")[2], near.rpartition(".")[2]
         same = SequenceMatcher(None, last.lower(), found.lower()).ratio() >= NEAR_RATIO
         return self.own_name(near) if same or found.startswith(last + "_") else None
+
+    def listed_field(self, name: str) -> str | None:
+        """The field that another tool calls so: by the whole dotted name, or by its end."""
+        parts = name.lower().replace("-", "_").split(".")
+        ends = (".".join(parts[start:]) for start in range(len(parts)))
+        fields = {} if self.trainable is None else self.trainable.fields
+        return next((_FIELDS[end] for end in ends if _FIELDS.get(end) in fields), None)
 
     def section(self, name: str) -> dict[str, Node] | None:
         """The entries of a section of fixed shape, faulty ones left out; None if the section is absent."""

@@ -125,7 +125,7 @@ def read_config(trainable: Trainable, arguments: Sequence[str]) -> dict[str, Any
     Raises:
         ConfigError: With every argument that is wrong.
     """
-    unread = FaultList()
+    unread, document = FaultList(), Document({}, Place("the command line"), trainable=trainable)
     faults: list[Fault] = []
     config: dict[str, Any] = {}
     for argument in arguments:
@@ -135,8 +135,7 @@ def read_config(trainable: Trainable, arguments: Sequence[str]) -> dict[str, Any
         key = override.key.removeprefix("config.")
         own = trainable.aliases.get(key, key)
         if own not in trainable.fields:
-            near = nearest(key, [*trainable.fields, *trainable.aliases])
-            remedy = f"Did you mean {near}?" if near else "See docs/configuration.md for every field."
+            remedy = translated_argument(document, key, override.value) or document.field_hint(key)
             faults.append(Fault(key, "is not a field.", remedy))
             continue
         info = trainable.fields[own]

@@ -15,7 +15,6 @@ from typing import Any, Literal
 from sweeper.spec.space_file.document import Document
 from sweeper.spec.space_file.fields import PARAMETER_KEYS, SECTIONS, SETTINGS, value_problem
 from sweeper.spec.space_file.habits import (
-    FIELDS,
     HOURS,
     METRICS,
     NO_METRIC,
@@ -33,7 +32,7 @@ from trainables.interface import EVAL_EVERY, FieldInfo
 
 __all__ = ["translate_document", "translated_argument"]
 
-_FIELDS, _SETTINGS, _METRICS = by_word(FIELDS), by_word(SETTINGS_OF_OTHERS), by_word(METRICS)
+_SETTINGS, _METRICS = by_word(SETTINGS_OF_OTHERS), by_word(METRICS)
 _NO_METRIC = by_word(NO_METRIC)
 _WRAPPERS = frozenset(WRAPPERS.split())
 _NOT_HERE = {name: sentence for names, sentence in NOT_HERE.items() for name in names.split()}
@@ -161,19 +160,19 @@ def _translate_metric(document: Document) -> None:
 
 def _translate_settings(document: Document, section: str) -> None:
     """The settings of a section of fixed shape."""
-    nodes = [document.root.get(section)]
+    nodes = {section: document.root.get(section)}
     objectives = document.root.get("objectives")
     if section == "metric" and objectives is not None and isinstance(objectives.value, list):
-        nodes += objectives.value
-    for node in nodes:
+        nodes |= {f"objectives[{number}]": node for number, node in enumerate(objectives.value)}
+    for name, node in nodes.items():
         if node is None or not isinstance(node.value, dict):
             continue
         for key, entry in list(node.value.items()):
-            _translate_setting(document, section, node.value, key, entry)
+            _translate_setting(document, section, name, node.value, key, entry)
 
 
 def _translate_setting(
-    document: Document, section: str, settings: dict[str, Node], key: str, entry: Node
+    document: Document, section: str, shown: str, settings: dict[str, Node], key: str, entry: Node
 ) -> None:
     path, plain = f"{section}.{key}", entry.plain()
     if key in SETTINGS[section]:
@@ -182,14 +181,14 @@ def _translate_setting(
             if name != plain:
                 problem = f"{plain!r} is not a metric of {_trainable(document)}."
                 remedy = f"Write `{key}: {name}`. {remark}".strip()
-                document.faults.add(entry.place, path, problem, remedy)
+                document.faults.add(entry.place, f"{shown}.{key}", problem, remedy)
                 settings[key] = Node(entry.place, name)
             return
         ours = _VALUES.get(path, {}).get(str(plain).lower())
         info = SETTINGS[section][key]
         if ours is not None and value_problem(info, plain) is not None:
             problem, expected = value_problem(info, plain) or ("", "")
-            document.faults.add(entry.place, path, problem, f"Write `{key}: {ours}`. {expected}")
+            document.faults.add(entry.place, f"{shown}.{key}", problem, f"Write `{key}: {ours}`. {expected}")
             settings[key] = Node(entry.place, ours)
         return
     found = _Translation()
@@ -203,12 +202,11 @@ def _translate_setting(
             path: value for path, value in found.entries.items() if not path.startswith("config.")
         }
     if found:
-        _report(document, entry.place, path, f"is not a setting of {section}.", found, "top")
+        _report(document, entry.place, f"{shown}.{key}", f"is not a setting of {shown}.", found, "top")
         del settings[key]
-        ours_here = f"{section}."
-        for target, value in found.entries.items():
-            if target.startswith(ours_here) and target.count(".") == 1:
-                settings.setdefault(target.removeprefix(ours_here), _node(entry.place, value))
+        here = [target for target in found.entries if target.rpartition(".")[0] == section]
+        for target in here:
+            settings.setdefault(target.rpartition(".")[2], _node(entry.place, found.entries.pop(target)))
         _adopt(document, entry.place, found)
 
 
@@ -240,7 +238,7 @@ def _translated(document: Document, path: str, node: Node, *, searched: bool) ->
     """Translate a name that is not ours, with all that is below it."""
     found = _Translation()
     name = path.lower()
-    known = _table_field(document, name) or _setting_of(name) or _not_here(name)
+    known = document.listed_field(name) or _setting_of(name) or _not_here(name)
     if "." in path and not known and document.near_field(path) not in (None, document.own_name(path)):
         return found  # a misspelling
     _collect(document, found, _segments(path), node, searched=searched)
@@ -349,17 +347,12 @@ def _field_of(document: Document, name: str) -> str | None:
     """The field that another tool calls so; only a field that the trainable has."""
     if document.trainable is None:
         return None
-    listed = _table_field(document, name)
+    listed = document.listed_field(name)
     if listed is not None:
         return listed
     last = name.rpartition(".")[2]
     tails = [full for full in document.trainable.fields if full.rpartition(".")[2] == last]
     return tails[0] if len(tails) == 1 else None
-
-
-def _table_field(document: Document, name: str) -> str | None:
-    fields = {} if document.trainable is None else document.trainable.fields
-    return next((_FIELDS[end] for end in _ends(name) if _FIELDS.get(end) in fields), None)
 
 
 def _setting_of(name: str) -> str | None:

@@ -23,7 +23,9 @@ from sweeper.spec.space_file.habits import (
 )
 from sweeper.spec.space_file.load import load_spec
 from sweeper.spec.space_file.other_forms import our_form
+from sweeper.spec.space_file.overrides import read_config
 from trainables import registry
+from trainables.interface import ConfigError
 
 FIELDS_OF_OURS = registry.load("diffusion_policy").fields
 METRICS_OF_OURS = registry.load("diffusion_policy").metrics
@@ -308,6 +310,34 @@ def test_a_name_of_another_tool_on_the_command_line(faults, override, words):
     found = faults(override)
     assert [fault.place for fault in found] == [f"argument {override}"]
     assert words in found[0].remedy
+
+
+def test_a_name_of_another_tool_is_answered_without_a_space_file_too():
+    with pytest.raises(ConfigError) as caught:
+        read_config(registry.load("diffusion_policy"), ["obs_horizon=2", "policy.horizont=16", "dropout=1"])
+    assert [fault.remedy for fault in caught.value.faults] == [
+        "Write config.policy.n_obs_steps=2.",
+        "Did you mean policy.horizon?",
+        "See docs/configuration.md for every field.",
+    ]
+
+
+def test_a_constraint_with_a_name_of_another_tool_comes_with_ours(faults):
+    found = faults(top="constraints: ['pred_horizon > 8', 'dropout > 0']")
+    assert [(fault.name, fault.remedy) for fault in found] == [
+        ("constraints[0]", "Did you mean policy.horizon?"),
+        ("constraints[1]", "See docs/configuration.md for every field."),
+    ]
+
+
+def test_each_of_several_objectives_is_answered(tmp_path: Path):
+    text = SPACE.format(config="", parameters="", top="").replace(
+        "metric: {name: eval/action_mse}", "objectives: [{name: eval_loss}, {name: eval/jerk, mode: min}]"
+    )
+    (tmp_path / "space.yaml").write_text(text)
+    with pytest.raises(SpecError) as caught:
+        load_spec(tmp_path / "space.yaml")
+    assert [fault.name for fault in caught.value.faults] == ["objectives[0].name", "objectives[1].mode"]
 
 
 @pytest.mark.parametrize(
