@@ -20,6 +20,7 @@ from sweeper.spec.space import Parameter, Space
 from sweeper.spec.space_file.document import Document
 from sweeper.spec.space_file.read_space import SpacePlaces
 from sweeper.spec.sweep import trained_config
+from sweeper.text import describe_value
 from trainables.interface import Fault
 
 __all__ = ["check_combinations"]
@@ -220,8 +221,9 @@ def _default(document: Document, where: str) -> str:
     if field is None or where in document.config_places:
         return ""
     if where in document.config:
-        return f"Not set here, {where} is {document.config[where]}, as in the checkpoint."
-    return f"Not set here, {where} is {field.default}."
+        value = describe_value(document.config[where])
+        return f"Not set here, {where} is {value}, as in the checkpoint."
+    return "" if field.default is None else f"Not set here, {where} is {describe_value(field.default)}."
 
 
 def _values_of(name: str, tried: Sequence[_Tried]) -> list[Any]:

@@ -162,7 +162,8 @@ def read_space(document: Document) -> tuple[Space, SpacePlaces]:
         parameter = _parameter(document, own, node, info, places)
         if parameter is not None:
             parameters[own] = parameter
-    if not parameters and not len(document.faults):
+    reported = any(fault.name.startswith("parameters") for fault in document.faults)
+    if not parameters and not reported:
         place = document.place("parameters")
         remedy = "Search at least one field, e.g. `optimizer.lr: {min: 1e-5, max: 1e-3, log: true}`."
         document.faults.add(place, "parameters", "no field is searched.", remedy)

@@ -72,8 +72,8 @@ def translate_document(document: Document) -> None:
                 _adopt(document, node.place, found)
     for section in ("config", "parameters"):
         _translate_fields(document, section)
-    _translate_metric(document)
     for section in SETTINGS:
+        _translate_short(document, section)
         _translate_settings(document, section)
 
 
@@ -144,18 +144,31 @@ def _translated_field(document: Document, own: str, entry: Node, *, searched: bo
     return found
 
 
-def _translate_metric(document: Document) -> None:
-    node = document.root.get("metric")
-    if node is None:
+_SHORT = {
+    "metric": "metric.name",
+    "search": "search.method",
+    "early_stop": "early_stop.method",
+    "budget": "budget.trials",
+    "resources": "resources.max_concurrent",
+    "failures": "failures.retries",
+    "keep": "keep.trials",
+    "tracking": "tracking.uri",
+}
+"""The setting that is meant if a section is a single value."""
+
+
+def _translate_short(document: Document, section: str) -> None:
+    """A section that is a single value in place of a mapping."""
+    node = document.root.get(section)
+    if node is None or node.value is None or isinstance(node.value, (dict, list)):
         return
-    if isinstance(node.value, str):
-        found = _Translation()
-        name, remark = _metric_name(document, node.value)
-        found.entries["metric.name"] = name
-        found.remarks += [remark] if remark else []
-        _report(document, node.place, "metric", f"is {node.value!r}, not a mapping.", found, "top")
-        del document.root["metric"]
-        _adopt(document, node.place, found)
+    value = _setting_value(document, _SHORT[section], "", node.value)
+    if value is None:
+        return
+    found = _Translation({_SHORT[section]: value})
+    _report(document, node.place, section, f"is {_yaml(node.value)}, not a mapping.", found, "top")
+    del document.root[section]
+    _adopt(document, node.place, found)
 
 
 def _translate_settings(document: Document, section: str) -> None:

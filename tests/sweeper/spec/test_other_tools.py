@@ -405,6 +405,33 @@ def test_a_setting_that_is_there_already_is_kept(faults):
     assert [fault.name for fault in found] == ["n_trials"]
 
 
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        ("search: bayes", "Write `search: {method: tpe}`."),
+        ("search: random", "Write `search: {method: random}`."),
+        ("resources: 2", "Write `resources: {max_concurrent: 2}`."),
+        ("keep: 5", "Write `keep: {trials: 5}`."),
+        ("failures: 0", "Write `failures: {retries: 0}`."),
+        ("tracking: http://host:5000", 'Write `tracking: {uri: "http://host:5000"}`.'),
+        ("search: 3", "Keys: method, seed, startup_trials, options."),
+    ],
+)
+def test_a_section_that_is_a_single_value_comes_with_the_setting(faults, section, words):
+    assert [fault.remedy for fault in faults(top=section)] == [words]
+
+
+def test_a_file_that_searches_nothing_is_told_so_beside_other_faults(tmp_path: Path):
+    (tmp_path / "space.yaml").write_text("trainable: diffusion_policy\nmetric: eval/jerk\nbudget: 8\n")
+    with pytest.raises(SpecError) as caught:
+        load_spec(tmp_path / "space.yaml")
+    assert [(fault.name, fault.remedy) for fault in caught.value.faults][:3] == [
+        ("parameters", "Search at least one field, e.g. `optimizer.lr: {min: 1e-5, max: 1e-3, log: true}`."),
+        ("metric", "Write `metric: {name: eval/jerk}`."),
+        ("budget", "Write `budget: {trials: 8}`."),
+    ]
+
+
 def test_a_file_without_a_trainable_is_checked_to_its_end(tmp_path: Path):
     (tmp_path / "space.yaml").write_text(
         "config: {train.steps: 0, foo: 1}\n"
