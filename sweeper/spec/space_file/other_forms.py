@@ -54,11 +54,14 @@ def our_form(written: Any, kind: str = "float") -> Form | None:
     Returns:
         None if it is not understood, or if it has the form of a space file already.
     """
-    if isinstance(written, Mapping):
-        return _of_mapping(written, kind)
-    if isinstance(written, list):
-        return _of_list(written, kind)
-    return _of_text(written, kind) if isinstance(written, str) else None
+    try:
+        if isinstance(written, Mapping):
+            return _of_mapping(written, kind)
+        if isinstance(written, list):
+            return _of_list(written, kind)
+        return _of_text(written, kind) if isinstance(written, str) else None
+    except OverflowError:  # an exponent or a number of steps without measure
+        return None
 
 
 def number_in(text: str) -> float | int | None:

@@ -24,6 +24,9 @@ def apply_overrides(document: Document, overrides: list[Override]) -> None:
         if section not in SECTIONS:
             near = nearest(section, SECTIONS)
             remedy = f"Did you mean {near}?" if near else f"Begin with one of {', '.join(SECTIONS)}."
+            typed = override.key.lstrip("+~")  # of Hydra
+            if typed != override.key and typed.partition(".")[0] in SECTIONS:
+                remedy = f"Write {typed}={override.raw}."
             remedy = translated_argument(document, override.key, override.value) or remedy
             document.faults.add(override.place, override.key, "is not a section.", remedy)
         elif section == "config" and rest:

@@ -117,7 +117,7 @@ def _translate_fields(document: Document, section: Literal["config", "parameters
 def _form_problem(plain: Any, *, searched: bool) -> str:
     if searched:
         return f"`{_short(plain)}` is the form of another tool."
-    if is_form(plain) or isinstance(plain, list):
+    if is_form(plain) or isinstance(plain, list) or "," in str(plain):
         return f"`{_short(plain)}` is not a value."
     return f"`{_short(plain)}` is what another tool writes."
 
@@ -250,6 +250,7 @@ def _trainable(document: Document) -> str:
 def _translated(document: Document, path: str, node: Node, *, searched: bool) -> _Translation:
     """Translate a name that is not ours, with all that is below it."""
     found = _Translation()
+    path = path.lstrip("+~")  # of Hydra
     name = path.lower()
     known = document.listed_field(name) or _setting_of(name) or _not_here(name)
     if "." in path and not known and document.near_field(path) not in (None, document.own_name(path)):
@@ -416,9 +417,12 @@ def _put_field(document: Document, found: _Translation, own: str, plain: Any, *,
 
 
 def _are_choices(info: FieldInfo | None, plain: Any) -> bool:
-    """Whether a field of a single value was given a list of them."""
-    single = info is not None and info.kind in ("int", "float", "bool", "str")
-    return single and isinstance(plain, list) and len(plain) > 1
+    """Whether a field of a single value was given a list of them, also as in Hydra: ``8,16``."""
+    kind = "" if info is None else info.kind
+    if isinstance(plain, str) and kind in ("int", "float"):
+        parts = plain.split(",")
+        return len(parts) > 1 and all(number_in(part) is not None for part in parts)
+    return kind in ("int", "float", "bool", "str") and isinstance(plain, list) and len(plain) > 1
 
 
 def _put_form(found: _Translation, own: str, form: Form, info: FieldInfo | None) -> None:

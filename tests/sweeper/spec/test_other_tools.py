@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from sweeper.errors import SpecError, SpecFault
 from sweeper.spec.space_file import combinations
@@ -193,6 +197,9 @@ def test_a_form_of_another_tool_becomes_ours(written: Any, kind: str, ours: dict
         [],
         [{"a": 1}],
         {"distribution": "beta", "a": 1},
+        {"distribution": "log_uniform", "min": -9, "max": 10**20},
+        {"distribution": "q_uniform", "min": 1, "max": 1e300, "q": 1e-300},
+        {"distribution": "normal", "mu": 10**400, "sigma": 1},
         {"min": 1, "max": 2},
         {"low": 1, "high": 2, "values": [3]},
         3,
@@ -304,6 +311,12 @@ def test_a_name_of_another_tool_is_answered_where_it_is_written(faults, parts, n
             "Write 'parameters.optimizer.lr={min: 1e-05, max: 0.0001, log: true}'.",
         ),
         ("search.method=bayes", "Write `method: tpe`."),
+        ("policy.horizon=16,32", "Write 'parameters.policy.horizon={values: [16, 32]}'."),
+        ("config.batch_size=8,16", "Write 'parameters.train.batch_size={values: [8, 16]}'."),
+        ("+policy.horizon=16", "Write config.policy.horizon=16."),
+        ("++config.policy.horizon=16", "Write config.policy.horizon=16."),
+        ("wandb.enable=true", "Remove it: MLflow records every sweep."),
+        ("budget=8", "Write budget.trials=8."),
     ],
 )
 def test_a_name_of_another_tool_on_the_command_line(faults, override, words):
@@ -479,3 +492,81 @@ def test_a_file_whose_trainable_cannot_be_loaded_is_checked_as_far_as_possible(t
         "search.method",
         "run_cap",
     ]
+
+
+WORDS = sorted(
+    {word for table in (FIELDS, SETTINGS_OF_OTHERS) for words in table.values() for word in words.split()}
+)
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-10, 10**20),
+    st.floats(),
+    st.sampled_from(
+        ["", "choice(", "range(1)", "interval(1, 2)", "tag(log, glob(*))", "1,2", "adam", "bayes", "-1", "{"]
+    ),
+    st.text(max_size=6),
+)
+KEYS = [
+    "min",
+    "max",
+    "values",
+    "value",
+    "distribution",
+    "q",
+    "mu",
+    "sigma",
+    "type",
+    "task",
+    "parameters",
+    "_target_",
+    "lr",
+    "bounds",
+    "_type",
+    "_value",
+    "when",
+    "log",
+    "step",
+    "env",
+    "sampler",
+    ".",
+    "command",
+]
+VALUES_OF_OTHERS = st.recursive(
+    SCALARS,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(
+            st.sampled_from(KEYS),
+            inner,
+            max_size=4,
+        ),
+    ),
+    max_leaves=6,
+)
+
+
+@pytest.mark.slow
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    name=st.sampled_from(
+        [*WORDS, *" ".join(NOT_HERE).split(), "optimizer.lr", "train.steps", "dataset.root", "."]
+    ),
+    part=st.sampled_from(["top", "config", "parameters", "search", "early_stop", "metric"]),
+    value=VALUES_OF_OTHERS,
+)
+def test_whatever_another_tool_writes_is_read_or_refused(tmp_path_factory, name, part, value):
+    space = {
+        "trainable": "diffusion_policy",
+        "config": {"dataset.repo_id": "builtin/pusht"},
+        "parameters": {"optimizer.lr": {"min": 1e-5, "max": 1e-3}},
+        "metric": {"name": "eval/action_mse"},
+        "budget": {"trials": 8},
+        "search": {},
+    }
+    place = space if part == "top" else space.setdefault(part, {})
+    place[name] = value
+    path = tmp_path_factory.mktemp("space") / "space.yaml"
+    path.write_text(yaml.safe_dump(space))
+    with contextlib.suppress(SpecError):
+        load_spec(path)
