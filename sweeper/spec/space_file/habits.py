@@ -15,6 +15,7 @@ __all__ = [
     "HOURS",
     "METRICS",
     "NOT_HERE",
+    "NOT_IN_THE_POLICY",
     "NO_METRIC",
     "SETTINGS_OF_OTHERS",
     "VALUES",
@@ -325,7 +326,6 @@ NOT_HERE: Mapping[str, str] = {
     "defaults": "Remove it: a space file is complete in itself.",
     "storage": "Remove it: the study is study.db in the sweep's folder.",
     "load_if_exists resume": "Remove it: `sweeper resume NAME` continues a sweep.",
-    "fp16": "Write `train.precision: fp16`, or bf16 or fp32.",
     "max_failure_rate": "Remove it: `budget: {max_failed: 5}` ends a sweep after so many failed trials.",
     "custom_search_space": "Remove it: write the parameters under `parameters`.",
     "hydra.sweeper": "Remove it: `search` says how trials are chosen.",
@@ -335,6 +335,12 @@ NOT_HERE: Mapping[str, str] = {
     ),
     "hydra.sweep.subdir": "Remove it: trials are numbered.",
     "hydra.launcher hydra/launcher": "Remove it: Ray starts the trials (`resources`).",
+    "save_checkpoint": "Remove it: trials are always kept resumable. `keep` says which checkpoints stay.",
+}
+"""What other tools can set and this one cannot, and why, or what to do instead."""
+
+NOT_IN_THE_POLICY: Mapping[str, str] = {
+    "fp16": "Write `train.precision: fp16`, or bf16 or fp32.",
     "policy.type": "Remove it: only Diffusion Policies are trained here (`trainable: diffusion_policy`).",
     "drop_n_last_frames": "Remove it: it follows from horizon, n_obs_steps and n_action_steps.",
     "num_workers dataloader_num_workers prefetch_factor pin_memory persistent_workers": (
@@ -342,7 +348,6 @@ NOT_HERE: Mapping[str, str] = {
     ),
     "video_backend": "Remove it: frames are decoded once per machine, into a shared file.",
     "dataset.streaming": "Remove it: a dataset is fetched once, and its frames are decoded once.",
-    "save_checkpoint": "Remove it: trials are always kept resumable. `keep` says which checkpoints stay.",
     "use_policy_training_preset": "Remove it: the defaults are in docs/configuration.md.",
     "push_to_hub policy.repo_id policy.private policy.tags policy.license": (
         "Remove it: `sweeper export NAME:TRIAL --to FOLDER` writes the policy."
@@ -371,7 +376,7 @@ NOT_HERE: Mapping[str, str] = {
         "Remove it: the network is a U-Net, and `policy.down_dims` is its width."
     ),
 }
-"""What other tools can set and this one cannot, and why, or what to do instead."""
+"""The same for fields: what other trainings have and `diffusion_policy` does not."""
 
 FUNCTIONS: Mapping[str, str] = {
     "values": "choice categorical suggest_categorical grid_search",

@@ -19,6 +19,7 @@ from sweeper.spec.space_file.habits import (
     METRICS,
     NO_METRIC,
     NOT_HERE,
+    NOT_IN_THE_POLICY,
     SETTINGS_OF_OTHERS,
     VALUES,
     WRAPPERS,
@@ -35,7 +36,10 @@ __all__ = ["translate_document", "translated_argument"]
 _SETTINGS, _METRICS = by_word(SETTINGS_OF_OTHERS), by_word(METRICS)
 _NO_METRIC = by_word(NO_METRIC)
 _WRAPPERS = frozenset(WRAPPERS.split())
-_NOT_HERE = {name: sentence for names, sentence in NOT_HERE.items() for name in names.split()}
+_NOT_HERE, _NOT_IN_THE_POLICY = (
+    {name: sentence for names, sentence in table.items() for name in names.split()}
+    for table in (NOT_HERE, NOT_IN_THE_POLICY)
+)
 _VALUES = {
     path: {word: ours for ours, words in table.items() for word in words.split()}
     for path, table in VALUES.items()
@@ -252,7 +256,7 @@ def _translated(document: Document, path: str, node: Node, *, searched: bool) ->
     found = _Translation()
     path = path.lstrip("+~")  # of Hydra
     name = path.lower()
-    known = document.listed_field(name) or _setting_of(name) or _not_here(name)
+    known = document.listed_field(name) or _setting_of(name) or _not_here(document, name)
     if "." in path and not known and document.near_field(path) not in (None, document.own_name(path)):
         return found  # a misspelling
     _collect(document, found, _segments(path), node, searched=searched)
@@ -260,7 +264,9 @@ def _translated(document: Document, path: str, node: Node, *, searched: bool) ->
 
 
 def _segments(path: str) -> list[str]:
-    return [part for part in re.split(r"[./]", path.strip().lstrip("-+~").replace("-", "_")) if part]
+    """The parts of a dotted name; there is at least one."""
+    parts = [part for part in re.split(r"[./]", path.strip().lstrip("-+~").replace("-", "_")) if part]
+    return parts or [path]
 
 
 def _collect(document: Document, found: _Translation, path: list[str], node: Node, *, searched: bool) -> None:
@@ -279,7 +285,7 @@ def _collect(document: Document, found: _Translation, path: list[str], node: Nod
         del plain["task"]
         node = _node(node.place, plain)
     if isinstance(node.value, dict) and node.value and not is_form(plain) and _own(document, path) is None:
-        sentence = _not_here(name)
+        sentence = _not_here(document, name)
         if sentence is not None and not _has_known(document, path, node):
             found.remarks.append(_about(path, sentence))
             return
@@ -313,7 +319,7 @@ def _collect_leaf(
         if setting == "metric.goal":
             _choose_metric(document, found, value)
         return
-    sentence = _not_here(name) if own is None else None
+    sentence = _not_here(document, name) if own is None else None
     if sentence is not None:
         found.remarks.append(_about(path, sentence))
         return
@@ -379,8 +385,10 @@ def _setting_of(name: str) -> str | None:
     return next((_SETTINGS[end] for end in _ends(name) if "." in end and end in _SETTINGS), None)
 
 
-def _not_here(name: str) -> str | None:
-    return next((_NOT_HERE[end] for end in _ends(name) if end in _NOT_HERE), None)
+def _not_here(document: Document, name: str) -> str | None:
+    policy = document.trainable is not None and document.trainable.name == "diffusion_policy"
+    table = {**_NOT_HERE, **_NOT_IN_THE_POLICY} if policy else _NOT_HERE
+    return next((table[end] for end in _ends(name) if end in table), None)
 
 
 # Values

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from small_trainable import Parabola
 
 from sweeper.errors import SpecError, SpecFault
 from sweeper.spec.space_file import combinations
@@ -22,6 +23,7 @@ from sweeper.spec.space_file.habits import (
     METRICS,
     NO_METRIC,
     NOT_HERE,
+    NOT_IN_THE_POLICY,
     SETTINGS_OF_OTHERS,
     VALUES,
 )
@@ -81,9 +83,11 @@ def test_every_name_of_the_tables_stands_for_something_of_ours():
         assert path in ("name", "early_stop") or options or setting in SETTINGS[section], path
 
 
-@pytest.mark.parametrize("table", [FIELDS, SETTINGS_OF_OTHERS, METRICS, NO_METRIC, NOT_HERE])
+@pytest.mark.parametrize(
+    "table", [FIELDS, SETTINGS_OF_OTHERS, METRICS, NO_METRIC, NOT_HERE, NOT_IN_THE_POLICY]
+)
 def test_every_word_of_a_table_is_there_once_and_in_lower_case(table: Mapping[str, str]):
-    words = " ".join(table if table is NOT_HERE else table.values()).split()
+    words = " ".join(table if table in (NOT_HERE, NOT_IN_THE_POLICY) else table.values()).split()
     assert words
     assert [word for word in words if words.count(word) > 1 or word != word.lower()] == []
 
@@ -209,6 +213,13 @@ def test_a_form_of_another_tool_becomes_ours(written: Any, kind: str, ours: dict
 )
 def test_what_is_not_understood_is_not_translated(written: Any):
     assert our_form(written) is None
+
+
+@pytest.mark.parametrize("key", [".", "-", "+", "~", "", " ", "..", "+.", "a..b", "/"])
+def test_a_name_of_signs_alone_is_a_fault(faults, key):
+    for part in ("top", "config", "parameters"):
+        assert faults(**{part: f"{key!r}: {{{key!r}: 1}}"}), part
+    assert faults(f"{key}=3")
 
 
 def test_texts_keep_their_quotes_if_the_field_is_a_text():
@@ -550,7 +561,14 @@ VALUES_OF_OTHERS = st.recursive(
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     name=st.sampled_from(
-        [*WORDS, *" ".join(NOT_HERE).split(), "optimizer.lr", "train.steps", "dataset.root", "."]
+        [
+            *WORDS,
+            *" ".join((*NOT_HERE, *NOT_IN_THE_POLICY)).split(),
+            "optimizer.lr",
+            "train.steps",
+            "dataset.root",
+            ".",
+        ]
     ),
     part=st.sampled_from(["top", "config", "parameters", "search", "early_stop", "metric"]),
     value=VALUES_OF_OTHERS,
@@ -570,3 +588,25 @@ def test_whatever_another_tool_writes_is_read_or_refused(tmp_path_factory, name,
     path.write_text(yaml.safe_dump(space))
     with contextlib.suppress(SpecError):
         load_spec(path)
+
+
+def test_a_custom_trainable_hears_nothing_of_diffusion_policies(tmp_path: Path):
+    (tmp_path / "space.yaml").write_text(
+        "trainable: small_trainable:TRAINABLE\n"
+        "config: {policy.type: act, num_workers: 3, max_steps: 40, obs_horizon: 2}\n"
+        "parameters: {learning_rate: {distribution: log_uniform_values, min: 1e-3, max: 1e-1}}\n"
+        "metric: {name: loss, goal: minimize}\n"
+        "run_cap: 3\n"
+    )
+    with pytest.raises(SpecError) as caught:
+        load_spec(tmp_path / "space.yaml")
+    fields = ", ".join(Parabola.fields)
+    assert [(fault.name, fault.remedy) for fault in caught.value.faults] == [
+        ("config.policy.type", f"Fields: {fields}."),
+        ("config.num_workers", f"Fields: {fields}."),
+        ("config.max_steps", "Write `train.steps: 40`."),
+        ("config.obs_horizon", f"Fields: {fields}."),
+        ("parameters.learning_rate", "Write `optimizer.lr: {min: 0.001, max: 0.1, log: true}`."),
+        ("metric.name", "Write `name: train/loss`."),
+        ("run_cap", "Write `budget: {trials: 3}`."),
+    ]
