@@ -34,7 +34,7 @@ def read_inference(document: Document, objectives: tuple[Objective, ...]) -> Inf
     before = len(document.faults)
     if document.trainable is not None and not isinstance(document.trainable, EvaluatesPolicies):
         problem = f"{document.trainable.name} cannot evaluate trained policies with other settings."
-        remedy = "Remove the section, or give the trainable open_policy (docs/trainables.md)."
+        remedy = "Remove the section, or give the trainable open_policy (docs/custom_trainables.md)."
         document.faults.add(document.place(_PATH), _PATH, problem, remedy)
         return None
     parameters = _parameters(document)
