@@ -164,7 +164,7 @@ _SHORT = {
 def _translate_short(document: Document, section: str) -> None:
     """A section that is a single value in place of a mapping."""
     node = document.root.get(section)
-    if node is None or node.value is None or isinstance(node.value, (dict, list)):
+    if section not in _SHORT or node is None or node.value is None or isinstance(node.value, (dict, list)):
         return
     value = _setting_value(document, _SHORT[section], "", node.value)
     if value is None:
@@ -193,7 +193,7 @@ def _translate_setting(
 ) -> None:
     path, plain = f"{section}.{key}", entry.plain()
     if key in SETTINGS[section]:
-        if path in ("metric.name", "early_stop.metric") and isinstance(plain, str):
+        if path in ("metric.name", "early_stop.metric", "inference.metric") and isinstance(plain, str):
             name, remark = _metric_name(document, plain)
             if name != plain:
                 problem = f"{plain!r} is not a metric of {_trainable(document)}."

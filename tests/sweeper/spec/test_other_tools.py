@@ -429,6 +429,16 @@ def test_a_setting_that_is_there_already_is_kept(faults):
     assert [fault.name for fault in found] == ["n_trials"]
 
 
+def test_a_section_of_several_parts_is_not_taken_for_one_setting(faults):
+    assert {fault.name for fault in faults(top="inference: 3")} >= {"inference"}
+
+
+def test_the_metric_of_inference_settings_is_answered_too(faults):
+    found = faults(top="inference: {parameters: {policy.n_action_steps: [1, 2]}, metric: eval/pc_success}")
+    remedies = [fault.remedy for fault in found]
+    assert "Write `metric: rollout/success_rate`. It is a share from 0 to 1." in remedies
+
+
 @pytest.mark.parametrize(
     ("section", "words"),
     [
