@@ -12,6 +12,7 @@ import typer
 from sweeper.commands.options import Json, open_console
 from sweeper.errors import UserError
 from sweeper.machines.machine import usable_cache
+from sweeper.spec.space_file.load import find_space, load_spec
 from sweeper.spec.space_file.overrides import read_config
 from sweeper.terminal.faults import checking
 from sweeper.terminal.findings import print_examination, print_portrait, to_json
@@ -33,7 +34,8 @@ Root = Annotated[
     str,
     typer.Argument(
         metavar="ROOT",
-        help="Folder of a LeRobot dataset, its address in an object store, or its name on the hub.",
+        help="Folder of a LeRobot dataset, its address in an object store, or its name on the hub. "
+        "Or a space, for its dataset.",
     ),
 ]
 Fields = Annotated[
@@ -144,11 +146,16 @@ def fix(
 def _dataset(
     root: str, fields: list[str] | tuple[()], trainable: str
 ) -> tuple[DatasetExaminer, Mapping[str, Any]]:
-    """The examiner of the dataset, and the configuration for it."""
+    """The examiner of the dataset, and the configuration for it; the fixed values of a space."""
+    space = find_space(root)
+    fixed: Mapping[str, Any] | None = None
+    if space.suffix in (".yaml", ".yml") and space.is_file():
+        spec = load_spec(space, [f"config.{field.removeprefix('config.')}" for field in fields])
+        trainable, fixed = spec.trainable, spec.config
     examiner = load(trainable)
     if not isinstance(examiner, DatasetExaminer):
         raise UserError(f"--trainable: {trainable} cannot check datasets.")
-    config = {**examiner.dataset_config(root), **read_config(examiner, fields)}
+    config = fixed or {**examiner.dataset_config(root), **read_config(examiner, fields)}
     faults = examiner.faults(config)
     if faults:
         raise ConfigError(faults)
@@ -162,7 +169,8 @@ def _portrait_folder(root: str, to: Path | None) -> Path:
         UserError: If it is inside the dataset, or cannot be written.
     """
     dataset = Path(root).expanduser().resolve()
-    folder = Path(f"{dataset.name}-portrait") if to is None else to.expanduser()
+    name = dataset.name.removesuffix(".yaml")  # of a space
+    folder = Path(f"{name}-portrait") if to is None else to.expanduser()
     if dataset.is_dir() and folder.resolve().is_relative_to(dataset):
         raise UserError(
             f"{folder}: is inside the dataset, which is never changed. Choose another folder with --to."

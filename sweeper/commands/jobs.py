@@ -14,6 +14,7 @@ import typer
 
 from sweeper.commands.options import CLUSTER_OPTION, ClusterFile, Json, open_console
 from sweeper.machines.jobs import JobPackage, JobServer, reach_jobs
+from sweeper.terminal.console import program
 from sweeper.terminal.tables import Column, duration_text, fitted_table
 
 if TYPE_CHECKING:
@@ -89,19 +90,19 @@ def launch_job(server: JobServer, parcel: JobPackage, as_json: bool = False) -> 
 
 def _print_next_commands(console: Console, server: JobServer, sweep: str, identity: str) -> None:
     name, reached = shlex.quote(sweep), server.reached
-    lines = [(f"sweeper jobs {identity} --follow {reached}", "follow its output")]
+    lines = [(f"jobs {identity} --follow {reached}", "follow its output")]
     if reached.startswith(CLUSTER_OPTION):
         lines += [
-            (f"sweeper watch {name} {reached}", "watch the table of its trials"),
-            (f"sweeper stop {name} {reached}", "start no more trials; running trials finish"),
+            (f"watch {name} {reached}", "watch the table of its trials"),
+            (f"stop {name} {reached}", "start no more trials; running trials finish"),
         ]
     else:
-        lines.append((f"sweeper jobs {identity} --stop {reached}", "stop it now; it can be resumed"))
+        lines.append((f"jobs {identity} --stop {reached}", "stop it now; it can be resumed"))
     console.print(
         f"{sweep} runs on the cluster. It keeps running when this machine is switched off.", markup=False
     )
     for command, meaning in lines:
-        console.print(f"  {command}   {meaning}", markup=False, soft_wrap=True)
+        console.print(f"  {program()} {command}   {meaning}", markup=False, soft_wrap=True)
 
 
 def _print_jobs(found: Sequence[Any]) -> None:

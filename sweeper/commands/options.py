@@ -59,6 +59,6 @@ ClusterFile = Annotated[
 
 def open_console(stderr: bool = False) -> Console:
     """Open the console for the user's output."""
-    from rich.console import Console
+    from sweeper.terminal.console import ShellConsole  # loads rich, which commands with --json do without
 
-    return Console(stderr=stderr, highlight=False)
+    return ShellConsole(stderr=stderr, highlight=False)

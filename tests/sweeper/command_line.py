@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from pathlib import Path
 
@@ -52,5 +53,7 @@ def run_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("SWEEPER_CACHE", str(folder / "cache"))
+    # As in an activated environment: messages then say `sweeper`.
+    monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
     for name in USERS_SETTINGS:
         monkeypatch.delenv(name, raising=False)

@@ -54,6 +54,7 @@ __all__ = [
     "SettledResources",
     "SweepSpec",
     "TrackingSpec",
+    "find_space",
     "load_spec",
     "packaged_spaces",
 ]
@@ -64,6 +65,12 @@ SWEEPS = Path("sweeps")
 DEMO = "pusht_quick"
 DEFAULT = "diffusion_policy"
 """The trainable by which a file is checked that does not name one, or misspells its name."""
+
+PACKAGED = "search_spaces"
+"""Name of the folder that contains the spaces of the package."""
+
+SUFFIXES = (".yaml", ".yml")
+"""Endings of the names of space files."""
 
 
 def load_spec(
@@ -76,7 +83,7 @@ def load_spec(
     """Read and check a space file.
 
     Args:
-        path: The file, or the bare name of a space that comes with the package (``pusht_quick``).
+        path: The file, or the name of a space that comes with the package (``pusht_quick``).
         overrides: ``key=value`` texts, applied in order.
         sweeps_dir: The folder that contains the sweep's own folder.
         trainable: Used instead of the one that the file names.
@@ -190,7 +197,7 @@ def _grid_size(document: Document, space: Space) -> int | None:
 def packaged_spaces() -> dict[str, Path]:
     """The spaces that come with the package, by name: from the wheel, or from the checkout it runs in."""
     package = Path(__file__).parents[2]  # sweeper/
-    for folder in (package / "search_spaces", package.parent / "search_spaces"):
+    for folder in (package / PACKAGED, package.parent / PACKAGED):
         found = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
         if found:
             return found
@@ -198,8 +205,18 @@ def packaged_spaces() -> dict[str, Path]:
 
 
 def find_space(path: Path | str) -> Path:
-    """The file itself, or the packaged space of that name. `read_file` reports a missing file."""
+    """The file, with or without its suffix, or the packaged space of that name.
+
+    `read_file` reports a missing file. A packaged space is found from any folder, by its name
+    (``real_robot``), by the name of its sweep (``real-robot``) or as its file (``real_robot.yaml``,
+    ``search_spaces/real_robot.yaml``).
+    """
     path = Path(path)
-    if path.suffix == "" and len(path.parts) == 1 and not is_there(path):
-        return packaged_spaces().get(path.name, path)
+    if is_there(path) or path.suffix not in ("", *SUFFIXES):
+        return path
+    for file in (path.with_suffix(suffix) for suffix in SUFFIXES if path.name and not path.suffix):
+        if is_there(file):
+            return file
+    if path.parts[:-1] in ((), (PACKAGED,)):
+        return packaged_spaces().get(path.stem.replace("-", "_"), path)
     return path

@@ -51,6 +51,27 @@ def test_a_sound_dataset_ends_with_0(capsys):
     assert out.rstrip().endswith("1 warning.")
 
 
+def test_the_dataset_of_a_space_is_checked_with_its_settings(capsys):
+    write(bad=3)
+    Path("space.yaml").write_text(
+        "trainable: diffusion_policy\n"
+        "config: {dataset.root: set, dataset.exclude_episodes: [3]}\n"
+        "parameters: {optimizer.lr: {min: 1e-5, max: 1e-3}}\n"
+        "metric: {name: eval/action_mse}\nbudget: {trials: 2}\n"
+    )
+    assert ended("data", "check", "space.yaml") == 0
+    assert "v3.0, 4 episodes" in capsys.readouterr().out
+    assert ended("data", "check", "space.yaml", "dataset.exclude_episodes=[]") == 1
+    assert ended("data", "check", "real_robot.yaml", "dataset.root=set") == 1
+    assert "episode 3, frame 4" in capsys.readouterr().out
+
+
+def test_a_dataset_is_preferred_to_a_space_of_its_name(capsys):
+    write("real_robot")
+    assert ended("data", "check", "real_robot") == 0
+    assert "✓ real_robot" in capsys.readouterr().out
+
+
 def test_an_error_ends_with_1_and_names_the_option(capsys):
     write(bad=3)
     assert ended("data", "check", "set") == 1

@@ -706,9 +706,32 @@ def test_every_shipped_space_is_good_and_searches_what_matters():
         assert spec.early_stop is not None
 
 
-def test_a_shipped_space_is_found_by_its_bare_name(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "name", ["real_robot", "real-robot", "real_robot.yaml", "real-robot.yml", "search_spaces/real_robot.yaml"]
+)
+def test_a_shipped_space_is_found_from_any_folder(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
-    assert find_space("pusht_quick") == packaged_spaces()["pusht_quick"]
+    assert find_space(name) == packaged_spaces()["real_robot"]
+
+
+@pytest.mark.parametrize("name", ["other/real_robot.yaml", "real_robot.json", "/real_robot.yaml"])
+def test_a_file_in_another_folder_is_not_a_shipped_space(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    assert find_space(name) == Path(name)
+
+
+def test_a_file_is_found_without_its_suffix_before_a_shipped_space(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.yml").touch()
+    (tmp_path / "real_robot.yaml").touch()
+    assert find_space("own") == Path("own.yml")
+    assert find_space(tmp_path / "own") == tmp_path / "own.yml"
+    assert find_space("real_robot") == Path("real_robot.yaml")
+    assert find_space("real-robot") == packaged_spaces()["real_robot"]
+
+
+def test_a_file_is_preferred_to_a_shipped_space(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     assert find_space("no_such_space") == Path("no_such_space")
     (tmp_path / "pusht_quick").touch()
     assert find_space("pusht_quick") == Path("pusht_quick")
