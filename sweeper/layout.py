@@ -24,6 +24,7 @@ __all__ = [
     "SPEC",
     "STATE",
     "STUDY",
+    "SWEEPS",
     "TRIALS",
     "UNFINISHED",
     "moved_path",
@@ -31,6 +32,9 @@ __all__ = [
     "write_synced",
     "write_whole",
 ]
+
+SWEEPS = Path("sweeps")
+"""The folder of all sweeps, relative to the working directory, unless the user names another."""
 
 SPEC = "spec.yaml"
 """Name of the file in a sweep's folder with the resolved sweep, and its present budget."""

@@ -6,7 +6,7 @@ import contextlib
 import json
 import shlex
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,6 +20,7 @@ from sweeper.machines.jobs import JobPackage, package_space, reach_jobs
 from sweeper.machines.ssh import ClusterHead, find_cluster_head
 from sweeper.spec.space_file.load import DEMO
 from sweeper.tracking.server import free_port
+from sweeper.tracking.urls import HOST
 
 __all__ = ["on_cluster", "split_cluster"]
 
@@ -119,10 +120,21 @@ def _ui(head: ClusterHead, parsed: dict[str, Any]) -> int:
         contextlib.suppress(KeyboardInterrupt),
         head.tunnel(port or 0, free_port(parsed.get("port") or 5000)) as here,
     ):
-        found = json.loads(head.ask(f"sweeper results {shlex.quote(parsed['sweep'])} --json"))
-        typer.echo(f"http://127.0.0.1:{here}  MLflow on {head.host}; {found['sweep']}  (Ctrl-C stops it)")
+        found = json.loads(head.ask(f"sweeper status {shlex.quote(parsed['sweep'])} --json"))
+        for line in _addresses(found, f"http://{HOST}:{here}"):
+            typer.echo(line)
+        typer.echo(f"MLflow on {head.host}: http://{HOST}:{here}  (Ctrl-C stops it)")
         signal.pause()
     return 0
+
+
+def _addresses(status: Mapping[str, Any], base: str) -> list[str]:
+    """The addresses of a sweep's pages on this machine; none if MLflow has none of its trials."""
+    links = status["mlflow"]["links"] or {}
+    titles = {"charts": "Chart all trials", "comparison": "Compare the best trials"}
+    return [
+        f"{title}: {base}/#{links[name].partition('#')[2]}" for name, title in titles.items() if name in links
+    ]
 
 
 def _refuse_pages(head: ClusterHead, uri: str) -> None:

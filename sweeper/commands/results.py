@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import shlex
 import signal
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +17,7 @@ from sweeper.records.summary import list_sweeps as read_sweeps
 from sweeper.records.summary import read_summary
 from sweeper.records.sweep_state import find_sweep
 from sweeper.terminal.as_json import to_json
-from sweeper.terminal.result import print_links, sweeps_option
+from sweeper.terminal.result import print_links, ui_command
 from sweeper.terminal.status import print_others
 from sweeper.terminal.tables import print_ranking, sweeps_table
 from sweeper.tracking.server import serve
@@ -46,7 +45,7 @@ def results(
     links = links_to(found, read_state(found.folder / STATE))
     if links is not None:
         console.print()
-    print_links(console, links, f"sweeper ui {shlex.quote(found.name)}{sweeps_option(found.folder)}")
+    print_links(console, links, ui_command(found.folder))
 
 
 def list_sweeps(sweeps: SweepsFolder = Path("sweeps"), as_json: Json = False) -> None:

@@ -15,8 +15,9 @@ from typing import Any, Literal
 
 from sweeper.errors import ExpressionError
 from sweeper.spec.expressions import Expression
+from sweeper.text import describe_value
 
-__all__ = ["Parameter", "Space"]
+__all__ = ["Parameter", "Space", "describe_range", "describe_scale"]
 
 
 @dataclass(frozen=True)
@@ -223,6 +224,24 @@ class Space:
             constraints=tuple(Expression(text) for text in plain["constraints"]),
             defaults=dict(plain["defaults"]),
         )
+
+
+def describe_range(parameter: Parameter) -> str:
+    """A parameter's values or range as text, e.g. ``1e-05 … 0.001``."""
+    if parameter.kind == "categorical":
+        return ", ".join(map(describe_value, parameter.values))
+    low, high = parameter.bounds()
+    return f"{low:g} … {high:g}"
+
+
+def describe_scale(parameter: Parameter) -> str:
+    """The scale of a parameter, as text."""
+    if parameter.kind == "categorical":
+        return "choice"
+    words = "log" if parameter.log else "linear"
+    if parameter.kind == "int":
+        words = "integer, log" if parameter.log else "integer"
+    return words if parameter.step in (None, 1) else f"{words}, step {parameter.step:g}"
 
 
 def _holds(constraint: Expression, values: Mapping[str, Any]) -> bool:

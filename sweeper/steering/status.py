@@ -13,6 +13,7 @@ from sweeper.records.ranking import ORDER
 from sweeper.records.status import TrialStatus
 from sweeper.records.sweep_state import SweepState, events_after
 from sweeper.tracking.state import read_state
+from sweeper.tracking.urls import links_to
 from sweeper.trial.exchange import progress_of
 
 __all__ = ["forecast_of", "status_of"]
@@ -113,12 +114,14 @@ def _mlflow(sweep: SweepState) -> Plain:
     sent = read_state(sweep.folder / STATE)
     events = events_after(sweep, 0 if sent is None else sent.offset)
     files = 0 if sent is None else len(sent.artifacts)
+    links = links_to(sweep, sent)
     return {
         "uri": "" if sent is None else sent.uri,
         "events_missing": events,
         "files_missing": files,
         "refused": 0 if sent is None else sent.refused,
         "complete": not events and not files,
+        "links": None if links is None else dataclasses.asdict(links),
     }
 
 

@@ -9,30 +9,12 @@ from rich.table import Table
 from rich.text import Text
 
 from sweeper.machines.plan import Plan
-from sweeper.spec.space import Parameter
+from sweeper.spec.space import describe_range, describe_scale
 from sweeper.spec.sweep import InferenceSpec
 from sweeper.terminal.faults import indented
 from sweeper.text import counted, describe_size, describe_value
 
-__all__ = ["describe_range", "describe_scale", "print_plan"]
-
-
-def describe_range(parameter: Parameter) -> str:
-    """A parameter's values or range as text, e.g. ``1e-05 … 0.001``."""
-    if parameter.kind == "categorical":
-        return ", ".join(map(describe_value, parameter.values))
-    low, high = parameter.bounds()
-    return f"{low:g} … {high:g}"
-
-
-def describe_scale(parameter: Parameter) -> str:
-    """The scale of a parameter, as text."""
-    if parameter.kind == "categorical":
-        return "choice"
-    words = "log" if parameter.log else "linear"
-    if parameter.kind == "int":
-        words = "integer, log" if parameter.log else "integer"
-    return words if parameter.step in (None, 1) else f"{words}, step {parameter.step:g}"
+__all__ = ["print_plan"]
 
 
 def print_plan(console: Console, plan: Plan) -> None:

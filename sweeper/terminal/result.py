@@ -10,13 +10,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from sweeper.layout import SWEEPS
 from sweeper.records.status import SweepStatus
 from sweeper.records.sweep_state import SweepState
 from sweeper.terminal.tables import print_ranking
 from sweeper.tracking.state import Delivery
 from sweeper.tracking.urls import Links
 
-__all__ = ["SweepResult", "print_links", "print_result", "sweeps_option"]
+__all__ = ["SweepResult", "print_links", "print_result", "ui_command"]
 
 EXIT_CODES: Mapping[SweepStatus, int] = {
     SweepStatus.DONE: 0,
@@ -66,15 +67,22 @@ def print_result(console: Console, result: SweepResult) -> None:
     console.print(f"Results are in {sweep.folder}", soft_wrap=True)
     if not result.delivery.complete:
         console.print(Text(str(result.delivery), style="yellow"), soft_wrap=True)
-    option = sweeps_option(sweep.folder)
-    print_links(console, result.links, f"sweeper ui {shlex.quote(sweep.name)}{option}")
+    print_links(console, result.links, ui_command(sweep.folder))
     if result.status == SweepStatus.INTERRUPTED:
-        console.print(f"To continue it: {_resume_command(result, option)}", soft_wrap=True)
+        console.print(f"To continue it: {_resume_command(result)}", soft_wrap=True)
 
 
-def sweeps_option(folder: Path) -> str:
-    """The option with which commands find the sweep in a folder; empty if they find it without."""
-    return "" if folder.parent == Path("sweeps") else f" --sweeps {shlex.quote(str(folder.parent))}"
+def ui_command(folder: Path) -> str:
+    """The command that serves the pages of the sweep in a folder."""
+    return f"sweeper ui {_arguments(folder)}"
+
+
+def _arguments(folder: Path) -> str:
+    """The arguments with which commands find the sweep in a folder: its name, and ``--sweeps`` if needed."""
+    name = shlex.quote(folder.name)
+    if folder.parent.absolute() == SWEEPS.absolute():
+        return name
+    return f"{name} --sweeps {shlex.quote(str(folder.parent))}"
 
 
 def print_links(console: Console, links: Links | None, command: str) -> None:
@@ -89,11 +97,11 @@ def print_links(console: Console, links: Links | None, command: str) -> None:
         return
     if not links.served:
         console.print(f"To see it in MLflow, run `{command}`, then open:", soft_wrap=True, markup=False)
-    console.print(f"Compare the best trials: {links.comparison}", soft_wrap=True, markup=False)
     console.print(f"Chart all trials: {links.charts}", soft_wrap=True, markup=False)
+    console.print(f"Compare the best trials: {links.comparison}", soft_wrap=True, markup=False)
 
 
-def _resume_command(result: SweepResult, option: str) -> str:
+def _resume_command(result: SweepResult) -> str:
     """The command that continues a sweep, in the same folder and on the same cluster."""
     address = "" if result.address is None else f" --address {shlex.quote(result.address)}"
-    return f"`sweeper resume {shlex.quote(result.sweep.name)}{option}{address}`"
+    return f"`sweeper resume {_arguments(result.sweep.folder)}{address}`"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -11,7 +12,9 @@ from rich.text import Text
 
 from sweeper.records.summary import NoSweep
 from sweeper.steering.status import Plain
+from sweeper.terminal.result import print_links, ui_command
 from sweeper.terminal.tables import Column, duration_text, fitted_table, number_text, state_text
+from sweeper.tracking.urls import Links
 
 __all__ = ["print_others", "print_status", "summary_table"]
 
@@ -36,6 +39,8 @@ def print_status(console: Console, status: Mapping[str, Any]) -> None:
         console.print(_running_table(status, console.width if console.is_terminal else None))
     for line in (_budget_line(status), _mlflow_line(status), f"folder: {status['folder']}"):
         console.print(Text(line, style="dim"), soft_wrap=True)
+    links = status["mlflow"]["links"]
+    print_links(console, None if links is None else Links(**links), ui_command(Path(status["folder"])))
 
 
 def _headline(status: Mapping[str, Any], now: float) -> Text:

@@ -25,6 +25,9 @@ PARAM_LENGTH = 6000
 TAG_LENGTH = 8000
 FIRST_GROUPS = ("final", "best", "rollout", "eval", "train")
 LAST_GROUP = "system"
+FINAL_STEP = "final/step"
+"""The step of the values ``final/…``. It makes a trial that was stopped early recognisable beside others."""
+RUN_NAME = "mlflow.runName"
 
 STATUS: dict[str, str] = {
     TrialStatus.COMPLETED: "FINISHED",
@@ -125,9 +128,9 @@ class Batch:
             "sweep.trial": number,
         }
         first = number not in self.runs
-        run = self.runs.get(number) or self._run(f"trial {number}", tags, event)
+        run = self.runs.get(number) or self._run(_run_name(event["trial"]), tags, event)
         self.runs[number] = run
-        self._tags[run]["status"] = TrialStatus.RUNNING
+        self._tags[run] |= {"status": TrialStatus.RUNNING, RUN_NAME: _run_name(event["trial"])}
         if first:
             # MLflow never changes parameters, so the changes of a retry are tags.
             self._params[run] |= {name: _text(value) for name, value in event["config"].items()}
@@ -159,6 +162,7 @@ class Batch:
             self.artifacts.append({"trial": number, "path": str(error), "folder": ""})
         # At step 0, so that MLflow draws them as bars for comparing runs, not as lines of one point.
         self._add_metrics(run, _prefixed("final", event["final"]), 0, event)
+        self._add_metrics(run, {FINAL_STEP: event["step"]}, 0, event)
         self._add_metrics(run, _prefixed("best", event["best"]), 0, event)
         self._add_metrics(self.parent, _prefixed("best", event["sweep_best"]), event["ended"], event)
         if "gpu_hours" in event:
@@ -166,6 +170,8 @@ class Batch:
             taken = {"cost/gpu_hours": event["sweep_gpu_hours"]}
             self._add_metrics(self.parent, taken, event["ended"], event)
         self._tags[run] |= {name: event[name] for name in ("status", "reason", "message")}
+        if event["status"] != TrialStatus.COMPLETED:
+            self._tags[run][RUN_NAME] = _run_name(event["trial"], event["status"], event["step"])
         self._status[run] = (event["status"], _milliseconds(event))
 
     def _tuned(self, event: Event) -> None:
@@ -237,6 +243,13 @@ class Batch:
             self._send(lambda: self._client.update_run(run, status="RUNNING"))
         else:
             self._send(lambda: self._client.set_terminated(run, STATUS[status], end_time=end))
+
+
+def _run_name(trial: int, status: str = "", step: int = 0) -> str:
+    """The name of a trial's run; it says at which step a trial ended that did not run to its end."""
+    # Short, because MLflow's charts show about twenty characters.
+    word = "stopped" if status == TrialStatus.STOPPED_EARLY else status
+    return f"trial {trial} ({word} at {step:,})" if status else f"trial {trial}"
 
 
 def _origin() -> dict[str, str]:

@@ -24,10 +24,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sweeper.errors import UserError
+from sweeper.errors import SweeperError, UserError
 from sweeper.layout import DATABASE, JOURNAL, STATE, TRIALS, trial_folder, write_whole
 from sweeper.masking import safe_uri
+from sweeper.records.events import EventKind
 from sweeper.records.journal import read_journal
+from sweeper.records.summary import read_summary
 from sweeper.records.sweep_state import SweepState
 from sweeper.tracking.client import OutageError, attempt, one_line, quieten
 from sweeper.tracking.database import (
@@ -36,7 +38,8 @@ from sweeper.tracking.database import (
     own_database_uri,
     update_artifact_locations,
 )
-from sweeper.tracking.runs import Batch
+from sweeper.tracking.description import DESCRIPTION, SIGNATURE, describe
+from sweeper.tracking.runs import TAG_LENGTH, Batch
 from sweeper.tracking.state import Delivery, State, read_state
 from sweeper.tracking.urls import EXPERIMENT_TAGS, Links, links_to
 
@@ -44,6 +47,12 @@ __all__ = ["Tracker", "tracking_uri"]
 
 CHUNK_BYTES = 500_000
 """How much of the journal is sent at a time. It bounds the memory, and what is sent again after an outage."""
+
+DESCRIBED = (EventKind.SWEEP_START, EventKind.TRIAL_END, EventKind.SWEEP_END)
+"""The description of the sweep's run is updated after these events."""
+
+DESCRIBE_S = 60.0
+"""Seconds between two updates of the description while a sweep runs."""
 
 GATHER_S = 1.0
 """Events are collected for this long before they are sent."""
@@ -87,6 +96,8 @@ class Tracker:
         self._closing = threading.Event()
         self._deadline = math.inf
         self._thread: threading.Thread | None = None
+        self._outdated = True
+        self._described = -math.inf
 
     # Called by the driver
 
@@ -274,7 +285,37 @@ class Tracker:
             self._state.artifacts += batch.artifacts
             self._state.offset = chunk.offset
             self._save_state()
-        return self._send_artifact() or moved
+            self._outdated |= any(event["event"] in DESCRIBED for event in chunk.events)
+        described = not moved and self._must_describe() and self._send_description()
+        return described or self._send_artifact() or moved
+
+    def _must_describe(self) -> bool:
+        """Whether to update the description. A large sweep takes a second to read: not after every trial."""
+        recent = time.monotonic() < self._described + DESCRIBE_S
+        return self._outdated and (self._closing.is_set() or not recent)
+
+    def _send_description(self) -> bool:
+        """Update the description of the sweep's run. Returns whether it was sent."""
+        from mlflow.exceptions import MlflowException
+
+        self._outdated, self._described = False, time.monotonic()
+        if not self._state.parent:
+            return False
+        try:
+            run = attempt(lambda: self._client.get_run(self._state.parent))
+            before = run.data.tags.get(DESCRIPTION, "")
+            if before and SIGNATURE not in before:
+                return False  # the user's own text
+            text = describe(read_summary(self._folder), self._state)
+            attempt(lambda: self._client.set_tag(self._state.parent, DESCRIPTION, text[:TAG_LENGTH]))
+        except OutageError:
+            self._outdated = True
+            raise
+        except (MlflowException, SweeperError) as error:
+            # The sweep is recorded without it.
+            _log.info("the description of the sweep's run was not updated: %s", one_line(error))
+            return False
+        return True
 
     def _send_artifact(self) -> bool:
         """Upload one of the pending files. Returns whether there was one."""

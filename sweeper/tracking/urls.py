@@ -12,7 +12,17 @@ from sweeper.spec.sweep import Objective
 from sweeper.tracking.client import legal_key
 from sweeper.tracking.state import State
 
-__all__ = ["EXPERIMENT_TAGS", "HOST", "PORT", "Links", "charts_url", "comparison_url", "links_to"]
+__all__ = [
+    "EXPERIMENT_TAGS",
+    "HOST",
+    "PORT",
+    "Links",
+    "charts_url",
+    "compared_runs",
+    "comparison_url",
+    "links_to",
+    "run_url",
+]
 
 HOST = "127.0.0.1"
 
@@ -54,27 +64,37 @@ def links_to(sweep: SweepState, state: State | None, base: str | None = None) ->
         return None
     served = base is not None or state.uri.startswith("http")
     base = base or (state.uri if served else f"http://{HOST}:{PORT}")
+    return Links(
+        charts_url(base, state.experiment_id, state.sweep_id, sweep.objectives[0]),
+        comparison_url(base, state.experiment_id, compared_runs(sweep, state)),
+        served,
+    )
+
+
+def compared_runs(sweep: SweepState, state: State) -> list[str]:
+    """The runs of the best trials, best first."""
     ranked = sweep.ranking()
     best = [trial for trial in ranked if trial.final] or ranked
     runs = [state.runs[str(trial.number)] for trial in best if str(trial.number) in state.runs]
-    return Links(
-        charts_url(base, state.experiment_id, state.sweep_id, sweep.objectives[0]),
-        comparison_url(base, state.experiment_id, runs[:COMPARED]),
-        served,
-    )
+    return runs[:COMPARED]
+
+
+def run_url(base: str, experiment_id: str, run_id: str) -> str:
+    """The address of MLflow's page for a run; arguments as for `comparison_url`."""
+    return f"{_page(base)}/experiments/{experiment_id}/runs/{run_id}?{PAGES_MODE}"
 
 
 def comparison_url(base: str, experiment_id: str, run_ids: Sequence[str]) -> str:
     """The address of MLflow's comparison of runs.
 
     Args:
-        base: Address of the pages, e.g. ``http://127.0.0.1:5000``.
+        base: Address of the pages, e.g. ``http://127.0.0.1:5000``; empty for a link inside the pages.
         experiment_id: The experiment of the runs.
         run_ids: The runs, best first.
     """
     runs = urllib.parse.quote(json.dumps(list(run_ids), separators=(",", ":")))
     experiments = urllib.parse.quote(json.dumps([experiment_id]))
-    return f"{base.rstrip('/')}/#/compare-runs?runs={runs}&experiments={experiments}&{PAGES_MODE}"
+    return f"{_page(base)}/compare-runs?runs={runs}&experiments={experiments}&{PAGES_MODE}"
 
 
 def charts_url(base: str, experiment_id: str, sweep_id: str, objective: Objective) -> str:
@@ -94,4 +114,9 @@ def charts_url(base: str, experiment_id: str, sweep_id: str, objective: Objectiv
         "orderByAsc": "false" if objective.goal == "maximize" else "true",
     }
     query = "&".join(f"{name}={urllib.parse.quote(value)}" for name, value in options.items())
-    return f"{base.rstrip('/')}/#/experiments/{experiment_id}/runs?{PAGES_MODE}&{query}"
+    return f"{_page(base)}/experiments/{experiment_id}/runs?{PAGES_MODE}&{query}"
+
+
+def _page(base: str) -> str:
+    """The part of an address in front of the page: a link inside the pages works under any address."""
+    return f"{base.rstrip('/')}/#" if base else "#"

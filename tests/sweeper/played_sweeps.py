@@ -27,8 +27,8 @@ class Sweep:
         self.journal = Journal(folder / JOURNAL)
         self.sweep_id = sweep_id
 
-    def start(self, **changes):
-        spec = sweep(self.folder, LR, SCHEDULE, **changes).to_dict()
+    def start(self, *parameters, **changes):
+        spec = sweep(self.folder, *(parameters or (LR, SCHEDULE)), **changes).to_dict()
         fields = {"spec": spec, "space": "name: small\n", "info": INFO, "driver": {}}
         self.journal.append(EventKind.SWEEP_START, sweep="small", sweep_id=self.sweep_id, **fields)
 

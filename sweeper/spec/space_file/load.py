@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from sweeper.layout import SWEEPS
 from sweeper.spec.search_methods import method_faults
 from sweeper.spec.space import Space
 from sweeper.spec.space_file.combinations import check_combinations
@@ -44,7 +45,6 @@ from trainables import registry
 from trainables.interface import ConfigError, Trainable
 
 __all__ = [
-    "SWEEPS",
     "BudgetSpec",
     "EarlyStopSpec",
     "Goal",
@@ -58,9 +58,6 @@ __all__ = [
     "load_spec",
     "packaged_spaces",
 ]
-
-SWEEPS = Path("sweeps")
-"""The folder of all sweeps, relative to the working directory."""
 
 DEMO = "pusht_quick"
 DEFAULT = "diffusion_policy"

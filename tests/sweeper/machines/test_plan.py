@@ -9,10 +9,10 @@ import pytest
 
 from sweeper.machines.machine import Machine, find_machine
 from sweeper.machines.plan import make_plan, without_likes
-from sweeper.spec.space import Parameter
+from sweeper.spec.space import Parameter, describe_range, describe_scale
 from sweeper.spec.space_file.load import load_spec, packaged_spaces
 from sweeper.spec.sweep import ResourceSpec
-from sweeper.terminal.plan import _lines, describe_range, describe_scale
+from sweeper.terminal.plan import _lines
 from sweeper.text import describe_value
 
 LAPTOP = Machine(cpus=8, gpus=0, disk_gb=100.0)

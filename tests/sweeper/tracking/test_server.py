@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import re
 import signal
 import socket
 import subprocess
@@ -11,14 +14,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-from small_sweeps import sweep
+from played_sweeps import Sweep
 
 from sweeper.errors import SweepNotFoundError, UserError
-from sweeper.layout import JOURNAL
-from sweeper.records.events import EventKind
-from sweeper.records.journal import Journal
+from sweeper.layout import STATE
 from sweeper.records.sweep_state import find_sweep
 from sweeper.tracking.server import HOST, free_port, serve
+from sweeper.tracking.state import State
 
 
 def test_a_used_port_is_skipped() -> None:
@@ -91,21 +93,17 @@ def test_the_pages_are_served_only_to_this_machine_and_only_within_the_context(t
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGHUP])
 def test_the_server_does_not_outlive_the_command(tmp_path: Path, sign: signal.Signals) -> None:
     folder = tmp_path / "sweeps" / "small"
-    folder.mkdir(parents=True)
+    played = Sweep(folder)
+    played.start()
+    played.trial(0)
     (folder / "mlflow.db").touch()
-    Journal(folder / JOURNAL).append(
-        EventKind.SWEEP_START,
-        sweep="small",
-        sweep_id="0",
-        spec=sweep(folder).to_dict(),
-        space="",
-        info={"versions": {}},
-        driver={"host": "", "pid": 1, "started": 0.0},
-    )
+    sent = State("sqlite:///mlflow.db", "small", "7", "0123", runs={"0": "run-of-0"})
+    (folder / STATE).write_text(json.dumps(dataclasses.asdict(sent)))
     program = [sys.executable, "-c", "from sweeper.cli import main; main()", "ui", "small", "--port", "5650"]
     with subprocess.Popen(program, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as command:
         assert command.stdout is not None
-        assert "127.0.0.1" in command.stdout.readline()
+        assert re.match(r"Chart all trials: http://127.0.0.1:56[5-9]\d/#/", command.stdout.readline())
+        assert re.match(r"Compare the best trials: http://127.0.0.1:56[5-9]\d/#/", command.stdout.readline())
         started = psutil.Process(command.pid).children(recursive=True)
         assert started
         command.send_signal(sign)
