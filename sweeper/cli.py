@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand
 
 from sweeper import __version__
-from sweeper.commands.options import CLUSTER_OPTION, open_console
+from sweeper.commands.options import CLUSTER_OPTION, Command, Group, open_console
 from sweeper.errors import SpecError, SweeperError
 from trainables.interface import ConfigError, TrainableError
 
@@ -155,11 +155,11 @@ def load_command(name: str) -> Any:
     if isinstance(found, typer.Typer):
         return typer.main.get_command(found)
     alone = typer.Typer(add_completion=False)
-    alone.command(name)(found)
+    alone.command(name, cls=Command)(found)
     return typer.main.get_command(alone)
 
 
-class _Commands(TyperGroup):
+class _Commands(Group):
     """Lists commands from the table, and imports the module of the one that runs."""
 
     def __init__(self, **settings: Any) -> None:

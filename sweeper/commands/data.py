@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sweeper.commands.options import Json, open_console
+from sweeper.commands.options import Command, Group, Json, open_console
 from sweeper.errors import UserError
 from sweeper.machines.machine import usable_cache
 from sweeper.spec.space_file.load import find_space, load_spec
@@ -24,6 +24,7 @@ __all__ = ["app", "check", "fix", "show"]
 
 app = typer.Typer(
     name="data",
+    cls=Group,
     help="Check a dataset, show what it contains, or write a repaired copy, before training.",
     no_args_is_help=True,
     add_completion=False,
@@ -51,7 +52,7 @@ TrainableName = Annotated[
 ]
 
 
-@app.command()
+@app.command(cls=Command)
 def check(
     root: Root,
     fields: Fields = None,
@@ -73,7 +74,7 @@ def check(
     raise typer.Exit(1 if any(found.severity == "error" for found in examination.findings) else 0)
 
 
-@app.command()
+@app.command(cls=Command)
 def show(
     root: Root,
     fields: Fields = None,

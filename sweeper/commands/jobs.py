@@ -121,4 +121,5 @@ def _print_jobs(found: Sequence[Any]) -> None:
         ]
         for one in found
     ]
-    console.print(fitted_table([*columns, Column("time")], rows))
+    width = console.width if console.is_terminal else None
+    console.print(fitted_table([*columns, Column("time")], rows, width))

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from rich.console import Console
 
 __all__ = [
     "CLUSTER_OPTION",
     "Address",
     "ClusterFile",
+    "Command",
+    "Group",
     "Json",
     "Overrides",
     "SpaceFile",
@@ -62,3 +67,28 @@ def open_console(stderr: bool = False) -> Console:
     from sweeper.terminal.console import ShellConsole  # loads rich, which commands with --json do without
 
     return ShellConsole(stderr=stderr, highlight=False)
+
+
+class Command(TyperCommand):
+    """A command whose help shows flags without a value: ``--json``, not ``--json <bool>``."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The parameters, with the option for help."""
+        return _without_flag_values(super().get_params(ctx))
+
+
+class Group(TyperGroup):
+    """A group of commands whose help shows flags without a value."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The parameters, with the option for help."""
+        return _without_flag_values(super().get_params(ctx))
+
+
+def _without_flag_values(parameters: Iterable[Any]) -> list[Any]:
+    """The parameters of a command, after the metavariable of each flag was set to nothing."""
+    found = list(parameters)
+    for parameter in found:
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+    return found

@@ -59,7 +59,7 @@ def list_sweeps(sweeps: SweepsFolder = Path("sweeps"), as_json: Json = False) ->
         return
     console = open_console()
     if found:
-        console.print(sweeps_table(found))
+        console.print(sweeps_table(found, console.width if console.is_terminal else None))
     elif not others:
         console.print(f"No sweeps in {sweeps}. `sweeper demo` starts a small one.")
     print_others(console, others)

@@ -47,11 +47,11 @@ def _remark(console: Console, sign: str, style: str, text: str) -> None:
 def _parameters(plan: Plan) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
     table.add_column("parameter", no_wrap=True)
-    table.add_column("range or values")
+    table.add_column("range or values", overflow="fold")
     table.add_column("scale", no_wrap=True)
     conditional = any(parameter.when is not None for parameter in plan.spec.space.parameters)
     if conditional:
-        table.add_column("only when")
+        table.add_column("only when", overflow="fold")
     for parameter in plan.spec.space.parameters:
         row: list[RenderableType] = [
             Text(parameter.name, style="bold"),

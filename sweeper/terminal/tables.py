@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from rich.box import SIMPLE_HEAD
@@ -56,8 +56,8 @@ ASKED = ("stopped", "cancelled")
 FAILURES_SHOWN = 5
 WIDE = 200
 """Width of a table in a file, in characters."""
-NAME_WIDTH = 11
-"""Names and values longer than this are broken into lines."""
+NAME_WIDTHS = (100, 24, 16, 11)
+"""Names and values longer than this are broken into lines. The first with which a table fits is used."""
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
@@ -66,7 +66,7 @@ def short_names(names: Sequence[str]) -> dict[str, str]:
     return {name: word if last.count(word) == 1 else name for name, word in zip(names, last, strict=True)}
 
 
-def stacked(name: str, width: int = NAME_WIDTH) -> str:
+def stacked(name: str, width: int = NAME_WIDTHS[-1]) -> str:
     """A name broken between its words into lines of at most ``width`` characters, if the words allow it."""
     lines = [""]
     for word in re.findall(r"[^_/]+[_/]?", name):
@@ -94,18 +94,39 @@ def _ranking_table(sweep: SweepState, trials: Sequence[TrialState], width: int |
     values: list[tuple[str, bool]] = []
     for objective in sweep.objectives:
         arrow = "↑" if objective.goal == "maximize" else "↓"
-        columns.append(Column(stacked(f"{objective.name} {arrow}"), style="bold"))
+        columns.append(Column(f"{objective.name} {arrow}", style="bold", stacks=True))
         values.append((objective.name, _best_differs(trials, objective.name)))
         if values[-1][1]:
             columns.append(Column("best", style="dim", spare=2))
-    columns += [Column(stacked(name)) for name in names.values()]
+    columns += [Column(name, stacks=True) for name in names.values()]
     costs = cost_of(sweep).trials if gpus_per_trial(sweep) else {}
     columns += [Column("step", spare=1), Column("time", spare=3)]
     columns += [Column("GPU-\nhours", spare=4)] if costs else []
     rows = [_cells(trial, values, list(names)) for trial in trials]
     if costs:
         rows = [[*row, f"{costs[trial.number]:.2f}"] for row, trial in zip(rows, trials, strict=True)]
+    columns, rows = _stacked_table(columns, rows, width)
     return fitted_table(columns, rows, width, title=f"{sweep.name}: {_summary(sweep)}")
+
+
+def _stacked_table(
+    columns: list[Column], rows: list[list[Text | str]], width: int | None
+) -> tuple[list[Column], list[list[Text | str]]]:
+    """A table whose long names and values are broken into lines as far as the width requires it."""
+    for name_width in NAME_WIDTHS if width is not None else NAME_WIDTHS[-1:]:
+        heads = [
+            replace(one, header=stacked(one.header, name_width)) if one.stacks else one for one in columns
+        ]
+        cells = [
+            [
+                stacked(cell, name_width) if column.stacks and isinstance(cell, str) else cell
+                for column, cell in zip(columns, row, strict=True)
+            ]
+            for row in rows
+        ]
+        if width is not None and _width(heads, cells) <= width:
+            break
+    return heads, cells
 
 
 @dataclass(frozen=True)
@@ -116,6 +137,7 @@ class Column:
         header: Its header, of one or more lines.
         justify: The alignment of its cells.
         style: The style of its cells.
+        stacks: Whether its header and cells are names, which are broken between their words.
         wraps: Whether a cell may be broken into lines if the terminal is narrow.
         spare: The higher, the sooner it is left out if there is no space; 0: never.
     """
@@ -123,6 +145,7 @@ class Column:
     header: str
     justify: Literal["left", "right"] = "right"
     style: str = ""
+    stacks: bool = False
     wraps: bool = False
     spare: int = 0
 
@@ -243,12 +266,12 @@ def _cells(
         cells.append(number_text(trial.final.get(name)))
         if with_best:
             cells.append(number_text(trial.best.get(name)))
-    cells += [stacked(value_text(trial.values.get(name, ""))) for name in parameters]
+    cells += [value_text(trial.values.get(name, "")) for name in parameters]
     return [*cells, str(trial.step), clock_text(trial.duration_s())]
 
 
-def sweeps_table(sweeps: Sequence[SweepState]) -> Table:
-    """Several sweeps as a table for the terminal."""
+def sweeps_table(sweeps: Sequence[SweepState], width: int | None = None) -> Table:
+    """Several sweeps as a table for a terminal of this width; None for as wide as it needs."""
     columns = [
         Column("sweep", "left"),
         Column("state", "left"),
@@ -256,9 +279,9 @@ def sweeps_table(sweeps: Sequence[SweepState]) -> Table:
         Column("failed"),
         Column("best", style="bold"),
         Column("objective", "left"),
-        Column("started", "left", wraps=True),
+        Column("started", "left", wraps=True, spare=1),
     ]
-    return fitted_table(columns, [_sweep_cells(sweep) for sweep in sweeps])
+    return fitted_table(columns, [_sweep_cells(sweep) for sweep in sweeps], width)
 
 
 def _sweep_cells(sweep: SweepState) -> list[Text | str]:
