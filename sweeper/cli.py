@@ -140,6 +140,11 @@ COMMANDS: Mapping[str, CommandEntry] = {
         "jobs:jobs",
         "List the sweeps that run as jobs on a cluster, show a job's output, or stop a job.",
     ),
+    "cache": CommandEntry(
+        _DATA,
+        "cache:cache",
+        "Show the decoded frames and datasets in the cache of this machine, or delete them.",
+    ),
     "data": CommandEntry(
         _DATA,
         "data:app",

@@ -20,6 +20,8 @@ __all__ = [
     "EVAL_EVERY",
     "LOG_EVERY",
     "STEPS",
+    "CacheEntry",
+    "CachesData",
     "CanReduceMemory",
     "Change",
     "ConfigError",
@@ -466,6 +468,30 @@ class SlimsCheckpoints(Protocol):
 
     def slim_gb(self, config: Mapping[str, Any], checkpoints: int) -> float:
         """Estimate a trial folder's disk space with this number of slim checkpoints, in gigabytes."""
+        ...
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """Files in the cache that are made or fetched again when they are missing.
+
+    Attributes:
+        dataset: The dataset that they belong to: its folder, its address, or its name on the hub.
+        what: What they are, in words.
+        paths: The files and folders.
+    """
+
+    dataset: str
+    what: str
+    paths: tuple[Path, ...]
+
+
+@runtime_checkable
+class CachesData(Protocol):
+    """A trainable that can say what it has in the cache."""
+
+    def cached(self, cache: Path) -> list[CacheEntry]:
+        """List what is in a cache folder, which may be missing."""
         ...
 
 

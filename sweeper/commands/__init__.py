@@ -6,6 +6,8 @@
 - ``results``: results, list, sync, ui
 - ``checkpoints``: export
 - ``data``: data check, data show, data fix
+- ``cache``: cache
+- ``finalists``: confirm
 - ``jobs``: jobs; submitting a sweep to a job server
 - ``on_cluster``: ``--cluster FILE``, any command on a cluster's head
 - ``doctor``: doctor

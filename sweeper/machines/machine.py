@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import shutil
@@ -9,11 +10,13 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from sweeper.errors import UserError
 from sweeper.gpus import visible_gpus
 from sweeper.text import is_there
 
-__all__ = ["Machine", "cache_folder", "find_machine", "usable_cache"]
+__all__ = ["Machine", "cache_folder", "files_in_use", "find_machine", "usable_cache"]
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,17 @@ def cache_folder() -> Path:
         return Path(named).expanduser().absolute()
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(base).expanduser().absolute() / "diffusion-policy-sweeper"
+
+
+def files_in_use(folder: Path) -> set[Path]:
+    """The files below a folder that processes of this user have open or mapped into memory."""
+    inside = str(folder.resolve()) + os.sep
+    found: set[Path] = set()
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):  # it ended, or belongs to another user
+            paths = [file.path for file in (*process.open_files(), *process.memory_maps())]
+            found |= {Path(path) for path in paths if path.startswith(inside)}
+    return found
 
 
 def usable_cache() -> Path:

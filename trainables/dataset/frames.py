@@ -26,10 +26,12 @@ from trainables.dataset.errors import DiskFullError
 from trainables.dataset.format.decode import FramePart, decode_part, decoder_version
 from trainables.dataset.format.tables import available_cpus
 from trainables.dataset.shared_cache import (
+    FRAMES,
     PROGRESS_EVERY_S,
     exclusive,
     is_disk_full,
     missing_space,
+    note_owner,
     run_parallel,
 )
 from trainables.files import put_in_place
@@ -37,6 +39,7 @@ from trainables.interface import Fault, silent
 
 if TYPE_CHECKING:
     from trainables.dataset.lerobot_dataset import LeRobotDataset
+    from trainables.dataset.sources.find import Source
 
 __all__ = ["FrameArray", "open_frames"]
 
@@ -98,7 +101,7 @@ def open_frames(
         size = None
     height, width = size or recorded[1:]
     shape = (recorded[0], height, width)
-    folder = cache / "frames"
+    folder = cache / FRAMES
     video = any(part.times_s is not None for part in parts)
     recorded_as = dataset.recorded_as(camera)
 
@@ -130,6 +133,11 @@ def _path(folder: Path, identity: str, camera: str, shape: tuple[int, ...], vide
     plain = re.sub(r"[^\w.-]", "_", camera)[-60:]
     digest = hashlib.sha256(key.encode()).hexdigest()[:24]
     return folder / f"{plain}-{shape[1]}x{shape[2]}-{digest}.npy"
+
+
+def _name(source: Source) -> str:
+    """A dataset as the user named it."""
+    return source.repo_id or source.address or str(source.root.absolute())
 
 
 def _open(path: Path, shape: tuple[int, ...]) -> tuple[Path, NDArray[np.uint8]] | None:
@@ -177,6 +185,7 @@ class _Builder:
         try:
             self._write(building, threads)
             put_in_place(building, path)
+            note_owner(path, [_name(source) for source in self._dataset.sources])
         finally:
             building.unlink(missing_ok=True)
 

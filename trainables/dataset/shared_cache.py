@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import json
+import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +14,29 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-__all__ = ["PROGRESS_EVERY_S", "exclusive", "is_disk_full", "missing_space", "repeating", "run_parallel"]
+from trainables.interface import CacheEntry
+
+__all__ = [
+    "DATASETS",
+    "FRAMES",
+    "PROGRESS_EVERY_S",
+    "cache_entries",
+    "exclusive",
+    "is_disk_full",
+    "missing_space",
+    "note_owner",
+    "repeating",
+    "run_parallel",
+]
+
+DATASETS = "datasets"
+"""Folder of the cache for datasets that were fetched or made."""
+
+FRAMES = "frames"
+"""Folder of the cache for decoded frames."""
+
+OWNER = ".json"
+"""Suffix of the file beside decoded frames that names their dataset."""
 
 PROGRESS_EVERY_S = 2.0
 # Left free on the disk besides what is made: checkpoints are written there too, more often than not.
@@ -99,3 +123,43 @@ def missing_space(folder: Path, needed_b: int) -> int | None:
 def is_disk_full(error: OSError) -> bool:
     """Whether writing failed because a disk or a quota is full."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def note_owner(path: Path, names: Sequence[str]) -> None:
+    """Record beside a file of decoded frames which datasets it belongs to."""
+    path.with_suffix(OWNER).write_text(json.dumps({"datasets": list(names)}))
+
+
+def cache_entries(cache: Path) -> list[CacheEntry]:
+    """List the datasets and the decoded frames in a cache folder."""
+    folders = sorted(path for path in (cache / DATASETS).glob("*") if path.is_dir())
+    entries = [CacheEntry(_dataset_name(folder, cache), "files", (folder,)) for folder in folders]
+    for path in sorted((cache / FRAMES).glob("*.npy")):
+        owner = path.with_suffix(OWNER)
+        paths = (path, owner) if owner.exists() else (path,)
+        entries.append(CacheEntry(_owner(owner, cache), f"frames of {_without_digest(path.stem)}", paths))
+    unfinished = sorted((cache / FRAMES).glob("*.building-*"))
+    entries += [
+        CacheEntry("", f"unfinished frames of {_without_digest(one.stem)}", (one,)) for one in unfinished
+    ]
+    return entries
+
+
+def _owner(note: Path, cache: Path) -> str:
+    """The datasets that a note names; empty if there is none, as beside files of earlier versions."""
+    try:
+        names = json.loads(note.read_text())["datasets"]
+        return ", ".join(
+            _dataset_name(Path(name), cache) if Path(name).is_absolute() else name for name in names
+        )
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""
+
+
+def _dataset_name(folder: Path, cache: Path) -> str:
+    """The name of a dataset: without its digest if it is in the cache, else its folder."""
+    return _without_digest(folder.name) if folder.parent == cache / DATASETS else str(folder)
+
+
+def _without_digest(name: str) -> str:
+    return re.sub(r"-[0-9a-f]{12,}$", "", name)

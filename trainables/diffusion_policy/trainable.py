@@ -24,6 +24,7 @@ from trainables.diffusion_policy.network.shapes import encoder_count, parameter_
 from trainables.diffusion_policy.pretrained.lerobot_config import TARGETS
 from trainables.features import ENVIRONMENT_STATE, STATE
 from trainables.interface import (
+    CacheEntry,
     ConfigError,
     EvaluationContext,
     Examination,
@@ -187,6 +188,12 @@ class DiffusionPolicyTrainable:
         from trainables.dataset.repair.repair import repair
 
         return repair(root, to, progress, trim_idle=trim_idle, hard_links=hard_links)
+
+    def cached(self, cache: Path) -> list[CacheEntry]:
+        """List the decoded frames and the datasets in a cache folder."""
+        from trainables.dataset.shared_cache import cache_entries
+
+        return cache_entries(cache)
 
     def disk_gb(self, config: Mapping[str, Any]) -> float:
         """Estimate how much disk one trial's folder takes, in gigabytes.

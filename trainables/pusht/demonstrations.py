@@ -19,6 +19,7 @@ from filelock import FileLock
 
 from trainables.dataset.format.schema import DatasetFeature
 from trainables.dataset.format.write import DatasetWriter
+from trainables.dataset.shared_cache import DATASETS
 from trainables.features import ACTION, ENVIRONMENT_STATE, STATE
 from trainables.files import put_in_place
 from trainables.interface import TrainableError, silent
@@ -114,7 +115,7 @@ def ensure_dataset(cache: Path, images: bool, progress: Callable[[str], None] | 
         DemonstrationsError: If the shipped table cannot be read.
     """
     kind = "images" if images else "states"
-    root = Path(cache) / "datasets" / f"builtin-pusht-{kind}-{_table_hash()}"
+    root = Path(cache) / DATASETS / f"builtin-pusht-{kind}-{_table_hash()}"
     if root.is_dir():
         return root
     root.parent.mkdir(parents=True, exist_ok=True)

@@ -697,7 +697,14 @@ def test_whatever_stands_in_a_space_it_is_read_or_refused(tmp_path_factory, chan
 
 def test_every_shipped_space_is_good_and_searches_what_matters():
     spaces = packaged_spaces()
-    assert set(spaces) == {"pusht_quick", "pusht_state", "pusht_image", "real_robot", "finetune"}
+    assert set(spaces) == {
+        "pusht_quick",
+        "pusht_state",
+        "pusht_image",
+        "real_robot",
+        "finetune",
+        "two_minutes",
+    }
     for path in spaces.values():
         spec = load_spec(path)
         wanted = {"policy.horizon", "policy.n_action_steps", "policy.beta_schedule", "optimizer.lr"}

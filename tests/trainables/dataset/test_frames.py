@@ -69,7 +69,7 @@ def test_frames_are_decoded_once(root, cache):
     again = open_frames(open_dataset(root), CAMERA, (HEIGHT, WIDTH), cache, told.append)
     assert again.path == first.path
     assert len(told) == 1
-    assert sorted(path.suffix for path in (cache / "frames").iterdir()) == [".lock", ".npy"]
+    assert sorted(path.suffix for path in (cache / "frames").iterdir()) == [".json", ".lock", ".npy"]
 
 
 def test_every_camera_and_size_has_its_own_frames(make_dataset, cache):

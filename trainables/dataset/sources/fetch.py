@@ -20,6 +20,7 @@ from pathlib import Path
 
 from trainables.dataset.errors import DatasetError, DiskFullError, dataset_error
 from trainables.dataset.shared_cache import (
+    DATASETS,
     PROGRESS_EVERY_S,
     exclusive,
     is_disk_full,
@@ -59,7 +60,7 @@ def fetch_dataset(address: str, cache: Path, progress: Callable[[str], None] = s
     """
     store = Store(address)
     files = store.files()
-    place = cache / "datasets"
+    place = cache / DATASETS
     try:
         place.mkdir(parents=True, exist_ok=True)
         for _ in range(LISTINGS):
