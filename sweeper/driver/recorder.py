@@ -29,6 +29,7 @@ from sweeper.records.events import Event, EventKind
 from sweeper.records.forecast import cost_of, gpus_per_trial
 from sweeper.records.journal import Journal
 from sweeper.records.status import SweepStatus, TrialStatus
+from sweeper.records.summary import refresh_index
 from sweeper.records.sweep_state import SweepState, update_sweep
 from sweeper.records.trial_state import TrialState
 from sweeper.search.study import Study
@@ -149,6 +150,7 @@ class Recorder:
         self._next_telling = -math.inf
         self.tell_study()
         self._write(EventKind.SWEEP_END, status=status, message=message)
+        refresh_index(self._journal.path.parent)
 
     def note(self, text: str, **fields: Any) -> None:
         """Record a remark."""

@@ -2,7 +2,8 @@
 
 The journal of a large sweep has hundreds of megabytes. The index is a file beside it. It contains the state
 that the beginning of the journal leads to, so that only the rest of the journal needs to be read. Readers
-use the index, and write it after they have read much. The driver of a sweep does not use it.
+use the index, and write it after they have read much. The driver of a sweep also writes it, while the sweep
+runs and when it ends, so that the first reader does not have to read the whole journal.
 
 The index also contains a digest of that beginning. It is used only if the journal still begins with the same
 bytes and the index itself is whole; otherwise the whole journal is read. So the index never changes what a
@@ -24,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from sweeper.errors import SweepDamagedError, SweepNotFoundError, SweepNotStartedError
+from sweeper.errors import SweepDamagedError, SweeperError, SweepNotFoundError, SweepNotStartedError
 from sweeper.layout import INDEX, JOURNAL, UNFINISHED
 from sweeper.records.events import (
     Check,
@@ -51,7 +52,7 @@ from sweeper.records.sweep_state import (
 )
 from sweeper.records.trial_state import TrialState
 
-__all__ = ["NoSweep", "list_sweeps", "read_summary"]
+__all__ = ["NoSweep", "list_sweeps", "read_summary", "refresh_index"]
 
 VERSION = 2
 """The version of the index. An index of another version is ignored, and replaced.
@@ -99,6 +100,12 @@ def read_summary(folder: Path) -> SweepState:
         with contextlib.suppress(OSError, ValueError, RecursionError):
             _write_index(sweep, digest.hexdigest())
     return sweep
+
+
+def refresh_index(folder: Path) -> None:
+    """Write the index of a sweep if it is missing or old. If that fails, readers read the journal."""
+    with contextlib.suppress(SweeperError):
+        read_summary(folder)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from study_trials import trials_of
 
 from sweeper.driver.recorder import Outcome, Recorder
 from sweeper.errors import StudyBusyError
-from sweeper.layout import JOURNAL, trial_folder
+from sweeper.layout import INDEX, JOURNAL, trial_folder
+from sweeper.records import summary, sweep_state
 from sweeper.records.journal import Journal, read_journal
 from sweeper.records.sweep_state import read_sweep
 from sweeper.search.study import Study
@@ -416,3 +417,26 @@ def test_a_checkpoint_outside_its_trials_folder_is_never_removed(tmp_path):
         driver.recorder.end_trial(number, Outcome("completed"))
         assert outside.is_dir()
         assert "was not deleted" in driver.events("note")[0]["text"]
+
+
+def test_the_first_reader_of_a_sweep_that_ended_finds_an_index(driver, monkeypatch):
+    monkeypatch.setattr(summary, "WORTHWHILE_BYTES", 0)
+    monkeypatch.setattr(summary, "SPARE_BYTES", 0)
+    number = driver.trial()
+    driver.report(number, 10, rollout__success_rate=0.5)
+    driver.recorder.end_sweep("interrupted", "stopped")
+    assert (driver.spec.folder / INDEX).exists()
+    read = []
+    monkeypatch.setattr(sweep_state, "events_in", lambda lines: read.append(lines) or [])
+    found = summary.read_summary(driver.spec.folder)
+    assert found.trials[number].final == {SUCCESS: 0.5}
+    assert found.message == "stopped"
+    assert read == []
+
+
+def test_a_sweep_ends_although_its_index_cannot_be_written(driver, monkeypatch):
+    monkeypatch.setattr(summary, "WORTHWHILE_BYTES", 0)
+    monkeypatch.setattr(summary, "SPARE_BYTES", 0)
+    (driver.spec.folder / INDEX).mkdir()
+    driver.recorder.end_sweep("done")
+    assert read_sweep(driver.spec.folder).status == "done"
