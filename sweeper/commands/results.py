@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import signal
+import sys
+import webbrowser
 from pathlib import Path
 from typing import Annotated
 
@@ -70,6 +73,10 @@ def ui(
     port: Annotated[
         int, typer.Option(min=1, max=65535, help="Port on this machine; the next free one if it is in use.")
     ] = 5000,
+    browser: Annotated[
+        bool,
+        typer.Option("--browser/--no-browser", help="Open the chart of all trials, if there is a desktop."),
+    ] = True,
     sweeps: SweepsFolder = Path("sweeps"),
 ) -> None:
     """Serve MLflow's web pages for a sweep on this machine until Ctrl-C."""
@@ -78,15 +85,25 @@ def ui(
     uri = found.spec["tracking"]["uri"]
     if uri is not None and uri.startswith(("http://", "https://")):
         typer.echo(f"The runs of {sweep} are on the MLflow server at {uri}")
+        print_links(open_console(), links_to(found, read_state(folder / STATE)), "")
         return
     # The server is a separate process. It must end with this one, however this one ends.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt), serve(folder, port, uri) as pages:
         console = open_console()
-        print_links(console, links_to(found, read_state(folder / STATE), pages.url), "")
+        links = links_to(found, read_state(folder / STATE), pages.url)
+        print_links(console, links, "")
         console.print(f"All runs: {pages.url}  (Ctrl-C stops the server)", soft_wrap=True)
+        if browser and console.is_terminal and _has_desktop():
+            webbrowser.open(pages.url if links is None else links.charts)
         pages.wait()
+
+
+def _has_desktop() -> bool:
+    """Whether this shell is on a desktop: a browser that is opened over SSH would be on the wrong machine."""
+    named = any(os.environ.get(name) for name in ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY"))
+    return (named or sys.platform == "darwin") and "SSH_CONNECTION" not in os.environ
 
 
 def sync(

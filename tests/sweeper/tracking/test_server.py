@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from pathlib import Path
 
@@ -89,16 +91,21 @@ def test_the_pages_are_served_only_to_this_machine_and_only_within_the_context(t
     assert pages._process.poll() is not None
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGHUP])
-def test_the_server_does_not_outlive_the_command(tmp_path: Path, sign: signal.Signals) -> None:
-    folder = tmp_path / "sweeps" / "small"
+def write_sweep(place: Path) -> None:
+    """Write a sweep that says that it has a run in MLflow, with an empty database."""
+    folder = place / "sweeps" / "small"
     played = Sweep(folder)
     played.start()
     played.trial(0)
     (folder / "mlflow.db").touch()
     sent = State("sqlite:///mlflow.db", "small", "7", "0123", runs={"0": "run-of-0"})
     (folder / STATE).write_text(json.dumps(dataclasses.asdict(sent)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGHUP])
+def test_the_server_does_not_outlive_the_command(tmp_path: Path, sign: signal.Signals) -> None:
+    write_sweep(tmp_path)
     program = [sys.executable, "-c", "from sweeper.cli import main; main()", "ui", "small", "--port", "5650"]
     with subprocess.Popen(program, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as command:
         assert command.stdout is not None
@@ -110,3 +117,35 @@ def test_the_server_does_not_outlive_the_command(tmp_path: Path, sign: signal.Si
         assert command.wait(30) == 0
     _, alive = psutil.wait_procs(started, timeout=15)
     assert alive == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("arguments", "opened"), [([], True), (["--no-browser"], False)])
+def test_a_browser_on_a_desktop_opens_the_chart(tmp_path: Path, arguments: list[str], opened: bool) -> None:
+    write_sweep(tmp_path)
+    browser, asked = tmp_path / "browser", tmp_path / "asked"
+    browser.write_text(f'#!/bin/sh\nprintf %s "$1" > {asked}\n')
+    browser.chmod(0o755)
+    environment = {name: text for name, text in os.environ.items() if name != "SSH_CONNECTION"}
+    program = [sys.executable, "-c", "from sweeper.cli import main; main()", "ui", "small", "--port", "5660"]
+    reader, terminal = os.openpty()
+    with subprocess.Popen(
+        [*program, *arguments],
+        cwd=tmp_path,
+        stdout=terminal,
+        env={**environment, "BROWSER": f"{browser} %s", "TERM": "xterm", "COLUMNS": "500"},
+    ) as command:
+        os.close(terminal)
+        shown = b""
+        while b"Ctrl-C" not in shown:
+            shown += os.read(reader, 10_000)
+        for _ in range(100 if opened else 10):
+            if asked.exists():
+                break
+            time.sleep(0.1)
+        command.send_signal(signal.SIGTERM)
+        assert command.wait(30) == 0
+    os.close(reader)
+    assert asked.exists() == opened
+    if opened:
+        assert "compareRunsMode=CHART" in asked.read_text()
