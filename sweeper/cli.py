@@ -223,6 +223,16 @@ def main(arguments: list[str] | None = None) -> None:
 
     Exit codes: 0 success, 1 the sweep failed, 2 invalid input, 130 interrupted.
     """
+    try:
+        _main(arguments)
+    except SystemExit as ended:
+        ray = sys.modules.get("sweeper.machines.local_ray")  # not loaded: this process started no Ray
+        if ray is not None:
+            ray.leave(ended.code if isinstance(ended.code, int) else int(ended.code is not None))
+        raise
+
+
+def _main(arguments: list[str] | None) -> None:
     _look_for_modules_here()
     try:
         _run(sys.argv[1:] if arguments is None else arguments)

@@ -18,6 +18,8 @@ from sweeper.driver.recorder import Outcome, Recorder
 from sweeper.driver.retry import Retries
 from sweeper.errors import TrialError
 from sweeper.layout import LOG, trial_folder
+from sweeper.machines.local_ray import temporary_folder
+from sweeper.machines.outage import full_disk
 from sweeper.records.status import TrialStatus
 from sweeper.search.early_stopping import StepScheduler
 from sweeper.spec.sweep import SweepSpec
@@ -89,9 +91,12 @@ class RecorderCallback(Callback):
 
     def on_experiment_end(self, trials: list[Any], **_info: Any) -> None:
         """Record the end of trials that Tune cut off: it does not report them."""
+        default = Outcome(TrialStatus.INTERRUPTED, "interrupted", "the sweep was stopped")
+        full = full_disk([self._recorder.sweep.folder, temporary_folder()])
+        if full:
+            default = Outcome(TrialStatus.INTERRUPTED, "out_of_disk", full)
         for trial in trials:
             number = trial.config["trial"]
-            default = Outcome(TrialStatus.INTERRUPTED, "interrupted", "the sweep was stopped")
             self._recorder.end_trial(number, self._expected.pop(number, default))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -117,6 +122,9 @@ def error_outcome(trial: Any, folder: Path) -> Outcome:
         failure = Failure(cause.reason, str(cause))
     if failure is None and cause is not None:
         failure = failure_of(cause, folder / LOG)
+    full = "" if failure is not None else full_disk([folder, temporary_folder()])
+    if full:
+        failure = Failure("out_of_disk", full, log=str(folder / LOG))  # nobody could write anything down
     if failure is None:
         failure = Failure("lost", "its driver ended and reported no reason", "", str(folder / LOG))
     write_failure(folder, failure)

@@ -28,6 +28,7 @@ from sweeper.driver.preflight import (
     remark,
 )
 from sweeper.driver.signals import ended_by_signals, interrupted_by_sigterm
+from sweeper.layout import DRIVER_LOG
 from sweeper.machines.cluster import Cluster, settle, this_machine
 from sweeper.machines.connection import connect, disconnect, is_connected
 from sweeper.machines.identity import information
@@ -37,6 +38,7 @@ from sweeper.records.limits import nothing_left
 from sweeper.records.sweep_state import SweepState
 from sweeper.spec.sweep import SweepSpec
 from sweeper.terminal.faults import checking
+from sweeper.terminal.quiet import quiet_ray
 from sweeper.terminal.result import SweepResult, print_result
 from trainables import registry
 from trainables.interface import STEPS
@@ -113,6 +115,7 @@ def _run_sweep(
             cluster = _connected(stack, address, console)
             settle(spec.resources, cluster, left)
         records = stack.enter_context(open_sweep(spec, trainable, earlier))
+        stack.enter_context(quiet_ray(spec.folder / DRIVER_LOG, console))
         with ThreadPoolExecutor(1) as pool:
             # MLflow creates its database while Ray starts: both take seconds.
             opened = pool.submit(records.tracker.start)

@@ -14,7 +14,18 @@ import yaml
 from filelock import FileLock, Timeout
 
 from sweeper.errors import SweepExistsError, SweepNotFoundError, UserError
-from sweeper.layout import DATABASE, JOURNAL, LOCK, RESERVE, SPEC, STATE, STUDY, UNFINISHED, write_whole
+from sweeper.layout import (
+    DATABASE,
+    DRIVER_LOG,
+    JOURNAL,
+    LOCK,
+    RESERVE,
+    SPEC,
+    STATE,
+    STUDY,
+    UNFINISHED,
+    write_whole,
+)
 from sweeper.masking import masked
 from sweeper.records.journal import Journal, read_journal
 from sweeper.records.sweep_state import SweepState, read_sweep, update_sweep
@@ -154,7 +165,7 @@ def is_stillborn(folder: Path) -> bool:
     A driver that was killed at that time leaves this behind. None of it is of use.
     """
     databases = {f"{name}{end}" for name in (STUDY, DATABASE) for end in ("", "-journal", "-wal", "-shm")}
-    made = databases | {LOCK, JOURNAL, RESERVE, SPEC, STATE}
+    made = databases | {LOCK, DRIVER_LOG, JOURNAL, RESERVE, SPEC, STATE}
     names = {path.name.removesuffix(UNFINISHED) for path in folder.iterdir()}
     return names <= made and not read_journal(folder / JOURNAL).events
 

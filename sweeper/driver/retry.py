@@ -12,6 +12,8 @@ from typing import Any
 
 from sweeper.driver.ending import Ending
 from sweeper.driver.recorder import Outcome, Recorder
+from sweeper.machines.local_ray import gone_process
+from sweeper.machines.outage import FREE_SPACE, ray_is_gone
 from sweeper.records.status import TrialStatus
 from sweeper.records.trial_state import TrialState
 from sweeper.search.searcher import StudySearcher
@@ -57,10 +59,16 @@ class Retries:
             return outcome
         if outcome.reason == "out_of_disk":
             # The next trial would end the same way; neither is at fault.
-            self._ending.give_up(f"The disk is full: trial {number}: {outcome.message}")
+            self._ending.give_up(
+                f"There is no room to write: trial {number}: {outcome.message.rstrip('.')}. {FREE_SPACE}"
+            )
             return replace(outcome, status=TrialStatus.INTERRUPTED)
         if outcome.reason not in (*RETRIED, *LIGHTENED):
             return outcome
+        gone = gone_process()
+        if gone:
+            self._ending.give_up(ray_is_gone(gone))
+            self._ending.check()
         if self._ending.stopping:
             return replace(outcome, status=TrialStatus.INTERRUPTED)
         changes, said = self._next_attempt(trial, outcome)

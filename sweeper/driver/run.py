@@ -15,7 +15,7 @@ import shutil
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,12 @@ from sweeper.driver.recorder import Outcome, Recorder
 from sweeper.driver.requests import RequestLoop
 from sweeper.driver.retry import Retries
 from sweeper.driver.signals import Signals
-from sweeper.errors import TrackingError
+from sweeper.errors import SweeperError, TrackingError
 from sweeper.layout import DRIVER_LOG, RAY, trial_folder
 from sweeper.machines.cluster import Cluster
+from sweeper.machines.local_ray import gone_process
 from sweeper.machines.machine import cache_folder
+from sweeper.machines.outage import outage, ray_is_gone
 from sweeper.records.forecast import Forecast
 from sweeper.records.status import SweepStatus, TrialStatus
 from sweeper.search.early_stopping import make_scheduler
@@ -115,13 +117,15 @@ class SweepRun:
         message = "the driver failed"
         patience_s = DELIVERY_S
         try:
-            with self._display, _quiet_ray(self._spec.folder):
+            with self._display:
                 exhausted = self._tune()
                 while self._continues():
                     exhausted = self._tune()
             status, message = self._verdict(exhausted)
         except KeyboardInterrupt:
             status, message = SweepStatus.INTERRUPTED, "Interrupted at once."
+            if self._ending.status == SweepStatus.FAILED:
+                status, message = self._ending.status, self._ending.message
             patience_s = HASTY_DELIVERY_S
         except BaseException as error:
             message = str(error)
@@ -144,6 +148,8 @@ class SweepRun:
         for trial in self._sweep.trials.values():
             if trial.status in (TrialStatus.RUNNING, TrialStatus.INTERRUPTED):
                 request_stop(trial_folder(self._spec.folder, trial.number))
+        if gone_process():
+            return  # its trials ended with it, and a request to it would wait for an answer
         # Ray ends the drivers of trials to which no reference is left; what Tune leaves refers to itself.
         gc.collect()
         free_groups(self._group)
@@ -158,6 +164,7 @@ class SweepRun:
             self._recorder.steer("paused", f"Paused. {RESUME_HINT.format(shlex.quote(self._spec.name))}")
         while self._ending.phase == Phase.PAUSED:
             self._requests.poll()
+            self._check_ray()
             self._ending.check()
             time.sleep(PAUSED_POLL_S)
         return self._ending.try_continue()
@@ -179,7 +186,7 @@ class SweepRun:
         searcher = StudySearcher(self._records.study, self._unfinished(), self._left())
         retries = Retries(self._spec, self._trainable, self._recorder, searcher, self._ending)
         ended_before = self._sweep.ended_trials
-        self._tuner(
+        tuner = self._tuner(
             searcher,
             scheduler,
             make_stopper(lambda: self._turn(searcher, ended_before)),
@@ -187,12 +194,28 @@ class SweepRun:
                 free_groups_at_end(self._spec, self._group, self._ending),
                 RecorderCallback(self._recorder, scheduler, self._expected, retries),
             ],
-        ).fit()
+        )
+        self._fit(tuner)
         if searcher.error is not None:
             raise searcher.error
         if searcher.exhausted and not self._ending.stopping:
             self._recorder.note("the space has no more configurations")
         return searcher.exhausted
+
+    def _fit(self, tuner: tune.Tuner) -> None:
+        """Run Tune. If it cannot continue because a disk is full or Ray is gone, the sweep ends in order."""
+        try:
+            tuner.fit()
+        except SweeperError:
+            raise
+        except Exception as error:
+            why = outage(error, self._spec.folder)
+            if not why and self._ending.phase != Phase.ENDING:
+                raise
+            logging.getLogger("ray").error("Tune ended with an error", exc_info=True)
+            if why:
+                self._ending.give_up(why)
+                self._ending.check()
 
     def _tuner(
         self,
@@ -245,6 +268,7 @@ class SweepRun:
             searcher: That of the Tune run; its limit follows the budget.
             ended_before: The number of trials that had ended when the Tune run started.
         """
+        self._check_ray()
         self._requests.poll()
         if self._records.journal.problem:
             self._ending.give_up(self._records.journal.problem)
@@ -255,6 +279,18 @@ class SweepRun:
         if self._ending.stopping:
             searcher.finish()
         return self._ending.is_over()
+
+    def _check_ray(self) -> None:
+        """End the sweep at once if the private Ray cannot continue: Tune itself would wait for it.
+
+        Raises:
+            KeyboardInterrupt: If it cannot. Tune passes this on without cleaning up, for which it needs Ray.
+        """
+        gone = gone_process()
+        if gone:
+            self._ending.give_up(ray_is_gone(gone))
+            self._ending.check()
+            raise KeyboardInterrupt
 
     def _unfinished(self) -> list[Suggestion]:
         """Trials that were suggested and never ended, with the configuration of their last attempt."""
@@ -282,20 +318,3 @@ class SweepRun:
                 f"Ray ended it after {ended} of {sweep.budget.trials} trials; {log} may say why.",
             )
         return SweepStatus.DONE, f"The space has no more configurations: {ended} trials ended."
-
-
-@contextlib.contextmanager
-def _quiet_ray(folder: Path) -> Iterator[None]:
-    """Send what Ray logs in this process to ``ray.log`` in the sweep's folder instead of the terminal."""
-    logger = logging.getLogger("ray")
-    before, propagated, level = logger.handlers[:], logger.propagate, logger.level
-    handler = logging.FileHandler(folder / DRIVER_LOG)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logger.handlers, logger.propagate = [handler], False
-    logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        logger.handlers, logger.propagate = before, propagated
-        logger.setLevel(level)
-        handler.close()

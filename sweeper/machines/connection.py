@@ -24,6 +24,8 @@ RAY_ENVIRONMENT = {
     # A sweep sends no telemetry unless the user enables it.
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    # The errors of trials are recorded; of those that Tune no longer reads, Ray would print the traceback.
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     # The old output engine is the one that can be silent.

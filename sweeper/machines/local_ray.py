@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -20,6 +22,8 @@ __all__ = [
     "LOCAL_ENVIRONMENT",
     "TOKEN",
     "check_temporary_folder",
+    "gone_process",
+    "leave",
     "start_ray",
     "stop_ray",
     "temporary_fault",
@@ -40,10 +44,16 @@ SOCKET_BYTES = 107
 SESSION_BYTES = len("/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
 """What Ray appends to its temporary folder for the path of its longest-named socket."""
 
+SERVERS = ("gcs_server", "raylet")
+"""Names of the processes without which a private Ray cannot work."""
+_broken: list[bool] = []
+"""Not empty if this process was the driver of a private Ray that died."""
 ATTEMPTS = 4
 PAUSE_S = 5.0
 """How long to wait after the first attempt; after the second twice as long, and so on."""
 _reapers: list[Reaper] = []
+_servers: dict[str, psutil.Process] = {}
+"""The processes of the private Ray without which it cannot work, by name."""
 
 
 def temporary_folder() -> Path:
@@ -107,7 +117,9 @@ def start_ray(options: Mapping[str, Any], report: Callable[[str], object] = str)
         before = {process.pid for process in psutil.Process().children()}
         try:
             context = ray.init(**options)
-            _reapers.append(Reaper(_started_since(before)))
+            started = _started_since(before)
+            _servers.update((_name(process), process) for process in started if _name(process) in SERVERS)
+            _reapers.append(Reaper(started))
             _protect_token()
             return context
         except BaseException as error:
@@ -135,11 +147,34 @@ def _protect_token() -> None:
             path.chmod(0o600)
 
 
+def gone_process() -> str:
+    """Return the name of a process of the private Ray that ended unexpectedly; empty if none did."""
+    return next((name for name, process in _servers.items() if not _name(process)), "")
+
+
+def leave(code: int) -> None:
+    """End this process at once if its private Ray died: parts of Ray in it would wait a minute for the rest.
+
+    Args:
+        code: The exit code.
+    """
+    if _broken:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
 def stop_ray() -> None:
     """Disconnect from a cluster; a private Ray is stopped with everything in it."""
     import ray
 
-    ray.shutdown()
+    if gone_process():
+        # Ray would wait a minute for a process that is gone, and then end this one.
+        atexit.unregister(ray.shutdown)
+        _broken.append(True)
+    else:
+        ray.shutdown()
+    _servers.clear()
     while _reapers:
         _reapers.pop().close()
 
@@ -151,6 +186,14 @@ def _started_since(before: set[int]) -> list[psutil.Process]:
         with contextlib.suppress(psutil.Error):
             found += process.children(recursive=True)
     return [process for process in found if _is_rays(process)]
+
+
+def _name(process: psutil.Process) -> str:
+    """The name of a process; empty if it has ended."""
+    with contextlib.suppress(psutil.Error):
+        if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            return process.name()
+    return ""
 
 
 def _is_rays(process: psutil.Process) -> bool:

@@ -6,6 +6,7 @@
 - ``live``: the table, or log lines, of a running sweep
 - ``status``: prints `sweeper status`
 - ``plan``: prints `sweeper check`
+- ``quiet``: sends what Ray logs and prints in the driver to a file
 - ``result``: the summary at the end of a sweep
 - ``faults``: faults of a space file or configuration, errors, a check in progress
 - ``findings``: findings of the dataset doctor and of the machine doctor

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from sweeper.layout import SWEEPS
-from sweeper.records.status import SweepStatus
+from sweeper.records.status import SweepStatus, TrialStatus
 from sweeper.records.sweep_state import SweepState
 from sweeper.terminal.tables import print_ranking
 from sweeper.tracking.state import Delivery
@@ -68,7 +68,7 @@ def print_result(console: Console, result: SweepResult) -> None:
     if not result.delivery.complete:
         console.print(Text(str(result.delivery), style="yellow"), soft_wrap=True)
     print_links(console, result.links, ui_command(sweep.folder))
-    if result.status == SweepStatus.INTERRUPTED:
+    if result.status == SweepStatus.INTERRUPTED or sweep.count(TrialStatus.INTERRUPTED):
         console.print(f"To continue it: {_resume_command(result)}", soft_wrap=True)
 
 

@@ -112,8 +112,8 @@ def append_report(path: Path, result: Mapping[str, Any]) -> None:
 
 
 def request_stop(folder: Path) -> None:
-    """Ask the trial in ``folder`` to end after a checkpoint."""
-    with contextlib.suppress(FileNotFoundError):
+    """Ask the trial in ``folder`` to end after a checkpoint. On a full disk that may not be possible."""
+    with contextlib.suppress(OSError):
         (folder / STOP).touch()
 
 

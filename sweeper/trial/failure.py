@@ -54,7 +54,7 @@ _HOST_MEMORY = re.compile(
     re.IGNORECASE,
 )
 
-_OVER = re.compile(r"No space left on device|Disk quota exceeded", re.IGNORECASE)
+_OVER = re.compile(r"No space left on device|Disk quota exceeded|OutOfDiskError", re.IGNORECASE)
 
 _DEVICE_MEMORY = re.compile(r"CUDA out of memory|CUDA error: out of memory|CUDNN_STATUS_ALLOC_FAILED")
 
@@ -198,11 +198,14 @@ def failure_of_group(error: BaseException, written: Failure | None, log: Path) -
     workers: Mapping[int, Any] = getattr(error, "worker_failures", None) or {}
     for rank, failure in sorted(workers.items()):
         cause = getattr(failure, "health_check_failure", None) or failure
-        found = failure_of_actor(cause, f"worker {rank}", log)
+        found = failure_of_actor(cause, f"worker {rank}", log) or _full_disk(cause, log)
         if found is not None:
             return found
     if written is not None:
         return written
+    found = _full_disk(error, log)
+    if found is not None:
+        return found
     text = str(error)
     if "timed out" in text.lower() or "Timeout" in type(getattr(error, "controller_failure", error)).__name__:
         return Failure(
@@ -212,6 +215,12 @@ def failure_of_group(error: BaseException, written: Failure | None, log: Path) -
             str(log),
         )
     return Failure("lost", f"its workers ended: {last_line(text, 'no message')}", tail(text), str(log))
+
+
+def _full_disk(error: BaseException, log: Path) -> Failure | None:
+    """A failure by a full disk, which a worker cannot write into its trial's folder; None for any other."""
+    found = failure_of(error, log)
+    return found if found.reason == "out_of_disk" else None
 
 
 def failure_of_actor(error: BaseException | None, who: str, log: Path) -> Failure | None:

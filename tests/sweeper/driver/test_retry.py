@@ -123,7 +123,7 @@ def test_a_full_disk_ends_the_sweep_and_fails_no_trial(one: Sweep) -> None:
     assert one.ending.check()
     assert (one.ending.status, one.ending.message) == (
         "failed",
-        "The disk is full: trial 0: as told",
+        "There is no room to write: trial 0: as told. Free some space, then resume the sweep.",
     )
 
 
