@@ -143,6 +143,11 @@ class Ending:
         self._given_up = self._given_up or why
 
     @property
+    def interrupted(self) -> bool:
+        """Whether Ctrl-C or SIGTERM arrived."""
+        return self._signals.count > 0
+
+    @property
     def stopping(self) -> bool:
         """Whether running trials are to stop, for a pause or for good."""
         return self.phase in _STOPS_TRIALS

@@ -27,7 +27,7 @@ from sweeper.driver.preflight import (
     preflight,
     remark,
 )
-from sweeper.driver.signals import ended_by_signals, interrupted_by_sigterm
+from sweeper.driver.signals import ended_by_signals, interrupted_by_sigterm, noticing_signals
 from sweeper.layout import DRIVER_LOG
 from sweeper.machines.cluster import Cluster, settle, this_machine
 from sweeper.machines.connection import connect, disconnect, is_connected
@@ -41,10 +41,12 @@ from sweeper.terminal.faults import checking
 from sweeper.terminal.quiet import quiet_ray
 from sweeper.terminal.result import SweepResult, print_result
 from trainables import registry
-from trainables.interface import STEPS
+from trainables.interface import STEPS, Trainable
 
 __all__ = ["launch", "run_sweep"]
 
+INTERRUPTED = 130
+"""The exit code after Ctrl-C."""
 REMINDER_S = 30.0
 """Seconds between reminders that Ray has not started yet."""
 
@@ -73,7 +75,11 @@ def launch(
         SweeperError: If the sweep cannot be recorded.
     """
     console = console or Console(highlight=False)
-    result = run_sweep(spec, address=address, console=console, earlier=earlier)
+    try:
+        result = run_sweep(spec, address=address, console=console, earlier=earlier)
+    except KeyboardInterrupt:
+        console.print("Interrupted before a trial started.", style="bold magenta")
+        return INTERRUPTED
     print_result(console, result)
     return result.exit_code
 
@@ -119,7 +125,7 @@ def _run_sweep(
         with ThreadPoolExecutor(1) as pool:
             # MLflow creates its database while Ray starts: both take seconds.
             opened = pool.submit(records.tracker.start)
-            with _starting(console):
+            with _starting(console), noticing_signals():
                 cluster = cluster or _connected(stack, address, console)
             # As many at once as possible, even if fewer are left: the budget may be raised.
             resources = settle(spec.resources, cluster)
@@ -133,9 +139,16 @@ def _run_sweep(
         info = {
             **information(data, cluster),
             "resources": dataclasses.asdict(resources),
-            "steps": None if STEPS not in trainable.fields else trainable.fields[STEPS].default,
+            "steps": steps_of_all(spec, trainable),
         }
         return dataclasses.replace(run.to_the_end(info), address=address)
+
+
+def steps_of_all(spec: SweepSpec, trainable: Trainable) -> int | None:
+    """Optimiser steps of each trial; None if they differ, or if the trainable has no such field."""
+    if STEPS not in trainable.fields or STEPS in spec.space.names:
+        return None
+    return int(spec.config.get(STEPS, trainable.fields[STEPS].default))
 
 
 @contextlib.contextmanager

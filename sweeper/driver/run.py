@@ -58,6 +58,8 @@ __all__ = ["SweepRun"]
 HASTY_DELIVERY_S = 3.0
 """How long the end waits for MLflow after a second Ctrl-C."""
 PAUSED_POLL_S = 0.2
+SIGNAL_S = 0.3
+"""How long a signal takes to arrive that was sent to several processes."""
 
 
 class SweepRun:
@@ -270,6 +272,7 @@ class SweepRun:
         """
         self._check_ray()
         self._requests.poll()
+        self._display.look()
         if self._records.journal.problem:
             self._ending.give_up(self._records.journal.problem)
         self._recorder.tell_study()
@@ -288,7 +291,10 @@ class SweepRun:
         """
         gone = gone_process()
         if gone:
-            self._ending.give_up(ray_is_gone(gone))
+            # SIGTERM for the whole process group, as services send it, ends Ray and reaches this one, too.
+            time.sleep(SIGNAL_S)
+            if not self._ending.interrupted:
+                self._ending.give_up(ray_is_gone(gone))
             self._ending.check()
             raise KeyboardInterrupt
 

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-__all__ = ["Signals", "ended_by_signals", "interrupted_by_sigterm"]
+__all__ = ["Signals", "ended_by_signals", "interrupted_by_sigterm", "noticing_signals"]
 
 
 class Signals:
@@ -60,3 +60,29 @@ def interrupted_by_sigterm() -> Iterator[None]:
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def noticing_signals() -> Iterator[None]:
+    """Let no Ctrl-C and no SIGTERM get lost in a library that catches every exception, as Ray does.
+
+    Raises:
+        KeyboardInterrupt: When a signal arrives; again at the end if something inside caught it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    arrived = []
+
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        arrived.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if arrived:
+        raise KeyboardInterrupt

@@ -15,6 +15,8 @@ from trainables.interface import STEPS
 __all__ = ["Cost", "Forecast", "cost_of", "gpu_hours_json", "gpus_per_trial"]
 
 HOUR_S = 3600.0
+SILENT_S = 60.0
+"""After so many seconds without a report, a sweep is shown with the time of the last one."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,8 @@ class Forecast:
     def left_s(self, now: float) -> float | None:
         """Estimate the remaining time of the sweep; None while there is no basis for it.
 
-        Future trials are assumed to last as long as those that ended, on average.
+        Future trials are assumed to last as long as those that ended, on average. If running trials have used
+        up that time, there is no basis either.
         """
         ended = [
             trial
@@ -132,7 +135,14 @@ class Forecast:
         hours = self.sweep.spec["budget"]["hours"]
         if hours is not None:
             left = min(left, max(0.0, hours * 3600 - self.sweep.running_s(now)))
-        return left
+        return left if left >= 1.0 or not running else None
+
+    def silent_s(self, now: float) -> float | None:
+        """Seconds since the last report, if trials run that have reported before and do no longer."""
+        running = self.running()
+        waiting = all(trial.first is None or trial.needs for trial in running)
+        silent = now - self.sweep.heard
+        return None if waiting or silent < SILENT_S else silent
 
     def shown(self, most: int) -> list[TrialState]:
         """At most this many trials, by number: those that run, then the best, then the latest."""

@@ -34,6 +34,7 @@ def status_of(sweep: SweepState) -> Plain:
     forecast = forecast_of(sweep)
     alive = sweep.is_alive()
     left_s = forecast.left_s(now) if alive else None
+    silent_s = forecast.silent_s(now) if alive else None
     return {
         "sweep": sweep.name,
         "folder": str(sweep.folder.absolute()),
@@ -46,6 +47,7 @@ def status_of(sweep: SweepState) -> Plain:
         "heard": sweep.heard,
         "running_s": round(sweep.running_s(now), 1),
         "left_s": None if left_s is None else round(left_s, 1),
+        "silent_s": None if silent_s is None else round(silent_s, 1),
         "trials": {status: sweep.count(status) for status in ORDER},
         "budget": _budget(sweep, now),
         "gpu_hours": _gpu_hours(sweep, now),

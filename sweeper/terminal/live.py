@@ -26,6 +26,7 @@ from sweeper.records.sweep_state import SweepState
 from sweeper.records.trial_state import TrialState
 from sweeper.terminal.tables import (
     Column,
+    best_words,
     clock_text,
     duration_text,
     fitted_table,
@@ -36,7 +37,7 @@ from sweeper.terminal.tables import (
     trial_state_text,
     value_text,
 )
-from sweeper.trial.exchange import progress_of
+from sweeper.trial.exchange import phase_of, progress_of
 
 __all__ = ["RESUME_HINT", "Display", "events_as_lines", "trials_table"]
 
@@ -45,6 +46,9 @@ LOSS = "train/loss"
 GRAD_NORM = "train/grad_norm"
 
 REFRESH_PER_S = 2.0
+
+LOOK_S = 1.0
+"""Seconds between looks at what trials do before their first report, for a log."""
 
 OTHER_ROWS = 9
 """Lines of the display that do not show trials."""
@@ -83,6 +87,8 @@ class Display:
         self._elsewhere = elsewhere
         self._notice = ""
         self._live: Live | None = None
+        self._told: dict[int, str] = {}
+        self._next_look = 0.0
 
     def __enter__(self) -> Display:
         if self._console.is_terminal:
@@ -114,6 +120,20 @@ class Display:
         self._notice = text
         if self._live is None and text:
             self._print(text)
+
+    def look(self) -> None:
+        """Print what trials do that have not reported yet, a line for each phase. A table shows it anyway."""
+        now = time.monotonic()
+        if self._live is not None or self._elsewhere or now < self._next_look:
+            return
+        self._next_look = now + LOOK_S
+        for trial in self._board.running():
+            message = (
+                "" if trial.metrics else progress_of(trial_folder(self._board.sweep.folder, trial.number))
+            )
+            if message and phase_of(message) != self._told.get(trial.number):
+                self._told[trial.number] = phase_of(message)
+                self._print(f"trial {trial.number}: {message}")
 
     def _print(self, text: str) -> None:
         self._console.print(text, soft_wrap=True, markup=False)
@@ -249,9 +269,13 @@ def _title(board: Forecast, now: float) -> Text:
     left = None if sweep.steered else board.left_s(now)
     if left is not None and (running or sweep.ended_trials < board.budget):
         title.append(f", about {duration_text(left)} left")
+    silent = board.silent_s(now)
+    if silent is not None:
+        title.append(f", last report {duration_text(silent)} ago")
     if best is not None:
         value = number_text(best.final.get(board.objective.name))
-        title.append(f"\nbest so far: {board.objective.name} {value} (trial {best.number})")
+        words, where = best_words(best.status)
+        title.append(f"\n{words}: {board.objective.name} {value} (trial {best.number}{where})")
     return title
 
 

@@ -13,7 +13,14 @@ from rich.text import Text
 from sweeper.records.summary import NoSweep
 from sweeper.steering.status import Plain
 from sweeper.terminal.result import print_links, ui_command
-from sweeper.terminal.tables import Column, duration_text, fitted_table, number_text, state_text
+from sweeper.terminal.tables import (
+    Column,
+    best_words,
+    duration_text,
+    fitted_table,
+    number_text,
+    state_text,
+)
 from sweeper.tracking.urls import Links
 
 __all__ = ["print_others", "print_status", "summary_table"]
@@ -26,15 +33,11 @@ def print_status(console: Console, status: Mapping[str, Any]) -> None:
     console.print(Text(_trials(status)), soft_wrap=True)
     best = status["best"]
     if best is not None:
-        where = (
-            ""
-            if best["status"] == "completed"
-            else f", {best['status'].replace('_', ' ')} at step {best['step']}"
-        )
+        words, where = best_words(best["status"])
+        if best["status"] != "completed":
+            where = f", {best['status'].replace('_', ' ')} at step {best['step']}"
         value = number_text(best["value"])
-        console.print(
-            Text(f"best so far: {status['objective']['name']} {value} (trial {best['trial']}{where})")
-        )
+        console.print(Text(f"{words}: {status['objective']['name']} {value} (trial {best['trial']}{where})"))
     if status["running"]:
         console.print(_running_table(status, console.width if console.is_terminal else None))
     for line in (_budget_line(status), _mlflow_line(status), f"folder: {status['folder']}"):
@@ -51,6 +54,8 @@ def _headline(status: Mapping[str, Any], now: float) -> Text:
         text.append(f", {duration_text(status['running_s'])} so far")
         if status["left_s"] is not None and status["state"] == "running":
             text.append(f", about {duration_text(status['left_s'])} left")
+        if status.get("silent_s") is not None:  # a driver of an earlier version does not report it
+            text.append(f", last report {duration_text(status['silent_s'])} ago")
         return text
     last = status["ended"] or status["heard"]
     if status["ended"] is None:

@@ -24,6 +24,7 @@ from sweeper.terminal.long_table import LongTable
 
 __all__ = [
     "Column",
+    "best_words",
     "clock_text",
     "duration_text",
     "fitted_table",
@@ -331,6 +332,13 @@ def reason_text(trial: TrialState) -> str:
     if trial.status == "failed":
         return trial.reason
     return {"stopped": "on request"}.get(trial.reason, trial.reason) if trial.reason in ASKED else ""
+
+
+def best_words(status: str) -> tuple[str, str]:
+    """What the best trial is called, and what is added to its number: a running one may still get worse."""
+    if status == TrialStatus.RUNNING:
+        return "in the lead", ", still running"
+    return "best so far", ""
 
 
 def number_text(value: float | None) -> str:

@@ -10,8 +10,9 @@ import contextlib
 import json
 import math
 import os
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ __all__ = [
     "append_report",
     "metrics_of",
     "numbers_as_sent",
+    "phase_of",
     "progress_of",
     "read_reports",
     "request_stop",
@@ -125,16 +127,32 @@ def progress_of(folder: Path) -> str:
         return ""
 
 
-class ProgressFile:
-    """Writes a trainable's messages to a file for the driver."""
+def phase_of(message: str) -> str:
+    """A message about progress without its numbers: equal for ``decoding 40 %`` and ``decoding 41 %``."""
+    return re.sub(r"\d[\d.,]*", "", message)
 
-    def __init__(self, path: Path) -> None:
+
+class ProgressFile:
+    """Writes a trainable's messages to a file for the driver.
+
+    Args:
+        path: The file.
+        on_phase: Called with the first message of each phase.
+    """
+
+    def __init__(self, path: Path, on_phase: Callable[[str], object] = str) -> None:
         self._path = path
+        self._on_phase = on_phase
         self._next_write = -math.inf
+        self._phase = ""
 
     def __call__(self, message: str) -> None:
-        """Write the message, unless one was written a moment ago."""
+        """Write the message; of several in one phase one every moment."""
         now = time.monotonic()
+        if phase_of(message) != self._phase:
+            self._phase = phase_of(message)
+            self._on_phase(message)
+            self._next_write = now
         if now >= self._next_write:
             self._next_write = now + POLL_S
             # Not durable: it is replaced twice a second, and deleted when the next attempt starts.

@@ -18,7 +18,7 @@ from typing import Any
 
 from sweeper.errors import TrialError
 from sweeper.layout import LOG, RAY, trial_folder, write_whole
-from sweeper.trial.exchange import ATTEMPT, PROGRESS, STOP
+from sweeper.trial.exchange import ATTEMPT, PROGRESS, STOP, ProgressFile
 from sweeper.trial.failure import (
     clear_failure,
     failure_of_group,
@@ -101,10 +101,12 @@ def _train(number: int, config: dict[str, Any], settings: TrialSettings) -> bool
 
     def on_start() -> None:
         clear_failure(folder)
-        (folder / PROGRESS).unlink(missing_ok=True)
         write_whole(
             folder / ATTEMPT,
             json.dumps({"attempt": attempt, "host": socket.gethostname(), "pid": os.getpid()}),
+        )
+        ProgressFile(folder / PROGRESS)(
+            "starting the worker" if settings.workers == 1 else "starting the workers"
         )
 
     resources = {"CPU": settings.cpu_per_worker}

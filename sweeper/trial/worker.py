@@ -47,6 +47,9 @@ from trainables.interface import EvaluatesPolicies, EvaluationContext, Report, T
 
 __all__ = ["TrialSettings", "WorkerTask", "train_worker"]
 
+LOADING = "the worker has started: loading the trainable"
+"""The first progress of a worker."""
+
 
 @dataclass(frozen=True)
 class TrialSettings:
@@ -122,7 +125,8 @@ def train_worker(task: WorkerTask) -> str:
             write_failure(folder, Failure("hung", message, log=str(log)))
 
     watchdog = Watchdog(settings.hang_s, tell_of_hang)
-    progress = ProgressFile(folder / PROGRESS) if rank == 0 else silent
+    progress = ProgressFile(folder / PROGRESS, _log_line) if rank == 0 else silent
+    progress(LOADING)
 
     def stop_requested() -> bool:
         watchdog.alive()
@@ -155,17 +159,31 @@ def train_worker(task: WorkerTask) -> str:
                         result |= _tuned(report, settings, context)
                 if rank == 0:
                     append_report(folder / REPORTS, result)
+                    _log_line(_report_text(report))
                 # Here ranks wait for each other, and rank 0 may be at its rollouts.
                 with watchdog.paused():
                     ray.train.report(result)
                 # What was said before the report is history.
                 (folder / PROGRESS).unlink(missing_ok=True)
+        _log_line("interrupted" if stop.seen and not final else "done")
     except Exception as error:
         traceback.print_exc()
         if not stop.superseded():
             write_failure(folder, failure_of(error, log))
         raise
     return "interrupted" if stop.seen and not final else "done"
+
+
+def _log_line(text: str) -> None:
+    """Write a line about the course of the trial into its log."""
+    with contextlib.suppress(OSError):  # a full disk shows at the next report or checkpoint
+        print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}", flush=True)
+
+
+def _report_text(report: Report) -> str:
+    numbers = ", ".join(f"{name} {value:.4g}" for name, value in report.metrics.items())
+    saved = "" if report.checkpoint is None else "; checkpoint written"
+    return f"step {report.step}: {numbers}{saved}"
 
 
 def _reports(trainable: str, config: Mapping[str, Any], context: TrainContext) -> Iterator[Report]:

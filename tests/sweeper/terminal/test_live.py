@@ -101,7 +101,7 @@ def test_the_table_shows_states_varying_parameters_losses_and_the_best_trial(sto
     story.report(1, 50, train__loss=0.2, train__grad_norm=1.25, rollout__success_rate=0.6)
     story.end(0, "stopped_early", "early_stop")
     lines = story.rendered().splitlines()
-    assert lines[1].strip() == "best so far: rollout/success_rate 0.6 (trial 1)"
+    assert lines[1].strip() == "in the lead: rollout/success_rate 0.6 (trial 1, still running)"
     assert lines[2].split() == ["success_"]  # long names stand in two lines
     assert lines[3].split() == ["trial", "state", "lr", "step", "loss", "grad_norm", "rate", "time"]
     assert lines[4].split()[:-1] == ["0", "stopped", "early", "0.0001", "50/100", "0.25", "1.5", "0.4"]
@@ -176,3 +176,58 @@ def test_on_a_terminal_the_last_table_stays_visible(tmp_path: Path) -> None:
         story.report(0, 50, train__loss=0.25)
     assert "50/100" in story.output.getvalue()
     assert "trial 0 started" not in story.output.getvalue()
+
+
+def test_a_value_that_may_still_get_worse_is_not_called_the_best_so_far(story: Story) -> None:
+    story.start(0)
+    story.report(0, 100, rollout__success_rate=0.5)
+    story.end(0, "completed")
+    story.start(1)
+    story.report(1, 50, rollout__success_rate=0.75)
+    assert "in the lead: rollout/success_rate 0.75 (trial 1, still running)" in story.rendered()
+    story.report(1, 100, rollout__success_rate=0.25)
+    assert "best so far: rollout/success_rate 0.5 (trial 0)" in story.rendered()
+
+
+def test_a_silent_sweep_shows_when_it_last_reported_and_not_that_no_time_is_left(
+    story: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    story.start(0)
+    story.report(0, 10, train__loss=0.5)
+    story.now += 10
+    story.end(0, "completed")
+    story.start(1)
+    monkeypatch.setattr("sweeper.terminal.live.time.time", lambda: story.now)
+    story.now += 120  # it has not reported yet: what it does is shown instead
+    assert "last report" not in story.rendered()
+    story.report(1, 10, train__loss=0.5)
+    assert story.board.left_s(story.now + 1) is not None
+    for number in (2, 3):
+        story.start(number)
+        story.end(number, "completed")
+    story.now += 120
+    title = story.rendered().splitlines()[0]
+    assert "left" not in title
+    assert title.endswith("last report 2 min 00 s ago")
+
+
+def test_a_log_shows_each_phase_before_the_first_report_once(
+    story: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweeper.terminal.live.LOOK_S", 0.0)
+    story.start(0)
+    folder = trial_folder(story.sweep.folder, 0)
+    folder.mkdir(parents=True)
+    messages = ["opening the dataset", "decoding image: 10 of 99", "decoding image: 20 of 99", "building"]
+    for message in messages:
+        (folder / "progress.json").write_text(json.dumps({"message": message}))
+        story.display.look()
+        story.display.look()
+    story.report(0, 10, train__loss=0.5)
+    (folder / "progress.json").write_text(json.dumps({"message": "step 10: rollout"}))
+    story.display.look()
+    assert story.output.getvalue().splitlines()[1:] == [
+        "trial 0: opening the dataset",
+        "trial 0: decoding image: 10 of 99",
+        "trial 0: building",
+    ]

@@ -94,6 +94,7 @@ def _train(config: DiffusionConfig, context: TrainContext, closing: contextlib.E
     _check_group(config, context)
 
     # Data: windows of the training episodes, and of the held-out ones for the evaluation.
+    context.progress("opening the dataset")
     dataset = load_dataset(config.dataset, context.cache, context.progress)
     data = content_digest(dataset)
     split = split_episodes(dataset, config.dataset.holdout_fraction, config.dataset.split_seed)
@@ -127,6 +128,7 @@ def _train(config: DiffusionConfig, context: TrainContext, closing: contextlib.E
     features = dataset.policy_features if earlier is None else earlier.features
 
     # Model: weights by the seed alone, the same on every rank, or those of the checkpoint.
+    context.progress("building the policy")
     torch.manual_seed(settings.seed)
     if earlier is not None and config.policy.stats == "checkpoint":
         statistics = earlier.statistics
@@ -205,6 +207,7 @@ def _train(config: DiffusionConfig, context: TrainContext, closing: contextlib.E
         _barrier(context)
         yield Report(0, metrics, artifacts, written)
 
+    context.progress(f"training: step {progress.step + 1} follows, a report after {settings.log_every}")
     interval = Interval(device)
     for step in range(progress.step + 1, settings.steps + 1):
         wait_start_s = time.perf_counter()
