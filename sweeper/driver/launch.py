@@ -32,7 +32,7 @@ from sweeper.layout import DRIVER_LOG
 from sweeper.machines.cluster import Cluster, settle, this_machine
 from sweeper.machines.connection import connect, disconnect, is_connected
 from sweeper.machines.identity import information
-from sweeper.machines.local_ray import check_temporary_folder, temporary_folder
+from sweeper.machines.local_ray import abandon_start, check_temporary_folder, temporary_folder
 from sweeper.machines.machine import usable_cache
 from sweeper.records.limits import nothing_left
 from sweeper.records.sweep_state import SweepState
@@ -47,6 +47,7 @@ __all__ = ["launch", "run_sweep"]
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C."""
+WAITS_FOR_RAY = "Interrupted. Waiting for Ray, which is starting; Ctrl-C again ends at once."
 REMINDER_S = 30.0
 """Seconds between reminders that Ray has not started yet."""
 
@@ -122,10 +123,12 @@ def _run_sweep(
             settle(spec.resources, cluster, left)
         records = stack.enter_context(open_sweep(spec, trainable, earlier))
         stack.enter_context(quiet_ray(spec.folder / DRIVER_LOG, console))
+        waits = partial(console.print, WAITS_FOR_RAY, style="bold", soft_wrap=True)
+        at_once = partial(abandon_start, INTERRUPTED)
         with ThreadPoolExecutor(1) as pool:
             # MLflow creates its database while Ray starts: both take seconds.
             opened = pool.submit(records.tracker.start)
-            with _starting(console), noticing_signals():
+            with _starting(console), noticing_signals(waits, at_once):
                 cluster = cluster or _connected(stack, address, console)
             # As many at once as possible, even if fewer are left: the budget may be raised.
             resources = settle(spec.resources, cluster)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 __all__ = ["Signals", "ended_by_signals", "interrupted_by_sigterm", "noticing_signals"]
+
+WAIT_S = 3.0
+"""How long a library may take after a signal before the user reads that the command waits for it."""
 
 
 class Signals:
@@ -63,8 +67,14 @@ def interrupted_by_sigterm() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def noticing_signals() -> Iterator[None]:
+def noticing_signals(
+    on_wait: Callable[[], object] = bool, on_second: Callable[[], object] = bool
+) -> Iterator[None]:
     """Let no Ctrl-C and no SIGTERM get lost in a library that catches every exception, as Ray does.
+
+    Args:
+        on_wait: Called in another thread if the library has not returned some seconds after a signal.
+        on_second: Called there at the second signal.
 
     Raises:
         KeyboardInterrupt: When a signal arrives; again at the end if something inside caught it.
@@ -78,11 +88,47 @@ def noticing_signals() -> Iterator[None]:
         arrived.append(number)
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGINT, interrupt)
-    signal.signal(signal.SIGTERM, interrupt)
+    with _heard_at_once(on_wait, on_second):
+        before = signal.signal(signal.SIGINT, interrupt)
+        signal.signal(signal.SIGTERM, interrupt)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+    if arrived:
+        raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _heard_at_once(on_wait: Callable[[], object], on_second: Callable[[], object]) -> Iterator[None]:
+    """Have a thread hear of signals: a handler runs only when the main thread returns to Python."""
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+
+    def listen() -> None:
+        heard = 0
+        while True:
+            try:
+                number = ours.recv(1)
+            except TimeoutError:
+                ours.settimeout(None)
+                on_wait()
+                continue
+            if not number:
+                return
+            heard += number[0] in (signal.SIGINT, signal.SIGTERM)
+            if heard == 1:
+                ours.settimeout(WAIT_S)
+            elif heard:
+                on_second()
+
+    thread = threading.Thread(target=listen, name="signals", daemon=True)
+    thread.start()
+    before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
-    if arrived:
-        raise KeyboardInterrupt
+        signal.set_wakeup_fd(before)
+        theirs.close()  # ends the thread
+        thread.join()
+        ours.close()

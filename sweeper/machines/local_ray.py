@@ -21,6 +21,7 @@ from sweeper.text import first_line
 __all__ = [
     "LOCAL_ENVIRONMENT",
     "TOKEN",
+    "abandon_start",
     "check_temporary_folder",
     "gone_process",
     "leave",
@@ -46,6 +47,8 @@ SESSION_BYTES = len("/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_
 
 SERVERS = ("gcs_server", "raylet")
 """Names of the processes without which a private Ray cannot work."""
+_before: list[set[int]] = []
+"""The processes below this one before it started Ray; empty if it has not."""
 _broken: list[bool] = []
 """Not empty if this process was the driver of a private Ray that died."""
 ATTEMPTS = 4
@@ -115,6 +118,7 @@ def start_ray(options: Mapping[str, Any], report: Callable[[str], object] = str)
 
     for attempt in range(1, ATTEMPTS + 1):
         before = {process.pid for process in psutil.Process().children()}
+        _before[:] = [before]
         try:
             context = ray.init(**options)
             started = _started_since(before)
@@ -162,6 +166,17 @@ def leave(code: int) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def abandon_start(code: int) -> None:
+    """End this process, and the private Ray that it is starting, at once.
+
+    Args:
+        code: The exit code.
+    """
+    for before in _before:
+        _end_remains(before)
+    os._exit(code)
 
 
 def stop_ray() -> None:

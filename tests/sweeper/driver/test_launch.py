@@ -19,7 +19,7 @@ from command_line import plain_console, printed
 from rich.console import Console
 from small_sweeps import LOSS, as_optuna_reads_it, choice, spec
 
-from sweeper.driver.launch import launch, run_sweep
+from sweeper.driver.launch import launch, run_sweep, steps_of_all
 from sweeper.driver.preflight import preflight
 from sweeper.errors import ResourceError, SweepExistsError, UserError
 from sweeper.layout import JOURNAL
@@ -341,3 +341,20 @@ def test_a_log_hears_of_a_slow_check_now_and_then(tmp_path: Path) -> None:
         for number in range(100):
             progress(f"episode {number} [of 100]")
     assert printed(console).splitlines() == ["Checking slow …", "episode 0 [of 100]"]
+
+
+@pytest.mark.parametrize(
+    ("config", "parameters", "steps"),
+    [
+        ({"train.steps": 2400}, (), 2400),
+        ({}, (), 20),  # the trainable's own
+        ({}, (choice("train.steps", 100, 200),), None),
+    ],
+)
+def test_the_recorded_number_of_steps_is_that_of_the_trials(
+    tmp_path: Path, config: dict[str, Any], parameters: tuple[Any, ...], steps: int | None
+) -> None:
+    import small_trainable
+
+    sweep = dataclasses.replace(spec(tmp_path, *parameters), config=config)
+    assert steps_of_all(sweep, small_trainable.TRAINABLE) == steps

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
 from collections.abc import Iterator
 
 import psutil
@@ -129,6 +130,26 @@ def test_a_signal_that_a_library_catches_is_not_lost(number: int) -> None:
     finally:
         signal.signal(signal.SIGTERM, before)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_signals_are_heard_although_the_main_thread_does_not_return(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sweeper.driver.signals.WAIT_S", 0.01)
+    before = signal.getsignal(signal.SIGTERM)
+    waits, second = threading.Event(), threading.Event()
+
+    def start() -> list[bool]:
+        heard = []
+        with contextlib.suppress(KeyboardInterrupt), noticing_signals(waits.set, second.set):
+            for event in (waits, second):
+                with contextlib.suppress(BaseException):
+                    os.kill(os.getpid(), signal.SIGINT)
+                heard += [second.is_set(), event.wait(30)]
+        return heard
+
+    try:
+        assert start() == [False, True, False, True]
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_without_a_signal_a_start_is_not_interrupted() -> None:

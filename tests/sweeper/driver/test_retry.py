@@ -127,6 +127,16 @@ def test_a_full_disk_ends_the_sweep_and_fails_no_trial(one: Sweep) -> None:
     )
 
 
+def test_a_trial_that_is_lost_with_its_ray_spends_no_retry(
+    one: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweeper.driver.retry.gone_process", lambda: "raylet")
+    end = one.fails("lost")
+    assert end is not None
+    assert (end.status, one.configs, one.ending.status) == ("interrupted", [], "failed")
+    assert one.ending.message.startswith("Ray's process raylet was killed or crashed")
+
+
 def test_a_trial_that_is_lost_while_the_sweep_ends_is_left_for_the_next_driver(one: Sweep) -> None:
     one.ending.pause()
     end = one.fails("lost")

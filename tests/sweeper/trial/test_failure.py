@@ -160,3 +160,16 @@ def test_a_rank_that_is_gone_explains_what_the_others_say(
     failure = failure_of_group(GroupError(failures), written, Path("worker.log"))
     assert failure.reason == reason
     assert words in failure.message
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        RuntimeError("OutOfDiskError: Local disk is full"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+    ],
+)
+def test_a_worker_that_could_not_write_down_that_its_disk_is_full_is_understood(error: Exception) -> None:
+    found = failure_of_group(GroupError({0: error}), None, Path("worker.log"))
+    assert found.reason == "out_of_disk"

@@ -107,6 +107,19 @@ def test_every_report_of_the_worker_reaches_tune(ended: Any) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
+def test_the_log_of_a_healthy_trial_shows_its_course(ended: Any) -> None:
+    folder, _, _ = ended
+    lines = (trial_folder(folder, 0) / "worker.log").read_text().splitlines()
+    course = [line.partition(" ")[2].partition(" ")[2] for line in lines if line.startswith("20")]
+    told = [line for line in course if "train/loss" not in line]
+    assert told == ["the worker has started: loading the trainable", "begins", "done"]
+    reports = [line.partition(":")[0] for line in course if "train/loss" in line]
+    assert reports == ["step 5", "step 10", "step 15", "step 20"]
+    assert course[2].endswith("; checkpoint written")
+
+
+@pytest.mark.ray
+@pytest.mark.slow
 def test_a_trial_that_is_stopped_early_ends_without_error_and_before_its_steps(ended: Any) -> None:
     _, grid, observer = ended
     assert 20 <= observer.results[1][-1]["trial/step"] < 1000
