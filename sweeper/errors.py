@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 __all__ = [
+    "FREE_SPACE",
     "ExpressionError",
     "ResourceError",
     "SpecError",
@@ -38,6 +39,10 @@ __all__ = [
     "TrialError",
     "UserError",
 ]
+
+
+FREE_SPACE = "Free some space, then resume the sweep."
+"""The remedy for a full disk, in messages."""
 
 
 class SweeperError(Exception):

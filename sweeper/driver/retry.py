@@ -12,8 +12,9 @@ from typing import Any
 
 from sweeper.driver.ending import Ending
 from sweeper.driver.recorder import Outcome, Recorder
+from sweeper.errors import FREE_SPACE
 from sweeper.machines.local_ray import gone_process
-from sweeper.machines.outage import FREE_SPACE, ray_is_gone
+from sweeper.machines.outage import ray_is_gone
 from sweeper.records.status import TrialStatus
 from sweeper.records.trial_state import TrialState
 from sweeper.search.searcher import StudySearcher

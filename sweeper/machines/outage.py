@@ -7,14 +7,13 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from sweeper.errors import FREE_SPACE
 from sweeper.machines.local_ray import gone_process, temporary_folder
 from sweeper.text import first_line
 from sweeper.trial.failure import failure_of
 
-__all__ = ["FREE_SPACE", "full_disk", "outage", "ray_is_gone"]
+__all__ = ["full_disk", "outage", "ray_is_gone"]
 
-FREE_SPACE = "Free some space, then resume the sweep."
-"""The remedy for a full disk."""
 
 PROBE_BYTES = 1_100_000
 """More than the reserve of a journal, which a sweep may have given up already."""

@@ -23,7 +23,7 @@ from pathlib import Path, PurePath
 from types import TracebackType
 from typing import Any
 
-from sweeper.errors import TrackingError
+from sweeper.errors import FREE_SPACE, TrackingError
 from sweeper.layout import RESERVE
 from sweeper.masking import masked
 from sweeper.records.events import Event, EventKind
@@ -115,7 +115,7 @@ class Journal:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not self._reserve.exists():
             return False
         self._reserve.unlink(missing_ok=True)
-        self.problem = f"The disk of {self.path.parent} is full: {error.strerror}."
+        self.problem = f"There is no room left in {self.path.parent}: {error.strerror}. {FREE_SPACE}"
         return True
 
     def close(self) -> None:
