@@ -207,7 +207,7 @@ def _train(config: DiffusionConfig, context: TrainContext, closing: contextlib.E
         _barrier(context)
         yield Report(0, metrics, artifacts, written)
 
-    context.progress(f"training: step {progress.step + 1} follows, a report after {settings.log_every}")
+    context.progress(f"training: steps {progress.step + 1} to {settings.steps}")
     interval = Interval(device)
     for step in range(progress.step + 1, settings.steps + 1):
         wait_start_s = time.perf_counter()
