@@ -85,6 +85,15 @@ def test_reports_come_at_every_logging_step_and_every_evaluation(straight: Train
         assert report.metrics["trial/step"] == report.step
 
 
+def test_a_run_tells_what_it_does_before_its_first_report(
+    small_config: dict[str, Any], tmp_path: Path
+) -> None:
+    told: list[str] = []
+    reports = TRAINABLE.train(small_config, context(tmp_path, progress=told.append))
+    next(iter(reports))
+    assert told == ["opening the dataset", "building the policy", "training: steps 1 to 12"]
+
+
 @pytest.mark.slow
 def test_training_learns_to_predict_the_next_places(small_config: dict[str, Any], tmp_path: Path) -> None:
     config = small_config | {"train.steps": 200, "train.eval_every": 100, "optimizer.lr": 3e-3}
