@@ -1,0 +1,4 @@
+"""What is printed of trained policies.
+
+- ``confirmation``: the finalists of a confirmation, and its answer.
+"""
