@@ -81,12 +81,14 @@ class Fault:
         problem: What is wrong, with the offending value.
         remedy: What is allowed and what to do.
         episodes: The episodes that cause it; empty if leaving out episodes is not a remedy.
+        files: Every file that is wrong, if there are several.
     """
 
     where: str
     problem: str
     remedy: str = ""
     episodes: tuple[int, ...] = ()
+    files: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.where}: {self.problem}" + (f" {self.remedy}" if self.remedy else "")
@@ -109,6 +111,7 @@ class Finding:
         why: Why it matters to the policy. Empty for a machine.
         remedy: What to do about it. Empty if nothing needs to be done.
         episodes: The episodes concerned. Empty if all are, or none in particular.
+        files: Every file concerned. Empty if it is about numbers or pictures, not about files.
     """
 
     check: str
@@ -118,6 +121,7 @@ class Finding:
     why: str = ""
     remedy: str = ""
     episodes: tuple[int, ...] = ()
+    files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,8 @@ def to_json(root: str, examination: Examination) -> dict[str, Any]:
         **{name: examination.summary.get(name) for name in names},
         "counts": _counts(examination),
         "findings": [
-            dataclasses.asdict(found) | {"episodes": list(found.episodes)} for found in examination.findings
+            dataclasses.asdict(found) | {"episodes": list(found.episodes), "files": list(found.files)}
+            for found in examination.findings
         ],
     }
 

@@ -55,6 +55,8 @@ class DatasetFolder:
         metadata: Metadata,
         records: tuple[EpisodeRecord, ...],
         features: PolicyFeatures,
+        *,
+        with_rows: bool = True,
     ) -> None:
         self.source = source
         self.metadata = metadata
@@ -62,7 +64,11 @@ class DatasetFolder:
         self._videos: dict[Path, Video | str] = {}
         self._stretches_of: dict[str, dict[str, list[Stretch]]] = {}
         self._extra: tuple[str, ...] = ()
-        self._table = self._read_rows(features) if records else Table()
+        # Without rows, times and numbers are derived from the episodes' lengths: the videos can be examined.
+        self._with_rows = with_rows and bool(records)
+        self._table = Table(length=sum(record.length for record in records))
+        if self._with_rows:
+            self._table = self._read_rows(features)
 
     def __len__(self) -> int:
         """Count the rows."""
@@ -107,7 +113,7 @@ class DatasetFolder:
     @cached_property
     def notes(self) -> tuple[Finding, ...]:
         """What was skipped, derived or ignored in this folder."""
-        lacking = [name for name in INDEX_FEATURES if len(self) and name not in self._table.numeric]
+        lacking = [name for name in INDEX_FEATURES if self._with_rows and name not in self._table.numeric]
         notes = self.metadata.notes
         if self._extra:
             problem = (
@@ -322,7 +328,8 @@ def _missing_files(
     if every:
         problem = f"all {which.removeprefix('all ')} are missing; first {gone[0].data}."
     remedy = "Fetch the dataset again" + ("." if every else f", or set dataset.exclude_episodes: {episodes}.")
-    faults = [Fault(str(metadata.root), problem, remedy, () if every else tuple(indices))]
+    files = tuple(dict.fromkeys(str(metadata.root / record.data) for record in gone if record.data))
+    faults = [Fault(str(metadata.root), problem, remedy, () if every else tuple(indices), files)]
     if every:
         templates = [note for note in metadata.notes if note.check == "template"]
         faults += [Fault(note.where, note.problem, note.remedy) for note in templates]

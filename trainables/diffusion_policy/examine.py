@@ -130,6 +130,7 @@ def _unreadable(fault: Fault) -> Finding:
         else "The policy cannot be trained on data that cannot be read.",
         remedy=fault.remedy or "Repair the dataset, or download it again.",
         episodes=fault.episodes,
+        files=fault.files,
     )
 
 

@@ -105,7 +105,7 @@ def test_json_is_one_document_with_every_field(capsys):
     assert document["pictures"] == {"observation.image": 150}
     assert document["exclude_episodes"] == "[3]"
     first = document["findings"][0]
-    assert list(first) == ["check", "severity", "where", "problem", "why", "remedy", "episodes"]
+    assert list(first) == ["check", "severity", "where", "problem", "why", "remedy", "episodes", "files"]
     assert (first["check"], first["severity"], first["episodes"]) == ("not_finite", "error", [3])
 
 

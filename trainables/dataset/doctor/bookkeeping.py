@@ -201,6 +201,7 @@ def _video_lengths(dataset: LeRobotDataset, videos: VideoParts) -> list[Finding]
                     f"{exclude(dataset, episodes)}."
                 ),
                 episodes=tuple(episodes),
+                files=tuple(str(part.path) for part, _ in longer),
             )
         )
     return findings

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from trainables.dataset.doctor.wording import episodes_of, in_episodes, leave_out, sentence
+from trainables.dataset.doctor.wording import episodes_of, in_episodes, leave_out, named_files, sentence
 from trainables.dataset.format.assign import EXACT_S, nearest_places
 from trainables.dataset.format.decode import DEPTH, FramePart, depth_video, first_picture, lost_frame
 from trainables.dataset.format.files import fetch_remedy
@@ -62,18 +62,18 @@ def _broken_videos(dataset: LeRobotDataset, videos: VideoParts) -> list[Finding]
         for kind in sorted({kind for kind, _ in broken if kind}):
             which = [number for number, (found, _) in enumerate(broken) if found == kind]
             episodes = episodes_of(dataset, np.concatenate([broken[number][1] for number in which]))
-            several = f"{len(which)} of {len(parts)} videos, first " if len(which) > 1 else ""
-            path = parts[which[0]].path
+            paths = [str(parts[number].path) for number in which]
             fetch = fetch_remedy(kind, "Fetch again.").removesuffix(".")
             findings.append(
                 Finding(
                     check="broken_video",
                     severity="error",
                     where=camera,
-                    problem=f"the video {kind}; {in_episodes(episodes)} ({several}{path}).",
+                    problem=f"the video {kind}; {in_episodes(episodes)} ({named_files(paths, len(parts))}).",
                     why="Every frame is decoded before training; these cannot be.",
                     remedy=f"{fetch}, or {leave_out(dataset, episodes, camera)}.",
                     episodes=tuple(episodes),
+                    files=tuple(paths),
                 )
             )
     return findings
@@ -107,17 +107,18 @@ def _first_pictures(dataset: LeRobotDataset) -> list[Finding]:
             found = [part for part, other in zip(parts, kinds, strict=True) if other == kind]
             rows = [part.rows if DEPTH in kind else part.rows[:1] for part in found]
             episodes = episodes_of(dataset, np.concatenate(rows))
-            several = f"{len(found)} of {len(parts)} files, first " if len(found) > 1 else ""
+            paths = [str(part.path) for part in found]
             findings.append(
                 Finding(
                     check="unreadable_pictures",
                     severity="error",
                     where=camera.name,
                     problem=f"the picture of {dataset.name_row(int(found[0].rows[0]))} {kind} "
-                    f"({several}{found[0].path}).",
+                    f"({named_files(paths, len(parts), 'files')}).",
                     why="Every frame is decoded before training; these cannot be.",
                     remedy=f"Fetch again, or {leave_out(dataset, episodes, camera.name)}.",
                     episodes=tuple(episodes),
+                    files=tuple(paths),
                 )
             )
     return findings
@@ -145,7 +146,7 @@ def _lost_frames(dataset: LeRobotDataset, videos: VideoParts) -> list[Finding]:
         assert part.times_s is not None
         assert part.video is not None
         position = int(np.flatnonzero(lost)[0])
-        several = f"{len(found)} of {len(parts)} videos, first " if len(found) > 1 else ""
+        paths = [str(part.path) for part, _ in found]
         in_file = f"{part.video.frames:,} frames for {len(part.rows):,} rows"
         tolerance = _helpful_tolerance([part for part, _ in found], dataset.fps)
         wider = (
@@ -158,11 +159,12 @@ def _lost_frames(dataset: LeRobotDataset, videos: VideoParts) -> list[Finding]:
                 where=camera,
                 problem=f"{len(rows):,} rows of {in_episodes(episodes)} have no frame of their own; "
                 f"{dataset.name_row(int(part.rows[position]))}: the video {lost_frame(part, position)} "
-                f"({in_file}; {several}{part.path}).",
+                f"({in_file}; {named_files(paths, len(parts))}).",
                 why="Frames are found by time if a video has not as many of them as rows, and no frame is "
                 "used twice: the policy would see the picture of another moment.",
                 remedy=sentence(f"{wider}{leave_out(dataset, episodes, camera)}."),
                 episodes=tuple(episodes),
+                files=tuple(paths),
             )
         )
     return findings
@@ -211,6 +213,7 @@ def _read_by_row(dataset: LeRobotDataset, videos: VideoParts) -> list[Finding]:
                 remedy="Check pictures and motion (`sweeper data show`). For LeRobot, repair the timestamps, "
                 "the from_timestamp in meta/episodes, or the frame rate of the video.",
                 episodes=tuple(episodes),
+                files=tuple(str(part.path) for part in found),
             )
         )
     return findings

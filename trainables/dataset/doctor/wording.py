@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,9 +25,13 @@ __all__ = [
     "in_episodes",
     "leave_out",
     "name_dimensions",
+    "named_files",
     "sentence",
     "vectors",
 ]
+
+NAMED_FILES = 3
+"""So many of the affected files are named in a sentence; ``Finding.files`` has all."""
 
 
 def episodes_of(dataset: LeRobotDataset, rows: NDArray[np.int64]) -> list[int]:
@@ -59,6 +64,14 @@ def leave_out(dataset: LeRobotDataset, episodes: Collection[int], feature: str) 
 def counted(number: int, word: str) -> str:
     """``1 frame``, ``1,200 frames``."""
     return f"{number:,} {word}" + ("" if number == 1 else "s")
+
+
+def named_files(paths: Sequence[Path | str], of: int, what: str = "videos") -> str:
+    """The first of some files, and how many there are: ``2 of 9 videos, first a/b, c/d``."""
+    shown = ", ".join(str(path) for path in paths[:NAMED_FILES])
+    if len(paths) == 1:
+        return shown
+    return f"{len(paths):,} of {of:,} {what}, first {shown}"
 
 
 def sentence(text: str) -> str:

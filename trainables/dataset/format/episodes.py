@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,9 +28,11 @@ from trainables.dataset.format.files import (
 )
 from trainables.dataset.format.info import Info, whole_number
 from trainables.dataset.format.schema import EPISODES_PATH_V3
-from trainables.interface import Finding
+from trainables.interface import Fault, Finding
 
-__all__ = ["EpisodeRecord", "EpisodeTable", "VideoPlace", "read_episodes", "skipped_note"]
+__all__ = ["EpisodeRecord", "EpisodeTable", "VideoPlace", "read_episodes", "record_v2", "skipped_note"]
+
+_T = TypeVar("_T")
 
 AGAIN = "Copy or fetch the dataset again."
 PLACE = ("chunk_index", "file_index", "from_timestamp", "to_timestamp")
@@ -101,16 +104,21 @@ class EpisodeTable:
     notes: tuple[Finding, ...]
 
 
-def read_episodes(root: Path, info: Info) -> EpisodeTable:
+def read_episodes(root: Path, info: Info, tolerated: list[Fault] | None = None) -> EpisodeTable:
     """Read the episodes and tasks of a dataset.
+
+    Args:
+        root: The dataset's folder.
+        info: What its info.json says.
+        tolerated: Receives the faults of files and entries, which are then left out; None: they are raised.
 
     Raises:
         DatasetError: If a file is missing or cannot be read, or an episode cannot be what it says.
     """
     notes: list[Finding] = []
     reader = _read_v3 if info.version == "v3.0" else _read_v2
-    read, texts, files = reader(root, info, notes)
-    records = _without_repeats(root, read, notes)
+    read, texts, files = reader(root, info, notes, tolerated)
+    records = _without_repeats(root, read, notes, tolerated)
     empty = tuple(sorted(record.index for record in records if not record.length))
     if empty:
         notes.append(_note("empty_episodes", "meta", f"episodes {listed(empty)} have no frames.", "note"))
@@ -136,9 +144,9 @@ def read_episodes(root: Path, info: Info) -> EpisodeTable:
 
 
 def _without_repeats(
-    root: Path, records: Sequence[EpisodeRecord], notes: list[Finding]
+    root: Path, records: Sequence[EpisodeRecord], notes: list[Finding], tolerated: list[Fault] | None
 ) -> Sequence[EpisodeRecord]:
-    """Each episode once; the same episode with other values is refused."""
+    """Each episode once; the same episode with other values is refused, or the first one counts."""
     times = Counter(record.index for record in records)
     twice = sorted(index for index, count in times.items() if count > 1)
     if not twice:
@@ -146,7 +154,11 @@ def _without_repeats(
     once = list(dict.fromkeys(_Comparable(record) for record in records))
     if len(once) > len(times):
         problem = f"episodes {listed(twice)} are listed more than once, with different values."
-        raise dataset_error(str(root / "meta"), problem, "Remove the entries that do not belong there.")
+        fault = Fault(str(root / "meta"), problem, "Remove the entries that do not belong there.")
+        if tolerated is None:
+            raise DatasetError([fault])
+        tolerated.append(fault)
+        return list({record.index: record for record in reversed(records)}.values())
     problem = f"episodes {listed(twice)} are listed more than once, with the same values: a copy."
     notes.append(_note("copied_entries", "meta", problem, "note", "Remove the copy."))
     return [one.record for one in once]
@@ -164,6 +176,17 @@ class _Comparable:
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Comparable) and self._key == other._key
+
+
+def _tried(read: Callable[[], _T], tolerated: list[Fault] | None) -> _T | None:
+    """What is read; None if it cannot be and that is tolerated."""
+    try:
+        return read()
+    except DatasetError as error:
+        if tolerated is None:
+            raise
+        tolerated += error.faults
+        return None
 
 
 def _note(check: str, where: str, problem: str, severity: Any, remedy: str = "") -> Finding:
@@ -186,6 +209,7 @@ def skipped_note(root: Path, skipped: Sequence[str], used: Sequence[str]) -> Fin
         "Only files with the names that LeRobot gives them are read. Other programs leave copies and hidden "
         "files in a dataset's folder.",
         "Delete them if they are not needed; rename them if they belong to the dataset.",
+        files=tuple(str(root / name) for name in skipped),
     )
 
 
@@ -242,22 +266,27 @@ def nothing_recorded(root: Path, info: Info, missing: str) -> DatasetError:
 _Read = tuple[list[EpisodeRecord], list[tuple[int, str]], list[str]]
 
 
-def _read_v3(root: Path, info: Info, notes: list[Finding]) -> _Read:
+def _read_v3(root: Path, info: Info, notes: list[Finding], tolerated: list[Fault] | None) -> _Read:
     _template_notes(info, notes)
     found = find_parquet(root, "meta/episodes", [EPISODES_PATH_V3])
     if not found.used:
-        raise nothing_recorded(root, info, "meta/episodes/*/*.parquet")
+        error = nothing_recorded(root, info, "meta/episodes/*/*.parquet")
+        if tolerated is None:
+            raise error
+        tolerated += error.faults
     if found.skipped:
         notes.append(skipped_note(root, found.skipped, found.used))
     tasks_file = root / "meta" / "tasks.parquet"
-    texts = _tasks_v3(tasks_file)
+    texts = _tried(lambda: _tasks_v3(tasks_file), tolerated) or []
     tasks = dict(texts)
     records: list[EpisodeRecord] = []
     raw: list[dict[str, Any]] = []
-    for name in found.used:
-        for row in _episode_rows(root / name, info.videos):
-            raw.append(row)
-            records.append(_episode_v3(row, tasks, root / name))
+    for path in [root / name for name in found.used]:
+        for row in _tried(partial(_episode_rows, path, info.videos), tolerated) or []:
+            record = _tried(partial(_episode_v3, row, tasks, path), tolerated)
+            if record is not None:
+                raw.append(row)
+                records.append(record)
     videos = {camera: _places(camera, records, raw, info, notes) for camera in info.videos}
     for n, record in enumerate(records):
         there = {camera: place for camera, places in videos.items() if (place := places[n]) is not None}
@@ -374,34 +403,50 @@ def _tasks_v3(path: Path) -> list[tuple[int, str]]:
 # -- v2.1 and v2.0
 
 
-def _read_v2(root: Path, info: Info, notes: list[Finding]) -> _Read:
+def _read_v2(root: Path, info: Info, notes: list[Finding], tolerated: list[Fault] | None) -> _Read:
     _template_notes(info, notes)
     path, tasks_file = root / "meta" / "episodes.jsonl", root / "meta" / "tasks.jsonl"
-    if not path.exists():
-        raise nothing_recorded(root, info, "meta/episodes.jsonl")
-    texts = [
-        (_number(row["task_index"], "task_index", tasks_file), str(row["task"]))
-        for row in (read_lines(tasks_file) if tasks_file.exists() else [])
+    rows: list[dict[str, Any]] = []
+    if path.exists():
+        rows = _tried(lambda: read_lines(path), tolerated) or []
+    else:
+        error = nothing_recorded(root, info, "meta/episodes.jsonl")
+        if tolerated is None:
+            raise error
+        tolerated += error.faults
+    texts = _tried(lambda: _tasks_v2(tasks_file), tolerated) or []
+    tasks = dict(texts)
+    read = [_tried(partial(_episode_v2, row, tasks, path, info), tolerated) for row in rows]
+    records = [record for record in read if record is not None]
+    return records, texts, ["meta/episodes.jsonl", *(["meta/tasks.jsonl"] if tasks_file.exists() else [])]
+
+
+def _tasks_v2(path: Path) -> list[tuple[int, str]]:
+    return [
+        (_number(row["task_index"], "task_index", path), str(row["task"]))
+        for row in (read_lines(path) if path.exists() else [])
         if "task_index" in row and "task" in row
     ]
-    tasks = dict(texts)
-    records = []
-    for row in read_lines(path):
-        index = _number(row.get("episode_index"), "episode_index of an episode", path)
-        length = _number(row.get("length"), f"length of episode {index}", path)
-        place = {"episode_index": index, "episode_chunk": index // info.chunk}
-        # Some sets have all files in the first chunk, whatever the chunks' size.
-        first = {"episode_index": index, "episode_chunk": 0}
-        data, *others = dict.fromkeys([*info.data.fill(place), *info.data.fill(first)])
-        videos = {}
-        for camera in info.videos:
-            every = [info.video.fill({**one, "video_key": camera}) for one in (place, first)]
-            film, *elsewhere = dict.fromkeys([*every[0], *every[1]])
-            videos[camera] = VideoPlace(film, 0.0, tuple(elsewhere))
-        said = row.get("tasks", row.get("task"))
-        if said is None and "task_index" in row:
-            said = row["task_index"]
-        records.append(
-            EpisodeRecord(index, length, _texts(said, tasks), data, videos, other_data=tuple(others))
-        )
-    return records, texts, ["meta/episodes.jsonl", *(["meta/tasks.jsonl"] if tasks_file.exists() else [])]
+
+
+def _episode_v2(row: Mapping[str, Any], tasks: Mapping[int, str], path: Path, info: Info) -> EpisodeRecord:
+    index = _number(row.get("episode_index"), "episode_index of an episode", path)
+    length = _number(row.get("length"), f"length of episode {index}", path)
+    said = row.get("tasks", row.get("task"))
+    if said is None and "task_index" in row:
+        said = row["task_index"]
+    return record_v2(index, length, _texts(said, tasks), info)
+
+
+def record_v2(index: int, length: int, tasks: tuple[str, ...], info: Info) -> EpisodeRecord:
+    """An episode of v2.1 or v2.0: where its files are follows from its number."""
+    place = {"episode_index": index, "episode_chunk": index // info.chunk}
+    # Some sets have all files in the first chunk, whatever the chunks' size.
+    first = {"episode_index": index, "episode_chunk": 0}
+    data, *others = dict.fromkeys([*info.data.fill(place), *info.data.fill(first)])
+    videos = {}
+    for camera in info.videos:
+        every = [info.video.fill({**one, "video_key": camera}) for one in (place, first)]
+        film, *elsewhere = dict.fromkeys([*every[0], *every[1]])
+        videos[camera] = VideoPlace(film, 0.0, tuple(elsewhere))
+    return EpisodeRecord(index, length, tasks, data, videos, other_data=tuple(others))

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from trainables.dataset.errors import dataset_error
+from trainables.dataset.errors import DatasetError, dataset_error
+from trainables.interface import Fault
 
 __all__ = [
     "FoundFiles",
@@ -83,12 +84,12 @@ def pointers_error(root: Path, files: Sequence[Path]) -> Exception | None:
     if not pointers:
         return None
     first = pointers[0].relative_to(root).as_posix()
-    return dataset_error(
-        str(root),
+    problem = (
         f"{len(pointers):,} of {len(files):,} files are pointers of Git LFS, first {first}: "
-        "the files themselves were not downloaded.",
-        "Install git-lfs, and run `git lfs pull` in this folder.",
+        "the files themselves were not downloaded."
     )
+    remedy = "Install git-lfs, and run `git lfs pull` in this folder."
+    return DatasetError([Fault(str(root), problem, remedy, (), tuple(str(path) for path in pointers))])
 
 
 def _head(path: Path) -> bytes:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainables.dataset.errors import dataset_error
+from trainables.dataset.errors import DatasetError
 from trainables.dataset.format.files import Template, read_json
 from trainables.dataset.format.schema import (
     CHANNELS,
@@ -23,8 +23,9 @@ from trainables.dataset.format.schema import (
     DatasetFeature,
     says_depth,
 )
+from trainables.interface import Fault
 
-__all__ = ["Info", "read_info", "whole_number"]
+__all__ = ["Info", "info_faults", "info_from", "read_info", "whole_number"]
 
 SLOWEST_FPS, FASTEST_FPS = 1e-3, 1e5
 MAX_NUMBER = 2**40
@@ -80,20 +81,45 @@ def read_info(path: Path) -> Info:
     """Read info.json.
 
     Raises:
-        DatasetError: If it cannot be read, or lacks what no dataset can do without.
+        DatasetError: If it cannot be read, or lacks what no dataset can do without; has all faults.
     """
     info = read_json(path)
+    faults = info_faults(path, info)
+    if faults:
+        raise DatasetError(list(faults.values()))
+    return info_from(path, info)
+
+
+def info_faults(path: Path, info: Mapping[str, Any]) -> dict[str, Fault]:
+    """What is wrong with the keys that no dataset can do without, by key."""
+    faults = {}
     version = info.get("codebase_version")
     if version not in VERSIONS:
         remedy = f"Versions that can be read: {', '.join(VERSIONS)}. LeRobot converts older sets."
-        raise dataset_error(str(path), f"codebase_version is {version!r}.", remedy)
+        faults["codebase_version"] = Fault(str(path), f"codebase_version is {version!r}.", remedy)
     described = info.get("features")
     if not isinstance(described, dict) or not described:
-        raise dataset_error(str(path), "has no features.", "Expected a mapping of features by name.")
+        remedy = "Expected a mapping of features by name."
+        faults["features"] = Fault(str(path), "has no features.", remedy)
+    fps = info.get("fps")
+    number = isinstance(fps, (int, float)) and not isinstance(fps, bool)
+    if not number or not SLOWEST_FPS <= fps <= FASTEST_FPS:  # type: ignore[operator]  # NaN is outside too
+        remedy = f"Expected the frames per second, a number from {SLOWEST_FPS:g} to {FASTEST_FPS:,.0f}."
+        faults["fps"] = Fault(str(path), f"fps is {fps!r}.", remedy)
+    chunk = info.get("chunks_size")
+    if chunk is not None and not whole_number(chunk):
+        remedy = f"Expected a whole number above 0; LeRobot writes {CHUNK_SIZE}."
+        faults["chunks_size"] = Fault(str(path), f"chunks_size is {chunk!r}.", remedy)
+    return faults
+
+
+def info_from(path: Path, info: Mapping[str, Any]) -> Info:
+    """What info.json says, of a mapping in which `info_faults` finds nothing."""
+    version = info["codebase_version"]
     features: dict[str, DatasetFeature] = {}
     unusable: dict[str, str] = {}
     suspects: dict[str, str] = {}
-    for name, value in described.items():
+    for name, value in info["features"].items():
         feature = _feature(value)
         if isinstance(feature, str):
             unusable[name] = feature
@@ -113,7 +139,7 @@ def read_info(path: Path) -> Info:
     return Info(
         path,
         version,
-        _fps(path, info.get("fps")),
+        float(info["fps"]),
         features,
         unusable,
         suspects,
@@ -129,7 +155,7 @@ def read_info(path: Path) -> Info:
             VIDEO_PATH_V3 if v3 else VIDEO_PATH_V2,
             _CAMERAS | (_CHUNK | _FILE if v3 else _EPISODE_CHUNK | _EPISODE),
         ),
-        _chunk(path, info.get("chunks_size")),
+        whole_number(info.get("chunks_size")) or CHUNK_SIZE,
         _total(info.get("total_episodes")),
     )
 
@@ -146,24 +172,6 @@ def whole_number(value: Any) -> int | None:
     if not (math.isfinite(value) and 0 <= value < MAX_NUMBER and value == int(value)):
         return None
     return int(value)
-
-
-def _fps(path: Path, value: Any) -> float:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not SLOWEST_FPS <= value <= FASTEST_FPS:  # NaN is outside every range
-        remedy = f"Expected the frames per second, a number from {SLOWEST_FPS:g} to {FASTEST_FPS:,.0f}."
-        raise dataset_error(str(path), f"fps is {value!r}.", remedy)
-    return float(value)
-
-
-def _chunk(path: Path, value: Any) -> int:
-    if value is None:
-        return CHUNK_SIZE
-    number = whole_number(value)
-    if not number:
-        remedy = f"Expected a whole number above 0; LeRobot writes {CHUNK_SIZE}."
-        raise dataset_error(str(path), f"chunks_size is {value!r}.", remedy)
-    return number
 
 
 def _total(value: Any) -> int | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from trainables.dataset.errors import dataset_error
-from trainables.dataset.format.episodes import EpisodeRecord, read_episodes, skipped_note
+from trainables.dataset.format.episodes import EpisodeRecord, EpisodeTable, read_episodes, skipped_note
 from trainables.dataset.format.files import FoundFiles, find_parquet
 from trainables.dataset.format.info import Info, read_info
 from trainables.dataset.format.schema import DATA_PATH_V3, DatasetFeature
@@ -97,9 +97,9 @@ class Metadata:
             problem = f"{len(moved):,} files are not where info.json says; first {moved[0]}."
             why = "They were found where LeRobot writes them."
             remedy = "Correct data_path, video_path or chunks_size in meta/info.json."
-            notes.append(
-                Finding("template", "warning", str(self.root / "meta" / "info.json"), problem, why, remedy)
-            )
+            info = str(self.root / "meta" / "info.json")
+            files = tuple(str(self.root / path) for path in moved)
+            notes.append(Finding("template", "warning", info, problem, why, remedy, files=files))
         if self.version == "v3.0":
             found = self.found_data()
             if found.skipped:
@@ -172,13 +172,18 @@ def read_metadata(root: Path, where: str = "dataset.root") -> Metadata:
     return metadata_of(root, read_info(info_path))
 
 
-def metadata_of(root: Path, info: Info) -> Metadata:
-    """Read the rest of a dataset's metadata, for an info.json that was read.
+def metadata_of(root: Path, info: Info, table: EpisodeTable | None = None) -> Metadata:
+    """The metadata of a dataset whose info.json was read.
+
+    Args:
+        root: The folder of the dataset.
+        info: Its info.json.
+        table: Its table of episodes; None to read it.
 
     Raises:
-        DatasetError: If it is broken.
+        DatasetError: If the table is to be read, and is broken.
     """
-    table = read_episodes(root, info)
+    table = read_episodes(root, info) if table is None else table
     return Metadata(
         root=root,
         version=info.version,

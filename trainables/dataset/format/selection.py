@@ -30,6 +30,7 @@ __all__ = [
     "rename_features",
     "select_episodes",
     "selection_faults",
+    "usable_features",
 ]
 
 FEATURES = "dataset.features"
@@ -229,7 +230,7 @@ def _clashes(metadata: Metadata, renames: Mapping[str, str]) -> Iterable[Fault]:
 
 def policy_features(metadata: Metadata, observations: Collection[str] | None) -> PolicyFeatures:
     """Choose a policy's inputs and output; ``feature_faults`` has said that it can be done."""
-    usable = _usable(metadata)
+    usable = usable_features(metadata)
     return PolicyFeatures.of(
         feature
         for name, feature in usable.items()
@@ -237,7 +238,7 @@ def policy_features(metadata: Metadata, observations: Collection[str] | None) ->
     )
 
 
-def _usable(metadata: Metadata) -> dict[str, Feature]:
+def usable_features(metadata: Metadata) -> dict[str, Feature]:
     """The features a diffusion policy uses: every camera but depth maps, the two states, the action."""
     usable = {}
     for name, described in metadata.features.items():
@@ -251,7 +252,7 @@ def _usable(metadata: Metadata) -> dict[str, Feature]:
 
 def feature_faults(metadata: Metadata, observations: Collection[str] | None) -> list[Fault]:
     """Say what is wrong with a dataset's features, and with the choice of observations."""
-    usable = _usable(metadata)
+    usable = usable_features(metadata)
     info = str(metadata.root / "meta" / "info.json")
     faults = [
         Fault(info, f"{name} {metadata.unusable[name]}.", "It must be a vector: correct its dtype and shape.")
@@ -283,7 +284,7 @@ def feature_faults(metadata: Metadata, observations: Collection[str] | None) -> 
 def camera_faults(metadata: Metadata, observations: Collection[str] | None) -> list[Fault]:
     """Say which features seem to be cameras, and are not described as such by info.json."""
     info = str(metadata.root / "meta" / "info.json")
-    usable = _usable(metadata)
+    usable = usable_features(metadata)
     inputs = [name for name, feature in usable.items() if feature.type is not FeatureType.ACTION]
     faults = []
     for name, why in metadata.suspects.items():
@@ -433,7 +434,7 @@ def match_faults(
         observations: The chosen observations; None: all, and then they must be the same everywhere.
     """
     first = sets[0]
-    usable = [_usable(metadata) for metadata in sets]
+    usable = [usable_features(metadata) for metadata in sets]
     faults = []
     for name, field, metadata, features in zip(names[1:], fields[1:], sets[1:], usable[1:], strict=True):
         if metadata.fps != first.fps:
@@ -462,7 +463,7 @@ def _feature_differs(
     field: str, first: tuple[str, Metadata], other: tuple[str, Metadata], feature: str
 ) -> list[Fault]:
     (first_name, first_set), (other_name, other_set) = first, other
-    shapes = [_usable(metadata)[feature].shape for metadata in (first_set, other_set)]
+    shapes = [usable_features(metadata)[feature].shape for metadata in (first_set, other_set)]
     if shapes[0] != shapes[1]:
         problem = f"{feature} is {list(shapes[1])} in {other_name}, {list(shapes[0])} in {first_name}."
         remedy = "Sets can be one where their features have the same shapes."

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,12 +25,15 @@ from trainables.dataset.errors import DatasetError, dataset_error
 from trainables.dataset.format.episodes import EpisodeRecord
 from trainables.dataset.format.files import foreign_content, listed
 from trainables.dataset.format.schema import INDEX_FEATURES, DatasetFeature
+from trainables.interface import Fault
 from trainables.ranges import compressed
 
 __all__ = ["Rows", "Table", "available_cpus", "column_values", "image_cells", "read_numbers", "read_table"]
 
 EPISODE = "episode_index"
 IMAGE_ROWS_AT_ONCE = 64
+NAMED_FILES = 3
+"""So many of the files that cannot be read are named in a sentence."""
 ARROW_FLOATS = {"halffloat": "float16", "float": "float32", "double": "float64"}
 """Arrow's names of floats in numpy's words; its names of integers are numpy's."""
 
@@ -212,25 +216,33 @@ def _unreadable_files(
     tried: Sequence[_Part | DatasetError],
     episodes: Sequence[EpisodeRecord],
 ) -> DatasetError:
-    """The error for all files that cannot be read, with the episodes that it costs."""
+    """The error for all files that cannot be read: a fault for each kind of damage, with its files."""
     failed = [(path, part) for path, part in zip(paths, tried, strict=True) if isinstance(part, DatasetError)]
-    path, error = failed[0]
-    if len(failed) == 1 and len(paths) == 1:
-        return error
+    if len(paths) == 1:
+        return failed[0][1]
     there: Counter[int] = Counter()
     for part in tried:
         if isinstance(part, _Part):
             there.update(part.episode.tolist())
     lost = [record.index for record in episodes if there[record.own] != record.length]
-    fault = error.faults[0]
-    if len(lost) == len(episodes) or not lost:
+    if len(lost) == len(episodes):
         lost = []
-    several = f"{len(failed):,} of {len(paths):,} data files cannot be used. The first {fault.problem}"
-    problem = fault.problem if len(failed) == 1 else several
-    remedy = fault.remedy
-    if lost:
-        remedy = f"{fault.remedy.rstrip('.')}, or set dataset.exclude_episodes: {compressed(lost)}."
-    return dataset_error(str(path), problem, remedy, lost)
+    leave_out = f", or set dataset.exclude_episodes: {compressed(lost)}." if lost else ""
+    by_kind: dict[str, list[tuple[Path, Fault]]] = {}
+    for path, error in failed:
+        kind = re.sub(r"\d+", "0", error.faults[0].problem)  # places in a file are not another kind
+        by_kind.setdefault(kind, []).append((path, error.faults[0]))
+    faults = []
+    for those in by_kind.values():
+        problem = those[0][1].problem
+        if len(those) > 1:
+            names = ", ".join(path.name for path, _ in those[:NAMED_FILES])
+            problem = f"{len(those):,} of {len(paths):,} data files cannot be used ({names}): each {problem}"
+        remedy = those[0][1].remedy
+        remedy = f"{remedy.rstrip('.')}{leave_out}" if remedy and leave_out else remedy
+        files = tuple(str(path) for path, _ in those)
+        faults.append(Fault(files[0], problem, remedy, tuple(lost), files))
+    return DatasetError(faults)
 
 
 @dataclass(frozen=True)

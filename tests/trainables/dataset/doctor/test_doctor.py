@@ -192,6 +192,36 @@ def test_a_missing_video_is_told_once_and_the_others_are_looked_at(tmp_path):
     assert found(root, dataset__exclude_episodes=["4-4"]) == {}
 
 
+def test_every_affected_file_is_listed(tmp_path):
+    root = record(tmp_path / "set", (8,) * 31, version="v2.1")
+    videos, data = sorted(root.rglob("*.mp4")), sorted((root / "data").rglob("*.parquet"))
+    for path in videos[:25]:
+        path.write_bytes(path.read_bytes()[:300])
+    for path in data[25:30]:
+        path.write_bytes(b"")
+    findings = {finding.check: finding for finding in examine(root).findings}
+    broken = findings["broken_video"]
+    assert broken.files == tuple(map(str, videos[:25]))
+    assert broken.episodes == tuple(range(25))
+    assert f"(25 of 26 videos, first {videos[0]}, {videos[1]}, {videos[2]})" in broken.problem
+    unreadable = findings["unreadable_episodes"]
+    assert unreadable.files == tuple(map(str, data[25:30]))
+    assert "5 of 31 data files cannot be used (episode_000025.parquet, " in unreadable.problem
+
+
+def test_files_with_several_kinds_of_damage_are_told_by_kind(tmp_path):
+    root = record(tmp_path / "set", (8,) * 8, version="v2.1", camera=False)
+    data = sorted((root / "data").rglob("*.parquet"))
+    data[1].write_bytes(b"")
+    for path in data[3:5]:
+        path.write_bytes(path.read_bytes()[:-9])
+    findings = [f for f in examine(root).findings if f.check == "unreadable_episodes"]
+    assert {found.files: found.episodes for found in findings} == {
+        (str(data[1]),): (1, 3, 4),
+        tuple(map(str, data[3:5])): (1, 3, 4),
+    }
+
+
 def test_pictures_that_cannot_be_decoded_are_found(tmp_path):
     root = record(tmp_path / "set", version="v2.1", extra={"observation.image": DatasetFeature(
         "image", (HEIGHT, WIDTH, 3), ["height", "width", "channels"])}, camera=False,

@@ -196,6 +196,18 @@ def test_ambiguous_tasks_of_a_second_set_stay_unknown(make_dataset):
     assert open_dataset([one, two]).task(7) == "open the box"
 
 
+def test_all_faults_of_info_json_are_reported_at_once(make_dataset):
+    root = make_dataset(lengths=(4, 3))
+    edit_info(root, fps="fast", codebase_version="v9", chunks_size=-1, features=[])
+    problems = [fault.problem for fault in preflight(root)]
+    assert problems == [
+        "codebase_version is 'v9'.",
+        "has no features.",
+        "fps is 'fast'.",
+        "chunks_size is -1.",
+    ]
+
+
 # -- features
 
 
