@@ -131,8 +131,9 @@ class Examination:
     Attributes:
         findings: The findings, errors first.
         summary: What was examined, as JSON values: ``version``, ``fps``, ``episodes``, ``frames``,
-            ``pictures``, the number that was examined by camera, and ``exclude_episodes``, the value of that
-            option that leaves no error, or None. Empty if the dataset could not be opened.
+            ``pictures``, the number that was examined by camera, ``skipped``, what could not be examined, in
+            words, and ``exclude_episodes``, the value of that option that leaves no error, or None. Empty if
+            nothing could be examined.
     """
 
     findings: tuple[Finding, ...]

@@ -36,7 +36,7 @@ LISTED_TASKS = 10
 
 def to_json(root: str, examination: Examination) -> dict[str, Any]:
     """An examination as plain types. All keys exist; they are null if the dataset could not be opened."""
-    names = ("version", "fps", "episodes", "frames", "pictures", "exclude_episodes")
+    names = ("version", "fps", "episodes", "frames", "pictures", "skipped", "exclude_episodes")
     return {
         "root": root,
         **{name: examination.summary.get(name) for name in names},
@@ -80,6 +80,7 @@ def _checked(summary: Mapping[str, Any]) -> list[str]:
     lines += [
         f"{camera}: checked {count:,} of {frames} images" for camera, count in summary["pictures"].items()
     ]
+    lines += [f"not checked: {what}" for what in summary["skipped"]]
     return lines
 
 

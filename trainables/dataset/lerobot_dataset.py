@@ -135,7 +135,7 @@ class LeRobotDataset:
                     )  # fmt: skip
             for name, feature in metadata.features.items():
                 other = name.startswith("observation") and not feature.is_camera and feature.dtype != "string"
-                if self._every_observation and other and len(folder) and not folder.has_numbers(name):
+                if self._every_observation and other and folder.with_rows and not folder.has_numbers(name):
                     yield Finding(
                         "unused_features", "note", info,
                         f"{name} (dtype {feature.dtype!r}) is not a column of numbers: it is not used.",

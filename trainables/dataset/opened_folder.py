@@ -44,6 +44,7 @@ class DatasetFolder:
         source: Where it lies.
         metadata: All that its metadata says, with the opened dataset's episode numbers and feature names.
         records: The chosen episodes, by ascending index.
+        with_rows: Whether the rows were read.
 
     Raises:
         DatasetError: If the rows of the chosen episodes cannot be read.
@@ -65,9 +66,9 @@ class DatasetFolder:
         self._stretches_of: dict[str, dict[str, list[Stretch]]] = {}
         self._extra: tuple[str, ...] = ()
         # Without rows, times and numbers are derived from the episodes' lengths: the videos can be examined.
-        self._with_rows = with_rows and bool(records)
+        self.with_rows = with_rows and bool(records)
         self._table = Table(length=sum(record.length for record in records))
-        if self._with_rows:
+        if self.with_rows:
             self._table = self._read_rows(features)
 
     def __len__(self) -> int:
@@ -113,7 +114,7 @@ class DatasetFolder:
     @cached_property
     def notes(self) -> tuple[Finding, ...]:
         """What was skipped, derived or ignored in this folder."""
-        lacking = [name for name in INDEX_FEATURES if self._with_rows and name not in self._table.numeric]
+        lacking = [name for name in INDEX_FEATURES if self.with_rows and name not in self._table.numeric]
         notes = self.metadata.notes
         if self._extra:
             problem = (
@@ -292,7 +293,8 @@ def _read_vectors(
     features: PolicyFeatures,
     extra: Sequence[str],
 ) -> Table:
-    names = [f.name for f in features.all() if not metadata.features[f.name].is_camera]
+    there = [feature.name for feature in features.all() if feature.name in metadata.features]
+    names = [name for name in there if not metadata.features[name].is_camera]
     names += ["timestamp", "task_index"]
     paths = [metadata.root / path for path in dict.fromkeys([*metadata.data_files(records), *extra])]
     if not paths:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from trainables.dataset.doctor.examination import Aims
 from trainables.dataset.doctor.examination import examine as examine_dataset
+from trainables.dataset.doctor.salvage import Wanted, open_partly, unreadable
 from trainables.dataset.errors import DatasetError, dataset_error
 from trainables.dataset.lerobot_dataset import LeRobotDataset
+from trainables.dataset.open import Sources
+from trainables.dataset.sources.find import Source, find_source
 from trainables.diffusion_policy.clipped import dataset_reach
 from trainables.diffusion_policy.config.diffusion_config import FIELDS, DiffusionConfig
 from trainables.diffusion_policy.config.sections import DatasetConfig
@@ -47,30 +51,69 @@ def examine(
     Raises:
         DatasetError: If the configuration names episodes or features that the dataset does not have.
     """
-    findings, dataset = _open(config.dataset, cache, progress)
-    if dataset is None:
-        return Examination(tuple(findings), {})
+    opened = _open(config.dataset, cache, progress)
+    findings = opened.findings
+    looked_at: dict[str, int] = {}
+    for dataset in opened.datasets:
+        found, pictures = _examine(config, dataset, progress, every_frame=every_frame)
+        known = {(one.where, one.problem) for one in findings}
+        findings += [one for one in found if (one.where, one.problem) not in known]
+        for camera, count in pictures.items():
+            looked_at[camera] = looked_at.get(camera, 0) + count
+    order = ("error", "warning", "note")
+    findings.sort(key=lambda finding: order.index(finding.severity))
+    return Examination(tuple(findings), _summary(config.dataset, opened, looked_at))
+
+
+def _examine(
+    config: DiffusionConfig,
+    dataset: LeRobotDataset,
+    progress: Callable[[str], None],
+    *,
+    every_frame: bool,
+) -> tuple[list[Finding], dict[str, int]]:
+    """Examine an opened dataset; and how many pictures of each camera were looked at."""
     policy = config.policy
     aims = Aims(policy.n_obs_steps, policy.horizon, policy.drop_n_last_frames, _min_max(config, dataset))
     found, looked_at = examine_dataset(dataset, aims, progress, every_frame=every_frame)
-    findings += [*found, *_crops(config, dataset), *_clip(config, dataset)]
-    order = ("error", "warning", "note")
-    findings.sort(key=lambda finding: order.index(finding.severity))
-    summary: dict[str, Any] = {
-        "version": dataset.version,
-        "fps": dataset.fps,
-        "episodes": len(dataset.episodes),
-        "frames": len(dataset),
-        "pictures": looked_at,
-        "exclude_episodes": _exclude(config.dataset, dataset, findings),
+    return [*found, *_crops(config, dataset), *_clip(config, dataset)], looked_at
+
+
+def _summary(config: DatasetConfig, opened: _Opened, looked_at: Mapping[str, int]) -> dict[str, Any]:
+    if not opened.datasets:
+        return {}
+    first = opened.datasets[0]
+    whole = first if opened.is_whole else None
+    return {
+        "version": first.version,
+        "fps": first.fps,
+        "episodes": sum(len(dataset.episodes) for dataset in opened.datasets),
+        "frames": sum(len(dataset) for dataset in opened.datasets),
+        "pictures": dict(looked_at),
+        "skipped": opened.skipped,
+        "exclude_episodes": None if whole is None else _exclude(config, whole, opened.findings),
     }
-    return Examination(tuple(findings), summary)
 
 
-def _open(
-    config: DatasetConfig, cache: Path, progress: Callable[[str], None]
-) -> tuple[list[Finding], LeRobotDataset | None]:
-    """Open as much of the dataset as possible; the rest becomes findings.
+@dataclass
+class _Opened:
+    """What can be examined.
+
+    Attributes:
+        findings: What could not be opened, and why.
+        datasets: The dataset; each one by itself if they cannot be opened as one.
+        skipped: What cannot be examined, in words.
+        is_whole: Whether the dataset was opened as training would.
+    """
+
+    findings: list[Finding] = field(default_factory=list)
+    datasets: list[LeRobotDataset] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    is_whole: bool = True
+
+
+def _open(config: DatasetConfig, cache: Path, progress: Callable[[str], None]) -> _Opened:
+    """Open as much of the dataset as can be; what cannot is a finding.
 
     Raises:
         DatasetError: If the dataset does not exist, or the configuration is wrong.
@@ -79,23 +122,50 @@ def _open(
     for root in roots:
         if not is_url(root) and not Path(root).expanduser().is_dir():
             raise dataset_error("dataset.root", f"{root!r} is not a folder.", "Name the folder of a dataset.")
-    source(config, cache, progress)  # a store that does not answer is not a finding on the dataset
-    findings: list[Finding] = []
+    found = source(config, cache, progress)  # a store that does not answer is not a finding on the dataset
+    opened = _Opened()
     left_out: tuple[int | str, ...] = tuple(config.exclude_episodes)
     for _ in range(OPENINGS):
         try:
             chosen = dataclasses.replace(config, exclude_episodes=left_out)
-            return findings, load_dataset(chosen, cache, progress)
+            opened.datasets = [load_dataset(chosen, cache, progress)]
         except DatasetError as error:
             if any(_is_a_choice(fault) for fault in error.faults):
-                if not findings:
+                if not opened.findings:
                     raise
-                break  # no episode is left
-            findings += [_unreadable(fault) for fault in error.faults]
+                return opened  # no episode is left
+            opened.findings += [unreadable(fault) for fault in error.faults]
             if not all(fault.episodes for fault in error.faults):
                 break
             left_out += tuple(index for fault in error.faults for index in fault.episodes)
-    return findings, None
+        else:
+            return opened
+    return _open_partly(config, found, opened, progress)
+
+
+def _open_partly(
+    config: DatasetConfig, found: Sources, opened: _Opened, progress: Callable[[str], None]
+) -> _Opened:
+    """Open what can be read of each dataset by itself, whatever is wrong with its metadata."""
+    several = not isinstance(found, (str, Path, Source)) and len(found) > 1
+    wanted = Wanted(
+        None if several or config.episodes is None else parse_choice(config.episodes),
+        parse_choice(() if several else config.exclude_episodes),
+        config.observations,
+        config.features or {},
+        config.tolerance_s,
+    )
+    progress("examining what can be read")
+    opened.is_whole = False
+    for one in [found] if isinstance(found, (str, Path, Source)) else found:
+        salvaged = open_partly(find_source(one, revision=config.revision, cache=None), wanted)
+        # Told again with what stands in for it.
+        told = {(new.where, new.problem) for new in salvaged.findings}
+        opened.findings = [old for old in opened.findings if (old.where, old.problem) not in told]
+        opened.findings += salvaged.findings
+        opened.skipped += salvaged.skipped
+        opened.datasets += [salvaged.dataset] if salvaged.dataset is not None else []
+    return opened
 
 
 def _exclude(config: DatasetConfig, dataset: LeRobotDataset, findings: list[Finding]) -> str | None:
@@ -117,21 +187,6 @@ def _chosen_already(config: DatasetConfig) -> list[int]:
 def _is_a_choice(fault: Fault) -> bool:
     """Whether the configuration is wrong, or the hub lacks the dataset; otherwise the data are damaged."""
     return fault.where in FIELDS and fault.where != "dataset.root"
-
-
-def _unreadable(fault: Fault) -> Finding:
-    return Finding(
-        check="unreadable_episodes" if fault.episodes else "unreadable_dataset",
-        severity="error",
-        where=fault.where,
-        problem=fault.problem,
-        why="These episodes cannot be read completely, so the policy cannot be trained on them."
-        if fault.episodes
-        else "The policy cannot be trained on data that cannot be read.",
-        remedy=fault.remedy or "Repair the dataset, or download it again.",
-        episodes=fault.episodes,
-        files=fault.files,
-    )
 
 
 def _min_max(config: DiffusionConfig, dataset: LeRobotDataset) -> frozenset[str]:
@@ -163,7 +218,7 @@ def _crops(config: DiffusionConfig, dataset: LeRobotDataset) -> list[Finding]:
 def _clip(config: DiffusionConfig, dataset: LeRobotDataset) -> list[Finding]:
     """Check that the policy can predict all demonstrated actions."""
     policy = config.policy
-    if is_safe(policy):
+    if is_safe(policy) or not dataset.policy_features.action_dim:
         return []
     reach = dataset_reach(policy, dataset)
     problem = None if reach is None else clip_problem(policy, reach)

@@ -97,6 +97,7 @@ def test_json_is_one_document_with_every_field(capsys):
         "episodes",
         "frames",
         "pictures",
+        "skipped",
         "exclude_episodes",
         "counts",
         "findings",
@@ -109,15 +110,29 @@ def test_json_is_one_document_with_every_field(capsys):
     assert (first["check"], first["severity"], first["episodes"]) == ("not_finite", "error", [3])
 
 
-def test_a_dataset_that_cannot_be_opened_is_a_finding(capsys):
-    root = write()
-    (root / "meta" / "info.json").write_text("{")
+def test_a_dataset_that_cannot_be_examined_is_a_finding(capsys):
+    (Path("set") / "meta").mkdir(parents=True)
+    (Path("set") / "meta" / "info.json").write_text("{")
     assert ended("data", "check", "set", "--json") == 1
     document = json.loads(capsys.readouterr().out)
     assert document["version"] is None
     assert [found["check"] for found in document["findings"]] == ["unreadable_dataset"]
     assert ended("data", "check", "set") == 1
     assert "✗ set" in capsys.readouterr().out
+
+
+def test_what_could_not_be_checked_is_listed_above_the_findings(capsys):
+    root = write()
+    for path in (root / "data").rglob("*.parquet"):
+        path.write_bytes(b"")
+    assert ended("data", "check", "set") == 1
+    out = capsys.readouterr().out
+    assert "not checked: states and actions (the data files cannot be read)" in out
+    assert "few_episodes" in out
+    assert ended("data", "check", "set", "--json") == 1
+    document = json.loads(capsys.readouterr().out)
+    assert document["skipped"] == ["states and actions (the data files cannot be read)"]
+    assert document["findings"][0]["files"] == ["set/data/chunk-000/file-000.parquet"]
 
 
 @pytest.mark.parametrize(

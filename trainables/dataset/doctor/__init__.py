@@ -5,6 +5,7 @@ Every threshold is a named constant with its reason; a sound dataset has no find
 - ``preflight``: opens a dataset and checks it quickly
 - ``quick``: what every launch checks: metadata, numbers, the containers of the videos; nothing is decoded
 - ``examination``: the whole doctor: what ``quick`` finds, and what numbers and a sample of the pictures show
+- ``salvage``: opens what can be read of a dataset that cannot be opened as a whole
 - ``bookkeeping``, ``collection``, ``looks``, ``motion``, ``numbers``, ``pictures``: one kind of check each
 - ``wording``: sentences of findings
 """

@@ -13,7 +13,12 @@ from numpy.typing import NDArray
 
 from trainables.dataset.doctor.videos import VideoParts
 from trainables.dataset.doctor.wording import counted, episodes_of, exclude, in_episodes, sentence, vectors
-from trainables.dataset.format.recorded import Recorded, recorded_statistics, recorded_totals
+from trainables.dataset.format.recorded import (
+    Recorded,
+    recorded_statistics,
+    recorded_totals,
+    statistics_problem,
+)
 from trainables.dataset.statistics import Statistics
 from trainables.interface import Finding
 
@@ -45,7 +50,7 @@ def bookkeeping_findings(dataset: LeRobotDataset, books: Sequence[Book], videos:
     """
     findings = totals_findings(books)
     for part in books:
-        findings += _outside_recorded(part)
+        findings += [*_unreadable_statistics(part), *_outside_recorded(part)]
         if part.is_whole:
             findings += [*_numbering(part), *_contradictions(part)]
     return [*findings, *(_video_lengths(dataset, videos) if dataset.is_whole else [])]
@@ -208,6 +213,23 @@ def _video_lengths(dataset: LeRobotDataset, videos: VideoParts) -> list[Finding]
 
 
 # -- recorded statistics
+
+
+def _unreadable_statistics(part: Book) -> list[Finding]:
+    problem = statistics_problem(part.folder.metadata.root)
+    if problem is None:
+        return []
+    return [
+        Finding(
+            check="recorded_statistics",
+            severity="warning",
+            where=str(problem[0]),
+            problem=f"the recorded statistics cannot be read: {problem[1]}",
+            why="Here statistics are computed from the data, so that it does no harm; LeRobot cannot open "
+            "the set.",
+            remedy="Nothing for training here; recompute the statistics before LeRobot uses the set.",
+        )
+    ]
 
 
 def _outside_recorded(part: Book) -> list[Finding]:

@@ -56,6 +56,8 @@ NEIGHBOURS = 1000
 def motion_findings(dataset: LeRobotDataset) -> list[Finding]:
     """Look at how states and actions move within the episodes."""
     names = [name for name in vectors(dataset) if name in (STATE, ACTION)]
+    if not names:
+        return []
     spreads = {name: spread_of(dataset.vector(name)) for name in names}
     return [
         *_idle(dataset, spreads),

@@ -205,9 +205,9 @@ def _far_out(column: NDArray[np.float32], spread: Spread, d: int, beyond: float)
 
 def _levels(dataset: LeRobotDataset) -> list[Finding]:
     """Actions of a few levels: two are a switch, and ordinary; more are keys or a coarse encoder."""
-    actions = dataset.vector(ACTION)
-    if len(actions) < FRAMES_FOR_LEVELS:
+    if ACTION not in vectors(dataset) or len(dataset) < FRAMES_FOR_LEVELS:
         return []
+    actions = dataset.vector(ACTION)
     rows = np.linspace(0, len(actions) - 1, min(len(actions), UNIQUE_ROWS)).astype(np.int64)
     counts = [len(np.unique(actions[rows, d])) for d in range(actions.shape[1])]
     which = [d for d, count in enumerate(counts) if 3 <= count <= MOST_LEVELS]
@@ -230,7 +230,7 @@ def _levels(dataset: LeRobotDataset) -> list[Finding]:
 
 
 def _copied_state(dataset: LeRobotDataset) -> list[Finding]:
-    if STATE not in vectors(dataset):
+    if not {STATE, ACTION} <= set(vectors(dataset)):
         return []
     state, action = dataset.vector(STATE), dataset.vector(ACTION)
     if state.shape != action.shape or spread_of(action).constant.all():

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from trainables.dataset.doctor.looks import Looks
 from trainables.dataset.doctor.numbers import Spread, spread_of
-from trainables.dataset.doctor.wording import counted, episodes_of, in_episodes, leave_out
+from trainables.dataset.doctor.wording import counted, episodes_of, in_episodes, leave_out, vectors
 from trainables.features import STATE
 from trainables.interface import Finding
 
@@ -95,7 +95,7 @@ def _blank(dataset: LeRobotDataset, looks: Looks, blank: NDArray[np.bool_]) -> l
 
 
 def _frozen(dataset: LeRobotDataset, looks: Looks, blank: NDArray[np.bool_]) -> list[Finding]:
-    if STATE not in dataset.features:
+    if STATE not in vectors(dataset):
         return []
     spread = spread_of(dataset.vector(STATE))
     found: list[tuple[int, int, int]] = []  # episode, first row, last row

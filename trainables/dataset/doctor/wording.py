@@ -82,7 +82,9 @@ def sentence(text: str) -> str:
 def vectors(dataset: LeRobotDataset) -> list[str]:
     """Names of the policy's inputs and output that are no pictures."""
     cameras = {feature.name for feature in dataset.policy_features.cameras}
-    return [feature.name for feature in dataset.policy_features.all() if feature.name not in cameras]
+    # A dataset that was opened partly has an action of no numbers if the files have none.
+    every = [feature for feature in dataset.policy_features.all() if feature.shape != (0,)]
+    return [feature.name for feature in every if feature.name not in cameras]
 
 
 def dimension_names(dataset: LeRobotDataset, feature: str) -> list[str]:

@@ -16,7 +16,7 @@ from trainables.dataset.errors import DatasetError
 from trainables.dataset.format.files import read_json, read_lines
 from trainables.dataset.format.info import whole_number
 
-__all__ = ["Recorded", "recorded_statistics", "recorded_totals"]
+__all__ = ["Recorded", "recorded_statistics", "recorded_totals", "statistics_problem"]
 
 Recorded = dict[str, dict[str, np.ndarray]]
 """Feature -> ``min``, ``max``, ``mean``, ``std``, perhaps ``q01`` and ``q99``, shaped as in the file."""
@@ -33,14 +33,24 @@ def recorded_statistics(root: Path) -> Recorded | None:
     Returns:
         The statistics by feature; None if none were recorded or they cannot be read.
     """
+    return _read_statistics(root)[0]
+
+
+def statistics_problem(root: Path) -> tuple[Path, str] | None:
+    """The file of statistics that cannot be read, and why; None if there is none, or nothing is wrong."""
+    return _read_statistics(root)[1]
+
+
+def _read_statistics(root: Path) -> tuple[Recorded | None, tuple[Path, str] | None]:
+    path = next((root / name for name in (STATS, EPISODES_STATS) if (root / name).is_file()), None)
+    if path is None:
+        return None, None
     try:
-        if (root / STATS).is_file():
-            return _features(read_json(root / STATS))
-        if (root / EPISODES_STATS).is_file():
-            return _of_episodes(root / EPISODES_STATS)
-    except (DatasetError, OSError, ValueError, TypeError, KeyError, AttributeError):
-        return None
-    return None
+        return (_features(read_json(path)) if path.name == STATS.name else _of_episodes(path)), None
+    except DatasetError as error:
+        return None, (path, error.faults[0].problem)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        return None, (path, f"does not have the form of statistics ({type(error).__name__}: {error}).")
 
 
 def recorded_totals(root: Path) -> dict[str, int]:

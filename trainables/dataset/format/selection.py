@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from trainables.dataset.format.episodes import EpisodeRecord
@@ -22,6 +22,7 @@ from trainables.ranges import Choice, compressed
 __all__ = [
     "Renames",
     "camera_faults",
+    "camera_place_faults",
     "feature_faults",
     "match_faults",
     "place_faults",
@@ -304,26 +305,31 @@ def place_faults(
     observations: Collection[str] | None,
 ) -> list[Fault]:
     """Say which chosen episodes have no place in the videos of which chosen camera."""
-    faults = []
-    for metadata in sets:
-        records = select_episodes(metadata, episodes, exclude)
-        for camera in policy_features(metadata, observations).cameras:
-            if metadata.features[camera.name].dtype != "video":
-                continue
-            lacking = [record.index for record in records if camera.name not in record.videos]
-            if not lacking:
-                continue
-            recorded = metadata.recorded(camera.name)
-            every = len(lacking) == len(records)
-            where = str(metadata.root / "meta" / "episodes")
-            problem = (
-                f"the columns videos/{recorded}/chunk_index and file_index are empty for "
-                f"{'every episode' if every else f'episodes {compressed(lacking)}'}."
-            )
-            leave = f"leave {camera.name} out of {OBSERVATIONS}"
-            remedy = leave if every else f"set dataset.exclude_episodes: {compressed(lacking)}, or {leave}"
-            faults.append(Fault(where, problem, f"Repair them, {remedy}.", () if every else tuple(lacking)))
-    return faults
+    return [
+        fault
+        for metadata in sets
+        for camera in policy_features(metadata, observations).cameras
+        for fault in camera_place_faults(metadata, select_episodes(metadata, episodes, exclude), camera.name)
+    ]
+
+
+def camera_place_faults(metadata: Metadata, records: Sequence[EpisodeRecord], camera: str) -> Iterator[Fault]:
+    """Say which of some episodes have no place in the videos of a camera."""
+    if metadata.features[camera].dtype != "video":
+        return
+    lacking = [record.index for record in records if camera not in record.videos]
+    if not lacking:
+        return
+    recorded = metadata.recorded(camera)
+    every = len(lacking) == len(records)
+    where = str(metadata.root / "meta" / "episodes")
+    problem = (
+        f"the columns videos/{recorded}/chunk_index and file_index are empty for "
+        f"{'every episode' if every else f'episodes {compressed(lacking)}'}."
+    )
+    leave = f"leave {camera} out of {OBSERVATIONS}"
+    remedy = leave if every else f"set dataset.exclude_episodes: {compressed(lacking)}, or {leave}"
+    yield Fault(where, problem, f"Repair them, {remedy}.", () if every else tuple(lacking))
 
 
 def _unknown_observation(name: str, inputs: Sequence[str], metadata: Metadata) -> Fault:

@@ -6,13 +6,15 @@ places that the metadata gives are not trusted.
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from PIL import Image
 
 from trainables.dataset.errors import DatasetError, dataset_error
 from trainables.dataset.format.episodes import EpisodeRecord
@@ -28,7 +31,17 @@ from trainables.dataset.format.schema import INDEX_FEATURES, DatasetFeature
 from trainables.interface import Fault
 from trainables.ranges import compressed
 
-__all__ = ["Rows", "Table", "available_cpus", "column_values", "image_cells", "read_numbers", "read_table"]
+__all__ = [
+    "Rows",
+    "Table",
+    "available_cpus",
+    "column_features",
+    "column_values",
+    "image_cells",
+    "plain_column",
+    "read_numbers",
+    "read_table",
+]
 
 EPISODE = "episode_index"
 IMAGE_ROWS_AT_ONCE = 64
@@ -107,7 +120,10 @@ def read_table(
     tried = _each(paths, lambda path: _try_part(path, wanted, features, names, only.get(path)))
     parts = [part for part in tried if isinstance(part, _Part)]
     if len(parts) < len(tried):
-        raise _unreadable_files(paths, tried, episodes)
+        if _lost_episodes(tried, episodes) or not parts:
+            raise _unreadable_files(paths, tried, episodes)
+        # The chosen episodes are whole in the other files.
+        paths = [path for path, part in zip(paths, tried, strict=True) if isinstance(part, _Part)]
     numeric = frozenset.intersection(*(part.numeric for part in parts))
     names = [name for name in names if name in numeric or name not in INDEX_FEATURES]
     file_number = np.concatenate([np.full(len(part.rows), number) for number, part in enumerate(parts)])
@@ -211,6 +227,15 @@ def _same_rows(one: _Part, two: _Part, episode: int) -> bool:
     )
 
 
+def _lost_episodes(tried: Sequence[_Part | DatasetError], episodes: Sequence[EpisodeRecord]) -> list[int]:
+    """Episodes that do not have all of their rows in the files that can be read."""
+    there: Counter[int] = Counter()
+    for part in tried:
+        if isinstance(part, _Part):
+            there.update(part.episode.tolist())
+    return [record.index for record in episodes if there[record.own] != record.length]
+
+
 def _unreadable_files(
     paths: Sequence[Path],
     tried: Sequence[_Part | DatasetError],
@@ -219,12 +244,8 @@ def _unreadable_files(
     """The error for all files that cannot be read: a fault for each kind of damage, with its files."""
     failed = [(path, part) for path, part in zip(paths, tried, strict=True) if isinstance(part, DatasetError)]
     if len(paths) == 1:
-        return failed[0][1]
-    there: Counter[int] = Counter()
-    for part in tried:
-        if isinstance(part, _Part):
-            there.update(part.episode.tolist())
-    lost = [record.index for record in episodes if there[record.own] != record.length]
+        return DatasetError([replace(fault, files=(str(paths[0]),)) for fault in failed[0][1].faults])
+    lost = _lost_episodes(tried, episodes)
     if len(lost) == len(episodes):
         lost = []
     leave_out = f", or set dataset.exclude_episodes: {compressed(lost)}." if lost else ""
@@ -427,6 +448,43 @@ def _each(items: Sequence[Any], do: Any) -> list[Any]:
         return [do(item) for item in items]
     with ThreadPoolExecutor(max_workers=min(available_cpus(), len(items), 16)) as pool:
         return list(pool.map(do, items))
+
+
+def column_features(path: Path) -> dict[str, DatasetFeature]:
+    """What the columns of a parquet file contain, by its first row; empty if it cannot be read."""
+    try:
+        file = pq.ParquetFile(path)
+        first = next(file.iter_batches(batch_size=1), None)
+        rows = [] if first is None else first.to_pylist()
+    except (pa.ArrowException, OSError, UnicodeDecodeError):
+        return {}
+    features = {}
+    for column in file.schema_arrow:
+        value = rows[0][column.name] if rows else None
+        if _holds_numbers(column.type) and value is not None:
+            shape = np.shape(value) or (1,)
+            features[column.name] = DatasetFeature(_leaf(column.type), shape)
+        elif pa.types.is_struct(column.type) and isinstance(value, dict) and value.get("bytes"):
+            with suppress(OSError, ValueError, SyntaxError):
+                size = Image.open(io.BytesIO(value["bytes"])).size
+                names = ["height", "width", "channels"]
+                features[column.name] = DatasetFeature("image", (size[1], size[0], 3), names)
+    return features
+
+
+def _leaf(kind: Any) -> str:
+    while _is_list(kind) or isinstance(kind, pa.ExtensionType):
+        kind = kind.storage_type if isinstance(kind, pa.ExtensionType) else kind.value_type
+    return ARROW_FLOATS.get(str(kind), str(kind))
+
+
+def plain_column(path: Path, name: str) -> np.ndarray | None:
+    """A column of single numbers of one file; None if it cannot be read or is something else."""
+    try:
+        table, _ = _open(path, [name])
+        return _to_numpy(path, name, table[name], DatasetFeature("float32", (1,)))
+    except (DatasetError, KeyError):
+        return None
 
 
 def image_cells(

@@ -133,11 +133,10 @@ def test_the_sample_does_not_grow_with_the_dataset(sound):
 def test_a_folder_without_metadata_is_a_finding(tmp_path):
     root = record(tmp_path / "set", camera=False)
     (root / "meta" / "info.json").unlink()
-    examination = examine(root)
-    (finding,) = examination.findings
-    assert (finding.check, finding.severity) == ("unreadable_dataset", "error")
+    finding = only(found(root), "unreadable_dataset")
+    assert finding.severity == "error"
     assert "no meta/info.json" in finding.problem
-    assert examination.summary == {}
+    assert finding.why.endswith("v3.0, fps 10, the features observation.state, action.")
 
 
 def test_no_folder_is_the_users_mistake(tmp_path):
