@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from trainables.dataset.doctor.numbers import spread_of
+from trainables.dataset.doctor.signals.numbers import spread_of
 from trainables.dataset.doctor.wording import counted, dimension_names, vectors
 from trainables.dataset.drawing import (
     HEADER,

@@ -18,10 +18,13 @@ from trainables.dataset.doctor.bookkeeping import (
 )
 from trainables.dataset.doctor.collection import collection_findings
 from trainables.dataset.doctor.looks import look_at, sampled_rows
-from trainables.dataset.doctor.motion import motion_findings
-from trainables.dataset.doctor.numbers import number_findings
 from trainables.dataset.doctor.pictures import picture_findings
 from trainables.dataset.doctor.quick import quick_findings
+from trainables.dataset.doctor.signals.following import following_findings
+from trainables.dataset.doctor.signals.motion import motion_findings
+from trainables.dataset.doctor.signals.numbers import number_findings
+from trainables.dataset.doctor.signals.shift import shift_findings
+from trainables.dataset.doctor.signals.stretches import stretch_findings
 from trainables.dataset.doctor.videos import open_videos
 from trainables.dataset.statistics import Statistics, image_statistics
 from trainables.interface import Finding, silent
@@ -74,6 +77,9 @@ def examine(
     progress(f"{len(dataset):,} frames: states and actions")
     findings += number_findings(dataset, aims.min_max)
     findings += motion_findings(dataset)
+    findings += stretch_findings(dataset)
+    findings += following_findings(dataset)
+    findings += shift_findings(dataset)
     findings += collection_findings(dataset, aims.n_obs_steps, aims.horizon, aims.drop_n_last_frames)
     looked_at: dict[str, int] = {}
     measured: Statistics = {}

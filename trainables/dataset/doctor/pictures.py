@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainables.dataset.doctor.looks import Looks
-from trainables.dataset.doctor.numbers import Spread, spread_of
+from trainables.dataset.doctor.signals.numbers import Spread, spread_of
 from trainables.dataset.doctor.wording import counted, episodes_of, in_episodes, leave_out, vectors
 from trainables.features import STATE
 from trainables.interface import Finding

@@ -599,7 +599,9 @@ def test_pictures_of_a_robot_that_stands_still_are_not_frozen(tmp_path):
                 values[12:33] = values[12]
 
     findings = examine(record(tmp_path / "set", change=rest), every_frame=True).findings
-    assert {finding.check for finding in findings} == {"jumps", *SMALL}, "it jumps where it goes on"
+    assert {finding.check for finding in findings} == {"jumps", "frozen_actions", *SMALL}, (
+        "it jumps at the end"
+    )
 
 
 def test_blurred_episodes_are_found(tmp_path):

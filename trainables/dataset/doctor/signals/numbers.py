@@ -24,7 +24,7 @@ from trainables.interface import Finding
 if TYPE_CHECKING:
     from trainables.dataset.lerobot_dataset import LeRobotDataset
 
-__all__ = ["Spread", "number_findings", "spread_of"]
+__all__ = ["Spread", "number_findings", "only_noise", "spread_of"]
 
 CONSTANT_BELOW = 1e-6
 """A spread smaller than this share of the values is rounding, not variation; the normaliser has the same."""
@@ -105,7 +105,7 @@ def _constant(
     dataset: LeRobotDataset, name: str, values: NDArray[np.float32], spread: Spread
 ) -> list[Finding]:
     constant = spread.constant
-    nearly = ~constant & _only_noise(dataset, values, spread)
+    nearly = ~constant & only_noise(dataset, values, spread)
     what = "The policy cannot move it" if name == ACTION else "The policy cannot use it"
     findings = []
     if constant.any():
@@ -142,7 +142,8 @@ def _constant(
     return findings
 
 
-def _only_noise(dataset: LeRobotDataset, values: NDArray[np.float32], spread: Spread) -> NDArray[np.bool_]:
+def only_noise(dataset: LeRobotDataset, values: NDArray[np.float32], spread: Spread) -> NDArray[np.bool_]:
+    """Which dimensions vary by no more than a sensor's noise."""
     width = spread.high - spread.low
     magnitude = np.maximum(np.abs(spread.low), np.abs(spread.high))
     noise: NDArray[np.bool_] = width < NEARLY_CONSTANT_BELOW * magnitude

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from trainables.dataset.doctor.numbers import Spread, spread_of
+from trainables.dataset.doctor.signals.numbers import Spread, spread_of
 from trainables.dataset.doctor.wording import (
     counted,
     dimension_names,
@@ -25,7 +25,7 @@ from trainables.interface import Finding
 if TYPE_CHECKING:
     from trainables.dataset.lerobot_dataset import Episode, LeRobotDataset
 
-__all__ = ["motion_findings"]
+__all__ = ["full_turn", "motion_findings"]
 
 STILL_WITHIN = 0.01
 """What stays within a hundredth of the usual range stands still: more than an encoder's noise, less than
@@ -123,7 +123,7 @@ def _wraps(dataset: LeRobotDataset, spreads: dict[str, Spread]) -> list[Finding]
     for name, spread in spreads.items():
         names = dimension_names(dataset, name)
         for d in range(len(spread.low)):
-            turn = _turn(spread, d)
+            turn = full_turn(spread, d)
             if turn is None:
                 continue
             rows = _rows_after(dataset, np.abs(np.diff(dataset.vector(name)[:, d])) > WRAP_SHARE * turn)
@@ -146,7 +146,7 @@ def _wraps(dataset: LeRobotDataset, spreads: dict[str, Spread]) -> list[Finding]
     return findings
 
 
-def _turn(spread: Spread, d: int) -> float | None:
+def full_turn(spread: Spread, d: int) -> float | None:
     """The full turn that a dimension stays within and nearly fills, if it can be an angle."""
     width = spread.high[d] - spread.low[d]
     return next((turn for turn in FULL_TURNS if WRAP_SHARE * turn < width <= 1.001 * turn), None)
@@ -164,7 +164,7 @@ def _jumps(dataset: LeRobotDataset, spreads: dict[str, Spread]) -> list[Finding]
     for name, spread in spreads.items():
         found: dict[int, tuple[NDArray[np.int64], float]] = {}
         for d in range(len(spread.low)):
-            if not spread.constant[d] and _turn(spread, d) is None:
+            if not spread.constant[d] and full_turn(spread, d) is None:
                 rows, factor = _jumping_rows(dataset, dataset.vector(name)[:, d], float(spread.scale[d]))
                 if 0 < len(episodes_of(dataset, rows)) <= max(1, JUMP_EPISODES * len(dataset.episodes)):
                     found[d] = rows, factor
