@@ -6,6 +6,8 @@ Every threshold is a named constant with its reason; a sound dataset has no find
 - ``quick``: what every launch checks: metadata, numbers, the containers of the videos; nothing is decoded
 - ``examination``: the whole doctor: what ``quick`` finds, and what numbers and a sample of the pictures show
 - ``salvage``: opens what can be read of a dataset that cannot be opened as a whole
-- ``bookkeeping``, ``collection``, ``looks``, ``motion``, ``numbers``, ``pictures``: one kind of check each
+- ``bookkeeping``, ``collection``, ``folder``, ``pictures`` (with ``looks``), ``videos``: one kind of check
+  each
+- ``signals/``: checks of states and actions
 - ``wording``: sentences of findings
 """

@@ -11,7 +11,7 @@ from trainables.dataset.doctor.wording import counted, exclude, in_episodes, sen
 from trainables.interface import Finding
 
 if TYPE_CHECKING:
-    from trainables.dataset.lerobot_dataset import LeRobotDataset
+    from trainables.dataset.lerobot_dataset import Episode, LeRobotDataset
 
 __all__ = ["collection_findings"]
 
@@ -22,6 +22,20 @@ others needs more."""
 IMBALANCE = 10
 """A task with less than a tenth of the largest one's frames is seen once in more than ten batches' worth of
 it."""
+
+FEWEST_OF_A_TASK = 50
+"""LeRobot recommends at least 50 episodes of a task, ten for each place of the object."""
+HARDLY_ANY = 10
+"""In a set that is small as a whole, a task with fewer than ten episodes beside one with more."""
+LENGTH_RATIO = 2.5
+LENGTH_SIGMAS = 4.0
+LEAST_SIGMA = 0.1
+LENGTH_EPISODES = 8
+"""An episode two and a half times as long, or short, as usual, and far outside what the others differ by. The
+longest of Push-T's is twice the median, the shortest 2.49 times shorter, 3.1 sigmas of the logarithm. Among
+fewer than eight nothing says what is usual."""
+SIGMA_OF_MAD = 1.4826
+"""Standard deviation of a normal distribution over its median absolute deviation."""
 
 
 def collection_findings(
@@ -37,8 +51,10 @@ def collection_findings(
     """
     return [
         *_too_short(dataset, n_obs_steps, horizon, drop_n_last_frames),
+        *_unusual_lengths(dataset),
         *_too_few(dataset),
         *_tasks(dataset),
+        *_few_of_a_task(dataset),
         *_contradictory_tasks(dataset),
     ]
 
@@ -86,6 +102,48 @@ def _too_short(
             )
         )
     return findings
+
+
+def _unusual_lengths(dataset: LeRobotDataset) -> list[Finding]:
+    """Episodes far shorter or longer than the others of their task."""
+    found: dict[int, float] = {}
+    for episodes in _by_task(dataset).values():
+        if len(episodes) < LENGTH_EPISODES:
+            continue
+        logs = np.log([max(len(episode), 1) for episode in episodes])
+        away = logs - np.median(logs)
+        sigma = max(SIGMA_OF_MAD * float(np.median(np.abs(away))), LEAST_SIGMA)
+        for place in np.flatnonzero(np.abs(away) > max(np.log(LENGTH_RATIO), LENGTH_SIGMAS * sigma)):
+            found[episodes[int(place)].index] = float(away[place])
+    if not found:
+        return []
+    lengths = {episode.index: len(episode) for episode in dataset.episodes}
+    indices = sorted(found)
+    worst = max(indices, key=lambda index: abs(found[index]))
+    ratio = np.exp(abs(found[worst]))
+    seconds = lengths[worst] / dataset.fps
+    return [
+        Finding(
+            check="unusual_length",
+            severity="warning",
+            where="episodes",
+            problem=f"the length of {in_episodes(indices)} is unusual; most of all that of episode {worst}, "
+            f"{counted(lengths[worst], 'frame')} ({seconds:.1f} s), which is {ratio:.1f} times "
+            f"{'longer' if found[worst] > 0 else 'shorter'} than the median.",
+            why="A very short episode was mostly cut off or started by mistake, and its end is learned as "
+            "the end of the task. A very long one contains waiting or several attempts, and counts more.",
+            remedy=sentence(f"look at them (`sweeper data show`), and {exclude(dataset, indices)}."),
+            episodes=tuple(indices),
+        )
+    ]
+
+
+def _by_task(dataset: LeRobotDataset) -> dict[tuple[str, ...], list[Episode]]:
+    """The episodes of each task, or of each combination of tasks."""
+    by_task: dict[tuple[str, ...], list[Episode]] = {}
+    for episode in dataset.episodes:
+        by_task.setdefault(episode.tasks, []).append(episode)
+    return by_task
 
 
 def _too_few(dataset: LeRobotDataset) -> list[Finding]:
@@ -152,6 +210,33 @@ def _tasks(dataset: LeRobotDataset) -> list[Finding]:
             )
         )
     return findings
+
+
+def _few_of_a_task(dataset: LeRobotDataset) -> list[Finding]:
+    """Tasks with few episodes in a set that has enough, or that has enough of another task."""
+    counts = Counter(task for episode in dataset.episodes for task in episode.tasks)
+    if len(counts) < 2:
+        return []
+    enough = len(dataset.episodes) >= FEWEST_EPISODES
+    least = FEWEST_OF_A_TASK if enough else HARDLY_ANY
+    few = {task: count for task, count in counts.items() if count < least}
+    if not few or (len(few) == len(counts) and not enough):
+        return []  # ``few_episodes`` says so of the whole set
+    rarest = min(few, key=lambda task: few[task])
+    chosen = [e.index for e in dataset.episodes if e.tasks and all(task in few for task in e.tasks)]
+    return [
+        Finding(
+            check="few_of_a_task",
+            severity="warning",
+            where="tasks",
+            problem=f"{len(few)} of {len(counts)} tasks {'has' if len(few) == 1 else 'have'} fewer than "
+            f"{least} episodes; the fewest, {few[rarest]}, has {rarest!r}.",
+            why="A diffusion policy is not told the task: each needs as many demonstrations as if it were "
+            "alone.",
+            remedy=sentence(f"record more of them, or {exclude(dataset, chosen)}."),
+            episodes=tuple(chosen),
+        )
+    ]
 
 
 def _contradictory_tasks(dataset: LeRobotDataset) -> list[Finding]:

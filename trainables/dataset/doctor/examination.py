@@ -17,6 +17,7 @@ from trainables.dataset.doctor.bookkeeping import (
     open_books,
 )
 from trainables.dataset.doctor.collection import collection_findings
+from trainables.dataset.doctor.folder import folder_findings
 from trainables.dataset.doctor.looks import look_at, sampled_rows
 from trainables.dataset.doctor.pictures import picture_findings
 from trainables.dataset.doctor.quick import quick_findings
@@ -74,6 +75,7 @@ def examine(
     videos, books = open_videos(dataset), open_books(dataset)
     findings = [*dataset.notes, *quick_findings(dataset, videos)]
     findings += bookkeeping_findings(dataset, books, videos)
+    findings += folder_findings(dataset)
     progress(f"{len(dataset):,} frames: states and actions")
     findings += number_findings(dataset, aims.min_max)
     findings += motion_findings(dataset)

@@ -6,13 +6,22 @@ are read, which finds a missing or truncated file, and the frame of every row, w
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trainables.dataset.doctor.videos import VideoParts, open_videos, video_findings
-from trainables.dataset.doctor.wording import episodes_of, exclude, in_episodes, leave_out, sentence, vectors
+from trainables.dataset.doctor.wording import (
+    counted,
+    episodes_of,
+    exclude,
+    in_episodes,
+    leave_out,
+    sentence,
+    vectors,
+)
 from trainables.dataset.format.assign import EXACT_S, FLOAT32_STEPS
 from trainables.interface import Fault, Finding
 
@@ -20,6 +29,11 @@ if TYPE_CHECKING:
     from trainables.dataset.lerobot_dataset import LeRobotDataset
 
 __all__ = ["dataset_faults", "quick_findings"]
+
+LISTED_PLACES = 5
+"""So many gaps and restarts are named in a sentence."""
+GAP_STEPS = 1.5
+"""Recorders that keep up are a few per cent off their rate; from half a frame more on, one was dropped."""
 
 
 def dataset_faults(dataset: LeRobotDataset, holdout_fraction: float = 0.0) -> list[Fault]:
@@ -115,15 +129,18 @@ def _order(dataset: LeRobotDataset) -> list[Finding]:
             else:
                 scrambled.append(episode.index)
     findings = []
+    steps = np.diff(frame, prepend=0)
+    within = place > 0
     if restarted:
         first = next(iter(restarted))
+        starts = np.flatnonzero(within & (steps < 0) & _rows_in(dataset, restarted))
         findings.append(
             Finding(
                 check="several_recordings",
                 severity="error",
                 where="frame_index",
                 problem=f"begins again within {in_episodes(list(restarted))}: episode {first} contains "
-                f"{restarted[first]} recordings, one after the other.",
+                f"{restarted[first]} recordings, one after the other; {_places_of(dataset, starts)}.",
                 why="Windows are cut along the rows: the policy would learn jumps from the end of one "
                 "recording to the start of the next.",
                 remedy="Make each recording an episode of its own when converting, or "
@@ -137,19 +154,23 @@ def _order(dataset: LeRobotDataset) -> list[Finding]:
                 check="frames_out_of_order",
                 severity="error",
                 where="frame_index",
-                problem=f"does not ascend in {in_episodes(scrambled)}.",
+                problem=f"does not ascend in {in_episodes(scrambled)}, first at "
+                f"{dataset.name_row(_first_of(dataset, wrong, scrambled[0]))}.",
                 why="Windows are cut along the rows: the policy would learn motions that were never made.",
                 remedy=f"Sort the rows of the data files, or {exclude(dataset, scrambled)}.",
                 episodes=tuple(scrambled),
             )
         )
     if gapped:
+        gaps = np.flatnonzero(np.where(within, steps > 1, frame > 0) & _rows_in(dataset, gapped))
+        missing = int(np.where(within, steps - 1, frame)[gaps].sum())
         findings.append(
             Finding(
                 check="missing_frames",
                 severity="warning",
                 where="frame_index",
-                problem=f"leaves out frames in {in_episodes(gapped)}.",
+                problem=f"leaves out {counted(missing, 'frame')} in {in_episodes(gapped)}: "
+                f"{_places_of(dataset, gaps, 'before')}.",
                 why="A window takes neighbouring rows for neighbouring moments: across the gap the robot "
                 "seems to move faster than it did.",
                 remedy=sentence(f"{exclude(dataset, gapped)}, or record them again."),
@@ -157,6 +178,25 @@ def _order(dataset: LeRobotDataset) -> list[Finding]:
             )
         )
     return findings
+
+
+def _rows_in(dataset: LeRobotDataset, indices: Collection[int]) -> NDArray[np.bool_]:
+    """Whether each row is in one of some episodes."""
+    inside = [episode.index in indices for episode in dataset.episodes]
+    return np.repeat(inside, [len(episode) for episode in dataset.episodes])
+
+
+def _first_of(dataset: LeRobotDataset, rows: NDArray[np.bool_], index: int) -> int:
+    """The first of some rows in an episode."""
+    episode = next(episode for episode in dataset.episodes if episode.index == index)
+    return episode.start + int(np.flatnonzero(rows[episode.start : episode.stop])[0])
+
+
+def _places_of(dataset: LeRobotDataset, rows: NDArray[np.int64], word: str = "at") -> str:
+    """Name the first of some rows: ``at episode 3, frame 17 and episode 4, frame 2``."""
+    named = "; ".join(dataset.name_row(int(row)) for row in rows[:LISTED_PLACES])
+    more = f"; ... {len(rows):,} places in all" if len(rows) > LISTED_PLACES else ""
+    return f"{word} {named}{more}"
 
 
 def _recordings(frame: NDArray[np.int64]) -> int:
@@ -192,8 +232,8 @@ def _timestamps(dataset: LeRobotDataset) -> list[Finding]:
                 check="timestamps",
                 severity="warning",
                 where="timestamp",
-                problem=f"does not increase at {dataset.name_row(int(rows[0]))} "
-                f"({len(rows):,} such frames in {in_episodes(episodes)}).",
+                problem=f"does not increase in {counted(len(rows), 'frame')} of {in_episodes(episodes)}, "
+                f"{_places_of(dataset, rows)}.",
                 why="Rows are used in the order of their index. If the times are right, that order is wrong. "
                 "LeRobot finds pictures by time, and refuses the set.",
                 remedy=f"Repair the timestamps (frame_index / fps), or {exclude(dataset, episodes)}.",
@@ -218,10 +258,27 @@ def _timestamps(dataset: LeRobotDataset) -> list[Finding]:
             severity="warning",
             where="timestamp",
             problem=f"is {seconds[row]:.4f} s at {dataset.name_row(row)}, and not frame / fps "
-            f"as info.json has it (fps {dataset.fps:g}{usual}); in {in_episodes(episodes)}.",
+            f"as info.json has it (fps {dataset.fps:g}{usual}); in {in_episodes(episodes)}."
+            + _gaps(dataset, seconds, place),
             why="Actions are taken to be 1/fps apart: if they are not, the policy learns a wrong speed. "
             "LeRobot refuses the set.",
             remedy=f"Repair the timestamps or fps in info.json, or {exclude(dataset, episodes)}.",
             episodes=tuple(episodes),
         )
     ]
+
+
+def _gaps(dataset: LeRobotDataset, seconds: NDArray[np.float64], place: NDArray[np.int64]) -> str:
+    """Name the steps of the times that are longer than a frame, as a sentence; empty if there are none."""
+    steps_s = np.diff(seconds, prepend=0.0)
+    # Against the usual step: with a wrong fps every step is "longer than a frame", and none is a gap.
+    inside = place > 0
+    usual_s = float(np.median(steps_s[inside])) if inside.any() else 1 / dataset.fps
+    gaps = np.flatnonzero(inside & (steps_s > GAP_STEPS * usual_s))
+    if not len(gaps):
+        return ""
+    longest = int(gaps[np.argmax(steps_s[gaps])])
+    return (
+        f" {counted(len(gaps), 'gap')}, the longest of {steps_s[longest]:.2f} s before "
+        f"{dataset.name_row(longest)}: {_places_of(dataset, gaps, 'before')}."
+    )

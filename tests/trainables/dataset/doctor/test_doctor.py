@@ -304,7 +304,9 @@ def test_frames_out_of_order_are_an_error_and_gaps_a_warning(tmp_path):
         numbers[[2 * 40 + 4, 2 * 40 + 5]] = [5, 4]
 
     edit_table(table(root), column("frame_index", swap))
-    assert found(root)["frames_out_of_order"].episodes == (2,)
+    scrambled = found(root)["frames_out_of_order"]
+    assert scrambled.episodes == (2,)
+    assert "first at episode 2, frame 4" in scrambled.problem
     assert preflight(root)[0].where == "frame_index"
 
     gapped = record(tmp_path / "gapped", camera=False)
@@ -316,6 +318,35 @@ def test_frames_out_of_order_are_an_error_and_gaps_a_warning(tmp_path):
     edit_table(table(gapped), column("timestamp", skip))
     finding = only(found(gapped), "missing_frames")
     assert (finding.severity, finding.episodes) == ("warning", (4,))
+    assert finding.problem == "leaves out 3 frames in episode 4: before episode 4, frame 20."
+
+
+def test_gaps_in_the_times_are_named_with_their_places(tmp_path):
+    root = record(tmp_path / "set", camera=False)
+
+    def late(seconds: np.ndarray) -> None:
+        seconds[2 * 40 + 10 : 3 * 40] += 0.25
+        seconds[7 * 40 + 30 : 8 * 40] += 0.4
+
+    edit_table(table(root), column("timestamp", late))
+    problem = only(found(root), "timestamps").problem
+    places = "before episode 2, frame 10; episode 7, frame 30"
+    assert f"2 gaps, the longest of 0.50 s before episode 7, frame 30: {places}." in problem
+
+
+def test_restarts_are_named_with_their_places(tmp_path):
+    root = record(tmp_path / "set", camera=False)
+
+    def restart(values: np.ndarray) -> None:
+        values[5 * 40 + 15 : 6 * 40] -= values[5 * 40 + 15]
+
+    for name in ("frame_index", "timestamp"):
+        edit_table(table(root), column(name, restart))
+    findings = found(root)
+    assert (
+        "2 recordings, one after the other; at episode 5, frame 15." in findings["several_recordings"].problem
+    )
+    assert "1 frame of episode 5, at episode 5, frame 15." in findings["timestamps"].problem
 
 
 def test_totals_that_are_not_there_are_found(tmp_path):
@@ -351,6 +382,57 @@ def test_a_video_with_more_frames_than_rows_is_found(tmp_path):
     finding = only(found(root), "video_frame_count")
     assert "60 frames for 40 rows" in finding.problem
     assert finding.episodes == (4,)
+
+
+# -- the folder
+
+
+def test_features_that_info_json_and_the_files_do_not_share_are_found(tmp_path):
+    root = record(tmp_path / "set", (20,) * 4, camera=False, version="v2.1")
+    assert "features_differ" not in found(root)
+    info = json.loads((root / "meta" / "info.json").read_text())
+    info["features"]["observation.force"] = {"dtype": "float32", "shape": [3], "names": None}
+    edit_info(root, features=info["features"])
+    data = sorted((root / "data").rglob("*.parquet"))
+    for path in data[1:3]:
+        edit_table(path, lambda whole: whole.append_column("torque", pa.array([0.5] * len(whole))))
+    finding = found(root)["features_differ"]
+    assert finding.where == str(root / "meta" / "info.json")
+    assert "has the feature observation.force, which no data file has" in finding.problem
+    assert "does not have the column torque of the data files (2 of 4 files, first" in finding.problem
+    assert finding.files == tuple(map(str, data[1:3]))
+
+
+def test_links_that_leave_the_folder_are_found_and_those_of_the_hub_are_not(tmp_path):
+    root = record(tmp_path / "set", (20,) * 4, camera=False, version="v2.1")
+    data = sorted((root / "data").rglob("*.parquet"))
+    blobs = tmp_path / "blobs"
+    blobs.mkdir()
+    data[0].rename(blobs / "abc")
+    data[0].symlink_to(blobs / "abc")
+    data[1].rename(data[1].with_name("original.bin"))
+    data[1].symlink_to("original.bin")
+    assert found(root) == {}
+    for path in data[2:]:
+        path.rename(tmp_path / path.name)
+        path.symlink_to(tmp_path / path.name)
+    finding = only(found(root), "links")
+    assert finding.files == tuple(map(str, data[2:]))
+    assert (
+        f"2 links lead to a place outside the folder, or to an absolute path; first {data[2]}"
+        in finding.problem
+    )
+
+    (tmp_path / data[2].name).unlink()
+    findings = [one for one in examine(root).findings if one.check == "links"]
+    assert any("a link leads to nothing" in one.problem for one in findings)
+
+
+def test_absolute_paths_are_found(tmp_path):
+    root = record(tmp_path / "set", (20,) * 4, camera=False)
+    edit_info(root, source={"recorded_in": "/home/anna/recordings/set", "unit": "m/s", "rate": "/s"})
+    finding = only(found(root), "absolute_paths")
+    assert finding.problem.startswith('source.recorded_in: "/home/anna/recordings/set": absolute paths')
 
 
 # -- recorded statistics
@@ -533,6 +615,33 @@ def test_short_episodes_are_found_and_those_without_a_window(tmp_path):
     assert findings["short_episodes"].episodes == (3,)
     assert {finding.severity for finding in findings.values()} == {"warning"}
     assert found(root, policy__horizon=8, policy__n_action_steps=7) == {}
+
+
+@pytest.mark.parametrize(("length", "words"), [(120, "3.0 times longer"), (12, "3.3 times shorter")])
+def test_episodes_of_unusual_length_are_found(tmp_path, length, words):
+    root = record(tmp_path / "set", (40, 44, 38, 41, 40, 46, length, 39, 37, 40), camera=False)
+    finding = found(root, policy__horizon=8, policy__n_action_steps=7)["unusual_length"]
+    assert finding.episodes == (6,)
+    assert words in finding.problem
+    assert f"{length} frames ({length / FPS:.1f} s)" in finding.problem
+
+
+def test_other_tasks_may_be_longer(tmp_path):
+    tasks = ("Push.",) * 10 + ("Push it round the table.",)
+    root = record(tmp_path / "set", (20,) * 10 + (80,), camera=False, tasks=tasks)
+    assert "unusual_length" not in found(root)
+
+
+def test_tasks_with_few_episodes_are_found(tmp_path):
+    tasks = ("Push.",) * 12 + ("Pull.",) * 5
+    finding = found(record(tmp_path / "set", (20,) * 17, camera=False, tasks=tasks))["few_of_a_task"]
+    assert finding.episodes == (12, 13, 14, 15, 16)
+    assert "1 of 2 tasks has fewer than 10 episodes; the fewest, 5, has 'Pull.'" in finding.problem
+
+    even = record(tmp_path / "even", (16,) * 104, camera=False, tasks=("a", "b", "c", "d"))
+    finding = found(even)["few_of_a_task"]
+    assert "4 of 4 tasks have fewer than 50 episodes; the fewest, 26" in finding.problem
+    assert "use another dataset" in finding.remedy
 
 
 def test_a_dataset_without_a_window_is_an_error(tmp_path):
