@@ -79,8 +79,9 @@ def examine(
     progress(f"{len(dataset):,} frames: states and actions")
     findings += number_findings(dataset, aims.min_max)
     findings += motion_findings(dataset)
-    findings += stretch_findings(dataset)
-    findings += following_findings(dataset)
+    following = following_findings(dataset)
+    findings += following
+    findings += stretch_findings(dataset, delayed=any(found.check == "action_lag" for found in following))
     findings += shift_findings(dataset)
     findings += collection_findings(dataset, aims.n_obs_steps, aims.horizon, aims.drop_n_last_frames)
     looked_at: dict[str, int] = {}

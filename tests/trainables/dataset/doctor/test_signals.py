@@ -56,7 +56,26 @@ def test_actions_that_freeze_while_the_robot_moves_on_are_found(findings):
     assert "dataset.exclude_episodes: [2, 7]" in found.remedy
 
 
-def test_a_pause_in_the_middle_is_found_from_two_seconds_on(findings, tmp_path):
+def test_a_gripper_that_closes_hides_no_frozen_arm(findings):
+    def arm(episode, columns):
+        if episode == 2:
+            columns[ACTION][13:26, :3] = columns[ACTION][13, :3]
+            columns[ACTION][13:26, 3] = np.linspace(0, 1, 13)
+
+    assert findings(arm)["frozen_actions"].episodes == (2,)
+
+
+def test_a_gripper_that_closes_while_the_arm_waits_is_no_pause(findings):
+    def wait(episode, columns):
+        if episode == 2:
+            for name in (STATE, ACTION):
+                columns[name][8:32, :3] = columns[name][8, :3]
+                columns[name][8:32, 3] = np.linspace(0, 1, 24)
+
+    assert "frozen_actions" not in findings(wait)
+
+
+def test_a_pause_in_the_middle_is_found_from_two_seconds_on(findings):
     found = findings(freeze(10, 31, {4}, ACTION, STATE))["frozen_actions"]
     assert "and so does the robot" in found.problem
 
@@ -157,6 +176,17 @@ def test_a_joint_whose_state_does_not_follow_is_named(findings):
     assert "does not follow dimension 1 (y): the correlation of dimension 1 is" in found.problem
 
 
+def test_if_no_joint_follows_they_may_be_of_different_kinds(findings):
+    noise = np.random.default_rng(3)
+
+    def other(_, columns):
+        columns[STATE][:] = np.cumsum(noise.normal(0, 0.1, (40, 4)), axis=0)
+
+    found = findings(other)["action_not_followed"]
+    assert found.severity == "note"
+    assert "No joint follows" in found.why
+
+
 def test_joints_in_another_order_are_named(findings):
     def swapped(_, columns):
         columns[STATE][:, :2] = columns[STATE][:, 1::-1].copy()
@@ -217,6 +247,16 @@ def test_actions_that_are_behind_the_state_are_found(findings):
     assert "late" in found.why
 
 
+def test_a_delay_is_not_taken_for_frozen_actions(findings):
+    def change(episode, columns):
+        freeze(13, 28, {2, 7}, ACTION, STATE)(episode, columns)
+        delayed(8, slice(None))(episode, columns)
+
+    found = findings(change, (60,) * 12)
+    assert "action_lag" in found
+    assert "frozen_actions" not in found
+
+
 def test_a_usual_delay_is_no_finding(findings):
     assert findings(delayed(1, slice(None)), (60,) * 20) == {}
 
@@ -250,6 +290,13 @@ def test_normalised_motors_beside_degrees_are_named(findings):
 
     found = findings(convert)["units_differ"]
     assert "LeRobot's normalised motors (-100 to 100) in the state, and degrees in the other" in found.problem
+
+
+def test_one_dimension_without_a_name_in_another_scale_may_be_a_gripper(findings):
+    def convert(_, columns):
+        columns[ACTION][:, 1] *= 1.7
+
+    assert "units_differ" not in findings(convert)
 
 
 @pytest.mark.parametrize("radians", [{3, 8}, set(range(6)), set(range(2, 12))])

@@ -188,11 +188,12 @@ def _unrelated(dataset: LeRobotDataset, joints: list[_Joint]) -> list[Finding]:
     return [
         Finding(
             check="action_not_followed",
-            severity="warning",
+            severity="warning" if following else "note",
             where=ACTION,
             problem=f"{STATE} does not follow {name_dimensions(dataset, ACTION, actions)}: {told}.",
             why="The policy sees the state and predicts the action: if they are not of the same joint, or of "
-            "opposite signs, the robot moves elsewhere than the demonstration did.",
+            "opposite signs, the robot moves elsewhere than the demonstration did."
+            + ("" if following else " No joint follows: the two may be of different kinds."),
             remedy="Check the order and the signs of the joints, of leader and follower, where the dataset "
             "was recorded or converted.",
         )
@@ -282,8 +283,9 @@ def _units(dataset: LeRobotDataset, joints: list[_Joint]) -> list[Finding]:
         and not max(joint.scale, 1 / joint.scale) < OTHER_SCALE
         and (not joint.gripper or _known_scale(joint.scale) == _known_scale(DEGREES))
     }
-    if not found:
-        return []
+    explained = {d for d, joint in found.items() if _guess(dataset, joint)}
+    if not explained and len(found) < 2:
+        return []  # most likely a gripper without a name, which ends at the object
     which = sorted(found)
     told = ", ".join(f"{found[d].scale:.3g}" for d in which[:10])
     kinds = {_guess(dataset, found[d]) for d in which}

@@ -21,9 +21,10 @@ GROUP = 0.25
 FEWEST = 4
 """The first and the last quarter of the episodes are compared; fewer than four of each show nothing."""
 SHIFT = 0.2
-START_SHIFT = 0.1
-"""Medians of episodes that differ by a fifth of the range, or starts by a tenth, are another place. The
-halves of Push-T's demonstrations differ by 7 %."""
+START_SHIFT = 0.05
+"""Medians of episodes that differ by a fifth of the range are another place; the halves of Push-T's
+demonstrations differ by 7 %. Arms start from one pose: a twentieth of the range, ten degrees of a joint, is
+another one."""
 CHANCE = ((6, 13.0), (8, 9.8), (10, 8.2), (14, 6.6), (22, 5.6), (48, 4.9), (10**6, 4.42))
 """Degrees of freedom, and the t that one comparison in 100,000 exceeds by chance: there are some dozens of
 dimensions, and a sound dataset has no finding."""

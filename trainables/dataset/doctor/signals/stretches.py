@@ -62,13 +62,19 @@ ABRUPT = 0.3
 itself slows down to a twentieth of it."""
 
 
-def stretch_findings(dataset: LeRobotDataset) -> list[Finding]:
-    """Look for stretches without change in states and actions."""
+def stretch_findings(dataset: LeRobotDataset, *, delayed: bool = False) -> list[Finding]:
+    """Look for stretches without change in states and actions.
+
+    Args:
+        dataset: The opened dataset.
+        delayed: Whether states and actions are known to be apart in time: then a robot that moves while the
+            action stays the same is no finding of its own.
+    """
     names = [name for name in vectors(dataset) if name in (STATE, ACTION)]
     if not names:
         return []
     spreads = {name: spread_of(dataset.vector(name)) for name in names}
-    findings = _frozen_actions(dataset, spreads) if ACTION in spreads else []
+    findings = _frozen_actions(dataset, spreads, delayed) if ACTION in spreads else []
     for name, spread in spreads.items():
         findings += [*_stuck(dataset, name, spread), *_pinned(dataset, name, spread)]
     return findings
@@ -77,13 +83,13 @@ def stretch_findings(dataset: LeRobotDataset) -> list[Finding]:
 # -- frozen actions
 
 
-def _frozen_actions(dataset: LeRobotDataset, spreads: dict[str, Spread]) -> list[Finding]:
+def _frozen_actions(dataset: LeRobotDataset, spreads: dict[str, Spread], delayed: bool) -> list[Finding]:
     """Actions that repeat each other in the middle of an episode; its ends are ``idle_ends``."""
     runs = _same_runs(dataset, spreads[ACTION])
     pause = (runs[:, 1] - runs[:, 0]) / dataset.fps >= PAUSE_S
     moved = _moved_on(dataset, runs, spreads)
-    lost = runs[moved]
-    waiting = runs[pause & ~moved]
+    lost = runs[moved & (not delayed)]
+    waiting = runs[pause & ~moved & _all_still(dataset, runs, spreads[ACTION])]
     findings = []
     if len(lost):
         findings.append(
@@ -125,15 +131,18 @@ def _frozen(dataset: LeRobotDataset, runs: NDArray[np.int64], how: str, why: str
 
 
 def _same_runs(dataset: LeRobotDataset, spread: Spread) -> NDArray[np.int64]:
-    """Stretches of equal actions that touch neither end of their episode: first row and last row, (R, 2)."""
+    """Stretches of equal actions that touch neither end of their episode: first row and last row, (R, 2).
+
+    Grippers are left out: they close while the arm is still.
+    """
     actions = dataset.vector(ACTION)
-    moving = ~spread.constant
+    moving = ~spread.constant & ~_grippers(dataset, ACTION)
     if not moving.any() or len(actions) < 2:
         return np.empty((0, 2), np.int64)
     same = np.zeros(len(actions) + 1, bool)
+    same[1:-1] = True
     for d in np.flatnonzero(moving):  # one dimension after the other: memory for one column at a time
-        step = np.abs(np.diff(actions[:, d])) <= SAME_STEP * spread.scale[d]
-        same[1:-1] = step if d == np.flatnonzero(moving)[0] else same[1:-1] & step
+        same[1:-1] &= np.abs(np.diff(actions[:, d])) <= SAME_STEP * spread.scale[d]
     starts = np.array([episode.start for episode in dataset.episodes])
     stops = np.array([episode.stop for episode in dataset.episodes])
     same[starts] = False
@@ -143,10 +152,24 @@ def _same_runs(dataset: LeRobotDataset, spread: Spread) -> NDArray[np.int64]:
     inside = ~np.isin(firsts, starts) & ~np.isin(lasts + 1, stops)
     runs = np.stack([firsts, lasts], axis=1)[long & inside]
     within = [
-        (np.ptp(actions[first : last + 1], axis=0) <= SAME_WITHIN * spread.scale).all()
+        (np.ptp(actions[first : last + 1], axis=0) <= SAME_WITHIN * spread.scale)[moving].all()
         for first, last in runs
     ]
     return runs[np.array(within, bool)]
+
+
+def _grippers(dataset: LeRobotDataset, name: str) -> NDArray[np.bool_]:
+    return np.array([is_gripper(one) for one in dimension_names(dataset, name)])
+
+
+def _all_still(dataset: LeRobotDataset, runs: NDArray[np.int64], spread: Spread) -> NDArray[np.bool_]:
+    """In which stretches every dimension of the action stays the same, the gripper too."""
+    actions = dataset.vector(ACTION)
+    still = [
+        (np.ptp(actions[first : last + 1], axis=0) <= SAME_WITHIN * spread.scale).all()
+        for first, last in runs
+    ]
+    return np.array(still, bool)
 
 
 def _moved_on(
@@ -158,10 +181,11 @@ def _moved_on(
         return moved
     states = dataset.vector(STATE)
     settled = round(SETTLED_S * dataset.fps)
+    arm = ~_grippers(dataset, STATE)
     for number, (first, last) in enumerate(runs):
         if first + settled < last:
             ptp = np.ptp(states[first + settled : last + 1], axis=0)
-            moved[number] = bool((ptp > MOVED_ON * spreads[STATE].scale).any())
+            moved[number] = bool((ptp > MOVED_ON * spreads[STATE].scale)[arm].any())
     return moved
 
 
