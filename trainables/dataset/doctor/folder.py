@@ -64,7 +64,8 @@ def _features(folder: DatasetFolder) -> list[Finding]:
         return []
     wanted = {name for name, dtype in described.items() if dtype != "video"}
     differing: list[tuple[str, tuple[str, ...]]] = []
-    for name in sorted(wanted - set(INDEX_FEATURES)):
+    # What cannot be used, or seems to be a camera, has been reported as such.
+    for name in sorted(wanted - set(INDEX_FEATURES) - {*metadata.unusable, *metadata.suspects}):
         lacking = [str(path) for path, there in columns.items() if name not in there]
         if len(lacking) == len(columns):
             differing.append((f"has the feature {name}, which no data file has", ()))

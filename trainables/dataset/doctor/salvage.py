@@ -422,7 +422,7 @@ def _folder(
         if attempt == 1:
             metadata, used = _with_columns_of_files(metadata, used, salvaged)
         if attempt == 2:
-            records = _with_lengths_of_files(metadata, records)
+            metadata, records = _with_lengths_of_files(metadata, records)
         left = records
         for _ in range(OPENINGS):
             if not left:
@@ -469,8 +469,19 @@ def _with_columns_of_files(
 
 def _with_lengths_of_files(
     metadata: Metadata, records: tuple[EpisodeRecord, ...]
-) -> tuple[EpisodeRecord, ...]:
-    """Take the lengths of the episodes from the data files; episodes without rows are left out."""
-    lengths = _lengths(metadata.root / name for name in metadata.data_files(records))
+) -> tuple[Metadata, tuple[EpisodeRecord, ...]]:
+    """Take the lengths of the episodes from the data files; episodes without rows are left out.
+
+    Nothing is changed if an episode is in several files: those are copies, or sets with the same numbers.
+    """
+    paths = [metadata.root / name for name in metadata.data_files(records)]
+    by_file = [_lengths([path]) for path in paths]
+    lengths: Counter[int] = sum(by_file, Counter())
+    if any(sum(one in found for found in by_file) > 1 for one in lengths):
+        return metadata, records
     counted = tuple(replace(r, length=lengths[r.own]) for r in records if lengths[r.own])
-    return counted or records
+    if not counted:
+        return metadata, records
+    others = {record.index: record for record in counted}
+    every = tuple(others.get(record.index, record) for record in metadata.episodes)
+    return replace(metadata, episodes=every), counted

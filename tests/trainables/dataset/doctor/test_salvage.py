@@ -159,6 +159,22 @@ def test_lengths_that_are_all_wrong_are_reported_and_those_of_the_data_used(make
     assert examination.summary["frames"] == 120
 
 
+def test_sets_that_were_merged_without_new_numbers_cost_the_rows_only(make):
+    root = make(version="v3.0")
+    (data,) = tables(root)
+    other = data.with_name("file-001.parquet")
+    shutil.copy(data, other)
+
+    def moved(table: pa.Table) -> pa.Table:
+        values = pa.array([[9.0] * 4] * len(table), table.schema.field("action").type)
+        return table.set_column(table.column_names.index("action"), table.schema.field("action"), values)
+
+    edit_table(other, moved)
+    examination = examine(root)
+    assert reported(examination) == {"unreadable_dataset", "broken_video"}
+    assert examination.summary["skipped"] == ["states and actions (the data files cannot be read)"]
+
+
 @pytest.mark.parametrize("version", ["v3.0", "v2.1"])
 @pytest.mark.parametrize(
     "spoil",
