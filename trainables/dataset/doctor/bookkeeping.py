@@ -36,6 +36,7 @@ covers it."""
 PIXELS_OFF = 0.05
 """Image statistics are taken from samples of frames and of pixels, there and here: a twentieth of the range
 of brightness is more than two samples differ by."""
+HALF_A_FRAME = 0.5
 STD_RATIO = 2.0
 """The same for the std, by which pixels are divided: half or double is not a matter of samples."""
 
@@ -185,7 +186,9 @@ def _video_lengths(dataset: LeRobotDataset, videos: VideoParts) -> list[Finding]
         longer = [
             (part, part.video.frames)
             for part in parts
-            if part.video is not None and part.video.frames > len(part.rows)
+            if part.video is not None
+            and part.video.frames > len(part.rows)
+            and not _listed_exactly(dataset, camera.name, part.rows)
         ]
         if not longer:
             continue
@@ -210,6 +213,24 @@ def _video_lengths(dataset: LeRobotDataset, videos: VideoParts) -> list[Finding]
             )
         )
     return findings
+
+
+def _listed_exactly(dataset: LeRobotDataset, camera: str, rows: NDArray[np.int64]) -> bool:
+    """Whether the table of episodes says which frames of a video belong to some rows, and others do not.
+
+    So it is if the ends of episodes were cut, or episodes were deleted.
+    """
+    concerned = set(episodes_of(dataset, rows))
+    places = [
+        (record.length, record.videos[camera])
+        for folder in dataset.folders
+        for record in folder.records
+        if record.index in concerned and camera in record.videos
+    ]
+    # A NaN, of a table that does not say, is not within half a frame.
+    return all(
+        abs((place.stop_s - place.start_s) * dataset.fps - length) <= HALF_A_FRAME for length, place in places
+    )
 
 
 # -- recorded statistics

@@ -51,7 +51,7 @@ def collection_findings(
     """
     return [
         *_too_short(dataset, n_obs_steps, horizon, drop_n_last_frames),
-        *_unusual_lengths(dataset),
+        *_unusual_lengths(dataset, drop_n_last_frames),
         *_too_few(dataset),
         *_tasks(dataset),
         *_few_of_a_task(dataset),
@@ -104,8 +104,8 @@ def _too_short(
     return findings
 
 
-def _unusual_lengths(dataset: LeRobotDataset) -> list[Finding]:
-    """Episodes far shorter or longer than the others of their task."""
+def _unusual_lengths(dataset: LeRobotDataset, drop_n_last_frames: int) -> list[Finding]:
+    """Episodes far shorter or longer than the others of their task, besides those of ``no_window``."""
     found: dict[int, float] = {}
     for episodes in _by_task(dataset).values():
         if len(episodes) < LENGTH_EPISODES:
@@ -114,7 +114,8 @@ def _unusual_lengths(dataset: LeRobotDataset) -> list[Finding]:
         away = logs - np.median(logs)
         sigma = max(SIGMA_OF_MAD * float(np.median(np.abs(away))), LEAST_SIGMA)
         for place in np.flatnonzero(np.abs(away) > max(np.log(LENGTH_RATIO), LENGTH_SIGMAS * sigma)):
-            found[episodes[int(place)].index] = float(away[place])
+            if len(episodes[int(place)]) > drop_n_last_frames:
+                found[episodes[int(place)].index] = float(away[place])
     if not found:
         return []
     lengths = {episode.index: len(episode) for episode in dataset.episodes}
@@ -127,7 +128,8 @@ def _unusual_lengths(dataset: LeRobotDataset) -> list[Finding]:
             check="unusual_length",
             severity="warning",
             where="episodes",
-            problem=f"the length of {in_episodes(indices)} is unusual; most of all that of episode {worst}, "
+            problem=f"the length of {in_episodes(indices)} is unusual: "
+            f"{'' if len(indices) == 1 else f'most of all that of episode {worst}, '}"
             f"{counted(lengths[worst], 'frame')} ({seconds:.1f} s), which is {ratio:.1f} times "
             f"{'longer' if found[worst] > 0 else 'shorter'} than the median.",
             why="A very short episode was mostly cut off or started by mistake, and its end is learned as "

@@ -384,6 +384,13 @@ def test_a_video_with_more_frames_than_rows_is_found(tmp_path):
     assert finding.episodes == (4,)
 
 
+def test_frames_that_the_table_of_episodes_leaves_out_are_none_too_many(tmp_path):
+    root = record(tmp_path / "set", (40,) * 4)
+    (video,) = root.rglob("*.mp4")
+    film_again(video, numbered_pictures(200, height=HEIGHT, width=WIDTH))
+    assert "video_frame_count" not in found(root)
+
+
 # -- the folder
 
 

@@ -176,6 +176,14 @@ def test_a_joint_whose_state_does_not_follow_is_named(findings):
     assert "does not follow dimension 1 (y): the correlation of dimension 1 is" in found.problem
 
 
+def test_one_spike_does_not_hide_that_a_joint_follows(findings):
+    def spike(episode, columns):
+        if episode == 5:
+            columns[ACTION][11, 0] = 400
+
+    assert set(findings(spike)) == {"outliers", "jumps"}
+
+
 def test_if_no_joint_follows_they_may_be_of_different_kinds(findings):
     noise = np.random.default_rng(3)
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainables.dataset.doctor.signals.motion import full_turn
-from trainables.dataset.doctor.signals.numbers import MOST_LEVELS, only_noise, spread_of
+from trainables.dataset.doctor.signals.numbers import MOST_LEVELS, Spread, only_noise, spread_of
 from trainables.dataset.doctor.signals.pairs import Pair, is_gripper, joint_pairs, ptp_of_episodes
 from trainables.dataset.doctor.wording import counted, dimension_names, in_episodes, name_dimensions, vectors
 from trainables.dataset.statistics import evenly
@@ -25,6 +25,8 @@ ROWS = 30_000
 """Episodes of about so many rows are compared, spread over the set: correlations of hundreds of episodes do
 not depend on which."""
 FEWEST_ROWS = 100
+SPIKES_BEYOND = 0.5
+"""What is further than half its width outside the central 98 % is an outlier, with a finding of its own."""
 LONGEST_LAG_S = 1.5
 LONGEST_LAG = 60
 FOLLOWS = 0.9
@@ -111,8 +113,8 @@ def _compare(dataset: LeRobotDataset, pairs: list[Pair]) -> list[_Joint]:
         places = {ACTION: pair.action, STATE: pair.state}
         if any(noise[name][d] or full_turn(spreads[name], d) is not None for name, d in places.items()):
             continue  # a finding of its own: nothing but noise, an angle that wraps
-        action = _centred(dataset.vector(ACTION)[rows, pair.action], episode)
-        state = _centred(dataset.vector(STATE)[rows, pair.state], episode)
+        columns = {name: _without_spikes(dataset, name, d, rows, spreads[name]) for name, d in places.items()}
+        action, state = _centred(columns[ACTION], episode), _centred(columns[STATE], episode)
         if not (_moves(action) and _moves(state)):
             continue
         found = np.array([_correlation(action, state, episode, int(lag)) for lag in lags])
@@ -151,6 +153,19 @@ def _centred(column: NDArray[np.floating], episode: NDArray[np.int64]) -> NDArra
     means = np.bincount(episode, values) / np.maximum(np.bincount(episode), 1)
     centred: NDArray[np.float64] = values - means[episode]
     return centred
+
+
+def _without_spikes(
+    dataset: LeRobotDataset, name: str, d: int, rows: NDArray[np.int64], spread: Spread
+) -> NDArray[np.float32]:
+    """A dimension with values far out cut off: one spike must not decide a correlation."""
+    room = SPIKES_BEYOND * spread.scale[d]
+    if not np.isfinite(room):
+        return dataset.vector(name)[rows, d]
+    clipped: NDArray[np.float32] = dataset.vector(name)[rows, d].clip(
+        spread.q01[d] - room, spread.q99[d] + room
+    )
+    return clipped
 
 
 def _moves(centred: NDArray[np.float64]) -> bool:
