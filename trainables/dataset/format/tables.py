@@ -482,7 +482,7 @@ def plain_column(path: Path, name: str) -> np.ndarray | None:
     """A column of single numbers of one file; None if it cannot be read or is something else."""
     try:
         table, _ = _open(path, [name])
-        return _to_numpy(path, name, table[name], DatasetFeature("float32", (1,)))
+        return column_values(path, name, table[name], DatasetFeature("float32", (1,)))
     except (DatasetError, KeyError):
         return None
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from trainables.dataset.doctor.motion import IDLE_S, STILL_WITHIN
-from trainables.dataset.doctor.numbers import spread_of
+from trainables.dataset.doctor.signals.motion import IDLE_S, STILL_WITHIN
+from trainables.dataset.doctor.signals.numbers import spread_of
 from trainables.dataset.format.metadata import Metadata
 from trainables.dataset.repair.log import RepairLog, in_episodes
 from trainables.dataset.repair.recording import Clip, Recording
