@@ -21,7 +21,7 @@ from sweeper.finalists.recording import recording
 from sweeper.finalists.seeds import seed_sweep, with_seeds
 from sweeper.records.sweep_state import find_sweep, read_sweep
 from sweeper.spec.sweep import ResourceSpec
-from sweeper.terminal.trained.confirmation import print_confirmation
+from sweeper.terminal.finalists.confirmation import print_confirmation
 from sweeper.tracking.sync import sync_sweep
 
 __all__ = ["confirm"]

@@ -421,7 +421,7 @@ def test_values_of_another_tool_are_checked_like_ours(faults):
 
 def test_a_wrong_name_does_not_hide_a_horizon_that_cannot_be_trained(faults):
     found = faults(config="policy.n_obs_step: 2\n  foo: 3", parameters="pred_horizon: {values: [16, 18]}")
-    assert "18 is no multiple of 8" in " ".join(fault.problem for fault in found)
+    assert "18 is not a multiple of 8" in " ".join(fault.problem for fault in found)
 
 
 def test_a_setting_that_is_there_already_is_kept(faults):

@@ -695,8 +695,8 @@ def test_a_copy_that_fails_leaves_nothing(make, tmp_path, monkeypatch, error):
     def fail(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr(copied.shutil, "copyfile", fail)
     root = make()
+    monkeypatch.setattr(copied.shutil, "copyfile", fail)
     with pytest.raises((DiskFullError, KeyboardInterrupt)):
         repair(root, tmp_path / "new")
     assert [path.name for path in tmp_path.iterdir()] == [root.name]
