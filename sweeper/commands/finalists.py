@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from sweeper.commands.options import Address, Json, Sweep, SweepsFolder, open_console
 from sweeper.driver.launch import launch
@@ -19,12 +21,12 @@ from sweeper.finalists.evaluators import evaluators
 from sweeper.finalists.racing import ConfirmOptions
 from sweeper.finalists.recording import recording
 from sweeper.finalists.seeds import seed_sweep, with_seeds
-from sweeper.records.sweep_state import find_sweep, read_sweep
-from sweeper.spec.sweep import ResourceSpec
+from sweeper.records.sweep_state import SweepState, find_sweep, read_sweep
+from sweeper.spec.sweep import ConfirmSpec, ResourceSpec, SweepSpec
 from sweeper.terminal.finalists.confirmation import print_confirmation
 from sweeper.tracking.sync import sync_sweep
 
-__all__ = ["confirm"]
+__all__ = ["confirm", "confirm_after", "confirm_sweep"]
 
 INTERRUPTED = 130
 
@@ -54,37 +56,92 @@ def confirm(
 ) -> None:
     """Evaluate the best trials on fresh starts until it is clear which one is the best, and how good."""
     console = open_console(stderr=as_json)
-    folder = find_sweep(sweep, sweeps)
-    state = read_sweep(folder)
+    state = read_sweep(find_sweep(sweep, sweeps))
+    wanted = ConfirmSpec(top, episodes, seeds, epsilon)
+    complete = confirm_sweep(state, wanted, console, address=address, trials=trial or ())
+    if as_json:
+        typer.echo(json.dumps(dict(state.confirmation), indent=2))
+    raise typer.Exit(0 if complete else INTERRUPTED)
+
+
+def confirm_sweep(
+    state: SweepState,
+    wanted: ConfirmSpec,
+    console: Console,
+    *,
+    address: str | None = None,
+    trials: Sequence[int] = (),
+) -> bool:
+    """Confirm the best trials of a sweep, show how it goes, and print the answer.
+
+    Args:
+        state: The sweep; it is brought up to date.
+        wanted: What is asked.
+        console: Where to show it.
+        address: Ray cluster; None for RAY_ADDRESS, or a private Ray.
+        trials: The trials that are meant; none for the best.
+
+    Returns:
+        Whether nothing is left to do.
+
+    Raises:
+        UserError: If there are not enough finalists, or the sweep is in use.
+        SweeperError: If no finalist can be evaluated.
+    """
     metric = confirmed_metric(state).name
-    wanted, missing = choose_finalists(state, top, trial or ())
+    chosen, missing = choose_finalists(state, wanted.top, trials)
     for reason in missing:
         console.print(f"! {reason}", style="yellow", soft_wrap=True, markup=False)
     with interrupted_by_sigterm():
-        if seeds > 1:
-            for one in wanted:
-                spec = seed_sweep(state, one.trial, seeds)
-                console.print(f"Training trial {one.trial} with {seeds - 1} other seeds", style="bold")
+        if wanted.seeds > 1:
+            for one in chosen:
+                spec = seed_sweep(state, one.trial, wanted.seeds)
+                console.print(f"Training trial {one.trial} with {wanted.seeds - 1} other seeds", style="bold")
                 if launch(spec, address=address, console=console):
                     raise SweeperError(f"{spec.name} did not end; the same command continues it.")
-            wanted = [with_seeds(one, folder) for one in wanted]
-        options = ConfirmOptions(episodes=episodes, epsilon=epsilon)
+            chosen = [with_seeds(one, state.folder) for one in chosen]
+        options = ConfirmOptions(episodes=wanted.episodes, epsilon=wanted.epsilon)
         with recording(state) as record:
             console.print("Starting Ray …", style="dim")
             report = partial(console.print, style="dim", soft_wrap=True, markup=False)
             resources = ResourceSpec(**state.spec["resources"])
             with evaluators(resources, address=address, report=report) as cluster:
-                result = run(record, wanted, options, cluster, report)
+                result = run(record, chosen, options, cluster, report)
     for problem in result.problems:
         console.print(f"! {problem}", style="yellow", soft_wrap=True, markup=False)
+    _send(state, console)
+    print_confirmation(console, state.confirmation, metric, state.name)
+    return result.complete
+
+
+def confirm_after(folder: Path, console: Console, address: str | None = None) -> int:
+    """Confirm the best trials of a sweep that is done, as its space file asks; once for the same trials.
+
+    Returns:
+        The exit code: 0 if nothing is left to do, 130 if it was interrupted.
+
+    Raises:
+        SweeperError: As `confirm_sweep`.
+    """
+    state = read_sweep(folder)
+    asked = SweepSpec.from_dict(state.spec, folder).confirm
+    if asked is None:
+        return 0
+    before = state.confirmation
+    chosen = {one.trial for one in choose_finalists(state, asked.top)[0]}
+    same = before.get("options", {}).get("episodes") == asked.episodes
+    if before.get("complete") and same and chosen == {one["trial"] for one in before["finalists"]}:
+        return 0
+    console.print()
+    return 0 if confirm_sweep(state, asked, console, address=address) else INTERRUPTED
+
+
+def _send(state: SweepState, console: Console) -> None:
+    """Upload what was found to MLflow; what is missing can be uploaded later."""
     try:
-        sent = sync_sweep(folder, None, str)
-        if not sent.complete:
-            console.print(str(sent), style="yellow", soft_wrap=True)
+        sent = sync_sweep(state.folder, None, str)
     except UserError as error:
         console.print(f"! {error}", style="yellow", soft_wrap=True, markup=False)
-    if as_json:
-        typer.echo(json.dumps(dict(state.confirmation), indent=2))
-    else:
-        print_confirmation(console, state.confirmation, metric, state.name)
-    raise typer.Exit(0 if result.complete else INTERRUPTED)
+        return
+    if not sent.complete:
+        console.print(str(sent), style="yellow", soft_wrap=True)

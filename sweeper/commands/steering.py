@@ -282,7 +282,12 @@ def resume(
     if state is None:
         _ask("resume", sweep, address, sweeps, as_json, changes=changes or [])
         return
-    code = resume_here(state, changes or (), address, open_console(stderr=as_json))
+    console = open_console(stderr=as_json)
+    code = resume_here(state, changes or (), address, console)
+    if code == 0 and state.spec.get("confirm") is not None:
+        from sweeper.commands.finalists import confirm_after  # loads Ray's evaluators
+
+        code = confirm_after(state.folder, console, address)
     if as_json:
         typer.echo(json.dumps(to_json(read_summary(state.folder)), indent=2))
     raise typer.Exit(code)

@@ -77,7 +77,12 @@ def _launch(spec: SweepSpec, address: str | None, as_json: bool) -> None:
     from sweeper.driver.launch import launch as run  # loads Optuna and Ray, which `check` must not
 
     # With --json only the JSON goes to stdout; everything else goes to stderr.
-    code = run(spec, address=address, console=open_console(stderr=as_json))
+    console = open_console(stderr=as_json)
+    code = run(spec, address=address, console=console)
+    if code == 0 and spec.confirm is not None:
+        from sweeper.commands.finalists import confirm_after
+
+        code = confirm_after(spec.folder, console, address)
     if as_json:
         from sweeper.records.sweep_state import read_sweep  # `check` is faster without these
         from sweeper.terminal.as_json import to_json

@@ -65,7 +65,8 @@ def find_candidate(named: str, sweeps: Path, config: Mapping[str, Any] | None = 
     return Candidate(
         label=named if source.sweep is None else f"{source.sweep}:{source.trial}",
         trainable=source.trainable,
-        checkpoint=source.checkpoint,
+        # Processes of a cluster need not work in this process's folder.
+        checkpoint=source.checkpoint.absolute(),
         config=dict(config or {}),
         sweep=source.sweep,
         trial=source.trial,

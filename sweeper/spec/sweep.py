@@ -19,6 +19,7 @@ from trainables.interface import EvaluatesPolicies, Trainable
 
 __all__ = [
     "BudgetSpec",
+    "ConfirmSpec",
     "EarlyStopSpec",
     "FailureSpec",
     "Goal",
@@ -311,6 +312,23 @@ class InferenceSpec:
 
 
 @dataclass(frozen=True)
+class ConfirmSpec:
+    """The confirmation of the best trials when the sweep is done.
+
+    Attributes:
+        top: How many trials are confirmed.
+        episodes: Most episodes of each.
+        seeds: How often each configuration is trained, its own training included.
+        epsilon: It ends if the leader is at most this much worse than any other; 0 for never.
+    """
+
+    top: int = 8
+    episodes: int = 400
+    seeds: int = 1
+    epsilon: float = 0.0
+
+
+@dataclass(frozen=True)
 class TrackingSpec:
     """Where MLflow keeps the runs.
 
@@ -343,6 +361,7 @@ class SweepSpec:
         failures: How often a trial is retried.
         keep: Which checkpoints stay.
         inference: Which inference settings are examined on each trained policy; None for none.
+        confirm: How the best trials are confirmed when the sweep is done; None if they are not.
         overrides: What the command line changed, as it was typed.
         notes: Changes that the user did not ask for.
         warnings: Settings that are legal but probably a mistake.
@@ -363,6 +382,7 @@ class SweepSpec:
     failures: FailureSpec = FailureSpec()
     keep: KeepSpec = KeepSpec()
     inference: InferenceSpec | None = None
+    confirm: ConfirmSpec | None = None
     overrides: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -382,6 +402,7 @@ class SweepSpec:
             "failures": dataclasses.asdict(self.failures),
             "keep": dataclasses.asdict(self.keep),
             "inference": None if self.inference is None else self.inference.to_dict(),
+            "confirm": None if self.confirm is None else dataclasses.asdict(self.confirm),
             "tracking": dataclasses.asdict(self.tracking),
             "folder": str(self.folder),
             "overrides": list(self.overrides),
@@ -393,7 +414,7 @@ class SweepSpec:
     @staticmethod
     def from_dict(plain: Mapping[str, Any], folder: Path | None = None) -> SweepSpec:
         """The sweep that `to_dict` wrote; ``folder`` is its present folder, if it was moved."""
-        stop, inference = plain["early_stop"], plain.get("inference")
+        stop, inference, confirm = plain["early_stop"], plain.get("inference"), plain.get("confirm")
         return SweepSpec(
             name=plain["name"],
             trainable=plain["trainable"],
@@ -408,6 +429,7 @@ class SweepSpec:
             failures=FailureSpec(**plain.get("failures", {})),
             keep=KeepSpec(**plain.get("keep", {})),
             inference=None if inference is None else InferenceSpec.from_dict(inference),
+            confirm=None if confirm is None else ConfirmSpec(**confirm),
             tracking=TrackingSpec(**plain["tracking"]),
             folder=Path(plain["folder"]) if folder is None else folder,
             overrides=tuple(plain["overrides"]),

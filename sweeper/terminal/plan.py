@@ -10,7 +10,7 @@ from rich.text import Text
 
 from sweeper.machines.plan import Plan
 from sweeper.spec.space import describe_range, describe_scale
-from sweeper.spec.sweep import InferenceSpec
+from sweeper.spec.sweep import ConfirmSpec, InferenceSpec
 from sweeper.terminal.faults import indented
 from sweeper.text import counted, describe_size, describe_value
 
@@ -84,6 +84,8 @@ def _lines(plan: Plan) -> Iterable[tuple[str, str]]:
     yield "early stopping", _early_stop(plan)
     if spec.inference is not None:
         yield "inference", _inference(spec.inference)
+    if spec.confirm is not None:
+        yield "confirmation", _confirmation(spec.confirm)
     workers = "1 worker" if resources.workers == 1 else f"{resources.workers} workers"
     each = f"{workers}, {_count(resources.gpu_per_trial, 'GPU')}, {_count(resources.cpu_per_trial, 'CPU')}"
     yield "each trial gets", each
@@ -141,6 +143,11 @@ def _trials(plan: Plan) -> str:
     if budget.max_failed is not None:
         limits.append(f"or {budget.max_failed} failed trials")
     return ", ".join(limits)
+
+
+def _confirmation(confirm: ConfirmSpec) -> str:
+    seeds = f", each trained with {confirm.seeds} seeds" if confirm.seeds > 1 else ""
+    return f"the best {confirm.top} trials{seeds}, on at most {confirm.episodes} fresh episodes each"
 
 
 def _inference(inference: InferenceSpec) -> str:

@@ -46,6 +46,7 @@ SECTIONS = (
     "failures",
     "keep",
     "inference",
+    "confirm",
     "tracking",
 )
 METHODS = tuple(SAMPLER_OPTIONS)
@@ -201,6 +202,25 @@ SETTINGS: Mapping[str, Mapping[str, FieldInfo]] = {
             FieldInfo("limits", "dict", {}, doc="Bounds that a setting must keep, by metric."),
             FieldInfo(
                 "reward_range", "list[float]", [0.0, 1.0], doc="The least and the largest possible reward."
+            ),
+        ),
+        "confirm": (
+            FieldInfo("top", "int", 8, minimum=2, doc="How many of the best trials are confirmed."),
+            FieldInfo("episodes", "int", 400, minimum=1, doc="Most episodes of each trial."),
+            FieldInfo(
+                "seeds",
+                "int",
+                1,
+                minimum=1,
+                maximum=100,
+                doc="How often each configuration is trained, its own training included.",
+            ),
+            FieldInfo(
+                "epsilon",
+                "float",
+                0.0,
+                minimum=0.0,
+                doc="It ends if the leader is at most this much worse than any other; 0: never.",
             ),
         ),
         "tracking": (

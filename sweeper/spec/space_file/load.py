@@ -14,7 +14,7 @@ from sweeper.spec.space import Space
 from sweeper.spec.space_file.combinations import check_combinations
 from sweeper.spec.space_file.document import Document
 from sweeper.spec.space_file.overrides import apply_overrides, as_text
-from sweeper.spec.space_file.read_inference import read_inference
+from sweeper.spec.space_file.read_inference import read_confirm, read_inference
 from sweeper.spec.space_file.read_sections import (
     read_budget,
     read_early_stop,
@@ -111,6 +111,7 @@ def load_spec(
     resources = read_resources(document)
     failures, keep = read_failures(document), read_keep(document)
     document.inference = read_inference(document, objectives)
+    confirm = read_confirm(document)
     tracking = read_tracking(document, name)
     search = read_search(document)
     if points_known and space.parameters:
@@ -136,6 +137,7 @@ def load_spec(
         failures=failures,
         keep=keep,
         inference=document.inference,
+        confirm=confirm,
         overrides=tuple(overrides),
         notes=tuple(document.notes),
         warnings=tuple(document.warnings),

@@ -1,4 +1,4 @@
-"""The section `inference`: which settings are examined on each trained policy."""
+"""The sections `inference` and `confirm`: what is done with trained policies."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 from sweeper.spec.space_file.document import Document
 from sweeper.spec.space_file.fields import coerce, value_problem
 from sweeper.spec.space_file.yaml_nodes import Node
-from sweeper.spec.sweep import Goal, InferenceSpec, Objective
+from sweeper.spec.sweep import ConfirmSpec, Goal, InferenceSpec, Objective
 from sweeper.text import nearest, shortened
 from trainables.interface import EvaluatesPolicies
 
-__all__ = ["EPISODE_METRICS", "ERROR_METRICS", "LIMITS", "MOST_SETTINGS", "read_inference"]
+__all__ = ["EPISODE_METRICS", "ERROR_METRICS", "LIMITS", "MOST_SETTINGS", "read_confirm", "read_inference"]
 
 EPISODE_METRICS = ("rollout/success_rate", "rollout/avg_max_reward", "rollout/avg_sum_reward")
 """What settings can be compared by in a simulator: these are means of episodes."""
@@ -57,6 +57,27 @@ def read_inference(document: Document, objectives: tuple[Objective, ...]) -> Inf
         reward_range=low_high,
     )
     return found if _are_possible(document, found) else None
+
+
+def read_confirm(document: Document) -> ConfirmSpec | None:
+    """Read the section `confirm`; None if there is none, or if it has faults."""
+    entries = document.section("confirm")
+    if entries is None:
+        return None
+    trainable, place = document.trainable, document.place("confirm")
+    if trainable is None:
+        return None
+    if not isinstance(trainable, EvaluatesPolicies):
+        remedy = "Remove the section, or give the trainable open_policy (docs/custom_trainables.md)."
+        document.faults.add(place, "confirm", f"{trainable.name} cannot evaluate trained policies.", remedy)
+        return None
+    needs = [metric.needs for name in EPISODE_METRICS if (metric := trainable.metrics.get(name)) is not None]
+    missing = [field for field in needs if field is not None and not document.is_set(field)]
+    if missing:
+        remedy = f"Set {missing[0]} in config, or remove the section."
+        document.faults.add(place, "confirm", "needs a simulator, and there is none.", remedy)
+        return None
+    return ConfirmSpec(**{key: node.value for key, node in entries.items()})
 
 
 def _parameters(document: Document) -> dict[str, tuple[Any, ...]]:

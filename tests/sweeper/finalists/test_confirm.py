@@ -191,3 +191,34 @@ def test_each_configuration_can_be_trained_with_other_seeds_first(
     assert all(one["metrics"]["seeds_sd"] >= 0 for one in finalists)
     child = read_sweep(sweep.folder / "seeds" / "1")
     assert sorted(trial.config["train.seed"] for trial in child.trials.values()) == [1, 2]
+
+
+SPACE = """
+name: asked
+trainable: reaching_policies:TRAINABLE
+parameters: {skill: {values: [0.2, 0.9]}}
+metric: {name: rollout/success_rate}
+search: {method: grid}
+resources: {gpu_per_worker: 0, cpu_per_worker: 1}
+inference: {parameters: {luck: {values: [-0.1, 0.05]}}, episodes: 32}
+confirm: {top: 2, episodes: 96}
+"""
+
+
+@pytest.mark.slow
+def test_a_sweep_confirms_its_winner_if_the_space_asks_for_it(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_in(tmp_path, monkeypatch)
+    (tmp_path / "space.yaml").write_text(SPACE)
+    assert ended("launch", "space.yaml") == 0
+    sweep = read_sweep(tmp_path / "sweeps" / "asked")
+    assert sweep.confirmation["complete"]
+    winner = sweep.confirmed_trial()
+    assert winner is not None
+    assert winner.values == {"skill": 0.9}
+    assert sweep.confirmation["finalists"][0]["setting"] == winner.setting == {"luck": 0.05}
+    assert "is the best of 2 finalists" in capsys.readouterr().out
+    events = (sweep.folder / JOURNAL).read_text().count('"confirm_start"')
+    assert ended("launch", "space.yaml") == 0
+    assert (sweep.folder / JOURNAL).read_text().count('"confirm_start"') == events

@@ -8,7 +8,7 @@ import pytest
 
 from sweeper.errors import SpecError
 from sweeper.spec.space_file.load import load_spec
-from sweeper.spec.sweep import InferenceSpec, SweepSpec
+from sweeper.spec.sweep import ConfirmSpec, InferenceSpec, SweepSpec
 from trainables.diffusion_policy import TRAINABLE
 
 SPACE = """\
@@ -130,3 +130,19 @@ def test_training_takes_the_largest_number_of_executed_actions_that_the_horizon_
         trained = TRAINABLE.trained_for({"policy.horizon": horizon, "policy.n_obs_steps": 2}, searched)
         assert trained["policy.n_action_steps"] == taken
     assert TRAINABLE.trained_for({"policy.horizon": 4}, {"policy.sampler": ["DDIM"]}) == {"policy.horizon": 4}
+
+
+def test_a_confirmation_can_be_asked_for_in_the_space(load):
+    assert load().confirm is None
+    spec = load("episodes: 64", "episodes: 64", "confirm={top: 5, episodes: 200}")
+    assert spec.confirm == ConfirmSpec(top=5, episodes=200)
+    assert SweepSpec.from_dict(spec.to_dict()) == spec
+    with pytest.raises(SpecError, match="top"):
+        load("episodes: 64", "episodes: 64", "confirm.top=1")
+
+
+def test_a_confirmation_needs_a_simulator(load):
+    metric = "metric: {name: rollout/success_rate, goal: maximize}"
+    error = "metric: {name: eval/action_mse, goal: minimize}"
+    with pytest.raises(SpecError, match="confirm: needs a simulator"):
+        load(metric, error, "inference=null", "config.rollout.env=null", "confirm={top: 5}")
