@@ -9,8 +9,6 @@ import numpy as np
 
 __all__ = ["mean_interval", "wilson_interval"]
 
-RESAMPLES = 2_000
-
 
 def wilson_interval(successes: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Bound a success probability by Wilson's score interval.
@@ -46,45 +44,43 @@ def wilson_interval(successes: float, n: int, confidence: float = 0.95) -> tuple
     return (low, high)
 
 
-def mean_interval(
-    values: np.ndarray, confidence: float = 0.95, *, seed: int = 0
-) -> tuple[float, float] | None:
-    """Bound the mean of the values' distribution by the BCa bootstrap.
+def mean_interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float, float] | None:
+    """Bound the mean of the distribution that values come from: Student's t, corrected for skewness.
 
-    Efron, "Better bootstrap confidence intervals", JASA 1987. It follows skew, as in rewards of episodes,
-    and stays within the values' range. With few values it is too narrow: of 10 skewed values
-    it covers the mean in about nine cases of ten.
+    Both ends of the t interval move by ``skewness · s / n · (1 + 2 z²) / 6``, the first term of the Edgeworth
+    expansion of the t statistic (Hall 1983, Abramovitch and Singh 1985). The corrected interval is
+    second-order accurate, as the bias-corrected accelerated bootstrap is, and needs no random numbers.
 
     Args:
         values: (n,) independent measurements.
         confidence: Probability that the interval is to cover the mean, between 0 and 1 (exclusive).
-        seed: Of the resamples: the same values always have the same interval.
 
     Returns:
-        Lower and upper bound; None for fewer than two values or for equal values, since their resamples are
-        all equal and show nothing about the mean's uncertainty.
+        Lower and upper bound, on both sides of the mean; None for fewer than two values, or values that are
+        all equal: they do not show how much they vary.
 
     Raises:
         ValueError: If ``confidence`` is out of range.
     """
     if not 0.0 < confidence < 1.0:
         raise ValueError(f"confidence {confidence} is not between 0 and 1")
-    values_N = np.asarray(values, dtype=np.float64)
-    n = len(values_N)
-    if n < 2 or np.ptp(values_N) == 0:
+    found_N = np.asarray(values, dtype=np.float64)
+    n = len(found_N)
+    if n < 2 or np.ptp(found_N) == 0:
         return None
-    chosen_RN = np.random.default_rng([seed, n]).integers(n, size=(RESAMPLES, n))
-    means_R = np.sort(values_N[chosen_RN].mean(axis=1))
-    mean = values_N.mean()
-    normal = NormalDist()
-    # Ties count half, so that values of a lattice (0 and 1) show no false bias.
-    below = (np.sum(means_R < mean) + 0.5 * np.sum(means_R == mean)) / RESAMPLES
-    bias = normal.inv_cdf(min(max(below, 0.5 / RESAMPLES), 1 - 0.5 / RESAMPLES))
-    left_out_N = mean - (values_N.sum() - values_N) / (n - 1)
-    acceleration = np.sum(left_out_N**3) / (6 * np.sum(left_out_N**2) ** 1.5)
-    bounds = []
-    for share in ((1 - confidence) / 2, (1 + confidence) / 2):
-        z = bias + normal.inv_cdf(share)
-        shifted = normal.cdf(bias + z / (1 - acceleration * z))
-        bounds.append(float(np.quantile(means_R, shifted)))
-    return (bounds[0], bounds[1])
+    from scipy.special import stdtrit  # takes a third of a second, which only evaluations need
+
+    mean, deviation = float(found_N.mean()), float(found_N.std(ddof=1))
+    share = 0.5 + confidence / 2
+    z = NormalDist().inv_cdf(share)
+    shift = _skewness(found_N) * deviation / n * (1 + 2 * z * z) / 6
+    reach = float(stdtrit(n - 1, share)) * deviation / sqrt(n)
+    return (min(mean - reach + shift, mean), max(mean + reach + shift, mean))
+
+
+def _skewness(values_N: np.ndarray) -> float:
+    deviations_N = values_N - values_N.mean()
+    spread = float(np.sqrt(np.mean(deviations_N**2)))
+    if spread <= 1e-12 * max(1.0, float(np.abs(values_N).max())):
+        return 0.0
+    return float(np.mean((deviations_N / spread) ** 3))

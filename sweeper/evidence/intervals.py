@@ -8,8 +8,8 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special
 
+from trainables.confidence import mean_interval as confidence_of_mean
 from trainables.confidence import wilson_interval
 
 __all__ = ["Bounds", "Interval", "as_values", "mean_interval", "success_interval"]
@@ -63,10 +63,7 @@ def success_interval(successes: float, episodes: int, confidence: float = 0.95) 
 def mean_interval(values: ArrayLike, confidence: float = 0.95, bounds: Bounds | None = None) -> Interval:
     """Bound a mean, e.g. of rewards, by Student's t with a correction for skewness.
 
-    Both ends of the t interval move by ``skewness · s / n · (1 + 2 z²) / 6``, the first term of the Edgeworth
-    expansion of the t statistic (Hall 1983, Abramovitch and Singh 1985). The corrected interval is
-    second-order accurate, as the bias-corrected accelerated bootstrap is, and needs no random numbers and
-    no resampling.
+    The interval is that of `trainables.confidence.mean_interval`, which trials report.
 
     Args:
         values: One value per episode.
@@ -83,28 +80,22 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95, bounds: Bounds | 
     """
     found = as_values(values, bounds)
     low, high = bounds or (-math.inf, math.inf)
-    z = two_sided_z(confidence)
+    two_sided_z(confidence)
     n = len(found)
-    if n and bounds is not None and np.ptp(found) == 0:
+    method = "Student's t, corrected for skewness"
+    known = confidence_of_mean(found, confidence)
+    if known is not None:
+        return Interval(max(known[0], low), min(known[1], high), confidence, method)
+    if n and bounds is not None:
         share = min(max((float(found[0]) - low) / (high - low), 0.0), 1.0)
         wilson = success_interval(n * share, n, confidence)
         width = high - low
         return Interval(
             low + width * wilson.low, low + width * wilson.high, confidence, "Wilson, equal values"
         )
-    method = "Student's t, corrected for skewness"
     if n < 2:
         return Interval(low, high, confidence, method)
-    mean, deviation = float(found.mean()), float(found.std(ddof=1))
-    t = float(special.stdtrit(n - 1, NormalDist().cdf(z)))
-    shift = _skewness(found) * deviation / n * (1 + 2 * z * z) / 6
-    reach = t * deviation / math.sqrt(n)
-    return Interval(
-        float(np.clip(mean - reach + shift, low, mean)),
-        float(np.clip(mean + reach + shift, mean, high)),
-        confidence,
-        method,
-    )
+    return Interval(float(found[0]), float(found[0]), confidence, method)
 
 
 def two_sided_z(confidence: float) -> float:
@@ -136,11 +127,3 @@ def as_values(values: ArrayLike, bounds: Bounds | None = None) -> NDArray[np.flo
     if outside.any():
         raise ValueError(f"the value {found[outside][0]} is out of bounds: expected {low} to {high}")
     return found
-
-
-def _skewness(values: NDArray[np.float64]) -> float:
-    deviations = values - values.mean()
-    spread = float(np.sqrt(np.mean(deviations**2)))
-    if spread <= 1e-12 * max(1.0, float(np.abs(values).max())):
-        return 0.0
-    return float(np.mean((deviations / spread) ** 3))

@@ -224,14 +224,15 @@ def test_summary_averages_episodes_and_brackets_the_success_rate() -> None:
             "rollout/success_rate_low": 0.0945,
             "rollout/success_rate_high": 0.9055,
             "rollout/avg_max_reward": 0.75,
-            "rollout/avg_max_reward_low": 0.5,
-            "rollout/avg_max_reward_high": 1.0,
+            # Student's t with one degree of freedom: 12.706 standard errors.
+            "rollout/avg_max_reward_low": 0.75 - 12.7062 * 0.25,
+            "rollout/avg_max_reward_high": 0.75 + 12.7062 * 0.25,
             "rollout/avg_sum_reward": 30.0,
-            "rollout/avg_sum_reward_low": 20.0,
-            "rollout/avg_sum_reward_high": 40.0,
+            "rollout/avg_sum_reward_low": 30 - 12.7062 * 10,
+            "rollout/avg_sum_reward_high": 30 + 12.7062 * 10,
             "rollout/episode_length": 75.0,
         },
-        abs=1e-4,
+        abs=1e-3,
     )
     with pytest.raises(ValueError, match="no episodes"):
         summarise([])
