@@ -21,7 +21,7 @@ from typer.core import TyperCommand
 
 from sweeper import __version__
 from sweeper.commands.options import CLUSTER_OPTION, Command, Group, open_console
-from sweeper.errors import SpecError, SweeperError
+from sweeper.errors import SpecError, SweeperError, UserError
 from trainables.interface import ConfigError, TrainableError
 
 __all__ = ["COMMANDS", "CommandEntry", "app", "load_command", "main"]
@@ -256,6 +256,7 @@ def _look_for_modules_here() -> None:
 
 def _run(arguments: list[str]) -> None:
     """Run a command here, or on the cluster that ``--cluster`` names."""
+    _check_dashes(arguments)
     if not any(argument.partition("=")[0] == CLUSTER_OPTION for argument in arguments):
         app(args=arguments, prog_name="sweeper")
         return
@@ -266,6 +267,27 @@ def _run(arguments: list[str]) -> None:
         app(args=left, prog_name="sweeper")
         return
     sys.exit(on_cluster.on_cluster(file, left, _parsed(left)))
+
+
+def _check_dashes(arguments: list[str]) -> None:
+    """Explain an override that is written like an option, as LeRobot's commands have it.
+
+    Raises:
+        UserError: If there is one; no option of ours has a dot in its name.
+    """
+    for place, argument in enumerate(arguments):
+        name, equals, value = argument.removeprefix("--").partition("=")
+        if not argument.startswith("--") or "." not in name:
+            continue
+        if not equals:
+            value = arguments[place + 1] if place + 1 < len(arguments) else "VALUE"
+        section = name.partition(".")[0]
+        own = section in ("config", "parameters", "search", "budget", "resources", "inference", "confirm")
+        typed = name if own else f"config.{name}"
+        raise UserError(
+            f"{argument} is not an option: values of the space are given without dashes. "
+            f"Write {typed}={value}, after the space file."
+        )
 
 
 def _parsed(arguments: list[str]) -> dict[str, Any]:

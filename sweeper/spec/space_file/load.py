@@ -110,7 +110,10 @@ def load_spec(
     early_stop = read_early_stop(document, objectives)
     resources = read_resources(document)
     failures, keep = read_failures(document), read_keep(document)
+    others = len(document.faults)
     document.inference = read_inference(document, objectives)
+    # What is trained depends on the section.
+    points_known = points_known and len(document.faults) == others
     confirm = read_confirm(document)
     tracking = read_tracking(document, name)
     search = read_search(document)

@@ -127,6 +127,21 @@ def test_markup_in_user_text_is_printed_literally(capsys):
     assert "'[bold]x[/bold]'" in err
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        (["--policy.horizon=16"], "config.policy.horizon=16"),
+        (["--policy.horizon", "16"], "config.policy.horizon=16"),
+        (["--budget.trials=3"], "budget.trials=3"),
+    ],
+)
+def test_an_override_with_dashes_is_answered_with_the_form_that_is_meant(capsys, typed, meant):
+    assert ended("check", "pusht_quick", *typed) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"{typed[0]} is not an option" in said
+    assert f"Write {meant}, after the space file." in said
+
+
 def test_check_prints_json(capsys):
     assert ended("check", "pusht_quick", "budget.trials=3", "--json") == 0
     plan = json.loads(capsys.readouterr().out)

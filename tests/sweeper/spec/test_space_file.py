@@ -708,7 +708,8 @@ def test_every_shipped_space_is_good_and_searches_what_matters():
     for path in spaces.values():
         spec = load_spec(path)
         wanted = {"policy.horizon", "policy.n_action_steps", "policy.beta_schedule", "optimizer.lr"}
-        assert wanted <= set(spec.space.names), path
+        examined = set() if spec.inference is None else set(spec.inference.parameters)
+        assert wanted <= set(spec.space.names) | examined, path
         assert spec.warnings == (), path
         assert spec.early_stop is not None
 
