@@ -28,7 +28,7 @@ RANKS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("dataset",),
         ("registry", "environment", "addresses"),
         ("interface",),
-        ("ranges", "features", "files", "confidence", "episodes"),
+        ("ranges", "features", "files", "confidence", "episodes", "inspection"),
         ("__init__",),
     ),
     "trainables.diffusion_policy": (

@@ -36,6 +36,7 @@ SERVICE = {"ray", "optuna", "mlflow", "sweeper"}
 STDLIB_ONLY = (
     "addresses.py",
     "episodes.py",
+    "inspection.py",
     "files.py",
     "interface.py",
     "ranges.py",
@@ -95,6 +96,7 @@ def test_the_service_knows_trainables_only_through_the_interface() -> None:
         "trainables.interface",
         "trainables.registry",
         "trainables.episodes",
+        "trainables.inspection",
         "trainables.confidence",
     }
     guilty = {

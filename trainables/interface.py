@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from trainables.episodes import EpisodeRecord, Purpose
+from trainables.inspection import Comparison, DenoisingPicture, Latency
 from trainables.ranges import parse_choice
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "Fault",
     "FieldInfo",
     "Finding",
+    "InspectablePolicy",
     "Metric",
     "NamesPlaces",
     "OpenPolicy",
@@ -750,6 +752,77 @@ class OpenPolicy(Protocol):
 
         Returns:
             The time of each run, in ms.
+        """
+        ...
+
+
+@runtime_checkable
+class InspectablePolicy(Protocol):
+    """What an open policy has if it can also be looked into (`sweeper eval`)."""
+
+    def compare(self, setting: Mapping[str, Any]) -> Comparison:
+        """Compare the predicted actions with demonstrations that the policy was not trained on, if there are.
+
+        Args:
+            setting: The inference setting.
+
+        Raises:
+            TrainableError: If no dataset is named, it cannot be read, or does not fit the policy.
+        """
+        ...
+
+    def check_demonstrations(self) -> bool:
+        """Open the dataset, so that what is wrong with it is found before anything is measured.
+
+        Returns:
+            Whether there is one.
+
+        Raises:
+            TrainableError: As :meth:`compare`.
+        """
+        ...
+
+    def latency(self, setting: Mapping[str, Any], runs: int = 50, most_s: float = 10.0) -> Latency:
+        """Time predictions as :meth:`OpenPolicy.latency_ms` does, and say what computed them."""
+        ...
+
+    def draw_denoising(
+        self, setting: Mapping[str, Any], picture: Path, film: Path | None = None
+    ) -> DenoisingPicture | None:
+        """Draw how noise becomes action chunks for one observation.
+
+        The observation is a demonstration's if there is a dataset, or else the first of an episode in the
+        environment.
+
+        Args:
+            setting: The inference setting.
+            picture: The PNG to write.
+            film: The mp4 to write; None for no film.
+
+        Returns:
+            What was drawn; None if there is neither a dataset nor an environment.
+
+        Raises:
+            TrainableError: If the observation cannot be had.
+        """
+        ...
+
+    def repeat(
+        self, setting: Mapping[str, Any], purpose: Purpose, episodes: Sequence[int], runs: int
+    ) -> list[list[EpisodeRecord]]:
+        """Roll out episodes again from the same starts, each time with other noise.
+
+        Args:
+            setting: The inference setting.
+            purpose: What the episodes are for.
+            episodes: Their numbers, each once.
+            runs: How often.
+
+        Returns:
+            The records of each run, by number; none of them equals that of :meth:`OpenPolicy.rollout`.
+
+        Raises:
+            TrainableError: If there is no environment, or the policy or the simulator fails.
         """
         ...
 

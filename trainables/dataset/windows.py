@@ -135,6 +135,17 @@ class Windows:
         """Count the samples."""
         return len(self._row)
 
+    def rows(self, sample_numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The dataset's rows at which samples start, (B,)."""
+        found: NDArray[np.int64] = self._row[sample_numbers]
+        return found
+
+    def reaches(self, sample_numbers: NDArray[np.int64], steps: int) -> NDArray[np.bool_]:
+        """Whether the sample so many numbers later is so many steps later in the same episode, (B,)."""
+        later = np.minimum(sample_numbers + steps, len(self) - 1)
+        same: NDArray[np.bool_] = self._last[later] == self._last[sample_numbers]
+        return same & (self._row[later] - self._row[sample_numbers] == steps)
+
     def order(self, seed: int, epoch: int) -> NDArray[np.int64]:
         """Shuffle the sample numbers: always the same permutation for the same seed, epoch and count.
 

@@ -29,6 +29,7 @@ __all__ = [
     "action_error",
     "choose_windows",
     "chunk_latency",
+    "keyed_generator",
     "window_errors",
 ]
 
@@ -179,7 +180,7 @@ def chunk_latency(policy: SamplingPolicy, windows: Windows, device: str) -> dict
     batch = {name: value.to(device) for name, value in windows.gather(np.array([0])).items()}
     seconds = []
     for repeat in range(LATENCY_REPEATS + 1):
-        generator = [_generator(0, repeat, 0)]
+        generator = [keyed_generator(0, repeat, 0)]
         start_s = time.perf_counter()
         # The copy back waits for the device, as sending the actions to the robot does.
         policy.predict_action(batch, generator=generator).cpu()
@@ -201,7 +202,7 @@ def _draw(
 ) -> Tensor:
     samples = []
     for sample in range(settings.samples):
-        generators = [_generator(settings.seed, int(number), sample) for number in numbers]
+        generators = [keyed_generator(settings.seed, int(number), sample) for number in numbers]
         samples.append(
             policy.predict_horizon(
                 batch,
@@ -213,6 +214,7 @@ def _draw(
     return torch.stack(samples, dim=1)
 
 
-def _generator(seed: int, number: int, sample: int) -> torch.Generator:
+def keyed_generator(seed: int, number: int, sample: int) -> torch.Generator:
+    """The generator of a sample at a window: its noise depends on these numbers alone."""
     state = np.random.SeedSequence([seed, number, sample]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))

@@ -96,6 +96,7 @@ def rollout(
     device: torch.device | str = "cpu",
     max_steps: int | None = None,
     progress: Callable[[str], None] | None = None,
+    noise: int = 0,
 ) -> list[EpisodeResult]:
     """Run ``policy`` in episodes of an environment.
 
@@ -109,6 +110,7 @@ def rollout(
         device: The policy's device.
         max_steps: Control steps per episode; None: the environment's own limit.
         progress: Receives after every chunk of actions how many episodes are finished.
+            noise: Number of the run: above 0 the same starts are tried with other noise of the policy.
 
     Returns:
         One result per episode, by index.
@@ -141,7 +143,7 @@ def rollout(
                 index = _next_index(pending, active, size)
                 pending.remove(index)
                 active.append(_Episode(index, seed, resting.pop(), limit, policy.n_obs_steps))
-            _play_chunk(policy, active, seed, torch.device(device))
+            _play_chunk(policy, active, (seed, noise), torch.device(device))
             for episode in [episode for episode in active if episode.over]:
                 active.remove(episode)
                 resting.append(episode.environment)
@@ -242,11 +244,13 @@ def _next_index(pending: Sequence[int], active: Sequence[_Episode], size: int) -
     return min(pending, key=lambda index: taken[index % size])
 
 
-def _play_chunk(policy: RolloutPolicy, active: Sequence[_Episode], seed: int, device: torch.device) -> None:
+def _play_chunk(
+    policy: RolloutPolicy, active: Sequence[_Episode], keys: tuple[int, int], device: torch.device
+) -> None:
     """Predict a chunk for every active episode and execute it."""
     for rows in _batches(active, inference_batch(device)):
         start_s = time.perf_counter()
-        actions_BTA = _predict(policy, rows, seed, device)
+        actions_BTA = _predict(policy, rows, keys, device)
         predicted_s = time.perf_counter() - start_s
         for row, episode in rows.items():
             episode.execute(actions_BTA[row], predicted_s)
@@ -266,14 +270,14 @@ def _batches(active: Sequence[_Episode], size: int) -> list[dict[int, _Episode]]
 
 
 def _predict(
-    policy: RolloutPolicy, rows: Mapping[int, _Episode], seed: int, device: torch.device
+    policy: RolloutPolicy, rows: Mapping[int, _Episode], keys: tuple[int, int], device: torch.device
 ) -> np.ndarray:
     """Predict one chunk per row; a row without an episode repeats another, and its result is discarded."""
     size = inference_batch(device)
     filler = next(iter(rows.values()))
     episodes = [rows.get(row, filler) for row in range(size)]
     observation = {feature.name: _stack(feature.name, episodes, device) for feature in policy.features.inputs}
-    generators = [_noise_generator(seed, episode) for episode in episodes]
+    generators = [_noise_generator(keys, episode) for episode in episodes]
     with torch.inference_mode():
         predicted_BTA = policy.predict_action(observation, generator=generators)
     actions_BTA = predicted_BTA.float().cpu().numpy()
@@ -295,7 +299,12 @@ def _stack(name: str, episodes: Sequence[_Episode], device: torch.device) -> tor
     return torch.from_numpy(stacked).to(device)
 
 
-def _noise_generator(seed: int, episode: _Episode) -> torch.Generator:
-    """Generator of (seed, episode, step); on the CPU, so that every device draws the same noise."""
-    key = np.random.SeedSequence([seed, episode.index, episode.steps]).generate_state(2, np.uint32)
+def _noise_generator(keys: tuple[int, int], episode: _Episode) -> torch.Generator:
+    """Generator of (seed, episode, step) and, above 0, the number of the run.
+
+    It is on the CPU, so that every device draws the same noise.
+    """
+    seed, run = keys
+    numbers = [seed, episode.index, episode.steps, *([run] if run else [])]
+    key = np.random.SeedSequence(numbers).generate_state(2, np.uint32)
     return torch.Generator().manual_seed(int(key[0]) << 31 | int(key[1]) >> 1)

@@ -21,16 +21,20 @@ from trainables.dataset.frames import open_frames
 from trainables.dataset.windows import Windows, split_episodes
 from trainables.diffusion_policy.config.diffusion_config import FIELDS, DiffusionConfig, build, field_faults
 from trainables.diffusion_policy.data import image_sizes, load_dataset
+from trainables.diffusion_policy.inference.demonstrations import Training, open_demonstrations
 from trainables.diffusion_policy.network.inference_settings import setting_faults, setting_of, with_setting
 from trainables.diffusion_policy.network.policy import DiffusionPolicy
 from trainables.diffusion_policy.pretrained.pretrained_config import read_json
 from trainables.diffusion_policy.pretrained.read import policy_of, read_checkpoint
 from trainables.episodes import EpisodeRecord, Purpose, first_seed
 from trainables.evaluation import video
+from trainables.evaluation.analysis import AnalysisSettings, Source, compare
+from trainables.evaluation.denoising import record_denoising
 from trainables.evaluation.offline import OfflineSettings, choose_windows, window_errors
-from trainables.evaluation.rollout import rollout, summarise
-from trainables.evaluation.simulators import environment_faults
-from trainables.features import FeatureType, PolicyFeatures
+from trainables.evaluation.rollout import EpisodeResult, rollout, summarise
+from trainables.evaluation.simulators import environment_faults, make_environment
+from trainables.features import ACTION, FeatureType, PolicyFeatures
+from trainables.inspection import Comparison, DenoisingPicture, Latency
 from trainables.interface import ConfigError, EvaluationContext, Fault
 
 __all__ = ["OpenedPolicy", "open_policy"]
@@ -67,14 +71,20 @@ def open_policy(checkpoint: Path, config: Mapping[str, Any], context: Evaluation
     context.progress(f"reading {checkpoint}")
     read = read_checkpoint(checkpoint)
     stored: Mapping[str, Any] = read.config.values
-    step = 0
+    step, training = 0, Training(changed=config)
     if read.config.format == "sweeper":
         found = read_json(read.config.folder / "config.json")["config"]
         stored = {name: value for name, value in found.items() if name in FIELDS}
-        step = int(read_json(read.config.folder / "state.json")["step"])
+        state = read_json(read.config.folder / "state.json")
+        step = int(state["step"])
+        as_trained = build(stored)
+        content = str(state.get("progress", {}).get("data", ""))
+        training = Training(as_trained.dataset, content, as_trained.policy.path, config)
+    if config.get("dataset.repo_id") is not None:
+        stored = {**stored, "dataset.root": None}  # the folder of the training would win
     policy = policy_of(read).to(context.device)
     whole = dataclasses.replace(build({**stored, **config}), policy=policy.config)
-    opened = OpenedPolicy(whole, policy, read.config.folder, step, context)
+    opened = OpenedPolicy(whole, policy, read.config.folder, step, context, training)
     if opened.environment is not None:
         faults = environment_faults(opened.environment, policy.features, whole.rollout.max_steps)
         if faults:
@@ -91,6 +101,7 @@ class OpenedPolicy:
         folder: The checkpoint.
         step: Optimiser steps.
         context: Folders and device of the evaluation.
+        training: What is known of its training.
     """
 
     def __init__(
@@ -100,6 +111,7 @@ class OpenedPolicy:
         folder: Path,
         step: int,
         context: EvaluationContext,
+        training: Training | None = None,
     ) -> None:
         self.config = config
         self.step = step
@@ -107,6 +119,7 @@ class OpenedPolicy:
         self.environment = config.rollout.env
         self._folder = folder
         self._context = context
+        self._training = training or Training()
         self._weights = {True: policy}
         self._settings: dict[str, DiffusionPolicy] = {}
         self._speeds: dict[tuple[str, int, str], float] = {}
@@ -159,12 +172,20 @@ class OpenedPolicy:
             SimulatorError: If the simulator fails.
             RolloutError: If an action is not finite.
         """
+        results = self._results(setting, purpose, episodes)
+        if film is not None:
+            assert self.environment is not None
+            video.film_episodes(results, self.environment, self.features, film, episodes=film_episodes)
+        return [result.record for result in results]
+
+    def _results(
+        self, setting: Mapping[str, Any], purpose: Purpose, episodes: Sequence[int], noise: int = 0
+    ) -> list[EpisodeResult]:
         if self.environment is None:
             raise ConfigError([Fault("rollout.env", "no environment is named.", "Name one for the rollout.")])
-        policy = self.policy(setting)
         settings = self.config.rollout
-        results = rollout(
-            policy,
+        return rollout(
+            self.policy(setting),
             self.environment,
             episode_indices=episodes,
             seed=first_seed(settings.seed, purpose),
@@ -172,10 +193,8 @@ class OpenedPolicy:
             device=self._context.device,
             max_steps=settings.max_steps,
             progress=self._context.progress,
+            noise=noise,
         )
-        if film is not None:
-            video.film_episodes(results, self.environment, policy.features, film, episodes=film_episodes)
-        return [result.record for result in results]
 
     def metrics_of(self, records: Sequence[EpisodeRecord]) -> dict[str, float]:
         """Average episodes into metrics; see :func:`trainables.evaluation.rollout.summarise`."""
@@ -246,6 +265,125 @@ class OpenedPolicy:
             if run >= 0:
                 times_ms.append(1e3 * (time.perf_counter() - start_s))
         return times_ms
+
+    def check_demonstrations(self) -> bool:
+        """Open the dataset, if one is named; see `trainables.interface.InspectablePolicy`.
+
+        Raises:
+            ConfigError: If its features are not the policy's.
+            DatasetError: If it cannot be read.
+        """
+        if self.config.dataset.root is None and self.config.dataset.repo_id is None:
+            return False
+        return bool(self._demonstrations)
+
+    def compare(self, setting: Mapping[str, Any], settings: AnalysisSettings | None = None) -> Comparison:
+        """Compare with demonstrations; see `trainables.interface.InspectablePolicy`.
+
+        Args:
+            setting: The inference setting.
+            settings: How closely; None: as `sweeper eval` does.
+
+        Raises:
+            ConfigError: If no dataset is named, or its features are not the policy's.
+            DatasetError: If it cannot be read.
+        """
+        policy = self.policy(setting)
+        source, windows = self._demonstrations
+        closely = settings or AnalysisSettings(seed=self.config.eval.seed)
+        return compare(policy, windows, source, closely, self._context.device, self._context.progress)
+
+    def latency(self, setting: Mapping[str, Any], runs: int = 50, most_s: float = 10.0) -> Latency:
+        """Time predictions, and say what computed them; see `trainables.interface.InspectablePolicy`."""
+        times_ms = self.latency_ms(setting, runs, most_s)
+        device = torch.device(self._context.device)
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        steps = self.policy(setting).n_action_steps
+        return Latency(tuple(times_ms), name, torch.get_num_threads(), steps)
+
+    def draw_denoising(
+        self, setting: Mapping[str, Any], picture: Path, film: Path | None = None
+    ) -> DenoisingPicture | None:
+        """Draw how noise becomes action chunks; see `trainables.interface.InspectablePolicy`.
+
+        Raises:
+            ConfigError: If the dataset's features are not the policy's.
+            DatasetError: If the dataset cannot be read.
+            SimulatorError: If the simulator fails.
+        """
+        # matplotlib, which nothing else here needs, takes a second to load.
+        from trainables.evaluation.denoising_picture import draw_picture, film_denoising
+
+        policy = self.policy(setting)
+        if self.check_demonstrations():
+            observation, demonstrated, words, dimensions = self._demonstrated()
+        elif self.environment is not None:
+            observation, words = self._first_observation(), f"the start of an episode in {self.environment}"
+            demonstrated, dimensions = None, tuple(str(number) for number in range(policy.action_dim))
+        else:
+            return None
+        denoising = record_denoising(
+            policy, observation, dimensions=dimensions, seed=self.config.eval.seed, demonstrated=demonstrated
+        )
+        assert denoising is not None
+        self._context.progress("drawing the denoising")
+        timesteps = draw_picture(denoising, picture)
+        if film is not None:
+            film_denoising(denoising, film)
+        return DenoisingPicture(picture, film, len(denoising.chunks), timesteps, words)
+
+    def repeat(
+        self, setting: Mapping[str, Any], purpose: Purpose, episodes: Sequence[int], runs: int
+    ) -> list[list[EpisodeRecord]]:
+        """Roll out episodes again with other noise; see `trainables.interface.InspectablePolicy`.
+
+        Raises:
+            ConfigError: If no environment is named, or the setting is not possible.
+            SimulatorError: If the simulator fails.
+            RolloutError: If an action is not finite.
+        """
+        return [
+            [result.record for result in self._results(setting, purpose, episodes, noise=run)]
+            for run in range(1, runs + 1)
+        ]
+
+    def _demonstrated(
+        self,
+    ) -> tuple[dict[str, torch.Tensor], np.ndarray, str, tuple[str, ...]]:
+        """An observation of a demonstration, what was demonstrated there, and where that is."""
+        source, windows = self._demonstrations
+        # The middle of the longest episode that is compared: there the robot moves.
+        chosen = set(source.episodes)
+        episode = max((one for one in source.dataset.episodes if one.index in chosen), key=len)
+        middle = episode.start + len(episode) // 2
+        number = int(np.flatnonzero(windows.rows(np.arange(len(windows))) == middle)[0])
+        batch = windows.gather(np.array([number]))
+        demonstrated = batch[ACTION][0].numpy()
+        observation = {
+            feature.name: batch[feature.name].to(self._context.device) for feature in self.features.inputs
+        }
+        words = f"frame {middle - episode.start} of episode {episode.index} of {source.named}"
+        return observation, demonstrated, words, source.dimensions
+
+    def _first_observation(self) -> dict[str, torch.Tensor]:
+        """The observation of an episode's start, as a rollout gives it to the policy."""
+        assert self.environment is not None
+        environment = make_environment(self.environment, self.features)
+        try:
+            seen = environment.reset(first_seed(self.config.rollout.seed, "look"))
+        finally:
+            environment.close()
+        steps = self.config.policy.n_obs_steps
+        return {
+            feature.name: torch.from_numpy(np.stack([seen[feature.name]] * steps)[None]).to(
+                self._context.device
+            )
+            for feature in self.features.inputs
+        }
+
+    @cached_property
+    def _demonstrations(self) -> tuple[Source, Windows]:
+        return open_demonstrations(self.config, self.features, self._training, self._context)
 
     def _any_observation(self) -> dict[str, torch.Tensor]:
         """One observation (1, To, ...): the time of a prediction does not depend on the values."""

@@ -119,6 +119,7 @@ class NoiseProcess:
         sampler: str,
         num_inference_steps: int,
         generator: Generators = None,
+        watch: Callable[[Tensor, int], None] | None = None,
     ) -> Tensor:
         """Turn noise into actions.
 
@@ -128,6 +129,8 @@ class NoiseProcess:
             sampler: One of ``SAMPLERS``. DDPM draws noise at every step, the others none.
             num_inference_steps: The largest number of evaluations of the network.
             generator: Draws the noise of the steps.
+            watch: Receives the noisy actions (B, T, A), in normalised units, and their timestep before each
+                step.
 
         Returns:
             Actions (B, T, A) in normalised units, float32.
@@ -139,6 +142,8 @@ class NoiseProcess:
         per_step = {} if sampler != "DDPM" or generator is None else {"generator": _for_diffusers(generator)}
         sample_BTA = noise_BTA
         for timestep in scheduler.timesteps.tolist():
+            if watch is not None:
+                watch(sample_BTA, timestep)
             predicted_BTA = predict(sample_BTA, timestep).float()
             if sampler in _SOLVERS:
                 predicted_BTA = self._clipped_action(predicted_BTA, sample_BTA, timestep, scheduler)

@@ -10,7 +10,7 @@ Shapes: ``B`` samples, ``To`` observation steps, ``T`` action steps of the horiz
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -216,6 +216,7 @@ class DiffusionPolicy(nn.Module):
         generator: Generators = None,
         sampler: str | None = None,
         num_inference_steps: int | None = None,
+        watch: Callable[[Tensor, int], None] | None = None,
     ) -> Tensor:
         """Predict the whole horizon, which starts ``n_obs_steps - 1`` steps ago.
 
@@ -229,6 +230,8 @@ class DiffusionPolicy(nn.Module):
                 actions do not depend on the rest of the batch.
             sampler: One of ``SAMPLERS``; None: the configuration's.
             num_inference_steps: Denoising steps; None: the configuration's.
+            watch: Receives the noisy actions (B, T, A), in original units, and their timestep before each
+                denoising step.
 
         Returns:
             (B, T, A) in original units.
@@ -255,7 +258,11 @@ class DiffusionPolicy(nn.Module):
                 sampler=self.config.inference_sampler if sampler is None else sampler,
                 num_inference_steps=num_inference_steps or self.config.inference_steps,
                 generator=generator,
+                watch=None if watch is None else lambda noisy, t: watch(self._unscaled(noisy), t),
             )
+        return self._unscaled(action_BTA)
+
+    def _unscaled(self, action_BTA: Tensor) -> Tensor:
         return self.normalizer.unnormalize(ACTION, action_BTA)
 
     def condition(self, observation: Values, crop_offsets: Tensor | None = None) -> Tensor:
