@@ -125,6 +125,11 @@ COMMANDS: Mapping[str, CommandEntry] = {
         "finalists:confirm",
         "Evaluate the best trials on fresh starts until it is clear which one is the best, and how good.",
     ),
+    "eval": CommandEntry(
+        _FINALISTS,
+        "inspection:evaluate",
+        "Look into one policy: success, action errors, smoothness, diversity, latency, and its denoising.",
+    ),
     "export": CommandEntry(
         _CHECKPOINTS,
         "checkpoints:export",

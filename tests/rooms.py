@@ -13,7 +13,7 @@ RANKS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("cli",),
         ("commands",),
         ("driver", "finalists"),
-        ("terminal",),
+        ("terminal", "report"),
         ("steering",),
         ("tracking",),
         ("machines", "search", "records"),
@@ -28,7 +28,8 @@ RANKS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("dataset",),
         ("registry", "environment", "addresses"),
         ("interface",),
-        ("ranges", "features", "files", "confidence", "episodes", "inspection"),
+        ("inspection",),
+        ("ranges", "features", "files", "confidence", "episodes"),
         ("__init__",),
     ),
     "trainables.diffusion_policy": (

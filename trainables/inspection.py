@@ -5,12 +5,25 @@ Actions are in the dataset's units throughout. *Steps ahead* count from the curr
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from statistics import quantiles
+from typing import Any, Literal
 
-__all__ = ["Comparison", "DenoisingPicture", "Latency", "TrainedOn", "WorstMoment"]
+from trainables.episodes import EpisodeRecord
+
+__all__ = [
+    "Comparison",
+    "DenoisingPicture",
+    "HardStart",
+    "Inspection",
+    "Latency",
+    "Rollouts",
+    "TrainedOn",
+    "WorstMoment",
+]
 
 TrainedOn = Literal["no", "unknown", "yes"]
 """Whether a policy was trained on the episodes that it is compared with."""
@@ -99,6 +112,15 @@ class Comparison:
     demonstrated_step: float | None
     worst: tuple[WorstMoment, ...]
 
+    @property
+    def modes_in_words(self) -> str:
+        """At how many moments there are several modes."""
+        several = {count: moments for count, moments in self.modes.items() if count > 1}
+        if not several:
+            return f"one at each of the {self.moments:,} moments"
+        words = ", ".join(f"{count} at {moments:,}" for count, moments in several.items())
+        return f"{words} of {self.moments:,} moments, one at the others"
+
 
 @dataclass(frozen=True)
 class Latency:
@@ -115,6 +137,21 @@ class Latency:
     device: str
     threads: int
     executed_steps: int
+
+    @property
+    def p50_ms(self) -> float:
+        """The median."""
+        return self._percentile_ms(50)
+
+    @property
+    def p95_ms(self) -> float:
+        """The time that 95 % of the runs keep."""
+        return self._percentile_ms(95)
+
+    def _percentile_ms(self, percent: int) -> float:
+        if len(self.times_ms) < 2:
+            return self.times_ms[0]
+        return quantiles(self.times_ms, n=100, method="inclusive")[percent - 1]
 
 
 @dataclass(frozen=True)
@@ -134,3 +171,104 @@ class DenoisingPicture:
     samples: int
     timesteps: tuple[int, ...]
     observation: str
+
+
+@dataclass(frozen=True)
+class HardStart:
+    """A start that the policy failed at, and how it did there with other noise.
+
+    Attributes:
+        episode: Number of the episode.
+        seed: The environment's seed that it starts from.
+        max_reward: Largest reward of the run that failed.
+        runs: Further runs from the same start, each with other noise.
+        failures: How many of these failed as well. The first run chose the start, so it does not count.
+    """
+
+    episode: int
+    seed: int
+    max_reward: float
+    runs: int
+    failures: int
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """Episodes of one policy in a simulator. Intervals are at 95 %.
+
+    Attributes:
+        environment: The simulator.
+        records: The episodes, each from its own start.
+        success_rate: Share that succeeded.
+        success_interval: Wilson's interval of that.
+        max_reward: Mean of the largest rewards.
+        max_reward_interval: BCa bootstrap interval of that mean; None if all are equal.
+        sum_reward: Mean of the summed rewards.
+        sum_reward_interval: Likewise.
+        length: Mean control steps.
+        hard: Starts with the least largest reward among those that failed.
+        film: The mp4 of some episodes, the same starts first; None if there is none.
+        filmed: Numbers of the episodes in the film.
+    """
+
+    environment: str
+    records: tuple[EpisodeRecord, ...]
+    success_rate: float
+    success_interval: tuple[float, float]
+    max_reward: float
+    max_reward_interval: tuple[float, float] | None
+    sum_reward: float
+    sum_reward_interval: tuple[float, float] | None
+    length: float
+    hard: tuple[HardStart, ...] = ()
+    film: Path | None = None
+    filmed: tuple[int, ...] = ()
+
+
+@dataclass
+class Inspection:
+    """Everything that was found out about one policy.
+
+    Attributes:
+        label: What the policy is called.
+        checkpoint: Its folder.
+        step: Optimiser steps; 0 if the checkpoint does not say.
+        setting: Every inference field with its value.
+        changed: The fields among them whose value is not the one of the training.
+        command: The command line that repeats it.
+        machine: Where it was measured: ``host``, ``cpus``, ``busy_share`` (share of the CPUs that was in use
+            just before the latency was measured), ``versions``.
+        rollouts: Episodes in the simulator; None if there is none.
+        comparison: Predicted beside demonstrated actions; None without a dataset.
+        latency: How long a prediction takes; None until it was measured.
+        denoising: The picture of the denoising; None if there was no observation.
+        notes: What was left out, and why.
+    """
+
+    label: str
+    checkpoint: str
+    step: int
+    setting: Mapping[str, Any]
+    changed: tuple[str, ...] = ()
+    command: str = ""
+    machine: dict[str, Any] = field(default_factory=dict)
+    rollouts: Rollouts | None = None
+    comparison: Comparison | None = None
+    latency: Latency | None = None
+    denoising: DenoisingPicture | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as JSON values."""
+        values: dict[str, Any] = _plain(dataclasses.asdict(self))
+        if self.latency is not None:
+            values["latency"] |= {"p50_ms": self.latency.p50_ms, "p95_ms": self.latency.p95_ms}
+        return values
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    return str(value) if isinstance(value, Path) else value

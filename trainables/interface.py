@@ -18,6 +18,7 @@ from trainables.inspection import Comparison, DenoisingPicture, Latency
 from trainables.ranges import parse_choice
 
 __all__ = [
+    "ENVIRONMENT",
     "EVAL_EVERY",
     "LOG_EVERY",
     "STEPS",
@@ -58,6 +59,8 @@ STEPS = "train.steps"
 """By convention the field for the length of a run; the next two are for how often it reports."""
 EVAL_EVERY = "train.eval_every"
 LOG_EVERY = "train.log_every"
+ENVIRONMENT = "rollout.env"
+"""By convention the field that names the simulator; null if there is none."""
 
 
 def is_url(text: str) -> bool:
@@ -808,18 +811,18 @@ class InspectablePolicy(Protocol):
         ...
 
     def repeat(
-        self, setting: Mapping[str, Any], purpose: Purpose, episodes: Sequence[int], runs: int
-    ) -> list[list[EpisodeRecord]]:
-        """Roll out episodes again from the same starts, each time with other noise.
+        self, setting: Mapping[str, Any], purpose: Purpose, episodes: Sequence[int], run: int
+    ) -> list[EpisodeRecord]:
+        """Roll out episodes again from the same starts with other noise.
 
         Args:
             setting: The inference setting.
             purpose: What the episodes are for.
             episodes: Their numbers, each once.
-            runs: How often.
+            run: Number of the repetition, from 1 on: each has its own noise.
 
         Returns:
-            The records of each run, by number; none of them equals that of :meth:`OpenPolicy.rollout`.
+            One record per episode, by number.
 
         Raises:
             TrainableError: If there is no environment, or the policy or the simulator fails.

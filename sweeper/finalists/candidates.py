@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sweeper.errors import UserError
 from sweeper.layout import trial_folder
@@ -44,18 +44,24 @@ class Candidate:
     records: Path | None = None
 
 
-def find_candidate(named: str, sweeps: Path, config: Mapping[str, Any] | None = None) -> Candidate:
+def find_candidate(
+    named: str,
+    sweeps: Path,
+    config: Mapping[str, Any] | None = None,
+    which: Literal["best", "last"] | None = None,
+) -> Candidate:
     """Find a policy as `sweeper export` does: ``SWEEP`` (its best trial), ``SWEEP:TRIAL``, or a checkpoint.
 
     Args:
         named: What the user typed.
         sweeps: The folder that contains the sweeps.
         config: Values that hold in place of those of the training.
+        which: The trial's checkpoint; None: the last, or the best if only that one was kept.
 
     Raises:
         UserError: If there is none, or its trainable cannot evaluate policies.
     """
-    source = find_source(named, sweeps, None)
+    source = find_source(named, sweeps, which)
     trainable = registry.load(source.trainable)
     if not isinstance(trainable, EvaluatesPolicies):
         raise UserError(

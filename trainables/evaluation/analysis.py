@@ -23,6 +23,7 @@ from trainables.dataset.lerobot_dataset import LeRobotDataset
 from trainables.dataset.windows import ACTION_IS_PAD, Windows
 from trainables.evaluation.modes import clusters
 from trainables.evaluation.offline import keyed_generator
+from trainables.evaluation.rollout import RolloutError
 from trainables.features import ACTION
 from trainables.inspection import Comparison, TrainedOn, WorstMoment
 
@@ -108,6 +109,9 @@ def compare(
         settings: How closely.
         device: Where the policy computes.
         progress: Told how many moments are done.
+
+    Raises:
+        RolloutError: If an action is not finite.
     """
     order = np.random.default_rng([settings.seed, len(windows)]).permutation(len(windows))
     wanted = order[: settings.moments]
@@ -149,6 +153,8 @@ def _draw(
     }
     generators = [keyed_generator(seed, int(number), sample) for number in numbers for sample in samples]
     drawn_NTA = policy.predict_horizon(observed, generator=generators)
+    if not torch.isfinite(drawn_NTA).all():
+        raise RolloutError("the policy's actions are not finite: its training has diverged.")
     return drawn_NTA.double().cpu().reshape(len(numbers), len(samples), *drawn_NTA.shape[1:])
 
 

@@ -7,7 +7,7 @@ Shapes: S chunks, T horizon, A action dimension.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ DPI = 100
 INK, SOFT, GRID, SHADE = "#1c2733", "#5d6b7a", "#dfe5ec", "#edf1f6"
 COLOURS = ("#3a7ca5", "#e07b39", "#4f9d69", "#8a6fb0", "#c0504d", "#2aa198", "#b58900", "#d33682")
 """Of the chunks, in turn."""
+
+_Moving = Callable[[NDArray[np.float64]], None]
 
 
 def draw_picture(denoising: Denoising, path: Path) -> tuple[int, ...]:
@@ -92,16 +94,22 @@ def _frames(denoising: Denoising) -> Iterator[NDArray[np.uint8]]:
     places = _places(len(denoising.timesteps), FILM_FRAMES)
     shown = [(f"timestep {denoising.timesteps[place]}", denoising.noisy[place]) for place in places]
     shown.append(("result", denoising.chunks))
+    moving: list[_Moving] = []
     frame = np.zeros((1, 1, 3), np.uint8)
     for title, chunks_STA in shown:
-        for row in axes:
-            row[0].clear()
+        limits = _plane_limits(denoising, chunks_STA) if plane else None
         axes[0][0].set_title(title, fontsize=12, color=INK)
-        if plane:
-            _draw_plane(axes[0][0], denoising, chunks_STA, _plane_limits(denoising, chunks_STA))
-        else:
-            _draw_dimensions([row[0] for row in axes], denoising, chunks_STA)
-        _label(figure, axes, denoising, plane=plane)
+        if not moving:
+            # Axes and texts are laid out once; after that only lines move.
+            if limits is not None:
+                moving = _draw_plane(axes[0][0], denoising, chunks_STA, limits)
+            else:
+                moving = _draw_dimensions([row[0] for row in axes], denoising, chunks_STA)
+            _label(figure, axes, denoising, plane=plane)
+        for move in moving:
+            move(chunks_STA)
+        if limits is not None:
+            axes[0][0].set(xlim=limits[0], ylim=limits[1])
         canvas.draw()
         frame = np.array(canvas.buffer_rgba())[..., :3]
         for _ in range(max(1, FILM_FRAMES // len(shown))):
@@ -143,40 +151,62 @@ def _draw_box(axes: Any, limits: NDArray[np.float64]) -> None:
 
 def _draw_plane(
     axes: Any, denoising: Denoising, chunks_STA: NDArray[np.float64], limits: NDArray[np.float64]
-) -> None:
+) -> list[_Moving]:
     start, end = denoising.current, denoising.current + denoising.executed
     if denoising.demonstrated is not None:
-        shown_TA = denoising.demonstrated[start:]
-        axes.plot(*shown_TA.T, color=INK, linestyle="--", linewidth=1.6, zorder=5)
+        axes.plot(*denoising.demonstrated[start:].T, color=INK, linestyle="--", linewidth=1.6, zorder=5)
+    moving = []
     for number, chunk_TA in enumerate(chunks_STA):
         colour = COLOURS[number % len(COLOURS)]
-        axes.plot(*chunk_TA[end - 1 :].T, color=colour, linewidth=0.8, alpha=0.45)
-        axes.plot(*chunk_TA[start:end].T, color=colour, linewidth=1.6, alpha=0.9, marker="o", markersize=2.2)
+        (rest,) = axes.plot(*chunk_TA[end - 1 :].T, color=colour, linewidth=0.8, alpha=0.45)
+        (done,) = axes.plot(
+            *chunk_TA[start:end].T, color=colour, linewidth=1.6, alpha=0.9, marker="o", markersize=2.2
+        )
+        moving += [
+            _moving(rest, number, slice(end - 1, None), None),
+            _moving(done, number, slice(start, end), None),
+        ]
     axes.set(xlim=limits[0], ylim=limits[1], aspect="equal")
     axes.set_xlabel(denoising.dimensions[0], fontsize=9, color=SOFT)
     _tidy(axes)
+    return moving
 
 
-def _draw_dimensions(axes: Sequence[Any], denoising: Denoising, chunks_STA: NDArray[np.float64]) -> None:
+def _draw_dimensions(
+    axes: Sequence[Any], denoising: Denoising, chunks_STA: NDArray[np.float64]
+) -> list[_Moving]:
     ahead_T = np.arange(chunks_STA.shape[1]) - denoising.current
+    moving = []
     for dimension, field in enumerate(axes):
         field.axvspan(-0.5, denoising.executed - 0.5, facecolor=SHADE, edgecolor="none")
-        if denoising.demonstrated is not None:
-            field.plot(
-                ahead_T, denoising.demonstrated[:, dimension], color=INK, linestyle="--", linewidth=1.6,
-                zorder=5,
-            )  # fmt: skip
-        for number, chunk_TA in enumerate(chunks_STA):
-            colour = COLOURS[number % len(COLOURS)]
-            field.plot(ahead_T, chunk_TA[:, dimension], color=colour, linewidth=1.1, alpha=0.85)
         seen = [denoising.chunks[..., dimension].ravel()]
         seen.append(np.quantile(denoising.noisy[0][..., dimension], [0.01, 0.99]))
         if denoising.demonstrated is not None:
-            seen.append(denoising.demonstrated[:, dimension])
+            shown_T = denoising.demonstrated[:, dimension]
+            field.plot(ahead_T, shown_T, color=INK, linestyle="--", linewidth=1.6, zorder=5)
+            seen.append(shown_T)
+        for number, chunk_TA in enumerate(chunks_STA):
+            colour = COLOURS[number % len(COLOURS)]
+            (line,) = field.plot(ahead_T, chunk_TA[:, dimension], color=colour, linewidth=1.1, alpha=0.85)
+            moving.append(_moving(line, number, slice(None), dimension))
         values = np.concatenate(seen)
         room = 0.05 * max(float(np.ptp(values)), 1e-6)
         field.set(xlim=(ahead_T[0], ahead_T[-1]), ylim=(values.min() - room, values.max() + room))
         _tidy(field)
+    return moving
+
+
+def _moving(line: Line2D, number: int, steps: slice, dimension: int | None) -> _Moving:
+    """Moves a line to what a chunk is now: in the plane, or one dimension of it."""
+
+    def move(chunks_STA: NDArray[np.float64]) -> None:
+        chunk_TA = chunks_STA[number, steps]
+        if dimension is None:
+            line.set_data(chunk_TA[:, 0], chunk_TA[:, 1])
+        else:
+            line.set_ydata(chunk_TA[:, dimension])
+
+    return move
 
 
 def _tidy(axes: Any) -> None:
@@ -210,8 +240,6 @@ def _label(figure: Figure, axes: Any, denoising: Denoising, *, plane: bool) -> N
         ),
     ]
     figure.tight_layout(pad=0.8, rect=(0, 0.36 / figure.get_figheight(), 1, 1))
-    for legend in figure.legends:
-        legend.remove()
     figure.legend(
         handles=handles, loc="lower center", ncols=len(handles), frameon=False, fontsize=9, labelcolor=SOFT
     )

@@ -31,7 +31,7 @@ from trainables.evaluation import video
 from trainables.evaluation.analysis import AnalysisSettings, Source, compare
 from trainables.evaluation.denoising import record_denoising
 from trainables.evaluation.offline import OfflineSettings, choose_windows, window_errors
-from trainables.evaluation.rollout import EpisodeResult, rollout, summarise
+from trainables.evaluation.rollout import EpisodeResult, RolloutError, rollout, summarise
 from trainables.evaluation.simulators import environment_faults, make_environment
 from trainables.features import ACTION, FeatureType, PolicyFeatures
 from trainables.inspection import Comparison, DenoisingPicture, Latency
@@ -310,6 +310,7 @@ class OpenedPolicy:
             ConfigError: If the dataset's features are not the policy's.
             DatasetError: If the dataset cannot be read.
             SimulatorError: If the simulator fails.
+            RolloutError: If an action is not finite.
         """
         # matplotlib, which nothing else here needs, takes a second to load.
         from trainables.evaluation.denoising_picture import draw_picture, film_denoising
@@ -326,6 +327,8 @@ class OpenedPolicy:
             policy, observation, dimensions=dimensions, seed=self.config.eval.seed, demonstrated=demonstrated
         )
         assert denoising is not None
+        if not denoising.is_finite:
+            raise RolloutError("the policy's actions are not finite: its training has diverged.")
         self._context.progress("drawing the denoising")
         timesteps = draw_picture(denoising, picture)
         if film is not None:
@@ -333,8 +336,8 @@ class OpenedPolicy:
         return DenoisingPicture(picture, film, len(denoising.chunks), timesteps, words)
 
     def repeat(
-        self, setting: Mapping[str, Any], purpose: Purpose, episodes: Sequence[int], runs: int
-    ) -> list[list[EpisodeRecord]]:
+        self, setting: Mapping[str, Any], purpose: Purpose, episodes: Sequence[int], run: int
+    ) -> list[EpisodeRecord]:
         """Roll out episodes again with other noise; see `trainables.interface.InspectablePolicy`.
 
         Raises:
@@ -342,10 +345,7 @@ class OpenedPolicy:
             SimulatorError: If the simulator fails.
             RolloutError: If an action is not finite.
         """
-        return [
-            [result.record for result in self._results(setting, purpose, episodes, noise=run)]
-            for run in range(1, runs + 1)
-        ]
+        return [result.record for result in self._results(setting, purpose, episodes, noise=run)]
 
     def _demonstrated(
         self,
