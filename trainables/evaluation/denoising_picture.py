@@ -7,7 +7,8 @@ Shapes: S chunks, T horizon, A action dimension.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,23 @@ INK, SOFT, GRID, SHADE = "#1c2733", "#5d6b7a", "#dfe5ec", "#edf1f6"
 COLOURS = ("#3a7ca5", "#e07b39", "#4f9d69", "#8a6fb0", "#c0504d", "#2aa198", "#b58900", "#d33682")
 """Of the chunks, in turn."""
 
-_Moving = Callable[[NDArray[np.float64]], None]
+
+@dataclass(frozen=True)
+class _Moving:
+    """A line that shows some steps of a chunk: in the plane, or one dimension of it."""
+
+    line: Line2D
+    number: int
+    steps: slice
+    dimension: int | None
+
+    def move(self, chunks_STA: NDArray[np.float64]) -> None:
+        """Move the line to what the chunk is now."""
+        chunk_TA = chunks_STA[self.number, self.steps]
+        if self.dimension is None:
+            self.line.set_data(chunk_TA[:, 0], chunk_TA[:, 1])
+        else:
+            self.line.set_ydata(chunk_TA[:, self.dimension])
 
 
 def draw_picture(denoising: Denoising, path: Path) -> tuple[int, ...]:
@@ -53,7 +70,10 @@ def draw_picture(denoising: Denoising, path: Path) -> tuple[int, ...]:
     plane = len(denoising.dimensions) == 2
     rows = 1 if plane else min(len(denoising.dimensions), MOST_DIMENSIONS)
     figure = Figure((3 * len(drawn), 3.7 if plane else 1.2 + 1.5 * rows), DPI, facecolor="white")
-    axes = figure.subplots(rows, len(drawn), squeeze=False)
+    # Where all columns have the same axes, one column of numbers is enough, and half the work.
+    axes = figure.subplots(
+        rows, len(drawn), squeeze=False, sharex=not plane, sharey=False if plane else "row"
+    )
     if plane:
         wide, near = (_plane_limits(denoising, denoising.noisy[place]) for place in (0, -1))
     for column, (title, chunks_STA) in enumerate(drawn):
@@ -94,23 +114,32 @@ def _frames(denoising: Denoising) -> Iterator[NDArray[np.uint8]]:
     places = _places(len(denoising.timesteps), FILM_FRAMES)
     shown = [(f"timestep {denoising.timesteps[place]}", denoising.noisy[place]) for place in places]
     shown.append(("result", denoising.chunks))
-    moving: list[_Moving] = []
+    title = axes[0][0].set_title(shown[0][0], fontsize=12, color=INK)
+    if plane:
+        moving = _draw_plane(axes[0][0], denoising, shown[0][1], _plane_limits(denoising, shown[0][1]))
+    else:
+        moving = _draw_dimensions([row[0] for row in axes], denoising, shown[0][1])
+    _label(figure, axes, denoising, plane=plane)
+    # Axes and texts are laid out once. In the plane the scale changes with every frame; otherwise only the
+    # lines and the title do, and the rest is drawn once.
+    artists = [*(one.line for one in moving), title]
+    for artist in artists:
+        artist.set_animated(not plane)
+    canvas.draw()
+    ground = canvas.copy_from_bbox(figure.bbox)
     frame = np.zeros((1, 1, 3), np.uint8)
-    for title, chunks_STA in shown:
-        limits = _plane_limits(denoising, chunks_STA) if plane else None
-        axes[0][0].set_title(title, fontsize=12, color=INK)
-        if not moving:
-            # Axes and texts are laid out once; after that only lines move.
-            if limits is not None:
-                moving = _draw_plane(axes[0][0], denoising, chunks_STA, limits)
-            else:
-                moving = _draw_dimensions([row[0] for row in axes], denoising, chunks_STA)
-            _label(figure, axes, denoising, plane=plane)
-        for move in moving:
-            move(chunks_STA)
-        if limits is not None:
+    for words, chunks_STA in shown:
+        title.set_text(words)
+        for one in moving:
+            one.move(chunks_STA)
+        if plane:
+            limits = _plane_limits(denoising, chunks_STA)
             axes[0][0].set(xlim=limits[0], ylim=limits[1])
-        canvas.draw()
+            canvas.draw()
+        else:
+            canvas.restore_region(ground)
+            for artist in artists:
+                artist.axes.draw_artist(artist)
         frame = np.array(canvas.buffer_rgba())[..., :3]
         for _ in range(max(1, FILM_FRAMES // len(shown))):
             yield frame
@@ -163,8 +192,8 @@ def _draw_plane(
             *chunk_TA[start:end].T, color=colour, linewidth=1.6, alpha=0.9, marker="o", markersize=2.2
         )
         moving += [
-            _moving(rest, number, slice(end - 1, None), None),
-            _moving(done, number, slice(start, end), None),
+            _Moving(rest, number, slice(end - 1, None), None),
+            _Moving(done, number, slice(start, end), None),
         ]
     axes.set(xlim=limits[0], ylim=limits[1], aspect="equal")
     axes.set_xlabel(denoising.dimensions[0], fontsize=9, color=SOFT)
@@ -188,25 +217,12 @@ def _draw_dimensions(
         for number, chunk_TA in enumerate(chunks_STA):
             colour = COLOURS[number % len(COLOURS)]
             (line,) = field.plot(ahead_T, chunk_TA[:, dimension], color=colour, linewidth=1.1, alpha=0.85)
-            moving.append(_moving(line, number, slice(None), dimension))
+            moving.append(_Moving(line, number, slice(None), dimension))
         values = np.concatenate(seen)
         room = 0.05 * max(float(np.ptp(values)), 1e-6)
         field.set(xlim=(ahead_T[0], ahead_T[-1]), ylim=(values.min() - room, values.max() + room))
         _tidy(field)
     return moving
-
-
-def _moving(line: Line2D, number: int, steps: slice, dimension: int | None) -> _Moving:
-    """Moves a line to what a chunk is now: in the plane, or one dimension of it."""
-
-    def move(chunks_STA: NDArray[np.float64]) -> None:
-        chunk_TA = chunks_STA[number, steps]
-        if dimension is None:
-            line.set_data(chunk_TA[:, 0], chunk_TA[:, 1])
-        else:
-            line.set_ydata(chunk_TA[:, dimension])
-
-    return move
 
 
 def _tidy(axes: Any) -> None:

@@ -107,4 +107,5 @@ def small_settings(dataset: Path) -> dict[str, Any]:
         "train.eval_every": 6,
         "eval.windows": 16,
         "eval.num_inference_steps": 4,
+        "eval.denoising_picture": False,
     }

@@ -356,6 +356,9 @@ class EvalConfig:
     sampler: str = _field("str", "DDIM", "Sampler of every trial.", choices=SAMPLERS)
     num_inference_steps: int = _field("int", 10, "Denoising steps of every trial.", minimum=1)
     seed: int = _field("int", 0, "Seed of windows and noise.", minimum=0)
+    denoising_picture: bool = _field(
+        "bool", True, "Draw at the last evaluation how noise becomes actions (denoising/picture)."
+    )
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch.distributed as dist
 
 from trainables.dataset.windows import Windows
@@ -13,12 +14,17 @@ from trainables.diffusion_policy.config.diffusion_config import DiffusionConfig
 from trainables.diffusion_policy.config.sections import EvalConfig, RolloutConfig
 from trainables.diffusion_policy.network.policy import DiffusionPolicy
 from trainables.episodes import EPISODES, EpisodeFile, Evaluated
+from trainables.evaluation.denoising import record_denoising
 from trainables.evaluation.offline import OfflineSettings, action_error, chunk_latency
 from trainables.evaluation.rollout import rollout, summarise
 from trainables.evaluation.video import film_episodes
+from trainables.features import ACTION
 from trainables.interface import TrainContext
 
 __all__ = ["evaluate"]
+
+DENOISING_S = 20.0
+"""Seconds after which the denoising is not drawn: on a CPU a large policy would take minutes."""
 
 
 def evaluate(
@@ -46,11 +52,14 @@ def evaluate(
         progress = partial(context.progress, f"step {step}: held-out action error")
         metrics |= action_error(policy, heldout, _offline_settings(config.eval), context.device, progress)
         metrics |= chunk_latency(policy, heldout, context.device)
+        if step == config.train.steps and config.eval.denoising_picture:
+            artifacts |= _denoising(policy, heldout, config.eval, context, step)
     if config.rollout.env is not None:
-        rollout_metrics, artifacts = _rollouts(
+        rollout_metrics, rollout_artifacts = _rollouts(
             policy, config.rollout, context, step, final=step == config.train.steps
         )
         metrics |= rollout_metrics
+        artifacts |= rollout_artifacts
     return metrics, artifacts
 
 
@@ -63,6 +72,32 @@ def _offline_settings(settings: EvalConfig) -> OfflineSettings:
         num_inference_steps=settings.num_inference_steps,
         seed=settings.seed,
     )
+
+
+def _denoising(
+    policy: DiffusionPolicy, heldout: Windows, settings: EvalConfig, context: TrainContext, step: int
+) -> dict[str, Path]:
+    """Draw the denoising of one held-out observation, if it takes seconds and the actions are finite."""
+    batch = heldout.gather(np.array([len(heldout) // 2]))
+    demonstrated = batch.pop(ACTION)[0].numpy()
+    denoising = record_denoising(
+        policy,
+        {name: value.to(context.device) for name, value in batch.items()},
+        dimensions=[str(number) for number in range(policy.action_dim)],
+        seed=settings.seed,
+        sampler=settings.sampler,
+        num_inference_steps=settings.num_inference_steps,
+        demonstrated=demonstrated,
+        most_s=DENOISING_S,
+    )
+    if denoising is None or not denoising.is_finite:
+        return {}
+    # matplotlib, which nothing else in training needs, takes a second to load.
+    from trainables.evaluation.denoising_picture import draw_picture
+
+    path = context.folder / "denoising" / f"{step:06d}.png"
+    draw_picture(denoising, path)
+    return {"denoising/picture": path}
 
 
 def _rollouts(

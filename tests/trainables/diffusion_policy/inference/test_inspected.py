@@ -212,3 +212,26 @@ def test_actions_of_any_size_are_drawn(dimensions: int, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not finite"):
         draw_picture(broken, tmp_path / "b.png")
     assert not (tmp_path / "b.png").exists()
+
+
+def test_a_training_draws_its_denoising_once_at_the_end(circles: Path, tmp_path: Path) -> None:
+    config = small_settings(circles) | {
+        "eval.denoising_picture": True,
+        "train.steps": 4,
+        "train.eval_every": 2,
+    }
+    *others, last = TRAINABLE.train(config, TrainContext(tmp_path, tmp_path / "cache", threads=1))
+    assert not any(report.artifacts for report in others)
+    assert last.artifacts == {"denoising/picture": tmp_path / "denoising" / "000004.png"}
+    with Image.open(last.artifacts["denoising/picture"]) as read:
+        assert read.size == (1500, 370)
+
+
+def test_a_training_does_not_wait_for_a_denoising_that_takes_long(
+    circles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainables.diffusion_policy.training.evaluate.DENOISING_S", 0.0)
+    config = small_settings(circles) | {"eval.denoising_picture": True, "train.steps": 4}
+    *_, last = TRAINABLE.train(config, TrainContext(tmp_path, tmp_path / "cache", threads=1))
+    assert last.final
+    assert last.artifacts == {}
