@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-import re
 import shlex
 import sys
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from sweeper.commands.options import Json, SweepsFolder, open_console
+from sweeper.commands.options import Json, SweepsFolder, open_console, plain_name
 from sweeper.errors import UserError
 from sweeper.finalists.candidates import Candidate, find_candidate
 from sweeper.finalists.inspection import Wanted, inspect_policy
@@ -85,8 +85,12 @@ def evaluate(
     folder = folder_of(candidate, to)
     wanted = Wanted(episodes, folder, usable_cache(), shlex.join(["sweeper", *sys.argv[1:]]))
     console = open_console(stderr=as_json)
-    with checking(console, candidate.label, "Evaluating") as progress:
-        inspection = inspect_policy(candidate, wanted, progress)
+    try:
+        with checking(console, candidate.label, "Evaluating") as progress:
+            inspection = inspect_policy(candidate, wanted, progress)
+    finally:
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # if nothing was measured, there is nothing in it
     page = folder / PAGE
     write_whole(page, inspection_page(inspection, folder))
     if as_json:
@@ -140,9 +144,8 @@ def folder_of(candidate: Candidate, to: Path | None) -> Path:
         UserError: If it cannot be written.
     """
     if to is None:
-        name = candidate.checkpoint.absolute().name if candidate.sweep is None else candidate.label
-        plain = re.sub(r"[^\w.-]+", "-", name).strip("-")
-        to = Path(f"{plain}-eval")
+        name = str(candidate.checkpoint.absolute()) if candidate.sweep is None else candidate.label
+        to = Path(f"{plain_name(name)}-eval")
     folder = to.expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)

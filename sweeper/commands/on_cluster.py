@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import typer
 
 from sweeper.commands.jobs import launch_job
-from sweeper.commands.options import CLUSTER_OPTION, open_console
+from sweeper.commands.options import CLUSTER_OPTION, open_console, plain_name
 from sweeper.errors import UserError
 from sweeper.machines.jobs import JobPackage, package_space, reach_jobs
 from sweeper.machines.ssh import ClusterHead, find_cluster_head
@@ -79,7 +79,9 @@ def on_cluster(file: Path, arguments: Sequence[str], parsed: dict[str, Any]) -> 
     if command == "ui":
         return _ui(head, parsed)
     if command == "export":
-        return _export(head, arguments, parsed)
+        return _fetched(head, arguments, Path(parsed["to"]))
+    if command == "eval":
+        return _fetched(head, arguments, Path(parsed["to"] or f"{plain_name(parsed['policy'])}-eval"))
     return head.run(arguments)
 
 
@@ -147,16 +149,15 @@ def _refuse_pages(head: ClusterHead, uri: str) -> None:
     )
 
 
-def _export(head: ClusterHead, arguments: Sequence[str], parsed: dict[str, Any]) -> int:
-    """Export on the head, and copy the folder to this machine."""
-    target = Path(parsed["to"])
+def _fetched(head: ClusterHead, arguments: Sequence[str], target: Path) -> int:
+    """Run a command that fills a folder on the head, and copy the folder to this machine."""
     if target.exists():
         raise UserError(f"--to: {target} already exists. Choose a new folder.")
     there = head.ask("mktemp -d").strip()
     try:
-        code = head.run(_with_option(arguments, "--to", f"{there}/export"))
+        code = head.run(_with_option(arguments, "--to", f"{there}/made"))
         if code == 0:
-            head.fetch(f"{there}/export", target)
+            head.fetch(f"{there}/made", target)
             open_console(stderr=True).print(f"Copied to this machine: {target}", markup=False, soft_wrap=True)
         return code
     finally:

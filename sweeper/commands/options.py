@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,6 +26,7 @@ __all__ = [
     "Sweep",
     "SweepsFolder",
     "open_console",
+    "plain_name",
 ]
 
 SpaceFile = Annotated[
@@ -60,6 +62,12 @@ ClusterFile = Annotated[
         CLUSTER_OPTION, metavar="FILE", help="The cluster file of `ray up`. The cluster is reached over SSH."
     ),
 ]
+
+
+def plain_name(named: str) -> str:
+    """The name of a folder for something that was named by a path, or with a colon."""
+    last = named.rstrip("/").rpartition("/")[2]
+    return re.sub(r"[^\w.-]+", "-", last).strip("-.") or "policy"
 
 
 def open_console(stderr: bool = False) -> Console:

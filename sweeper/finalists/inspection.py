@@ -98,7 +98,7 @@ def inspect_policy(candidate: Candidate, wanted: Wanted, progress: Callable[[str
     if policy.environment is not None and wanted.episodes:
         found.rollouts = _roll_out(policy, candidate, wanted, progress)
         _write(found, wanted.folder)
-    else:
+    elif wanted.episodes:
         found.notes.append("No episodes were rolled out: name a simulator with --env.")
     if has_demonstrations:
         found.comparison = policy.compare(candidate.setting)
