@@ -10,7 +10,7 @@ from typing import Any
 
 from sweeper.report.charts import bars, columns, histogram, lines
 from sweeper.report.style import STYLE
-from sweeper.text import describe_value
+from sweeper.text import counted, describe_value
 from trainables.inspection import Comparison, Inspection, Latency, Rollouts
 
 __all__ = ["PAGE", "inspection_page"]
@@ -243,7 +243,7 @@ def _latency(found: Inspection, latency: Latency) -> str:
         ("Median", f"{_number(latency.p50_ms)} ms"),
         ("95th percentile", f"{_number(latency.p95_ms)} ms"),
         ("Runs", f"{len(latency.times_ms)}, after warm-up"),
-        ("Device", f"{latency.device}, {latency.threads} CPU threads"),
+        ("Device", f"{latency.device}, {counted(latency.threads, 'CPU thread')}"),
         ("Load", load),
     ]
     chart = histogram(latency.times_ms, "ms per chunk", {"p50": latency.p50_ms, "p95": latency.p95_ms})

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweeper.terminal.tables import number_text
-from sweeper.text import describe_value
+from sweeper.text import counted, describe_value
 from trainables.inspection import Comparison, Inspection, Latency, Rollouts
 
 __all__ = ["print_inspection"]
@@ -119,7 +119,7 @@ def _comparison(found: Comparison) -> list[tuple[str, str | Text]]:
         ("MSE", f"{number_text(found.mse)}{share}"),
         ("MAE", number_text(found.mae)),
         ("MSE of the nearest chunk", number_text(found.mse_nearest)),
-        ("MAE by step ahead", _steps(found.mae_by_step, found.executed_steps)),
+        ("MAE by steps ahead", _steps(found.mae_by_step, found.executed_steps)),
         ("spread of the chunks", f"{number_text(found.std)} (standard deviation)"),
         ("modes", found.modes_in_words),
     ]
@@ -139,7 +139,7 @@ def _comparison(found: Comparison) -> list[tuple[str, str | Text]]:
 def _steps(values: Sequence[float], executed: int) -> str:
     """The first executed step, the last one, and the last that is predicted."""
     places = dict.fromkeys((0, min(executed, len(values)) - 1, len(values) - 1))
-    return ", ".join(f"{place}: {number_text(values[place])}" for place in places)
+    return ", ".join(f"step {place}: {number_text(values[place])}" for place in places)
 
 
 def _dimensions(console: Console, found: Comparison) -> None:
@@ -161,7 +161,7 @@ def _dimensions(console: Console, found: Comparison) -> None:
 
 
 def _latency(found: Inspection, latency: Latency) -> list[tuple[str, str | Text]]:
-    runs = f"{len(latency.times_ms)} runs on {latency.device}, {latency.threads} threads"
+    runs = f"{len(latency.times_ms)} runs on {latency.device}, {counted(latency.threads, 'thread')}"
     busy = found.machine.get("busy_share")
     rate = 1e3 * latency.executed_steps / latency.p95_ms
     rows: list[tuple[str, str | Text]] = [
