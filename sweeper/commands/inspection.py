@@ -18,6 +18,7 @@ from sweeper.finalists.candidates import Candidate, find_candidate
 from sweeper.finalists.inspection import Wanted, inspect_policy
 from sweeper.layout import write_whole
 from sweeper.machines.machine import usable_cache
+from sweeper.records.sweep_state import read_sweep
 from sweeper.report.inspection import PAGE, inspection_page
 from sweeper.spec.space_file.overrides import read_config
 from sweeper.terminal.faults import checking
@@ -61,7 +62,8 @@ def evaluate(
         list[str] | None,
         typer.Option(
             metavar="KEY=VALUE",
-            help="A field of the inference setting, e.g. policy.n_action_steps=4. May be repeated.",
+            help="A field of the inference setting, e.g. policy.n_action_steps=4. May be repeated. "
+            "Default: what was chosen for the trial, or else as in the training.",
         ),
     ] = None,
     to: Annotated[
@@ -79,7 +81,7 @@ def evaluate(
     found = find_candidate(policy, sweeps, which=checkpoint)
     candidate = dataclasses.replace(
         found,
-        setting=_setting(found, setting or []),
+        setting=_chosen(found) | _setting(found, setting or []),
         config=_config(found, fields or [], dataset, env, episodes),
     )
     folder = folder_of(candidate, to)
@@ -97,6 +99,13 @@ def evaluate(
         typer.echo(json.dumps({**inspection.to_json(), "page": str(page)}, indent=2))
     else:
         print_inspection(console, inspection, page)
+
+
+def _chosen(candidate: Candidate) -> dict[str, Any]:
+    """The inference setting that was chosen for a trial after its training; empty if none was."""
+    if candidate.records is None or candidate.trial is None:
+        return {}
+    return dict(read_sweep(candidate.records.parents[2]).trial(candidate.trial).setting)
 
 
 def _setting(candidate: Candidate, typed: list[str]) -> dict[str, Any]:

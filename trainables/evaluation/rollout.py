@@ -110,7 +110,7 @@ def rollout(
         device: The policy's device.
         max_steps: Control steps per episode; None: the environment's own limit.
         progress: Receives after every chunk of actions how many episodes are finished.
-            noise: Number of the run: above 0 the same starts are tried with other noise of the policy.
+        noise: Number of the run: above 0 the same starts are tried with other noise of the policy.
 
     Returns:
         One result per episode, by index.

@@ -152,6 +152,26 @@ def test_a_checkpoint_with_a_setting_and_another_dataset(
 
 
 @pytest.mark.slow
+def test_the_setting_that_was_chosen_for_a_trial_is_used_unless_another_is_named(
+    trial: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Journal(trial.parents[1] / JOURNAL) as journal:
+        journal.append(
+            EventKind.TUNED,
+            trial=0,
+            setting={"policy.n_action_steps": 3, "policy.num_inference_steps": 2},
+            metrics={},
+            untuned={},
+            tried=[],
+        )
+    arguments = ["small:0", "--episodes", "0", "dataset.root=null", "--json"]
+    assert ended("eval", *arguments, "--setting", "policy.num_inference_steps=3") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["setting"]["policy.n_action_steps"] == 3
+    assert found["setting"]["policy.num_inference_steps"] == 3
+
+
+@pytest.mark.slow
 def test_what_was_not_asked_for_is_left_out_and_said(trial: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert ended("eval", "small", "--episodes", "0", "dataset.root=null", "--json") == 0
     found = json.loads(capsys.readouterr().out)
