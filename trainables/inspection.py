@@ -113,6 +113,15 @@ class Comparison:
     worst: tuple[WorstMoment, ...]
 
     @property
+    def relative_in_words(self) -> str:
+        """The squared error beside the variance of the demonstrated actions; empty if they do not vary."""
+        share = self.relative_mse
+        if share is None:
+            return ""
+        amount = f"{share:.1%} of" if share < 2 else f"{share:,.4g} times"
+        return f"{amount} the actions' variance"
+
+    @property
     def modes_in_words(self) -> str:
         """At how many moments there are several modes."""
         several = {count: moments for count, moments in self.modes.items() if count > 1}

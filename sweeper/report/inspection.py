@@ -77,10 +77,9 @@ def _tiles(found: Inspection) -> str:
             )
         )
     if found.comparison is not None:
-        share = found.comparison.relative_mse
         words = "mean absolute error, original units"
-        if share is not None:
-            words += f"; MSE is {share:.1%} of the actions' variance"
+        if found.comparison.relative_in_words:
+            words += f"; MSE is {found.comparison.relative_in_words}"
         tiles.append(_tile("Action error", _number(found.comparison.mae), words))
         several = sum(moments for count, moments in found.comparison.modes.items() if count > 1)
         tiles.append(

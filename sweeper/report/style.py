@@ -54,5 +54,6 @@ pre { background: var(--shade); padding: 10px 12px; border-radius: 6px; overflow
   font-size: 0.88rem; }
 svg { width: 100%; max-width: 520px; height: auto; display: block; margin: 8px 0; }
 svg text { fill: var(--soft); font: 12px system-ui, "DejaVu Sans", sans-serif; }
+@media (max-width: 600px) { svg text { font-size: 15px; } }
 svg .axis { stroke: var(--soft); } svg .grid { stroke: var(--line); } svg .shade { fill: var(--shade); }
 """

@@ -112,7 +112,7 @@ def _comparison(found: Comparison) -> list[tuple[str, str | Text]]:
     moments = f"{found.moments:,} moments of {len(found.episodes):,} episodes, {found.samples} chunks at each"
     if found.moments < found.wanted_moments:
         moments += f" ({found.wanted_moments:,} were wanted: the time was used up)"
-    share = "" if found.relative_mse is None else f"  ({found.relative_mse:.1%} of the actions' variance)"
+    share = f"  ({found.relative_in_words})" if found.relative_in_words else ""
     rows: list[tuple[str, str | Text]] = [
         ("episodes", Text(found.provenance, style=style)),
         ("compared", moments),
