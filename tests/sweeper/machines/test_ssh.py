@@ -11,6 +11,7 @@ from shutil import copytree, ignore_patterns
 
 import pytest
 import yaml
+from command_line import ended
 
 from sweeper.cli import main
 from sweeper.commands.on_cluster import split_cluster
@@ -77,6 +78,43 @@ def test_what_runs_on_the_head_reaches_it_word_for_word(tmp_path: Path) -> None:
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, env=environment)
     assert done.returncode == 2
     assert "setup_node.sh did not run here" in done.stderr
+
+
+def program(folder: Path, name: str, script: str) -> None:
+    """A program on the PATH of a test."""
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+    (folder / name).chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "made"),
+    [
+        (["eval", "sweeps/small:3", "--episodes", "2"], "small-3-eval"),
+        (["eval", "small", "--to", "here"], "here"),
+        (["export", "small", "--to=there"], "there"),
+    ],
+)
+def test_a_folder_that_a_command_fills_on_the_head_is_copied_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], made: str
+) -> None:
+    here, programs, home = tmp_path / "here", tmp_path / "programs", tmp_path / "home"
+    for folder in (here, home / ".sweeper", home / "tmp"):
+        folder.mkdir(parents=True)
+    (home / ".sweeper" / "environment.sh").write_text(f"export TMPDIR={home}/tmp\n")
+    program(programs, "ssh", 'for last; do :; done; exec sh -c "$last"')
+    program(programs, "sweeper", 'for to; do :; done; mkdir "$to"; echo "$@" > "$to/arguments"')
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    monkeypatch.chdir(here)
+    everything = [*arguments, "--cluster", str(written(tmp_path))]
+    assert ended(*everything) == 0
+    assert [path.name for path in here.iterdir()] == [made]
+    sent = (here / made / "arguments").read_text().split()
+    assert sent[:2] == arguments[:2]
+    assert sent[-2] == "--to"
+    assert list((home / "tmp").iterdir()) == [], "nothing stays on the head"
+    assert ended(*everything) == 2, "a folder that exists is not changed"
 
 
 def test_a_cluster_may_be_named_before_and_behind_a_command() -> None:
