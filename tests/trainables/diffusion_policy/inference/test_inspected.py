@@ -235,3 +235,21 @@ def test_a_training_does_not_wait_for_a_denoising_that_takes_long(
     *_, last = TRAINABLE.train(config, TrainContext(tmp_path, tmp_path / "cache", threads=1))
     assert last.final
     assert last.artifacts == {}
+
+
+@pytest.mark.parametrize(
+    ("policy", "dataset"), [("policy_tiny", "pusht_v30"), ("policy_tiny_state", "pusht_keypoints_v30")]
+)
+def test_checkpoints_of_lerobot_are_looked_into(
+    shared: Path, tmp_path: Path, policy: str, dataset: str
+) -> None:
+    config = {"dataset.root": str(shared / "data" / "small" / dataset)}
+    checkpoint = shared / "reference" / policy
+    opened = TRAINABLE.open_policy(checkpoint, config, EvaluationContext(tmp_path / "cache"))
+    quick = {"policy.sampler": "DDIM", "policy.num_inference_steps": 2}
+    found = opened.compare(quick, QUICKLY)
+    assert (found.trained_on, len(found.episodes)) == ("unknown", 12)
+    assert found.dimensions == ("motor_0", "motor_1")
+    assert found.mse > 0
+    drawn = opened.draw_denoising(quick, tmp_path / "a.png")
+    assert len(drawn.timesteps) == 2
