@@ -184,7 +184,7 @@ def _comparison(found: Comparison) -> str:
             by_dimension, "steps ahead", "standard deviation of the chunks", shaded=found.executed_steps
         )
     return _section(
-        "Beside demonstrations",
+        "Compared with demonstrations",
         found.dataset,
         f'{banner}<p class="soft">{escape(moments)}. Shaded: the steps that are executed.</p>'
         + _table(("", "", ""), rows)

@@ -30,7 +30,7 @@ def print_inspection(console: Console, found: Inspection, page: Path) -> None:
         _grid(console, _rollouts(found.rollouts))
         _hard(console, found.rollouts)
     if found.comparison is not None:
-        _heading(console, "Beside demonstrations", found.comparison.dataset)
+        _heading(console, "Compared with demonstrations", found.comparison.dataset)
         _grid(console, _comparison(found.comparison))
         _dimensions(console, found.comparison)
     if found.latency is not None:
