@@ -211,7 +211,8 @@ class Rollouts:
         success_rate: Share that succeeded.
         success_interval: Wilson's interval of that.
         max_reward: Mean of the largest rewards.
-        max_reward_interval: BCa bootstrap interval of that mean; None if all are equal.
+        max_reward_interval: Interval of that mean (Student's t, corrected for skewness); None if all are
+            equal.
         sum_reward: Mean of the summed rewards.
         sum_reward_interval: Likewise.
         length: Mean control steps.

@@ -144,7 +144,8 @@ def _rollouts(rollouts: Rollouts) -> str:
         rollouts.environment,
         f'<div class="two"><div>{_table(("", "", "95 % interval"), rows)}{chart}'
         '<p class="soft"><span class="good">■</span> success '
-        '<span class="bad">■</span> failure. Intervals: Wilson for the rate, BCa bootstrap for means.</p>'
+        '<span class="bad">■</span> failure. Intervals: Wilson for the rate, '
+        "Student's t, corrected for skewness, for means.</p>"
         "</div>"
         f"<div>{film}</div></div>{hard}",
     )
