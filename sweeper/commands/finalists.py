@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -92,7 +93,7 @@ def confirm_sweep(
     chosen, missing = choose_finalists(state, wanted.top, trials)
     for reason in missing:
         console.print(f"! {reason}", style="yellow", soft_wrap=True, markup=False)
-    with interrupted_by_sigterm():
+    with _said_to_continue(console), interrupted_by_sigterm():
         if wanted.seeds > 1:
             for one in chosen:
                 spec = seed_sweep(state, one.trial, wanted.seeds)
@@ -105,13 +106,24 @@ def confirm_sweep(
             console.print("Starting Ray …", style="dim")
             report = partial(console.print, style="dim", soft_wrap=True, markup=False)
             resources = ResourceSpec(**state.spec["resources"])
-            with evaluators(resources, address=address, report=report) as cluster:
+            # Ray replaces the handler of SIGTERM when it starts; ours must come afterwards.
+            with evaluators(resources, address=address, report=report) as cluster, interrupted_by_sigterm():
                 result = run(record, chosen, options, cluster, report)
     for problem in result.problems:
         console.print(f"! {problem}", style="yellow", soft_wrap=True, markup=False)
     _send(state, console)
     print_confirmation(console, state.confirmation, metric, state.name)
     return result.complete
+
+
+@contextlib.contextmanager
+def _said_to_continue(console: Console) -> Iterator[None]:
+    """Say that nothing is lost if Ctrl-C comes before there is a result."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        console.print("Interrupted. The same command continues the confirmation.", style="bold magenta")
+        raise
 
 
 def confirm_after(folder: Path, console: Console, address: str | None = None) -> int:

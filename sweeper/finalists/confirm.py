@@ -251,12 +251,12 @@ def _verdict(finals: FinalistRace, race: Race[int], state: RaceState | None) -> 
     if race.state is RaceState.DECIDED:
         sure = f"this is wrong with a probability of at most {error}"
         return f"Trial {leader} is the best of {len(race.arms)} finalists, {after} ({sure})."
-    left = ", ".join(str(arm) for arm in race.remaining)
+    left = ", ".join(str(arm) for arm in race.remaining if arm != leader)
     if race.state is RaceState.WITHIN_EPSILON:
         return (
             f"Trial {leader} is at most {finals.options.epsilon:g} worse than the best, {after} (wrong "
-            f"with a probability of at most {error}). Not told apart: {left}."
+            f"with a probability of at most {error}). Not told apart from it: {left}."
         )
-    more = f"--episodes {2 * race.episodes} continues" if state is not None else "the same command continues"
+    more = f"--episodes {2 * race.episodes} continues" if state is not None else "The same command continues"
     stopped = "It was stopped. " if state is None else ""
-    return f"{stopped}Trial {leader} leads {after}, but {left} are not told apart; {more}."
+    return f"{stopped}Trial {leader} leads {after}. Not told apart from it: {left}. {more}."
