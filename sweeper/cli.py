@@ -130,6 +130,11 @@ COMMANDS: Mapping[str, CommandEntry] = {
         "inspection:evaluate",
         "Look into one policy: success, action errors, smoothness, diversity, latency, and its denoising.",
     ),
+    "tune": CommandEntry(
+        _FINALISTS,
+        "tuning:tune",
+        "Choose the inference setting of trained policies, without training: value against latency.",
+    ),
     "export": CommandEntry(
         _CHECKPOINTS,
         "checkpoints:export",

@@ -5,6 +5,7 @@
 - ``inspection``: one policy, looked into.
 - ``racing``: finalists that play the same episodes until the worse ones leave.
 - ``confirm``: the best trials of a sweep on fresh starts.
+- ``tuning``: the inference setting of a trained policy.
 - ``seeds``: finalists that are trained again with other seeds.
 - ``recording``: a sweep's journal, opened to record what was found after the search.
 """

@@ -32,7 +32,7 @@ ATTEMPTS = 3
 """How often a task is begun before its candidate counts as failed: a machine may be lost."""
 WAIT_S = 1.0
 
-Kind = Literal["describe", "rollout", "errors", "latency"]
+Kind = Literal["describe", "faults", "rollout", "metrics", "errors", "latency", "speed"]
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,13 @@ class Task:
         candidate: The policy, and the setting that it has.
         kind: ``describe`` answers the policy's step, trained setting, environment and held-out windows as a
             mapping; ``rollout`` the records of numbered episodes; ``errors`` the action errors at numbered
-            held-out moments; ``latency`` the times of single predictions, in ms.
+            held-out moments; ``latency`` the times of single predictions, in ms; ``speed`` the metrics of
+            speed; ``faults`` what is wrong with the setting; ``metrics`` the metrics of ``records``.
         numbers: Episodes or moments; the number of runs for ``latency``.
         purpose: What episodes are for.
         film: The film to write of the episodes, or None.
         film_episodes: How many of them it shows.
+        records: The episodes whose metrics are asked for.
     """
 
     candidate: Candidate
@@ -56,6 +58,7 @@ class Task:
     purpose: Purpose = "look"
     film: Path | None = None
     film_episodes: int = 4
+    records: tuple[EpisodeRecord, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,12 +70,14 @@ class Answer:
         value: What was measured; None if there is a problem.
         problem: Why the candidate cannot be measured; empty if it was.
         lost: Whether the process that measured is gone.
+        reason: The reason of the trainable's error, e.g. ``diverged``; empty if it gave none.
     """
 
     task: Task
     value: Any = None
     problem: str = ""
     lost: bool = False
+    reason: str = ""
 
     @property
     def records(self) -> list[EpisodeRecord]:
@@ -97,12 +102,20 @@ class Evaluators:
     cache: Path
     _idle: list[_Actor] = field(default_factory=list)
 
-    def run(self, tasks: Sequence[Task], progress: Callable[[int, int], object] = max) -> Iterator[Answer]:
+    def run(
+        self,
+        tasks: Sequence[Task],
+        progress: Callable[[int, int], object] = max,
+        *,
+        at_once: int | None = None,
+    ) -> Iterator[Answer]:
         """Do tasks, several at once; answers come as they are ready.
 
         Args:
             tasks: What to measure. Those of one candidate are best given together.
             progress: Receives how many tasks are done, and how many there are.
+            at_once: Most tasks at once; None for as many as there are actors. With 1, all are done by the
+                same actor, and nothing else of ours loads its machine.
 
         Raises:
             SweeperError: If no actor can be started.
@@ -111,10 +124,10 @@ class Evaluators:
 
         waiting = [_Attempt(task) for task in tasks]
         running: dict[Any, tuple[_Actor, _Attempt]] = {}
-        done = 0
+        done, most = 0, self.count if at_once is None else at_once
         try:
             while waiting or running:
-                while waiting and len(running) < self.count:
+                while waiting and len(running) < most:
                     actor = self._idle.pop() if self._idle else self._start()
                     attempt = _next(waiting, actor.holds)
                     actor.holds = attempt.task.candidate
@@ -234,7 +247,7 @@ def _answer(reference: Any, attempt: _Attempt) -> Answer | None:
     try:
         return Answer(attempt.task, ray.get(reference))
     except ray.exceptions.RayTaskError as error:
-        return Answer(attempt.task, problem=_problem(error))
+        return Answer(attempt.task, problem=_problem(error), reason=_reason(error))
     except ray.exceptions.RayError as error:
         if attempt.begun < ATTEMPTS:
             return None
@@ -248,6 +261,11 @@ def _problem(error: Exception) -> str:
     if isinstance(cause, (TrainableError, SweeperError)):
         return str(cause)
     return f"{type(cause).__name__}: {first_line(cause)}"
+
+
+def _reason(error: Exception) -> str:
+    cause = getattr(error, "cause", None)
+    return cause.reason if isinstance(cause, TrainableError) else ""
 
 
 class _Evaluator:
@@ -275,6 +293,12 @@ class _Evaluator:
                 return policy.action_errors(setting, task.numbers)
             case "latency":
                 return policy.latency_ms(setting, task.numbers[0])
+            case "speed":
+                return dict(policy.speed(setting))
+            case "faults":
+                return policy.setting_faults(setting)
+            case "metrics":
+                return dict(policy.metrics_of(task.records))
 
     def _open(self, candidate: Candidate) -> OpenPolicy:
         key = _key(candidate)

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sweeper.spec.space_file.document import Document
 from sweeper.spec.space_file.fields import coerce, value_problem
-from sweeper.spec.space_file.yaml_nodes import Node
+from sweeper.spec.space_file.yaml_nodes import FaultList, Node, Place, parse_override
 from sweeper.spec.sweep import ConfirmSpec, Goal, InferenceSpec, Objective
 from sweeper.text import nearest, shortened
-from trainables.interface import EvaluatesPolicies
+from trainables.interface import EvaluatesPolicies, Trainable
 
-__all__ = ["EPISODE_METRICS", "ERROR_METRICS", "LIMITS", "MOST_SETTINGS", "read_confirm", "read_inference"]
+__all__ = [
+    "EPISODE_METRICS",
+    "ERROR_METRICS",
+    "LIMITS",
+    "MOST_SETTINGS",
+    "read_confirm",
+    "read_inference",
+    "read_settings",
+]
 
 EPISODE_METRICS = ("rollout/success_rate", "rollout/avg_max_reward", "rollout/avg_sum_reward")
 """What settings can be compared by in a simulator: these are means of episodes."""
@@ -78,6 +86,61 @@ def read_confirm(document: Document) -> ConfirmSpec | None:
         document.faults.add(place, "confirm", "needs a simulator, and there is none.", remedy)
         return None
     return ConfirmSpec(**{key: node.value for key, node in entries.items()})
+
+
+def read_settings(
+    trainable: Trainable,
+    config: Mapping[str, Any],
+    objective: Objective,
+    arguments: Sequence[str],
+    limits: Sequence[str] = (),
+    *,
+    episodes: int = 100,
+    reward_range: tuple[float, float] = (0.0, 1.0),
+) -> InferenceSpec:
+    """Read ``FIELD=A,B,C`` arguments as the section, with its checks.
+
+    Args:
+        trainable: Knows the fields; its aliases are accepted.
+        config: The environment and the dataset of the policy, which decide what it can be compared by.
+        objective: What settings are compared by.
+        arguments: As they were typed; if a field is given twice, the last values count.
+        limits: ``METRIC=BOUND``, as they were typed.
+        episodes: Most episodes of a setting.
+        reward_range: The least and the largest reward.
+
+    Raises:
+        SpecError: With every argument that is wrong.
+    """
+    place, faults = Place("the command line"), FaultList()
+    parameters: dict[str, Node] = {}
+    document = Document({}, place, faults, trainable, config=dict(config))
+    for argument in arguments:
+        override = parse_override(_as_list(argument), faults)
+        if override is None:
+            continue
+        key = override.key.removeprefix(f"{_PATH}.parameters.").removesuffix(".values")
+        parameters[document.own_name(key) or key] = Node(override.place, {"values": override.value})
+    bounds = [parse_override(limit, faults) for limit in limits]
+    entries = {
+        "parameters": Node(place, parameters),
+        "limits": Node(place, {bound.key: bound.value for bound in bounds if bound is not None}),
+        "episodes": Node(place, episodes),
+        "metric": Node(place, objective.name),
+        "reward_range": Node(place, [Node(place, value) for value in reward_range]),
+    }
+    document.root[_PATH] = Node(place, entries)
+    found = read_inference(document, (objective,)) if parameters or not len(faults) else None
+    faults.raise_any()
+    assert found is not None
+    return found
+
+
+def _as_list(argument: str) -> str:
+    """The argument with its values as a list of YAML: ``key=1,2`` becomes ``key=[1,2]``."""
+    key, separator, raw = argument.partition("=")
+    listed = raw.strip().startswith("[")
+    return argument if listed or not raw.strip() else f"{key}{separator}[{raw}]"
 
 
 def _parameters(document: Document) -> dict[str, tuple[Any, ...]]:
