@@ -135,6 +135,11 @@ COMMANDS: Mapping[str, CommandEntry] = {
         "tuning:tune",
         "Choose the inference setting of trained policies, without training: value against latency.",
     ),
+    "confirm": CommandEntry(
+        _FINALISTS,
+        "finalists:confirm",
+        "Evaluate the best trials on fresh starts until it is clear which one is the best, and how good.",
+    ),
     "export": CommandEntry(
         _CHECKPOINTS,
         "checkpoints:export",

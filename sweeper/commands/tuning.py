@@ -54,7 +54,10 @@ def tune(
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="Tune the best N trials.", metavar="N")] = 1,
     episodes: Annotated[
-        int | None, typer.Option(min=1, help="Most episodes of each setting (default 100).", metavar="N")
+        int | None,
+        typer.Option(
+            min=1, help="Most episodes of each setting. Default: of `inference`, else 100.", metavar="N"
+        ),
     ] = None,
     limit: Annotated[
         list[str] | None,

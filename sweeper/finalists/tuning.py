@@ -38,9 +38,11 @@ DEFAULTS: Mapping[str, tuple[Any, ...]] = {
     "policy.timestep_spacing": ("trailing",),
     "policy.num_inference_steps": (4, 8, 16),
 }
-"""What is examined if nothing is named. DDIM needs 10 to 16 steps, a second-order solver half of that.
-With few steps the timesteps must begin at the last one (`trailing`). Settings that a policy cannot have, such as
-more actions than its horizon holds, are left out."""
+"""What is examined if nothing is named.
+
+DDIM needs 10 to 16 steps, a second-order solver half of that. With few steps the timesteps must begin at the
+last one (`trailing`). Settings that a policy cannot have are left out: more actions than its horizon holds.
+"""
 
 USERS_REASONS = ("config", "data", "environment")
 """Reasons of a trainable's errors that are the user's to mend."""

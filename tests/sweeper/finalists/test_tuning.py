@@ -1,4 +1,4 @@
-"""`sweeper tune` chooses inference settings on a cluster, and whatever interrupts it, the choice is the same."""
+"""`sweeper tune` chooses settings on a cluster, and whatever interrupts it, the choice is the same."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from command_line import ended, plain_console, printed, run_in
 from reaching_policies import ReachingTrainable, write_checkpoint
 from test_confirm import ended_sweep, records_of
 
-from sweeper.errors import SpecError, UserError
+from sweeper.errors import SpecError
 from sweeper.finalists.candidates import Candidate, find_candidate
 from sweeper.finalists.evaluators import Evaluators, Task, evaluators
 from sweeper.finalists.tuning import RayMeasures, default_values, describe, tune
@@ -203,8 +203,3 @@ def test_a_choice_that_is_killed_at_random_ends_as_one_that_was_not(tmp_path: Pa
         del one["checkpoint"], one["policy"]
     assert chosen == expected
     assert read_sweep(killed.folder).trials[0].setting == chosen["setting"]
-
-
-def test_an_unreadable_policy_without_environment_is_the_users_to_mend(tmp_path: Path) -> None:
-    with pytest.raises(UserError):
-        find_candidate(str(tmp_path / "nowhere"), tmp_path)
