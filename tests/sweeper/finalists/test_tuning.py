@@ -187,7 +187,7 @@ def test_a_choice_that_is_killed_at_random_ends_as_one_that_was_not(tmp_path: Pa
 
     whole, _ = start(undisturbed.folder).communicate()
     drawn = random.Random(5)
-    for _ in range(3):
+    for _ in range(2):
         process = start(killed.folder)
         wanted = len(records_of(killed)) + 1
         until = time.monotonic() + 120
