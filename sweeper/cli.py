@@ -120,11 +120,6 @@ COMMANDS: Mapping[str, CommandEntry] = {
     "ui": CommandEntry(
         _RESULTS, "results:ui", "Serve MLflow's web pages for a sweep on this machine until Ctrl-C."
     ),
-    "confirm": CommandEntry(
-        _FINALISTS,
-        "finalists:confirm",
-        "Evaluate the best trials on fresh starts until it is clear which one is the best, and how good.",
-    ),
     "eval": CommandEntry(
         _FINALISTS,
         "inspection:evaluate",
