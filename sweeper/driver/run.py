@@ -32,14 +32,17 @@ from sweeper.driver.requests import RequestLoop
 from sweeper.driver.retry import Retries
 from sweeper.driver.signals import Signals
 from sweeper.errors import SweeperError, TrackingError
-from sweeper.layout import DRIVER_LOG, RAY, trial_folder
+from sweeper.layout import DRIVER_LOG, JOURNAL, RAY, trial_folder
 from sweeper.machines.cluster import Cluster
 from sweeper.machines.local_ray import gone_process
 from sweeper.machines.machine import cache_folder
 from sweeper.machines.outage import outage, ray_is_gone
+from sweeper.records.events import EventKind
 from sweeper.records.forecast import Forecast
+from sweeper.records.journal import read_journal
 from sweeper.records.status import SweepStatus, TrialStatus
-from sweeper.search.early_stopping import make_scheduler
+from sweeper.search.early_stopping import Ended, Recorded, Reported, make_scheduler
+from sweeper.search.pruners import recorded_episodes
 from sweeper.search.searcher import StudySearcher
 from sweeper.search.suggestion import Suggestion
 from sweeper.spec.sweep import SettledResources, SweepSpec
@@ -183,8 +186,7 @@ class SweepRun:
         """
         if self._ending.check() or self._left() <= 0:
             return False  # a signal came while Ray started
-        stop = self._spec.early_stop
-        scheduler = make_scheduler(stop, None if stop is None else self._sweep.series(stop.metric))
+        scheduler = self._scheduler()
         searcher = StudySearcher(self._records.study, self._unfinished(), self._left())
         retries = Retries(self._spec, self._trainable, self._recorder, searcher, self._ending)
         ended_before = self._sweep.ended_trials
@@ -203,6 +205,13 @@ class SweepRun:
         if searcher.exhausted and not self._ending.stopping:
             self._recorder.note("the space has no more configurations")
         return searcher.exhausted
+
+    def _scheduler(self) -> TrialScheduler:
+        """The scheduler of a Tune run: early stopping begins with what the journal has."""
+        stop, folder = self._spec.early_stop, self._spec.folder
+        if stop is None:
+            return make_scheduler(None)
+        return make_scheduler(stop, _recorded(folder / JOURNAL), recorded_episodes(folder, stop.metric))
 
     def _fit(self, tuner: tune.Tuner) -> None:
         """Run Tune. If it cannot continue because a disk is full or Ray is gone, the sweep ends in order."""
@@ -324,3 +333,23 @@ class SweepRun:
                 f"Ray ended it after {ended} of {sweep.budget.trials} trials; {log} may say why.",
             )
         return SweepStatus.DONE, f"The space has no more configurations: {ended} trials ended."
+
+
+def _recorded(journal: Path) -> Recorded:
+    """Make the function with which early stopping follows a journal."""
+    offset = 0
+
+    def news() -> list[Reported | Ended]:
+        nonlocal offset
+        chunk = read_journal(journal, offset)
+        offset = chunk.offset
+        found: list[Reported | Ended] = []
+        for event in chunk.events:
+            if event["event"] == EventKind.REPORT:
+                metrics = {name: float(value) for name, value in event["metrics"].items()}
+                found.append(Reported(event["trial"], event["step"], metrics))
+            elif event["event"] == EventKind.TRIAL_END and event["status"] != TrialStatus.INTERRUPTED:
+                found.append(Ended(event["trial"], event["status"] == TrialStatus.COMPLETED))
+        return found
+
+    return news

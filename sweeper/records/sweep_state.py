@@ -331,15 +331,6 @@ class SweepState:
 
     # Values
 
-    def series(self, metric: str) -> dict[int, list[tuple[int, float]]]:
-        """Every (step, value) of a metric of `tracked`, by trial; failed trials are left out."""
-        assert self.keeps_series, "a summary of a sweep has no series: use read_sweep"
-        return {
-            number: trial.series[metric]
-            for number, trial in self.trials.items()
-            if metric in trial.series and trial.status != TrialStatus.FAILED
-        }
-
     def ranking(self) -> list[TrialState]:
         """The trials, best first, as `sweeper.records.ranking.ranked` sorts them."""
         return ranked(self.trials.values(), self.objectives)

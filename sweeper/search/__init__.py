@@ -6,5 +6,7 @@
 - ``sampler``: Optuna's sampler, and parameters as Optuna stores them
 - ``suggestion``: a trial as the study hands it out
 - ``searcher``: the study as a Tune searcher
-- ``early_stopping``: ASHA and the median rule as a Tune scheduler
+- ``early_stopping``: early stopping as a Tune scheduler that follows the journal
+- ``stopping_rules``: the seam of the rules, and ASHA
+- ``pruners``: Optuna's pruners as rules
 """

@@ -6,5 +6,6 @@
 - ``expressions``: the language of conditions and constraints
 - ``search_methods``: what each search method can search
 - ``sampler_options``: the options of each search method and their defaults
+- ``stopper_options``: the options of early stopping and their defaults
 - ``space_file/``: how a space file becomes a `SweepSpec`
 """

@@ -40,6 +40,8 @@ Goal = Literal["minimize", "maximize"]
 
 Auto = Literal["auto"]
 
+StopMethod = Literal["asha", "hyperband", "successive_halving", "percentile", "median", "patient", "wilcoxon"]
+
 MAX_AUTO_CPUS = 8
 """Processes of a trial beyond this many CPUs no longer train faster; the rest is for other trials."""
 
@@ -77,31 +79,47 @@ class EarlyStopSpec:
     """When a bad trial is stopped early.
 
     Attributes:
-        method: ``asha`` compares at rungs; ``median`` at every report against the median of the others.
+        method: ``asha``, or one of Optuna's pruners.
         metric: What is compared; may differ from the objective.
         goal: The direction that is better.
-        min_steps: Optimiser steps that every trial may take. The first rung of asha.
-        reduction: asha: each rung keeps one trial in this many, and is this many times further.
+        min_steps: Optimiser steps that every trial may take. The first rung of methods with rungs.
+        reduction: Methods with rungs: each rung keeps one trial in this many, and is this many times further.
         max_steps: Optimiser steps of a whole trial.
+        options: Further arguments of Optuna's pruner, under its names.
+        confidence: asha: how sure it must be that a trial is worse than the others, from the interval of its
+            value; None to compare the values alone.
     """
 
-    method: Literal["asha", "median"]
+    method: StopMethod
     metric: str
     goal: Goal
     min_steps: int
     reduction: int = 3
     max_steps: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict)
+    confidence: float | None = None
 
     def rungs(self) -> tuple[int, ...]:
-        """Steps at which asha compares trials; empty for median."""
-        if self.method != "asha":
+        """Steps at which trials are compared; empty for methods that compare at every report.
+
+        Each trial of hyperband has only a later part of them.
+        """
+        if self.method not in ("asha", "hyperband", "successive_halving"):
             return ()
         rungs = []
-        step = self.min_steps
+        step = self.min_steps * self.reduction ** self.options.get("min_early_stopping_rate", 0)
         while step < self.max_steps:
             rungs.append(step)
             step *= self.reduction
         return tuple(rungs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The section as plain types. Settings that earlier versions do not have are left out if not set."""
+        plain = dataclasses.asdict(self) | {"options": dict(self.options)}
+        return {name: value for name, value in plain.items() if name not in _LATER or value not in (None, {})}
+
+
+_LATER = ("options", "confidence")
 
 
 @dataclass(frozen=True)
@@ -396,7 +414,7 @@ class SweepSpec:
             "space": self.space.to_dict(),
             "objectives": [dataclasses.asdict(objective) for objective in self.objectives],
             "search": {**dataclasses.asdict(self.search), "options": dict(self.search.options)},
-            "early_stop": None if self.early_stop is None else dataclasses.asdict(self.early_stop),
+            "early_stop": None if self.early_stop is None else self.early_stop.to_dict(),
             "budget": dataclasses.asdict(self.budget),
             "resources": dataclasses.asdict(self.resources),
             "failures": dataclasses.asdict(self.failures),

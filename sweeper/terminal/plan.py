@@ -10,6 +10,7 @@ from rich.text import Text
 
 from sweeper.machines.plan import Plan
 from sweeper.spec.space import describe_range, describe_scale
+from sweeper.spec.stopper_options import complete_stopper_options
 from sweeper.spec.sweep import ConfirmSpec, InferenceSpec
 from sweeper.terminal.faults import indented
 from sweeper.text import counted, describe_size, describe_value
@@ -163,10 +164,32 @@ def _early_stop(plan: Plan) -> str:
     stop = plan.spec.early_stop
     if stop is None:
         return "none"
-    if stop.method == "median":
-        return f"median rule on {stop.metric}, from step {stop.min_steps:,} on"
+    options = complete_stopper_options(stop)
     rungs = ", ".join(f"{rung:,}" for rung in plan.rungs)
-    return f"asha on {stop.metric}: the best 1 in {stop.reduction} trials continue at steps {rungs}"
+    match stop.method:
+        case "asha" | "successive_halving":
+            words = f"the best 1 in {stop.reduction} trials continue at steps {rungs}"
+            if stop.confidence is not None:
+                words += f", and all that are not worse with {100 * stop.confidence:g} % confidence"
+        case "hyperband":
+            words = (
+                f"the best 1 in {stop.reduction} trials of a bracket continue; the brackets begin at {rungs}"
+            )
+        case "patient":
+            patience = counted(options["patience"], "report")
+            words = f"from step {stop.min_steps:,} on, {patience} may pass without improvement"
+        case "wilcoxon":
+            words = (
+                f"from step {stop.min_steps:,} on, trials continue unless their episodes are worse than "
+                f"those of the best trial (p < {options['p_threshold']:g})"
+            )
+        case _:
+            share = options.get("percentile", 50.0)
+            words = (
+                f"from step {stop.min_steps:,} on, trials continue whose best is among the best {share:g} % "
+                "of completed trials"
+            )
+    return f"{stop.method} on {stop.metric}: {words}"
 
 
 def _count(number: float, what: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from sweeper.spec.sampler_options import SAMPLER_OPTIONS
 from sweeper.spec.space_file.yaml_nodes import Node
+from sweeper.spec.stopper_options import STOPPER_OPTIONS
 from sweeper.text import is_there, nearest
 from trainables.interface import STEPS, FieldInfo, is_url
 
@@ -50,7 +51,7 @@ SECTIONS = (
     "tracking",
 )
 METHODS = tuple(SAMPLER_OPTIONS)
-STOPPERS = ("asha", "median")
+STOPPERS = tuple(STOPPER_OPTIONS)
 SETTINGS: Mapping[str, Mapping[str, FieldInfo]] = {
     section: {info.name: info for info in fields}
     for section, fields in {
@@ -78,7 +79,7 @@ SETTINGS: Mapping[str, Mapping[str, FieldInfo]] = {
                 "str",
                 None,
                 choices=STOPPERS,
-                doc="asha compares trials at rungs, median at every report.",
+                doc="Which trials are stopped.",
             ),
             FieldInfo("metric", "str", None, doc="What is compared; left out: the objective."),
             FieldInfo(
@@ -89,7 +90,17 @@ SETTINGS: Mapping[str, Mapping[str, FieldInfo]] = {
                 doc="The direction that is better; left out: the metric's own.",
             ),
             FieldInfo("min_steps", "int", None, minimum=1, unit="steps", doc="No trial is stopped before."),
-            FieldInfo("reduction", "int", 3, minimum=2, doc="asha: each rung keeps one trial in this many."),
+            FieldInfo("reduction", "int", 3, minimum=2, doc="Each rung keeps one trial in this many."),
+            FieldInfo(
+                "confidence",
+                "float",
+                None,
+                nullable=True,
+                minimum=0.5,
+                maximum=0.999,
+                doc="asha: how sure it must be; null: values are compared without their intervals.",
+            ),
+            FieldInfo("options", "dict", {}, doc="Further arguments of Optuna's pruner, under its names."),
             FieldInfo(
                 "max_steps",
                 "int",

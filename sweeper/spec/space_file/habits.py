@@ -207,15 +207,18 @@ VALUES: Mapping[str, Mapping[object, str]] = {
         "gp": "gpsampler optuna.samplers.gpsampler gaussian_process botorch botorchsampler",
     },
     "early_stop.method": {
-        "asha": (
-            "hyperband asynchyperband ashascheduler successive_halving successivehalving sha bohb "
-            "optuna.pruners.successivehalvingpruner optuna.pruners.hyperbandpruner "
-            "successivehalvingpruner hyperbandpruner asynchyperbandscheduler"
+        # "hyperband" of W&B and Ray's AsyncHyperBand compare at rungs without brackets, as ASHA does.
+        "asha": "hyperband asynchyperband ashascheduler sha bohb asynchyperbandscheduler",
+        "hyperband": "hyperbandpruner optuna.pruners.hyperbandpruner",
+        "successive_halving": (
+            "successivehalving successivehalvingpruner optuna.pruners.successivehalvingpruner"
         ),
+        "percentile": "percentilepruner optuna.pruners.percentilepruner",
         "median": (
-            "medianpruner optuna.pruners.medianpruner median_stopping medianstopping medianstoppingrule "
-            "optuna.pruners.percentilepruner percentilepruner"
+            "medianpruner optuna.pruners.medianpruner median_stopping medianstopping medianstoppingrule"
         ),
+        "patient": "patientpruner optuna.pruners.patientpruner",
+        "wilcoxon": "wilcoxonpruner optuna.pruners.wilcoxonpruner",
     },
     "metric.goal": {
         "minimize": "min minimise minimum lower studydirection.minimize",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from sweeper.masking import has_password, masked
@@ -11,7 +11,15 @@ from sweeper.spec.sampler_options import SAMPLER_OPTIONS, option_clash
 from sweeper.spec.search_methods import missing_package
 from sweeper.spec.space_file.document import Document
 from sweeper.spec.space_file.fields import SETTINGS
+from sweeper.spec.space_file.read_inference import EPISODE_METRICS
 from sweeper.spec.space_file.yaml_nodes import Node, Place
+from sweeper.spec.stopper_options import (
+    CONFIDENT,
+    REDUCING,
+    STOPPER_OPTIONS,
+    complete_stopper_options,
+    stopper_fault,
+)
 from sweeper.spec.sweep import (
     BudgetSpec,
     EarlyStopSpec,
@@ -25,7 +33,7 @@ from sweeper.spec.sweep import (
     is_store,
 )
 from sweeper.text import nearest
-from trainables.interface import EVAL_EVERY, LOG_EVERY, STEPS
+from trainables.interface import EVAL_EVERY, LOG_EVERY, STEPS, FieldInfo
 
 __all__ = [
     "folder_name",
@@ -40,6 +48,7 @@ __all__ = [
     "read_tracking",
 ]
 
+_EPISODES = "rollout.episodes"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 
@@ -175,26 +184,34 @@ def read_search(document: Document) -> SearchSpec:
 
 
 def _search_options(document: Document, method: str) -> dict[str, Any]:
-    section = document.root.get("search")
-    written = section.value if section is not None and isinstance(section.value, dict) else {}
-    node = written.get("options")
-    if node is None or not isinstance(node.value, dict):
-        return {}
-    here = {option.name: option.info for option in SAMPLER_OPTIONS[method]}
-    elsewhere = {option.name for options in SAMPLER_OPTIONS.values() for option in options} - set(here)
-    meant = {}
-    for key, value in node.value.items():
-        if key in elsewhere:
-            document.notes.append(f"search.options.{key} has no meaning for {method}.")
-        else:
-            meant[key] = value
-    found = document.entries("search.options", meant, here)
+    tables = {name: [option.info for option in options] for name, options in SAMPLER_OPTIONS.items()}
+    found = _options(document, "search", method, tables)
     options = {key: value.value for key, value in found.items()}
     clash = option_clash(options)
     if clash is not None:
         place = found[clash.where].place
         document.faults.add(place, f"search.options.{clash.where}", clash.problem, clash.remedy)
     return options
+
+
+def _options(
+    document: Document, section: str, method: str, tables: Mapping[str, Sequence[FieldInfo]]
+) -> dict[str, Node]:
+    """The options of a method that are known and legal; those of other methods are noted and left out."""
+    found = document.root.get(section)
+    written = found.value if found is not None and isinstance(found.value, dict) else {}
+    node = written.get("options")
+    if node is None or not isinstance(node.value, dict):
+        return {}
+    here = {info.name: info for info in tables[method]}
+    elsewhere = {info.name for infos in tables.values() for info in infos} - set(here)
+    meant = {}
+    for key, value in node.value.items():
+        if key in elsewhere:
+            document.notes.append(f"{section}.options.{key} has no meaning for {method}.")
+        else:
+            meant[key] = value
+    return document.entries(f"{section}.options", meant, here)
 
 
 def read_early_stop(document: Document, objectives: tuple[Objective, ...]) -> EarlyStopSpec | None:
@@ -208,15 +225,16 @@ def read_early_stop(document: Document, objectives: tuple[Objective, ...]) -> Ea
     for key in ("method", "min_steps"):
         if key not in written or written[key].value is None:
             remedy = (
-                "Choose asha or median."
+                f"Choose one of {', '.join(STOPPER_OPTIONS)}."
                 if key == "method"
                 else "Set the step at which trials are first compared."
             )
             document.faults.add(whole, f"early_stop.{key}", "is missing.", remedy)
     objective = _stop_metric(document, entries, objectives, whole)
     method = entries["method"].value if "method" in entries else None
-    if method == "median" and "reduction" in entries:
-        document.notes.append("early_stop.reduction has no meaning for median.")
+    for key, methods in (("reduction", REDUCING), ("confidence", CONFIDENT)):
+        if method is not None and method not in methods and key in entries:
+            document.notes.append(f"early_stop.{key} has no meaning for {method}.")
     if method is None or "min_steps" not in entries or objective is None:
         return None
     max_steps = _max_steps(document, entries, whole)
@@ -227,6 +245,10 @@ def read_early_stop(document: Document, objectives: tuple[Objective, ...]) -> Ea
         min_steps=entries["min_steps"].value,
         reduction=entries["reduction"].value if "reduction" in entries else 3,
         max_steps=max_steps,
+        options={
+            key: node.value for key, node in _options(document, "early_stop", method, STOPPER_OPTIONS).items()
+        },
+        confidence=entries["confidence"].value if "confidence" in entries and method in CONFIDENT else None,
     )
     _check_stop(document, stop)
     return stop
@@ -276,13 +298,24 @@ def _check_stop(document: Document, stop: EarlyStopSpec) -> None:
         remedy = f"Lower it below {STEPS}, or remove early_stop."
         document.faults.add(place, "early_stop.min_steps", problem, remedy)
         return
+    interval = _check_interval(document, stop)
+    fault = stopper_fault(stop, interval)
+    if fault is not None:
+        where = f"early_stop.options.{fault.where}"
+        document.faults.add(document.place("early_stop", "options"), where, fault.problem, fault.remedy)
+    if stop.method == "wilcoxon":
+        _check_episodes(document, stop)
+
+
+def _check_interval(document: Document, stop: EarlyStopSpec) -> int | None:
+    """Check how often the metric is reported; returns the fewest steps between two reports, if known."""
     metric = None if document.trainable is None else document.trainable.metrics.get(stop.metric)
     if metric is None:
-        return
+        return None
     every = EVAL_EVERY if metric.every == "eval" else LOG_EVERY
     intervals = document.numbers(every)
     if not intervals or not stop.max_steps:
-        return
+        return None
     interval = int(min(intervals))
     if interval >= stop.max_steps:
         problem = (
@@ -291,11 +324,35 @@ def _check_stop(document: Document, stop: EarlyStopSpec) -> None:
         )
         remedy = f"Set {every} to at most {stop.max_steps // 2}, or remove early_stop."
         document.faults.add(document.place("early_stop", "metric"), "early_stop.metric", problem, remedy)
-    elif stop.min_steps % interval and len(intervals) == 1:
+        return None
+    if stop.min_steps % interval and len(intervals) == 1:
         seen = -(-stop.min_steps // interval) * interval
         document.notes.append(
             f"early_stop.min_steps {stop.min_steps} is not a multiple of {every} = {interval}: "
             f"trials are first compared at step {seen}."
+        )
+    return interval
+
+
+def _check_episodes(document: Document, stop: EarlyStopSpec) -> None:
+    """Check that wilcoxon has episodes to compare."""
+    if stop.metric not in EPISODE_METRICS:
+        document.faults.add(
+            document.place("early_stop", "metric"),
+            "early_stop.metric",
+            f"{stop.metric} is not a mean of episodes, which wilcoxon compares one by one.",
+            f"Use one of {', '.join(EPISODE_METRICS)}, or another method.",
+        )
+        return
+    needed = complete_stopper_options(stop)["n_startup_steps"]
+    episodes = document.numbers(_EPISODES)
+    if episodes and max(episodes) < needed:
+        document.faults.add(
+            document.place("early_stop", "options"),
+            "early_stop.options.n_startup_steps",
+            f"{needed} is more than the {int(max(episodes))} episodes of an evaluation ({_EPISODES}): "
+            "nothing can be stopped.",
+            f"Raise {_EPISODES}, or lower n_startup_steps.",
         )
 
 

@@ -28,6 +28,7 @@ from sweeper.spec.space_file.habits import (
 from sweeper.spec.space_file.other_forms import Form, is_form, number_in, our_form
 from sweeper.spec.space_file.read_sections import folder_name
 from sweeper.spec.space_file.yaml_nodes import Node, Place
+from sweeper.spec.stopper_options import REDUCING, STOPPER_OPTIONS
 from sweeper.text import describe_value, shortened
 from trainables.interface import EVAL_EVERY, FieldInfo
 
@@ -481,18 +482,28 @@ def _early_stop(document: Document, found: _Translation, plain: Any) -> None:
         return
     settings = plain if isinstance(plain, Mapping) else {"type": plain}
     word = next((str(settings[key]) for key in ("type", "method", "_target_", "name") if key in settings), "")
-    method = _VALUES["early_stop.method"].get(word.lower(), word.lower())
+    method = str(_VALUES["early_stop.method"].get(word.lower(), word.lower()))
     reduction = next(
         (settings[key] for key in ("eta", "reduction_factor", "reduction") if key in settings), None
     )
-    if method not in ("asha", "median"):
-        found.remarks.append("early stopping: Write `early_stop: {method: asha, min_steps: ...}`, or median.")
+    if method not in STOPPER_OPTIONS:
+        others = ", ".join(name for name in STOPPER_OPTIONS if name != "asha")
+        found.remarks.append(
+            f"early stopping: Write `early_stop: {{method: asha, min_steps: ...}}`. Other methods: {others}."
+        )
         return
     min_steps, remark = _min_steps(document, settings, reduction)
     found.entries["early_stop.method"] = method
     found.entries["early_stop.min_steps"] = min_steps
-    if isinstance(reduction, int) and reduction > 1 and method == "asha":
+    if isinstance(reduction, int) and reduction > 1 and method in REDUCING:
         found.entries["early_stop.reduction"] = reduction
+    options = {
+        info.name: settings[info.name]
+        for info in STOPPER_OPTIONS[method]
+        if info.name in settings and value_problem(info, settings[info.name]) is None
+    }
+    if options:
+        found.entries["early_stop.options"] = options
     found.remarks.append(remark)
 
 
