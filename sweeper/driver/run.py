@@ -56,7 +56,7 @@ from sweeper.trial.run import run_trial
 from sweeper.trial.worker import TrialSettings
 from trainables.interface import STEPS, SlimsCheckpoints, Trainable
 
-__all__ = ["SweepRun"]
+__all__ = ["SweepRun", "recorded_in"]
 
 HASTY_DELIVERY_S = 3.0
 """How long the end waits for MLflow after a second Ctrl-C."""
@@ -211,7 +211,7 @@ class SweepRun:
         stop, folder = self._spec.early_stop, self._spec.folder
         if stop is None:
             return make_scheduler(None)
-        return make_scheduler(stop, _recorded(folder / JOURNAL), recorded_episodes(folder, stop.metric))
+        return make_scheduler(stop, recorded_in(folder / JOURNAL), recorded_episodes(folder, stop.metric))
 
     def _fit(self, tuner: tune.Tuner) -> None:
         """Run Tune. If it cannot continue because a disk is full or Ray is gone, the sweep ends in order."""
@@ -335,7 +335,7 @@ class SweepRun:
         return SweepStatus.DONE, f"The space has no more configurations: {ended} trials ended."
 
 
-def _recorded(journal: Path) -> Recorded:
+def recorded_in(journal: Path) -> Recorded:
     """Make the function with which early stopping follows a journal."""
     offset = 0
 

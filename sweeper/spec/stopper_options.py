@@ -65,7 +65,8 @@ STOPPER_OPTIONS: Mapping[str, tuple[FieldInfo, ...]] = {
             maximum=0.5,
             doc="a trial is stopped if the p-value of the test is smaller",
         ),
-        FieldInfo("n_startup_steps", "int", 10, minimum=2, doc="episodes on equal starts that are needed"),
+        # For fewer pairs with ties scipy enumerates all signs, which takes seconds.
+        FieldInfo("n_startup_steps", "int", 14, minimum=14, doc="episodes on equal starts that are needed"),
     ),
 }
 """The options of each method, under the names of Optuna's pruners."""

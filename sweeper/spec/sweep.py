@@ -120,6 +120,7 @@ class EarlyStopSpec:
 
 
 _LATER = ("options", "confidence")
+"""Settings of early stopping that sweeps of earlier versions do not have."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import yaml
 from sweeper.spec.sampler_options import SAMPLER_OPTIONS
 from sweeper.spec.space_file.fields import SECTIONS, SETTINGS
 from sweeper.spec.space_file.load import load_spec
+from sweeper.spec.stopper_options import STOPPER_OPTIONS
 
 ROOT = Path(__file__).parent.parent.parent
 SPACES = (ROOT / "docs" / "spaces.md").read_text()
@@ -72,6 +73,18 @@ def test_the_table_of_sampler_options_is_that_of_the_program():
             default = option.default_words or f"`{str(option.info.default).lower()}`"
             known.append(f"| `{method}` | `{option.name}` | {default} | {option.info.doc} |")
     assert listed == known
+
+
+def test_the_table_of_stopper_options_is_that_of_the_program():
+    section = SPACES[SPACES.index("## early_stop\n") :].split("\n## ")[0]
+    listed = [line for line in section.splitlines() if line.startswith("| `") and line.count("|") == 5]
+    assert listed == [
+        f"| `{method}` | `{info.name}` | `{str(info.default).lower()}` | {info.doc} |"
+        for method, options in STOPPER_OPTIONS.items()
+        for info in options
+    ]
+    for method in STOPPER_OPTIONS:
+        assert re.search(rf"^\| `{method}` \|[^|]+\|[^|]+\|$", section, re.MULTILINE), method
 
 
 def test_the_configuration_page_is_current():

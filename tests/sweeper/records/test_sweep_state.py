@@ -136,7 +136,7 @@ def test_the_metric_of_early_stopping_is_followed_too(tmp_path, monkeypatch):
     played.trial(0, [(10, {reward: 0.5}), (20, {reward: 0.3})], "stopped_early")
     found = read_sweep(tmp_path)
     assert found.trials[0].best == {reward: 0.5}
-    assert found.series(reward) == {0: [(10, 0.5), (20, 0.3)]}
+    assert found.trials[0].series == {reward: [(10, 0.5), (20, 0.3)]}
 
 
 def test_a_sweep_that_was_read_is_brought_up_to_date(played, tmp_path):
@@ -146,13 +146,10 @@ def test_a_sweep_that_was_read_is_brought_up_to_date(played, tmp_path):
     update_sweep(found)
     update_sweep(found)  # nothing is applied twice
     assert found == read_sweep(tmp_path)
-    assert found.series(SUCCESS) == {0: [(10, 0.1), (20, 0.2)], 1: [(10, 0.3)]}
-
-
-def test_trials_that_did_not_fail_are_held_up_to_the_next(played, tmp_path):
-    for number, status in enumerate(("completed", "stopped_early", "failed", "interrupted", "running")):
-        played.trial(number, [(10, 0.1)], status)
-    assert set(read_sweep(tmp_path).series(SUCCESS)) == {0, 1, 3, 4}
+    assert [found.trials[number].series[SUCCESS] for number in (0, 1)] == [
+        [(10, 0.1), (20, 0.2)],
+        [(10, 0.3)],
+    ]
 
 
 def test_the_table_shows_objective_parameters_step_time_and_reason(played, tmp_path):
