@@ -113,7 +113,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a tenth of the sweeps")
-    parser.add_argument("--sweeps", type=int, default=300)
+    parser.add_argument("--sweeps", type=int, default=200)
     parser.add_argument("--episodes", type=int, default=50)
     parser.add_argument("--trials", type=int, default=16, help="budget, in whole trainings")
     options = parser.parse_args()
