@@ -85,7 +85,8 @@ def sweep(trials: Trials, rule: dict[str, Any] | None, budget: int) -> tuple[flo
     """Play a sweep: the true success of the chosen trial, the trials begun, and those that were completed."""
     stop = rule and EarlyStopSpec(metric=METRIC, goal="maximize", min_steps=FIRST, max_steps=STEPS, **rule)
     judge = make_rule(stop, trials.results) if stop else None
-    at, begun, spent = {}, 0, 0
+    at: dict[int, int] = {}
+    begun = spent = 0
     ends: dict[int, float] = {}
     while True:
         # New trials begin while there is a budget; those that run are finished, as a real sweep does.
