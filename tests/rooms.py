@@ -15,7 +15,7 @@ RANKS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("driver", "finalists"),
         ("terminal", "report"),
         ("steering",),
-        ("tracking",),
+        ("tracking", "certainty"),
         ("machines", "search", "records"),
         ("trial", "spec"),
         ("errors", "evidence", "gpus", "layout", "masking", "text"),

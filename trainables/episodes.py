@@ -26,12 +26,15 @@ from typing import Any, Literal
 
 __all__ = [
     "EPISODES",
+    "OUTCOMES",
     "PURPOSES",
     "EpisodeFile",
     "EpisodeRecord",
     "Evaluated",
     "Purpose",
     "first_seed",
+    "last_episodes",
+    "outcome_of",
     "read_episodes",
     "setting_key",
 ]
@@ -44,6 +47,13 @@ PURPOSES: tuple[Purpose, ...] = ("search", "choice", "confirm", "look")
 
 EPISODES = "episodes"
 """Name of the folder with the records in a trial's folder."""
+
+OUTCOMES = {
+    "rollout/success_rate": "success",
+    "rollout/avg_max_reward": "max_reward",
+    "rollout/avg_sum_reward": "sum_reward",
+}
+"""The metrics that are means of episodes, and the field of a record that each is the mean of."""
 
 SEEDS_PER_PURPOSE = 10_000_000
 """Seeds of one purpose: no number of episodes reaches those of the next. Environments take 32 bits."""
@@ -104,6 +114,11 @@ class EpisodeRecord:
             length=int(values["length"]),
             chunk_ms=float(values.get("chunk_ms", 0.0)),
         )
+
+
+def outcome_of(record: EpisodeRecord, metric: str) -> float:
+    """The number of an episode whose mean is a metric of `OUTCOMES`."""
+    return float(getattr(record, OUTCOMES[metric]))
 
 
 @dataclass(frozen=True)
@@ -214,6 +229,33 @@ def read_episodes(path: Path) -> tuple[Evaluated, list[EpisodeRecord]]:
             continue
         records[record.episode] = record
     return evaluated, [records[episode] for episode in sorted(records)]
+
+
+def last_episodes(
+    folder: Path, purpose: Purpose, setting: Mapping[str, Any]
+) -> tuple[Evaluated, list[EpisodeRecord]] | None:
+    """The records of the last policy of a trial that was evaluated with an inference setting.
+
+    Args:
+        folder: The trial's ``episodes`` folder.
+        purpose: Purpose of the episodes.
+        setting: The inference setting.
+
+    Returns:
+        What `read_episodes` returns; None if there are no such records, or they cannot be read.
+    """
+    name = Evaluated(purpose, 0, setting, "").name.partition("-")[2]
+    steps = {
+        int(path.name.partition("-")[0]): path
+        for path in folder.glob(f"*-{name}")
+        if path.name.partition("-")[0].isdigit() and path.name.partition("-")[2] == name
+    }
+    if not steps:
+        return None
+    try:
+        return read_episodes(steps[max(steps)])
+    except (OSError, ValueError):
+        return None
 
 
 def _lines(values: Iterable[Mapping[str, Any]]) -> str:

@@ -14,12 +14,15 @@ from typing import Annotated
 
 import typer
 
+from sweeper.certainty.requirement import judge, read_requirement
+from sweeper.certainty.standing import Standing, standing_of
 from sweeper.commands.options import Json, Sweep, SweepsFolder, open_console
+from sweeper.errors import UserError
 from sweeper.layout import STATE
 from sweeper.records.summary import list_sweeps as read_sweeps
 from sweeper.records.summary import read_summary
-from sweeper.records.sweep_state import find_sweep
-from sweeper.terminal.as_json import to_json
+from sweeper.records.sweep_state import SweepState, find_sweep
+from sweeper.terminal.as_json import to_csv, to_json
 from sweeper.terminal.result import print_links, ui_command
 from sweeper.terminal.status import print_others
 from sweeper.terminal.tables import print_ranking, sweeps_table
@@ -34,17 +37,41 @@ __all__ = ["list_sweeps", "results", "sync", "ui"]
 def results(
     sweep: Sweep,
     top: Annotated[int | None, typer.Option(min=1, help="Show only the best N trials.", metavar="N")] = None,
+    require: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Exit with 1 unless this is true of the best trial, e.g. 'rollout/success_rate_low>=0.6'; "
+            "may be repeated.",
+            metavar="CONDITION",
+        ),
+    ] = None,
     sweeps: SweepsFolder = Path("sweeps"),
     as_json: Json = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, for spreadsheets.")] = False,
 ) -> None:
     """Show a sweep's trials, best first. Works while the sweep runs."""
+    if as_json and as_csv:
+        raise UserError("--json and --csv: choose one of them.")
+    requirements = [read_requirement(text) for text in require or ()]
     found = read_summary(find_sweep(sweep, sweeps))
     found.mark_interrupted()
+    standing = standing_of(found, found.ranking())
+    verdicts = [judge(one, found, standing) for one in requirements]
     if as_json:
-        typer.echo(json.dumps(to_json(found), indent=2))
-        return
+        typer.echo(json.dumps(to_json(found, standing), indent=2))
+    elif as_csv:
+        typer.echo(to_csv(found, standing, top), nl=False)
+    else:
+        _print_results(found, top, standing)
+    for verdict in verdicts:
+        typer.echo(verdict.sentence, err=as_json or as_csv)
+    if not all(verdict.met for verdict in verdicts):
+        raise typer.Exit(1)
+
+
+def _print_results(found: SweepState, top: int | None, standing: Standing) -> None:
     console = open_console()
-    print_ranking(console, found, top)
+    print_ranking(console, found, top, standing)
     links = links_to(found, read_state(found.folder / STATE))
     if links is not None:
         console.print()

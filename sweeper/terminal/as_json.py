@@ -1,24 +1,37 @@
-"""A sweep and its trials as plain types, for ``--json``."""
+"""A sweep and its trials as plain types, for ``--json``, and as a table for ``--csv``."""
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import math
 from collections.abc import Mapping
 from typing import Any
 
+from sweeper.certainty.standing import Certainty, Standing
 from sweeper.layout import LOG, trial_folder
 from sweeper.records.forecast import Cost, cost_of, gpu_hours_json
 from sweeper.records.status import TrialStatus
 from sweeper.records.sweep_state import SweepState
 from sweeper.records.trial_state import TrialState
 
-__all__ = ["to_json"]
+__all__ = ["to_csv", "to_json"]
 
 
-def to_json(sweep: SweepState) -> dict[str, Any]:
-    """A sweep's ranking as plain types; numbers that JSON cannot contain are null."""
+def to_json(sweep: SweepState, standing: Standing | None = None) -> dict[str, Any]:
+    """A sweep's ranking as plain types; numbers that JSON cannot contain are null.
+
+    Args:
+        sweep: The sweep.
+        standing: How sure the ranking is; None: it is not shown.
+    """
     ranking, cost = sweep.ranking(), cost_of(sweep)
-    trials = [_trial_json(trial, position, sweep, cost) for position, trial in enumerate(ranking, start=1)]
+    standing = Standing(sweep.objectives[0].name) if standing is None else standing
+    trials = [
+        _trial_json(trial, position, sweep, cost, standing.of(trial.number))
+        for position, trial in enumerate(ranking, start=1)
+    ]
     return {
         "sweep": sweep.name,
         "folder": str(sweep.folder),
@@ -32,11 +45,70 @@ def to_json(sweep: SweepState) -> dict[str, Any]:
         "info": dict(sweep.info),
         "gpu_hours": gpu_hours_json(cost),
         "confirmation": dict(sweep.confirmation) or None,
+        "leader": standing.leader,
+        "not_told_apart": list(standing.not_told_apart),
+        "not_compared": standing.uncompared,
         "trials": trials,
     }
 
 
-def _trial_json(trial: TrialState, position: int, sweep: SweepState, cost: Cost) -> dict[str, Any]:
+def to_csv(sweep: SweepState, standing: Standing, top: int | None = None) -> str:
+    """A sweep's ranking as CSV, one line for each trial.
+
+    Args:
+        sweep: The sweep.
+        standing: How sure the ranking is.
+        top: The number of trials; None for all.
+    """
+    rows = [
+        _csv_row(position, trial, sweep, standing) for position, trial in enumerate(sweep.ranking()[:top], 1)
+    ]
+    settings = sorted({name for row in rows for name in row if name.startswith("setting.")})
+    columns = [*_csv_row(0, TrialState(0, {}, {}, 0.0), sweep, standing), *settings]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _csv_row(position: int, trial: TrialState, sweep: SweepState, standing: Standing) -> dict[str, Any]:
+    name, certainty = standing.metric, standing.of(trial.number)
+    row: dict[str, Any] = {
+        "rank": position if trial.status == TrialStatus.COMPLETED else "",
+        "trial": trial.number,
+        "status": str(trial.status),
+        "reason": trial.reason,
+    }
+    row |= {objective.name: trial.final.get(objective.name) for objective in sweep.objectives}
+    row |= {f"{name}_low": certainty.low, f"{name}_high": certainty.high}
+    row |= {key: _csv_value(value) for key, value in _certainty_json(certainty).items() if key != "interval"}
+    row |= {f"confirmed/{part}": trial.confirmed.get(part) for part in (name, f"{name}_low", f"{name}_high")}
+    row |= {"confirmed/episodes": trial.confirmed.get("episodes")}
+    row |= {"step": trial.step, "duration_s": round(trial.duration_s(), 1)}
+    row |= {parameter: _csv_value(trial.values.get(parameter)) for parameter in sweep.varying}
+    return row | {f"setting.{key}": _csv_value(value) for key, value in trial.setting.items()}
+
+
+def _csv_value(value: Any) -> Any:
+    """A value of a parameter: lists and truth values are written as in JSON."""
+    return json.dumps(value) if isinstance(value, (bool, list, tuple, dict)) else value
+
+
+def _certainty_json(certainty: Certainty) -> dict[str, Any]:
+    known = certainty.low is not None and certainty.high is not None
+    return {
+        "interval": [certainty.low, certainty.high] if known else None,
+        "may_be_best": certainty.may_be_best,
+        "p_value": certainty.p_value,
+        "p_best": certainty.p_best,
+        "episodes": certainty.episodes,
+    }
+
+
+def _trial_json(
+    trial: TrialState, position: int, sweep: SweepState, cost: Cost, certainty: Certainty
+) -> dict[str, Any]:
     return {
         "rank": position if trial.status == TrialStatus.COMPLETED else None,
         "trial": trial.number,
@@ -45,6 +117,7 @@ def _trial_json(trial: TrialState, position: int, sweep: SweepState, cost: Cost)
         "message": trial.message,
         "final": _finite(trial.final),
         "best": _finite(trial.best),
+        **_certainty_json(certainty),
         "values": dict(trial.values),
         "setting": dict(trial.setting),
         "untuned": _finite(trial.untuned),

@@ -14,12 +14,14 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from sweeper.certainty.standing import Standing, standing_of
 from sweeper.layout import ERROR_TEXT, trial_folder
 from sweeper.records.forecast import cost_of, gpus_per_trial
 from sweeper.records.ranking import ORDER
 from sweeper.records.status import SweepStatus, TrialStatus
 from sweeper.records.sweep_state import SweepState
 from sweeper.records.trial_state import TrialState
+from sweeper.terminal.finalists.sentences import certainty_lines, interval_text
 from sweeper.terminal.long_table import LongTable
 
 __all__ = [
@@ -86,10 +88,13 @@ def ranking_table(sweep: SweepState, top: int | None = None, width: int | None =
         width: Characters of the terminal; None for as many as the table needs. In a narrow terminal the least
             important columns are left out.
     """
-    return _ranking_table(sweep, sweep.ranking()[:top], width)
+    ranking = sweep.ranking()
+    return _ranking_table(sweep, ranking[:top], width, standing_of(sweep, ranking))
 
 
-def _ranking_table(sweep: SweepState, trials: Sequence[TrialState], width: int | None) -> Table:
+def _ranking_table(
+    sweep: SweepState, trials: Sequence[TrialState], width: int | None, standing: Standing
+) -> Table:
     names = short_names(sweep.varying)
     columns = [Column("trial"), Column("state", justify="left", wraps=True)]
     values: list[tuple[str, bool]] = []
@@ -99,15 +104,55 @@ def _ranking_table(sweep: SweepState, trials: Sequence[TrialState], width: int |
         values.append((objective.name, _best_differs(trials, objective.name)))
         if values[-1][1]:
             columns.append(Column("best", style="dim", spare=2))
+    certain = _certainty_columns(trials, standing)
+    columns += [column for column, _ in certain]
     columns += [Column(name, stacks=True) for name in names.values()]
     costs = cost_of(sweep).trials if gpus_per_trial(sweep) else {}
     columns += [Column("step", spare=1), Column("time", spare=3)]
     columns += [Column("GPU-\nhours", spare=4)] if costs else []
-    rows = [_cells(trial, values, list(names)) for trial in trials]
+    rows = [
+        _cells(trial, values, [cells[place] for _, cells in certain], list(names))
+        for place, trial in enumerate(trials)
+    ]
     if costs:
         rows = [[*row, f"{costs[trial.number]:.2f}"] for row, trial in zip(rows, trials, strict=True)]
     columns, rows = _stacked_table(columns, rows, width)
     return fitted_table(columns, rows, width, title=f"{sweep.name}: {_summary(sweep)}")
+
+
+def _certainty_columns(
+    trials: Sequence[TrialState], standing: Standing
+) -> list[tuple[Column, list[Text | str]]]:
+    """The columns that say how sure the ranking is, with their cells; only those that are not empty."""
+    known = [standing.of(trial.number) for trial in trials]
+    marks: dict[bool | None, Text | str] = {None: "", True: Text("yes", style="yellow"), False: "no"}
+    name = standing.metric
+    found: list[tuple[Column, list[Text | str]]] = [
+        (Column("95 %\ninterval", spare=2), [interval_text(one.low, one.high) for one in known]),
+        (
+            Column("may be\nthe best", spare=1),
+            [
+                Text("leader", style="green") if trial.number == standing.leader else marks[one.may_be_best]
+                for trial, one in zip(trials, known, strict=True)
+            ],
+        ),
+        (
+            Column("P(best)", spare=2),
+            ["" if one.p_best is None else f"{one.p_best:.2f}" for one in known],
+        ),
+        (
+            Column("con-\nfirmed", style="bold", spare=1),
+            [number_text(trial.confirmed[name]) if name in trial.confirmed else "" for trial in trials],
+        ),
+        (
+            Column("its 95 %\ninterval", spare=2),
+            [
+                interval_text(trial.confirmed.get(f"{name}_low"), trial.confirmed.get(f"{name}_high"))
+                for trial in trials
+            ],
+        ),
+    ]
+    return [(column, cells) for column, cells in found if any(str(cell) for cell in cells)]
 
 
 def _stacked_table(
@@ -213,15 +258,27 @@ def fitted_table(
     return table
 
 
-def print_ranking(console: Console, sweep: SweepState, top: int | None = None) -> None:
-    """Print the ranking: fitted to a terminal, and whole into a file or a pipe."""
+def print_ranking(
+    console: Console, sweep: SweepState, top: int | None = None, standing: Standing | None = None
+) -> None:
+    """Print the ranking: fitted to a terminal, and whole into a file or a pipe.
+
+    Args:
+        console: Where to print.
+        sweep: The sweep.
+        top: Show this many trials; None for all.
+        standing: How sure the ranking is; None: it is found out.
+    """
     ranking = sweep.ranking()
+    standing = standing_of(sweep, ranking) if standing is None else standing
     if console.is_terminal:
-        console.print(_ranking_table(sweep, ranking[:top], console.width))
+        console.print(_ranking_table(sweep, ranking[:top], console.width, standing))
     else:
         narrow, console.width = console.width, WIDE
-        console.print(_ranking_table(sweep, ranking[:top], None))
+        console.print(_ranking_table(sweep, ranking[:top], None, standing))
         console.width = narrow
+    for line in certainty_lines(sweep, standing):
+        console.print(line, soft_wrap=True)
     for remark in _remarks(sweep, ranking):
         console.print(remark, soft_wrap=True)
 
@@ -253,13 +310,17 @@ def _best_differs(trials: Sequence[TrialState], name: str) -> bool:
 
 
 def _cells(
-    trial: TrialState, values: Sequence[tuple[str, bool]], parameters: Sequence[str]
+    trial: TrialState,
+    values: Sequence[tuple[str, bool]],
+    certain: Sequence[Text | str],
+    parameters: Sequence[str],
 ) -> list[Text | str]:
     """The cells of a trial.
 
     Args:
         trial: The trial.
         values: Each objective, and whether the table has a column for its best value.
+        certain: Cells that say how sure the ranking is.
         parameters: The searched parameters.
     """
     cells: list[Text | str] = [str(trial.number), trial_state_text(trial)]
@@ -267,6 +328,7 @@ def _cells(
         cells.append(number_text(trial.final.get(name)))
         if with_best:
             cells.append(number_text(trial.best.get(name)))
+    cells += certain
     cells += [value_text(trial.values.get(name, "")) for name in parameters]
     return [*cells, str(trial.step), clock_text(trial.duration_s())]
 

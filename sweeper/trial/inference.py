@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from sweeper.evidence.race import Race, RaceRule
-from trainables.episodes import EpisodeFile, EpisodeRecord, Evaluated, Purpose
+from trainables.episodes import OUTCOMES, EpisodeFile, EpisodeRecord, Evaluated, Purpose, outcome_of
 from trainables.interface import Fault, OpenPolicy, TrainableError, silent
 
 __all__ = [
@@ -31,11 +31,6 @@ __all__ = [
 BLOCK = 32
 """Episodes between two decisions: as many as one batch of predictions has on a CPU."""
 LATENCY, RATE = "eval/chunk_latency_ms", "eval/action_rate_hz"
-OUTCOMES = {
-    "rollout/success_rate": "success",
-    "rollout/avg_max_reward": "max_reward",
-    "rollout/avg_sum_reward": "sum_reward",
-}
 
 State = Literal["chosen", "left", "out", "too slow", "impossible", "failed"]
 
@@ -238,11 +233,6 @@ def choose_setting(measures: Measures, plan: InferencePlan, judged: int, progres
     front = _front(kept, plan.maximize)
     rows = [one.row(one in front) for one in candidates]
     return Choice(chosen.setting, metrics, untuned, rows)
-
-
-def outcome_of(record: EpisodeRecord, metric: str) -> float:
-    """The number of an episode whose mean is a metric of rollouts."""
-    return float(getattr(record, OUTCOMES[metric]))
 
 
 def _candidates(measures: Measures, plan: InferencePlan) -> list[_Candidate]:

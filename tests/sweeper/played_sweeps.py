@@ -7,10 +7,11 @@ from pathlib import Path
 
 from small_sweeps import LR, SCHEDULE, SUCCESS, sweep
 
-from sweeper.layout import JOURNAL
+from sweeper.layout import JOURNAL, trial_folder
 from sweeper.records.events import EventKind
 from sweeper.records.journal import Journal
 from sweeper.tracking.tracker import Tracker, tracking_uri
+from trainables.episodes import EPISODES, EpisodeFile, EpisodeRecord, Evaluated
 
 INFO = {
     "versions": {"python": "3.11.7", "torch": "2.14.1"},
@@ -89,6 +90,15 @@ class Sweep:
         verdict = f"Trial {finalists[0][0]} is the best."
         fields = {"winner": finalists[0][0], "verdict": verdict, "complete": complete}
         self.journal.append(EventKind.CONFIRMED, finalists=found, **fields)
+
+    def episodes(self, number, *outcomes, step=3, purpose="search", setting=None, first=100_000):
+        """Record episodes beside a trial: of each the reward, and with a reward of 1 success."""
+        folder = trial_folder(self.folder, number) / EPISODES
+        records = [
+            EpisodeRecord(episode, first + episode, outcome == 1, outcome, outcome, 10, chunk_ms=1.0)
+            for episode, outcome in enumerate(map(float, outcomes))
+        ]
+        return EpisodeFile(folder, Evaluated(purpose, step, setting or {}, "reaching")).write(records)
 
     def finish(self, status="done"):
         self.journal.append(EventKind.SWEEP_END, status=status, message="")

@@ -3,4 +3,5 @@
 - ``confirmation``: the finalists of a confirmation, and its answer.
 - ``inspection``: one policy, looked into.
 - ``tuning``: the inference settings of a policy, and the chosen one.
+- ``sentences``: how sure a result is, in sentences and cells of tables.
 """

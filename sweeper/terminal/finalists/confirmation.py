@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sweeper.terminal.finalists.sentences import interval_text, shrinkage_sentence
 from sweeper.terminal.tables import Column, fitted_table, number_text, short_names, stacked, value_text
 
 __all__ = ["confirmation_table", "print_confirmation"]
@@ -29,14 +30,9 @@ def print_confirmation(console: Console, confirmation: Mapping[str, Any], metric
     style = "bold green" if confirmation["complete"] else "bold magenta"
     console.print()
     console.print(Text(confirmation["verdict"], style=style), soft_wrap=True)
-    winner = confirmation["finalists"][0]["metrics"]
-    if "search" in winner and metric in winner:
-        drop = winner["search"] - winner[metric]
-        console.print(
-            f"In the search its {metric} was {winner['search']:.3f}; on fresh starts it is "
-            f"{winner[metric]:.3f} ({-drop:+.3f}).",
-            soft_wrap=True,
-        )
+    sentence = shrinkage_sentence(confirmation, metric)
+    if sentence:
+        console.print(sentence, soft_wrap=True)
 
 
 def confirmation_table(
@@ -63,9 +59,8 @@ def confirmation_table(
 
 def _cells(one: Mapping[str, Any], metric: str, settings: list[str], seeds: bool) -> list[Text | str]:
     metrics = one["metrics"]
-    low, high = metrics.get(f"{metric}_low"), metrics.get(f"{metric}_high")
     styles = {"best": "bold green", "left": "yellow", "out": "dim", "failed": "red"}
-    interval = "" if low is None or high is None else f"{low:.3f} – {high:.3f}"
+    interval = interval_text(metrics.get(f"{metric}_low"), metrics.get(f"{metric}_high"))
     cells: list[Text | str] = [
         str(one["trial"]),
         Text(one["state"], style=styles.get(one["state"], "")),

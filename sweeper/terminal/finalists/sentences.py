@@ -1,0 +1,73 @@
+"""How sure a result is, in sentences and cells of tables."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.text import Text
+
+from sweeper.certainty.standing import Standing
+from sweeper.records.sweep_state import SweepState
+
+__all__ = ["certainty_lines", "interval_text", "numbers_text", "shrinkage_sentence"]
+
+MOST_NUMBERS = 12
+
+
+def certainty_lines(sweep: SweepState, standing: Standing) -> list[Text]:
+    """The lines below a ranking: which trials may be the best, and what a confirmation found."""
+    lines = []
+    if standing.leader is not None:
+        lines.append(Text(_may_be_best(sweep, standing), style="yellow" if standing.not_told_apart else ""))
+    confirmation = sweep.confirmation
+    if confirmation.get("verdict"):
+        metric = confirmation.get("options", {}).get("metric", standing.metric)
+        shrinkage = shrinkage_sentence(confirmation, metric)
+        text = f"Confirmation: {confirmation['verdict']} {shrinkage}".rstrip()
+        lines.append(Text(text, style="green" if confirmation["complete"] else "magenta"))
+    elif confirmation:
+        command = f"sweeper confirm {shlex.quote(sweep.name)}"
+        lines.append(Text(f"A confirmation was started and has no result yet; `{command}` continues it."))
+    return lines
+
+
+def shrinkage_sentence(confirmation: Mapping[str, Any], metric: str) -> str:
+    """How the search value of the winner compares with its confirmed value; empty if one is unknown."""
+    winner = confirmation["finalists"][0]["metrics"]
+    if "search" not in winner or metric not in winner:
+        return ""
+    return (
+        f"In the search its {metric} was {winner['search']:.3f}; on fresh starts it is "
+        f"{winner[metric]:.3f} ({winner[metric] - winner['search']:+.3f})."
+    )
+
+
+def interval_text(low: float | None, high: float | None) -> str:
+    """An interval as in a column; empty if it is unknown."""
+    return "" if low is None or high is None else f"{low:.3f} – {high:.3f}"
+
+
+def numbers_text(numbers: Sequence[int]) -> str:
+    """Numbers of trials in a sentence, not more than fit a line."""
+    listed = ", ".join(map(str, numbers[:MOST_NUMBERS]))
+    more = len(numbers) - MOST_NUMBERS
+    return f"{listed} and {more} more" if more > 0 else listed
+
+
+def _may_be_best(sweep: SweepState, standing: Standing) -> str:
+    untold, told = standing.not_told_apart, standing.told_apart
+    left_out = f" {standing.uncompared} further trials were not compared." if standing.uncompared else ""
+    how = "paired tests on the same starts, adjusted by Holm's procedure, 95 %"
+    if not untold:
+        others = f"all {len(told)} trials that were compared with it" if len(told) > 1 else f"trial {told[0]}"
+        return f"The episodes tell trial {standing.leader} apart from {others} ({how}).{left_out}"
+    return (
+        f"The episodes do not tell {_trials(untold)} apart from trial {standing.leader} ({how}).{left_out} "
+        f"`sweeper confirm {shlex.quote(sweep.name)}` examines the best trials on fresh starts."
+    )
+
+
+def _trials(numbers: Sequence[int]) -> str:
+    return f"trial{'s' if len(numbers) > 1 else ''} {numbers_text(numbers)}"
