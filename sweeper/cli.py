@@ -120,6 +120,11 @@ COMMANDS: Mapping[str, CommandEntry] = {
     "ui": CommandEntry(
         _RESULTS, "results:ui", "Serve MLflow's web pages for a sweep on this machine until Ctrl-C."
     ),
+    "compare": CommandEntry(
+        _FINALISTS,
+        "finalists:compare",
+        "Compare trained policies on the same episodes: how large the difference is, and how sure.",
+    ),
     "eval": CommandEntry(
         _FINALISTS,
         "inspection:evaluate",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
+import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,6 +18,7 @@ from sweeper.commands.options import Address, Json, Sweep, SweepsFolder, open_co
 from sweeper.driver.launch import launch
 from sweeper.driver.signals import interrupted_by_sigterm
 from sweeper.errors import SweeperError, UserError
+from sweeper.finalists import compare as comparing
 from sweeper.finalists.confirm import choose_finalists, confirmed_metric
 from sweeper.finalists.confirm import confirm as run
 from sweeper.finalists.evaluators import evaluators
@@ -24,10 +27,11 @@ from sweeper.finalists.recording import recording
 from sweeper.finalists.seeds import seed_sweep, with_seeds
 from sweeper.records.sweep_state import SweepState, find_sweep, read_sweep
 from sweeper.spec.sweep import ConfirmSpec, ResourceSpec, SweepSpec
+from sweeper.terminal.finalists.comparison import difference_lines, letters, print_differences, print_policies
 from sweeper.terminal.finalists.confirmation import print_confirmation
 from sweeper.tracking.sync import sync_sweep
 
-__all__ = ["confirm", "confirm_after", "confirm_sweep"]
+__all__ = ["compare", "confirm", "confirm_after", "confirm_sweep"]
 
 INTERRUPTED = 130
 
@@ -157,3 +161,103 @@ def _send(state: SweepState, console: Console) -> None:
         return
     if not sent.complete:
         console.print(str(sent), style="yellow", soft_wrap=True)
+
+
+def compare(
+    policies: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="POLICY...",
+            help="SWEEP for its best trial, SWEEP:TRIAL, or a checkpoint, e.g. of LeRobot. The first one is "
+            "compared with each of the others.",
+        ),
+    ],
+    episodes: Annotated[
+        int | None,
+        typer.Option(min=1, help="Play episodes until each has N on the same fresh starts.", metavar="N"),
+    ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(help="Mean of episodes to compare by. Default: the objective.", metavar="NAME"),
+    ] = None,
+    env: Annotated[str | None, typer.Option(help="Simulator, if no trial names one.", metavar="ID")] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder of the dataset for held-out errors, if no trial names one.", metavar="FOLDER"
+        ),
+    ] = None,
+    address: Address = None,
+    sweeps: SweepsFolder = Path("sweeps"),
+    as_json: Json = False,
+) -> None:
+    """Compare trained policies on the same episodes: how large the difference is, and how sure."""
+    console = open_console(stderr=as_json)
+    found = comparing.find_contenders(policies, sweeps)
+    wanted = comparing.metric_of(found, metric)
+    result = None
+    if episodes is None and dataset is None:
+        result = comparing.compare_recorded(found, wanted)
+        if result is None and comparing.has_environment(found, env):
+            raise UserError(
+                f"{', '.join(one.label for one in found)}: no recorded episodes from the same starts. "
+                "Play some: --episodes 100."
+            )
+    if result is None:
+        report = partial(console.print, style="dim", soft_wrap=True, markup=False)
+        resources = _resources(found)
+        with interrupted_by_sigterm(), evaluators(resources, address=address, report=report) as cluster:
+            if episodes is not None:
+                result = comparing.play(found, wanted, episodes, cluster, env, report)
+            else:
+                result = comparing.compare_errors(found, cluster, dataset)
+    if as_json:
+        typer.echo(json.dumps(_plain(result), indent=2))
+        return
+    print_policies(console, result.policies, result.metric, result.unit, result.purpose, result.paired)
+    first, *others = letters(len(result.policies))
+    for letter, pair in zip(others, result.pairs, strict=True):
+        console.print()
+        lines = difference_lines(
+            first, letter, pair.difference, pair.interval, pair.comparison, pair.p_value, result.unit,
+            len(result.pairs) > 1,
+        )  # fmt: skip
+        for line in lines:
+            console.print(line, soft_wrap=True, markup=False)
+    for note in result.notes:
+        console.print(f"! {note}", style="yellow", soft_wrap=True, markup=False)
+    console.print()
+    print_differences(console, result.policies, result.differences)
+
+
+def _resources(found: list[comparing.Contender]) -> ResourceSpec:
+    """The resources of the first trial's sweep; of checkpoints alone, those of a default trial."""
+    records = next((one.records for one in found if one.records is not None), None)
+    if records is None:
+        return ResourceSpec()
+    return ResourceSpec(**read_sweep(records.parent.parent.parent).spec["resources"])
+
+
+def _plain(result: comparing.PolicyComparison) -> dict[str, object]:
+    plain = {
+        field.name: getattr(result, field.name)
+        for field in dataclasses.fields(result)
+        if field.name != "pairs"
+    }
+    pairs = [
+        {
+            "a": pair.a,
+            "b": pair.b,
+            "difference": pair.difference,
+            "interval": [end if math.isfinite(end) else None for end in pair.interval],
+            "interval_method": pair.comparison.interval.method,
+            "p_value": pair.p_value,
+            "test": pair.comparison.test,
+            "a_is_better": pair.comparison.a_is_better,
+            "further_episodes": pair.comparison.further_episodes(),
+        }
+        for pair in result.pairs
+    ]
+    for one in result.policies:
+        one |= {end: None for end in ("low", "high") if not math.isfinite(one[end] or 0.0)}
+    return {**plain, "notes": list(result.notes), "pairs": pairs}

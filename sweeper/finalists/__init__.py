@@ -7,5 +7,6 @@
 - ``confirm``: the best trials of a sweep on fresh starts.
 - ``tuning``: the inference setting of a trained policy.
 - ``seeds``: finalists that are trained again with other seeds.
+- ``compare``: policies compared on the same episodes or held-out moments.
 - ``recording``: a sweep's journal, opened to record what was found after the search.
 """

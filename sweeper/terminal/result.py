@@ -10,9 +10,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from sweeper.layout import SWEEPS
 from sweeper.records.status import SweepStatus, TrialStatus
 from sweeper.records.sweep_state import SweepState
+from sweeper.terminal.finalists.sentences import sweep_arguments
 from sweeper.terminal.tables import print_ranking
 from sweeper.tracking.state import Delivery
 from sweeper.tracking.urls import Links
@@ -74,15 +74,7 @@ def print_result(console: Console, result: SweepResult) -> None:
 
 def ui_command(folder: Path) -> str:
     """The command that serves the pages of the sweep in a folder."""
-    return f"sweeper ui {_arguments(folder)}"
-
-
-def _arguments(folder: Path) -> str:
-    """The arguments with which commands find the sweep in a folder: its name, and ``--sweeps`` if needed."""
-    name = shlex.quote(folder.name)
-    if folder.parent.absolute() == SWEEPS.absolute():
-        return name
-    return f"{name} --sweeps {shlex.quote(str(folder.parent))}"
+    return f"sweeper ui {sweep_arguments(folder)}"
 
 
 def print_links(console: Console, links: Links | None, command: str) -> None:
@@ -104,4 +96,4 @@ def print_links(console: Console, links: Links | None, command: str) -> None:
 def _resume_command(result: SweepResult) -> str:
     """The command that continues a sweep, in the same folder and on the same cluster."""
     address = "" if result.address is None else f" --address {shlex.quote(result.address)}"
-    return f"`sweeper resume {_arguments(result.sweep.folder)}{address}`"
+    return f"`sweeper resume {sweep_arguments(result.sweep.folder)}{address}`"

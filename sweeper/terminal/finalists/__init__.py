@@ -1,5 +1,6 @@
 """What is printed of trained policies.
 
+- ``comparison``: policies that are compared, and their differences.
 - ``confirmation``: the finalists of a confirmation, and its answer.
 - ``inspection``: one policy, looked into.
 - ``tuning``: the inference settings of a policy, and the chosen one.

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.text import Text
 
 from sweeper.certainty.standing import Standing
+from sweeper.layout import SWEEPS
 from sweeper.records.sweep_state import SweepState
 
-__all__ = ["certainty_lines", "interval_text", "numbers_text", "shrinkage_sentence"]
+__all__ = ["certainty_lines", "interval_text", "numbers_text", "shrinkage_sentence", "sweep_arguments"]
 
 MOST_NUMBERS = 12
 
@@ -28,7 +30,7 @@ def certainty_lines(sweep: SweepState, standing: Standing) -> list[Text]:
         text = f"Confirmation: {confirmation['verdict']} {shrinkage}".rstrip()
         lines.append(Text(text, style="green" if confirmation["complete"] else "magenta"))
     elif confirmation:
-        command = f"sweeper confirm {shlex.quote(sweep.name)}"
+        command = f"sweeper confirm {sweep_arguments(sweep.folder)}"
         lines.append(Text(f"A confirmation was started and has no result yet; `{command}` continues it."))
     return lines
 
@@ -49,6 +51,14 @@ def interval_text(low: float | None, high: float | None) -> str:
     return "" if low is None or high is None else f"{low:.3f} – {high:.3f}"
 
 
+def sweep_arguments(folder: Path) -> str:
+    """The arguments with which commands find the sweep in a folder: its name, and ``--sweeps`` if needed."""
+    name = shlex.quote(folder.name)
+    if folder.parent.absolute() == SWEEPS.absolute():
+        return name
+    return f"{name} --sweeps {shlex.quote(str(folder.parent))}"
+
+
 def numbers_text(numbers: Sequence[int]) -> str:
     """Numbers of trials in a sentence, not more than fit a line."""
     listed = ", ".join(map(str, numbers[:MOST_NUMBERS]))
@@ -65,7 +75,7 @@ def _may_be_best(sweep: SweepState, standing: Standing) -> str:
         return f"The episodes tell trial {standing.leader} apart from {others} ({how}).{left_out}"
     return (
         f"The episodes do not tell {_trials(untold)} apart from trial {standing.leader} ({how}).{left_out} "
-        f"`sweeper confirm {shlex.quote(sweep.name)}` examines the best trials on fresh starts."
+        f"`sweeper confirm {sweep_arguments(sweep.folder)}` examines the best trials on fresh starts."
     )
 
 
