@@ -14,53 +14,20 @@ from typing import Any
 
 import pytest
 from command_line import ended, run_in
-from reaching_policies import write_checkpoint
-from small_sweeps import SUCCESS, choice, spec
+from reaching_sweeps import ended_sweep
+from small_sweeps import SUCCESS
 
 from sweeper.errors import SweeperError, UserError
 from sweeper.finalists.confirm import choose_finalists, confirm
 from sweeper.finalists.evaluators import evaluators
 from sweeper.finalists.racing import ConfirmOptions
 from sweeper.finalists.recording import recording
-from sweeper.layout import JOURNAL, trial_folder
-from sweeper.records.events import EventKind
-from sweeper.records.journal import Journal
+from sweeper.layout import trial_folder
 from sweeper.records.sweep_state import SweepState, read_sweep
-from sweeper.spec.sweep import Objective, ResourceSpec
+from sweeper.spec.sweep import ResourceSpec
 from trainables.episodes import read_episodes
 
 pytestmark = pytest.mark.filterwarnings("default")  # Ray and MLflow warn of their own habits.
-
-
-def ended_sweep(folder: Path, *skills: float, objective: str = SUCCESS) -> SweepState:
-    """A sweep whose trials ended with policies of these skills."""
-    wanted = spec(
-        folder,
-        choice("skill", *skills),
-        trials=len(skills),
-        trainable="reaching_policies:TRAINABLE",
-        objectives=(Objective(objective, "maximize"),),
-    )
-    with Journal(folder / JOURNAL) as journal:
-        journal.append(
-            EventKind.SWEEP_START,
-            sweep=folder.name, sweep_id="1", spec=wanted.to_dict(), space="", info={}, driver={},
-        )  # fmt: skip
-        for number, skill in enumerate(skills):
-            config = {"skill": skill, "train.steps": 40}
-            journal.append(EventKind.TRIAL_START, trial=number, config=config, values={"skill": skill})
-            checkpoint = write_checkpoint(trial_folder(folder, number) / "checkpoints" / "000010", skill)
-            metrics = {objective: skill + 0.1}
-            journal.append(
-                EventKind.REPORT, trial=number, step=10, metrics=metrics, checkpoint=str(checkpoint)
-            )
-            journal.append(
-                EventKind.TRIAL_END,
-                trial=number, status="completed", reason="", message="", step=10,
-                final=metrics, best=metrics, sweep_best=metrics, ended=number + 1,
-            )  # fmt: skip
-        journal.append(EventKind.SWEEP_END, status="done", message="")
-    return read_sweep(folder)
 
 
 def confirmed(sweep: SweepState, top: int = 8, **options: Any) -> Any:
