@@ -2,8 +2,9 @@
 
 ``python -m benchmarks.reading [--folder DIR] [--json FILE]`` writes one sweep of 5,000 trials and 50 sweeps
 of 100 trials through the journal, and then runs each command as a process. Every trial makes 40 reports of
-twelve metrics. Each command is measured three times: first without an index, so that the whole journal is
-read; then with the index that the first run wrote; then after a running trial has made another report.
+twelve metrics, and the first 100 of a sweep have records of episodes. Each command is measured three times:
+first without an index, so that the whole journal is read; then with the index that the first run wrote; then
+after a running trial has made another report.
 """
 
 from __future__ import annotations
@@ -30,10 +31,13 @@ from sweeper.records.journal import Journal
 from sweeper.spec.space_file.load import load_spec
 from sweeper.spec.sweep import SweepSpec
 from trainables import registry
+from trainables.episodes import EPISODES, EpisodeFile, EpisodeRecord, Evaluated
 
 TRIALS, REPORTS = 5000, 40
 SWEEPS, TRIALS_OF_EACH = 50, 100
 STEPS_BETWEEN = 500
+RECORDED, EPISODES_OF_EACH = 100, 50
+"""Trials with records of their last evaluation: more than are read; and the episodes of each."""
 METRICS = (
     "train/loss",
     "train/lr",
@@ -83,6 +87,8 @@ def write_sweep(sweeps: Path, name: str, trials: int) -> None:
             )
             for report in range(1, REPORTS + 1):
                 _report(journal, number, report, generator)
+            if number < RECORDED:
+                _record(folder, number, generator)
             if number < trials - 1:
                 _end(journal, number)
 
@@ -133,6 +139,16 @@ def _report(journal: Journal, trial: int, report: int, generator: random.Random)
         metrics={**{name: generator.random() for name in METRICS}, SUCCESS: 0.0},
         **({"checkpoint": folder} if report % 10 == 0 else {}),
     )
+
+
+def _record(folder: Path, trial: int, generator: random.Random) -> None:
+    """Records of a last evaluation, in which every episode failed."""
+    records = [
+        EpisodeRecord(number, 100_000 + number, False, generator.random(), generator.random(), 300, 1.0)
+        for number in range(EPISODES_OF_EACH)
+    ]
+    evaluated = Evaluated("search", REPORTS * STEPS_BETWEEN, {}, "gym_pusht/PushT-v0")
+    EpisodeFile(folder / "trials" / str(trial) / EPISODES, evaluated).write(records)
 
 
 def _end(journal: Journal, trial: int) -> None:

@@ -10,7 +10,7 @@ from sweeper.errors import SweeperError
 from sweeper.evidence.race import Race, RaceRule, RaceState, replay
 from sweeper.finalists.candidates import Candidate
 from sweeper.finalists.evaluators import Evaluators, Task
-from sweeper.spec.sweep import Objective
+from sweeper.spec.sweep import ConfirmSpec, Objective
 from sweeper.trial.inference import outcome_of
 from trainables.episodes import EpisodeFile, EpisodeRecord, Evaluated
 
@@ -30,7 +30,7 @@ class ConfirmOptions:
         delta: Probability of a wrong answer.
     """
 
-    episodes: int = 400
+    episodes: int = ConfirmSpec.episodes
     epsilon: float = 0.0
     delta: float = 0.05
 

@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from sweeper.evidence.planning import detectable_difference
 from sweeper.machines.machine import Machine, find_machine
 from sweeper.spec.space_file.fields import is_path
-from sweeper.spec.sweep import KeepSpec, SettledResources, SweepSpec, trained_config
+from sweeper.spec.sweep import ConfirmSpec, KeepSpec, SettledResources, SweepSpec, trained_config
 from sweeper.text import counted, describe_size, is_there
 from trainables import registry
 from trainables.interface import STEPS, SlimsCheckpoints, StartsFromCheckpoints, Trainable, is_url
@@ -25,6 +26,8 @@ DISK_DRAWS = 20
 REMARKED_DRAWS = 100
 MAX_COUNTED = 2000
 """Spaces of at most this many combinations are counted, larger ones estimated."""
+ENVIRONMENT, EPISODES, FINAL_EPISODES = "rollout.env", "rollout.episodes", "rollout.final_episodes"
+"""By convention the fields of rollouts."""
 NUMBER = re.compile(r"\d[\d.,]*(?:e[+-]?\d+)?")
 FEW_KEPT = 5
 WORTH_SAVING = 0.7
@@ -49,6 +52,7 @@ class Plan:
         rungs: Steps at which trials are compared.
         disk_per_trial_gb: Most disk that a trial needs.
         disk_per_ended_gb: The same of a trial that ended, by the number of checkpoints that stay.
+        final_episodes: Fewest episodes of a trial's last evaluation; None if there are no rollouts.
         warnings: What is legal and yet probably not meant, or will not run here.
         notes: What was changed on the way.
     """
@@ -63,6 +67,7 @@ class Plan:
     rungs: tuple[int, ...]
     disk_per_trial_gb: float
     disk_per_ended_gb: Mapping[int, float]
+    final_episodes: int | None
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -71,6 +76,11 @@ class Plan:
         """Trials that the sweep can run: its budget, or fewer if the space has fewer points."""
         budget = self.spec.budget.trials
         return budget if self.combinations is None else min(budget, self.combinations)
+
+    @property
+    def confirm_episodes(self) -> int:
+        """Most episodes of each trial in a confirmation: those of the space file, or the default."""
+        return (self.spec.confirm or ConfirmSpec()).episodes
 
     @property
     def disk_gb(self) -> float:
@@ -107,6 +117,14 @@ class Plan:
             "kept_share": round(self.kept_share, 4),
             "steps_per_trial": None if self.steps is None else list(self.steps),
             "rungs": list(self.rungs),
+            "evidence": None
+            if self.final_episodes is None
+            else {
+                "final_episodes": self.final_episodes,
+                "tells_apart": round(detectable_difference(self.final_episodes), 3),
+                "confirm_episodes": self.confirm_episodes,
+                "confirm_tells_apart": round(detectable_difference(self.confirm_episodes), 3),
+            },
             "resources": {
                 **asdict(self.resources),
                 "gpu_per_trial": self.resources.gpu_per_trial,
@@ -153,6 +171,7 @@ def make_plan(spec: SweepSpec, machine: Machine | None = None, trainable: Traina
         rungs=() if spec.early_stop is None else spec.early_stop.rungs(),
         disk_per_trial_gb=disk,
         disk_per_ended_gb=ended,
+        final_episodes=_final_episodes(spec, trainable),
         warnings=(),
         notes=spec.notes,
     )
@@ -181,14 +200,27 @@ def _ended_gb(trainable: Trainable, config: Mapping[str, Any], workers: int, che
 
 
 def _steps(spec: SweepSpec, trainable: Trainable) -> tuple[int, int] | None:
-    if STEPS not in trainable.fields:
+    values = _values(spec, trainable, STEPS)
+    return (int(min(values)), int(max(values))) if values else None
+
+
+def _final_episodes(spec: SweepSpec, trainable: Trainable) -> int | None:
+    """The fewest episodes of a trial's last evaluation; None if its trials are not rolled out."""
+    if all(value is None for value in _values(spec, trainable, ENVIRONMENT)):
         return None
-    searched = next((parameter for parameter in spec.space.parameters if parameter.name == STEPS), None)
+    final = [value for value in _values(spec, trainable, FINAL_EPISODES) if value is not None]
+    episodes = final or _values(spec, trainable, EPISODES)
+    return int(min(episodes)) if episodes else None
+
+
+def _values(spec: SweepSpec, trainable: Trainable, name: str) -> Sequence[Any]:
+    """The values of a field in the trials, or the ends of its range; empty if there is no such field."""
+    if name not in trainable.fields:
+        return ()
+    searched = next((parameter for parameter in spec.space.parameters if parameter.name == name), None)
     if searched is None:
-        steps = int(spec.config.get(STEPS, trainable.fields[STEPS].default))
-        return (steps, steps)
-    values = searched.values if searched.kind == "categorical" else searched.bounds()
-    return (int(min(values)), int(max(values)))
+        return (spec.config.get(name, trainable.fields[name].default),)
+    return searched.values if searched.kind == "categorical" else searched.bounds()
 
 
 def _warnings(plan: Plan, trainable: Trainable) -> list[str]:

@@ -8,6 +8,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from sweeper.evidence.planning import detectable_difference, episodes_needed
 from sweeper.machines.plan import Plan
 from sweeper.spec.space import describe_range, describe_scale
 from sweeper.spec.stopper_options import complete_stopper_options
@@ -16,6 +17,9 @@ from sweeper.terminal.faults import indented
 from sweeper.text import counted, describe_size, describe_value
 
 __all__ = ["print_plan"]
+
+TARGETS = (0.2, 0.1, 0.05)
+"""Differences of success rates, of which the first one that the planned episodes cannot show is explained."""
 
 
 def print_plan(console: Console, plan: Plan) -> None:
@@ -87,6 +91,11 @@ def _lines(plan: Plan) -> Iterable[tuple[str, str]]:
         yield "inference", _inference(spec.inference)
     if spec.confirm is not None:
         yield "confirmation", _confirmation(spec.confirm)
+    if plan.final_episodes is not None:
+        yield "evidence", _told_apart(plan.final_episodes)
+        episodes = plan.confirm_episodes
+        confirmed = f"{100 * detectable_difference(episodes):.0f} points"
+        yield "", f"{episodes} episodes (`sweeper confirm`) tell about {confirmed} apart"
     workers = "1 worker" if resources.workers == 1 else f"{resources.workers} workers"
     each = f"{workers}, {_count(resources.gpu_per_trial, 'GPU')}, {_count(resources.cpu_per_trial, 'CPU')}"
     yield "each trial gets", each
@@ -104,6 +113,16 @@ def _lines(plan: Plan) -> Iterable[tuple[str, str]]:
         yield "", f"keep.trials={keep.trials} would save {saved}: up to {describe_size(needed)}"
     yield "folder", str(spec.folder)
     yield "tracking", _tracking(plan)
+
+
+def _told_apart(episodes: int) -> str:
+    """Which difference of two success rates near 50 % the last evaluations of trials can tell."""
+    difference = detectable_difference(episodes)
+    words = f"{counted(episodes, 'episode')} tell about {100 * difference:.0f} points of success apart"
+    smaller = next((target for target in TARGETS if target < 0.95 * difference), None)
+    if smaller is None:
+        return words
+    return f"{words}; {100 * smaller:.0f} points need about {episodes_needed(smaller)}"
 
 
 def _at_once(plan: Plan) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from reaching_policies import write_checkpoint
+from reaching_policies import ReachingPolicy, write_checkpoint
 from small_sweeps import SUCCESS, choice, spec
 
 from sweeper.layout import JOURNAL, trial_folder
@@ -12,6 +12,7 @@ from sweeper.records.events import EventKind
 from sweeper.records.journal import Journal
 from sweeper.records.sweep_state import SweepState, read_sweep
 from sweeper.spec.sweep import Objective
+from trainables.episodes import EPISODES, EpisodeFile, Evaluated, Purpose
 
 
 def ended_sweep(folder: Path, *skills: float, objective: str = SUCCESS) -> SweepState:
@@ -43,3 +44,11 @@ def ended_sweep(folder: Path, *skills: float, objective: str = SUCCESS) -> Sweep
             )  # fmt: skip
         journal.append(EventKind.SWEEP_END, status="done", message="")
     return read_sweep(folder)
+
+
+def record_episodes(
+    folder: Path, trial: int, skill: float, episodes: int, purpose: Purpose = "search"
+) -> None:
+    """Record episodes of a trial, as its training or its confirmation does."""
+    found = ReachingPolicy(skill).rollout({}, purpose, range(episodes))
+    EpisodeFile(trial_folder(folder, trial) / EPISODES, Evaluated(purpose, 10, {}, "reaching")).write(found)

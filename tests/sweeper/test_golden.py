@@ -15,6 +15,7 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,10 @@ import pytest
 import yaml
 from command_line import ended, plain_console, printed, run_in
 from golden_files import GoldenFiles
+from played_sweeps import Sweep
 from probed_nodes import measured
+from reaching_policies import ReachingPolicy
+from reaching_sweeps import ended_sweep, record_episodes
 from small_sweeps import BETA_END, DIMS, LR, SCHEDULE, SUCCESS, sweep
 from typer import rich_utils
 
@@ -287,6 +291,33 @@ def test_log_lines_of_events(golden: GoldenFiles):
     write_journal(Path("sweeps/small"), over=True)
     lines = events_as_lines(read_journal(Path("sweeps/small") / JOURNAL).events)
     golden.compare("events.txt", "\n".join(lines))
+
+
+def test_how_sure_a_ranking_and_a_comparison_are(golden: GoldenFiles, capsys, tmp_path: Path):
+    skills = (0.3, 0.9, 0.8)
+    folder = ended_sweep(Path("sweeps/small"), *skills).folder
+    for trial, skill in enumerate(skills):
+        record_episodes(folder, trial, skill, 50)
+        rate = fmean(one.success for one in ReachingPolicy(skill).rollout({}, "search", range(50)))
+        Sweep(folder).report(trial, 10, {SUCCESS: rate})
+    pages = []
+
+    def run(code: int, *arguments: str) -> None:
+        assert ended(*arguments) == code
+        out, err = capsys.readouterr()
+        pages.append(f"$ sweeper {' '.join(arguments)}\n{out}{err}")
+
+    run(1, "results", "small", "--require", f"{SUCCESS}_low>=0.9", "--require", f"{SUCCESS}>=0.5")
+    run(0, "results", "small", "--csv")
+    run(0, "compare", "small:1", "small:2", "small:0")
+    run(2, "results", "small", "--require", "success>=0.5")
+    run(2, "results", "small", "--require", f"{SUCCESS}=>0.5")
+    for trial, skill in ((1, 0.9), (2, 0.8)):
+        record_episodes(folder, trial, skill, 400, "confirm")
+    Sweep(folder).confirmed((1, 0.9, 0.99), (2, 0.8, 0.01))
+    run(0, "results", "small")
+    run(0, "compare", "small:1", "small:2")
+    golden.compare("comparison.txt", "\n".join(pages), made_with=("rich", "scipy"), words=folder_of(tmp_path))
 
 
 def read(folder: Path) -> SweepState:

@@ -54,7 +54,8 @@ def print_policies(
         for letter, one in zip(letters(len(policies)), policies, strict=True)
     ]
     width = console.width if console.is_terminal else None
-    console.print(fitted_table(columns, rows, width, title=same))
+    console.print(same, style="italic")
+    console.print(fitted_table(columns, rows, width))
 
 
 def letters(count: int) -> list[str]:
@@ -82,12 +83,19 @@ def difference_lines(
     lines = [
         f"{a} − {b}: {difference:+.4g}, 95 % interval {low:+.4g} to {high:+.4g} "
         f"({comparison.interval.method}).{only}",
-        f"{a} is better with a probability of {comparison.a_is_better:.1%}. The test gives p = {p_value:.2g} "
-        f"({comparison.test}{adjustment}): they are {'told apart' if told else 'not told apart'}.",
+        f"{a} is better with a probability of {_probability(comparison.a_is_better)}. The test gives "
+        f"p = {p_value:.2g} ({comparison.test}{adjustment}): they are {'told apart' if told else 'not told apart'}.",
     ]
     if not told:
         lines.append(_further(comparison, unit))
     return lines
+
+
+def _probability(chance: float) -> str:
+    """A probability in percent; one that rounds to certainty is not certain."""
+    if chance > 0.999:
+        return "more than 99.9 %"
+    return "less than 0.1 %" if chance < 0.001 else f"{100 * chance:.1f} %"
 
 
 def _further(comparison: Comparison, unit: str) -> str:

@@ -12,6 +12,7 @@ from rich.text import Text
 from sweeper.certainty.standing import Standing
 from sweeper.layout import SWEEPS
 from sweeper.records.sweep_state import SweepState
+from sweeper.text import counted
 
 __all__ = ["certainty_lines", "interval_text", "numbers_text", "shrinkage_sentence", "sweep_arguments"]
 
@@ -67,16 +68,16 @@ def numbers_text(numbers: Sequence[int]) -> str:
 
 
 def _may_be_best(sweep: SweepState, standing: Standing) -> str:
-    untold, told = standing.not_told_apart, standing.told_apart
-    left_out = f" {standing.uncompared} further trials were not compared." if standing.uncompared else ""
-    how = "paired tests on the same starts, adjusted by Holm's procedure, 95 %"
+    untold, told, leader = standing.not_told_apart, standing.told_apart, standing.leader
+    how = "(paired tests on the same starts, adjusted by Holm's procedure, 95 %)."
+    if standing.uncompared:
+        how += f" Not compared: {counted(standing.uncompared, 'further trial')}."
     if not untold:
         others = f"all {len(told)} trials that were compared with it" if len(told) > 1 else f"trial {told[0]}"
-        return f"The episodes tell trial {standing.leader} apart from {others} ({how}).{left_out}"
-    return (
-        f"The episodes do not tell {_trials(untold)} apart from trial {standing.leader} ({how}).{left_out} "
-        f"`sweeper confirm {sweep_arguments(sweep.folder)}` examines the best trials on fresh starts."
-    )
+        return f"The episodes of the search tell trial {leader} apart from {others} {how}"
+    if not sweep.confirmation:
+        how += f" `sweeper confirm {sweep_arguments(sweep.folder)}` examines the best trials on fresh starts."
+    return f"The episodes of the search do not tell {_trials(untold)} apart from trial {leader} {how}"
 
 
 def _trials(numbers: Sequence[int]) -> str:

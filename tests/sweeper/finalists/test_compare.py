@@ -11,31 +11,26 @@ from typing import Any
 import pytest
 from command_line import ended, run_in
 from reaching_policies import ReachingPolicy, write_checkpoint
-from reaching_sweeps import ended_sweep
+from reaching_sweeps import ended_sweep, record_episodes
 from small_sweeps import SUCCESS
 
 from sweeper.errors import UserError
 from sweeper.finalists.compare import compare_recorded, find_contenders, metric_of
 from sweeper.layout import trial_folder
-from trainables.episodes import EPISODES, EpisodeFile, Evaluated, Purpose, read_episodes
+from trainables import registry
+from trainables.episodes import EPISODES, read_episodes
 
 pytestmark = pytest.mark.filterwarnings("default")  # Ray warns of its own habits.
-
-
-def record(folder: Path, trial: int, skill: float, episodes: int, purpose: Purpose = "search") -> None:
-    """Record episodes of a trial, as its training or its confirmation does."""
-    found = ReachingPolicy(skill).rollout({}, purpose, range(episodes))
-    EpisodeFile(trial_folder(folder, trial) / EPISODES, Evaluated(purpose, 10, {}, "reaching")).write(found)
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A sweep of three trials with recorded episodes of the search."""
     run_in(tmp_path, monkeypatch)
-    skills = (0.3, 0.9, 0.85)
+    skills = (0.3, 0.9, 0.8)
     made = ended_sweep(Path("sweeps/small"), *skills).folder
     for trial, skill in enumerate(skills):
-        record(made, trial, skill, 40)
+        record_episodes(made, trial, skill, 40)
     return made
 
 
@@ -88,13 +83,13 @@ def test_several_comparisons_are_adjusted_for_their_number(folder):
 
 
 def test_episodes_that_chose_nothing_come_first(folder):
-    record(folder, 0, 0.3, 20, "confirm")
-    record(folder, 1, 0.9, 30, "confirm")
+    record_episodes(folder, 0, 0.3, 20, "confirm")
+    record_episodes(folder, 1, 0.9, 30, "confirm")
     found = compared("small:0", "small:1")
     assert (found.purpose, found.policies[0]["count"]) == ("confirm", 20)
     # Those that chose a setting are never used.
     shutil.rmtree(trial_folder(folder, 2) / EPISODES)
-    record(folder, 2, 0.85, 40, "choice")
+    record_episodes(folder, 2, 0.8, 40, "choice")
     assert compared("small:0", "small:2") is None
 
 
@@ -109,7 +104,7 @@ def test_a_trial_without_a_checkpoint_is_compared_by_its_records(folder, capsys)
 
 def test_trials_of_other_sweeps_are_compared(folder):
     other = ended_sweep(Path("sweeps/other"), 0.5).folder
-    record(other, 0, 0.5, 25)
+    record_episodes(other, 0, 0.5, 25)
     found = compared("small:1", "other")
     assert [one["policy"] for one in found.policies] == ["small:1", "other:0"]
     assert found.policies[0]["count"] == 25
@@ -139,8 +134,9 @@ def test_without_common_episodes_the_remedy_is_named(folder, monkeypatch):
 
 
 @pytest.mark.slow
-def test_further_episodes_are_played_once_and_recorded_beside_trials(cluster: Any, folder, capsys):
-    checkpoint = write_checkpoint(Path("policy"), 0.6)
+def test_further_episodes_are_played_once_and_recorded_beside_trials(
+    cluster: Any, folder, capsys, monkeypatch
+):
     assert ended("compare", "small:1", "small:0", "--episodes", "50", "--json") == 0
     plain = json.loads(capsys.readouterr().out)
     assert (plain["purpose"], [one["count"] for one in plain["policies"]]) == ("look", [50, 50])
@@ -153,7 +149,14 @@ def test_further_episodes_are_played_once_and_recorded_beside_trials(cluster: An
     assert ended("compare", "small:1", "small:0", "--episodes", "30", "--json") == 0
     assert json.loads(capsys.readouterr().out)["policies"][0]["count"] == 30
     assert path.read_bytes() == before
-    assert checkpoint.is_dir()
+    # A checkpoint that is not a trial's plays the same starts, and its episodes are not kept.
+    write_checkpoint(Path("policy"), 0.9)
+    monkeypatch.setattr(registry, "names", lambda: ["reaching_policies:TRAINABLE"])
+    assert ended("compare", "small:1", "policy", "--episodes", "30", "--json") == 0
+    plain = json.loads(capsys.readouterr().out)
+    assert plain["pairs"][0]["difference"] == 0
+    assert any("The episodes of policy are not kept" in note for note in plain["notes"])
+    assert not list(Path("policy").glob("episodes"))
 
 
 @pytest.mark.slow

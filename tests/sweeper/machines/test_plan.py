@@ -179,3 +179,30 @@ def test_a_space_that_searches_the_normalisation_is_warned_of_the_clip():
     )
     (warning,) = [text for text in found.warnings if text.startswith("policy.clip_sample_range")]
     assert "MEAN_STD" in warning
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["config.rollout.final_episodes=50"], (50, "50 episodes tell about 28 points of success apart; 20")),
+        (
+            ["config.rollout.final_episodes=98"],
+            (98, "20 points of success apart; 10 points need about 392"),
+        ),
+        (["config.rollout.final_episodes=null", "config.rollout.episodes=20"], (20, "tell about 44 points")),
+        (["config.rollout.final_episodes=5000"], (5000, "5000 episodes tell about 3 points")),
+    ],
+)
+def test_the_plan_has_what_the_last_episodes_can_tell_apart(overrides, expected):
+    made = plan(*overrides, space="pusht_state")
+    lines = dict(_lines(made))
+    assert made.final_episodes == expected[0]
+    assert expected[1] in lines["evidence"]
+    assert made.to_dict()["evidence"]["confirm_tells_apart"] == pytest.approx(0.099)
+
+
+def test_without_rollouts_nothing_is_planned_about_episodes():
+    made = plan(space="real_robot")
+    assert made.final_episodes is None
+    assert "evidence" not in dict(_lines(made))
+    assert made.to_dict()["evidence"] is None
