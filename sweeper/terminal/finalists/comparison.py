@@ -84,7 +84,7 @@ def difference_lines(
         f"{a} − {b}: {difference:+.4g}, 95 % interval {low:+.4g} to {high:+.4g} "
         f"({comparison.interval.method}).{only}",
         f"{a} is better with a probability of {_probability(comparison.a_is_better)}. The test gives "
-        f"p = {p_value:.2g} ({comparison.test}{adjustment}): they are {'told apart' if told else 'not told apart'}.",
+        f"p = {p_value:.2g} ({comparison.test}{adjustment}): they are {'' if told else 'not '}told apart.",
     ]
     if not told:
         lines.append(_further(comparison, unit))
