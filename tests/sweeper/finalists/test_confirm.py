@@ -22,7 +22,7 @@ from sweeper.finalists.confirm import choose_finalists, confirm
 from sweeper.finalists.evaluators import evaluators
 from sweeper.finalists.racing import ConfirmOptions
 from sweeper.finalists.recording import recording
-from sweeper.layout import trial_folder
+from sweeper.layout import JOURNAL, trial_folder
 from sweeper.records.sweep_state import SweepState, read_sweep
 from sweeper.spec.sweep import ResourceSpec
 from trainables.episodes import read_episodes
