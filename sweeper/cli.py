@@ -122,22 +122,22 @@ COMMANDS: Mapping[str, CommandEntry] = {
     ),
     "compare": CommandEntry(
         _FINALISTS,
-        "finalists:compare",
+        "trained.finalists:compare",
         "Compare trained policies on the same episodes: how large the difference is, and how sure.",
     ),
     "eval": CommandEntry(
         _FINALISTS,
-        "inspection:evaluate",
+        "trained.inspection:evaluate",
         "Look into one policy: success, action errors, smoothness, diversity, latency, and its denoising.",
     ),
     "tune": CommandEntry(
         _FINALISTS,
-        "tuning:tune",
+        "trained.tuning:tune",
         "Choose the inference setting of trained policies, without training: value against latency.",
     ),
     "confirm": CommandEntry(
         _FINALISTS,
-        "finalists:confirm",
+        "trained.finalists:confirm",
         "Evaluate the best trials on fresh starts until it is clear which one is the best, and how good.",
     ),
     "export": CommandEntry(

@@ -7,7 +7,7 @@
 - ``checkpoints``: export
 - ``data``: data check, data show, data fix
 - ``cache``: cache
-- ``finalists``: confirm
+- ``trained``: confirm, compare, eval, tune
 - ``jobs``: jobs; submitting a sweep to a job server
 - ``on_cluster``: ``--cluster FILE``, any command on a cluster's head
 - ``doctor``: doctor

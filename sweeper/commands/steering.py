@@ -285,7 +285,7 @@ def resume(
     console = open_console(stderr=as_json)
     code = resume_here(state, changes or (), address, console)
     if code == 0 and state.spec.get("confirm") is not None:
-        from sweeper.commands.finalists import confirm_after  # loads Ray's evaluators
+        from sweeper.commands.trained.finalists import confirm_after  # loads Ray's evaluators
 
         code = confirm_after(state.folder, console, address)
     if as_json:

@@ -80,7 +80,7 @@ def _launch(spec: SweepSpec, address: str | None, as_json: bool) -> None:
     console = open_console(stderr=as_json)
     code = run(spec, address=address, console=console)
     if code == 0 and spec.confirm is not None:
-        from sweeper.commands.finalists import confirm_after
+        from sweeper.commands.trained.finalists import confirm_after
 
         code = confirm_after(spec.folder, console, address)
     if as_json:

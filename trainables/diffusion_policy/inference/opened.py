@@ -418,6 +418,6 @@ class OpenedPolicy:
             split.holdout,
             n_obs_steps=config.policy.n_obs_steps,
             horizon=config.policy.horizon,
-            drop_n_last_frames=config.policy.available_actions - 1,
+            drop_n_last_frames=config.eval.window_steps - 1,
             frames=frames,
         )

@@ -1,0 +1,6 @@
+"""Commands that examine trained policies after the search.
+
+- ``finalists``: confirm, compare
+- ``inspection``: eval
+- ``tuning``: tune
+"""
