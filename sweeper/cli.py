@@ -111,6 +111,11 @@ COMMANDS: Mapping[str, CommandEntry] = {
     "results": CommandEntry(
         _RESULTS, "results:results", "Show a sweep's trials, best first. Works while the sweep runs."
     ),
+    "report": CommandEntry(
+        _RESULTS,
+        "results:report",
+        "Write a sweep's report: one HTML file with the best policy, how sure that is, and figures.",
+    ),
     "list": CommandEntry(_RESULTS, "results:list_sweeps", "List all sweeps, newest first."),
     "sync": CommandEntry(
         _RESULTS,

@@ -20,6 +20,7 @@ __all__ = [
     "LOCK",
     "LOG",
     "RAY",
+    "REPORT",
     "RESERVE",
     "SPEC",
     "STATE",
@@ -63,6 +64,9 @@ INDEX = "journal.index"
 
 RESERVE = "journal.reserve"
 """Name of the file beside it that reserves some space on the disk."""
+
+REPORT = "report.html"
+"""Name of the report in a sweep's folder."""
 
 STUDY = "study.db"
 """Name of the study in a sweep's folder."""

@@ -1,9 +1,9 @@
-"""Text for messages: first and last line, counts, the nearest known name, sizes and values in words."""
+"""Text for messages and tables: first and last line, counts, names, sizes, durations and values in words."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,15 @@ __all__ = [
     "counted",
     "describe_size",
     "describe_value",
+    "duration_text",
     "first_line",
     "is_there",
     "last_line",
     "nearest",
+    "number_text",
+    "short_names",
     "shortened",
+    "value_text",
 ]
 
 
@@ -82,3 +86,33 @@ def counted(number: float, what: str) -> str:
 def shortened(text: str, most: int) -> str:
     """The text, cut to ``most`` characters with three dots if it is longer."""
     return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def short_names(names: Sequence[str]) -> dict[str, str]:
+    """The last part of each dotted or slashed name, or the whole name if two would be equal."""
+    last = [name.replace("/", ".").rpartition(".")[2] for name in names]
+    return {name: word if last.count(word) == 1 else name for name, word in zip(names, last, strict=True)}
+
+
+def number_text(value: float | None) -> str:
+    """A metric to four digits."""
+    return "–" if value is None else f"{value:.4g}"
+
+
+def value_text(value: Any) -> str:
+    """A parameter's value, short."""
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    if isinstance(value, (list, tuple)):
+        return ",".join(value_text(element) for element in value)
+    return str(value)
+
+
+def duration_text(seconds: float) -> str:
+    """A duration such as ``45 s``, ``3 min 05 s`` or ``2 h 10 min``."""
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -30,6 +30,7 @@ HEAVY = {
     "av",
     "gymnasium",
     "matplotlib",
+    "plotly",
     "scipy",
 }
 SERVICE = {"ray", "optuna", "mlflow", "sweeper"}
@@ -242,7 +243,8 @@ LIBRARIES = {
         "sweeper.driver",
         "sweeper.finalists",
     ),
-    "optuna": ("sweeper.search",),
+    "optuna": ("sweeper.search", "sweeper.report"),
+    "plotly": ("sweeper.report",),
     "mlflow": ("sweeper.tracking",),
     "rich": ("sweeper.terminal", "sweeper.commands", "sweeper.driver"),
     "torch": ("trainables",),

@@ -31,7 +31,7 @@ from sweeper.tracking.state import read_state
 from sweeper.tracking.sync import sync_sweep
 from sweeper.tracking.urls import links_to
 
-__all__ = ["list_sweeps", "results", "sync", "ui"]
+__all__ = ["list_sweeps", "report", "results", "sync", "ui"]
 
 
 def results(
@@ -76,6 +76,29 @@ def _print_results(found: SweepState, top: int | None, standing: Standing) -> No
     if links is not None:
         console.print()
     print_links(console, links, ui_command(found.folder))
+
+
+def report(
+    sweep: Sweep,
+    to: Annotated[
+        Path | None,
+        typer.Option(help="File to write. Default: report.html in the sweep's folder.", metavar="FILE"),
+    ] = None,
+    sweeps: SweepsFolder = Path("sweeps"),
+) -> None:
+    """Write a sweep's report: one HTML file with the best policy, how sure that is, and figures."""
+    console = open_console()
+    folder = find_sweep(sweep, sweeps)
+    try:
+        with console.status("Drawing the figures …"):
+            from sweeper.report.write import write_report  # loads plotly and Optuna
+
+            file = write_report(folder, to)
+    except OSError as error:
+        raise UserError(
+            f"--to: {to or folder} cannot be written: {error.strerror}. Name a file in an existing folder."
+        ) from error
+    console.print(f"Report: {file}", soft_wrap=True, markup=False)
 
 
 def list_sweeps(sweeps: SweepsFolder = Path("sweeps"), as_json: Json = False) -> None:

@@ -1,7 +1,7 @@
 """Output for the user and for scripts. rich is used here, and nowhere below.
 
 - ``console``: prints commands as the user can type them
-- ``tables``: tables that fit, the ranking, numbers and durations as text
+- ``tables``: tables that fit, the ranking
 - ``long_table``: prints thousands of rows quickly
 - ``live``: the table, or log lines, of a running sweep
 - ``status``: prints `sweeper status`

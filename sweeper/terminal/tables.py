@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -23,6 +23,7 @@ from sweeper.records.sweep_state import SweepState
 from sweeper.records.trial_state import TrialState
 from sweeper.terminal.finalists.sentences import certainty_lines, interval_text
 from sweeper.terminal.long_table import LongTable
+from sweeper.text import duration_text, number_text, short_names, value_text
 
 __all__ = [
     "Column",
@@ -61,12 +62,6 @@ WIDE = 200
 """Width of a table in a file, in characters."""
 NAME_WIDTHS = (100, 24, 16, 11)
 """Names and values longer than this are broken into lines. The first with which a table fits is used."""
-
-
-def short_names(names: Sequence[str]) -> dict[str, str]:
-    """The last part of each dotted or slashed name, or the whole name if two would be equal."""
-    last = [name.replace("/", ".").rpartition(".")[2] for name in names]
-    return {name: word if last.count(word) == 1 else name for name, word in zip(names, last, strict=True)}
 
 
 def stacked(name: str, width: int = NAME_WIDTHS[-1]) -> str:
@@ -403,32 +398,8 @@ def best_words(status: str) -> tuple[str, str]:
     return "best so far", ""
 
 
-def number_text(value: float | None) -> str:
-    """A metric to four digits."""
-    return "–" if value is None else f"{value:.4g}"
-
-
-def value_text(value: Any) -> str:
-    """A parameter's value, short."""
-    if isinstance(value, float):
-        return f"{value:.3g}"
-    if isinstance(value, (list, tuple)):
-        return ",".join(value_text(element) for element in value)
-    return str(value)
-
-
 def clock_text(seconds: float) -> str:
     """A duration as in a column: ``0:45``, ``3:05`` or ``2:10:00``."""
     minutes, second = divmod(int(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
-
-
-def duration_text(seconds: float) -> str:
-    """A duration such as ``45 s``, ``3 min 05 s`` or ``2 h 10 min``."""
-    whole = int(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

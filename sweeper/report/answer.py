@@ -1,0 +1,219 @@
+"""The first screen of a report: which policy, how sure that is, which parameters matter, how fast it is."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sweeper.layout import SWEEPS
+from sweeper.records.forecast import cost_of
+from sweeper.records.status import TrialStatus
+from sweeper.records.sweep_state import SweepState
+from sweeper.records.trial_state import TrialState
+from sweeper.report.markup import Html, join, tag
+from sweeper.report.standings import SUCCESS, Standing
+from sweeper.text import duration_text, number_text, value_text
+
+__all__ = ["Answer", "answer", "measured", "setting_words"]
+
+LATENCY, RATE = "eval/chunk_latency_ms", "eval/action_rate_hz"
+MOST_NAMED = 12
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the first screen is made of.
+
+    Attributes:
+        sweep: The sweep.
+        standings: Its completed trials.
+        shares: The importance of each parameter, by its short name.
+        names: The short name of each searched parameter and inference field.
+    """
+
+    sweep: SweepState
+    standings: Sequence[Standing]
+    shares: Mapping[str, float]
+    names: Mapping[str, str]
+
+
+def answer(given: Answer) -> Html:
+    """The cards of the first screen."""
+    chosen = given.sweep.confirmed_trial() or given.sweep.best_trial()
+    if chosen is None:
+        return join(_none(given.sweep), tag("div", _cost(given), class_="cards"))
+    cards = (_best(given, chosen), _sureness(given, chosen), _parameters(given), _speed(chosen), _cost(given))
+    return join(tag("div", cards, class_="cards"), _commands(given.sweep, chosen))
+
+
+def measured(name: str, value: float | None) -> str:
+    """A value of a metric in words: a rate of success in percent."""
+    if value is None or math.isnan(value):
+        return "–"
+    return f"{100 * value:.0f} %" if name.startswith(SUCCESS) else number_text(value)
+
+
+def setting_words(setting: Mapping[str, object], names: Mapping[str, str]) -> str:
+    """An inference setting in words."""
+    words = [f"{names.get(name, name)} = {value_text(value)}" for name, value in setting.items()]
+    return ", ".join(words) or "as trained"
+
+
+def _card(title: str, *content: Html | str, class_: str = "") -> Html:
+    return tag("section", tag("h2", title), *content, class_=f"card {class_}".strip())
+
+
+def _none(sweep: SweepState) -> Html:
+    failed = sweep.count(TrialStatus.FAILED)
+    why = f" {failed} of {len(sweep.trials)} failed; the reasons are below." if failed else ""
+    return _card("No policy yet", tag("p", f"No trial has completed.{why}"), class_="wide")
+
+
+def _best(given: Answer, chosen: TrialState) -> Html:
+    sweep = given.sweep
+    objective = sweep.objectives[0].name
+    standing = next((one for one in given.standings if one.trial is chosen), None)
+    confirmed = chosen if sweep.confirmed_trial() is chosen else None
+    lines: list[Html] = []
+    if confirmed is not None:
+        name = str(sweep.confirmation.get("options", {}).get("metric", objective))
+        metrics = confirmed.confirmed
+        figure = measured(name, metrics.get(name))
+        interval = _interval(name, metrics.get(f"{name}_low"), metrics.get(f"{name}_high"))
+        source = f"{name}, confirmed in {metrics.get('episodes', 0):.0f} episodes on fresh starts"
+    else:
+        name = objective
+        figure = measured(name, chosen.final.get(name))
+        interval = "" if standing is None else _interval(name, standing.low, standing.high)
+        episodes = f" in {standing.episodes} episodes" if standing and standing.episodes else ""
+        source = f"{name}, measured in the search{episodes}; not confirmed"
+    lines.append(tag("p", figure, class_="figure-of-merit"))
+    lines.append(tag("p", f"{interval}{source}"))
+    if len(sweep.objectives) > 1:
+        others = ", ".join(
+            f"{one.name} {measured(one.name, chosen.final.get(one.name))}" for one in sweep.objectives[1:]
+        )
+        lines.append(tag("p", f"Also: {others}. The first objective decides between trials of the front."))
+    lines.append(tag("p", tag("b", "Inference setting: "), setting_words(chosen.setting, given.names)))
+    values = ", ".join(
+        f"{given.names.get(name, name)} = {value_text(value)}" for name, value in chosen.values.items()
+    )
+    lines.append(tag("p", tag("b", "Parameters: "), values or "none were searched"))
+    return _card(f"Best policy: trial {chosen.number}", *lines, class_="best")
+
+
+def _interval(name: str, low: float | None, high: float | None) -> str:
+    if low is None or high is None:
+        return ""
+    return f"95 % interval {measured(name, low)} to {measured(name, high)}: "
+
+
+def _sureness(given: Answer, chosen: TrialState) -> Html:
+    sweep = given.sweep
+    if sweep.confirmed_trial() is chosen:
+        return _confirmed_sureness(sweep, chosen)
+    completed = len(given.standings)
+    advice = f"`sweeper confirm {_arguments(sweep)}` measures the best trials again on fresh starts."
+    if completed == 1:
+        return _card(
+            "Is it sure?", tag("p", "Only one trial completed: there is nothing to compare it with.")
+        )
+    if len(sweep.objectives) > 1:
+        text = (
+            f"This sweep has {len(sweep.objectives)} objectives. The trial above is one of those that no "
+            "other beats in all of them; choose from the front below."
+        )
+        return _card("Is it sure?", tag("p", text))
+    if not any(one.told_apart is not None for one in given.standings):
+        text = (
+            f"Unknown. There are no records of episodes for {sweep.objectives[0].name}, so it cannot be told "
+            "how much of a difference is chance."
+        )
+        return _card("Is it sure?", tag("p", text))
+    rivals = [one.trial.number for one in given.standings if not one.leads and one.told_apart is False]
+    leader = given.standings[0]
+    chance = "" if leader.p_best is None else f" It is the best with a probability of {leader.p_best:.0%}."
+    if rivals:
+        named = ", ".join(map(str, rivals[:MOST_NAMED])) + (" …" if len(rivals) > MOST_NAMED else "")
+        many = f"{len(rivals)} of the other {completed - 1} completed trials may be as good"
+        text = f"No: {many} (trial {named}).{chance}"
+        more = f" The value of the best of {completed} trials is also too good by chance. {advice}"
+        return _card("Is it sure?", tag("p", text), tag("p", more), class_="unsure")
+    text = f"Yes: the episodes tell all other {completed - 1} completed trials apart from it.{chance}"
+    more = f"Its value may still be too good by chance, because the search chose it. {advice}"
+    return _card("Is it sure?", tag("p", text), tag("p", more), class_="sure")
+
+
+def _confirmed_sureness(sweep: SweepState, chosen: TrialState) -> Html:
+    name = str(sweep.confirmation.get("options", {}).get("metric", sweep.objectives[0].name))
+    lines = [tag("p", str(sweep.confirmation.get("verdict", "")))]
+    before, now = chosen.confirmed.get("search"), chosen.confirmed.get(name)
+    if before is not None and now is not None:
+        text = (
+            f"The search had measured {measured(name, before)}; on fresh starts it is {measured(name, now)}."
+        )
+        lines.append(tag("p", text))
+    finalists = sweep.confirmation.get("finalists", ())
+    decided = any(one.get("state") == "best" for one in finalists)
+    return _card("Is it sure?", *lines, class_="sure" if decided else "unsure")
+
+
+def _parameters(given: Answer) -> Html:
+    if not given.shares:
+        text = "Too few completed trials with different values to say."
+        return _card("Which parameters matter?", tag("p", text))
+    rows = [
+        tag("li", tag("span", name), tag("b", f"{share:.0%}"), style=f"--share: {min(share, 1.0):.4f}")
+        for name, share in list(given.shares.items())[:4]
+    ]
+    return _card("Which parameters matter?", tag("ul", rows, class_="bars"))
+
+
+def _speed(chosen: TrialState) -> Html:
+    latency, rate = chosen.metrics.get(LATENCY), chosen.metrics.get(RATE)
+    if latency is None:
+        return _card("How fast is it?", tag("p", "Not measured."))
+    lines = [tag("p", f"{latency:.3g} ms", class_="figure-of-merit"), tag("p", "for an action chunk")]
+    if rate is not None:
+        lines.append(tag("p", f"up to {rate:.3g} actions per second"))
+    return _card("How fast is it?", *lines)
+
+
+def _cost(given: Answer) -> Html:
+    sweep = given.sweep
+    hours = cost_of(sweep).so_far
+    used = f"{number_text(hours)} GPU-hours" if hours else f"{duration_text(sweep.trials_s())} on CPUs"
+    counts = ", ".join(
+        f"{sweep.count(status)} {status.value.replace('_', ' ')}"
+        for status in TrialStatus
+        if sweep.count(status)
+    )
+    return _card(
+        "What did it cost?",
+        tag("p", used, class_="figure-of-merit small"),
+        tag("p", f"{duration_text(sweep.running_s())} from start to end"),
+        tag("p", f"{len(sweep.trials)} trials: {counts or 'none'}"),
+    )
+
+
+def _commands(sweep: SweepState, chosen: TrialState) -> Html:
+    name = sweep.name if _is_default(sweep) else str(sweep.folder)
+    source, to = shlex.quote(f"{name}:{chosen.number}"), shlex.quote(f"{sweep.name}-policy")
+    lines = [
+        f"sweeper export {source} --to {to}    # LeRobot's format",
+        f"lerobot-eval --policy.path={to} --env.type=…    # or load it on the robot",
+    ]
+    if sweep.confirmed_trial() is None:
+        lines.insert(0, f"sweeper confirm {_arguments(sweep)}    # before you trust the value")
+    return _card("Use it", tag("pre", tag("code", "\n".join(lines))), class_="wide")
+
+
+def _arguments(sweep: SweepState) -> str:
+    return shlex.quote(sweep.name if _is_default(sweep) else str(sweep.folder))
+
+
+def _is_default(sweep: SweepState) -> bool:
+    """Whether commands find the sweep by its name."""
+    return sweep.folder.parent.absolute() == SWEEPS.absolute()

@@ -1,0 +1,338 @@
+"""The parts of a report below its first screen."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+
+from sweeper.records.status import TrialStatus
+from sweeper.records.sweep_state import SweepState
+from sweeper.records.trial_state import TrialState
+from sweeper.report import figures
+from sweeper.report.answer import LATENCY, Answer, measured, setting_words
+from sweeper.report.figures import Figure
+from sweeper.report.markup import Child, Html, join, table, tag
+from sweeper.report.media import Media
+from sweeper.report.page import figure_element
+from sweeper.report.standings import Standing
+from sweeper.text import duration_text, number_text, value_text
+
+__all__ = ["Material", "sections"]
+
+MOST_ROWS = 100
+MOST_PICTURED = 3
+MOST_VALUES = 60
+
+
+@dataclass(frozen=True)
+class Material:
+    """What the parts are made of.
+
+    Attributes:
+        answer: What the first screen is made of.
+        study: The sweep as a study of Optuna.
+        media: Films and pictures.
+        command: The command that started the sweep; empty if unknown.
+    """
+
+    answer: Answer
+    study: optuna.Study
+    media: Media
+    command: str
+
+    @property
+    def sweep(self) -> SweepState:
+        """The sweep."""
+        return self.answer.sweep
+
+
+class _Numbers:
+    """Counts the figures of a page."""
+
+    def __init__(self) -> None:
+        self._next = 0
+
+    def __call__(self, figure: Figure | None) -> Html:
+        """A figure as an element; nothing for None."""
+        if figure is None:
+            return Html("")
+        self._next += 1
+        return figure_element(figure, self._next)
+
+
+def sections(material: Material) -> Iterator[tuple[str, Html]]:
+    """The title and the content of each part that has one."""
+    drawn = _Numbers()
+    parts = (
+        ("Ranking", _ranking(material, drawn)),
+        ("Confirmation", _confirmation(material)),
+        ("Inference settings", _settings(material, drawn)),
+        ("Value and latency", _front(material, drawn)),
+        ("Parameters", _parameters(material, drawn)),
+        ("Learning", _learning(material, drawn)),
+        ("Early stops and failures", _endings(material.sweep)),
+        ("Films and pictures", _pictures(material)),
+        ("Data", _data(material.sweep)),
+        ("How it was run", _run(material)),
+    )
+    yield from ((title, content) for title, content in parts if content)
+
+
+# Ranking
+
+
+def _ranking(material: Material, drawn: _Numbers) -> Html:
+    sweep, standings = material.sweep, material.answer.standings
+    if not sweep.trials:
+        return Html("")
+    objective = sweep.objectives[0]
+    content: list[Html] = []
+    if len(sweep.objectives) > 1:
+        labels = [one.name for one in sweep.objectives]
+        content.append(drawn(figures.pareto_figure(material.study, labels)))
+    elif standings:
+        finite = [one for one in standings if math.isfinite(one.value)]
+        content.append(drawn(figures.ranking_figure(finite, objective.name)))
+        content.append(tag("p", _marks(standings), class_="soft"))
+    trials = sweep.ranking()
+    by_number = {one.trial.number: one for one in standings}
+    rows = [_row(sweep, trial, by_number.get(trial.number)) for trial in trials[:MOST_ROWS]]
+    heads = ["trial", "state", ""]
+    heads += [f"{one.name} {'↑' if one.goal == 'maximize' else '↓'}" for one in sweep.objectives]
+    heads += ["95 % interval", "episodes", "P(best)", "latency ms", *map(_short(material), sweep.varying)]
+    heads += ["step", "time"]
+    first = 3
+    content.append(table(heads, rows, numbers=range(first, len(heads))))
+    if len(trials) > MOST_ROWS:
+        rest = f"The best {MOST_ROWS} of {len(trials)} trials. `sweeper results --json` shows all."
+        content.append(tag("p", rest, class_="soft"))
+    return join(content)
+
+
+def _short(material: Material) -> Any:
+    return lambda name: material.answer.names.get(name, name)
+
+
+def _marks(standings: Sequence[Standing]) -> str:
+    if not any(one.told_apart is not None for one in standings):
+        return "There are no records of episodes, so nothing tells which differences are chance."
+    return (
+        "Trials that the episodes do not tell apart from the best are marked (95 %, paired tests with the "
+        "best, adjusted by Holm's procedure)."
+    )
+
+
+def _row(sweep: SweepState, trial: TrialState, standing: Standing | None) -> list[Child]:
+    reason = f": {trial.reason}" if trial.reason else ""
+    interval = mark = ""
+    chance = episodes = "–"
+    marked: Child = mark
+    if standing is not None:
+        name = sweep.objectives[0].name
+        if standing.low is not None and standing.high is not None:
+            interval = f"{measured(name, standing.low)} to {measured(name, standing.high)}"
+        episodes = str(standing.episodes or "–")
+        chance = "–" if standing.p_best is None else f"{standing.p_best:.0%}"
+        if standing.leads and len(sweep.objectives) == 1:
+            marked = tag("span", "best", class_="leads")
+        elif standing.told_apart is False:
+            marked = tag("span", "not told apart", class_="open")
+    cells: list[Child] = [str(trial.number), f"{trial.status.value.replace('_', ' ')}{reason}", marked]
+    cells += [measured(one.name, trial.final.get(one.name)) for one in sweep.objectives]
+    latency = trial.metrics.get(LATENCY)
+    cells += [interval or "–", episodes, chance, "–" if latency is None else f"{latency:.3g}"]
+    cells += [value_text(trial.values.get(name, "")) for name in sweep.varying]
+    return [*cells, f"{trial.step:,}", duration_text(trial.duration_s())]
+
+
+# Confirmation and inference settings
+
+
+def _confirmation(material: Material) -> Html:
+    found = material.sweep.confirmation
+    if "winner" not in found:
+        return Html("")
+    name = str(found.get("options", {}).get("metric", material.sweep.objectives[0].name))
+    seeds = any("seeds_sd" in one.get("metrics", {}) for one in found["finalists"])
+    heads = ["trial", "state", name, "95 % interval", "P(best)", "episodes", "in the search", "setting"]
+    heads += ["sd between seeds"] if seeds else []
+    rows = []
+    for one in found["finalists"]:
+        metrics = one.get("metrics", {})
+        low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
+        row = [
+            str(one["trial"]),
+            str(one.get("state", "")),
+            measured(name, metrics.get(name)),
+            f"{measured(name, low)} to {measured(name, high)}",
+            f"{one.get('p_best', 0):.0%}",
+            number_text(metrics.get("episodes")),
+            measured(name, metrics.get("search")),
+            setting_words(one.get("setting", {}), material.answer.names),
+        ]
+        rows.append([*row, number_text(metrics.get("seeds_sd"))] if seeds else row)
+    return join(
+        tag("p", str(found.get("verdict", ""))),
+        table(heads, rows, numbers=(0, 2, 3, 4, 5, 6)),
+        tag("p", "Intervals hold at any time, also if you looked and continued.", class_="soft"),
+    )
+
+
+def _finalists(sweep: SweepState) -> list[TrialState]:
+    """The trials that are looked at closely: the confirmed ones, else the best."""
+    numbers = [one["trial"] for one in sweep.confirmation.get("finalists", ())]
+    trials = [sweep.trials[number] for number in numbers if number in sweep.trials]
+    return trials or [trial for trial in sweep.ranking() if trial.status == TrialStatus.COMPLETED]
+
+
+def _settings(material: Material, drawn: _Numbers) -> Html:
+    objective = material.sweep.objectives[0]
+    content: list[Html] = []
+    for trial in [one for one in _finalists(material.sweep) if one.tried][:MOST_PICTURED]:
+        before, after = trial.untuned.get(objective.name), trial.final.get(objective.name)
+        content.append(
+            tag("h3", f"Trial {trial.number}: {setting_words(trial.setting, material.answer.names)}")
+        )
+        text = f"{objective.name} on the starts that judge trials: {measured(objective.name, after)}"
+        if before is not None and trial.setting:
+            text += f", and {measured(objective.name, before)} with the setting of the training"
+        content.append(tag("p", f"{text}."))
+        content.append(drawn(figures.settings_figure(trial.tried, material.answer.names, objective.name)))
+        rows = [_tried_row(one, objective.name, material.answer.names) for one in trial.tried[:MOST_ROWS]]
+        heads = ["setting", "state", objective.name, "latency ms", "episodes", "front"]
+        content.append(table(heads, rows, numbers=(2, 3, 4)))
+    return join(content)
+
+
+def _tried_row(one: Mapping[str, Any], metric: str, names: Mapping[str, str]) -> list[str]:
+    value, latency = one.get("value"), one.get("latency_ms")
+    return [
+        setting_words(one.get("setting") or {}, names),
+        str(one.get("state", "")),
+        measured(metric, value) if isinstance(value, (int, float)) else "–",
+        f"{latency:.3g}" if isinstance(latency, (int, float)) else "–",
+        str(one.get("episodes", "–")),
+        "on the front" if one.get("front") else "",
+    ]
+
+
+def _front(material: Material, drawn: _Numbers) -> Html:
+    standings = [one for one in material.answer.standings if math.isfinite(one.value)]
+    return drawn(figures.front_figure(standings, material.sweep.objectives[0].name))
+
+
+# Parameters and learning
+
+
+def _parameters(material: Material, drawn: _Numbers) -> Html:
+    names = [material.answer.names[name] for name in material.sweep.varying]
+    label = material.sweep.objectives[0].name
+    shares = material.answer.shares
+    ordered = [*shares, *(name for name in names if name not in shares)]
+    content: list[Html] = []
+    if shares:
+        content.append(tag("h3", "Importance"))
+        text = (
+            "The share of each parameter in what distinguishes good trials from all trials (PED-ANOVA). Ten "
+            "trials show the rough order at best."
+        )
+        content += [tag("p", text, class_="soft"), drawn(figures.importance_figure(shares))]
+    slices = figures.slice_figures(material.study, ordered, label)
+    if slices:
+        content.append(tag("h3", "One parameter at a time"))
+        content.append(tag("p", "Each point is a completed trial; later ones are bluer.", class_="soft"))
+        content.append(tag("div", [drawn(figure) for figure in slices.values()], class_="grid"))
+    parallel = figures.parallel_figure(material.study, ordered, label)
+    if parallel is not None:
+        content += [tag("h3", "All parameters together"), drawn(parallel)]
+    return join(content)
+
+
+def _learning(material: Material, drawn: _Numbers) -> Html:
+    sweep = material.sweep
+    best = [one.trial.number for one in material.answer.standings]
+    content = []
+    for objective in sweep.tracked:
+        figure = figures.learning_figure(sweep, objective.name, best)
+        if figure is not None:
+            content += [tag("h3", objective.name), drawn(figure)]
+    if len(sweep.objectives) == 1:
+        history = figures.history_figure(material.study, sweep.objectives[0].name)
+        if history is not None:
+            content += [tag("h3", "Progress of the search"), drawn(history)]
+    return join(content)
+
+
+# Failures, pictures, data and versions
+
+
+def _endings(sweep: SweepState) -> Html:
+    groups: dict[tuple[str, str], list[TrialState]] = defaultdict(list)
+    for trial in sweep.trials.values():
+        if trial.status in (TrialStatus.STOPPED_EARLY, TrialStatus.FAILED, TrialStatus.INTERRUPTED):
+            groups[(trial.status.value.replace("_", " "), trial.reason or "–")].append(trial)
+    if not groups:
+        return Html("")
+    rows = []
+    for (state, reason), trials in sorted(groups.items(), key=lambda item: (item[0][0], -len(item[1]))):
+        steps = [trial.step for trial in trials]
+        span = f"{min(steps):,}" if min(steps) == max(steps) else f"{min(steps):,} to {max(steps):,}"
+        named = ", ".join(str(trial.number) for trial in trials[:10]) + (" …" if len(trials) > 10 else "")
+        message = next((trial.message for trial in trials if trial.message), "–")
+        rows.append([state, reason, str(len(trials)), span, named, message])
+    heads = ["state", "reason", "trials", "at step", "which", "message of the first"]
+    return table(heads, rows, numbers=(2, 3))
+
+
+def _pictures(material: Material) -> Html:
+    content: list[Html] = []
+    for trial in _finalists(material.sweep)[:MOST_PICTURED]:
+        shown = material.media.of(trial)
+        if shown:
+            content.append(tag("div", shown, class_="grid"))
+    return join(content)
+
+
+def _data(sweep: SweepState) -> Html:
+    data = sweep.info.get("data") or sweep.info.get("dataset")
+    return _values(data) if isinstance(data, Mapping) and data else Html("")
+
+
+def _values(plain: Mapping[str, Any]) -> Html:
+    rows = list(_flat(plain))[:MOST_VALUES]
+    return table(["", ""], rows)
+
+
+def _flat(plain: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in plain.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{name}.")
+        elif isinstance(value, (list, tuple)) and any(isinstance(one, (Mapping, list)) for one in value):
+            yield name, json.dumps(value, default=str)
+        elif isinstance(value, (list, tuple)):
+            yield name, ", ".join(map(str, value))
+        else:
+            yield name, str(value)
+
+
+def _run(material: Material) -> Html:
+    info, spec = material.sweep.info, material.sweep.spec
+    content: list[Html] = []
+    if material.command:
+        content += [tag("h3", "The command that repeats it"), tag("pre", tag("code", material.command))]
+    for title, key in (("Versions", "versions"), ("Code", "git")):
+        if isinstance(info.get(key), Mapping) and info[key]:
+            content += [tag("h3", title), _values(info[key])]
+    if info.get("cluster"):
+        content += [tag("h3", "Machines"), tag("p", str(info["cluster"]))]
+    if spec.get("source"):
+        summary = tag("summary", "The space file")
+        content.append(tag("details", summary, tag("pre", tag("code", str(spec["source"])))))
+    return join(content)
