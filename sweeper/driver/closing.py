@@ -14,6 +14,7 @@ from sweeper.layout import RAY
 from sweeper.records.limits import last_failure, nothing_left
 from sweeper.records.status import SweepStatus, TrialStatus
 from sweeper.records.sweep_state import SweepState
+from sweeper.report.remake import remake_report
 from sweeper.spec.sweep import SweepSpec
 from sweeper.terminal.result import SweepResult
 from sweeper.tracking.state import Delivery
@@ -62,7 +63,11 @@ def close(spec: SweepSpec, trainable: Trainable, sweep: SweepState) -> SweepResu
         if limit is not None and limit.name != "trials":
             status, message = limit.status, limit.message
         recorder.end_sweep(status, message)
+        report, fault = remake_report(spec.folder)
         delivery = tracker.close(DELIVERY_S)
         # What Ray keeps there is for a restore that we never do.
         shutil.rmtree(spec.folder / RAY, ignore_errors=True)
-        return SweepResult(recorder.sweep, status, message, delivery, tracker.links(recorder.sweep))
+        links = tracker.links(recorder.sweep)
+        return SweepResult(
+            recorder.sweep, status, message, delivery, links, report=report, report_fault=fault
+        )

@@ -41,6 +41,7 @@ from sweeper.records.events import EventKind
 from sweeper.records.forecast import Forecast
 from sweeper.records.journal import read_journal
 from sweeper.records.status import SweepStatus, TrialStatus
+from sweeper.report.remake import remake_report
 from sweeper.search.early_stopping import Ended, Recorded, Reported, make_scheduler
 from sweeper.search.pruners import recorded_episodes
 from sweeper.search.searcher import StudySearcher
@@ -140,13 +141,22 @@ class SweepRun:
             with contextlib.suppress(TrackingError):  # the next driver will find the same fault
                 self._recorder.end_sweep(status, message)
             self._requests.close()
+            report, fault = (None, "") if patience_s == HASTY_DELIVERY_S else self._report()
             delivery = tracker.close(patience_s)
             # A trial that was just being started may have taken its place after all.
             self._let_go()
             # What Ray keeps there is for a restore that we never do.
             shutil.rmtree(self._spec.folder / RAY, ignore_errors=True)
             del entrance
-        return SweepResult(self._sweep, status, message, delivery, tracker.links(self._sweep))
+        links = tracker.links(self._sweep)
+        return SweepResult(self._sweep, status, message, delivery, links, report=report, report_fault=fault)
+
+    def _report(self) -> tuple[Path | None, str]:
+        """Write the report of a sweep that has trials."""
+        if not self._sweep.trials:
+            return None, ""
+        self._display.say("Writing the report …")
+        return remake_report(self._spec.folder)
 
     def _let_go(self) -> None:
         """Free what trials still hold, and stop those that have not noticed yet that the sweep is over."""

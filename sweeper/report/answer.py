@@ -18,8 +18,11 @@ from sweeper.text import duration_text, number_text, value_text
 
 __all__ = ["Answer", "answer", "measured", "setting_words"]
 
+PUSHT = "gym_pusht/"
 LATENCY, RATE = "eval/chunk_latency_ms", "eval/action_rate_hz"
 MOST_NAMED = 12
+MANY_TRIALS = 40
+"""With fewer completed trials, importances are only a rough order."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ def measured(name: str, value: float | None) -> str:
     """A value of a metric in words: a rate of success in percent."""
     if value is None or math.isnan(value):
         return "–"
-    return f"{100 * value:.0f} %" if name.startswith(SUCCESS) else number_text(value)
+    return f"{100 * value:.0f} %" if name.startswith(SUCCESS) else f"{value:.3g}"
 
 
 def setting_words(setting: Mapping[str, object], names: Mapping[str, str]) -> str:
@@ -90,13 +93,15 @@ def _best(given: Answer, chosen: TrialState) -> Html:
         episodes = f" in {standing.episodes} episodes" if standing and standing.episodes else ""
         source = f"{name}, measured in the search{episodes}; not confirmed"
     lines.append(tag("p", figure, class_="figure-of-merit"))
-    lines.append(tag("p", f"{interval}{source}"))
+    lines += [tag("p", interval)] if interval else []
+    lines.append(tag("p", source, class_="soft"))
     if len(sweep.objectives) > 1:
         others = ", ".join(
             f"{one.name} {measured(one.name, chosen.final.get(one.name))}" for one in sweep.objectives[1:]
         )
         lines.append(tag("p", f"Also: {others}. The first objective decides between trials of the front."))
-    lines.append(tag("p", tag("b", "Inference setting: "), setting_words(chosen.setting, given.names)))
+    setting = setting_words(_setting(sweep, chosen), given.names)
+    lines.append(tag("p", tag("b", "Inference setting: "), setting))
     values = ", ".join(
         f"{given.names.get(name, name)} = {value_text(value)}" for name, value in chosen.values.items()
     )
@@ -104,10 +109,21 @@ def _best(given: Answer, chosen: TrialState) -> Html:
     return _card(f"Best policy: trial {chosen.number}", *lines, class_="best")
 
 
+def _setting(sweep: SweepState, chosen: TrialState) -> Mapping[str, object]:
+    """The inference setting with which a trial was confirmed, else the one of its value in the ranking."""
+    if sweep.confirmed_trial() is not chosen:
+        return chosen.setting
+    finalists = sweep.confirmation["finalists"]
+    found: Mapping[str, object] = next(
+        (one.get("setting", {}) for one in finalists if one["trial"] == chosen.number), chosen.setting
+    )
+    return found
+
+
 def _interval(name: str, low: float | None, high: float | None) -> str:
     if low is None or high is None:
         return ""
-    return f"95 % interval {measured(name, low)} to {measured(name, high)}: "
+    return f"95 % interval {measured(name, low)} to {measured(name, high)}"
 
 
 def _sureness(given: Answer, chosen: TrialState) -> Html:
@@ -115,7 +131,8 @@ def _sureness(given: Answer, chosen: TrialState) -> Html:
     if sweep.confirmed_trial() is chosen:
         return _confirmed_sureness(sweep, chosen)
     completed = len(given.standings)
-    advice = f"`sweeper confirm {_arguments(sweep)}` measures the best trials again on fresh starts."
+    command = tag("code", f"sweeper confirm {_arguments(sweep)}")
+    advice = (command, " measures the best trials again on fresh starts.")
     if completed == 1:
         return _card(
             "Is it sure?", tag("p", "Only one trial completed: there is nothing to compare it with.")
@@ -137,13 +154,13 @@ def _sureness(given: Answer, chosen: TrialState) -> Html:
     chance = "" if leader.p_best is None else f" It is the best with a probability of {leader.p_best:.0%}."
     if rivals:
         named = ", ".join(map(str, rivals[:MOST_NAMED])) + (" …" if len(rivals) > MOST_NAMED else "")
-        many = f"{len(rivals)} of the other {completed - 1} completed trials may be as good"
+        many = f"{len(rivals)} of {completed - 1} other completed trials may be as good"
         text = f"No: {many} (trial {named}).{chance}"
-        more = f" The value of the best of {completed} trials is also too good by chance. {advice}"
-        return _card("Is it sure?", tag("p", text), tag("p", more), class_="unsure")
-    text = f"Yes: the episodes tell all other {completed - 1} completed trials apart from it.{chance}"
-    more = f"Its value may still be too good by chance, because the search chose it. {advice}"
-    return _card("Is it sure?", tag("p", text), tag("p", more), class_="sure")
+        more = f"The value of the best of {completed} trials is also too good by chance. "
+        return _card("Is it sure?", tag("p", text), tag("p", more, *advice), class_="unsure")
+    text = f"Yes: the episodes tell all {completed - 1} other completed trials apart from it.{chance}"
+    more = "Its value may still be too good by chance, because the search chose it. "
+    return _card("Is it sure?", tag("p", text), tag("p", more, *advice), class_="sure")
 
 
 def _confirmed_sureness(sweep: SweepState, chosen: TrialState) -> Html:
@@ -168,7 +185,9 @@ def _parameters(given: Answer) -> Html:
         tag("li", tag("span", name), tag("b", f"{share:.0%}"), style=f"--share: {min(share, 1.0):.4f}")
         for name, share in list(given.shares.items())[:4]
     ]
-    return _card("Which parameters matter?", tag("ul", rows, class_="bars"))
+    completed = len(given.standings)
+    text = f"from {completed} completed trials" + (": a rough order" if completed < MANY_TRIALS else "")
+    return _card("Which parameters matter?", tag("ul", rows, class_="bars"), tag("p", text, class_="soft"))
 
 
 def _speed(chosen: TrialState) -> Html:
@@ -193,7 +212,7 @@ def _cost(given: Answer) -> Html:
     return _card(
         "What did it cost?",
         tag("p", used, class_="figure-of-merit small"),
-        tag("p", f"{duration_text(sweep.running_s())} from start to end"),
+        tag("p", f"{duration_text(sweep.running_s())} by the clock, without pauses"),
         tag("p", f"{len(sweep.trials)} trials: {counts or 'none'}"),
     )
 
@@ -201,10 +220,9 @@ def _cost(given: Answer) -> Html:
 def _commands(sweep: SweepState, chosen: TrialState) -> Html:
     name = sweep.name if _is_default(sweep) else str(sweep.folder)
     source, to = shlex.quote(f"{name}:{chosen.number}"), shlex.quote(f"{sweep.name}-policy")
-    lines = [
-        f"sweeper export {source} --to {to}    # LeRobot's format",
-        f"lerobot-eval --policy.path={to} --env.type=…    # or load it on the robot",
-    ]
+    lines = [f"sweeper export {source} --to {to}    # LeRobot's format, for a robot"]
+    if str(chosen.config.get("rollout.env", sweep.spec["config"].get("rollout.env", ""))).startswith(PUSHT):
+        lines.append(f"lerobot-eval --policy.path={to} --env.type=pusht")
     if sweep.confirmed_trial() is None:
         lines.insert(0, f"sweeper confirm {_arguments(sweep)}    # before you trust the value")
     return _card("Use it", tag("pre", tag("code", "\n".join(lines))), class_="wide")

@@ -17,7 +17,7 @@ import plotly.graph_objects as go
 from optuna import visualization
 
 from sweeper.records.sweep_state import SweepState
-from sweeper.report.standings import Standing
+from sweeper.report.standings import SUCCESS, Standing
 from sweeper.text import value_text
 
 __all__ = [
@@ -35,8 +35,11 @@ __all__ = [
 
 BLUE, ORANGE, GREY, GREEN = "#3b82c4", "#d97b29", "#8a8f98", "#2f9e6e"
 SCALE = [[0.0, "#d9a441"], [0.5, "#7f9d8c"], [1.0, "#2f74c0"]]
-"""From early or bad to late or good. No end is near white or black."""
+"""From early to late. No end is near white or black."""
+PARALLEL_SCALE = ("#d9a441", "#c3a355", "#a0a072", "#7f9d8c", "#5b8fa4", "#2f74c0")
+"""From bad to good."""
 MOST_RANKED = 30
+MOST_LINES = 60
 MOST_SLICES = 12
 HIGHLIGHTED = 5
 PALETTE = (GREEN, BLUE, ORANGE, "#a05fc4", "#c4515f")
@@ -77,6 +80,12 @@ def _figure(made: Any, description: str, height: int = 360, least_width: int = 0
 def _named(name: str) -> str:
     """A name as plotly shows it: plotly interprets a few elements of HTML in texts."""
     return html.escape(name, quote=False)
+
+
+def _axis(metric: str) -> dict[str, Any]:
+    """The axis of a metric; a rate of success is in percent."""
+    percent = {"tickformat": ".0%"} if metric == SUCCESS else {}
+    return {"title": {"text": _named(metric)}, **percent}
 
 
 def ranking_figure(standings: Sequence[Standing], name: str) -> Figure:
@@ -120,7 +129,7 @@ def ranking_figure(standings: Sequence[Standing], name: str) -> Figure:
         f"Values of the best {len(shown)} trials with 95 % intervals.",
         height=90 + 22 * len(shown),
         yaxis={"categoryorder": "array", "categoryarray": order[::-1], "automargin": True, "dtick": 1},
-        xaxis={"title": {"text": _named(name)}},
+        xaxis=_axis(name),
         legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0},
         margin={"t": 40},
         showlegend=True,
@@ -162,25 +171,56 @@ def slice_figures(study: optuna.Study, names: Sequence[str], label: str) -> dict
         if made is None:
             continue
         made.update_traces(marker={"colorscale": SCALE, "showscale": False, "line": {"width": 0}})
-        made.update_xaxes(title={"text": _named(name)})
+        made.update_xaxes(title={"text": _named(name)}, exponentformat="e")
+        made.update_yaxes(**_axis(label))
+        if made.layout.xaxis.type == "log":
+            made.update_xaxes(dtick=1)
         found[name] = _figure(made, f"Values of the trials over {name}.", height=260)
     return found
 
 
 def parallel_figure(study: optuna.Study, names: Sequence[str], label: str) -> Figure | None:
-    """Every completed trial as a line through its values."""
+    """Every completed trial as a line through its values, the best on top.
+
+    Optuna draws a trace for each trial. Hundreds of traces are slow and cannot be hovered, so many trials of
+    similar value share one.
+    """
     made = _optuna(
         visualization.plot_parallel_coordinate, study, params=list(names) or None, target_name=_named(label)
     )
-    return (
-        None
-        if made is None
-        else _figure(
-            made,
-            "Every completed trial as a line through its parameters.",
-            height=420,
-            least_width=130 * (len(names) + 1),
-        )
+    if made is None:
+        return None
+    lines = [trace for trace in made.data if trace.mode == "lines"]
+    minimized = study.directions[0] == optuna.study.StudyDirection.MINIMIZE
+    groups: list[list[Any]] = [[] for _ in PARALLEL_SCALE]
+    for line in lines:
+        # The first axis is the objective, from 0 to 1.
+        good = 1 - line.y[0] if minimized else line.y[0]
+        groups[min(int(good * len(groups)), len(groups) - 1)].append(line)
+    drawn = go.Figure(layout=made.layout)
+    for colour, group in zip(PARALLEL_SCALE, groups, strict=True):
+        style = {
+            "mode": "lines",
+            "line": {"color": colour, "width": 1.5},
+            "opacity": 0.65,
+            "showlegend": False,
+        }
+        if len(lines) <= MOST_LINES:
+            for line in group:
+                drawn.add_scatter(
+                    x=line.x, y=line.y, customdata=line.customdata, hovertemplate=line.hovertemplate, **style
+                )
+        elif group:
+            x = [at for line in group for at in (*line.x, None)]
+            y = [at for line in group for at in (*line.y, None)]
+            drawn.add_scatter(x=x, y=y, hoverinfo="skip", **style)
+    drawn.update_annotations(font={"color": None, "size": 11})
+    return _figure(
+        drawn,
+        "Every completed trial as a line through its parameters.",
+        height=420,
+        least_width=150 * (len(names) + 1),
+        margin={"l": 70, "r": 40},
     )
 
 
@@ -255,7 +295,7 @@ def learning_figure(sweep: SweepState, metric: str, best: Sequence[int]) -> Figu
         made,
         f"{metric} over the optimiser steps.",
         xaxis={"title": {"text": "optimiser step"}},
-        yaxis={"title": {"text": _named(metric)}},
+        yaxis=_axis(metric),
         legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0},
         margin={"t": 60},
         showlegend=True,
@@ -284,7 +324,7 @@ def front_figure(standings: Sequence[Standing], label: str) -> Figure | None:
         made,
         "Value of each completed trial against its latency.",
         xaxis={"title": {"text": "time of an action chunk in ms"}, "type": "log"},
-        yaxis={"title": {"text": _named(label)}},
+        yaxis=_axis(label),
     )
 
 
@@ -319,7 +359,7 @@ def settings_figure(
         made,
         "Inference settings: value against latency.",
         xaxis={"title": {"text": "time of an action chunk in ms"}},
-        yaxis={"title": {"text": _named(label)}},
+        yaxis=_axis(label),
         legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0},
         margin={"t": 40},
     )

@@ -76,4 +76,4 @@ def table(heads: Sequence[Child], rows: Iterable[Sequence[Child]], *, numbers: S
 
     head = tag("thead", tag("tr", cells("th", heads)))
     body = tag("tbody", [tag("tr", cells("td", row)) for row in rows])
-    return tag("div", tag("table", head, body), class_="scrolls", tabindex="0")
+    return tag("div", tag("table", head, body), class_="scrolls tall", tabindex="0")

@@ -32,14 +32,16 @@ p { margin: 4px 0; overflow-wrap: anywhere; }
 nav { display: flex; flex-wrap: wrap; gap: 4px 14px; margin: 8px 0 14px; }
 a { color: var(--best); }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(230px, 1fr)); gap: 12px; }
+@media (min-width: 1100px) { .cards { grid-template-columns: 1.4fr 1.3fr 1.15fr 1fr 1fr; } }
 .card, .part { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 14px;
   min-width: 0; }
 .card.best { border-left: 4px solid var(--best); }
 .card.sure { border-left: 4px solid var(--sure); }
 .card.unsure { border-left: 4px solid var(--unsure); }
 .card.wide, .part { margin-top: 12px; }
-.figure-of-merit { font-size: 2rem; font-weight: 650; line-height: 1.1; margin: 0 0 4px; }
-.figure-of-merit.small { font-size: 1.35rem; }
+.figure-of-merit { font-size: 1.9rem; font-weight: 650; line-height: 1.1; margin: 0 0 4px;
+  white-space: nowrap; }
+.figure-of-merit.small { font-size: 1.3rem; white-space: normal; }
 .bars { list-style: none; margin: 0; padding: 0; }
 .bars li { display: flex; justify-content: space-between; gap: 8px; padding: 3px 6px; margin-bottom: 3px;
   border-radius: 4px; overflow-wrap: anywhere;
@@ -47,9 +49,13 @@ a { color: var(--best); }
 pre { overflow-x: auto; margin: 0; padding: 10px; border-radius: 6px; background: var(--page); }
 code, pre { font: 13px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 .scrolls { overflow-x: auto; }
+.tall { max-height: 540px; overflow-y: auto; }
+.tall th { position: sticky; top: 0; background: var(--card); }
+@media print { .tall { max-height: none; } }
 table { border-collapse: collapse; font-size: .9rem; }
 th, td { text-align: left; padding: 4px 10px; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { color: var(--soft); font-weight: 600; white-space: nowrap; }
+td:first-child, .short { white-space: nowrap; }
 td { overflow-wrap: break-word; max-width: 44em; }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .leads { font-weight: 650; color: var(--sure); white-space: nowrap; }
@@ -71,7 +77,8 @@ SCRIPT = """
     const style = getComputedStyle(document.documentElement);
     const value = name => style.getPropertyValue(name).trim();
     const [text, line, card] = ["--text", "--line", "--card"].map(value);
-    const axis = { gridcolor: line, linecolor: line, zerolinecolor: line, automargin: true, tickcolor: line };
+    const axis = { gridcolor: line, linecolor: line, zerolinecolor: line, automargin: true, tickcolor: line,
+      title: { standoff: 10 } };
     const clear = "rgba(0,0,0,0)";
     return { layout: { font: { color: text, family: "system-ui, sans-serif", size: 12 },
       paper_bgcolor: clear, plot_bgcolor: clear, xaxis: axis, yaxis: axis,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -96,19 +97,23 @@ def _ranking(material: Material, drawn: _Numbers) -> Html:
     if len(sweep.objectives) > 1:
         labels = [one.name for one in sweep.objectives]
         content.append(drawn(figures.pareto_figure(material.study, labels)))
+        content.append(tag("p", "Orange: no other trial is better in all objectives.", class_="soft"))
     elif standings:
         finite = [one for one in standings if math.isfinite(one.value)]
         content.append(drawn(figures.ranking_figure(finite, objective.name)))
         content.append(tag("p", _marks(standings), class_="soft"))
+    if sweep.confirmed_trial() is not None:
+        text = "This is the ranking of the search. The confirmation below, on fresh starts, counts more."
+        content.append(tag("p", text))
     trials = sweep.ranking()
     by_number = {one.trial.number: one for one in standings}
     rows = [_row(sweep, trial, by_number.get(trial.number)) for trial in trials[:MOST_ROWS]]
-    heads = ["trial", "state", ""]
+    heads = ["trial"]
     heads += [f"{one.name} {'↑' if one.goal == 'maximize' else '↓'}" for one in sweep.objectives]
-    heads += ["95 % interval", "episodes", "P(best)", "latency ms", *map(_short(material), sweep.varying)]
-    heads += ["step", "time"]
-    first = 3
-    content.append(table(heads, rows, numbers=range(first, len(heads))))
+    heads += ["95 % interval", "", "P(best)", "episodes", "latency ms", "state"]
+    heads += [*map(_short(material), sweep.varying), "step", "time"]
+    words = {len(sweep.objectives) + 2, len(sweep.objectives) + 6}
+    content.append(table(heads, rows, numbers=[at for at in range(len(heads)) if at not in words]))
     if len(trials) > MOST_ROWS:
         rest = f"The best {MOST_ROWS} of {len(trials)} trials. `sweeper results --json` shows all."
         content.append(tag("p", rest, class_="soft"))
@@ -129,26 +134,32 @@ def _marks(standings: Sequence[Standing]) -> str:
 
 
 def _row(sweep: SweepState, trial: TrialState, standing: Standing | None) -> list[Child]:
-    reason = f": {trial.reason}" if trial.reason else ""
-    interval = mark = ""
-    chance = episodes = "–"
-    marked: Child = mark
+    interval, chance, episodes = "–", "–", "–"
     if standing is not None:
         name = sweep.objectives[0].name
         if standing.low is not None and standing.high is not None:
             interval = f"{measured(name, standing.low)} to {measured(name, standing.high)}"
         episodes = str(standing.episodes or "–")
         chance = "–" if standing.p_best is None else f"{standing.p_best:.0%}"
-        if standing.leads and len(sweep.objectives) == 1:
-            marked = tag("span", "best", class_="leads")
-        elif standing.told_apart is False:
-            marked = tag("span", "not told apart", class_="open")
-    cells: list[Child] = [str(trial.number), f"{trial.status.value.replace('_', ' ')}{reason}", marked]
-    cells += [measured(one.name, trial.final.get(one.name)) for one in sweep.objectives]
     latency = trial.metrics.get(LATENCY)
-    cells += [interval or "–", episodes, chance, "–" if latency is None else f"{latency:.3g}"]
+    reason = f": {trial.reason}" if trial.reason else ""
+    state = f"{trial.status.value.replace('_', ' ')}{reason}"
+    cells: list[Child] = [str(trial.number)]
+    cells += [measured(one.name, trial.final.get(one.name)) for one in sweep.objectives]
+    cells += [interval, _mark(sweep, trial, standing), chance, episodes]
+    cells += ["–" if latency is None else f"{latency:.3g}", tag("span", state, class_="short")]
     cells += [value_text(trial.values.get(name, "")) for name in sweep.varying]
     return [*cells, f"{trial.step:,}", duration_text(trial.duration_s())]
+
+
+def _mark(sweep: SweepState, trial: TrialState, standing: Standing | None) -> Child:
+    if trial is sweep.confirmed_trial():
+        return tag("span", "confirmed best", class_="leads")
+    if standing is None or len(sweep.objectives) > 1:
+        return ""
+    if standing.leads:
+        return tag("span", "best", class_="leads")
+    return tag("span", "not told apart", class_="open") if standing.told_apart is False else ""
 
 
 # Confirmation and inference settings
@@ -224,7 +235,11 @@ def _tried_row(one: Mapping[str, Any], metric: str, names: Mapping[str, str]) ->
 
 def _front(material: Material, drawn: _Numbers) -> Html:
     standings = [one for one in material.answer.standings if math.isfinite(one.value)]
-    return drawn(figures.front_figure(standings, material.sweep.objectives[0].name))
+    drawing = drawn(figures.front_figure(standings, material.sweep.objectives[0].name))
+    note = "Each point is a completed trial; the best is green."
+    if any(one.told_apart is False and not one.leads for one in standings):
+        note += " The episodes do not tell the orange ones apart from it."
+    return join(drawing, tag("p", note, class_="soft")) if drawing else drawing
 
 
 # Parameters and learning
@@ -239,8 +254,8 @@ def _parameters(material: Material, drawn: _Numbers) -> Html:
     if shares:
         content.append(tag("h3", "Importance"))
         text = (
-            "The share of each parameter in what distinguishes good trials from all trials (PED-ANOVA). Ten "
-            "trials show the rough order at best."
+            "The share of each parameter in what distinguishes good trials from all trials (PED-ANOVA). A "
+            "few dozen trials show a rough order."
         )
         content += [tag("p", text, class_="soft"), drawn(figures.importance_figure(shares))]
     slices = figures.slice_figures(material.study, ordered, label)
@@ -301,7 +316,13 @@ def _pictures(material: Material) -> Html:
 
 def _data(sweep: SweepState) -> Html:
     data = sweep.info.get("data") or sweep.info.get("dataset")
-    return _values(data) if isinstance(data, Mapping) and data else Html("")
+    if not isinstance(data, Mapping) or not data:
+        return Html("")
+    named = str(data.get("dataset", ""))
+    if not named:
+        return _values(data)
+    command = tag("code", f"sweeper data check {shlex.quote(named)}")
+    return join(_values(data), tag("p", command, " examines it, and shows what it finds.", class_="soft"))
 
 
 def _values(plain: Mapping[str, Any]) -> Html:

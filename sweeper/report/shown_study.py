@@ -8,6 +8,7 @@ names that tables use.
 from __future__ import annotations
 
 import datetime
+import html
 import math
 import warnings
 from collections.abc import Mapping
@@ -32,6 +33,10 @@ STATES = {
     TrialStatus.FAILED: OptunaState.FAIL,
 }
 """Trials in other states are not finished, and Optuna draws none of them."""
+
+
+LEAST_TRIALS = 8
+"""Completed trials below which an importance would be chance."""
 
 
 def shown_study(sweep: SweepState, names: Mapping[str, str]) -> optuna.Study:
@@ -62,6 +67,8 @@ def importances(study: optuna.Study, objective: int = 0) -> dict[str, float]:
     Returns:
         The most important first; empty if there are too few trials to say.
     """
+    if sum(trial.state is OptunaState.COMPLETE for trial in study.trials) < LEAST_TRIALS:
+        return {}
     evaluator = optuna.importance.PedAnovaImportanceEvaluator()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -89,8 +96,14 @@ def _shown(
     for parameter in parameters:
         if parameter.name in trial.values:
             codec = Codec(parameter)
-            params[names[parameter.name]] = codec.encode(trial.values[parameter.name])
-            distributions[names[parameter.name]] = codec.distribution()
+            value, distribution = codec.encode(trial.values[parameter.name]), codec.distribution()
+            if codec.choices is not None:
+                # Figures interpret a few elements of HTML in texts.
+                value = _escaped(value)
+                distribution = optuna.distributions.CategoricalDistribution(
+                    [_escaped(choice) for choice in codec.choices]
+                )
+            params[names[parameter.name]], distributions[names[parameter.name]] = value, distribution
     series = trial.series.get(sweep.objectives[0].name, []) if len(sweep.objectives) == 1 else []
     try:
         made = optuna.trial.create_trial(
@@ -105,3 +118,7 @@ def _shown(
     made.datetime_start = datetime.datetime.fromtimestamp(trial.started)
     made.datetime_complete = datetime.datetime.fromtimestamp(trial.ended or trial.started)
     return made
+
+
+def _escaped(choice: Any) -> Any:
+    return html.escape(choice, quote=False) if isinstance(choice, str) else choice

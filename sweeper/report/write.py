@@ -52,9 +52,9 @@ def write_report(folder: Path, to: Path | None = None) -> Path:
 def _text(sweep: SweepState, to: Path) -> str:
     names = short_names(sweep.varying)
     study = shown_study(sweep, names)
-    fields = [
-        name for trial in sweep.trials.values() for one in trial.tried for name in one.get("setting", {})
-    ]
+    settings = [one.get("setting", {}) for trial in sweep.trials.values() for one in trial.tried]
+    settings += [one.get("setting", {}) for one in sweep.confirmation.get("finalists", ())]
+    fields = [name for setting in settings for name in setting]
     given = Answer(
         sweep=sweep,
         standings=standings(sweep),
@@ -76,7 +76,7 @@ def _text(sweep: SweepState, to: Path) -> str:
 def _head(sweep: SweepState) -> Html:
     objectives = ", ".join(f"{one.goal} {one.name}" for one in sweep.objectives)
     now = time.strftime("%Y-%m-%d %H:%M")
-    state = f"{sweep.state}. {sweep.message}".rstrip()
+    state = f"{sweep.state}: {sweep.message}" if sweep.message else sweep.state
     return join(
         tag("h1", sweep.name),
         tag("p", f"{objectives} · {state} · as of {now}", class_="soft"),

@@ -37,6 +37,8 @@ class SweepResult:
         delivery: How much of it was uploaded to MLflow.
         links: MLflow's pages for it; None if MLflow has none of its trials.
         address: Ray cluster that the user named for it.
+        report: Its report; None if there is none.
+        report_fault: Why the report was not written, in a line; empty if it was, or if it is switched off.
     """
 
     sweep: SweepState
@@ -45,6 +47,8 @@ class SweepResult:
     delivery: Delivery
     links: Links | None = None
     address: str | None = None
+    report: Path | None = None
+    report_fault: str = ""
 
     @property
     def exit_code(self) -> int:
@@ -65,6 +69,11 @@ def print_result(console: Console, result: SweepResult) -> None:
         console.print("No trial had started, so no files were kept.")
         return
     console.print(f"Results are in {sweep.folder}", soft_wrap=True)
+    if result.report is not None:
+        console.print(f"Report: {result.report}", soft_wrap=True, markup=False)
+    elif result.report_fault:
+        fault = f"The report was not written: {result.report_fault}. `sweeper report` writes it."
+        console.print(Text(fault, style="yellow"), soft_wrap=True)
     if not result.delivery.complete:
         console.print(Text(str(result.delivery), style="yellow"), soft_wrap=True)
     print_links(console, result.links, ui_command(sweep.folder))

@@ -42,7 +42,7 @@ class Delivery:
 
 @dataclass
 class State:
-    """How much of the journal was uploaded, and to which server."""
+    """How much of the journal was uploaded, to which server, and the time of the report there, in ns."""
 
     uri: str
     experiment: str
@@ -54,6 +54,7 @@ class State:
     runs: dict[str, str] = field(default_factory=dict)
     artifacts: list[dict[str, str]] = field(default_factory=list)
     refused: int = 0
+    report: int = 0
 
 
 def read_state(path: Path) -> State | None:
@@ -63,7 +64,10 @@ def read_state(path: Path) -> State | None:
         sound = (
             all(isinstance(text, str) for text in (state.uri, state.experiment, state.experiment_id))
             and all(isinstance(text, str) for text in (state.sweep_id, state.parent, *state.objectives))
-            and all(isinstance(number, int) and number >= 0 for number in (state.offset, state.refused))
+            and all(
+                isinstance(number, int) and number >= 0
+                for number in (state.offset, state.refused, state.report)
+            )
             and all(isinstance(run, str) for run in state.runs.values())
             and all(_is_file(item) for item in state.artifacts)
         )

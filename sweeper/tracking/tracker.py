@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.errors import SweeperError, UserError
-from sweeper.layout import DATABASE, JOURNAL, STATE, TRIALS, trial_folder, write_whole
+from sweeper.layout import DATABASE, JOURNAL, REPORT, STATE, TRIALS, trial_folder, write_whole
 from sweeper.masking import safe_uri
 from sweeper.records.events import EventKind
 from sweeper.records.journal import read_journal
@@ -183,7 +183,8 @@ class Tracker:
     def delivery(self) -> Delivery:
         """What MLflow is still missing."""
         left = len(read_journal(self._folder / JOURNAL, self._state.offset).events)
-        files, refused = len(self._state.artifacts), self._state.refused
+        files = len(self._state.artifacts) + (self._report_time() > 0)
+        refused = self._state.refused
         if not left and not files:
             return Delivery(True, refused=refused, problem=self._refusal)
         return Delivery(False, left, files, refused, self._problem or "there was not enough time")
@@ -287,7 +288,7 @@ class Tracker:
             self._save_state()
             self._outdated |= any(event["event"] in DESCRIBED for event in chunk.events)
         described = not moved and self._must_describe() and self._send_description()
-        return described or self._send_artifact() or moved
+        return described or self._send_artifact() or moved or self._send_report()
 
     def _must_describe(self) -> bool:
         """Whether to update the description. A large sweep takes a second to read: not after every trial."""
@@ -315,6 +316,24 @@ class Tracker:
             # The sweep is recorded without it.
             _log.info("the description of the sweep's run was not updated: %s", one_line(error))
             return False
+        return True
+
+    def _report_time(self) -> int:
+        """When the report of the sweep was written, in ns; 0 if MLflow has it, or if there is none."""
+        try:
+            written = (self._folder / REPORT).stat().st_mtime_ns
+        except OSError:
+            return 0
+        return 0 if written == self._state.report else written
+
+    def _send_report(self) -> bool:
+        """Upload the report of the sweep if MLflow has none or an older one. Returns whether it did."""
+        written = self._report_time()
+        if not written or not self._state.parent:
+            return False
+        self._send(lambda: self._client.log_artifact(self._state.parent, str(self._folder / REPORT), None))
+        self._state.report = written
+        self._save_state()
         return True
 
     def _send_artifact(self) -> bool:

@@ -18,6 +18,9 @@ from golden_files import GoldenFiles
 # Workers of a Ray started here find small_trainable by the path of the process that started it.
 sys.path.insert(0, str(Path(__file__).parent))
 
+# A report takes some seconds at the end of every sweep. Tests of it switch it on.
+os.environ["SWEEPER_REPORT"] = "off"
+
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Any]:

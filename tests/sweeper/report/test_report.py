@@ -1,0 +1,319 @@
+"""The report of a sweep: complete, escaped, without a network, and small."""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from command_line import ended, run_in
+from played_sweeps import Sweep
+from reported_sweeps import REWARD, large_sweep
+from small_sweeps import LR, SUCCESS, choice
+
+from sweeper.layout import REPORT, trial_folder
+from sweeper.records.sweep_state import read_sweep
+from sweeper.report import remake
+from sweeper.report.markup import join, raw, table, tag
+from sweeper.report.media import Media
+from sweeper.report.standings import standings
+from sweeper.report.write import write_report
+
+EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
+LARGEST = 8_000_000
+"""Bytes of a report of 1,000 trials without films; 4.8 million of them are plotly.js."""
+
+
+class Page(HTMLParser):
+    """What a browser would make of a page: its elements, its texts, and the data of its figures."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.words = ""
+        self.figures: list[dict] = []
+        self._open: list[tuple[str, dict[str, str]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, name, attributes):
+        found = (name, {key: value or "" for key, value in attributes})
+        self.elements.append(found)
+        self._open.append(found)
+
+    def handle_endtag(self, name):
+        while self._open and self._open.pop()[0] != name:
+            pass
+
+    def handle_data(self, text):
+        name, attributes = self._open[-1] if self._open else ("", {})
+        if name == "script" and attributes.get("type") == "application/json":
+            self.figures.append(json.loads(text))
+        elif name not in ("script", "style"):
+            self.words += f" {text}"
+
+    def named(self, name):
+        return [attributes for found, attributes in self.elements if found == name]
+
+
+def page_of(folder: Path) -> Page:
+    return Page(write_report(folder).read_text())
+
+
+@pytest.fixture(scope="module")
+def thirty(tmp_path_factory) -> Page:
+    return page_of(large_sweep(tmp_path_factory.mktemp("thirty") / "thirty", 30))
+
+
+def test_the_answer_comes_first(thirty):
+    first = thirty.words.partition("Ranking")[0]
+    for question in ("Best policy: trial 20", "Is it sure?", "Which parameters matter?", "How fast is it?"):
+        assert question in first
+    assert "70 %" in first
+    assert "95 % interval 56 % to 81 %" in first
+    assert "14 of 20 other completed trials may be as good" in first
+    assert re.search(r"lr\s+75%", first)
+    assert "ms" in first
+    assert "export" in first
+    assert "not confirmed" in first
+
+
+def test_every_part_is_there(thirty):
+    for title in (
+        "Ranking",
+        "Value and latency",
+        "Parameters",
+        "Importance",
+        "One parameter at a time",
+        "All parameters together",
+        "Learning",
+        "Early stops and failures",
+        "the loss is NaN",
+        "Data",
+        "The command that repeats it",
+        "Versions",
+    ):
+        assert title in thirty.words
+    assert len(thirty.figures) == len([one for one in thirty.named("div") if "data-figure" in one]) >= 10
+    assert all(figure["data"] for figure in thirty.figures)
+
+
+def test_nothing_is_loaded_from_elsewhere(thirty):
+    for name, attributes in thirty.elements:
+        for key in ("src", "href", "poster", "srcset", "action"):
+            assert not attributes.get(key, "").startswith(("http:", "https:", "//")), name
+        assert name not in ("link", "iframe", "object", "embed", "base")
+    (policy,) = [one["content"] for one in thirty.named("meta") if "http-equiv" in one]
+    assert policy.startswith("default-src 'none';")
+    assert "http" not in policy
+
+
+def test_the_marks_are_those_of_the_evidence(tmp_path):
+    folder = large_sweep(tmp_path / "a", 30)
+    found = standings(read_sweep(folder))
+    assert [one.leads for one in found] == [True, *[False] * (len(found) - 1)]
+    assert sum(one.told_apart is False for one in found[1:]) == 14
+    assert found[-1].told_apart is True
+    assert sum(one.p_best or 0 for one in found) == pytest.approx(1)
+    assert all(one.low is not None and one.low < one.value < one.high for one in found)
+
+
+def test_everything_is_escaped(tmp_path):
+    played = Sweep(tmp_path / "evil<b>&")
+    played.start(LR, choice("policy.kind", EVIL, "plain"))
+    for number in range(12):
+        values = {LR.name: 1e-4 * (1 + number / 20), "policy.kind": EVIL if number % 2 else "plain"}
+        played.journal.append("trial_start", trial=number, values=values, config=values)
+        played.report(number, 1, {SUCCESS: number / 20})
+        played.end(number, 1)
+    played.journal.append("trial_start", trial=12, values={}, config={})
+    played.end(12, 0, "failed", EVIL)
+    played.tuned(3, {"policy.kind": EVIL}, 0.9, 0.1)
+    played.confirmed((3, 0.9, 0.9), (2, 0.1, 0.1))
+    page = page_of(played.folder)
+    scripts = page.named("script")
+    assert len(scripts) == len(page.figures) + 2
+    assert page.named("img") == []
+    assert not any(key.startswith("on") for _, attributes in page.elements for key in attributes)
+    assert EVIL in page.words
+    drawn = json.dumps(page.figures)
+    assert "<script" not in drawn.lower()
+    assert "&lt;script" in drawn.lower()
+
+
+def test_a_confirmation_is_the_answer(tmp_path):
+    page = page_of(large_sweep(tmp_path / "a", 30, confirmed=True))
+    first = page.words.partition("Ranking")[0]
+    assert "Best policy: trial 0" in first
+    assert "confirmed in 400 episodes on fresh starts" in first
+    assert "95 % interval 62 % to 77 %" in first
+    assert "The search had measured 80 %; on fresh starts it is 70 %." in first
+    assert "num_inference_steps = 8" in first
+    assert "sweeper confirm" not in first
+    assert "confirmed best" in page.words
+
+
+def test_settings_are_shown_with_their_front(tmp_path):
+    folder = large_sweep(tmp_path / "a", 12)
+    sweep = Sweep(folder)
+    tried = [
+        {"setting": {}, "state": "left", "value": 0.4, "latency_ms": 60.0, "episodes": 32, "front": True},
+        {"setting": {"policy.sampler": "DDIM"}, "state": "chosen", "value": 0.5, "latency_ms": 20.0,
+         "episodes": 32, "front": True},
+    ]  # fmt: skip
+    best = read_sweep(folder).best_trial()
+    metrics = {SUCCESS: 0.95, "eval/chunk_latency_ms": 20.0}
+    setting, untuned = {"policy.sampler": "DDIM"}, {SUCCESS: 0.5}
+    found = {"setting": setting, "metrics": metrics, "untuned": untuned, "tried": tried}
+    sweep.journal.append("tuned", trial=best.number, **found)
+    page = page_of(folder)
+    first, _, rest = page.words.partition("Ranking")
+    assert "sampler = DDIM" in first
+    assert "20 ms" in first
+    assert "Inference settings" in rest
+    assert "on the front" in rest
+    assert "50 % with the setting of the training" in rest
+
+
+def test_several_objectives_have_a_front(tmp_path):
+    folder = large_sweep(tmp_path / "a", 40, objectives={SUCCESS: "maximize", "eval/action_mse": "minimize"})
+    page = page_of(folder)
+    assert "This sweep has 2 objectives" in page.words
+    assert "no other trial is better in all objectives" in page.words
+    assert all(one.p_best is None for one in standings(read_sweep(folder)))
+
+
+@pytest.mark.parametrize("metric", ["eval/action_mse", REWARD])
+def test_a_sweep_without_episodes_says_that_nothing_is_sure(tmp_path, metric):
+    page = page_of(large_sweep(tmp_path / "a", 20, episodes=False, objectives={metric: "minimize"}))
+    assert "Unknown. There are no records of episodes" in page.words
+    assert "not told apart" not in page.words
+
+
+def test_rewards_have_intervals_too(tmp_path):
+    folder = large_sweep(tmp_path / "a", 12, objectives={REWARD: "maximize"})
+    found = standings(read_sweep(folder))
+    assert found[0].told_apart is False
+    assert all(one.low is not None and one.low < one.high for one in found)
+
+
+def test_a_sweep_without_completed_trials_has_a_report(tmp_path):
+    played = Sweep(tmp_path / "a")
+    played.start()
+    assert "No policy yet" in page_of(played.folder).words
+    played.trial(0, status="failed", reason="diverged")
+    page = page_of(played.folder)
+    assert "1 of 1 failed" in page.words
+    assert "diverged at step 3" in page.words
+    played.trial(1, status="")
+    assert "No trial has completed" in page_of(played.folder).words
+
+
+def test_one_completed_trial_is_not_compared(tmp_path):
+    played = Sweep(tmp_path / "a")
+    played.start()
+    played.trial(0)
+    page = page_of(played.folder)
+    assert "Only one trial completed" in page.words
+    assert "Too few completed trials" in page.words
+
+
+def test_a_running_sweep_is_read_without_its_study_and_its_lock(tmp_path):
+    folder = large_sweep(tmp_path / "a", 12, ended=False)
+    before = {path.name for path in folder.iterdir()}
+    write_report(folder)
+    assert {path.name for path in folder.iterdir()} - before == {REPORT}
+
+
+def test_films_are_embedded_until_the_page_is_full(tmp_path, monkeypatch):
+    folder = large_sweep(tmp_path / "a", 12)
+    rollouts = trial_folder(folder, 1) / "rollouts"
+    rollouts.mkdir(parents=True)
+    artifacts = {}
+    for name, size in (
+        ("small.mp4", 1000),
+        ("picture.png", 500),
+        ("a #large.mp4", 5_000_000),
+        ("log.txt", 9),
+    ):
+        (rollouts / name).write_bytes(bytes(size))
+        artifacts[name] = str(rollouts / name)
+    (tmp_path / "outside.png").write_bytes(b"secret")
+    artifacts["outside"] = str(tmp_path / "outside.png")
+    artifacts["up"] = str(rollouts / ".." / ".." / ".." / ".." / "outside.png")
+    trial = read_sweep(folder).trials[1]
+    trial.artifacts = artifacts
+    shown = Page(join(Media(folder, folder / REPORT).of(trial)))
+    assert [one["src"][:15] for one in shown.named("video")] == ["data:video/mp4;"]
+    assert [one["src"][:15] for one in shown.named("img")] == ["data:image/png;"]
+    assert [one["href"] for one in shown.named("a")] == ["trials/1/rollouts/a%20%23large.mp4"]
+    assert "outside" not in shown.words
+    monkeypatch.setattr("sweeper.report.media.MOST_BYTES", 600)
+    assert Page(join(Media(folder, folder / REPORT).of(trial))).named("video") == []
+
+
+def test_texts_are_escaped_unless_they_are_html():
+    made = tag("p", "<b>", raw("<i>"), ["&", tag("br")], class_='"x"', hidden=True)
+    assert made == '<p class="&quot;x&quot;" hidden>&lt;b&gt;<i>&amp;<br></p>'
+    assert "<td>&lt;</td>" in table(["a"], [["<"]])
+
+
+def test_the_command_writes_the_file_that_is_named(tmp_path, monkeypatch, capsys):
+    run_in(tmp_path, monkeypatch)
+    large_sweep(tmp_path / "sweeps" / "a", 3)
+    assert ended("report", "a", "--to", "page.html") == 0
+    assert "Report: page.html" in capsys.readouterr().out
+    assert (tmp_path / "page.html").stat().st_size > 4_000_000
+    assert ended("report", "a") == 0
+    assert "sweeper export a:" in (tmp_path / "sweeps" / "a" / REPORT).read_text()
+    assert ended("report", "a", "--to", "missing/page.html") != 0
+    assert "missing/page.html cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_report_is_made_in_a_process_of_its_own(tmp_path, monkeypatch):
+    folder = large_sweep(tmp_path / "a", 5)
+    assert remake.remake_report(folder) == (None, "")  # switched off
+    monkeypatch.delenv(remake.SWITCH)
+    assert remake.remake_report(folder) == (folder / REPORT, "")
+    (folder / REPORT).unlink()
+    assert remake.remake_report(folder, 0.01)[1] == "it took longer than 0 s"
+    assert not (folder / REPORT).exists()
+    file, fault = remake.remake_report(tmp_path / "none")
+    assert file is None
+    assert "none" in fault
+
+
+@pytest.mark.slow
+def test_a_thousand_trials_stay_small_and_legible(tmp_path):
+    folder = large_sweep(tmp_path / "a", 1000)
+    page = page_of(folder)
+    assert (folder / REPORT).stat().st_size < LARGEST
+    assert "The best 100 of 1000 trials" in page.words
+    ranking = page.figures[0]
+    assert sum(len(trace["y"]) for trace in ranking["data"]) == 30
+    assert max(len(figure["data"]) for figure in page.figures) <= 8
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_mlflow_receives_the_report_and_every_newer_one(tmp_path):
+    played = Sweep(tmp_path / "a")
+    played.start()
+    played.trial(0)
+    played.finish()
+    (played.folder / REPORT).write_text("first")
+    tracker, delivery = played.deliver()
+    assert delivery.complete
+    run = tracker._state.parent
+    (place,) = (tmp_path / "a").glob(f"artifacts/**/{run}/artifacts/{REPORT}")
+    assert place.read_text() == "first"
+    (played.folder / REPORT).write_text("second")
+    assert not played.tracker().delivery().complete
+    assert played.deliver()[1].complete
+    assert place.read_text() == "second"
+    assert sqlite3.connect(tmp_path / "a" / "mlflow.db").execute("select count(*) from runs").fetchone() == (
+        2,
+    )
