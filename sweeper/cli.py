@@ -114,7 +114,7 @@ COMMANDS: Mapping[str, CommandEntry] = {
     "report": CommandEntry(
         _RESULTS,
         "results:report",
-        "Write a sweep's report: one HTML file with the best policy, how sure that is, and figures.",
+        "Write the report of a sweep: one HTML file, which opens without a network.",
     ),
     "list": CommandEntry(_RESULTS, "results:list_sweeps", "List all sweeps, newest first."),
     "sync": CommandEntry(

@@ -86,7 +86,7 @@ def report(
     ] = None,
     sweeps: SweepsFolder = Path("sweeps"),
 ) -> None:
-    """Write a sweep's report: one HTML file with the best policy, how sure that is, and figures."""
+    """Write the report of a sweep: one HTML file, which opens without a network."""
     console = open_console()
     folder = find_sweep(sweep, sweeps)
     try:
@@ -127,19 +127,23 @@ def ui(
         bool,
         typer.Option("--browser/--no-browser", help="Open the chart of all trials, if there is a desktop."),
     ] = True,
+    search: Annotated[
+        bool, typer.Option("--search", help="Serve Optuna's pages for the search instead of MLflow's.")
+    ] = False,
     sweeps: SweepsFolder = Path("sweeps"),
 ) -> None:
     """Serve MLflow's web pages for a sweep on this machine until Ctrl-C."""
     folder = find_sweep(sweep, sweeps)
+    if search:
+        _serve_search(folder, port, browser)
+        return
     found = read_summary(folder)
     uri = found.spec["tracking"]["uri"]
     if uri is not None and uri.startswith(("http://", "https://")):
         typer.echo(f"The runs of {sweep} are on the MLflow server at {uri}")
         print_links(open_console(), links_to(found, read_state(folder / STATE)), "")
         return
-    # The server is a separate process. It must end with this one, however this one ends.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
+    _end_with_servers()
     with contextlib.suppress(KeyboardInterrupt), serve(folder, port, uri) as pages:
         console = open_console()
         links = links_to(found, read_state(folder / STATE), pages.url)
@@ -148,6 +152,26 @@ def ui(
         if browser and console.is_terminal and _has_desktop():
             webbrowser.open(pages.url if links is None else links.charts)
         pages.wait()
+
+
+def _serve_search(folder: Path, port: int, browser: bool) -> None:
+    """Serve Optuna's pages for the search of a sweep until Ctrl-C."""
+    from sweeper.report.dashboard import follow, serve_study
+
+    _end_with_servers()
+    with contextlib.suppress(KeyboardInterrupt), serve_study(folder, port) as (pages, refresh):
+        console = open_console()
+        console.print(f"Optuna's pages: {pages.url}  (Ctrl-C stops the server)", soft_wrap=True)
+        console.print("They show a copy of the study; what is changed there is not kept.", style="dim")
+        if browser and console.is_terminal and _has_desktop():
+            webbrowser.open(pages.url)
+        follow(pages, refresh)
+
+
+def _end_with_servers() -> None:
+    """A server is a separate process. It must end with this one, however this one ends."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
 
 
 def _has_desktop() -> bool:

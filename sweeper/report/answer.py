@@ -220,11 +220,11 @@ def _cost(given: Answer) -> Html:
 def _commands(sweep: SweepState, chosen: TrialState) -> Html:
     name = sweep.name if _is_default(sweep) else str(sweep.folder)
     source, to = shlex.quote(f"{name}:{chosen.number}"), shlex.quote(f"{sweep.name}-policy")
-    lines = [f"sweeper export {source} --to {to}    # LeRobot's format, for a robot"]
+    lines = [f"# a policy in LeRobot's format, for a robot\nsweeper export {source} --to {to}"]
     if str(chosen.config.get("rollout.env", sweep.spec["config"].get("rollout.env", ""))).startswith(PUSHT):
         lines.append(f"lerobot-eval --policy.path={to} --env.type=pusht")
     if sweep.confirmed_trial() is None:
-        lines.insert(0, f"sweeper confirm {_arguments(sweep)}    # before you trust the value")
+        lines.insert(0, f"# measure the best trials on fresh starts\nsweeper confirm {_arguments(sweep)}")
     return _card("Use it", tag("pre", tag("code", "\n".join(lines))), class_="wide")
 
 

@@ -158,7 +158,7 @@ def importance_figure(shares: Mapping[str, float]) -> Figure:
         made,
         "Importance of each parameter (PED-ANOVA).",
         height=80 + 28 * len(names),
-        yaxis={"automargin": True, "dtick": 1},
+        yaxis={"automargin": True, "dtick": 1, "ticksuffix": "  "},
         xaxis={"range": [0, 1.12 * max(values)], "tickformat": ".0%"},
     )
 
@@ -317,13 +317,14 @@ def front_figure(standings: Sequence[Standing], label: str) -> Figure | None:
             marker={
                 "color": [GREEN if one.leads else ORANGE if _open(one) else GREY for one in shown],
                 "size": [11 if one.leads else 7 for one in shown],
+                "line": {"width": 0},
             },
         )
     )
     return _figure(
         made,
         "Value of each completed trial against its latency.",
-        xaxis={"title": {"text": "time of an action chunk in ms"}, "type": "log"},
+        xaxis={"title": {"text": "time of an action chunk in ms"}, "rangemode": "tozero"},
         yaxis=_axis(label),
     )
 

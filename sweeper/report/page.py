@@ -46,7 +46,8 @@ a { color: var(--best); }
 .bars li { display: flex; justify-content: space-between; gap: 8px; padding: 3px 6px; margin-bottom: 3px;
   border-radius: 4px; overflow-wrap: anywhere;
   background: linear-gradient(to right, var(--bar) calc(100% * var(--share)), transparent 0); }
-pre { overflow-x: auto; margin: 0; padding: 10px; border-radius: 6px; background: var(--page); }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0; padding: 10px; border-radius: 6px;
+  background: var(--page); }
 code, pre { font: 13px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 .scrolls { overflow-x: auto; }
 .tall { max-height: 540px; overflow-y: auto; }
@@ -84,6 +85,7 @@ SCRIPT = """
       paper_bgcolor: clear, plot_bgcolor: clear, xaxis: axis, yaxis: axis,
       scene: { xaxis: { ...axis, backgroundcolor: clear }, yaxis: { ...axis, backgroundcolor: clear },
                zaxis: { ...axis, backgroundcolor: clear } },
+      annotationdefaults: { bgcolor: card, opacity: 0.9 },
       hoverlabel: { bgcolor: card, bordercolor: line, font: { color: text } }, legend: { bgcolor: clear } } };
   };
   const draw = element => {

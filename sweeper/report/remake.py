@@ -20,18 +20,19 @@ SWITCH = "SWEEPER_REPORT"
 LIMIT_S = 120.0
 
 
-def remake_report(folder: Path, limit_s: float = LIMIT_S) -> tuple[Path | None, str]:
+def remake_report(folder: Path, limit_s: float | None = None) -> tuple[Path | None, str]:
     """Write the report of a sweep into its folder. Never raises: a sweep does not fail because of its report.
 
     Args:
         folder: The sweep's folder.
-        limit_s: The longest time that it may take.
+        limit_s: The longest time that it may take; by default `LIMIT_S`.
 
     Returns:
         The file, or None; and why it was not written, in a line. Both are empty if reports are switched off.
     """
     if os.environ.get(SWITCH, "").lower() == "off":
         return None, ""
+    limit_s = LIMIT_S if limit_s is None else limit_s
     # Ctrl-C is for the sweep that ends: a session of its own keeps it away from this process.
     try:
         process = subprocess.Popen(

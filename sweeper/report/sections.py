@@ -22,7 +22,7 @@ from sweeper.report.markup import Child, Html, join, table, tag
 from sweeper.report.media import Media
 from sweeper.report.page import figure_element
 from sweeper.report.standings import Standing
-from sweeper.text import duration_text, number_text, value_text
+from sweeper.text import duration_text, number_text, short_names, value_text
 
 __all__ = ["Material", "sections"]
 
@@ -109,14 +109,16 @@ def _ranking(material: Material, drawn: _Numbers) -> Html:
     by_number = {one.trial.number: one for one in standings}
     rows = [_row(sweep, trial, by_number.get(trial.number)) for trial in trials[:MOST_ROWS]]
     heads = ["trial"]
-    heads += [f"{one.name} {'↑' if one.goal == 'maximize' else '↓'}" for one in sweep.objectives]
+    short = short_names([one.name for one in sweep.objectives])
+    heads += [f"{short[one.name]} {'↑' if one.goal == 'maximize' else '↓'}" for one in sweep.objectives]
     heads += ["95 % interval", "", "P(best)", "episodes", "latency ms", "state"]
     heads += [*map(_short(material), sweep.varying), "step", "time"]
     words = {len(sweep.objectives) + 2, len(sweep.objectives) + 6}
     content.append(table(heads, rows, numbers=[at for at in range(len(heads)) if at not in words]))
     if len(trials) > MOST_ROWS:
-        rest = f"The best {MOST_ROWS} of {len(trials)} trials. `sweeper results --json` shows all."
-        content.append(tag("p", rest, class_="soft"))
+        command = tag("code", "sweeper results --json")
+        rest = f"The best {MOST_ROWS} of {len(trials)} trials; "
+        content.append(tag("p", rest, command, " prints all.", class_="soft"))
     return join(content)
 
 

@@ -41,6 +41,11 @@ class Pages:
         self._process = process
         self._log = log
 
+    @property
+    def runs(self) -> bool:
+        """Whether the server runs."""
+        return self._process.poll() is None
+
     def wait(self) -> int:
         """Wait until the server ends, and return its exit code."""
         return self._process.wait()

@@ -26,6 +26,7 @@ from sweeper.finalists.racing import ConfirmOptions
 from sweeper.finalists.recording import recording
 from sweeper.finalists.seeds import seed_sweep, with_seeds
 from sweeper.records.sweep_state import SweepState, find_sweep, read_sweep
+from sweeper.report.remake import remake_report
 from sweeper.spec.sweep import ConfirmSpec, ResourceSpec, SweepSpec
 from sweeper.terminal.finalists.comparison import difference_lines, letters, print_differences, print_policies
 from sweeper.terminal.finalists.confirmation import print_confirmation
@@ -153,7 +154,10 @@ def confirm_after(folder: Path, console: Console, address: str | None = None) ->
 
 
 def _send(state: SweepState, console: Console) -> None:
-    """Upload what was found to MLflow; what is missing can be uploaded later."""
+    """Remake the report, and upload what was found to MLflow; what is missing can be uploaded later."""
+    _, fault = remake_report(state.folder)
+    if fault:
+        console.print(f"! The report was not written: {fault}.", style="yellow", soft_wrap=True, markup=False)
     try:
         sent = sync_sweep(state.folder, None, str)
     except UserError as error:

@@ -5,22 +5,26 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
+import urllib.request
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from command_line import ended, run_in
+from command_line import ended, plain_console, printed, run_in
 from played_sweeps import Sweep
 from reported_sweeps import REWARD, large_sweep
-from small_sweeps import LR, SUCCESS, choice
+from small_sweeps import LR, SUCCESS, choice, spec, sweep
 
+from sweeper.driver.launch import launch
 from sweeper.layout import REPORT, trial_folder
 from sweeper.records.sweep_state import read_sweep
-from sweeper.report import remake
+from sweeper.report import dashboard, remake
+from sweeper.report.dashboard import serve_study
 from sweeper.report.markup import join, raw, table, tag
 from sweeper.report.media import Media
 from sweeper.report.standings import standings
 from sweeper.report.write import write_report
+from sweeper.search.study import Study
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 LARGEST = 8_000_000
@@ -157,7 +161,7 @@ def test_a_confirmation_is_the_answer(tmp_path):
 
 def test_settings_are_shown_with_their_front(tmp_path):
     folder = large_sweep(tmp_path / "a", 12)
-    sweep = Sweep(folder)
+    played = Sweep(folder)
     tried = [
         {"setting": {}, "state": "left", "value": 0.4, "latency_ms": 60.0, "episodes": 32, "front": True},
         {"setting": {"policy.sampler": "DDIM"}, "state": "chosen", "value": 0.5, "latency_ms": 20.0,
@@ -167,7 +171,7 @@ def test_settings_are_shown_with_their_front(tmp_path):
     metrics = {SUCCESS: 0.95, "eval/chunk_latency_ms": 20.0}
     setting, untuned = {"policy.sampler": "DDIM"}, {SUCCESS: 0.5}
     found = {"setting": setting, "metrics": metrics, "untuned": untuned, "tried": tried}
-    sweep.journal.append("tuned", trial=best.number, **found)
+    played.journal.append("tuned", trial=best.number, **found)
     page = page_of(folder)
     first, _, rest = page.words.partition("Ranking")
     assert "sampler = DDIM" in first
@@ -317,3 +321,60 @@ def test_mlflow_receives_the_report_and_every_newer_one(tmp_path):
     assert sqlite3.connect(tmp_path / "a" / "mlflow.db").execute("select count(*) from runs").fetchone() == (
         2,
     )
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_sweep_ends_with_its_report(tmp_path, monkeypatch, cluster, broken):
+    monkeypatch.delenv(remake.SWITCH)
+    if broken:
+        monkeypatch.setattr(remake, "LIMIT_S", 0.01)
+    console = plain_console(200)
+    made = spec(tmp_path / "a", choice("optimizer.lr", 0.1, 0.2), trials=2)
+    assert launch(made, console=console) == 0
+    said = printed(console)
+    file = tmp_path / "a" / REPORT
+    if broken:
+        assert not file.exists()
+        assert "The report was not written: it took longer than 0 s." in said
+        return
+    assert f"Report: {file}" in said
+    page = Page(file.read_text())
+    assert "done: All 2 trials ended." in page.words
+    uploaded = list((tmp_path / "a" / "artifacts").rglob(REPORT))
+    assert len(uploaded) == 1
+    assert uploaded[0].read_bytes() == file.read_bytes()
+
+
+@pytest.mark.slow
+def test_optunas_pages_show_a_copy_that_follows_the_study(tmp_path, settles):
+    pytest.importorskip("optuna_dashboard", reason="the extra `dashboard` is not installed")
+    study = Study(sweep(tmp_path / "a", LR))
+    asked = study.ask()
+    with serve_study(tmp_path / "a", 8123) as (pages, refresh):
+        assert pages.url.startswith("http://127.0.0.1:")
+
+        def trials():
+            with urllib.request.urlopen(f"{pages.url}/api/studies/1?after=0") as answer:
+                return [trial["state"] for trial in json.load(answer)["trials"]]
+
+        assert trials() == ["Running"]
+        study.complete(asked.number, {SUCCESS: 0.5})
+        refresh()
+        # The server reads its copy again after some seconds.
+        assert settles(lambda: trials() == ["Complete"])
+    assert not pages.runs
+    study.close()
+
+
+def test_without_the_package_the_message_says_what_to_install(tmp_path, monkeypatch, capsys):
+    run_in(tmp_path, monkeypatch)
+    large_sweep(tmp_path / "sweeps" / "a", 1)
+    monkeypatch.setattr(dashboard, "PACKAGE", "not_installed_here")
+    assert ended("ui", "a", "--search") == 2
+    assert "pip install 'diffusion-policy-sweeper[dashboard]'" in capsys.readouterr().err.replace("\n", " ")
+    monkeypatch.setattr(dashboard, "PACKAGE", "json")
+    assert ended("ui", "a", "--search") == 2
+    assert "contains no study" in capsys.readouterr().err
