@@ -91,7 +91,7 @@ def report(
     folder = find_sweep(sweep, sweeps)
     try:
         with console.status("Drawing the figures …"):
-            from sweeper.report.write import write_report  # loads plotly and Optuna
+            from sweeper.report.sweep.write import write_report  # loads plotly and Optuna
 
             file = write_report(folder, to)
     except OSError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from sweeper.report.write import write_report
+from sweeper.report.sweep.write import write_report
 
 if __name__ == "__main__":
     write_report(Path(sys.argv[1]))

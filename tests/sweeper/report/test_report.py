@@ -21,9 +21,9 @@ from sweeper.records.sweep_state import read_sweep
 from sweeper.report import dashboard, remake
 from sweeper.report.dashboard import serve_study
 from sweeper.report.markup import join, raw, table, tag
-from sweeper.report.media import Media
-from sweeper.report.standings import standings
-from sweeper.report.write import write_report
+from sweeper.report.sweep.media import Media
+from sweeper.report.sweep.standings import standings
+from sweeper.report.sweep.write import write_report
 from sweeper.search.study import Study
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
@@ -254,7 +254,7 @@ def test_films_are_embedded_until_the_page_is_full(tmp_path, monkeypatch):
     assert [one["src"][:15] for one in shown.named("img")] == ["data:image/png;"]
     assert [one["href"] for one in shown.named("a")] == ["trials/1/rollouts/a%20%23large.mp4"]
     assert "outside" not in shown.words
-    monkeypatch.setattr("sweeper.report.media.MOST_BYTES", 600)
+    monkeypatch.setattr("sweeper.report.sweep.media.MOST_BYTES", 600)
     assert Page(join(Media(folder, folder / REPORT).of(trial))).named("video") == []
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import plotly.offline
 
-from sweeper.report.figures import Figure
 from sweeper.report.markup import Html, join, raw, tag
+from sweeper.report.sweep.figures import Figure
 
 __all__ = ["figure_element", "page"]
 

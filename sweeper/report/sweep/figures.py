@@ -17,7 +17,7 @@ import plotly.graph_objects as go
 from optuna import visualization
 
 from sweeper.records.sweep_state import SweepState
-from sweeper.report.standings import SUCCESS, Standing
+from sweeper.report.sweep.standings import SUCCESS, Standing
 from sweeper.text import value_text
 
 __all__ = [

@@ -13,7 +13,7 @@ from sweeper.records.status import TrialStatus
 from sweeper.records.sweep_state import SweepState
 from sweeper.records.trial_state import TrialState
 from sweeper.report.markup import Html, join, tag
-from sweeper.report.standings import SUCCESS, Standing
+from sweeper.report.sweep.standings import SUCCESS, Standing
 from sweeper.text import duration_text, number_text, value_text
 
 __all__ = ["Answer", "answer", "measured", "setting_words"]

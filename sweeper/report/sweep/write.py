@@ -9,13 +9,13 @@ from pathlib import Path
 from sweeper.layout import REPORT, UNFINISHED
 from sweeper.masking import masked
 from sweeper.records.sweep_state import SweepState, read_sweep
-from sweeper.report.answer import Answer, answer
 from sweeper.report.markup import Html, join, tag
-from sweeper.report.media import Media
-from sweeper.report.page import page
-from sweeper.report.sections import Material, sections
-from sweeper.report.shown_study import importances, shown_study
-from sweeper.report.standings import standings
+from sweeper.report.sweep.answer import Answer, answer
+from sweeper.report.sweep.media import Media
+from sweeper.report.sweep.page import page
+from sweeper.report.sweep.sections import Material, sections
+from sweeper.report.sweep.shown_study import importances, shown_study
+from sweeper.report.sweep.standings import standings
 from sweeper.text import short_names
 
 __all__ = ["write_report"]

@@ -15,13 +15,13 @@ import optuna
 from sweeper.records.status import TrialStatus
 from sweeper.records.sweep_state import SweepState
 from sweeper.records.trial_state import TrialState
-from sweeper.report import figures
-from sweeper.report.answer import LATENCY, Answer, measured, setting_words
-from sweeper.report.figures import Figure
 from sweeper.report.markup import Child, Html, join, table, tag
-from sweeper.report.media import Media
-from sweeper.report.page import figure_element
-from sweeper.report.standings import Standing
+from sweeper.report.sweep import figures
+from sweeper.report.sweep.answer import LATENCY, Answer, measured, setting_words
+from sweeper.report.sweep.figures import Figure
+from sweeper.report.sweep.media import Media
+from sweeper.report.sweep.page import figure_element
+from sweeper.report.sweep.standings import Standing
 from sweeper.text import duration_text, number_text, short_names, value_text
 
 __all__ = ["Material", "sections"]
