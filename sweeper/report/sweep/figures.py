@@ -67,6 +67,8 @@ def _figure(made: Any, description: str, height: int = 360, least_width: int = 0
     made.update_layout(
         title=None,
         template={},
+        plot_bgcolor=None,
+        paper_bgcolor=None,
         width=None,
         height=height,
         margin={"l": 56, "r": 16, "t": 24, "b": 48, **layout.pop("margin", {})},
@@ -231,6 +233,7 @@ def history_figure(study: optuna.Study, label: str) -> Figure | None:
         return None
     for trace, colour in zip(made.data, (BLUE, ORANGE), strict=False):
         trace.update(marker={"color": colour}, line={"color": colour})
+    made.update_yaxes(**_axis(label))
     return _figure(
         made,
         "The value of each trial in the order of the search.",

@@ -36,6 +36,7 @@ class Page(HTMLParser):
 
     def __init__(self, text: str) -> None:
         super().__init__()
+        self.text = text
         self.elements: list[tuple[str, dict[str, str]]] = []
         self.words = ""
         self.figures: list[dict] = []
@@ -102,6 +103,14 @@ def test_every_part_is_there(thirty):
         assert title in thirty.words
     assert len(thirty.figures) == len([one for one in thirty.named("div") if "data-figure" in one]) >= 10
     assert all(figure["data"] for figure in thirty.figures)
+
+
+def test_figures_leave_their_ground_to_the_page(thirty):
+    for figure in thirty.figures:
+        layout = figure["layout"]
+        assert {"plot_bgcolor", "paper_bgcolor", "width"}.isdisjoint(layout)
+        assert not any("color" in note.get("font", {}) for note in layout.get("annotations", ()))
+    assert "@media (prefers-color-scheme: dark)" in thirty.text
 
 
 def test_nothing_is_loaded_from_elsewhere(thirty):
