@@ -308,12 +308,8 @@ def _endings(sweep: SweepState) -> Html:
 
 
 def _pictures(material: Material) -> Html:
-    content: list[Html] = []
-    for trial in _finalists(material.sweep)[:MOST_PICTURED]:
-        shown = material.media.of(trial)
-        if shown:
-            content.append(tag("div", shown, class_="grid"))
-    return join(content)
+    shown = [one for trial in _finalists(material.sweep)[:MOST_PICTURED] for one in material.media.of(trial)]
+    return tag("div", shown, class_="grid") if shown else Html("")
 
 
 def _data(sweep: SweepState) -> Html:
