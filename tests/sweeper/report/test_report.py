@@ -387,3 +387,19 @@ def test_without_the_package_the_message_says_what_to_install(tmp_path, monkeypa
     monkeypatch.setattr(dashboard, "PACKAGE", "json")
     assert ended("ui", "a", "--search") == 2
     assert "contains no study" in capsys.readouterr().err
+
+
+def test_films_of_the_best_trials_are_on_the_page(tmp_path):
+    played = Sweep(tmp_path / "a")
+    played.start()
+    for number in range(5):
+        film = trial_folder(played.folder, number) / "rollouts" / "4.mp4"
+        film.parent.mkdir(parents=True)
+        film.write_bytes(b"film")
+        played.trial(number, status="")
+        played.report(number, 4, {SUCCESS: number / 10}, artifacts={"rollout/video": str(film)})
+        played.end(number, 4)
+    page = page_of(played.folder)
+    assert len(page.named("video")) == 3
+    assert "trial 4: rollout/video" in page.words
+    assert "trial 1: rollout/video" not in page.words
