@@ -16,6 +16,7 @@ import optuna
 import plotly.graph_objects as go
 from optuna import visualization
 
+from sweeper.records.status import TrialStatus
 from sweeper.records.sweep_state import SweepState
 from sweeper.report.sweep.standings import SUCCESS, Standing
 from sweeper.text import value_text
@@ -265,7 +266,11 @@ def learning_figure(sweep: SweepState, metric: str, best: Sequence[int]) -> Figu
 
     Optuna's figure has a legend of all trials, which is not legible with a thousand of them.
     """
-    series = sweep.series(metric)
+    series = {
+        number: trial.series[metric]
+        for number, trial in sweep.trials.items()
+        if metric in trial.series and trial.status != TrialStatus.FAILED
+    }
     best = [number for number in best if number in series][:HIGHLIGHTED]
     x: list[int | None] = []
     y: list[float | None] = []
