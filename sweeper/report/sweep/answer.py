@@ -158,7 +158,10 @@ def _sureness(given: Answer, chosen: TrialState) -> Html:
         text = f"No: {many} (trial {named}).{chance}"
         more = f"The value of the best of {completed} trials is also too good by chance. "
         return _card("Is it sure?", tag("p", text), tag("p", more, *advice), class_="unsure")
-    text = f"Yes: the episodes tell all {completed - 1} other completed trials apart from it.{chance}"
+    uncompared = sum(one.told_apart is None for one in given.standings[1:])
+    told = f"all {completed - 1}" if not uncompared else str(completed - 1 - uncompared)
+    rest = f" {uncompared} others were not compared with it." if uncompared else ""
+    text = f"Yes: the episodes tell {told} other completed trials apart from it.{rest}{chance}"
     more = "Its value may still be too good by chance, because the search chose it. "
     return _card("Is it sure?", tag("p", text), tag("p", more, *advice), class_="sure")
 
