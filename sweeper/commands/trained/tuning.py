@@ -56,7 +56,7 @@ def tune(
     episodes: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Most episodes of each setting. Default: of `inference`, else 100.", metavar="N"
+            min=2, help="Most episodes of each setting. Default: of `inference`, else 100.", metavar="N"
         ),
     ] = None,
     limit: Annotated[
@@ -100,6 +100,8 @@ def tune(
             folder = None if recorded else opened.enter_context(_folder(to))
             report("Starting Ray …")
             cluster = opened.enter_context(evaluators(resources, address=address, report=report))
+            # Ray replaces the handler of SIGTERM when it starts.
+            opened.enter_context(interrupted_by_sigterm())
             for one in wanted:
                 found = _tuned(one, sweep, options, cluster, record, folder, report)
                 tuned.append(found)

@@ -11,7 +11,7 @@ from sweeper.spec.space_file.fields import coerce, value_problem
 from sweeper.spec.space_file.yaml_nodes import FaultList, Node, Place, parse_override
 from sweeper.spec.sweep import ConfirmSpec, Goal, InferenceSpec, Objective
 from sweeper.text import nearest, shortened
-from trainables.interface import EvaluatesPolicies, Trainable
+from trainables.interface import ConfigError, EvaluatesPolicies, Fault, Trainable
 
 __all__ = [
     "EPISODE_METRICS",
@@ -110,7 +110,7 @@ def read_settings(
         reward_range: The least and the largest reward.
 
     Raises:
-        SpecError: With every argument that is wrong.
+        ConfigError: With every argument that is wrong.
     """
     place, faults = Place("the command line"), FaultList()
     parameters: dict[str, Node] = {}
@@ -131,8 +131,12 @@ def read_settings(
     }
     document.root[_PATH] = Node(place, entries)
     found = read_inference(document, (objective,)) if parameters or not len(faults) else None
-    faults.raise_any()
-    assert found is not None
+    if found is None or len(faults):
+        # There is no space file: the arguments are named as they were typed.
+        typed = {
+            fault: fault.name.removeprefix(f"{_PATH}.parameters.").removesuffix(".values") for fault in faults
+        }
+        raise ConfigError([Fault(name or one.place, one.problem, one.remedy) for one, name in typed.items()])
     return found
 
 

@@ -17,7 +17,6 @@ from command_line import ended, plain_console, printed, run_in
 from reaching_policies import ReachingTrainable, write_checkpoint
 from test_confirm import ended_sweep, records_of
 
-from sweeper.errors import SpecError
 from sweeper.finalists.candidates import Candidate, find_candidate
 from sweeper.finalists.evaluators import Evaluators, Task, evaluators
 from sweeper.finalists.tuning import RayMeasures, default_values, describe, tune
@@ -27,7 +26,7 @@ from sweeper.spec.sweep import InferenceSpec, Objective, ResourceSpec
 from sweeper.terminal.finalists.tuning import print_tuned
 from sweeper.trial.inference import InferencePlan, PolicyMeasures, choose_setting
 from trainables.diffusion_policy import TRAINABLE
-from trainables.interface import EvaluationContext
+from trainables.interface import ConfigError, EvaluationContext
 
 pytestmark = pytest.mark.filterwarnings("default")  # Ray and MLflow warn of their own habits.
 
@@ -67,13 +66,13 @@ def test_arguments_are_read_as_the_section(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_arguments_are_reported_with_the_words_of_the_section(argument: str, words: str) -> None:
-    with pytest.raises(SpecError) as caught:
+    with pytest.raises(ConfigError) as caught:
         read(argument)
     assert words in str([fault.problem for fault in caught.value.faults])
 
 
 def test_all_wrong_arguments_are_reported_at_once() -> None:
-    with pytest.raises(SpecError) as caught:
+    with pytest.raises(ConfigError) as caught:
         read("policy.n_actions=1", "policy.sampler=Euler", limits=("eval/latency=1",))
     assert len(caught.value.faults) == 3
 
