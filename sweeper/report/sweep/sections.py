@@ -144,7 +144,7 @@ def _row(sweep: SweepState, trial: TrialState, standing: Standing | None) -> lis
         episodes = str(standing.episodes or "–")
         chance = "–" if standing.p_best is None else f"{standing.p_best:.0%}"
     latency = trial.metrics.get(LATENCY)
-    reason = f": {trial.reason}" if trial.reason else ""
+    reason = f": {trial.reason}" if trial.status == TrialStatus.FAILED and trial.reason else ""
     state = f"{trial.status.value.replace('_', ' ')}{reason}"
     cells: list[Child] = [str(trial.number)]
     cells += [measured(one.name, trial.final.get(one.name)) for one in sweep.objectives]
