@@ -124,7 +124,7 @@ def error_outcome(trial: Any, folder: Path) -> Outcome:
         failure = failure_of(cause, folder / LOG)
     full = "" if failure is not None else full_disk([folder, temporary_folder()])
     if full:
-        failure = Failure("out_of_disk", full, log=str(folder / LOG))  # nobody could write anything down
+        failure = Failure("out_of_disk", full, log=str(folder / LOG))  # no process could record it
     if failure is None:
         failure = Failure("lost", "its driver ended and reported no reason", "", str(folder / LOG))
     write_failure(folder, failure)

@@ -27,7 +27,7 @@ from sweeper.finalists.recording import Recording
 from sweeper.records.events import EventKind
 from sweeper.records.sweep_state import SweepState
 from sweeper.spec.sweep import Objective
-from sweeper.trial.inference import OUTCOMES, outcome_of
+from trainables.episodes import OUTCOMES, outcome_of
 
 __all__ = ["ConfirmOptions", "Confirmation", "Finalist", "choose_finalists", "confirm", "confirmed_metric"]
 

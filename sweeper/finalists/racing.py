@@ -11,8 +11,7 @@ from sweeper.evidence.race import Race, RaceRule, RaceState, replay
 from sweeper.finalists.candidates import Candidate
 from sweeper.finalists.evaluators import Evaluators, Task
 from sweeper.spec.sweep import ConfirmSpec, Objective
-from sweeper.trial.inference import outcome_of
-from trainables.episodes import EpisodeFile, EpisodeRecord, Evaluated
+from trainables.episodes import EpisodeFile, EpisodeRecord, Evaluated, outcome_of
 
 __all__ = ["BLOCK", "ConfirmOptions", "Finalist", "FinalistRace"]
 
@@ -78,12 +77,11 @@ class FinalistRace:
 
     def open(self, wanted: Sequence[Finalist]) -> None:
         """Open every policy once; those that cannot be evaluated are left out, with the reason."""
-        tasks = [Task(member, "describe") for one in wanted for member in one.members]
+        asked = [[Task(member, "describe") for member in one.members] for one in wanted]
+        tasks = [task for each in asked for task in each]
         answers = {id(answer.task): answer for answer in self.evaluators.run(tasks)}
-        by_member = dict(zip([id(task) for task in tasks], tasks, strict=True))
-        waiting = list(by_member)
-        for one in wanted:
-            mine = [answers[waiting.pop(0)] for _ in one.members]
+        for one, each in zip(wanted, asked, strict=True):
+            mine = [answers[id(task)] for task in each]
             bad = next((answer.problem for answer in mine if answer.problem), "")
             if not bad and any(answer.value["environment"] is None for answer in mine):
                 bad = "it was trained without an environment (rollout.env)."

@@ -17,14 +17,12 @@ from sweeper.evidence.paired import compare_paired_successes, compare_paired_val
 from sweeper.finalists.candidates import Candidate
 from sweeper.finalists.evaluators import Answer, Evaluators, Kind, Task
 from sweeper.trial.inference import (
-    OUTCOMES,
     Choice,
     InferencePlan,
     NoSettingError,
     choose_setting,
-    outcome_of,
 )
-from trainables.episodes import EpisodeFile, EpisodeRecord, Evaluated, Purpose
+from trainables.episodes import OUTCOMES, EpisodeFile, EpisodeRecord, Evaluated, Purpose, outcome_of
 from trainables.interface import Fault
 
 __all__ = ["BLOCK", "Described", "RayMeasures", "Tuned", "default_values", "describe", "tune"]

@@ -19,8 +19,7 @@ from sweeper.layout import trial_folder
 from sweeper.search.stopping_rules import Asha, Point, StoppingRule
 from sweeper.spec.stopper_options import complete_stopper_options
 from sweeper.spec.sweep import EarlyStopSpec
-from sweeper.trial.inference import OUTCOMES
-from trainables.episodes import EPISODES, Evaluated, read_episodes
+from trainables.episodes import EPISODES, OUTCOMES, Evaluated, read_episodes
 
 __all__ = ["EpisodeValues", "PrunerRule", "WilcoxonRule", "make_pruner", "make_rule", "recorded_episodes"]
 

@@ -18,14 +18,12 @@ from trainables.episodes import OUTCOMES, EpisodeFile, EpisodeRecord, Evaluated,
 from trainables.interface import Fault, OpenPolicy, TrainableError, silent
 
 __all__ = [
-    "OUTCOMES",
     "Choice",
     "InferencePlan",
     "Measures",
     "NoSettingError",
     "PolicyMeasures",
     "choose_setting",
-    "outcome_of",
 ]
 
 BLOCK = 32

@@ -3,4 +3,5 @@
 - ``finalists``: confirm, compare
 - ``inspection``: eval
 - ``tuning``: tune
+- ``delivery``: what was found, to MLflow
 """

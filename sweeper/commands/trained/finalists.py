@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from sweeper.commands.options import Address, Json, Sweep, SweepsFolder, open_console
+from sweeper.commands.trained.delivery import deliver
 from sweeper.driver.launch import launch
 from sweeper.driver.signals import interrupted_by_sigterm
 from sweeper.errors import SweeperError, UserError
@@ -30,7 +31,6 @@ from sweeper.report.remake import remake_report
 from sweeper.spec.sweep import ConfirmSpec, ResourceSpec, SweepSpec
 from sweeper.terminal.finalists.comparison import difference_lines, letters, print_differences, print_policies
 from sweeper.terminal.finalists.confirmation import print_confirmation
-from sweeper.tracking.sync import sync_sweep
 
 __all__ = ["compare", "confirm", "confirm_after", "confirm_sweep"]
 
@@ -116,7 +116,10 @@ def confirm_sweep(
                 result = run(record, chosen, options, cluster, report)
     for problem in result.problems:
         console.print(f"! {problem}", style="yellow", soft_wrap=True, markup=False)
-    _send(state, console)
+    _, fault = remake_report(state.folder)
+    if fault:
+        console.print(f"! The report was not written: {fault}.", style="yellow", soft_wrap=True, markup=False)
+    deliver(state.folder, console)
     print_confirmation(console, state.confirmation, metric, state.name)
     return result.complete
 
@@ -151,20 +154,6 @@ def confirm_after(folder: Path, console: Console, address: str | None = None) ->
         return 0
     console.print()
     return 0 if confirm_sweep(state, asked, console, address=address) else INTERRUPTED
-
-
-def _send(state: SweepState, console: Console) -> None:
-    """Remake the report, and upload what was found to MLflow; what is missing can be uploaded later."""
-    _, fault = remake_report(state.folder)
-    if fault:
-        console.print(f"! The report was not written: {fault}.", style="yellow", soft_wrap=True, markup=False)
-    try:
-        sent = sync_sweep(state.folder, None, str)
-    except UserError as error:
-        console.print(f"! {error}", style="yellow", soft_wrap=True, markup=False)
-        return
-    if not sent.complete:
-        console.print(str(sent), style="yellow", soft_wrap=True)
 
 
 def compare(

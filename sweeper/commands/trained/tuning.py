@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from sweeper.commands.options import Address, Json, SweepsFolder, open_console
+from sweeper.commands.trained.delivery import deliver
 from sweeper.driver.signals import interrupted_by_sigterm
 from sweeper.errors import UserError
 from sweeper.finalists.candidates import Candidate, finalists, find_candidate
@@ -27,7 +27,6 @@ from sweeper.records.sweep_state import SweepState, read_sweep
 from sweeper.spec.space_file.read_inference import EPISODE_METRICS, ERROR_METRICS, read_settings
 from sweeper.spec.sweep import InferenceSpec, Objective, ResourceSpec
 from sweeper.terminal.finalists.tuning import print_tuned
-from sweeper.tracking.sync import sync_sweep
 from sweeper.trial.inference import InferencePlan
 from trainables import registry
 
@@ -117,7 +116,7 @@ def tune(
         raise typer.Exit(INTERRUPTED) from None
     finally:
         if sweep is not None and recorded and tuned:
-            _sync(console, sweep)
+            deliver(sweep.folder, console)
     if as_json:
         typer.echo(json.dumps(tuned, indent=2))
     elif sweep is not None and recorded:
@@ -277,12 +276,3 @@ def _folder(to: Path | None) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="sweeper-tune-") as temporary:
         yield Path(temporary)
-
-
-def _sync(console: Console, sweep: SweepState) -> None:
-    try:
-        sent = sync_sweep(sweep.folder, None, str)
-        if not sent.complete:
-            console.print(str(sent), style="yellow", soft_wrap=True)
-    except UserError as error:
-        console.print(f"! {error}", style="yellow", soft_wrap=True, markup=False)

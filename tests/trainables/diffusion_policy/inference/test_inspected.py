@@ -31,14 +31,6 @@ QUICKLY = AnalysisSettings(moments=16, samples=4)
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module", autouse=True)
-def reach_simulator() -> Any:
-    """Make the simulator of the evaluation tests importable."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(Path(__file__).parents[2] / "evaluation")
-        yield
-
-
 @pytest.fixture(scope="module")
 def trial(circles: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a trial on circles."""

@@ -18,14 +18,6 @@ REACH = "reach_simulator:make_reach"
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module", autouse=True)
-def reach_simulator() -> Any:
-    """Make the simulator of the evaluation tests importable."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(Path(__file__).parents[2] / "evaluation")
-        yield
-
-
 @pytest.fixture(scope="module")
 def trained(circles: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A trial's folder, its configuration, and its reports."""

@@ -1,0 +1,23 @@
+"""Bring what was found after the search to MLflow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from sweeper.errors import UserError
+from sweeper.tracking.sync import sync_sweep
+
+__all__ = ["deliver"]
+
+
+def deliver(folder: Path, console: Console) -> None:
+    """Upload what was found to MLflow; what is missing is reported, and can be uploaded later."""
+    try:
+        sent = sync_sweep(folder, None, str)
+    except UserError as error:
+        console.print(f"! {error}", style="yellow", soft_wrap=True, markup=False)
+        return
+    if not sent.complete:
+        console.print(str(sent), style="yellow", soft_wrap=True)
