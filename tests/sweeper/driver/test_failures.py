@@ -240,7 +240,7 @@ def test_a_disk_that_is_full_ends_the_sweep_and_costs_no_trial(cluster: Any, tmp
     )
     result = run(sweep)
     assert (result.status, result.exit_code) == ("failed", 1)
-    assert "The disk is full: trial" in result.message
+    assert "There is no room to write: trial 0" in result.message
     assert "No space left on device" in result.message
     assert result.sweep.ended_trials == 0
     assert "interrupted" in {trial.status for trial in result.sweep.trials.values()}
