@@ -24,6 +24,7 @@ RANKS: dict[str, tuple[tuple[str, ...], ...]] = {
     "trainables": (
         ("diffusion_policy",),
         ("evaluation",),
+        ("deployment",),
         ("pusht",),
         ("dataset",),
         ("registry", "environment", "addresses"),
