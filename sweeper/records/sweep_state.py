@@ -140,6 +140,13 @@ class SweepState:
         """The searched parameters, in the order of the space."""
         return tuple(parameter["name"] for parameter in self.spec["space"]["parameters"])
 
+    @property
+    def examined(self) -> tuple[str, ...]:
+        """The inference fields that were examined on trained policies, or chosen for one."""
+        listed = (self.spec.get("inference") or {}).get("parameters", {})
+        chosen = [name for trial in self.trials.values() for name in trial.setting]
+        return tuple(dict.fromkeys([*listed, *chosen]))
+
     def trial(self, number: int) -> TrialState:
         """One of its trials.
 

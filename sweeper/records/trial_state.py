@@ -74,6 +74,10 @@ class TrialState:
     _segment: float = 0.0
     _ran_s: float = 0.0
 
+    def acting(self, name: str) -> Any:
+        """The value of an inference field with which its policy acts."""
+        return self.setting.get(name, self.config.get(name))
+
     def duration_s(self, now: float | None = None) -> float:
         """Seconds for which it ran, without pauses and waiting for its resources."""
         if self.status != TrialStatus.RUNNING or self.needs:

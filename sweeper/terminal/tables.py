@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -90,7 +90,8 @@ def ranking_table(sweep: SweepState, top: int | None = None, width: int | None =
 def _ranking_table(
     sweep: SweepState, trials: Sequence[TrialState], width: int | None, standing: Standing
 ) -> Table:
-    names = short_names(sweep.varying)
+    names = short_names([*sweep.varying, *(name for name in sweep.examined if name not in sweep.varying)])
+    settings = _setting_columns(sweep, trials, names)
     columns = [Column("trial"), Column("state", justify="left", wraps=True)]
     values: list[tuple[str, bool]] = []
     for objective in sweep.objectives:
@@ -101,12 +102,21 @@ def _ranking_table(
             columns.append(Column("best", style="dim", spare=2))
     certain = _certainty_columns(trials, standing)
     columns += [column for column, _ in certain]
-    columns += [Column(name, stacks=True) for name in names.values()]
+    columns += [Column(names[name], stacks=True) for name in sweep.varying]
+    columns += [column for column, _ in settings]
     costs = cost_of(sweep).trials if gpus_per_trial(sweep) else {}
     columns += [Column("step", spare=1), Column("time", spare=3)]
     columns += [Column("GPU-\nhours", spare=4)] if costs else []
     rows = [
-        _cells(trial, values, [cells[place] for _, cells in certain], list(names))
+        _cells(
+            trial,
+            values,
+            [cells[place] for _, cells in certain],
+            [
+                *(value_text(trial.values.get(name, "")) for name in sweep.varying),
+                *(cells[place] for _, cells in settings),
+            ],
+        )
         for place, trial in enumerate(trials)
     ]
     if costs:
@@ -148,6 +158,20 @@ def _certainty_columns(
         ),
     ]
     return [(column, cells) for column, cells in found if any(str(cell) for cell in cells)]
+
+
+def _setting_columns(
+    sweep: SweepState, trials: Sequence[TrialState], names: Mapping[str, str]
+) -> list[tuple[Column, list[str]]]:
+    """A column for each inference field that was examined, with the value with which each policy acts."""
+    found = []
+    for name in sweep.examined:
+        # A searched parameter has a column already; it shows the value of the training.
+        header = f"{names[name]} chosen" if name in sweep.varying else names[name]
+        cells = [value_text(trial.acting(name)) if trial.tried else "" for trial in trials]
+        if any(cells):
+            found.append((Column(header, stacks=True, spare=1), cells))
+    return found
 
 
 def _stacked_table(
@@ -308,7 +332,7 @@ def _cells(
     trial: TrialState,
     values: Sequence[tuple[str, bool]],
     certain: Sequence[Text | str],
-    parameters: Sequence[str],
+    parameters: Sequence[Text | str],
 ) -> list[Text | str]:
     """The cells of a trial.
 
@@ -316,7 +340,7 @@ def _cells(
         trial: The trial.
         values: Each objective, and whether the table has a column for its best value.
         certain: Cells that say how sure the ranking is.
-        parameters: The searched parameters.
+        parameters: Cells of the searched parameters, and of the inference fields.
     """
     cells: list[Text | str] = [str(trial.number), trial_state_text(trial)]
     for name, with_best in values:
@@ -324,8 +348,7 @@ def _cells(
         if with_best:
             cells.append(number_text(trial.best.get(name)))
     cells += certain
-    cells += [value_text(trial.values.get(name, "")) for name in parameters]
-    return [*cells, str(trial.step), clock_text(trial.duration_s())]
+    return [*cells, *parameters, str(trial.step), clock_text(trial.duration_s())]
 
 
 def sweeps_table(sweeps: Sequence[SweepState], width: int | None = None) -> Table:

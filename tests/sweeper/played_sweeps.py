@@ -73,14 +73,15 @@ class Sweep:
             tried=[{"setting": {}, "mean": untuned}, {"setting": setting, "mean": value}],
         )
 
-    def confirmed(self, *finalists, complete=True):
-        """Finalists as (trial, success rate, p_best), best first."""
-        described = [{"trial": trial, "setting": {}} for trial, _, _ in finalists]
+    def confirmed(self, *finalists, complete=True, settings=None):
+        """Finalists as (trial, success rate, p_best), best first; settings by trial."""
+        settings = settings or {}
+        described = [{"trial": trial, "setting": settings.get(trial, {})} for trial, _, _ in finalists]
         self.journal.append(EventKind.CONFIRM_START, finalists=described, options={"episodes": 400})
         found = [
             {
                 "trial": trial,
-                "setting": {},
+                "setting": settings.get(trial, {}),
                 "metrics": {SUCCESS: rate, f"{SUCCESS}_low": rate - 0.1, "episodes": 400},
                 "p_best": p_best,
                 "state": "left",

@@ -13,6 +13,7 @@ from sweeper.spec.expressions import Expression
 from sweeper.spec.space import Parameter, Space
 from sweeper.spec.sweep import (
     BudgetSpec,
+    ConfirmSpec,
     EarlyStopSpec,
     Objective,
     ResourceSpec,
@@ -53,6 +54,7 @@ def sweep(
     trials: int = 8,
     uri: str | None = None,
     defaults: Mapping[str, Any] | None = None,
+    confirm: ConfirmSpec | None = None,
     **search: Any,
 ) -> SweepSpec:
     goals = objectives or {SUCCESS: "maximize"}
@@ -66,6 +68,7 @@ def sweep(
         early_stop=early_stop,
         budget=BudgetSpec(trials=trials),
         resources=ResourceSpec(),
+        confirm=confirm,
         tracking=TrackingSpec(uri=uri, experiment="small"),
         folder=folder,
         source="name: small\n",

@@ -31,6 +31,7 @@ from sweeper.report.remake import remake_report
 from sweeper.spec.sweep import ConfirmSpec, ResourceSpec, SweepSpec
 from sweeper.terminal.finalists.comparison import difference_lines, letters, print_differences, print_policies
 from sweeper.terminal.finalists.confirmation import print_confirmation
+from sweeper.terminal.finalists.sentences import sweep_arguments
 
 __all__ = ["compare", "confirm", "confirm_after", "confirm_sweep"]
 
@@ -116,11 +117,16 @@ def confirm_sweep(
                 result = run(record, chosen, options, cluster, report)
     for problem in result.problems:
         console.print(f"! {problem}", style="yellow", soft_wrap=True, markup=False)
-    _, fault = remake_report(state.folder)
+    page, fault = remake_report(state.folder)
     if fault:
         console.print(f"! The report was not written: {fault}.", style="yellow", soft_wrap=True, markup=False)
     deliver(state.folder, console)
-    print_confirmation(console, state.confirmation, metric, state.name)
+    print_confirmation(console, state, metric)
+    if page is not None:
+        console.print(f"Report: {page}", soft_wrap=True, markup=False)
+    if result.complete:
+        command = f"sweeper export {sweep_arguments(state.folder)} --to FOLDER"
+        console.print(f"`{command}` writes the winner for the robot.", soft_wrap=True, markup=False)
     return result.complete
 
 

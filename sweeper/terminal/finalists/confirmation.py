@@ -9,24 +9,23 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sweeper.records.sweep_state import SweepState
 from sweeper.terminal.finalists.sentences import interval_text, shrinkage_sentence
 from sweeper.terminal.tables import Column, fitted_table, number_text, short_names, stacked, value_text
 
 __all__ = ["confirmation_table", "print_confirmation"]
 
 
-def print_confirmation(console: Console, confirmation: Mapping[str, Any], metric: str, name: str) -> None:
-    """Print a confirmation: the table of finalists, best first, and the answer.
+def print_confirmation(console: Console, sweep: SweepState, metric: str) -> None:
+    """Print the confirmation of a sweep: the table of finalists, best first, and the answer.
 
     Args:
         console: Where to print.
-        confirmation: The event of the journal.
+        sweep: The sweep, which has a confirmation.
         metric: What was confirmed.
-        name: Name of the sweep.
     """
-    console.print(
-        confirmation_table(confirmation, metric, name, console.width if console.is_terminal else None)
-    )
+    confirmation = sweep.confirmation
+    console.print(confirmation_table(sweep, metric, console.width if console.is_terminal else None))
     style = "bold green" if confirmation["complete"] else "bold magenta"
     console.print()
     console.print(Text(confirmation["verdict"], style=style), soft_wrap=True)
@@ -35,11 +34,9 @@ def print_confirmation(console: Console, confirmation: Mapping[str, Any], metric
         console.print(sentence, soft_wrap=True)
 
 
-def confirmation_table(
-    confirmation: Mapping[str, Any], metric: str, name: str, width: int | None = None
-) -> Table:
-    """The finalists of a confirmation as a table, best first."""
-    finalists = confirmation["finalists"]
+def confirmation_table(sweep: SweepState, metric: str, width: int | None = None) -> Table:
+    """The finalists of a sweep's confirmation as a table, best first."""
+    finalists = sweep.confirmation["finalists"]
     settings = short_names(list(dict.fromkeys(key for one in finalists for key in one["setting"])))
     seeds = any("seeds_sd" in one["metrics"] for one in finalists)
     columns = [
@@ -53,8 +50,16 @@ def confirmation_table(
     ]
     columns += [Column("between\nseeds (sd)")] if seeds else []
     columns += [Column(stacked(short), spare=2) for short in settings.values()]
-    rows = [_cells(one, metric, list(settings), seeds) for one in finalists]
-    return fitted_table(columns, rows, width, title=f"{name}: {len(finalists)} finalists on fresh starts")
+    rows = [_cells(one, metric, _acting(sweep, one, list(settings)), seeds) for one in finalists]
+    title = f"{sweep.name}: {len(finalists)} finalists on fresh starts"
+    return fitted_table(columns, rows, width, title=title)
+
+
+def _acting(sweep: SweepState, one: Mapping[str, Any], names: list[str]) -> list[str]:
+    """The values with which a finalist acted: of its setting, else of its training."""
+    trial = sweep.trials.get(one["trial"])
+    trained = {} if trial is None else trial.config
+    return [value_text(one["setting"].get(name, trained.get(name, "as trained"))) for name in names]
 
 
 def _cells(one: Mapping[str, Any], metric: str, settings: list[str], seeds: bool) -> list[Text | str]:
@@ -71,4 +76,4 @@ def _cells(one: Mapping[str, Any], metric: str, settings: list[str], seeds: bool
         number_text(metrics.get("search")),
     ]
     cells += [number_text(metrics.get("seeds_sd"))] if seeds else []
-    return [*cells, *(value_text(one["setting"].get(name, "as trained")) for name in settings)]
+    return [*cells, *settings]

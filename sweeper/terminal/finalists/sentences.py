@@ -75,7 +75,8 @@ def _may_be_best(sweep: SweepState, standing: Standing) -> str:
     if not untold:
         others = f"all {len(told)} trials that were compared with it" if len(told) > 1 else f"trial {told[0]}"
         return f"The episodes of the search tell trial {leader} apart from {others} {how}"
-    if not sweep.confirmation:
+    # A sweep whose space asks for a confirmation continues with it.
+    if not sweep.confirmation and not sweep.spec.get("confirm"):
         how += f" `sweeper confirm {sweep_arguments(sweep.folder)}` examines the best trials on fresh starts."
     return f"The episodes of the search do not tell {_trials(untold)} apart from trial {leader} {how}"
 

@@ -15,6 +15,8 @@ from sweeper.machines.machine import Machine
 from sweeper.machines.plan import make_plan
 from sweeper.records.sweep_state import read_sweep
 from sweeper.spec.space_file.load import load_spec
+from sweeper.spec.sweep import ConfirmSpec
+from sweeper.terminal.finalists.confirmation import confirmation_table
 from sweeper.terminal.plan import print_plan
 from sweeper.terminal.tables import print_ranking, ranking_table, sweeps_table
 
@@ -88,3 +90,48 @@ def test_the_help_shows_flags_without_a_value(capsys, monkeypatch, tmp_path, wor
     out = capsys.readouterr().out
     assert "--help" in out
     assert "<bool>" not in out
+
+
+def test_the_ranking_shows_the_inference_setting_with_which_each_policy_acts(tmp_path):
+    played = Sweep(tmp_path / "tuned")
+    played.start(LR)
+    for number in range(3):
+        played.trial(number, **{"policy.n_action_steps": 4})
+    played.tuned(0, {"policy.n_action_steps": 8}, 0.9, 0.5)
+    played.tuned(1, {}, 0.8, 0.8)
+    lines = lines_of(played.folder, 120)
+    place = lines[1].index("n_action_steps")
+    shown = {line.split()[0]: line[place : place + len("n_action_steps")].strip() for line in lines[3:6]}
+    assert shown == {"0": "8", "1": "4", "2": ""}  # the last one was not examined
+
+
+def test_a_searched_parameter_that_was_chosen_again_has_both_values(tmp_path):
+    played = Sweep(tmp_path / "tuned")
+    played.start(LR)
+    played.trial(0, lr=1e-4)
+    played.tuned(0, {"optimizer.lr": 3e-4}, 0.9, 0.5)
+    lines = lines_of(played.folder, 120)
+    assert re.search(r"\blr\b.*\blr chosen\b", lines[1])
+    assert re.search(r"0\.0001 .*0\.0003", lines[3])
+
+
+def test_a_confirmation_shows_the_trained_value_of_what_was_not_changed(tmp_path):
+    played = Sweep(tmp_path / "confirmed")
+    played.start(LR)
+    for number, steps in enumerate((4, 7)):
+        played.trial(number, **{"policy.n_action_steps": steps})
+    played.confirmed((1, 0.9, 0.9), (0, 0.8, 0.1), settings={0: {"policy.n_action_steps": 8}})
+    table = confirmation_table(read_sweep(played.folder), "rollout/success_rate")
+    assert [cell.plain for cell in table.columns[-1].cells] == ["7", "8"]
+
+
+def test_the_hint_at_a_confirmation_is_for_sweeps_that_do_not_make_one(tmp_path):
+    for name, space, hinted in (("plain", {}, True), ("confirms", {"confirm": ConfirmSpec()}, False)):
+        played = Sweep(tmp_path / name)
+        played.start(LR, **space)
+        for number in range(2):
+            played.trial(number)
+            played.episodes(number, 1, 0, 1, 1, 0, 1)
+        text = "\n".join(lines_of(played.folder, 120))
+        assert "do not tell trial" in text
+        assert ("sweeper confirm" in text) == hinted
