@@ -215,6 +215,22 @@ def test_a_checkpoint_without_statistics_is_refused(trial: Path, capsys: pytest.
     assert "statistics.safetensors is missing" in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.ray
+@pytest.mark.slow
+def test_settings_are_not_tuned_without_statistics_or_in_an_environment_that_does_not_fit(
+    cluster: Any, trial: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = trial / "checkpoints" / "000020"
+    tune = ("tune", str(checkpoint), "policy.num_inference_steps=1,2", "--to", str(tmp_path / "episodes"))
+    assert ended(*tune, "--env", "CartPole-v1") == 2
+    assert "the action space Discrete(2) is not a vector of numbers" in " ".join(capsys.readouterr().err.split())
+    (checkpoint / "statistics.safetensors").unlink()
+    assert ended(*tune) == 2
+    assert "statistics.safetensors is missing" in " ".join(capsys.readouterr().err.split())
+    assert not list(tmp_path.rglob("*.jsonl.tmp"))
+    assert not (tmp_path / "episodes").exists()
+
+
 @pytest.mark.slow
 def test_what_was_measured_stays_if_a_later_part_fails(trial: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: Any) -> None:
