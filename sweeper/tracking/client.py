@@ -49,8 +49,12 @@ def attempt(request: Callable[[], T]) -> T:
 
 def one_line(error: BaseException) -> str:
     """The message of an error in one short line, without passwords."""
-    lines = masked(str(error)).strip().splitlines() or [type(error).__name__]
-    return shortened(lines[0], 300)
+    lines = masked(str(error)).strip().splitlines()
+    # SQLAlchemy's first line may only say when it wrote, which is not the reason.
+    reasons = [
+        line for line in lines if not line.startswith("(raised as a result of Query-invoked autoflush")
+    ]
+    return shortened((reasons or lines or [type(error).__name__])[0], 300)
 
 
 def legal_key(name: str) -> str:
