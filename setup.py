@@ -11,7 +11,7 @@ from setuptools.command.build_py import build_py
 
 
 class BuildWithSpaces(build_py):
-    """Copies search_spaces/*.yaml beside the built modules."""
+    """Copies search_spaces/ beside the built modules: the spaces and their schema."""
 
     def run(self) -> None:
         """Build the modules, then add the spaces; an editable install finds them in the checkout."""
@@ -20,7 +20,7 @@ class BuildWithSpaces(build_py):
             return
         target = Path(self.build_lib) / "sweeper" / "search_spaces"
         self.mkpath(str(target))
-        for space in sorted(Path("search_spaces").glob("*.yaml")):
+        for space in sorted(Path("search_spaces").glob("*.*")):
             self.copy_file(str(space), str(target / space.name))
 
 

@@ -68,6 +68,11 @@ COMMANDS: Mapping[str, CommandEntry] = {
         "sweeps:demo",
         "Run a small example sweep on built-in Push-T data. Takes minutes on a laptop, needs no GPU.",
     ),
+    "schema": CommandEntry(
+        _SWEEPS,
+        "sweeps:schema",
+        "Print the JSON Schema of space files: editors complete and check a file with it while you type.",
+    ),
     "status": CommandEntry(
         _RUNNING,
         "steering:status",

@@ -1,7 +1,7 @@
 """The commands: one function for each. `sweeper.cli` imports a module when one of its commands runs.
 
 - ``options``: arguments and options that several commands share
-- ``sweeps``: check, launch, demo
+- ``sweeps``: check, launch, demo, schema
 - ``steering``: status, watch, logs, pause, resume, stop, cancel, budget
 - ``results``: results, list, sync, ui
 - ``checkpoints``: export

@@ -11,13 +11,15 @@ import typer
 
 from sweeper.commands.options import Address, Json, Overrides, SpaceFile, SweepsFolder, open_console
 from sweeper.machines.plan import make_plan
-from sweeper.spec.space_file.load import DEMO, load_spec, packaged_spaces
+from sweeper.spec.schema import space_schema
+from sweeper.spec.space_file.load import DEFAULT, DEMO, load_spec, packaged_spaces
 from sweeper.terminal.plan import print_plan
+from trainables.registry import load
 
 if TYPE_CHECKING:
     from sweeper.spec.sweep import SweepSpec
 
-__all__ = ["check", "demo", "launch"]
+__all__ = ["check", "demo", "launch", "schema"]
 
 
 def check(
@@ -32,6 +34,15 @@ def check(
         typer.echo(json.dumps(plan.to_dict(), indent=2))
         return
     print_plan(open_console(), plan)
+
+
+def schema(
+    trainable: Annotated[
+        str, typer.Option(help="What is trained: a built-in trainable, or module:attribute.", metavar="NAME")
+    ] = DEFAULT,
+) -> None:
+    """Print the JSON Schema of space files: editors complete and check a file with it while you type."""
+    typer.echo(json.dumps(space_schema(load(trainable)), indent=1, ensure_ascii=False))
 
 
 def launch(
