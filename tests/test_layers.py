@@ -224,7 +224,12 @@ def test_evidence_needs_numpy_scipy_and_the_intervals_of_trials_only() -> None:
 
 def test_few_know_the_space_file() -> None:
     allowed = ("sweeper.commands.", "sweeper.spec.space_file")
-    single = {"sweeper.machines.plan", "sweeper.machines.jobs", "sweeper.spec.schema", "sweeper.steering.changes"}
+    single = {
+        "sweeper.machines.plan",
+        "sweeper.machines.jobs",
+        "sweeper.spec.schema",
+        "sweeper.steering.changes",
+    }
     users = {
         name
         for name, targets in GRAPH.items()
