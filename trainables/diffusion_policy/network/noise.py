@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from torch import Tensor
 from trainables.diffusion_policy.config.sections import SAMPLERS
 from trainables.interface import ConfigError, Fault
 
-__all__ = ["Generators", "NoiseProcess", "randn"]
+__all__ = ["Generators", "Known", "NoiseProcess", "randn"]
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
 """One generator for a batch, or one per sample, or None for torch's global one."""
@@ -47,6 +48,23 @@ def randn(shape: tuple[int, ...], generator: Generators, device: torch.device) -
         )
     drawn = [torch.randn(shape[1:], generator=each, device=each.device) for each in generator]
     return torch.stack(drawn).to(device)
+
+
+@dataclass(frozen=True)
+class Known:
+    """Actions that a denoising continues.
+
+    Attributes:
+        actions: The actions (B, T, A), in normalised units.
+        kept: The weight (T,) of each, from 0 (free) to 1 (the result has it).
+    """
+
+    actions: Tensor
+    kept: Tensor
+
+    def mixed(self, free_BTA: Tensor, known_BTA: Tensor) -> Tensor:
+        """Free and known values, by weight."""
+        return torch.lerp(free_BTA, known_BTA, self.kept[:, None].to(free_BTA.dtype))
 
 
 class NoiseProcess:
@@ -120,6 +138,7 @@ class NoiseProcess:
         num_inference_steps: int,
         generator: Generators = None,
         watch: Callable[[Tensor, int], None] | None = None,
+        known: Known | None = None,
     ) -> Tensor:
         """Turn noise into actions.
 
@@ -131,6 +150,10 @@ class NoiseProcess:
             generator: Draws the noise of the steps.
             watch: Receives the noisy actions (B, T, A), in normalised units, and their timestep before each
                 step.
+            known: Actions in normalised units that the result continues. Before each step they are mixed in
+                with the noise of that timestep, as RePaint does (Lugmayr et al., arXiv 2201.09865, without
+                its resampling), and with the noise that the denoising starts from, so that nothing more is
+                drawn.
 
         Returns:
             Actions (B, T, A) in normalised units, float32.
@@ -142,13 +165,16 @@ class NoiseProcess:
         per_step = {} if sampler != "DDPM" or generator is None else {"generator": _for_diffusers(generator)}
         sample_BTA = noise_BTA
         for timestep in scheduler.timesteps.tolist():
+            if known is not None:
+                timesteps_B = torch.full((len(noise_BTA),), timestep, device=noise_BTA.device)
+                sample_BTA = known.mixed(sample_BTA, self.add_noise(known.actions, noise_BTA, timesteps_B))
             if watch is not None:
                 watch(sample_BTA, timestep)
             predicted_BTA = predict(sample_BTA, timestep).float()
             if sampler in _SOLVERS:
                 predicted_BTA = self._clipped_action(predicted_BTA, sample_BTA, timestep, scheduler)
             sample_BTA = scheduler.step(predicted_BTA, timestep, sample_BTA, **per_step).prev_sample
-        return sample_BTA
+        return sample_BTA if known is None else known.mixed(sample_BTA, known.actions)
 
     def _prepared(self, sampler: str, num_inference_steps: int) -> Any:
         self._check(sampler, num_inference_steps)

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainables.diffusion_policy.config.sections import PolicyConfig
-from trainables.diffusion_policy.network.noise import Generators, NoiseProcess, randn
+from trainables.diffusion_policy.network.noise import Generators, Known, NoiseProcess, randn
 from trainables.diffusion_policy.network.normalize import Normalizer, Statistics
 from trainables.diffusion_policy.network.unet import ConditionalUnet1d
 from trainables.diffusion_policy.network.vision import (
@@ -90,6 +90,11 @@ class DiffusionPolicy(nn.Module):
     def n_action_steps(self) -> int:
         """Actions of a chunk."""
         return self.config.n_action_steps
+
+    @property
+    def available_actions(self) -> int:
+        """Actions of a chunk that lie in the future: the horizon without the steps before the present."""
+        return self.config.available_actions
 
     @property
     def action_dim(self) -> int:
@@ -190,10 +195,14 @@ class DiffusionPolicy(nn.Module):
         sampler: str | None = None,
         num_inference_steps: int | None = None,
         n_action_steps: int | None = None,
+        known: Tensor | None = None,
+        kept: Tensor | None = None,
+        condition: Tensor | None = None,
     ) -> Tensor:
         """Predict the next actions to execute: (B, n_action_steps, A) in original units.
 
         Takes the arguments of :meth:`predict_horizon`, and ``n_action_steps`` to replace the configuration's.
+        ``known`` (B, K, A) and ``kept`` (K,) begin with the next action; K is `available_actions`.
 
         Raises:
             ConfigError: If the horizon has fewer actions, and as for :meth:`predict_horizon`.
@@ -204,8 +213,13 @@ class DiffusionPolicy(nn.Module):
             raise ConfigError(
                 [Fault("policy.n_action_steps", f"{count} actions cannot be executed.", remedy)]
             )
-        horizon_BTA = self.predict_horizon(observation, noise, generator, sampler, num_inference_steps)
         current = self.n_obs_steps - 1
+        if known is not None and kept is not None:
+            # The actions before the present were executed with other observations: they stay free.
+            known, kept = F.pad(known, (0, 0, current, 0)), F.pad(kept, (current, 0))
+        horizon_BTA = self.predict_horizon(
+            observation, noise, generator, sampler, num_inference_steps, None, known, kept, condition
+        )
         return horizon_BTA[:, current : current + count]
 
     @torch.no_grad()
@@ -217,6 +231,9 @@ class DiffusionPolicy(nn.Module):
         sampler: str | None = None,
         num_inference_steps: int | None = None,
         watch: Callable[[Tensor, int], None] | None = None,
+        known: Tensor | None = None,
+        kept: Tensor | None = None,
+        condition: Tensor | None = None,
     ) -> Tensor:
         """Predict the whole horizon, which starts ``n_obs_steps - 1`` steps ago.
 
@@ -232,6 +249,11 @@ class DiffusionPolicy(nn.Module):
             num_inference_steps: Denoising steps; None: the configuration's.
             watch: Receives the noisy actions (B, T, A), in original units, and their timestep before each
                 denoising step.
+            known: (B, T, A) in original units: actions that the prediction continues; see
+                :meth:`NoiseProcess.denoise`.
+            kept: (T,) weight of each of them, from 0 (free) to 1 (the prediction has it).
+            condition: (B, G), encodings of the observation steps, flattened (:meth:`encode`): then
+                ``observation`` is not looked at.
 
         Returns:
             (B, T, A) in original units.
@@ -242,7 +264,7 @@ class DiffusionPolicy(nn.Module):
             ValueError: If an observation or the noise has the wrong shape.
         """
         with self._evaluation():
-            condition_BG = self.condition(observation)
+            condition_BG = self.condition(observation) if condition is None else condition.to(self.device)
             shape = (len(condition_BG), self.horizon, self.action_dim)
             if noise is None:
                 noise = randn(shape, generator, self.device)
@@ -259,8 +281,36 @@ class DiffusionPolicy(nn.Module):
                 num_inference_steps=num_inference_steps or self.config.inference_steps,
                 generator=generator,
                 watch=None if watch is None else lambda noisy, t: watch(self._unscaled(noisy), t),
+                known=self._known(known, kept, shape),
             )
         return self._unscaled(action_BTA)
+
+    def _known(self, known: Tensor | None, kept: Tensor | None, shape: tuple[int, ...]) -> Known | None:
+        if known is None or kept is None:
+            return None
+        if tuple(known.shape) != shape or tuple(kept.shape) != (self.horizon,):
+            raise ValueError(
+                f"known actions have shape {tuple(known.shape)} and their weights {tuple(kept.shape)}, "
+                f"expected {shape} and ({self.horizon},)"
+            )
+        scaled_BTA = self.normalizer.normalize(ACTION, known.to(self.device, torch.float32))
+        return Known(scaled_BTA, kept.to(self.device, torch.float32))
+
+    @torch.no_grad()
+    def encode(self, observation: Values) -> Tensor:
+        """Encode observation steps one by one: (B, S, D), of which :meth:`predict_horizon` takes S = To.
+
+        Crops are centred and BatchNorm uses its running statistics.
+
+        Args:
+            observation: Raw values, (B, S, ...), of any number of steps S.
+
+        Raises:
+            KeyError: If an observation is missing.
+            ValueError: If an observation has the wrong shape.
+        """
+        with self._evaluation():
+            return self._encoded(observation, None, steps=None)
 
     def _unscaled(self, action_BTA: Tensor) -> Tensor:
         return self.normalizer.unnormalize(ACTION, action_BTA)
@@ -274,31 +324,37 @@ class DiffusionPolicy(nn.Module):
             observation: Raw values, (B, To, ...).
             crop_offsets: (B, S, 2) top and left of each sample's crop; None: centred.
         """
+        return self._encoded(observation, crop_offsets, self.n_obs_steps).flatten(start_dim=1)
+
+    def _encoded(self, observation: Values, crop_offsets: Tensor | None, steps: int | None) -> Tensor:
+        """The condition of each observation step, (B, To, D); ``steps`` None: of any number of steps."""
         parts_BToD = []
         inputs = {feature.name: feature for feature in self.features.inputs}
         if STATE in inputs:
-            value = self._observed(observation, inputs[STATE])
+            value = self._observed(observation, inputs[STATE], steps)
             parts_BToD.append(self.normalizer.normalize(STATE, value))
         if self.features.cameras:
-            parts_BToD.append(self._image_features(observation, crop_offsets))
+            parts_BToD.append(self._image_features(observation, crop_offsets, steps))
         if ENVIRONMENT_STATE in inputs:
-            value = self._observed(observation, inputs[ENVIRONMENT_STATE])
+            value = self._observed(observation, inputs[ENVIRONMENT_STATE], steps)
             parts_BToD.append(self.normalizer.normalize(ENVIRONMENT_STATE, value))
-        return torch.cat(parts_BToD, dim=-1).flatten(start_dim=1)
+        return torch.cat(parts_BToD, dim=-1)
 
-    def _image_features(self, observation: Values, crop_offsets: Tensor | None) -> Tensor:
+    def _image_features(self, observation: Values, crop_offsets: Tensor | None, steps: int | None) -> Tensor:
         cameras = self.features.cameras
         images = [
-            self.camera_images(camera, observation, None if crop_offsets is None else crop_offsets[:, number])
+            self._camera_images(
+                camera, observation, None if crop_offsets is None else crop_offsets[:, number], steps
+            )
             for number, camera in enumerate(cameras)
         ]
-        batch, steps = self._value(observation, cameras[0].name).shape[:2]
+        batch, seen = self._value(observation, cameras[0].name).shape[:2]
         encoders = self.diffusion.encoders
         if len(encoders) == len(cameras):
             features = [encoder(image) for encoder, image in zip(encoders, images, strict=True)]
         else:
             features = list(encoders[0](torch.cat(images)).chunk(len(cameras)))
-        return torch.cat(features, dim=-1).reshape(batch, steps, -1)
+        return torch.cat(features, dim=-1).reshape(batch, seen, -1)
 
     def camera_images(
         self, camera: Feature, observation: Values, crop_offsets: Tensor | None = None
@@ -311,8 +367,13 @@ class DiffusionPolicy(nn.Module):
             crop_offsets: (B, 2) top and left; None: centred. All steps of a sample have the same crop, so
                 that only the scene moves between them.
         """
-        images_BToCHW = self._observed(observation, camera)
-        steps = images_BToCHW.shape[1]
+        return self._camera_images(camera, observation, crop_offsets, self.n_obs_steps)
+
+    def _camera_images(
+        self, camera: Feature, observation: Values, crop_offsets: Tensor | None, steps: int | None
+    ) -> Tensor:
+        images_BToCHW = self._observed(observation, camera, steps)
+        seen = images_BToCHW.shape[1]
         images_NCHW = images_BToCHW.flatten(0, 1)
         size = _resized(self.config, camera)
         if tuple(images_NCHW.shape[-2:]) != size:
@@ -321,7 +382,7 @@ class DiffusionPolicy(nn.Module):
         crop = self.config.crop_size(size)
         # Cropped as uint8 and before normalising: fewer bytes, the same values.
         if crop is not None and crop_offsets is not None:
-            images_NCHW = crop_images(images_NCHW, crop_offsets.repeat_interleave(steps, dim=0), crop)
+            images_NCHW = crop_images(images_NCHW, crop_offsets.repeat_interleave(seen, dim=0), crop)
         elif crop is not None:
             top, left = center_offset(size, crop)
             images_NCHW = images_NCHW[..., top : top + crop[0], left : left + crop[1]]
@@ -351,10 +412,10 @@ class DiffusionPolicy(nn.Module):
             raise KeyError(f"the batch lacks {name!r}; it has {', '.join(sorted(batch))}")
         return torch.as_tensor(batch[name]).to(self.device, non_blocking=True)
 
-    def _observed(self, batch: Values, feature: Feature) -> Tensor:
-        """An observation, (B, To, ...); images of any height and width."""
+    def _observed(self, batch: Values, feature: Feature, steps: int | None) -> Tensor:
+        """An observation, (B, To, ...); images of any height and width; None: any number of steps."""
         value = self._value(batch, feature.name)
-        fixed = (self.n_obs_steps, *feature.shape)
+        fixed = (value.shape[1] if steps is None and value.ndim > 1 else steps, *feature.shape)
         free = ("H", "W") if feature.type is FeatureType.VISUAL else ()
         fixed = fixed[: len(fixed) - len(free)]
         if value.ndim != 1 + len(fixed) + len(free) or tuple(value.shape[1 : 1 + len(fixed)]) != fixed:
