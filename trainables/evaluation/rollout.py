@@ -8,29 +8,44 @@ and an episode always sits in the same row of it.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
 
 from trainables.confidence import mean_interval, wilson_interval
+from trainables.deployment.control.settings import ControlSettings, Mode
+from trainables.deployment.control.timeline import Request, Timeline
 from trainables.environment import Environment, Observation, SimulatorError
 from trainables.episodes import EpisodeRecord
 from trainables.evaluation.simulators import make_environment
 from trainables.features import PolicyFeatures
 from trainables.interface import TrainableError
 
-__all__ = ["EpisodeResult", "RolloutError", "RolloutPolicy", "inference_batch", "rollout", "summarise"]
+__all__ = [
+    "DelayedControl",
+    "EpisodeResult",
+    "RolloutError",
+    "RolloutPolicy",
+    "inference_batch",
+    "rollout",
+    "summarise",
+]
 
 CPU_BATCH = 32
 GPU_BATCH = 64
 """Rows of an inference batch. Constants, because the last bits of a matrix product may depend on the number
 of rows, and contacts in the simulator turn the last bits into another episode. A small policy takes hardly
 longer for 32 rows than for 8 on one core, and on a GPU dozens of rows cost what one does."""
+
+
+TIMED = 9
+"""Predictions whose median is the measured latency."""
 
 
 class RolloutError(TrainableError):
@@ -63,9 +78,39 @@ class RolloutPolicy(Protocol):
         """Predict actions (B, n_action_steps, A) in the environment's units from observations (B, To, ...).
 
         Vectors are float32, images uint8 (B, To, C, H, W). Everything random in row ``i`` comes from
-        ``generator[i]``.
+        ``generator[i]``. Under a `DelayedControl` it must be a
+        `trainables.deployment.control.controller.ControlledPolicy`.
         """
         ...
+
+
+@dataclass(frozen=True)
+class DelayedControl:
+    """Rollouts under the control and the latency that the robot will have.
+
+    Attributes:
+        settings: How chunks are requested and executed.
+        latency_ms: How late a chunk arrives, rounded up to whole control steps; None: as long as a prediction
+            for one observation takes on this machine, on which results then depend. An episode begins when
+            its first chunk is there.
+    """
+
+    settings: ControlSettings
+    latency_ms: float | None = 0.0
+
+    @classmethod
+    def named(cls, mode: str, latency_ms: float | None, replan: float) -> DelayedControl:
+        """Build it from the fields of a configuration.
+
+        Raises:
+            ValueError: If a value is not possible.
+        """
+        return cls(ControlSettings(mode=cast("Mode", mode), replan=replan), latency_ms)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it changes nothing: the robot waits, and no time passes."""
+        return self.settings.mode == "sync" and self.settings.samples == 1 and self.latency_ms == 0
 
 
 @dataclass(frozen=True)
@@ -97,6 +142,7 @@ def rollout(
     max_steps: int | None = None,
     progress: Callable[[str], None] | None = None,
     noise: int = 0,
+    control: DelayedControl | None = None,
 ) -> list[EpisodeResult]:
     """Run ``policy`` in episodes of an environment.
 
@@ -111,6 +157,7 @@ def rollout(
         max_steps: Control steps per episode; None: the environment's own limit.
         progress: Receives after every chunk of actions how many episodes are finished.
         noise: Number of the run: above 0 the same starts are tried with other noise of the policy.
+        control: How chunks are executed; None: the robot waits for each chunk, and no time passes.
 
     Returns:
         One result per episode, by index.
@@ -136,13 +183,16 @@ def rollout(
         for _ in range(min(parallel, len(indices))):
             environments.append(make_environment(env_id, policy.features))  # noqa: PERF401 (closed below)
         limit = _step_limit(env_id, environments, max_steps)
+        conduct = (
+            None if control is None or control.is_plain else _Conduct(control, policy, torch.device(device))
+        )
         resting = list(environments)
         active: list[_Episode] = []
         while pending or active:
             while pending and resting:
                 index = _next_index(pending, active, size)
                 pending.remove(index)
-                active.append(_Episode(index, seed, resting.pop(), limit, policy.n_obs_steps))
+                active.append(_Episode(index, seed, resting.pop(), limit, policy.n_obs_steps, conduct))
             _play_chunk(policy, active, (seed, noise), torch.device(device))
             for episode in [episode for episode in active if episode.over]:
                 active.remove(episode)
@@ -181,10 +231,41 @@ def summarise(records: Sequence[EpisodeRecord]) -> dict[str, float]:
     return metrics
 
 
+class _Conduct:
+    """How the chunks of all episodes are requested and executed."""
+
+    def __init__(self, control: DelayedControl, policy: RolloutPolicy, device: torch.device) -> None:
+        if not hasattr(policy, "available_actions"):
+            raise ValueError("rollout.control: the policy cannot predict more actions than it executes")
+        self.settings = control.settings
+        self.available: int = policy.available_actions
+        self._policy = policy
+        self._device = device
+        self._latency_s = None if control.latency_ms is None else control.latency_ms / 1e3
+
+    def timeline(self) -> Timeline:
+        """The timeline of a new episode."""
+        return Timeline(self.settings, self._policy.n_action_steps)
+
+    def delay(self, episode: _Episode) -> int:
+        """Control steps from a request to its chunk."""
+        if self._latency_s is None:
+            self._latency_s = _measured_s(self._policy, episode, self._device)
+        return math.ceil(round(self._latency_s * episode.environment.fps, 6))
+
+
 class _Episode:
     """One running episode: its environment, the last observations, and rewards and actions so far."""
 
-    def __init__(self, index: int, seed: int, environment: Environment, limit: int, n_obs_steps: int) -> None:
+    def __init__(
+        self,
+        index: int,
+        seed: int,
+        environment: Environment,
+        limit: int,
+        n_obs_steps: int,
+        conduct: _Conduct | None = None,
+    ) -> None:
         self.index = index
         self.seed = seed + index
         self.environment = environment
@@ -196,27 +277,63 @@ class _Episode:
         self._rewards: list[float] = []
         self._chunks_s: list[float] = []
         self._success = False
+        self.conduct = conduct
+        self._timeline = None if conduct is None else conduct.timeline()
+        self._delay = 0
 
     @property
     def steps(self) -> int:
         return len(self._actions)
 
-    def execute(self, actions_TA: np.ndarray, predicted_s: float) -> None:
-        """Execute one chunk until it or the episode ends; its prediction took ``predicted_s``."""
+    def request(self) -> Request:
+        """Record that a chunk is predicted for the present observation; the first one is waited for."""
+        assert self._timeline is not None
+        assert self.conduct is not None
+        self._delay = self.conduct.delay(self) if self._timeline.has_started else 0
+        return self._timeline.request(self._delay)
+
+    def execute(self, chunks_NTA: np.ndarray, predicted_s: float) -> None:
+        """Act until the next prediction is needed or the episode ends.
+
+        Args:
+            chunks_NTA: The predicted chunk, one or more samples of it.
+            predicted_s: Seconds that the prediction took.
+        """
         self._chunks_s.append(predicted_s)
+        if self._timeline is not None:
+            self._act_on(self._timeline, chunks_NTA)
+            return
+        actions_TA = chunks_NTA[0]
         remembered = self.observations.maxlen or 1
         for position, action_A in enumerate(actions_TA):
             # The policy sees only the last observations of the chunk; the earlier ones need not be drawn.
-            looked_at = position >= len(actions_TA) - remembered
-            step = self.environment.step(action_A, observe=looked_at)
-            if step.observation is not None:
-                self.observations.append(step.observation)
-            self._actions.append(action_A)
-            self._rewards.append(step.reward)
-            self._success = self._success or step.success
-            self.over = step.done or self.steps >= self._limit
+            self._step(action_A, observe=position >= len(actions_TA) - remembered)
             if self.over:
                 return
+
+    def _act_on(self, timeline: Timeline, chunks_NTA: np.ndarray) -> None:
+        """Act as planned before until the chunk has arrived, then as it says."""
+        left: int | None = self._delay
+        # Without a delay a step must pass before the next request: no observation would be newer.
+        may_ask = self._delay > 0
+        while not self.over:
+            if left == 0:
+                timeline.deliver(timeline.choose(chunks_NTA))
+                left = None
+            if left is None and may_ask and timeline.wants():
+                return
+            may_ask = True
+            self._step(timeline.advance(), observe=True)
+            left = None if left is None else left - 1
+
+    def _step(self, action_A: np.ndarray, *, observe: bool) -> None:
+        step = self.environment.step(action_A, observe=observe)
+        if step.observation is not None:
+            self.observations.append(step.observation)
+        self._actions.append(action_A)
+        self._rewards.append(step.reward)
+        self._success = self._success or step.success
+        self.over = step.done or self.steps >= self._limit
 
     def result(self) -> EpisodeResult:
         record = EpisodeRecord(
@@ -250,10 +367,10 @@ def _play_chunk(
     """Predict a chunk for every active episode and execute it."""
     for rows in _batches(active, inference_batch(device)):
         start_s = time.perf_counter()
-        actions_BTA = _predict(policy, rows, keys, device)
+        chunks_BNTA = _predict(policy, rows, keys, device)
         predicted_s = time.perf_counter() - start_s
         for row, episode in rows.items():
-            episode.execute(actions_BTA[row], predicted_s)
+            episode.execute(chunks_BNTA[row], predicted_s)
 
 
 def _batches(active: Sequence[_Episode], size: int) -> list[dict[int, _Episode]]:
@@ -272,22 +389,61 @@ def _batches(active: Sequence[_Episode], size: int) -> list[dict[int, _Episode]]
 def _predict(
     policy: RolloutPolicy, rows: Mapping[int, _Episode], keys: tuple[int, int], device: torch.device
 ) -> np.ndarray:
-    """Predict one chunk per row; a row without an episode repeats another, and its result is discarded."""
+    """Predict a chunk per row, (B, N, T, A) with N samples of each.
+
+    A row without an episode repeats another, and its result is discarded.
+    """
     size = inference_batch(device)
     filler = next(iter(rows.values()))
     episodes = [rows.get(row, filler) for row in range(size)]
     observation = {feature.name: _stack(feature.name, episodes, device) for feature in policy.features.inputs}
-    generators = [_noise_generator(keys, episode) for episode in episodes]
-    with torch.inference_mode():
-        predicted_BTA = policy.predict_action(observation, generator=generators)
-    actions_BTA = predicted_BTA.float().cpu().numpy()
+    options = _options(rows, size, filler.conduct)
+    samples = 1 if filler.conduct is None else filler.conduct.settings.samples
+    chunks = []
+    for sample in range(samples):
+        generators = [_noise_generator(keys, episode, sample) for episode in episodes]
+        with torch.inference_mode():
+            predicted_BTA = cast("Any", policy).predict_action(observation, generator=generators, **options)
+        chunks.append(predicted_BTA.float().cpu().numpy())
+    chunks_BNTA = np.stack(chunks, axis=1)
     for row, episode in rows.items():
-        if not np.isfinite(actions_BTA[row]).all():
+        if not np.isfinite(chunks_BNTA[row]).all():
             raise RolloutError(
                 f"rollout: the policy's actions at step {episode.steps} of episode {episode.index} are not "
                 "finite. The training has diverged: lower optimizer.lr, or set optimizer.grad_clip_norm."
             )
-    return actions_BTA
+    return chunks_BNTA
+
+
+def _options(rows: Mapping[int, _Episode], size: int, conduct: _Conduct | None) -> dict[str, Any]:
+    """What a prediction is given under control: how many actions, and which ones it must continue."""
+    if conduct is None:
+        return {}
+    requests = {row: episode.request() for row, episode in rows.items()}
+    options: dict[str, Any] = {"n_action_steps": conduct.available}
+    given = next((request.known for request in requests.values() if request.known is not None), None)
+    if given is not None:
+        known_BKA = np.zeros((size, *given.shape), dtype=np.float32)
+        kept_BK = np.zeros((size, len(given)), dtype=np.float32)
+        for row, request in requests.items():
+            if request.known is not None and request.kept is not None:
+                known_BKA[row], kept_BK[row] = request.known, request.kept
+        options |= {"known": torch.from_numpy(known_BKA), "kept": torch.from_numpy(kept_BK)}
+    return options
+
+
+def _measured_s(policy: RolloutPolicy, episode: _Episode, device: torch.device) -> float:
+    """The median time of a prediction for one observation, in seconds."""
+    observation = {
+        feature.name: _stack(feature.name, [episode], device) for feature in policy.features.inputs
+    }
+    times_s = []
+    for _ in range(TIMED + 1):
+        start_s = time.perf_counter()
+        with torch.inference_mode():
+            policy.predict_action(observation, generator=[torch.Generator().manual_seed(0)]).cpu()
+        times_s.append(time.perf_counter() - start_s)
+    return float(np.median(times_s[1:]))
 
 
 def _stack(name: str, episodes: Sequence[_Episode], device: torch.device) -> torch.Tensor:
@@ -299,12 +455,13 @@ def _stack(name: str, episodes: Sequence[_Episode], device: torch.device) -> tor
     return torch.from_numpy(stacked).to(device)
 
 
-def _noise_generator(keys: tuple[int, int], episode: _Episode) -> torch.Generator:
-    """Generator of (seed, episode, step) and, above 0, the number of the run.
+def _noise_generator(keys: tuple[int, int], episode: _Episode, sample: int = 0) -> torch.Generator:
+    """Generator of (seed, episode, step) and, above 0, the number of the run and of the sample.
 
     It is on the CPU, so that every device draws the same noise.
     """
     seed, run = keys
-    numbers = [seed, episode.index, episode.steps, *([run] if run else [])]
+    numbers = [seed, episode.index, episode.steps, *([run] if run or sample else [])]
+    numbers += [sample] if sample else []
     key = np.random.SeedSequence(numbers).generate_state(2, np.uint32)
     return torch.Generator().manual_seed(int(key[0]) << 31 | int(key[1]) >> 1)

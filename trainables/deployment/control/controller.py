@@ -53,18 +53,30 @@ class ControlledPolicy(Protocol):
         """What the policy sees and does."""
         ...
 
-    def predict_action(self, observation: Any, *, generator: Any, **options: Any) -> Any:
-        """Predict actions (B, n, A) from observations (B, To, ...).
+    def predict_action(
+        self,
+        observation: Any,
+        *,
+        generator: Any,
+        n_action_steps: int | None = None,
+        known: torch.Tensor | None = None,
+        kept: torch.Tensor | None = None,
+    ) -> Any:
+        """Predict actions (B, n_action_steps, A) from observations (B, To, ...).
 
-        Options are ``n_action_steps``, the number n; ``known`` (B, K, A) and ``kept`` (K,) for mode ``rtc``;
-        and ``condition`` for a policy that keeps encodings.
+        Args:
+            observation: By name; vectors are float32, images uint8.
+            generator: One per row, or one.
+            n_action_steps: Actions to predict; None: the policy's own number.
+            known: (B, K, A): actions that the chunk must continue, for mode ``rtc`` only.
+            kept: (K,) or (B, K): the weight of each of them.
         """
         ...
 
 
 @runtime_checkable
 class KeepsEncodings(Protocol):
-    """A policy that can encode each observation once."""
+    """A policy that encodes each observation once, and takes ``condition=`` (B, G) in ``predict_action``."""
 
     def encode(self, observation: Any) -> torch.Tensor:
         """Encode observations (B, S, ...) of S steps: (B, S, D)."""
@@ -266,7 +278,7 @@ class Controller:
                     )
                     for name in self._inputs
                 }
-            predicted = policy.predict_action(observation, generator=generators, **options)
+            predicted: Any = policy.predict_action(observation, generator=generators, **options)
         chunks_NKA = predicted.float().cpu().numpy() if isinstance(predicted, torch.Tensor) else predicted
         self._latencies_s.append(self._clock() - start_s)
         return np.asarray(chunks_NKA)

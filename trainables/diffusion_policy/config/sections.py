@@ -375,6 +375,27 @@ class RolloutConfig:
         "int", 100_000, "Episode i starts from seed + i: the same starts for every trial.", minimum=0
     )
     max_steps: int | None = _field("int", None, "Steps per episode; null: the environment's own.", minimum=1)
+    control: str = _field(
+        "str",
+        "sync",
+        "How chunks are executed: the robot waits for each (sync), predicts ahead (async), averages them "
+        "(ensemble), or continues the last one (rtc).",
+        choices=("sync", "async", "ensemble", "rtc"),
+    )
+    latency_ms: float | None = _field(
+        "float",
+        0.0,
+        "How late a chunk arrives; null: as long as a prediction takes on this machine.",
+        minimum=0,
+        unit="ms",
+    )
+    replan: float = _field(
+        "float",
+        0.5,
+        "Share of n_action_steps that is left when the next chunk is requested (async, rtc).",
+        minimum=0,
+        maximum=1,
+    )
     video: str = _field(
         "str", "final", "Film the last evaluation, every one, or none.", choices=("final", "every", "never")
     )

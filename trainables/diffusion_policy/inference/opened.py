@@ -31,7 +31,7 @@ from trainables.evaluation import video
 from trainables.evaluation.analysis import AnalysisSettings, Source, compare
 from trainables.evaluation.denoising import record_denoising
 from trainables.evaluation.offline import OfflineSettings, choose_windows, window_errors
-from trainables.evaluation.rollout import EpisodeResult, RolloutError, rollout, summarise
+from trainables.evaluation.rollout import DelayedControl, EpisodeResult, RolloutError, rollout, summarise
 from trainables.evaluation.simulators import environment_faults, make_environment
 from trainables.features import ACTION, FeatureType, PolicyFeatures
 from trainables.inspection import Comparison, DenoisingPicture, Latency
@@ -192,6 +192,7 @@ class OpenedPolicy:
             parallel=settings.parallel,
             device=self._context.device,
             max_steps=settings.max_steps,
+            control=DelayedControl.named(settings.control, settings.latency_ms, settings.replan),
             progress=self._context.progress,
             noise=noise,
         )

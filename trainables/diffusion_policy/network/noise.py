@@ -56,7 +56,7 @@ class Known:
 
     Attributes:
         actions: The actions (B, T, A), in normalised units.
-        kept: The weight (T,) of each, from 0 (free) to 1 (the result has it).
+        kept: The weight (T,) or (B, T) of each, from 0 (free) to 1 (the result has it).
     """
 
     actions: Tensor
@@ -64,7 +64,7 @@ class Known:
 
     def mixed(self, free_BTA: Tensor, known_BTA: Tensor) -> Tensor:
         """Free and known values, by weight."""
-        return torch.lerp(free_BTA, known_BTA, self.kept[:, None].to(free_BTA.dtype))
+        return torch.lerp(free_BTA, known_BTA, self.kept[..., None].to(free_BTA.dtype))
 
 
 class NoiseProcess:

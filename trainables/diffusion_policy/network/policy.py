@@ -202,7 +202,7 @@ class DiffusionPolicy(nn.Module):
         """Predict the next actions to execute: (B, n_action_steps, A) in original units.
 
         Takes the arguments of :meth:`predict_horizon`, and ``n_action_steps`` to replace the configuration's.
-        ``known`` (B, K, A) and ``kept`` (K,) begin with the next action; K is `available_actions`.
+        ``known`` (B, K, A) and ``kept`` (K,) or (B, K) begin with the next action; K is `available_actions`.
 
         Raises:
             ConfigError: If the horizon has fewer actions, and as for :meth:`predict_horizon`.
@@ -251,7 +251,7 @@ class DiffusionPolicy(nn.Module):
                 denoising step.
             known: (B, T, A) in original units: actions that the prediction continues; see
                 :meth:`NoiseProcess.denoise`.
-            kept: (T,) weight of each of them, from 0 (free) to 1 (the prediction has it).
+            kept: (T,) or (B, T): weight of each of them, from 0 (free) to 1 (the prediction has it).
             condition: (B, G), encodings of the observation steps, flattened (:meth:`encode`): then
                 ``observation`` is not looked at.
 
@@ -288,10 +288,10 @@ class DiffusionPolicy(nn.Module):
     def _known(self, known: Tensor | None, kept: Tensor | None, shape: tuple[int, ...]) -> Known | None:
         if known is None or kept is None:
             return None
-        if tuple(known.shape) != shape or tuple(kept.shape) != (self.horizon,):
+        if tuple(known.shape) != shape or tuple(kept.shape) not in (shape[1:2], shape[:2]):
             raise ValueError(
                 f"known actions have shape {tuple(known.shape)} and their weights {tuple(kept.shape)}, "
-                f"expected {shape} and ({self.horizon},)"
+                f"expected {shape} and {shape[1:2]} or {shape[:2]}"
             )
         scaled_BTA = self.normalizer.normalize(ACTION, known.to(self.device, torch.float32))
         return Known(scaled_BTA, kept.to(self.device, torch.float32))

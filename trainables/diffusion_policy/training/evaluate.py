@@ -16,7 +16,7 @@ from trainables.diffusion_policy.network.policy import DiffusionPolicy
 from trainables.episodes import EPISODES, EpisodeFile, Evaluated
 from trainables.evaluation.denoising import record_denoising
 from trainables.evaluation.offline import OfflineSettings, action_error, chunk_latency
-from trainables.evaluation.rollout import rollout, summarise
+from trainables.evaluation.rollout import DelayedControl, rollout, summarise
 from trainables.evaluation.video import film_episodes
 from trainables.features import ACTION
 from trainables.interface import TrainContext
@@ -117,6 +117,7 @@ def _rollouts(
         parallel=settings.parallel,
         device=context.device,
         max_steps=settings.max_steps,
+        control=DelayedControl.named(settings.control, settings.latency_ms, settings.replan),
         progress=lambda message: context.progress(f"step {step}: {message}"),
     )
     if context.world_size > 1:

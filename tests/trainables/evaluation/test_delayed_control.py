@@ -1,0 +1,150 @@
+"""Rollouts in which chunks arrive late, as on the robot."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from reach_simulator import PUSHT_STATE
+
+from trainables.deployment import ControlSettings
+from trainables.diffusion_policy.config.sections import PolicyConfig
+from trainables.diffusion_policy.network.policy import DiffusionPolicy, build_policy
+from trainables.environment import Step
+from trainables.evaluation.rollout import DelayedControl, EpisodeResult, rollout
+from trainables.features import ACTION, STATE, Feature, FeatureType, PolicyFeatures
+
+PUSHT = "gym_pusht/PushT-v0"
+CLOCKED = PolicyFeatures(
+    (Feature(STATE, FeatureType.STATE, (1,)),), Feature(ACTION, FeatureType.ACTION, (1,))
+)
+
+
+class Ticks:
+    """A simulator that shows the number of the step, and wants it as the action."""
+
+    action_shape = (1,)
+    max_steps = 30
+    fps = 10.0
+
+    def __init__(self, features: PolicyFeatures) -> None:
+        self.tick = 0
+
+    def reset(self, seed: int) -> dict[str, np.ndarray]:
+        self.tick = 0
+        return {STATE: np.zeros(1, np.float32)}
+
+    def step(self, action: np.ndarray, observe: bool = True) -> Step:
+        right = float(action[0] == self.tick)
+        self.tick += 1
+        return Step({STATE: np.full(1, self.tick, np.float32)}, right, done=False, success=False)
+
+    def frame(self) -> np.ndarray:
+        return np.zeros((8, 8, 3), np.uint8)
+
+    def close(self) -> None:
+        pass
+
+
+class Foreseeing:
+    """A policy that knows the number of each step to come."""
+
+    n_obs_steps, n_action_steps, available_actions = 2, 4, 8
+    features = CLOCKED
+
+    def predict_action(self, observation: Any, *, generator: Any, **options: Any) -> torch.Tensor:
+        newest_B1 = observation[STATE][:, -1]
+        count = options.get("n_action_steps", self.n_action_steps)
+        return newest_B1[:, None] + torch.arange(count)[None, :, None]
+
+
+def ticks(mode: str, latency_ms: float) -> list[float]:
+    control = DelayedControl(ControlSettings(mode), latency_ms)
+    here = f"{__name__}:Ticks"
+    (result,) = rollout(Foreseeing(), here, episode_indices=[3], seed=0, parallel=1, control=control)
+    return result.actions[:, 0].tolist()
+
+
+@pytest.mark.parametrize("mode", ["sync", "async", "ensemble", "rtc"])
+def test_without_latency_each_action_is_the_one_of_its_step(mode):
+    assert ticks(mode, 0) == pytest.approx(list(range(30)))
+
+
+@pytest.mark.parametrize("mode", ["async", "ensemble", "rtc"])
+def test_ahead_of_time_the_latency_costs_no_step(mode):
+    assert ticks(mode, 150) == pytest.approx(list(range(30)))  # 1.5 steps of 0.1 s: two
+
+
+def test_a_robot_that_waits_stands_still_for_the_latency():
+    assert ticks("sync", 150)[:12] == [0, 1, 2, 3, 3, 3, 4, 5, 6, 7, 7, 7]
+    assert ticks("sync", 100)[:12] == [0, 1, 2, 3, 3, 4, 5, 6, 7, 7, 9, 10]  # seen at step 9
+
+
+@pytest.fixture(scope="module")
+def policy() -> DiffusionPolicy:
+    sizes = {STATE: 2, "observation.environment_state": 16, "action": 2}
+    statistics = {
+        name: {"min": np.zeros(size, np.float32), "max": np.full(size, 512, np.float32)}
+        for name, size in sizes.items()
+    }
+    torch.manual_seed(0)
+    config = PolicyConfig(
+        down_dims=(32, 64),
+        kernel_size=3,
+        horizon=16,
+        n_action_steps=6,
+        num_inference_steps=3,
+        noise_scheduler_type="DDIM",
+    )
+    return build_policy(config, PUSHT_STATE, statistics).eval()
+
+
+def pushed(
+    policy: DiffusionPolicy, control: DelayedControl | None, parallel: int = 5, episodes: int = 5
+) -> list[EpisodeResult]:
+    return rollout(
+        policy,
+        PUSHT,
+        episode_indices=range(episodes),
+        seed=3,
+        parallel=parallel,
+        max_steps=24,
+        control=control,
+    )
+
+
+def test_a_plain_control_changes_no_bit(policy):
+    plain, none = pushed(policy, DelayedControl.named("sync", 0.0, 0.5)), pushed(policy, None)
+    assert all(np.array_equal(a.actions, b.actions) for a, b in zip(plain, none, strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["sync", "async", "ensemble", "rtc"])
+def test_no_number_of_parallel_environments_changes_a_bit(policy, mode):
+    control = DelayedControl(ControlSettings(mode, samples=2), latency_ms=150)
+    results = [pushed(policy, control, parallel) for parallel in (1, 3, 5)]
+    for other in results[1:]:
+        assert all(np.array_equal(a.actions, b.actions) for a, b in zip(results[0], other, strict=True))
+    assert not np.array_equal(results[0][0].actions, pushed(policy, None, episodes=1)[0].actions)
+
+
+def test_the_latency_of_this_machine_is_measured_if_asked_for(policy):
+    (result,) = pushed(policy, DelayedControl(ControlSettings("async"), None), episodes=1)
+    assert len(result.actions) == 24
+
+
+def test_a_policy_without_further_actions_is_refused():
+    class Short(Foreseeing):
+        available_actions = property()
+
+    with pytest.raises(ValueError, match="cannot predict more actions"):
+        rollout(
+            Short(),
+            f"{__name__}:Ticks",
+            episode_indices=[0],
+            seed=0,
+            parallel=1,
+            control=DelayedControl(ControlSettings("async"), 100),
+        )
