@@ -1,0 +1,241 @@
+"""What a control mode is worth under latency: ``python -m benchmarks.control [--checkpoint PATH]``.
+
+Prints the table of docs/deployment.md#control-loop and draws its figure (``--figure FILE``). The task is
+Push-T from positions at 10 Hz. Chunks arrive 0, 50, 100 or 200 ms after their observation, which is 0, 1, 1
+or 2 control steps, while the simulator continues. All modes play the same episodes from the same starts, so
+their rewards are compared episode by episode. Results depend on the policy and the seeds, not on the speed of
+the machine. Without ``--checkpoint`` a policy as in `sweeper demo` is trained first. With ``--json FILE``
+every finished cell is kept in the file, and an interrupted run continues.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import machine
+from sweeper.evidence.intervals import mean_interval
+from sweeper.evidence.paired import compare_paired_values
+from trainables.deployment.control.settings import MODES, ControlSettings
+from trainables.diffusion_policy.config.sections import BUILTIN_PUSHT
+from trainables.diffusion_policy.trainable import TRAINABLE
+from trainables.episodes import first_seed
+from trainables.evaluation.rollout import DelayedControl, rollout
+from trainables.interface import EvaluationContext, TrainContext
+from trainables.pusht.task import FPS
+
+LATENCIES_MS = (0, 50, 100, 200)
+ENVIRONMENT = "gym_pusht/PushT-v0"
+SEED = 100_000
+NAMES = {
+    "sync": "synchronous",
+    "async": "asynchronous",
+    "ensemble": "temporal ensembling",
+    "rtc": "real-time chunking",
+}
+TRAINING: dict[str, Any] = {
+    "dataset.repo_id": BUILTIN_PUSHT,
+    "dataset.observations": ["observation.state", "observation.environment_state"],
+    "policy.horizon": 16,
+    "policy.n_action_steps": 8,
+    "policy.down_dims": [32, 64],
+    "policy.diffusion_step_embed_dim": 32,
+    "policy.prediction_type": "sample",
+    "policy.sampler": "DDIM",
+    "policy.num_inference_steps": 8,
+    "optimizer.lr": 2.6e-3,
+    "lr_scheduler.warmup_steps": 100,
+    "train.batch_size": 64,
+    "eval.windows": 64,
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The episodes of one mode at one latency.
+
+    Attributes:
+        mode: One of `MODES`.
+        latency_ms: How late a chunk arrives.
+        rewards: The largest reward of each episode, in the order of their starts.
+        successes: Whether each succeeded.
+        roughness: The mean change of the change of the action from tick to tick (px), per episode.
+    """
+
+    mode: str
+    latency_ms: int
+    rewards: list[float]
+    successes: list[bool]
+    roughness: list[float]
+
+
+def measure(policy: Any, mode: str, latency_ms: int, episodes: int, replan: float, samples: int) -> Cell:
+    """Play the episodes of one cell."""
+    settings = ControlSettings(mode=mode, replan=replan, samples=samples)  # type: ignore[arg-type]
+    results = rollout(
+        policy,
+        ENVIRONMENT,
+        episode_indices=range(episodes),
+        seed=first_seed(SEED, "confirm"),
+        parallel=32,
+        control=DelayedControl(settings, float(latency_ms)),
+    )
+    return Cell(
+        mode,
+        latency_ms,
+        [result.record.max_reward for result in results],
+        [result.record.success for result in results],
+        [_roughness(result.actions) for result in results],
+    )
+
+
+def _roughness(actions_TA: np.ndarray) -> float:
+    if len(actions_TA) < 3:
+        return 0.0
+    return float(np.linalg.norm(np.diff(actions_TA, n=2, axis=0), axis=1).mean())
+
+
+def train(folder: Path, cache: Path, steps: int, console: Console) -> None:
+    """Train a policy as in the demo."""
+    lengths = {"train.steps": steps, "train.eval_every": steps, "train.log_every": max(1, steps // 10)}
+    context = TrainContext(folder=folder, cache=cache, threads=1)
+    for report in TRAINABLE.train({**TRAINING, **lengths}, context):
+        console.print(f"[dim]training: step {report.step} of {steps}[/dim]")
+
+
+def table_of(cells: Sequence[Cell]) -> Table:
+    """The cells for a person; differences are to the synchronous mode at the same latency."""
+    table = Table(title="Push-T at 10 Hz under latency", title_justify="left")
+    columns = ("latency", "mode", "reward", "95 %", "to sync", "95 %", "success", "roughness")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number == 1 else "right")
+    for cell in cells:
+        reward = mean_interval(cell.rewards, bounds=(0.0, 1.0))
+        sync = next((c for c in cells if (c.mode, c.latency_ms) == ("sync", cell.latency_ms)), None)
+        against = ("", "")
+        if sync is not None and sync is not cell:
+            compared = compare_paired_values(cell.rewards, sync.rewards, bounds=(0.0, 1.0))
+            interval = compared.interval
+            against = (f"{compared.difference:+.3f}", f"{interval.low:+.2f} to {interval.high:+.2f}")
+        table.add_row(
+            f"{cell.latency_ms} ms",
+            NAMES[cell.mode],
+            f"{np.mean(cell.rewards):.3f}",
+            f"{reward.low:.2f} to {reward.high:.2f}",
+            *against,
+            f"{np.mean(cell.successes):.2f}",
+            f"{np.mean(cell.roughness):.1f} px",
+        )
+    return table
+
+
+def draw(cells: Sequence[Cell], path: Path) -> None:
+    """Draw the reward against the latency, a line per mode, with intervals."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    modes = [mode for mode in MODES if any(cell.mode == mode for cell in cells)]
+    for number, mode in enumerate(modes):
+        mine = sorted((cell for cell in cells if cell.mode == mode), key=lambda cell: cell.latency_ms)
+        means = np.array([np.mean(cell.rewards) for cell in mine])
+        ends = [mean_interval(cell.rewards, bounds=(0.0, 1.0)) for cell in mine]
+        reach = np.array([means - [end.low for end in ends], [end.high for end in ends] - means])
+        # Beside each other, so that the intervals can be seen.
+        places = np.array([cell.latency_ms for cell in mine]) + 3.0 * (number - (len(modes) - 1) / 2)
+        axes.errorbar(places, means, yerr=np.maximum(reach, 0), marker="o", capsize=3, label=NAMES[mode])
+    axes.set_xticks(LATENCIES_MS)
+    axes.set_xlabel("latency of a chunk (ms)")
+    axes.set_ylabel("mean largest reward, 95 % interval")
+    axes.set_title("Push-T at 10 Hz, the same starts in every mode")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+def run(policy: Any, arguments: argparse.Namespace, console: Console) -> list[Cell]:
+    """Measure every cell that the file does not have yet."""
+    setting: Mapping[str, Any] = {
+        "episodes": arguments.episodes,
+        "replan": arguments.replan,
+        "samples": arguments.samples,
+        "checkpoint": str(arguments.checkpoint),
+        "n_action_steps": policy.n_action_steps,
+    }
+    episodes, replan, samples = arguments.episodes, arguments.replan, arguments.samples
+    cells = _kept(arguments.json, setting)
+    for latency_ms, mode in itertools.product(arguments.latency, arguments.mode):
+        mine = {_steps(cell.latency_ms): cell for cell in cells if cell.mode == mode}
+        if any(cell.latency_ms == latency_ms for cell in cells if cell.mode == mode):
+            continue
+        same = mine.get(_steps(latency_ms))  # the same episodes to the last bit
+        cell = same or measure(policy, mode, latency_ms, episodes, replan, samples)
+        cells.append(replace(cell, latency_ms=latency_ms))
+        console.print(f"[dim]{mode}, {latency_ms} ms: reward {np.mean(cell.rewards):.3f}[/dim]")
+        if arguments.json is not None:
+            kept = [asdict(cell) for cell in cells]
+            everything = {"machine": machine.describe(), "setting": setting, "cells": kept}
+            arguments.json.write_text(json.dumps(everything) + "\n")
+    return sorted(cells, key=lambda cell: (cell.latency_ms, MODES.index(cell.mode)))
+
+
+def _steps(latency_ms: int) -> int:
+    """Control steps of a latency."""
+    return math.ceil(latency_ms * FPS / 1000)
+
+
+def _kept(path: Path | None, setting: Mapping[str, Any]) -> list[Cell]:
+    if path is None or not path.exists():
+        return []
+    found = json.loads(path.read_text())
+    if found["setting"] != setting:
+        raise SystemExit(f"{path} has another setting: {found['setting']}. Delete it, or name another file.")
+    return [Cell(**cell) for cell in found["cells"]]
+
+
+def main() -> None:
+    """Measure, show the table, and draw the figure if asked for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.control", description=__doc__)
+    parser.add_argument("--checkpoint", type=Path, help="a trained Push-T policy; without it one is trained")
+    parser.add_argument("--train-steps", type=int, default=2400, help="optimiser steps of that training")
+    parser.add_argument("--n-action-steps", type=int, default=8, help="actions executed of each chunk")
+    parser.add_argument("--episodes", type=int, default=96, help="episodes of each cell")
+    parser.add_argument("--latency", type=int, nargs="+", default=LATENCIES_MS, metavar="MS")
+    parser.add_argument("--mode", nargs="+", default=MODES, choices=MODES)
+    parser.add_argument("--replan", type=float, default=0.5, help="share that is left at a request")
+    parser.add_argument("--samples", type=int, default=1, help="chunks drawn per prediction")
+    parser.add_argument("--json", type=Path, help="keep the episodes in this file, and continue from it")
+    parser.add_argument("--figure", type=Path, help="draw the rewards into this file")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    console = Console()
+    console.print(", ".join(f"{name} {value}" for name, value in machine.describe().items()))
+    with tempfile.TemporaryDirectory() as folder:
+        cache, checkpoint = Path(folder) / "cache", arguments.checkpoint
+        if checkpoint is None:
+            checkpoint = Path(folder) / "policy"
+            train(checkpoint, cache, arguments.train_steps, console)
+        context = EvaluationContext(cache=cache, threads=1)
+        opened = TRAINABLE.open_policy(checkpoint, {"rollout.env": ENVIRONMENT}, context)
+        policy = opened.policy({"policy.n_action_steps": arguments.n_action_steps})
+        cells = run(policy, arguments, console)
+    console.print(table_of(cells))
+    if arguments.figure is not None:
+        draw(cells, arguments.figure)
+
+
+if __name__ == "__main__":
+    main()
