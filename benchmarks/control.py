@@ -4,7 +4,8 @@ Prints the table of docs/deployment.md#control-loop and draws its figure (``--fi
 Push-T from positions at 10 Hz. Chunks arrive 0, 50, 100 or 200 ms after their observation, which is 0, 1, 1
 or 2 control steps, while the simulator continues. All modes play the same episodes from the same starts, so
 their rewards are compared episode by episode. Results depend on the policy and the seeds, not on the speed of
-the machine. Without ``--checkpoint`` a policy as in `sweeper demo` is trained first. With ``--json FILE``
+the machine. ``async`` and ``rtc`` are measured for each share of ``--replan``; with 0 they predict as often
+as ``sync``. Without ``--checkpoint`` a policy as in `sweeper demo` is trained first. With ``--json FILE``
 every finished cell is kept in the file, and an interrupted run continues.
 """
 
@@ -68,6 +69,7 @@ class Cell:
 
     Attributes:
         mode: One of `MODES`.
+        replan: Share that is left at a request; None if the mode does not have it.
         latency_ms: How late a chunk arrives.
         rewards: The largest reward of each episode, in the order of their starts.
         successes: Whether each succeeded.
@@ -75,15 +77,28 @@ class Cell:
     """
 
     mode: str
+    replan: float | None
     latency_ms: int
     rewards: list[float]
     successes: list[bool]
     roughness: list[float]
 
+    @property
+    def way(self) -> tuple[str, float | None]:
+        """The mode with its replanning."""
+        return self.mode, self.replan
 
-def measure(policy: Any, mode: str, latency_ms: int, episodes: int, replan: float, samples: int) -> Cell:
+    @property
+    def name(self) -> str:
+        """The mode, for a person."""
+        return NAMES[self.mode] + ("" if self.replan is None else f", replan {self.replan:g}")
+
+
+def measure(
+    policy: Any, mode: str, replan: float | None, latency_ms: int, episodes: int, samples: int
+) -> Cell:
     """Play the episodes of one cell."""
-    settings = ControlSettings(mode=mode, replan=replan, samples=samples)  # type: ignore[arg-type]
+    settings = ControlSettings(mode=mode, replan=replan or 0.0, samples=samples)  # type: ignore[arg-type]
     results = rollout(
         policy,
         ENVIRONMENT,
@@ -94,6 +109,7 @@ def measure(policy: Any, mode: str, latency_ms: int, episodes: int, replan: floa
     )
     return Cell(
         mode,
+        replan,
         latency_ms,
         [result.record.max_reward for result in results],
         [result.record.success for result in results],
@@ -131,7 +147,7 @@ def table_of(cells: Sequence[Cell]) -> Table:
             against = (f"{compared.difference:+.3f}", f"{interval.low:+.2f} to {interval.high:+.2f}")
         table.add_row(
             f"{cell.latency_ms} ms",
-            NAMES[cell.mode],
+            cell.name,
             f"{np.mean(cell.rewards):.3f}",
             f"{reward.low:.2f} to {reward.high:.2f}",
             *against,
@@ -147,15 +163,25 @@ def draw(cells: Sequence[Cell], path: Path) -> None:
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    modes = [mode for mode in MODES if any(cell.mode == mode for cell in cells)]
-    for number, mode in enumerate(modes):
-        mine = sorted((cell for cell in cells if cell.mode == mode), key=lambda cell: cell.latency_ms)
+    ways = list(dict.fromkeys(cell.way for cell in cells))
+    colours = {mode: f"C{number}" for number, mode in enumerate(MODES)}
+    for number, way in enumerate(ways):
+        mine = sorted((cell for cell in cells if cell.way == way), key=lambda cell: cell.latency_ms)
         means = np.array([np.mean(cell.rewards) for cell in mine])
         ends = [mean_interval(cell.rewards, bounds=(0.0, 1.0)) for cell in mine]
         reach = np.array([means - [end.low for end in ends], [end.high for end in ends] - means])
         # Beside each other, so that the intervals can be seen.
-        places = np.array([cell.latency_ms for cell in mine]) + 3.0 * (number - (len(modes) - 1) / 2)
-        axes.errorbar(places, means, yerr=np.maximum(reach, 0), marker="o", capsize=3, label=NAMES[mode])
+        places = np.array([cell.latency_ms for cell in mine]) + 3.0 * (number - (len(ways) - 1) / 2)
+        axes.errorbar(
+            places,
+            means,
+            yerr=np.maximum(reach, 0),
+            marker="o",
+            capsize=3,
+            color=colours[mine[0].mode],
+            linestyle="--" if mine[0].replan else "-",
+            label=mine[0].name,
+        )
     axes.set_xticks(LATENCIES_MS)
     axes.set_xlabel("latency of a chunk (ms)")
     axes.set_ylabel("mean largest reward, 95 % interval")
@@ -170,26 +196,28 @@ def run(policy: Any, arguments: argparse.Namespace, console: Console) -> list[Ce
     """Measure every cell that the file does not have yet."""
     setting: Mapping[str, Any] = {
         "episodes": arguments.episodes,
-        "replan": arguments.replan,
         "samples": arguments.samples,
         "checkpoint": str(arguments.checkpoint),
         "n_action_steps": policy.n_action_steps,
     }
-    episodes, replan, samples = arguments.episodes, arguments.replan, arguments.samples
     cells = _kept(arguments.json, setting)
-    for latency_ms, mode in itertools.product(arguments.latency, arguments.mode):
-        mine = {_steps(cell.latency_ms): cell for cell in cells if cell.mode == mode}
-        if any(cell.latency_ms == latency_ms for cell in cells if cell.mode == mode):
+    ways: list[tuple[str, float | None]] = []
+    for mode in arguments.mode:
+        ways += [(mode, share) for share in arguments.replan] if mode in ("async", "rtc") else [(mode, None)]
+    for latency_ms, (mode, replan) in itertools.product(arguments.latency, ways):
+        mine = [cell for cell in cells if cell.way == (mode, replan)]
+        if any(cell.latency_ms == latency_ms for cell in mine):
             continue
-        same = mine.get(_steps(latency_ms))  # the same episodes to the last bit
-        cell = same or measure(policy, mode, latency_ms, episodes, replan, samples)
+        # Equal numbers of steps give the same episodes to the last bit.
+        same = next((cell for cell in mine if _steps(cell.latency_ms) == _steps(latency_ms)), None)
+        cell = same or measure(policy, mode, replan, latency_ms, arguments.episodes, arguments.samples)
         cells.append(replace(cell, latency_ms=latency_ms))
-        console.print(f"[dim]{mode}, {latency_ms} ms: reward {np.mean(cell.rewards):.3f}[/dim]")
+        console.print(f"[dim]{cell.name}, {latency_ms} ms: reward {np.mean(cell.rewards):.3f}[/dim]")
         if arguments.json is not None:
             kept = [asdict(cell) for cell in cells]
             everything = {"machine": machine.describe(), "setting": setting, "cells": kept}
             arguments.json.write_text(json.dumps(everything) + "\n")
-    return sorted(cells, key=lambda cell: (cell.latency_ms, MODES.index(cell.mode)))
+    return sorted(cells, key=lambda cell: (cell.latency_ms, MODES.index(cell.mode), cell.replan or 0))
 
 
 def _steps(latency_ms: int) -> int:
@@ -215,7 +243,7 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=96, help="episodes of each cell")
     parser.add_argument("--latency", type=int, nargs="+", default=LATENCIES_MS, metavar="MS")
     parser.add_argument("--mode", nargs="+", default=MODES, choices=MODES)
-    parser.add_argument("--replan", type=float, default=0.5, help="share that is left at a request")
+    parser.add_argument("--replan", type=float, nargs="+", default=(0.0, 0.5), help="shares that are left")
     parser.add_argument("--samples", type=int, default=1, help="chunks drawn per prediction")
     parser.add_argument("--json", type=Path, help="keep the episodes in this file, and continue from it")
     parser.add_argument("--figure", type=Path, help="draw the rewards into this file")
