@@ -22,6 +22,7 @@ __all__ = [
     "EVAL_EVERY",
     "LOG_EVERY",
     "STEPS",
+    "BundlesPolicies",
     "CacheEntry",
     "CachesData",
     "CanReduceMemory",
@@ -858,5 +859,24 @@ class EvaluatesPolicies(Protocol):
         Args:
             config: Values by dotted name.
             searched: The values of each inference field that will be examined.
+        """
+        ...
+
+
+@runtime_checkable
+class BundlesPolicies(Protocol):
+    """A trainable whose checkpoints can be packed into a bundle (`trainables.deployment.bundle`)."""
+
+    def policy_files(self, checkpoint: Path) -> Mapping[str, Path]:
+        """The files of a checkpoint that its policy needs, without what only a continued training needs.
+
+        Args:
+            checkpoint: Folder of the checkpoint, or whatever else the trainable reads as one.
+
+        Returns:
+            The files by their names in the folder from which the trainable will read the policy.
+
+        Raises:
+            TrainableError: If the checkpoint cannot be found.
         """
         ...

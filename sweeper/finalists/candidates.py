@@ -26,7 +26,7 @@ class Candidate:
     Attributes:
         label: What it is called in tables: the number of a trial, ``SWEEP:TRIAL``, or a path.
         trainable: Name of the trainable that wrote its checkpoint.
-        checkpoint: Folder of the checkpoint.
+        checkpoint: Folder of the checkpoint, or a bundle.
         setting: The inference setting: fields whose value differs from the one of the training.
         config: Values that hold in place of those of the training: another dataset or environment.
         sweep: Name of its sweep; None for a checkpoint that was named by its path.
@@ -52,6 +52,8 @@ def find_candidate(
 ) -> Candidate:
     """Find a policy as `sweeper export` does: ``SWEEP`` (its best trial), ``SWEEP:TRIAL``, or a checkpoint.
 
+    A bundle comes with its inference setting; the setting of a trial is for the caller to decide.
+
     Args:
         named: What the user typed.
         sweeps: The folder that contains the sweeps.
@@ -73,6 +75,7 @@ def find_candidate(
         trainable=source.trainable,
         # Processes of a cluster need not work in this process's folder.
         checkpoint=source.checkpoint.absolute(),
+        setting=source.setting if source.sweep is None else {},
         config=dict(config or {}),
         sweep=source.sweep,
         trial=source.trial,

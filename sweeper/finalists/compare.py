@@ -179,7 +179,7 @@ def _contender(named: str, sweeps: Path) -> Contender:
             raise
         return _of_trial(sweep, trial, None, str(error))
     if candidate.records is None or candidate.trial is None:
-        return Contender(named, candidate, "", candidate.trainable)
+        return Contender(named, candidate, "", candidate.trainable, setting=candidate.setting)
     sweep = read_sweep(candidate.records.parent.parent.parent)
     return _of_trial(sweep, candidate.trial, candidate, "")
 

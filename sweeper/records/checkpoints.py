@@ -1,4 +1,7 @@
-"""Find the checkpoint that the user names, and let its trainable export it."""
+"""Find the checkpoint that the user names, and let its trainable export it.
+
+`find_source` is the one place where a name becomes a checkpoint: of a sweep, a trial, a folder or a bundle.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from sweeper.records.sweep_state import SweepState, find_sweep, read_sweep
 from sweeper.records.trial_state import TrialState
 from sweeper.spec.sweep import KeepSpec
 from trainables import registry
+from trainables.deployment.bundle import is_bundle, open_bundle
 from trainables.interface import ExportsCheckpoints, silent
 
 __all__ = [
@@ -35,10 +39,10 @@ class Source:
     """A checkpoint that can be exported.
 
     Attributes:
-        checkpoint: Its folder.
+        checkpoint: Its folder, or a bundle.
         trainable: Name of the trainable that wrote it.
         chosen: How it was chosen, for the user.
-        sweep: Name of its sweep; None for a checkpoint that was named by its path.
+        sweep: Name of its sweep; None for a checkpoint or a bundle that was named by its path.
         trial: Number of its trial; None likewise.
         warning: A warning about its use; may be empty.
         folder: Folder of its trial; None likewise.
@@ -83,14 +87,18 @@ def find_source(named: str, sweeps: Path, which: Which | None) -> Source:
 
     Args:
         named: ``SWEEP`` for the best trial of its ranking, ``SWEEP:TRIAL`` for another, the path of a trial's
-            folder, or of a checkpoint. A sweep is a name or the path of its folder.
+            folder, of a checkpoint, or of a bundle, which is checked. A sweep is a name or the path of its
+            folder.
         sweeps: The folder of the sweeps.
         which: The trial's last checkpoint, which the ranking uses, or the one of its best value; None:
             the last, or the best if `keep` kept only that one.
 
     Raises:
         UserError: If there is none; the message lists what exists.
+        BundleError: If a bundle is damaged, or newer than this version.
     """
+    if is_bundle(named):
+        return _of_bundle(Path(named))
     name, separator, number = named.rpartition(":")
     if separator and number.isdigit():
         return _of_trial(read_sweep(find_sweep(name, sweeps)), int(number), which)
@@ -149,6 +157,12 @@ def export(
     return Exported(
         source.sweep, source.trial, str(source.checkpoint), source.chosen, str(folder), chosen, notes
     )
+
+
+def _of_bundle(path: Path) -> Source:
+    bundle = open_bundle(path)
+    # Processes on other machines unpack it into their own caches.
+    return Source(path, bundle.trainable, "the bundle that was named", setting=bundle.setting)
 
 
 def _of_trial(sweep: SweepState, number: int | None, wanted: Which | None) -> Source:

@@ -88,6 +88,9 @@ _METRICS = (
 OPTIMIZER = "optimizer.safetensors"
 """File of a checkpoint with the optimiser's moments: as large as its weights and their average."""
 
+ORIGINAL = "latest.ckpt"
+"""Name of a file of the original code in a folder, by which it is found there."""
+
 _N_ACTION_STEPS = "policy.n_action_steps"
 _BYTES_KEPT = 8  # weights and their average, in float32
 _BYTES_TRAINED = 8  # Adam's two moments
@@ -190,10 +193,11 @@ class DiffusionPolicyTrainable:
         return repair(root, to, progress, trim_idle=trim_idle, hard_links=hard_links)
 
     def cached(self, cache: Path) -> list[CacheEntry]:
-        """List the decoded frames and the datasets in a cache folder."""
+        """List the decoded frames, the datasets, and the unpacked bundles in a cache folder."""
         from trainables.dataset.shared_cache import cache_entries
+        from trainables.deployment.bundle import bundle_entries
 
-        return cache_entries(cache)
+        return [*cache_entries(cache), *bundle_entries(cache)]
 
     def disk_gb(self, config: Mapping[str, Any]) -> float:
         """Estimate how much disk one trial's folder takes, in gigabytes.
@@ -207,6 +211,23 @@ class DiffusionPolicyTrainable:
     def slim(self, checkpoint: Path) -> None:
         """Delete the optimiser's state, which only a continuation needs."""
         (checkpoint / OPTIMIZER).unlink(missing_ok=True)
+
+    def policy_files(self, checkpoint: Path) -> Mapping[str, Path]:
+        """The files of a checkpoint, in any format that can be read, without the optimiser's state.
+
+        Raises:
+            ConfigError: If there is no checkpoint.
+        """
+        from trainables.diffusion_policy.pretrained.find import find_checkpoint
+
+        found = find_checkpoint(str(checkpoint))
+        if found.is_file():
+            return {ORIGINAL: found}
+        return {
+            path.name: path
+            for path in sorted(found.iterdir())
+            if path.suffix in (".json", ".safetensors") and path.name != OPTIMIZER
+        }
 
     def slim_gb(self, config: Mapping[str, Any], checkpoints: int) -> float:
         """Estimate a trial folder's disk space with this number of slim checkpoints, in gigabytes."""

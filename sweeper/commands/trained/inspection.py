@@ -102,9 +102,9 @@ def evaluate(
 
 
 def _chosen(candidate: Candidate) -> dict[str, Any]:
-    """The inference setting that was chosen for a trial after its training; empty if none was."""
+    """The setting that was chosen for a trial after its training, or is in a bundle; empty if none is."""
     if candidate.records is None or candidate.trial is None:
-        return {}
+        return dict(candidate.setting)
     return dict(read_sweep(candidate.records.parents[2]).trial(candidate.trial).setting)
 
 

@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+from trainables.deployment.bundle import BundleError, is_bundle, open_bundle
 from trainables.diffusion_policy.pretrained.pretrained_config import path_error
 
 __all__ = ["find_checkpoint"]
@@ -22,7 +23,7 @@ def find_checkpoint(path: str | Path, cache: Path | None = None) -> Path:
     Args:
         path: A checkpoint's folder; a folder that contains it (``checkpoints/000400``, ``checkpoints/last``,
             a training's output, a trial of a sweep; the best before the last if both are known); a ``.ckpt``
-            file; or the name of a model on the hub (``owner/name``).
+            file; a bundle, packed or unpacked; or the name of a model on the hub (``owner/name``).
         cache: Folder for downloads from the hub; None: Hugging Face's own cache.
 
     Returns:
@@ -32,10 +33,15 @@ def find_checkpoint(path: str | Path, cache: Path | None = None) -> Path:
         ConfigError: If no checkpoint is found, or the hub cannot be reached.
     """
     place = Path(path).expanduser()
+    if is_bundle(place):
+        try:
+            return find_checkpoint(open_bundle(place).policy)
+        except BundleError as error:
+            raise path_error(str(error)) from error
     if place.is_file():
         if place.suffix == ".ckpt":
             return place
-        raise path_error(f"{place} is a file.", "Name the checkpoint's folder, or a .ckpt file.")
+        raise path_error(f"{place} is a file.", "Name the checkpoint's folder, a .ckpt file, or a bundle.")
     if place.is_dir():
         found = _in_folder(place, MOST_LEVELS)
         if found is None:
@@ -52,7 +58,7 @@ def find_checkpoint(path: str | Path, cache: Path | None = None) -> Path:
                 f"{path} on the hub does not contain a checkpoint (config.json, model.safetensors)."
             )
         return found
-    remedy = "Use a checkpoint's folder, a .ckpt file, or owner/name on the hub."
+    remedy = "Use a checkpoint's folder, a .ckpt file, a bundle, or owner/name on the hub."
     raise path_error(f"{str(path)!r} does not exist.", remedy)
 
 
