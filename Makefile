@@ -27,10 +27,13 @@ check: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
 
-# The comparison with LeRobot itself, in an environment of its own (9 GB, .interop/); not part of the tests.
+# The comparison with LeRobot itself, in environments of its own (9 GB each, .interop/); not part of the tests.
+# LeRobot 0.4.4 needs Python 3.11, 0.6.1 needs Python 3.12.
 interop: $(STAMP)
-	sh tests/interop/make_environment.sh $(PYTHON)
-	$(BIN)/python -m tests.interop.run
+	sh tests/interop/make_environment.sh 0.4.4
+	$(BIN)/python -m tests.interop.run --lerobot 0.4.4
+	sh tests/interop/make_environment.sh 0.6.1
+	$(BIN)/python -m tests.interop.run --lerobot 0.6.1
 
 ui: $(STAMP)
 	$(BIN)/sweeper ui $(SWEEP)

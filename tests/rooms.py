@@ -12,7 +12,7 @@ RANKS: dict[str, tuple[tuple[str, ...], ...]] = {
     "sweeper": (
         ("cli",),
         ("commands",),
-        ("driver", "finalists"),
+        ("driver", "finalists", "publication"),
         ("terminal", "report"),
         ("steering",),
         ("tracking", "certainty"),

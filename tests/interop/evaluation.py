@@ -105,6 +105,7 @@ def _evaluate(
         "env.visualization_height": 128,
         "eval.n_episodes": EPISODES,
         "eval.batch_size": BATCH,
+        "eval.use_async_envs": "false",
         "output_dir": out,
         "seed": SEED,
     }

@@ -15,8 +15,6 @@ from trainables.dataset.open import open_dataset
 from trainables.diffusion_policy import lerobot as checkpoints
 from trainables.diffusion_policy.network.policy import DiffusionPolicy, build_policy
 
-TARGET = "lerobot==0.4.4"
-
 
 def with_settings(policy: DiffusionPolicy, **changes: Any) -> DiffusionPolicy:
     """Build the same policy, weights and statistics included, with other settings."""
@@ -48,7 +46,7 @@ def compare_export(
         moved: See :func:`compare_policy`.
     """
     if not folder.exists():
-        checkpoints.save(policy, folder, target=TARGET)
+        checkpoints.save(policy, folder, target=lerobot.release.target)
     written = set(json.loads((folder / "config.json").read_text()))
     wrong = sorted(written ^ set(fields))
     checks.holds("config.json: LeRobot's fields, no other", not wrong, str(wrong or f"{len(written)} fields"))

@@ -19,7 +19,7 @@ from trainables.interface import Report
 LOGGED_LOSS = re.compile(r"\bloss:([0-9.]+)")
 
 
-TINY = {
+TINY: Mapping[str, Any] = {
     "policy.type": "diffusion",
     "policy.down_dims": "[32, 64]",
     "policy.n_groups": 4,
@@ -47,7 +47,7 @@ def train_there(
         "num_workers": 0,
         "log_freq": steps // 5,
         "save_freq": steps,
-        "eval_freq": 0,
+        lerobot.release.eval_every: 0,
         "wandb.enable": "false",
         "seed": 3,
     }

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).parents[2]
-ENVIRONMENT = ROOT / ".interop" / "venv"
+from tests.interop.releases import Release
+
 LEROBOT_SIDE = Path(__file__).with_name("lerobot_side.py")
 TIMEOUT_S = 3600.0
 
@@ -24,12 +24,15 @@ class LeRobot:
     """LeRobot's commands, one thread each, without the hub.
 
     Args:
-        folder: Where what goes to and fro is kept, and what the commands print.
+        folder: Folder for the files that are exchanged, and for what the commands print.
+        release: The version.
     """
 
-    def __init__(self, folder: Path) -> None:
-        if not (ENVIRONMENT / ".requirements.txt").exists():
-            raise LeRobotError(f"{ENVIRONMENT} is not there. Make it: tests/interop/make_environment.sh")
+    def __init__(self, folder: Path, release: Release) -> None:
+        self.release = release
+        if not (release.environment / ".requirements.txt").exists():
+            make = f"tests/interop/make_environment.sh {release.version}"
+            raise LeRobotError(f"{release.environment} is missing. Make it: {make}")
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._variables = os.environ | {
@@ -44,11 +47,11 @@ class LeRobot:
 
     def tool(self, name: str, *arguments: str) -> str:
         """Run one of LeRobot's own commands, e.g. ``lerobot-train``; gives what it printed."""
-        return self._run(name, [str(ENVIRONMENT / "bin" / name), *arguments])
+        return self._run(name, [str(self.release.environment / "bin" / name), *arguments])
 
     def ask(self, command: str, *arguments: str) -> str:
         """Run a command of ``lerobot_side.py``; gives what it printed."""
-        python = str(ENVIRONMENT / "bin" / "python")
+        python = str(self.release.environment / "bin" / "python")
         return self._run(command, [python, "-P", str(LEROBOT_SIDE), command, *arguments])
 
     def exchange(

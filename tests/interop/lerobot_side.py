@@ -2,11 +2,11 @@
 
 Nothing of this project is imported here. ``run.py`` calls it; by hand::
 
-    .interop/venv/bin/python tests/interop/lerobot_side.py versions OUT.json
-    .interop/venv/bin/python tests/interop/lerobot_side.py predict CHECKPOINT DATASET IN.npz OUT.npz
-    .interop/venv/bin/python tests/interop/lerobot_side.py settings CHECKPOINT OUT.json
-    .interop/venv/bin/python tests/interop/lerobot_side.py evaluate OUT.npz --policy.path=... (lerobot-eval's)
-    .interop/venv/bin/python tests/interop/lerobot_side.py dataset ROOT IN.npz OUT.npz
+    .interop/venv-0.6.1/bin/python lerobot_side.py versions OUT.json
+    .interop/venv-0.6.1/bin/python lerobot_side.py predict CHECKPOINT DATASET IN.npz OUT.npz
+    .interop/venv-0.6.1/bin/python lerobot_side.py settings CHECKPOINT OUT.json
+    .interop/venv-0.6.1/bin/python lerobot_side.py evaluate OUT.npz --policy.path=... (lerobot-eval's)
+    .interop/venv-0.6.1/bin/python lerobot_side.py dataset ROOT IN.npz OUT.npz
 """
 
 from __future__ import annotations

@@ -1,28 +1,47 @@
 #!/bin/sh
-# Make the virtual environment in which LeRobot 0.4.4 runs beside ours: .interop/venv, about 9 GB.
-# Does nothing where it is there already. Usage: tests/interop/make_environment.sh [PYTHON]
+# Make the virtual environment in which a version of LeRobot runs beside ours: .interop/venv-VERSION, about 9 GB.
+# Does nothing if it is there already. Usage: tests/interop/make_environment.sh VERSION [PYTHON]
+# VERSION is 0.4.4, which needs Python 3.11, or 0.6.1, which needs Python 3.12.
 set -eu
-python=${1:-python3}
+version=${1:?"usage: $0 VERSION [PYTHON]"}
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
-venv=$root/.interop/venv
+venv=$root/.interop/venv-$version
+pinned=$here/requirements-$version.txt
 stamp=$venv/.requirements.txt
+case $version in
+    0.4.4) wanted=3.11 ;;
+    0.6.1) wanted=3.12 ;;
+    *) echo "LeRobot $version is not among those that are compared: 0.4.4, 0.6.1." >&2; exit 2 ;;
+esac
+python=${2:-python$wanted}
 
-if cmp -s "$here/requirements.txt" "$stamp"; then
+if cmp -s "$pinned" "$stamp"; then
     echo "$venv is ready."
     exit 0
 fi
 
-"$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || {
-    echo "The versions are pinned for Python 3.11; $python is $("$python" --version 2>&1)." >&2
-    echo "Try: $0 python3.11" >&2
-    exit 2
+is_wanted() {
+    "$1" -c "import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$wanted')" 2>/dev/null
 }
+if ! is_wanted "$python"; then
+    # uv finds Pythons that are not on the PATH.
+    python=$(uv python find "$wanted" 2>/dev/null || true)
+    is_wanted "$python" || {
+        echo "The versions for LeRobot $version are pinned for Python $wanted, which was not found." >&2
+        echo "Try: $0 $version /path/to/python$wanted" >&2
+        exit 2
+    }
+fi
 sh "$root/scripts/prepare_system.sh" "$python"
-# Made anew, so that nothing of an older environment or of a broken download stays.
+# Made again from nothing, so that nothing of an older environment or of a broken download stays.
 rm -rf "$venv"
 "$python" -m venv "$venv"
-"$venv/bin/python" -m pip install --quiet --requirement "$here/requirements.txt"
-"$venv/bin/python" -c 'import gym_pusht, lerobot, torchvision; torchvision.io.VideoReader'
-cp "$here/requirements.txt" "$stamp"
+if command -v uv >/dev/null; then
+    uv pip install --quiet --python "$venv/bin/python" --requirement "$pinned"
+else
+    "$venv/bin/python" -m pip install --quiet --requirement "$pinned"
+fi
+"$venv/bin/python" -c 'import av, gym_pusht, lerobot'
+cp "$pinned" "$stamp"
 echo "$venv is ready."

@@ -49,12 +49,13 @@ SWEEP = (
     "config.rollout.video=never",
     "early_stop.min_steps=800",
     "parameters.policy.horizon.values=[16]",
-    "parameters.policy.n_action_steps.min=7",
-    "parameters.policy.n_action_steps.max=8",
+    "config.policy.n_action_steps=8",
     "parameters.optimizer.lr.min=3e-3",
     "parameters.optimizer.lr.max=4e-3",
+    "inference=null",
+    "confirm=null",
 )
-"""The quick sweep with one trial: a policy that has learnt to push somewhat, in a minute."""
+"""The quick sweep with one trial, as it was trained: in a minute it has learnt to push somewhat."""
 CONSTANT_STATE, CONSTANT_ACTION = 3, 1
 """The dimensions that never vary in the varied dataset."""
 TASKS = ("Move along.", "Move back.")

@@ -1,6 +1,6 @@
-"""Compare this project with LeRobot 0.4.4 itself: ``python -m tests.interop.run [PART ...]``.
+"""Compare this project with LeRobot itself: ``python -m tests.interop.run --lerobot VERSION [PART ...]``.
 
-Needs the environment that ``tests/interop/make_environment.sh`` makes. Takes some minutes on one core.
+Needs the environment that ``tests/interop/make_environment.sh VERSION`` makes. Takes minutes on one core.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from tests.interop import materials
 from tests.interop.checks import Checks
 from tests.interop.evaluation import compare_evaluation
 from tests.interop.exports import (
-    TARGET,
     compare_averages,
     compare_export,
     compare_train_settings,
@@ -41,15 +40,16 @@ from tests.interop.imports import (
     compare_import,
     train_there,
 )
-from tests.interop.lerobot_process import ROOT, LeRobot
+from tests.interop.lerobot_process import LeRobot
 from tests.interop.lerobot_side import PACKAGES
+from tests.interop.releases import FOLDER, RELEASES, ROOT, Release
 from tests.interop.written import compare_dataset
 from trainables.diffusion_policy import lerobot as checkpoints
+from trainables.diffusion_policy.lerobot.write import TRAIN_SETTINGS
 from trainables.diffusion_policy.network.policy import DiffusionPolicy
 from trainables.features import STATE
 from trainables.pusht import ensure_dataset
 
-FOLDER = ROOT / ".interop"
 PUSHT_EPISODES = 12
 WIDTH = 120
 
@@ -58,16 +58,18 @@ class Comparison:
     """The parts of the comparison, and what they share.
 
     Args:
-        folder: Everything that is made lies there.
+        release: The version of LeRobot.
+        folder: Folder for everything that is made.
         cache: Decoded frames and the built-in dataset; kept from run to run.
-        console: Told how it goes.
+        console: Receives each result.
     """
 
-    def __init__(self, folder: Path, cache: Path, console: Console) -> None:
+    def __init__(self, release: Release, folder: Path, cache: Path, console: Console) -> None:
+        self.release = release
         self.folder = folder
         self.cache = cache
         self.checks = Checks(console)
-        self.lerobot = LeRobot(folder / "lerobot")
+        self.lerobot = LeRobot(folder / "lerobot", release)
 
     def keypoints(self) -> Path:
         """Push-T without pictures."""
@@ -114,7 +116,7 @@ class Comparison:
         """The same, as ``sweeper export`` wrote it."""
         folder = self.folder / "exported_trial"
         if not folder.exists():
-            sweeper("export", str(self.sweep), "--to", str(folder), "--target", TARGET)
+            sweeper("export", str(self.sweep), "--to", str(folder), "--target", self.release.target)
         return folder
 
     @cached_property
@@ -133,7 +135,8 @@ class Comparison:
         folder = self.exported_trial
         self._export("keypoints, DDIM, a trial of a sweep", self.trial, self.keypoints(), folder)
         compare_averages(self.checks, self.trial_folder, folder)
-        compare_train_settings(self.checks, self.lerobot, folder)
+        if (folder / TRAIN_SETTINGS).exists():
+            compare_train_settings(self.checks, self.lerobot, folder)
         ddpm = with_settings(self.trial, sampler="DDPM", num_inference_steps=None)
         self._export("keypoints, DDPM", ddpm, self.keypoints())
         self._export("camera, DDPM, crop", self.camera_policy, self.pictures())
@@ -155,14 +158,15 @@ class Comparison:
         self.checks.begin("lerobot-eval: camera, hardly trained")
         policy = with_settings(self.camera_policy, sampler="DDIM", num_inference_steps=10)
         folder = self.lerobot.new_file("export")
-        checkpoints.save(policy, folder, target=TARGET)
+        checkpoints.save(policy, folder, target=self.release.target)
         compare_evaluation(self.checks, self.lerobot, folder, policy, twice=False)
 
     def imports(self) -> None:
         """What ``lerobot-train`` makes, here; and what we make, there."""
         self.checks.begin("from lerobot-train: keypoints, DDPM")
         out, root = self.lerobot.new_file("trained"), self.keypoints()
-        losses = train_there(self.lerobot, root, out, TINY, steps=300, batch_size=32)
+        new = {**TINY, **self.release.new_policy}
+        losses = train_there(self.lerobot, root, out, new, steps=300, batch_size=32)
         compare_import(self.checks, self.lerobot, out, root)
         compare_finetuning(self.checks, out, root, self.lerobot.new_file("ours"), self.cache, losses[-1])
         self.checks.begin("from lerobot-train: camera, DDIM, crop")
@@ -172,7 +176,7 @@ class Comparison:
             self.lerobot,
             root,
             out,
-            {**TINY, **ddim, "policy.crop_shape": "[84, 84]"},
+            {**TINY, **self.release.new_policy, **ddim, "policy.crop_shape": "[84, 84]"},
             steps=10,
             batch_size=4,
         )
@@ -250,11 +254,12 @@ PARTS: Mapping[str, Callable[[Comparison], None]] = {
 
 
 def main() -> int:
-    """Compare, show the table, write JSON; 1 where something differs that must not."""
+    """Compare, show the table, write JSON; 1 if something differs that must not."""
     parser = argparse.ArgumentParser(prog="python -m tests.interop.run", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; none: all")
-    parser.add_argument("--json", type=Path, default=FOLDER / "results.json", help="where the results go")
-    parser.add_argument("--folder", type=Path, default=FOLDER / "work", help="worked in")
+    parser.add_argument("--lerobot", choices=RELEASES, default=next(iter(RELEASES)), help="the version")
+    parser.add_argument("--json", type=Path, help="results; default: .interop/results-VERSION.json")
+    parser.add_argument("--folder", type=Path, help="folder to work in; default: .interop/work-VERSION")
     parser.add_argument(
         "--keep", action="store_true", help="take the datasets and the sweep that an earlier run made"
     )
@@ -264,9 +269,12 @@ def main() -> int:
         parser.error(f"unknown parts: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     torch.set_num_threads(1)
     console = Console(highlight=False, width=WIDTH, soft_wrap=True)
+    release = RELEASES[arguments.lerobot]
+    folder = (arguments.folder or FOLDER / f"work-{release.version}").absolute()
+    results_file = arguments.json or FOLDER / f"results-{release.version}.json"
     if not arguments.keep:
-        shutil.rmtree(arguments.folder, ignore_errors=True)
-    comparison = Comparison(arguments.folder, FOLDER / "cache", console)
+        shutil.rmtree(folder, ignore_errors=True)
+    comparison = Comparison(release, folder, FOLDER / "cache", console)
     versions = comparison.versions()
     for side, found in versions.items():
         console.print(f"{side}: " + ", ".join(f"{name} {version}" for name, version in found.items()))
@@ -274,9 +282,9 @@ def main() -> int:
         PARTS[name](comparison)
     console.print(comparison.checks.table())
     results = {"versions": versions, "checks": comparison.checks.as_json()}
-    arguments.json.write_text(json.dumps(results, indent=2) + "\n")
+    results_file.write_text(json.dumps(results, indent=2) + "\n")
     failed = len(comparison.checks.failed)
-    console.print(f"{len(comparison.checks.made)} comparisons, {failed} failed; {arguments.json}")
+    console.print(f"{len(comparison.checks.made)} comparisons, {failed} failed; {results_file}")
     return 1 if failed else 0
 
 

@@ -27,7 +27,7 @@ def compare_dataset(checks: Checks, lerobot: LeRobot, root: Path, name: str) -> 
     expected = set(ours.features) - {key for key, feature in ours.features.items() if feature.is_camera}
     checks.holds(f"{name}: features", set(read) == expected, f"{len(read)}, and {len(cameras)} cameras")
     facts = {
-        "fps": (ours.fps, theirs["fps"]),
+        "fps": (float(ours.fps), float(theirs["fps"])),
         "from": ([episode.start for episode in ours.episodes], theirs["episode_from"]),
         "to": ([episode.stop for episode in ours.episodes], theirs["episode_to"]),
         "tasks": ([ours.task(int(row)) for row in rows], theirs["tasks"]),
@@ -37,11 +37,17 @@ def compare_dataset(checks: Checks, lerobot: LeRobot, root: Path, name: str) -> 
     columns = {key: (ours.column(key).reshape(value.shape), value) for key, value in values.items()}
     checks.same(f"{name}: {len(ours):,} rows", columns)
     windows = [ours.window(int(row), N_OBS_STEPS, HORIZON) for row in rows]
-    pairs = {key: (np.stack([w[key] for w in windows]), theirs[f"window/{key}"]) for key in windows[0]}
+    pairs = {key: _window_values([w[key] for w in windows], theirs[f"window/{key}"]) for key in windows[0]}
     pictures = {key: pairs.pop(key) for key in cameras}
     checks.same(f"{name}: {len(rows)} windows", pairs)
     checks.same(f"{name}: their pictures", pictures)
     _compare_statistics(checks, root, name, theirs)
+
+
+def _window_values(ours: list[np.ndarray], theirs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Values of windows here and there; LeRobot drops the dimension of a feature of one number."""
+    stacked = np.stack(ours)
+    return (stacked[..., 0] if stacked.shape == (*theirs.shape, 1) else stacked), theirs
 
 
 def _asked(episode: Episode) -> list[int]:

@@ -35,12 +35,14 @@ from trainables.files import put_in_place
 from trainables.interface import CacheEntry, TrainableError, silent
 
 __all__ = [
+    "CARD",
     "FORMAT",
     "MANIFEST",
     "Bundle",
     "BundleError",
     "Contents",
     "bundle_entries",
+    "check_place",
     "is_bundle",
     "open_bundle",
     "write_bundle",

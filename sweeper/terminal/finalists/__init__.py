@@ -3,6 +3,7 @@
 - ``comparison``: policies that are compared, and their differences.
 - ``confirmation``: the finalists of a confirmation, and its answer.
 - ``inspection``: one policy, looked into.
+- ``publication``: what was exported, packed and uploaded.
 - ``tuning``: the inference settings of a policy, and the chosen one.
 - ``sentences``: how sure a result is, in sentences and cells of tables.
 """

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from trainables.deployment.bundle import CARD
 from trainables.diffusion_policy.lerobot.train_settings import TRAIN_SETTINGS_TARGET, train_settings
 from trainables.diffusion_policy.lerobot.translate import ExportError, express
 from trainables.diffusion_policy.network.normalize import EPSILON, NEEDED, constant_dimensions
@@ -37,7 +38,7 @@ _INPUT_STATE = "policy_preprocessor_step_3_normalizer_processor.safetensors"
 _OUTPUT_STATE = "policy_postprocessor_step_0_unnormalizer_processor.safetensors"
 TRAIN_SETTINGS = "train_config.json"
 FILES = {
-    *("config.json", WEIGHTS, TRAIN_SETTINGS),
+    *("config.json", WEIGHTS, TRAIN_SETTINGS, CARD),
     *(PREPROCESSOR, _INPUT_STATE, POSTPROCESSOR, _OUTPUT_STATE),
 }
 """The files of an export."""

@@ -1,0 +1,6 @@
+"""What leaves this machine with a policy: what is known of it, the bundle, and the Hugging Face hub.
+
+facts.py    what the sweep and a short measurement know of a policy
+publish.py  an export with its model card, a bundle
+hub.py      upload an export to the hub, or show what would be uploaded
+"""
