@@ -88,19 +88,27 @@ def push(
         api.create_repo(repo, repo_type="model", private=private or None, exist_ok=True)
         is_private = bool(api.repo_info(repo, repo_type="model").private)
         if private and not is_private:
-            raise UserError(
-                f"--private: {repo} exists and is public. Nothing was uploaded. Make it private in its "
-                "settings on the hub, or name another model."
-            )
+            raise _public(repo)
         done = api.upload_folder(repo_id=repo, folder_path=folder, repo_type="model", commit_message=message)
     except HFValidationError as error:
         raise UserError(f"--push {repo}: {first_line(error)}") from error
     except HfHubHTTPError as error:
         raise _refused(repo, error) from error
-    except (OSError, RuntimeError, ValueError) as error:
-        raise SweeperError(f"{repo} was not uploaded: {masked(first_line(error))}") from error
+    except UserError:
+        raise
+    except Exception as error:
+        # Errors of the client's HTTP library, which differs between versions of the client.
+        reason = masked(first_line(error))
+        raise SweeperError(f"{repo} was not uploaded: {reason}. The same command tries again.") from error
     url = str(getattr(done, "commit_url", done))
     return Pushed(repo, url, is_private, _files(folder), dry_run=False, logged_in=True)
+
+
+def _public(repo: str) -> UserError:
+    return UserError(
+        f"--private: {repo} exists and is public. Nothing was uploaded. Make it private in its settings "
+        "on the hub, or name another model."
+    )
 
 
 def _refused(repo: str, error: Exception) -> SweeperError:

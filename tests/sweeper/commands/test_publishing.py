@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 import yaml
 from command_line import ended, run_in
 from exported_sweeps import exported, step_of
-from huggingface_hub import ModelCard
+from hub_server import TOKEN, Hub, Model, hub_server
+from huggingface_hub import ModelCard, constants
 
 from sweeper.finalists.candidates import find_candidate
 from sweeper.layout import JOURNAL, REPORT
@@ -29,7 +31,7 @@ SETTING = {"policy.n_action_steps": 2, "policy.num_inference_steps": 3}
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_in(tmp_path, monkeypatch)
     monkeypatch.delenv("HF_TOKEN", raising=False)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "cache" / "token"))
     monkeypatch.setattr("sweeper.publication.facts.BUSY_S", 0.01)
     monkeypatch.setattr("sweeper.publication.facts.RUNS", 5)
 
@@ -247,12 +249,10 @@ def test_a_dry_run_lists_what_would_be_uploaded(sweeps: Path, capsys: pytest.Cap
 def test_wrong_options_end_with_2_before_anything_is_written(
     sweeps: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     arguments: list[str],
     said: str,
 ) -> None:
-    monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path / "none"))
     before = set(tmp_path.iterdir())
     assert exported("small", "--sweeps", str(sweeps), *arguments) == 2
     assert said in " ".join(capsys.readouterr().err.split())
@@ -268,3 +268,76 @@ def test_a_damaged_bundle_ends_with_2(sweeps: Path, capsys: pytest.CaptureFixtur
     for command in (["export", str(file), "--to", "out"], ["eval", str(file)], ["tune", str(file)]):
         assert ended(*command) == 2
         assert "changed since the bundle was made" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    with hub_server() as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        yield server
+
+
+@pytest.mark.slow
+def test_the_hubs_own_client_uploads_the_export_and_its_card(
+    sweeps: Path, tmp_path: Path, hub: Hub, capfd: pytest.CaptureFixture[str]
+) -> None:
+    confirm(sweeps)
+    arguments = ["small", "--sweeps", str(sweeps), "--push", "lab/pusht", "--private"]
+    assert exported(*arguments, "--to", "out") == 0
+    model = hub.models["lab/pusht"]
+    assert model.private
+    assert model.files == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert b"| success rate | 80.0 % |" in model.files["README.md"]
+    assert b"lerobot-record --policy.path=lab/pusht" in model.files["README.md"]
+    assert model.commits == ["Export small, trial 0"]
+    shown = capfd.readouterr()
+    assert f"Uploaded 8 files to lab/pusht, which is private: {hub.url}/lab/pusht/commit/" in shown.out
+    assert TOKEN not in shown.out + shown.err
+    assert exported(*arguments) == 0, "a second upload is a second commit"
+    assert len(model.commits) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "token", "said"),
+    [
+        (
+            ["lab/public", "--private"],
+            TOKEN,
+            "--private: lab/public exists and is public. Nothing was uploaded.",
+        ),
+        (["other/pusht"], TOKEN, "The token may not write to other/pusht."),
+        (
+            ["lab/pusht"],
+            "hf_wrong_0123456789",
+            "the hub does not accept the token. Log in with `hf auth login`",
+        ),
+    ],
+)
+def test_what_the_hub_refuses_is_reported_without_the_token(
+    sweeps: Path,
+    hub: Hub,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    arguments: list[str],
+    token: str,
+    said: str,
+) -> None:
+    hub.models["lab/public"] = Model()
+    monkeypatch.setenv("HF_TOKEN", token)
+    assert exported("small", "--sweeps", str(sweeps), "--push", *arguments) == 2
+    shown = capfd.readouterr()
+    assert said in " ".join(shown.err.split())
+    assert token not in shown.out + shown.err
+    assert {name: model.files for name, model in hub.models.items() if model.files} == {}
+
+
+@pytest.mark.slow
+def test_a_hub_that_does_not_answer_is_not_the_users_fault(
+    sweeps: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    assert exported("small", "--sweeps", str(sweeps), "--push", "lab/pusht") == 1
+    assert "lab/pusht was not uploaded" in " ".join(capfd.readouterr().err.split())
