@@ -11,7 +11,7 @@ import importlib.metadata
 import os
 import platform
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from trainables.interface import (
     EvaluatesPolicies,
     EvaluationContext,
     InspectablePolicy,
+    NamesPlaces,
     OpenPolicy,
     silent,
 )
@@ -161,11 +162,18 @@ def _of_trial(
         search=_searched(sweep, trial, source, completed),
         data={name: value for name, value in data.items() if name != "searched"},
         base=str(config.get(BASE) or ""),
-        trained=config,
+        # Paths tell nothing of the policy, and something of the machine.
+        trained={name: value for name, value in config.items() if name not in _places(source.trainable)},
         searched=sweep.varying,
         versions=dict(sweep.info.get("versions", {})),
         **measured,
     )
+
+
+def _places(name: str) -> Sequence[str]:
+    """The fields of a trainable that only name places."""
+    trainable = registry.load(name)
+    return trainable.places if isinstance(trainable, NamesPlaces) else ()
 
 
 def _confirmed(sweep: SweepState, trial: TrialState, source: Source) -> tuple[Confirmed | None, str]:

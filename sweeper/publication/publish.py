@@ -182,7 +182,8 @@ def _write_card(made: Exported, facts: PolicyFacts, repo: str = "") -> Path:
     """
     named = repo or Path(made.folder).name
     card = Path(made.folder) / CARD
-    write_whole(card, model_card(facts, target=made.target, use=_lerobot_commands(named, facts)))
+    use = _lerobot_commands(named, facts)
+    write_whole(card, model_card(facts, target=made.target, notes=made.notes, use=use))
     return card
 
 

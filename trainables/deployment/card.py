@@ -165,12 +165,15 @@ def _known(kind: type, plain: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in plain.items() if name in names}
 
 
-def model_card(facts: PolicyFacts, *, target: str = "", use: Sequence[str] = ()) -> str:
+def model_card(
+    facts: PolicyFacts, *, target: str = "", notes: Sequence[str] = (), use: Sequence[str] = ()
+) -> str:
     """Write the model card.
 
     Args:
         facts: What is known of the policy.
         target: The version of LeRobot that the files beside the card are for, e.g. ``lerobot==0.4.4``.
+        notes: What that format replaces, and what was compared, in a sentence each.
         use: Lines of shell commands that run the policy.
     """
     import yaml
@@ -183,6 +186,7 @@ def model_card(facts: PolicyFacts, *, target: str = "", use: Sequence[str] = ())
         *_results(facts),
         "## Inference setting",
         _setting(facts),
+        *_conversion(target, notes),
         "## Latency",
         _latency(facts),
         "## Training",
@@ -311,6 +315,13 @@ def _setting(facts: PolicyFacts) -> str:
     if facts.confirmed is not None:
         rows += ["", "The figures above were measured with this setting."]
     return "\n".join(rows)
+
+
+def _conversion(target: str, notes: Sequence[str]) -> list[str]:
+    if not target or not notes:
+        return []
+    listed = "\n".join(f"- {note[:1].upper()}{note[1:]}" for note in notes)
+    return [f"## Conversion to {target}", f"The figures were measured before the conversion.\n\n{listed}"]
 
 
 def _latency(facts: PolicyFacts) -> str:

@@ -16,6 +16,7 @@ from hub_server import TOKEN, Hub, Model, hub_server
 from huggingface_hub import ModelCard, constants
 
 from sweeper.finalists.candidates import find_candidate
+from sweeper.finalists.compare import find_contenders
 from sweeper.layout import JOURNAL, REPORT
 from sweeper.records.checkpoints import find_source
 from sweeper.records.events import EventKind
@@ -76,7 +77,10 @@ def test_the_card_has_the_confirmed_figures_and_what_they_are_worth(
     assert "`somewhere`" in body
     assert "ms for an action chunk (median of" in body
     assert "thread" in body
-    assert "| `optimizer.lr` |" in body
+    assert "| `optimizer.lr` | 0.0001 | searched |" in body
+    assert "dataset.root" not in body, "a path on this machine tells nothing of the policy"
+    assert "## Conversion to lerobot==0.4.4 The figures were measured before the conversion." in body
+    assert "the actions differ by at most" in body
     assert "The model card is out/README.md." in capsys.readouterr().out
 
 
@@ -174,6 +178,9 @@ def test_a_bundle_has_all_parts_and_is_the_policy_with_its_setting(
     assert (source.trainable, dict(source.setting), source.sweep) == ("diffusion_policy", SETTING, None)
     candidate = find_candidate(str(file), Path("sweeps"))
     assert (candidate.checkpoint, dict(candidate.setting)) == (file, SETTING)
+    shutil.copy(file, "copy.zip")
+    contenders = find_contenders([str(file), "copy.zip"], Path("sweeps"))
+    assert [dict(one.setting) for one in contenders] == [SETTING, SETTING]
     assert exported(str(file), "--to", "again", "--card") == 0
     assert step_of(tmp_path / "again") == 20
     assert json.loads((tmp_path / "again" / "config.json").read_text())["num_inference_steps"] == 3
