@@ -259,3 +259,11 @@ def test_after_a_failure_nothing_remains(contents: Contents, tmp_path: Path) -> 
     with pytest.raises(BundleError, match="cannot be written"):
         write_bundle(file, contents)
     assert list(file.parent.iterdir()) == []
+
+
+def test_the_room_names_it() -> None:
+    from trainables import deployment
+
+    assert deployment.open_bundle is open_bundle
+    with pytest.raises(AttributeError, match="has no attribute 'close_bundle'"):
+        _ = deployment.close_bundle
