@@ -18,7 +18,14 @@ from sweeper.publication.hub import Pushed, check_repo, push, would_push
 from sweeper.records.checkpoints import Exported, Source, export
 from sweeper.report.remake import remake_report
 from trainables import registry
-from trainables.deployment.bundle import CARD, Contents, check_place, write_bundle
+from trainables.deployment.bundle import (
+    CARD,
+    Contents,
+    check_place,
+    is_bundle,
+    open_bundle,
+    write_bundle,
+)
 from trainables.deployment.card import PolicyFacts, model_card
 from trainables.interface import BundlesPolicies, ExportsCheckpoints, TrainableError, silent
 
@@ -146,6 +153,7 @@ def publish(source: Source, wanted: Wanted, progress: Callable[[str], None] = si
         _check_bundle(source, wanted.bundle, replace=wanted.force)
     facts = None
     if wanted.card or wanted.push is not None or wanted.bundle is not None:
+        source = _with_weights(source, ema=wanted.ema)
         facts = facts_of(source, usable_cache(), progress)
     done = Published(source)
     with contextlib.ExitStack() as opened:
@@ -170,6 +178,13 @@ def publish(source: Source, wanted: Wanted, progress: Callable[[str], None] = si
                 pushed = push(folder, wanted.push, private=wanted.private, message=title, progress=progress)
             done = replace(done, pushed=pushed)
     return done
+
+
+def _with_weights(source: Source, *, ema: bool) -> Source:
+    """Make weights that are not averaged a part of the setting: figures of the averages are not theirs."""
+    if ema or USE_EMA not in registry.load(source.trainable).fields:
+        return source
+    return replace(source, setting={**source.setting, USE_EMA: False})
 
 
 def _write_card(made: Exported, facts: PolicyFacts, repo: str = "") -> Path:
@@ -221,9 +236,6 @@ def _bundle(
     """Pack a policy with everything that is needed to use it on another machine."""
     trainable = registry.load(source.trainable)
     assert isinstance(trainable, BundlesPolicies)
-    setting = dict(source.setting)
-    if not wanted.ema and USE_EMA in trainable.fields:
-        setting[USE_EMA] = False
     missing: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="sweeper-bundle-") as temporary:
         lerobot = _lerobot(source, Path(temporary) / "lerobot", wanted, missing, progress)
@@ -234,7 +246,7 @@ def _bundle(
         contents = Contents(
             trainable=source.trainable,
             policy=trainable.policy_files(source.checkpoint),
-            setting=setting,
+            setting=source.setting,
             lerobot=None if lerobot is None else Path(lerobot.folder),
             target="" if lerobot is None else lerobot.target,
             report=report,
@@ -266,6 +278,10 @@ def _lerobot(
 
 def _report(source: Source, missing: dict[str, str], progress: Callable[[str], None]) -> Path | None:
     """The report of the sweep, made again if the journal is newer."""
+    if is_bundle(source.checkpoint):
+        packed = open_bundle(source.checkpoint)
+        if packed.report is not None:
+            return packed.report
     if source.folder is None:
         missing["report"] = "The checkpoint was named by its path, so no sweep is known."
         return None

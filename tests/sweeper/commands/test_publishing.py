@@ -213,8 +213,26 @@ def test_what_lerobot_cannot_express_is_left_out_of_the_bundle_with_the_reason(
     assert open_bundle(file).lerobot is None
 
 
-def test_a_bundle_without_averages_acts_without_them(sweeps: Path) -> None:
-    assert open_bundle(bundled(sweeps, "--no-ema")).setting == {"policy.use_ema": False}
+def test_a_bundle_without_averages_acts_without_them_and_is_not_what_was_confirmed(sweeps: Path) -> None:
+    confirm(sweeps)
+    found = open_bundle(bundled(sweeps, "--no-ema"))
+    assert found.setting == {**SETTING, "policy.use_ema": False}
+    facts = PolicyFacts.from_json(found.facts)
+    assert facts.confirmed is None
+    assert "another inference setting" in facts.unconfirmed
+
+
+def test_a_bundle_of_a_bundle_keeps_its_report(sweeps: Path) -> None:
+    (sweeps / "small" / REPORT).write_text("<html>the report</html>")
+    first = bundled(sweeps)
+    assert exported(str(first), "--bundle", "second.zip") == 0
+    second = open_bundle("second.zip")
+    assert second.report is not None
+    assert second.report.read_text() == "<html>the report</html>"
+    assert (
+        second.described["files"]["policy/model.safetensors"]
+        == (open_bundle(first).described["files"]["policy/model.safetensors"])
+    )
 
 
 def test_json_has_what_was_written(sweeps: Path, capsys: pytest.CaptureFixture[str]) -> None:
