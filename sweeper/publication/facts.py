@@ -10,6 +10,7 @@ import contextlib
 import importlib.metadata
 import os
 import platform
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -23,9 +24,10 @@ from sweeper.records.checkpoints import Source
 from sweeper.records.status import TrialStatus
 from sweeper.records.sweep_state import SweepState, read_sweep
 from sweeper.records.trial_state import TrialState
+from sweeper.text import counted
 from trainables import registry
 from trainables.deployment.bundle import is_bundle, open_bundle
-from trainables.deployment.card import Confirmed, Figure, PolicyFacts, SearchResult, Speed
+from trainables.deployment.card import BUILT_IN, Confirmed, Figure, PolicyFacts, SearchResult, Speed
 from trainables.episodes import OUTCOMES
 from trainables.interface import (
     ENVIRONMENT,
@@ -37,11 +39,12 @@ from trainables.interface import (
     silent,
 )
 
-__all__ = ["facts_of", "versions"]
+__all__ = ["facts_of", "on_hub", "versions"]
 
 RUNS, MOST_S = 20, 5.0
 BUSY_S = 0.5
 PACKAGES = ("diffusion-policy-sweeper", "torch", "torchvision", "diffusers", "numpy", "safetensors")
+HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 BASE = "policy.path"
 """By convention the field that names the checkpoint from which a training starts."""
 
@@ -150,24 +153,36 @@ def _of_trial(
     confirmed, reason = _confirmed(sweep, trial, source)
     completed = sweep.count(TrialStatus.COMPLETED)
     config = {**sweep.spec["config"], **trial.values, **trial.config}
-    named = config.get("dataset.repo_id") or config.get("dataset.root")
-    # By convention of the trainable; what it describes itself when the sweep is launched comes first.
-    data = sweep.info.get("data") or {"dataset": named}
+    # By convention the fields that name a dataset; the trainable's own description comes first.
+    root, repo = config.get("dataset.root"), config.get("dataset.repo_id")
+    data = sweep.info.get("data") or {"dataset": root or repo}
+    trials = counted(len(sweep.trials), "trial")
     return PolicyFacts(
         name=f"{sweep.name}, trial {trial.number}",
-        origin=f"It is trial {trial.number} of a sweep of {len(sweep.trials)} trials ({sweep.name}).",
+        origin=f"It is trial {trial.number} of a sweep of {trials} ({sweep.name}).",
         environment=str(config.get(ENVIRONMENT) or ""),
         confirmed=confirmed,
         unconfirmed=reason,
         search=_searched(sweep, trial, source, completed),
         data={name: value for name, value in data.items() if name != "searched"},
         base=str(config.get(BASE) or ""),
+        on_hub=on_hub(config),
         # Paths tell nothing of the policy, and something of the machine.
         trained={name: value for name, value in config.items() if name not in _places(source.trainable)},
         searched=sweep.varying,
         versions=dict(sweep.info.get("versions", {})),
         **measured,
     )
+
+
+def on_hub(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The datasets and the checkpoint of a configuration that are on the hub, not on this machine."""
+    named = config.get("dataset.repo_id") if config.get("dataset.root") is None else None
+    names = [str(name) for name in (named if isinstance(named, (list, tuple)) else [named]) if name]
+    base = config.get(BASE)
+    # A folder is found before a name on the hub.
+    names += [str(base)] if base and not Path(str(base)).exists() else []
+    return tuple(name for name in names if HUB_NAME.fullmatch(name) and not name.startswith(BUILT_IN))
 
 
 def _places(name: str) -> Sequence[str]:

@@ -6,19 +6,20 @@ The beginning of the card is data for the Hugging Face hub, with the fields that
 from __future__ import annotations
 
 import dataclasses
-import re
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 __all__ = ["Confirmed", "Figure", "PolicyFacts", "SearchResult", "Speed", "model_card"]
 
-_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 _SHORT = {
     "rollout/success_rate": "success rate",
     "rollout/avg_max_reward": "mean of the largest rewards",
     "rollout/avg_sum_reward": "mean of the summed rewards",
 }
+BUILT_IN = "builtin/"
+"""What the names of datasets begin with that the program makes itself."""
 NOT_REAL = "Nothing here was measured on a real robot."
 
 
@@ -114,6 +115,7 @@ class PolicyFacts:
         speed: The latency; None if it was not measured.
         data: The dataset: ``dataset``, ``revision``, ``episodes``, ``frames``, as far as known.
         base: The checkpoint that the training started from; empty if there is none.
+        on_hub: The names among these two that are on the hub.
         trained: Fields of the training with their values.
         searched: The fields among them that the search varied.
         versions: Versions of the packages by name.
@@ -132,6 +134,7 @@ class PolicyFacts:
     speed: Speed | None = None
     data: Mapping[str, Any] = field(default_factory=dict)
     base: str = ""
+    on_hub: tuple[str, ...] = ()
     trained: Mapping[str, Any] = field(default_factory=dict)
     searched: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -155,7 +158,7 @@ class PolicyFacts:
                 values[name] = kind(**{**inside, "figures": figures})
         if values.get("speed") is not None:
             values["speed"] = Speed(**_known(Speed, values["speed"]))
-        for name in ("changed", "searched"):
+        for name in ("changed", "on_hub", "searched"):
             values[name] = tuple(values.get(name, ()))
         return PolicyFacts(**values)
 
@@ -201,7 +204,7 @@ def model_card(
 
 def _head(facts: PolicyFacts, target: str) -> dict[str, Any]:
     """The data for the hub; `datasets` and `base_model` only if they are there."""
-    datasets = [name for name in _names(facts.data.get("dataset")) if _HUB_NAME.fullmatch(name)]
+    datasets = [name for name in _names(facts.data.get("dataset")) if name in facts.on_hub]
     head: dict[str, Any] = {"library_name": "lerobot"} if target else {}
     head |= {
         "pipeline_tag": "robotics",
@@ -210,7 +213,7 @@ def _head(facts: PolicyFacts, target: str) -> dict[str, Any]:
     }
     if datasets:
         head["datasets"] = datasets
-    if _HUB_NAME.fullmatch(facts.base):
+    if facts.base in facts.on_hub:
         head["base_model"] = facts.base
     if facts.confirmed is not None:
         head["metrics"] = [_plain(figure.name) for figure in facts.confirmed.figures]
@@ -320,7 +323,7 @@ def _setting(facts: PolicyFacts) -> str:
 def _conversion(target: str, notes: Sequence[str]) -> list[str]:
     if not target or not notes:
         return []
-    listed = "\n".join(f"- {note[:1].upper()}{note[1:]}" for note in notes)
+    listed = "\n".join(f"- {note}" for note in notes)
     return [f"## Conversion to {target}", f"The figures were measured before the conversion.\n\n{listed}"]
 
 
@@ -331,10 +334,11 @@ def _latency(facts: PolicyFacts) -> str:
     rate = speed.executed_steps / speed.p50_ms * 1000
     busy = ""
     if speed.busy_share > 0.1:
-        busy = f" Other programs used {speed.busy_share:.0%} of the CPUs just before, so it may be faster."
+        share = f"{100 * speed.busy_share:.0f} %"
+        busy = f" Other programs used {share} of the CPUs just before, so it may be faster."
     return (
-        f"{speed.p50_ms:.3g} ms for an action chunk (median of {speed.runs} runs; 95 % take at most "
-        f"{speed.p95_ms:.3g} ms), on {speed.hardware}. {speed.executed_steps} actions of a chunk are "
+        f"{_ms(speed.p50_ms)} ms for an action chunk (median of {speed.runs} runs; 95 % take at most "
+        f"{_ms(speed.p95_ms)} ms), on {speed.hardware}. {speed.executed_steps} actions of a chunk are "
         f"executed, so up to {rate:.3g} actions per second. Measure it on the robot's own computer.{busy}"
     )
 
@@ -348,11 +352,12 @@ def _training(facts: PolicyFacts) -> list[str]:
         ]
         revision = f" at revision `{data['revision']}`" if isinstance(data.get("revision"), str) else ""
         listed = f" ({', '.join(sizes)})" if sizes else ""
-        lines.append(f"Trained on {', '.join(map(_place, _names(data['dataset'])))}{revision}{listed}.")
+        places = ", ".join(_place(name, facts.on_hub) for name in _names(data["dataset"]))
+        lines.append(f"Trained on {places}{revision}{listed}.")
     else:
         lines.append("What it was trained on is not recorded.")
     if facts.base:
-        lines.append(f"The training started from {_place(facts.base)}.")
+        lines.append(f"The training started from {_place(facts.base, facts.on_hub)}.")
     if facts.trained:
         rows = ["| field | value | |", "|---|---|---|"]
         rows += [
@@ -380,10 +385,12 @@ def _names(named: Any) -> list[str]:
     return [str(name) for name in named] if isinstance(named, (list, tuple)) else [str(named)]
 
 
-def _place(name: str) -> str:
-    """A name of the hub as a link; of a folder only its own name, which tells nothing of the machine."""
-    if _HUB_NAME.fullmatch(name):
+def _place(name: str, on_hub: Sequence[str]) -> str:
+    """A name of the hub; of a folder only its own name, which tells nothing of the machine."""
+    if name in on_hub:
         return f"`{name}`"
+    if name.startswith(BUILT_IN):
+        return f"`{name}` (comes with diffusion-policy-sweeper)"
     return f"`{name.rstrip('/').rpartition('/')[2]}` (a local folder)"
 
 
@@ -400,4 +407,8 @@ def _number(metric: str, value: float) -> str:
 
 
 def _value(value: Any) -> str:
-    return "null" if value is None else str(list(value) if isinstance(value, tuple) else value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _ms(time_ms: float) -> str:
+    return f"{time_ms:.3g}" if time_ms < 1000 else f"{time_ms:,.0f}"

@@ -18,11 +18,12 @@ from huggingface_hub import ModelCard, constants
 from sweeper.finalists.candidates import find_candidate
 from sweeper.finalists.compare import find_contenders
 from sweeper.layout import JOURNAL, REPORT
+from sweeper.publication.facts import on_hub
 from sweeper.records.checkpoints import find_source
 from sweeper.records.events import EventKind
 from sweeper.records.journal import Journal
 from trainables.deployment.bundle import open_bundle
-from trainables.deployment.card import PolicyFacts
+from trainables.deployment.card import PolicyFacts, model_card
 
 SUCCESS, REWARD = "rollout/success_rate", "rollout/avg_max_reward"
 SETTING = {"policy.n_action_steps": 2, "policy.num_inference_steps": 3}
@@ -105,6 +106,35 @@ def test_without_a_confirmation_the_card_says_so_first(sweeps: Path, tmp_path: P
     assert "**These figures are not confirmed.** No confirmation of small has been done" in body
     assert "| eval/action_mse | 0.3 | – |" in body
     assert "chosen among 2 by such values, so they are too good by chance" in body
+
+
+@pytest.mark.parametrize(
+    ("config", "datasets", "base", "said"),
+    [
+        (
+            {"dataset.repo_id": "lab/pusht", "policy.path": "lab/base"},
+            ["lab/pusht"],
+            "lab/base",
+            "`lab/pusht`.",
+        ),
+        ({"dataset.repo_id": ["lab/a", "lab/b"]}, ["lab/a", "lab/b"], None, "`lab/a`, `lab/b`."),
+        ({"dataset.root": "data/pusht"}, None, None, "`pusht` (a local folder)."),
+        ({"dataset.repo_id": "builtin/pusht"}, None, None, "`builtin/pusht` (comes with"),
+    ],
+)
+def test_only_names_of_the_hub_are_linked_there(
+    config: dict[str, Any], datasets: list[str] | None, base: str | None, said: str
+) -> None:
+    facts = PolicyFacts(
+        "a",
+        "diffusion_policy",
+        data={"dataset": config.get("dataset.root") or config.get("dataset.repo_id")},
+        base=config.get("policy.path", ""),
+        on_hub=on_hub(config),
+    )
+    head = yaml.safe_load(model_card(facts, target="lerobot==0.4.4").split("---\n")[1])
+    assert (head.get("datasets"), head.get("base_model")) == (datasets, base)
+    assert f"Trained on {said}" in model_card(facts)
 
 
 @pytest.mark.slow
