@@ -23,12 +23,12 @@ from torch import Tensor
 from trainables.diffusion_policy.config.sections import SAMPLERS
 from trainables.interface import ConfigError, Fault
 
-__all__ = ["Generators", "Known", "NoiseProcess", "randn"]
+__all__ = ["SOLVERS", "Generators", "Known", "NoiseProcess", "clean_action", "randn"]
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
 """One generator for a batch, or one per sample, or None for torch's global one."""
 
-_SOLVERS = ("DPM-Solver++", "UniPC")
+SOLVERS = ("DPM-Solver++", "UniPC")
 """Samplers of second order that expect clean actions here; see `NoiseProcess._scheduler`."""
 
 
@@ -161,7 +161,7 @@ class NoiseProcess:
         Raises:
             ConfigError: If the sampler is unknown or the number of steps is not possible.
         """
-        scheduler = self._prepared(sampler, num_inference_steps)
+        scheduler = self.scheduler(sampler, num_inference_steps)
         per_step = {} if sampler != "DDPM" or generator is None else {"generator": _for_diffusers(generator)}
         sample_BTA = noise_BTA
         for timestep in scheduler.timesteps.tolist():
@@ -171,17 +171,22 @@ class NoiseProcess:
             if watch is not None:
                 watch(sample_BTA, timestep)
             predicted_BTA = predict(sample_BTA, timestep).float()
-            if sampler in _SOLVERS:
+            if sampler in SOLVERS:
                 predicted_BTA = self._clipped_action(predicted_BTA, sample_BTA, timestep, scheduler)
             sample_BTA = scheduler.step(predicted_BTA, timestep, sample_BTA, **per_step).prev_sample
         return sample_BTA if known is None else known.mixed(sample_BTA, known.actions)
 
-    def _prepared(self, sampler: str, num_inference_steps: int) -> Any:
+    def scheduler(self, sampler: str, num_inference_steps: int) -> Any:
+        """The scheduler of a sampler with its timesteps; the next call for the same sampler changes them.
+
+        Raises:
+            ConfigError: If the sampler is unknown or the number of steps is not possible.
+        """
         self._check(sampler, num_inference_steps)
         if sampler not in self._samplers:
             self._samplers[sampler] = self._build(sampler)
         scheduler = self._samplers[sampler]
-        if sampler not in _SOLVERS:
+        if sampler not in SOLVERS:
             scheduler.set_timesteps(num_inference_steps)
             return scheduler
         with warnings.catch_warnings():
@@ -235,14 +240,25 @@ class NoiseProcess:
         self, predicted_BTA: Tensor, sample_BTA: Tensor, timestep: int, scheduler: Any
     ) -> Tensor:
         share = scheduler.alphas_cumprod[timestep]
-        signal, sigma = share**0.5, (1 - share) ** 0.5
-        if self.prediction_type == "epsilon":
-            action_BTA = (sample_BTA - sigma * predicted_BTA) / signal
-        elif self.prediction_type == "v_prediction":
-            action_BTA = signal * sample_BTA - sigma * predicted_BTA
-        else:
-            action_BTA = predicted_BTA
+        action_BTA = clean_action(self.prediction_type, sample_BTA, predicted_BTA, share)
         return action_BTA if self.clip_range is None else action_BTA.clamp(-self.clip_range, self.clip_range)
+
+
+def clean_action(prediction_type: str, noisy: Tensor, predicted: Tensor, share: Tensor) -> Tensor:
+    """The clean action that a prediction stands for.
+
+    Args:
+        prediction_type: What the network predicts: ``epsilon``, ``sample`` or ``v_prediction``.
+        noisy: The noisy action.
+        predicted: The prediction, of the same shape.
+        share: The share of the clean action's variance at the timestep (``alphas_cumprod``).
+    """
+    signal, sigma = share**0.5, (1 - share) ** 0.5
+    if prediction_type == "epsilon":
+        return (noisy - sigma * predicted) / signal
+    if prediction_type == "v_prediction":
+        return signal * noisy - sigma * predicted
+    return predicted
 
 
 def _for_diffusers(generator: torch.Generator | Sequence[torch.Generator]) -> Any:
