@@ -38,7 +38,7 @@ RANKS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("trainable",),
         ("training", "examine", "inference"),
         ("data", "clipped"),
-        ("finetuning", "lerobot"),
+        ("finetuning", "formats", "lerobot"),
         ("pretrained",),
         ("network",),
         ("config",),

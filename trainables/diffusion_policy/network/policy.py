@@ -310,7 +310,9 @@ class DiffusionPolicy(nn.Module):
             ValueError: If an observation has the wrong shape.
         """
         with self._evaluation():
-            return self._encoded(observation, None, steps=None)
+            prepared = self.prepare(observation, any_steps=True)
+            first = self._value(observation, self.features.inputs[0].name)
+            return self._encoded(prepared, first.shape[1])
 
     def _unscaled(self, action_BTA: Tensor) -> Tensor:
         return self.normalizer.unnormalize(ACTION, action_BTA)
@@ -324,37 +326,53 @@ class DiffusionPolicy(nn.Module):
             observation: Raw values, (B, To, ...).
             crop_offsets: (B, S, 2) top and left of each sample's crop; None: centred.
         """
-        return self._encoded(observation, crop_offsets, self.n_obs_steps).flatten(start_dim=1)
+        return self.join(self.prepare(observation, crop_offsets))
 
-    def _encoded(self, observation: Values, crop_offsets: Tensor | None, steps: int | None) -> Tensor:
-        """The condition of each observation step, (B, To, D); ``steps`` None: of any number of steps."""
+    def prepare(
+        self, observation: Values, crop_offsets: Tensor | None = None, *, any_steps: bool = False
+    ) -> dict[str, Tensor]:
+        """What the networks receive, by name: vectors (B, To, D) and images (N, C, H, W), normalised.
+
+        Args:
+            observation: Raw values, (B, To, ...).
+            crop_offsets: (B, S, 2) top and left of each sample's crop; None: centred.
+            any_steps: Whether there may be another number of observation steps than To.
+        """
+        cameras = {camera.name: number for number, camera in enumerate(self.features.cameras)}
+        prepared = {}
+        for feature in self.features.inputs:
+            name = feature.name
+            value = self._observed(observation, feature, any_steps=any_steps)
+            if name in cameras:
+                offsets = None if crop_offsets is None else crop_offsets[:, cameras[name]]
+                prepared[name] = self._cropped(feature, value, offsets)
+            else:
+                prepared[name] = self.normalizer.normalize(name, value)
+        return prepared
+
+    def join(self, prepared: Mapping[str, Tensor]) -> Tensor:
+        """The U-Net's condition (B, G) from what :meth:`prepare` returns."""
+        return self._encoded(prepared, self.n_obs_steps).flatten(start_dim=1)
+
+    def _encoded(self, prepared: Mapping[str, Tensor], steps: int) -> Tensor:
+        """The condition of each of some observation steps, (B, steps, D)."""
         parts_BToD = []
-        inputs = {feature.name: feature for feature in self.features.inputs}
-        if STATE in inputs:
-            value = self._observed(observation, inputs[STATE], steps)
-            parts_BToD.append(self.normalizer.normalize(STATE, value))
+        if STATE in prepared:
+            parts_BToD.append(prepared[STATE])
         if self.features.cameras:
-            parts_BToD.append(self._image_features(observation, crop_offsets, steps))
-        if ENVIRONMENT_STATE in inputs:
-            value = self._observed(observation, inputs[ENVIRONMENT_STATE], steps)
-            parts_BToD.append(self.normalizer.normalize(ENVIRONMENT_STATE, value))
+            images = [prepared[camera.name] for camera in self.features.cameras]
+            parts_BToD.append(self._image_features(images, steps))
+        if ENVIRONMENT_STATE in prepared:
+            parts_BToD.append(prepared[ENVIRONMENT_STATE])
         return torch.cat(parts_BToD, dim=-1)
 
-    def _image_features(self, observation: Values, crop_offsets: Tensor | None, steps: int | None) -> Tensor:
-        cameras = self.features.cameras
-        images = [
-            self._camera_images(
-                camera, observation, None if crop_offsets is None else crop_offsets[:, number], steps
-            )
-            for number, camera in enumerate(cameras)
-        ]
-        batch, seen = self._value(observation, cameras[0].name).shape[:2]
+    def _image_features(self, images: list[Tensor], steps: int) -> Tensor:
         encoders = self.diffusion.encoders
-        if len(encoders) == len(cameras):
+        if len(encoders) == len(images):
             features = [encoder(image) for encoder, image in zip(encoders, images, strict=True)]
         else:
-            features = list(encoders[0](torch.cat(images)).chunk(len(cameras)))
-        return torch.cat(features, dim=-1).reshape(batch, seen, -1)
+            features = list(encoders[0](torch.cat(images)).unflatten(0, (len(images), -1)))
+        return torch.cat(features, dim=-1).unflatten(0, (-1, steps))
 
     def camera_images(
         self, camera: Feature, observation: Values, crop_offsets: Tensor | None = None
@@ -367,12 +385,9 @@ class DiffusionPolicy(nn.Module):
             crop_offsets: (B, 2) top and left; None: centred. All steps of a sample have the same crop, so
                 that only the scene moves between them.
         """
-        return self._camera_images(camera, observation, crop_offsets, self.n_obs_steps)
+        return self._cropped(camera, self._observed(observation, camera), crop_offsets)
 
-    def _camera_images(
-        self, camera: Feature, observation: Values, crop_offsets: Tensor | None, steps: int | None
-    ) -> Tensor:
-        images_BToCHW = self._observed(observation, camera, steps)
+    def _cropped(self, camera: Feature, images_BToCHW: Tensor, crop_offsets: Tensor | None) -> Tensor:
         seen = images_BToCHW.shape[1]
         images_NCHW = images_BToCHW.flatten(0, 1)
         size = _resized(self.config, camera)
@@ -412,10 +427,11 @@ class DiffusionPolicy(nn.Module):
             raise KeyError(f"the batch lacks {name!r}; it has {', '.join(sorted(batch))}")
         return torch.as_tensor(batch[name]).to(self.device, non_blocking=True)
 
-    def _observed(self, batch: Values, feature: Feature, steps: int | None) -> Tensor:
-        """An observation, (B, To, ...); images of any height and width; None: any number of steps."""
+    def _observed(self, batch: Values, feature: Feature, *, any_steps: bool = False) -> Tensor:
+        """An observation, (B, To, ...); images of any height and width."""
         value = self._value(batch, feature.name)
-        fixed = (value.shape[1] if steps is None and value.ndim > 1 else steps, *feature.shape)
+        steps = value.shape[1] if any_steps and value.ndim > 1 else self.n_obs_steps
+        fixed = (steps, *feature.shape)
         free = ("H", "W") if feature.type is FeatureType.VISUAL else ()
         fixed = fixed[: len(fixed) - len(free)]
         if value.ndim != 1 + len(fixed) + len(free) or tuple(value.shape[1 : 1 + len(fixed)]) != fixed:

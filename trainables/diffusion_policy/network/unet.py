@@ -60,9 +60,10 @@ class Mish(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply to every element; keeps shape and dtype."""
+        if torch.compiler.is_compiling():
+            return F.mish(x)  # before the size is compared, which would bind the graph to it
         full_precision = x.dtype in (torch.float32, torch.float64)
-        worth_it = x.device.type == "cpu" and x.numel() >= LARGE
-        if worth_it and full_precision and not torch.compiler.is_compiling():
+        if x.device.type == "cpu" and full_precision and x.numel() >= LARGE:
             return _CpuMish.apply(x)
         return F.mish(x)
 

@@ -1,0 +1,1 @@
+"""Policies in formats that run without this package."""
