@@ -35,9 +35,13 @@ __all__ = [
     "EvaluationContext",
     "Examination",
     "ExportsCheckpoints",
+    "ExportsFormats",
     "Fault",
     "FieldInfo",
     "Finding",
+    "FormatOptions",
+    "FormatParts",
+    "FormatPrecision",
     "InspectablePolicy",
     "Metric",
     "NamesPlaces",
@@ -878,5 +882,66 @@ class BundlesPolicies(Protocol):
 
         Raises:
             TrainableError: If the checkpoint cannot be found.
+        """
+        ...
+
+
+FormatParts = Literal["chunk", "steps"]
+"""What is exported: the whole prediction of a chunk, or the encoder and one denoising step."""
+FormatPrecision = Literal["fp32", "fp16", "int8"]
+"""Numbers that the networks of an export compute with."""
+
+
+@dataclass(frozen=True)
+class FormatOptions:
+    """What is to be exported in a format of another runtime, and how it is checked.
+
+    Attributes:
+        format: One of `ExportsFormats.formats`.
+        parts: The whole chunk, or encoder and step.
+        precisions: The variants to write, each once; never empty.
+        episodes: Episodes of the policy and of each variant that is not fp32, from the same starts and with
+            the same noise; None if not stated.
+        ema: Use averaged weights if the checkpoint has them.
+        setting: The inference setting: fields whose value differs from the training's.
+        config: Values that replace those of the training: another dataset or environment.
+        replace: Replace an earlier export in the folder.
+    """
+
+    format: str
+    parts: FormatParts = "chunk"
+    precisions: tuple[FormatPrecision, ...] = ("fp32",)
+    episodes: int | None = None
+    ema: bool = True
+    setting: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    replace: bool = False
+
+
+@runtime_checkable
+class ExportsFormats(Protocol):
+    """A trainable that can export its policies to other runtimes, such as ONNX Runtime."""
+
+    formats: Sequence[str]
+    """Formats that can be written."""
+
+    def export_format(
+        self, checkpoint: Path, folder: Path, wanted: FormatOptions, context: EvaluationContext
+    ) -> Mapping[str, Any]:
+        """Write a policy into a folder, with a report and an example, and compare it with the policy.
+
+        Args:
+            checkpoint: What the trainable reads as a checkpoint.
+            folder: The folder to create. It appears only when everything in it was checked.
+            wanted: What to write.
+            context: Folders, threads and progress; the device is the CPU.
+
+        Returns:
+            The content of ``report.json``: ``format``, ``notes``, and for every variant its ``files``,
+            ``parity``, ``latency``, and what it costs (``action_error``, ``episodes``), None if that was not
+            measured.
+
+        Raises:
+            TrainableError: If the policy cannot be exported, or a variant differs too much. Nothing is left.
         """
         ...

@@ -30,6 +30,7 @@ from trainables.interface import (
     Examination,
     Fault,
     FieldInfo,
+    FormatOptions,
     Metric,
     Repair,
     Report,
@@ -108,6 +109,7 @@ class DiffusionPolicyTrainable:
     aliases: Mapping[str, str] = ALIASES
     metrics: Mapping[str, Metric] = {metric.name: metric for metric in _METRICS}
     export_targets: Sequence[str] = TARGETS
+    formats: Sequence[str] = ("onnx", "torch")
     places: Sequence[str] = ("dataset.root", "dataset.repo_id", "dataset.revision", "policy.path")
 
     def faults(self, config: Mapping[str, Any], workers: int = 1) -> list[Fault]:
@@ -348,6 +350,19 @@ class DiffusionPolicyTrainable:
         return export(
             checkpoint, folder, target, ema=ema, setting=setting or {}, replace=replace, progress=progress
         )
+
+    def export_format(
+        self, checkpoint: Path, folder: Path, wanted: FormatOptions, context: EvaluationContext
+    ) -> Mapping[str, Any]:
+        """Write a policy for ONNX Runtime or torch.export, with a report, and compare it with the policy.
+
+        Raises:
+            ConfigError: If the checkpoint or the setting cannot be used.
+            FormatError: If the policy cannot be exported, or an action differs too much.
+        """
+        from trainables.diffusion_policy.inference.exported import export_format
+
+        return export_format(checkpoint, folder, wanted, context)
 
 
 def _weights(built: DiffusionConfig) -> tuple[int, int]:

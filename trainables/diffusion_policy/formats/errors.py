@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 from trainables.interface import TrainableError
 
-__all__ = ["FormatError", "first_line"]
+__all__ = ["FormatError", "first_line", "need_onnx"]
+
+ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
 class FormatError(TrainableError):
@@ -16,3 +20,18 @@ class FormatError(TrainableError):
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or its type if it has none."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def need_onnx() -> None:
+    """Check that the packages for ONNX are installed.
+
+    Raises:
+        FormatError: If one is missing.
+    """
+    missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        verb = "is" if len(missing) == 1 else "are"
+        raise FormatError(
+            f"--format onnx: {', '.join(missing)} {verb} not installed. "
+            'Run: pip install "diffusion-policy-sweeper[onnx]"'
+        )

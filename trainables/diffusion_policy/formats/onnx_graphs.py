@@ -1,8 +1,8 @@
 """The parts of a policy as ONNX graphs, and the models that are joined from them.
 
 A part becomes a graph whose inputs and outputs keep their names, so parts are joined by putting their nodes
-one after the other. The steps of the denoising are one graph in a ``Scan``, so the size of the model does not grow with
-their number.
+one after the other. The steps of the denoising are one graph in a ``Scan``, so the size of the model does not
+grow with their number.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from trainables.diffusion_policy.formats.parts import (
     STEP_NOISE,
     Denoising,
     Part,
+    step_inputs,
+    step_outputs,
 )
 
 if TYPE_CHECKING:
@@ -83,7 +85,7 @@ class _Fixed(torch.nn.Module):
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Without the progress and the warnings of the exporter, which are about its own inside."""
-    levels = {name: logging.getLogger(name).level for name in ("torch.onnx", "onnxscript", "onnx_ir")}
+    levels = {name: logging.getLogger(name).level for name in ("", "torch.onnx", "onnxscript", "onnx_ir")}
     for name in levels:
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
@@ -106,9 +108,7 @@ def encoder_model(graphs: Mapping[str, onnx.ModelProto]) -> onnx.ModelProto:
 def step_model(graphs: Mapping[str, onnx.ModelProto], denoising: Denoising) -> onnx.ModelProto:
     """One step of the denoising; it also scales the actions, which are meant after the last step."""
     used = [graphs["predict"], graphs["update"], graphs["finish"]]
-    names = [STEP, NOISY, CONDITION, *denoising.memory, *([NOISE] if denoising.draws_noise else [])]
-    results = [f"{NEXT}{NOISY}", *(f"{NEXT}{name}" for name in denoising.memory), ACTION_CHUNK, HORIZON]
-    return _model("step", used, names, results)
+    return _model("step", used, step_inputs(denoising), step_outputs(denoising))
 
 
 def chunk_model(graphs: Mapping[str, onnx.ModelProto], denoising: Denoising) -> onnx.ModelProto:
@@ -137,12 +137,7 @@ def chunk_model(graphs: Mapping[str, onnx.ModelProto], denoising: Denoising) -> 
         nodes.append(helper.make_node("Mul", [NOISE, "zero"], ["nothing"], name="nothing"))
     scan = helper.make_node(
         "Scan",
-        [
-            NOISE,
-            *("nothing" for _ in denoising.memory),
-            "steps",
-            *([STEP_NOISE] if denoising.draws_noise else []),
-        ],
+        [NOISE, *("nothing" for _ in denoising.memory), "steps", *scanned_noise],
         [f"{NEXT}{NOISY}", *(f"last_{name}" for name in denoising.memory)],
         name="denoising",
         body=body,
@@ -208,7 +203,9 @@ def _graph(
     """Put graphs one after the other; names inside of each are made its own."""
     from onnx import helper
 
-    nodes, initializers, values = [], [], {}
+    nodes: list[onnx.NodeProto] = []
+    initializers: list[onnx.TensorProto] = []
+    values: dict[str, onnx.ValueInfoProto] = {}
     for number, model in enumerate(models):
         graph = _named_apart(model.graph, f"{prefix}{number}.")
         nodes += graph.node

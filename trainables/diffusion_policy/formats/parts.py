@@ -26,16 +26,21 @@ __all__ = [
     "ACTION_CHUNK",
     "CONDITION",
     "HORIZON",
+    "NEXT",
     "NOISE",
     "NOISY",
     "STEP",
     "STEP_NOISE",
     "Chunk",
     "Denoising",
+    "Encoder",
     "Part",
+    "Step",
     "denoising_of",
     "example_observation",
     "policy_parts",
+    "step_inputs",
+    "step_outputs",
 ]
 
 NOISE, STEP_NOISE, STEP, CONDITION, NOISY, PREDICTED = (
@@ -77,6 +82,17 @@ class Denoising:
         if "before_that" in used:
             used.add("earlier")
         return tuple(name for name in MEMORY if name in used)
+
+
+def step_inputs(denoising: Denoising) -> list[str]:
+    """Inputs of an exported step, in their order."""
+    noise = [NOISE] if denoising.draws_noise else []
+    return [STEP, NOISY, CONDITION, *denoising.memory, *noise]
+
+
+def step_outputs(denoising: Denoising) -> list[str]:
+    """Results of an exported step, in their order; the actions are meant after the last step."""
+    return [*(f"{NEXT}{name}" for name in (NOISY, *denoising.memory)), ACTION_CHUNK, HORIZON]
 
 
 def denoising_of(policy: DiffusionPolicy) -> Denoising:
@@ -177,6 +193,8 @@ class Chunk(nn.Module):
         denoising: The denoising.
     """
 
+    numbers: Tensor
+
     def __init__(self, policy: DiffusionPolicy, denoising: Denoising) -> None:
         super().__init__()
         self.policy = policy
@@ -212,6 +230,38 @@ class Chunk(nn.Module):
         return self.finish(action_BTA)
 
 
+class Encoder(nn.Module):
+    """Raw observations in, the condition (B, G) out."""
+
+    def __init__(self, policy: DiffusionPolicy) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, observation: dict[str, Tensor]) -> Tensor:
+        """Encode raw values (B, To, ...) by name."""
+        return self.policy.condition(observation)
+
+
+class Step(nn.Module):
+    """One step of the denoising; takes `step_inputs`, returns `step_outputs`."""
+
+    def __init__(self, parts: Mapping[str, Part], denoising: Denoising) -> None:
+        super().__init__()
+        self.predict, self.update, self.finish = (
+            parts[name].module for name in ("predict", "update", "finish")
+        )
+        self._inputs = step_inputs(denoising)
+        self._received = [name for name in parts["update"].inputs if name not in (STEP, NOISY, PREDICTED)]
+
+    def forward(self, values: list[Tensor]) -> list[Tensor]:
+        """Take a step."""
+        known = dict(zip(self._inputs, values, strict=True))
+        predicted_BTA = self.predict(known[STEP], known[NOISY], known[CONDITION])
+        received = [known[name] for name in self._received]
+        following = self.update(known[STEP], known[NOISY], predicted_BTA, *received)
+        return [*following, *self.finish(following[0])]
+
+
 class _Prepare(nn.Module):
     """Scale vectors; resize, crop and scale images. Images keep their observation steps: (B, To, C, H, W)."""
 
@@ -224,7 +274,7 @@ class _Prepare(nn.Module):
         prepared = self.policy.prepare(dict(zip(names, observations, strict=True)))
         cameras = {camera.name for camera in self.policy.features.cameras}
         return tuple(
-            value.unflatten(0, (-1, self.policy.n_obs_steps)) if name in cameras else value
+            value.reshape(-1, self.policy.n_obs_steps, *value.shape[1:]) if name in cameras else value
             for name, value in prepared.items()
         )
 
@@ -267,8 +317,8 @@ class _Predict(nn.Module):
     def __init__(self, unet: ConditionalUnet1d, denoising: Denoising) -> None:
         super().__init__()
         self.unet = copy.copy(unet)  # with the same weights
-        self.unet._modules = dict(unet._modules)
-        self.unet.diffusion_step_encoder = _StepTable(unet.diffusion_step_encoder, denoising)
+        table = _StepTable(unet.diffusion_step_encoder, denoising)
+        self.unet._modules = {**unet._modules, "diffusion_step_encoder": table}
 
     def forward(self, step_1: Tensor, noisy_BTA: Tensor, condition_BG: Tensor) -> Tensor:
         steps_B = step_1.expand(noisy_BTA.shape[0])

@@ -134,6 +134,15 @@ class OpenedPolicy:
         """Number of held-out moments for :meth:`action_errors`; 0 if no dataset is named."""
         return 0 if self._heldout is None else min(self.config.eval.windows, len(self._heldout))
 
+    @property
+    def heldout(self) -> Windows | None:
+        """The held-out moments; None if no dataset is named, or nothing is held out.
+
+        Raises:
+            DatasetError: If the dataset cannot be read.
+        """
+        return self._heldout
+
     def setting_faults(self, setting: Mapping[str, Any]) -> list[Fault]:
         """List the faults of an inference setting for this policy; empty if it is legal."""
         return setting_faults(self.config.policy, setting)

@@ -372,7 +372,7 @@ class DiffusionPolicy(nn.Module):
             features = [encoder(image) for encoder, image in zip(encoders, images, strict=True)]
         else:
             features = list(encoders[0](torch.cat(images)).unflatten(0, (len(images), -1)))
-        return torch.cat(features, dim=-1).unflatten(0, (-1, steps))
+        return torch.cat(features, dim=-1).reshape(-1, steps, sum(f.shape[-1] for f in features))
 
     def camera_images(
         self, camera: Feature, observation: Values, crop_offsets: Tensor | None = None
