@@ -153,7 +153,7 @@ COMMANDS: Mapping[str, CommandEntry] = {
     "export": CommandEntry(
         _CHECKPOINTS,
         "checkpoints:export",
-        "Export a trial's policy in LeRobot's format, for `lerobot-eval --policy.path=DIR` or a robot.",
+        "Export a trial's policy for LeRobot, ONNX Runtime or torch, and compare it with the original.",
     ),
     "doctor": CommandEntry(
         _MACHINES,

@@ -9,9 +9,18 @@ from typing import Annotated, Literal
 import typer
 
 from sweeper.commands.options import Json, SweepsFolder, open_console
+from sweeper.finalists.formats import (
+    LEROBOT,
+    FormatRequest,
+    check_formats,
+    export_formats,
+    precisions_named,
+)
 from sweeper.publication.publish import Wanted, publish
 from sweeper.records.checkpoints import find_source
+from sweeper.terminal.finalists.formats import print_formats
 from sweeper.terminal.finalists.publication import print_published
+from trainables.interface import FormatOptions
 
 __all__ = ["export"]
 
@@ -26,6 +35,39 @@ def export(
         ),
     ],
     to: Annotated[Path | None, typer.Option(help="Folder to create.", metavar="DIR")] = None,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format",
+            metavar="NAME",
+            help="lerobot (default), onnx or torch (an archive of torch.export). May be repeated: then each "
+            "has a folder of its name in DIR.",
+        ),
+    ] = None,
+    parts: Annotated[
+        Literal["chunk", "steps"],
+        typer.Option(help="onnx, torch: the whole prediction of a chunk, or encoder and one step."),
+    ] = "chunk",
+    precision: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="onnx: fp32 (default), fp16 or int8, which is calibrated with the dataset. May be repeated.",
+        ),
+    ] = None,
+    episodes: Annotated[
+        int | None,
+        typer.Option(
+            min=0, metavar="N", help="fp16, int8: play N episodes to measure what they cost in success."
+        ),
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ROOT",
+            help="onnx, torch: compare and calibrate with this dataset. Default: the one of the training.",
+        ),
+    ] = None,
     target: Annotated[
         str | None,
         typer.Option(
@@ -73,19 +115,29 @@ def export(
     sweeps: SweepsFolder = Path("sweeps"),
     as_json: Json = False,
 ) -> None:
-    """Export a trial's policy in LeRobot's format, for `lerobot-eval --policy.path=DIR` or a robot."""
+    """Export a trial's policy for LeRobot, ONNX Runtime or torch; write a bundle, or upload it to the hub."""
     console = open_console(stderr=as_json)
-    wanted = Wanted(
-        to, bundle, push, target, card=card, private=private, dry_run=dry_run, ema=ema, force=force
+    names = tuple(dict.fromkeys(formats or [LEROBOT]))
+    options = FormatOptions(
+        names[0], parts, precisions_named(precision or ["fp32"]), episodes, ema, replace=force
     )
-    wanted.check()
+    check_formats(names, to, options, dataset)
+    request = FormatRequest(names, to, dataset, options)
+    lerobot = request.folder(LEROBOT) if LEROBOT in names else None
+    wanted = Wanted(
+        lerobot, bundle, push, target, card=card, private=private, dry_run=dry_run, ema=ema, force=force
+    )
+    if lerobot is not None or not request.others or card or bundle or push or private or dry_run:
+        wanted.check()
     found = find_source(source, sweeps, checkpoint)
     console.print(f"{found.chosen}\n  {found.checkpoint}", soft_wrap=True, markup=False)
     if found.warning:
         console.print(f"! {found.warning}", style="yellow", soft_wrap=True, markup=False)
     with console.status("") as status:
+        written = export_formats(found, request, status.update)
         published = publish(found, wanted, status.update)
     if as_json:
-        typer.echo(json.dumps(published.to_json(), indent=2))
-    else:
-        print_published(console, published.to_json())
+        typer.echo(json.dumps(published.to_json() | {"formats": written}, indent=2))
+        return
+    print_formats(console, written)
+    print_published(console, published.to_json())

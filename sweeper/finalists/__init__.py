@@ -2,6 +2,7 @@
 
 - ``candidates``: which policies are meant: trials of sweeps, or checkpoints.
 - ``evaluators``: Ray actors that hold policies open and evaluate them, several at once.
+- ``formats``: a policy in formats of other runtimes.
 - ``inspection``: one policy, looked into.
 - ``racing``: finalists that play the same episodes until the worse ones leave.
 - ``confirm``: the best trials of a sweep on fresh starts.

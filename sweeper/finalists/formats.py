@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from sweeper.errors import UserError
 from sweeper.machines.machine import usable_cache
-from sweeper.records.checkpoints import Source, export
+from sweeper.records.checkpoints import Source
 from trainables import registry
 from trainables.interface import (
     DatasetExaminer,
     EvaluationContext,
     ExportsFormats,
     FormatOptions,
+    FormatPrecision,
     silent,
 )
 
-__all__ = ["LEROBOT", "FormatRequest", "export_formats", "is_plain"]
+__all__ = ["LEROBOT", "FormatRequest", "check_formats", "export_formats", "precisions_named"]
 
 LEROBOT = "lerobot"
 
@@ -30,31 +31,51 @@ class FormatRequest:
 
     Attributes:
         formats: ``lerobot``, or what the trainable knows; each once.
-        to: The folder to create; with several formats each has a folder of its name in it.
-        target: The version of LeRobot.
+        to: The folder to create; with several formats each has a folder of its name in it. None for none.
         dataset: The dataset to compare and calibrate with, in place of the training's.
         options: What is common to the other formats.
     """
 
     formats: tuple[str, ...]
-    to: Path
-    target: str | None
+    to: Path | None
     dataset: str | None
     options: FormatOptions
 
-    def folder(self, name: str) -> Path:
-        """The folder of a format."""
-        return self.to if len(self.formats) == 1 else self.to / name
+    @property
+    def others(self) -> tuple[str, ...]:
+        """The formats that the trainable writes itself: all but LeRobot's."""
+        return tuple(name for name in self.formats if name != LEROBOT)
+
+    def folder(self, name: str) -> Path | None:
+        """The folder of a format; None if no folder is named."""
+        return self.to if self.to is None or len(self.formats) == 1 else self.to / name
 
 
-def is_plain(formats: Sequence[str], options: FormatOptions, dataset: str | None) -> bool:
-    """Whether only LeRobot's format is asked for.
+def precisions_named(typed: Sequence[str]) -> tuple[FormatPrecision, ...]:
+    """The precisions that were typed, each once.
 
     Raises:
-        UserError: If there are options that only other formats have.
+        UserError: If one does not exist.
+    """
+    allowed: tuple[FormatPrecision, ...] = get_args(FormatPrecision)
+    unknown = [name for name in typed if name not in allowed]
+    if unknown:
+        raise UserError(f"--precision {unknown[0]}: unknown. Allowed: {', '.join(allowed)}.")
+    return tuple(name for name in allowed if name in typed)
+
+
+def check_formats(
+    formats: Sequence[str], to: Path | None, options: FormatOptions, dataset: str | None
+) -> None:
+    """Check what does not depend on the policy.
+
+    Raises:
+        UserError: If there are options that only other formats than LeRobot's have, or no folder for them.
     """
     if set(formats) != {LEROBOT}:
-        return False
+        if to is None:
+            raise UserError("--format: name the folder to create: --to DIR.")
+        return
     default = FormatOptions(options.format)
     given = {
         "--parts": options.parts != default.parts,
@@ -65,16 +86,15 @@ def is_plain(formats: Sequence[str], options: FormatOptions, dataset: str | None
     wrong = [name for name, is_given in given.items() if is_given]
     if wrong:
         raise UserError(f"{', '.join(wrong)}: only for other formats than lerobot. Add --format onnx.")
-    return True
 
 
 def export_formats(
     source: Source, request: FormatRequest, progress: Callable[[str], None] = silent
 ) -> list[dict[str, Any]]:
-    """Write a policy in every format that is asked for.
+    """Write a policy in every format that its trainable writes itself.
 
     Returns:
-        For each ``format``, ``folder``, and the report of its trainable; for LeRobot its ``notes``.
+        For each ``format``, ``folder``, and the report of its trainable.
 
     Raises:
         UserError: If the trainable cannot write a format.
@@ -93,17 +113,10 @@ def export_formats(
             raise UserError(f"--dataset: the trainable {source.trainable} has no datasets to name.")
         config = trainable.dataset_config(request.dataset)
     made: list[dict[str, Any]] = []
-    for name in request.formats:
+    for name in request.others:
         folder, options = request.folder(name), request.options
+        assert folder is not None
         folder.parent.mkdir(parents=True, exist_ok=True)
-        if name == LEROBOT:
-            written = export(
-                source, folder, request.target, ema=options.ema, replace=options.replace, progress=progress
-            )
-            made.append(
-                {"format": name, "folder": str(folder), "target": written.target, "notes": written.notes}
-            )
-            continue
         assert isinstance(trainable, ExportsFormats)
         wanted = FormatOptions(
             name,

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
-from sweeper.terminal.tables import Column, print_table
+from sweeper.terminal.tables import Column, fitted_table
 
 __all__ = ["print_formats"]
 
@@ -15,11 +16,7 @@ __all__ = ["print_formats"]
 def print_formats(console: Console, made: Sequence[Mapping[str, Any]]) -> None:
     """Print each format: its files, how close they are to the policy, how fast, and what they cost."""
     for one in made:
-        if "report" in one:
-            _print_report(console, one["report"])
-        else:
-            for note in one["notes"]:
-                console.print(f"- {note}", soft_wrap=True, markup=False)
+        _print_report(console, one["report"])
         console.print(f"Exported to {one['folder']} ({one['format']}).", soft_wrap=True, markup=False)
 
 
@@ -30,7 +27,7 @@ def _print_report(console: Console, report: Mapping[str, Any]) -> None:
         soft_wrap=True,
         markup=False,
     )
-    rows = []
+    rows: list[list[Text | str]] = []
     for variant in report["variants"]:
         parity, latency = variant["parity"], variant["latency"]
         rows.append(
@@ -44,8 +41,16 @@ def _print_report(console: Console, report: Mapping[str, Any]) -> None:
                 f"{latency['policy_median_ms']:.1f}",
             ]
         )
-    titles = ["precision", "files", "MB", "largest difference", "of the range", "ms", "policy ms"]
-    print_table(console, [Column(title) for title in titles], rows)
+    columns = [
+        Column("precision", justify="left"),
+        Column("files", justify="left", wraps=True),
+        Column("MB"),
+        Column("largest\ndifference"),
+        Column("of the\nrange"),
+        Column("ms a\nchunk"),
+        Column("policy\nms"),
+    ]
+    console.print(fitted_table(columns, rows, console.width if console.is_terminal else None))
     for variant in report["variants"]:
         for measured in (variant["action_error"], variant["episodes"]):
             if measured is not None:

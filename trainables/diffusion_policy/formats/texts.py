@@ -111,7 +111,7 @@ def readme(report: Mapping[str, Any]) -> str:
     lines += [
         "",
         f"Results: `action` {action}, the actions to execute, the first one now; `horizon` {horizon}, the "
-        f"whole prediction, which starts {report['n_obs_steps'] - 1} steps ago.",
+        f"whole prediction, whose first action belongs to the oldest observation.",
     ]
     if report["parts"] == "steps":
         lines += [

@@ -90,7 +90,7 @@ def _moments(opened: OpenedPolicy) -> tuple[np.ndarray, str]:
         windows = opened.heldout
     except (ConfigError, DatasetError) as error:
         return np.empty(0, np.int64), f"random observations, because the dataset cannot be opened: {error}"
-    if windows is None or not len(windows):
+    if windows is None or len(windows) < FEWEST:
         return np.empty(
             0, np.int64
         ), "random observations, because no dataset with held-out episodes is named"
