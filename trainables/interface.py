@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -48,6 +49,9 @@ __all__ = [
     "OpenPolicy",
     "Repair",
     "Report",
+    "RunningServer",
+    "ServablePolicy",
+    "ServeOptions",
     "SlimsCheckpoints",
     "StartsFromCheckpoints",
     "TrainContext",
@@ -943,5 +947,85 @@ class ExportsFormats(Protocol):
 
         Raises:
             TrainableError: If the policy cannot be exported, or a variant differs too much. Nothing is left.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """Where a policy is served, and for whom.
+
+    Attributes:
+        host: Address to listen at.
+        port: Port; 0 for any that is free.
+        token: What clients must send; None: a random one, or none if only this machine can connect.
+        name: What the policy is called in its description.
+        max_sessions: Most clients at once.
+        max_message_b: The largest message in bytes; None for what the policy's observations need.
+        idle_s: Seconds without a message after which a session ends.
+        batch: Rows of an inference batch; None for a number that is found by measuring.
+        batch_wait_ms: How long the first row of a batch waits for others.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    token: str | None = None
+    name: str = "policy"
+    max_sessions: int = 64
+    max_message_b: int | None = None
+    idle_s: float = 300.0
+    batch: int | None = None
+    batch_wait_ms: float = 2.0
+
+
+class RunningServer(AbstractContextManager["RunningServer"], Protocol):
+    """A server that clients can connect to. Leaving its context closes it.
+
+    Attributes:
+        url: What clients connect to.
+        token: What they must send; None if they need none.
+        description: What they receive first, as JSON values: ``inputs``, ``action``, ``n_obs_steps``,
+            ``n_action_steps``, ``limits``, ``batch`` (``rows``, ``chunk_ms``, and ``alike``: whether a
+            client's actions are the same to the last bit, whichever other clients there are).
+    """
+
+    url: str
+    token: str | None
+    description: Mapping[str, Any]
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """How many ``sessions``, ``answers`` and ``errors`` there have been."""
+        ...
+
+    def wait(self) -> None:
+        """Wait until the server ends by itself, which is a failure.
+
+        Raises:
+            TrainableError: If it has failed.
+        """
+        ...
+
+    def close(self) -> None:
+        """Answer what is being answered, close all connections, and end."""
+        ...
+
+
+@runtime_checkable
+class ServablePolicy(Protocol):
+    """What an open policy has if it can also be served to robots (`sweeper serve`)."""
+
+    def serve(
+        self, setting: Mapping[str, Any], options: ServeOptions, report: Callable[[str], object] = silent
+    ) -> RunningServer:
+        """Serve the policy in another thread, until the returned server is closed.
+
+        Args:
+            setting: The inference setting.
+            options: Where and for whom.
+            report: Receives a sentence whenever a session begins, ends or is refused; from another thread.
+
+        Raises:
+            TrainableError: If the setting is not possible, a package is missing, or the port cannot be used.
         """
         ...

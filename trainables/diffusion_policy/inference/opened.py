@@ -9,10 +9,10 @@ import dataclasses
 import json
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -35,7 +35,10 @@ from trainables.evaluation.rollout import DelayedControl, EpisodeResult, Rollout
 from trainables.evaluation.simulators import environment_faults, make_environment
 from trainables.features import ACTION, FeatureType, PolicyFeatures
 from trainables.inspection import Comparison, DenoisingPicture, Latency
-from trainables.interface import ConfigError, EvaluationContext, Fault
+from trainables.interface import ConfigError, EvaluationContext, Fault, ServeOptions, silent
+
+if TYPE_CHECKING:
+    from trainables.deployment.server.running import RunningServer
 
 __all__ = ["OpenedPolicy", "open_policy"]
 
@@ -344,6 +347,21 @@ class OpenedPolicy:
         if film is not None:
             film_denoising(denoising, film)
         return DenoisingPicture(picture, film, len(denoising.chunks), timesteps, words)
+
+    def serve(
+        self, setting: Mapping[str, Any], options: ServeOptions, report: Callable[[str], object] = silent
+    ) -> RunningServer:
+        """Serve the policy in another thread; see `trainables.interface.ServablePolicy`.
+
+        Raises:
+            ConfigError: If the setting or an option is not possible, or a package is missing.
+            ServeError: If the port cannot be used.
+        """
+        # websockets, msgpack and prometheus_client are an extra.
+        from trainables.deployment.server.running import start_server
+
+        description = {"step": self.step, "setting": {**self.trained_setting, **setting}}
+        return start_server(self.policy(setting), options, description, report)
 
     def repeat(
         self, setting: Mapping[str, Any], purpose: Purpose, episodes: Sequence[int], run: int

@@ -1,0 +1,204 @@
+"""Predictions for several clients at once, in one thread, so that the event loop never waits for the policy.
+
+A client's actions must not depend on the other clients. The number of rows of a batch decides the last bits
+of a matrix product, so it never changes: empty rows are filled with a copy. ``warm_up`` chooses a number for
+which the place in the batch does not matter.
+
+Shapes: B rows, To observation steps, T actions of a chunk, A action dimension.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from trainables.features import PolicyFeatures
+
+__all__ = ["Batcher", "Prediction", "Row", "ServedPolicy", "predict_rows"]
+
+
+class ServedPolicy(Protocol):
+    """What the server needs from a policy; what a rollout needs, too."""
+
+    @property
+    def n_obs_steps(self) -> int:
+        """Observations that ``predict_action`` takes."""
+        ...
+
+    @property
+    def n_action_steps(self) -> int:
+        """Actions of a chunk."""
+        ...
+
+    @property
+    def features(self) -> PolicyFeatures:
+        """What the policy sees and does."""
+        ...
+
+    def predict_action(
+        self, observation: Mapping[str, torch.Tensor], *, generator: list[torch.Generator]
+    ) -> torch.Tensor:
+        """Predict actions (B, T, A) from observations (B, To, ...); row i draws from ``generator[i]``."""
+        ...
+
+
+@dataclass
+class Row:
+    """One prediction that is wanted.
+
+    Attributes:
+        observation: The last observations by name, (To, ...).
+        generator: What its noise is drawn from; it is advanced.
+    """
+
+    observation: Mapping[str, np.ndarray] = field(repr=False)
+    generator: torch.Generator
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A chunk, and how long it took.
+
+    Attributes:
+        actions: (T, A), float32.
+        waited_s: From the request to the start of the batch.
+        predicted_s: Of the whole batch.
+        rows: Rows of the batch that clients asked for.
+    """
+
+    actions: np.ndarray
+    waited_s: float
+    predicted_s: float
+    rows: int
+
+
+def predict_rows(policy: ServedPolicy, rows: Sequence[Row], size: int) -> np.ndarray:
+    """Predict one chunk per row (rows, T, A), in a batch of ``size`` rows."""
+    filling = [Row(rows[0].observation, torch.Generator().manual_seed(0)) for _ in range(size - len(rows))]
+    filled = [*rows, *filling]
+    observation = {
+        feature.name: torch.from_numpy(np.stack([row.observation[feature.name] for row in filled]))
+        for feature in policy.features.inputs
+    }
+    with torch.inference_mode():
+        predicted_BTA = policy.predict_action(observation, generator=[row.generator for row in filled])
+    actions_BTA: np.ndarray = predicted_BTA.float().cpu().numpy()[: len(rows)]
+    return actions_BTA
+
+
+@dataclass
+class _Waiting:
+    row: Row
+    answer: asyncio.Future[Prediction]
+    since_s: float
+
+
+class Batcher:
+    """Collects rows and has the policy predict them; to be used in one event loop.
+
+    Args:
+        policy: In evaluation mode.
+        size: Rows of every batch.
+        wait_s: How long the first row of a batch waits for others.
+        clients: How many clients may ask at the moment: nothing waits for a row that cannot come.
+        observe: Receives the number of rows and the seconds of every batch.
+    """
+
+    def __init__(
+        self,
+        policy: ServedPolicy,
+        size: int,
+        wait_s: float,
+        clients: Callable[[], int],
+        observe: Callable[[int, float], object],
+    ) -> None:
+        self._policy = policy
+        self._size = size
+        self._wait_s = wait_s
+        self._clients = clients
+        self._observe = observe
+        self._queue: asyncio.Queue[_Waiting] = asyncio.Queue()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="inference")
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to predict."""
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    @property
+    def alive(self) -> bool:
+        """Whether rows are predicted."""
+        return self._task is not None and not self._task.done()
+
+    async def close(self) -> None:
+        """End after the batch that is being predicted; rows that wait are cancelled."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        while not self._queue.empty():
+            self._queue.get_nowait().answer.cancel()
+        await asyncio.get_running_loop().run_in_executor(None, self._thread.shutdown)
+
+    async def predict(self, rows: Sequence[Row]) -> list[Prediction]:
+        """Predict rows, together with those of others.
+
+        Raises:
+            Exception: What the policy raises.
+        """
+        loop = asyncio.get_running_loop()
+        waiting = [_Waiting(row, loop.create_future(), time.perf_counter()) for row in rows]
+        for one in waiting:
+            self._queue.put_nowait(one)
+        try:
+            return list(await asyncio.gather(*(one.answer for one in waiting)))
+        finally:
+            for one in waiting:
+                one.answer.cancel()  # does nothing to an answer that was given
+
+    async def _run(self) -> None:
+        while True:
+            batch = await self._collect()
+            if batch:
+                await self._predict(batch)
+
+    async def _collect(self) -> list[_Waiting]:
+        """The rows of the next batch; rows whose client is gone are dropped."""
+        batch = [await self._queue.get()]
+        deadline_s = batch[0].since_s + self._wait_s
+        while len(batch) < self._size:
+            if self._queue.empty() and len(batch) >= self._clients():
+                break
+            try:
+                async with asyncio.timeout(max(0.0, deadline_s - time.perf_counter())):
+                    batch.append(await self._queue.get())
+            except TimeoutError:
+                break
+        return [one for one in batch if not one.answer.done()]
+
+    async def _predict(self, batch: list[_Waiting]) -> None:
+        start_s = time.perf_counter()
+        rows = [one.row for one in batch]
+        loop = asyncio.get_running_loop()
+        try:
+            actions = await loop.run_in_executor(self._thread, predict_rows, self._policy, rows, self._size)
+        except asyncio.CancelledError:
+            for one in batch:
+                one.answer.cancel()
+            raise
+        except Exception as error:  # an answer for these clients; the next batch may succeed
+            for one in batch:
+                if not one.answer.done():
+                    one.answer.set_exception(error)
+            return
+        predicted_s = time.perf_counter() - start_s
+        self._observe(len(batch), predicted_s)
+        for one, actions_TA in zip(batch, actions, strict=True):
+            if not one.answer.done():
+                one.answer.set_result(Prediction(actions_TA, start_s - one.since_s, predicted_s, len(batch)))
