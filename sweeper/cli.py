@@ -150,6 +150,11 @@ COMMANDS: Mapping[str, CommandEntry] = {
         "trained.finalists:confirm",
         "Evaluate the best trials on fresh starts until it is clear which one is the best, and how good.",
     ),
+    "serve": CommandEntry(
+        _FINALISTS,
+        "trained.serving:serve",
+        "Serve a policy to robots over a WebSocket until Ctrl-C: actions for observations.",
+    ),
     "export": CommandEntry(
         _CHECKPOINTS,
         "checkpoints:export",

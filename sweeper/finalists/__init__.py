@@ -9,5 +9,6 @@
 - ``tuning``: the inference setting of a trained policy.
 - ``seeds``: finalists that are trained again with other seeds.
 - ``compare``: policies compared on the same episodes or held-out moments.
+- ``serving``: a policy, served to robots.
 - ``recording``: a sweep's journal, opened to record what was found after the search.
 """

@@ -3,5 +3,7 @@
 - ``finalists``: confirm, compare
 - ``inspection``: eval
 - ``tuning``: tune
+- ``serving``: serve
+- ``settings``: the inference setting that these commands use
 - ``delivery``: what was found, to MLflow
 """

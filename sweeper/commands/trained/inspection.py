@@ -13,18 +13,18 @@ from typing import Annotated, Any, Literal
 import typer
 
 from sweeper.commands.options import Json, SweepsFolder, open_console, plain_name
+from sweeper.commands.trained.settings import chosen_setting, typed_setting
 from sweeper.errors import UserError
 from sweeper.finalists.candidates import Candidate, find_candidate
 from sweeper.finalists.inspection import Wanted, inspect_policy
 from sweeper.layout import write_whole
 from sweeper.machines.machine import usable_cache
-from sweeper.records.sweep_state import read_sweep
 from sweeper.report.inspection import PAGE, inspection_page
 from sweeper.spec.space_file.overrides import read_config
 from sweeper.terminal.faults import checking
 from sweeper.terminal.finalists.inspection import print_inspection
 from trainables import registry
-from trainables.interface import ENVIRONMENT, ConfigError, DatasetExaminer, Fault
+from trainables.interface import ENVIRONMENT, DatasetExaminer
 
 __all__ = ["evaluate", "folder_of"]
 
@@ -81,7 +81,7 @@ def evaluate(
     found = find_candidate(policy, sweeps, which=checkpoint)
     candidate = dataclasses.replace(
         found,
-        setting=_chosen(found) | _setting(found, setting or []),
+        setting=chosen_setting(found) | typed_setting(found, setting or []),
         config=_config(found, fields or [], dataset, env, episodes),
     )
     folder = folder_of(candidate, to)
@@ -99,29 +99,6 @@ def evaluate(
         typer.echo(json.dumps({**inspection.to_json(), "page": str(page)}, indent=2))
     else:
         print_inspection(console, inspection, page)
-
-
-def _chosen(candidate: Candidate) -> dict[str, Any]:
-    """The setting that was chosen for a trial after its training, or is in a bundle; empty if none is."""
-    if candidate.records is None or candidate.trial is None:
-        return dict(candidate.setting)
-    return dict(read_sweep(candidate.records.parents[2]).trial(candidate.trial).setting)
-
-
-def _setting(candidate: Candidate, typed: list[str]) -> dict[str, Any]:
-    """The inference setting.
-
-    Raises:
-        ConfigError: If a field is not one, or its value is not legal.
-    """
-    trainable = registry.load(candidate.trainable)
-    setting = read_config(trainable, typed)
-    foreign = [name for name in setting if trainable.fields[name].phase != "inference"]
-    if foreign:
-        known = ", ".join(name for name, info in trainable.fields.items() if info.phase == "inference")
-        remedy = f"Inference fields are {known}."
-        raise ConfigError([Fault(name, "a trained policy cannot change it.", remedy) for name in foreign])
-    return setting
 
 
 def _config(

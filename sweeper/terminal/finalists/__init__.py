@@ -6,5 +6,6 @@
 - ``inspection``: one policy, looked into.
 - ``publication``: what was exported, packed and uploaded.
 - ``tuning``: the inference settings of a policy, and the chosen one.
+- ``serving``: a server of a policy: where it is, and what it takes.
 - ``sentences``: how sure a result is, in sentences and cells of tables.
 """
