@@ -13,6 +13,7 @@ Shapes: B rows, To observation steps, T actions of a chunk, A action dimension.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -25,6 +26,8 @@ from trainables.features import Feature, FeatureType, PolicyFeatures
 from trainables.interface import TrainableError
 
 __all__ = ["RemotePolicy", "RemotePolicyError"]
+
+CLOSE_S = 1.0
 
 
 class RemotePolicyError(TrainableError):
@@ -65,6 +68,7 @@ class RemotePolicy:
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
         self._connection: Any = None
+        self._open = contextlib.ExitStack()  # closes the connection
         self.metadata: Mapping[str, Any] = {}
         with self._lock:
             self._connect()
@@ -190,15 +194,16 @@ class RemotePolicy:
         exceptions = protocol.require("websockets.exceptions")
         headers = {"Authorization": f"Bearer {self._token}"} if self._token else None
         try:
-            self._connection = client.connect(
+            connecting = client.connect(
                 self.url,
                 additional_headers=headers,
                 compression=None,
                 max_size=None,
                 open_timeout=self._timeout_s,
-                close_timeout=1.0,
+                close_timeout=CLOSE_S,
                 proxy=None,
             )
+            self._connection = self._open.enter_context(connecting)
             data = self._connection.recv(timeout=self._timeout_s)
         except exceptions.InvalidStatus as error:
             body = (error.response.body or b"").decode(errors="replace").strip()
@@ -218,9 +223,8 @@ class RemotePolicy:
         self.metadata = metadata
 
     def _disconnect(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+        self._connection = None
+        self._open.close()
 
 
 def _features(metadata: Mapping[str, Any]) -> PolicyFeatures:
