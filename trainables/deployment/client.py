@@ -28,6 +28,8 @@ from trainables.interface import TrainableError
 __all__ = ["RemotePolicy", "RemotePolicyError"]
 
 CLOSE_S = 1.0
+_FIXED = ("inputs", "action", "n_obs_steps", "n_action_steps")
+"""What may not change when a client connects again."""
 
 
 class RemotePolicyError(TrainableError):
@@ -210,17 +212,26 @@ class RemotePolicy:
             raise RemotePolicyError(
                 f"{self.url}: the server refuses the session: {error.response.status_code} {body}", lost=True
             ) from error
-        except (OSError, exceptions.WebSocketException, TimeoutError) as error:
+        except (OSError, ValueError, exceptions.WebSocketException) as error:
             self._disconnect()
             raise RemotePolicyError(f"{self.url}: there is no policy server: {error}", lost=True) from error
-        metadata = data if isinstance(data, str) else protocol.unpack(data)
+        try:
+            self.metadata = self._checked(data)
+        except RemotePolicyError:
+            self._disconnect()
+            raise
+
+    def _checked(self, data: bytes | str) -> dict[str, Any]:
+        """The description of the server, which is the first message of a session."""
+        try:
+            metadata = None if isinstance(data, str) else protocol.unpack(data)
+        except protocol.ProtocolError:
+            metadata = None
         if not isinstance(metadata, dict) or metadata.get("protocol") != protocol.VERSION:
-            self._disconnect()
             raise RemotePolicyError(f"{self.url}: the server does not speak this client's protocol")
-        if self.metadata and metadata["inputs"] != self.metadata["inputs"]:
-            self._disconnect()
+        if self.metadata and any(metadata[name] != self.metadata[name] for name in _FIXED):
             raise RemotePolicyError(f"{self.url}: another policy is served there now")
-        self.metadata = metadata
+        return metadata
 
     def _disconnect(self) -> None:
         self._connection = None

@@ -94,7 +94,7 @@ class RunningServer:
         self._server = server
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
-        self._started = threading.Event()
+        self._started, self._ended = threading.Event(), threading.Event()
         self._port = 0
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="policy-server", daemon=True)
@@ -116,8 +116,10 @@ class RunningServer:
         Raises:
             ServeError: If it has failed.
         """
-        while self._thread.is_alive():
-            self._thread.join(WAIT_S)  # in short steps: a signal is handled between them
+        # In short steps, so that signals are handled. If one comes during `Thread.join`, Python believes that
+        # the thread has ended.
+        while not self._ended.wait(WAIT_S):
+            pass
         if self._failure is not None:
             raise ServeError(f"the server failed: {self._failure}") from self._failure
 
@@ -126,6 +128,7 @@ class RunningServer:
         if self._loop is not None and self._stop is not None:
             with contextlib.suppress(RuntimeError):  # it has ended
                 self._loop.call_soon_threadsafe(self._stop.set)
+        self._ended.wait()
         self._thread.join()
 
     def __enter__(self) -> RunningServer:
@@ -143,6 +146,7 @@ class RunningServer:
             self._failure = failure
         finally:
             self._started.set()
+            self._ended.set()
 
     async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
