@@ -10,7 +10,10 @@ Shapes: B rows, To observation steps, T actions of a chunk, A action dimension.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -124,7 +127,8 @@ class Batcher:
         self._wait_s = wait_s
         self._clients = clients
         self._observe = observe
-        self._queue: asyncio.Queue[_Waiting] = asyncio.Queue()
+        self._requests: deque[deque[_Waiting]] = deque()
+        self._arrived = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="inference")
         self._task: asyncio.Task[None] | None = None
 
@@ -142,8 +146,8 @@ class Batcher:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        while not self._queue.empty():
-            self._queue.get_nowait().answer.cancel()
+        for waiting in itertools.chain.from_iterable(self._requests):
+            waiting.answer.cancel()
         await asyncio.get_running_loop().run_in_executor(None, self._thread.shutdown)
 
     async def predict(self, rows: Sequence[Row]) -> list[Prediction]:
@@ -154,8 +158,8 @@ class Batcher:
         """
         loop = asyncio.get_running_loop()
         waiting = [_Waiting(row, loop.create_future(), time.perf_counter()) for row in rows]
-        for one in waiting:
-            self._queue.put_nowait(one)
+        self._requests.append(deque(waiting))
+        self._arrived.set()
         try:
             return list(await asyncio.gather(*(one.answer for one in waiting)))
         finally:
@@ -164,23 +168,36 @@ class Batcher:
 
     async def _run(self) -> None:
         while True:
-            batch = await self._collect()
-            if batch:
-                await self._predict(batch)
-
-    async def _collect(self) -> list[_Waiting]:
-        """The rows of the next batch; rows whose client is gone are dropped."""
-        batch = [await self._queue.get()]
-        deadline_s = batch[0].since_s + self._wait_s
-        while len(batch) < self._size:
-            if self._queue.empty() and len(batch) >= self._clients():
-                break
+            batch: list[_Waiting] = []
             try:
-                async with asyncio.timeout(max(0.0, deadline_s - time.perf_counter())):
-                    batch.append(await self._queue.get())
-            except TimeoutError:
-                break
-        return [one for one in batch if not one.answer.done()]
+                await self._collect(batch)
+                await self._predict(batch)
+            except asyncio.CancelledError:
+                for one in batch:
+                    one.answer.cancel()
+                raise
+
+    async def _collect(self, batch: list[_Waiting]) -> None:
+        """Fill the next batch, until it is full or its first row has waited."""
+        while True:
+            self._arrived.clear()
+            self._take(batch)
+            left_s = batch[0].since_s + self._wait_s - time.perf_counter() if batch else None
+            if batch and (len(batch) >= min(self._size, self._clients()) or (left_s or 0.0) <= 0.0):
+                return
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left_s):
+                    await self._arrived.wait()
+
+    def _take(self, batch: list[_Waiting]) -> None:
+        """Move rows into a batch, one of each request in turn, so that long requests hold up no short one."""
+        while self._requests and len(batch) < self._size:
+            request = self._requests.popleft()
+            row = request.popleft()
+            if request:
+                self._requests.append(request)
+            if not row.answer.done():  # or else its client is gone
+                batch.append(row)
 
     async def _predict(self, batch: list[_Waiting]) -> None:
         start_s = time.perf_counter()
@@ -188,10 +205,6 @@ class Batcher:
         loop = asyncio.get_running_loop()
         try:
             actions = await loop.run_in_executor(self._thread, predict_rows, self._policy, rows, self._size)
-        except asyncio.CancelledError:
-            for one in batch:
-                one.answer.cancel()
-            raise
         except Exception as error:  # an answer for these clients; the next batch may succeed
             for one in batch:
                 if not one.answer.done():

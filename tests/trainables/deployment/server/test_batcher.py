@@ -107,6 +107,19 @@ def test_a_row_whose_client_is_gone_is_not_predicted(policy: DiffusionPolicy) ->
     assert answer[0].actions.shape == (policy.n_action_steps, policy.action_dim)
 
 
+def test_a_request_of_many_rows_does_not_hold_up_a_request_of_one(policy: DiffusionPolicy) -> None:
+    async def use(batcher: Batcher) -> Any:
+        many = asyncio.create_task(batcher.predict([row(policy, n) for n in range(3 * ROWS)]))
+        await asyncio.sleep(0)
+        one = await batcher.predict([row(policy, 1)])
+        assert not many.done()
+        return one, await many
+
+    (one, many), batches = running(policy, use)
+    assert batches == [ROWS, ROWS, ROWS, 1]
+    assert np.array_equal(one[0].actions, many[1].actions)
+
+
 class Failing:
     """The policy, which fails for observations that begin with 666."""
 
@@ -134,10 +147,11 @@ def test_a_failure_of_the_policy_is_an_answer_and_the_next_batch_succeeds(policy
     assert len(answer) == 1
 
 
-def test_closing_cancels_what_waits(policy: DiffusionPolicy) -> None:
+@pytest.mark.parametrize("later_s", [0.0, 0.05], ids=["before", "after it is part of a batch"])
+def test_closing_cancels_what_waits(policy: DiffusionPolicy, later_s: float) -> None:
     async def use(batcher: Batcher) -> Any:
         asked = [asyncio.create_task(batcher.predict([row(policy, n)])) for n in range(3)]
-        await asyncio.sleep(0)
+        await asyncio.sleep(later_s)
         await batcher.close()
         assert not batcher.alive
         return await asyncio.gather(*asked, return_exceptions=True)
