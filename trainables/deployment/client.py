@@ -28,7 +28,7 @@ from trainables.interface import TrainableError
 __all__ = ["RemotePolicy", "RemotePolicyError"]
 
 CLOSE_S = 1.0
-_FIXED = ("inputs", "action", "n_obs_steps", "n_action_steps")
+_FIXED = ("inputs", "action", "n_obs_steps", "n_action_steps", "available_actions")
 """What may not change when a client connects again."""
 
 
@@ -77,6 +77,7 @@ class RemotePolicy:
         self.features = _features(self.metadata)
         self.n_obs_steps: int = self.metadata["n_obs_steps"]
         self.n_action_steps: int = self.metadata["n_action_steps"]
+        self.available_actions: int = self.metadata["available_actions"]
 
     def infer(self, observation: Mapping[str, np.ndarray], *, seed: int | None = None) -> dict[str, Any]:
         """Send one observation; the server adds it to the history of this session.
@@ -117,7 +118,15 @@ class RemotePolicy:
         message = {protocol.COMMAND: protocol.RESET, **({} if seed is None else {protocol.SEED: seed})}
         return int(self._request(message)[protocol.SEED])
 
-    def predict_action(self, observation: Mapping[str, Any], *, generator: Any = None, **unknown: Any) -> Any:
+    def predict_action(
+        self,
+        observation: Mapping[str, Any],
+        *,
+        generator: Any = None,
+        n_action_steps: int | None = None,
+        known: Any = None,
+        kept: Any = None,
+    ) -> Any:
         """Predict actions from all observations that the policy takes; as the policy itself does.
 
         Args:
@@ -125,7 +134,9 @@ class RemotePolicy:
             generator: Where the noise comes from: one seed or one ``torch.Generator`` on a CPU per row, or a
                 single one if there is one row. Generators are advanced as if the policy were here. None: the
                 session's generator.
-            unknown: No other argument is possible.
+            n_action_steps: Actions that are wanted, T; at most ``available_actions``, K.
+            known: (B, K, A), actions that the chunks continue; None if they are free.
+            kept: (K,), the weight of each of them from 0 to 1.
 
         Returns:
             Actions (B, T, A): a tensor if the observations are tensors, or else an array.
@@ -133,9 +144,11 @@ class RemotePolicy:
         Raises:
             RemotePolicyError: As :meth:`infer`.
         """
-        if unknown:
-            raise TypeError(f"a policy on a server has no argument {', '.join(sorted(unknown))}")
         message: dict[str, Any] = {name: _array(value) for name, value in observation.items()}
+        if n_action_steps is not None:
+            message[protocol.N_ACTION_STEPS] = n_action_steps
+        if known is not None:
+            message |= {protocol.KNOWN: _array(known), protocol.KEPT: _array(kept)}
         generators = _listed(generator)
         if generators and all(isinstance(one, (int, np.integer)) for one in generators):
             message[protocol.SEED] = [int(one) for one in generators]

@@ -4,7 +4,7 @@ A client's actions must not depend on the other clients. The number of rows of a
 of a matrix product, so it never changes: empty rows are filled with a copy. ``warm_up`` chooses a number for
 which the place in the batch does not matter.
 
-Shapes: B rows, To observation steps, T actions of a chunk, A action dimension.
+Shapes: B rows, To observation steps, K actions of a chunk that lie in the future, A action dimension.
 """
 
 from __future__ import annotations
@@ -17,18 +17,22 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from trainables.features import PolicyFeatures
 
-__all__ = ["Batcher", "Prediction", "Row", "ServedPolicy", "predict_rows"]
+__all__ = ["Batcher", "Prediction", "Row", "ServedPolicy", "available_actions", "predict_rows"]
 
 
 class ServedPolicy(Protocol):
-    """What the server needs from a policy; what a rollout needs, too."""
+    """What the server needs from a policy; what a rollout needs, too.
+
+    It may have more than the server needs: ``available_actions``, if ``predict_action`` has the argument
+    ``n_action_steps``; and the arguments ``known`` (B, K, A) and ``kept`` (K,), if it can continue actions.
+    """
 
     @property
     def n_obs_steps(self) -> int:
@@ -46,9 +50,12 @@ class ServedPolicy(Protocol):
         ...
 
     def predict_action(
-        self, observation: Mapping[str, torch.Tensor], *, generator: list[torch.Generator]
+        self, observation: Mapping[str, torch.Tensor], *, generator: list[torch.Generator], **options: Any
     ) -> torch.Tensor:
-        """Predict actions (B, T, A) from observations (B, To, ...); row i draws from ``generator[i]``."""
+        """Predict actions (B, n_action_steps, A) from observations (B, To, ...).
+
+        Row i draws from ``generator[i]``.
+        """
         ...
 
 
@@ -59,10 +66,19 @@ class Row:
     Attributes:
         observation: The last observations by name, (To, ...).
         generator: What its noise is drawn from; it is advanced.
+        known: (K, A), the actions that the chunk continues; None if it is free.
+        kept: (K,), the weight of each of them. Rows of a batch have the same.
     """
 
     observation: Mapping[str, np.ndarray] = field(repr=False)
     generator: torch.Generator
+    known: np.ndarray | None = None
+    kept: np.ndarray | None = None
+
+    @property
+    def key(self) -> bytes | None:
+        """What rows of a batch have in common."""
+        return None if self.kept is None else self.kept.tobytes()
 
 
 @dataclass(frozen=True)
@@ -70,7 +86,7 @@ class Prediction:
     """A chunk, and how long it took.
 
     Attributes:
-        actions: (T, A), float32.
+        actions: (K, A), float32: all that lie in the future.
         waited_s: From the request to the start of the batch.
         predicted_s: Of the whole batch.
         rows: Rows of the batch that clients asked for.
@@ -82,18 +98,34 @@ class Prediction:
     rows: int
 
 
+def available_actions(policy: ServedPolicy) -> int:
+    """Actions of a chunk that lie in the future, K."""
+    return int(getattr(policy, "available_actions", policy.n_action_steps))
+
+
 def predict_rows(policy: ServedPolicy, rows: Sequence[Row], size: int) -> np.ndarray:
-    """Predict one chunk per row (rows, T, A), in a batch of ``size`` rows."""
-    filling = [Row(rows[0].observation, torch.Generator().manual_seed(0)) for _ in range(size - len(rows))]
+    """Predict one chunk per row (rows, K, A), in a batch of ``size`` rows."""
+    first = rows[0]
+    filling = [
+        Row(first.observation, torch.Generator().manual_seed(0), first.known, first.kept)
+        for _ in range(size - len(rows))
+    ]
     filled = [*rows, *filling]
     observation = {
         feature.name: torch.from_numpy(np.stack([row.observation[feature.name] for row in filled]))
         for feature in policy.features.inputs
     }
+    options: dict[str, Any] = {}
+    if available_actions(policy) != policy.n_action_steps:
+        options["n_action_steps"] = available_actions(policy)
+    if first.kept is not None:
+        options["known"] = torch.from_numpy(np.stack([row.known for row in filled if row.known is not None]))
+        options["kept"] = torch.from_numpy(first.kept)
+    generators = [row.generator for row in filled]
     with torch.inference_mode():
-        predicted_BTA = policy.predict_action(observation, generator=[row.generator for row in filled])
-    actions_BTA: np.ndarray = predicted_BTA.float().cpu().numpy()[: len(rows)]
-    return actions_BTA
+        predicted_BKA = policy.predict_action(observation, generator=generators, **options)
+    actions_BKA: np.ndarray = predicted_BKA.float().cpu().numpy()[: len(rows)]
+    return actions_BKA
 
 
 @dataclass
@@ -183,7 +215,8 @@ class Batcher:
             self._arrived.clear()
             self._take(batch)
             left_s = batch[0].since_s + self._wait_s - time.perf_counter() if batch else None
-            if batch and (len(batch) >= min(self._size, self._clients()) or (left_s or 0.0) <= 0.0):
+            full = len(batch) >= min(self._size, self._clients()) or bool(self._requests)
+            if batch and (full or (left_s or 0.0) <= 0.0):
                 return
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(left_s):
@@ -191,13 +224,18 @@ class Batcher:
 
     def _take(self, batch: list[_Waiting]) -> None:
         """Move rows into a batch, one of each request in turn, so that long requests hold up no short one."""
+        others: list[deque[_Waiting]] = []
         while self._requests and len(batch) < self._size:
             request = self._requests.popleft()
+            if batch and request[0].row.key != batch[0].row.key:
+                others.append(request)
+                continue
             row = request.popleft()
             if request:
                 self._requests.append(request)
             if not row.answer.done():  # or else its client is gone
                 batch.append(row)
+        self._requests.extendleft(reversed(others))
 
     async def _predict(self, batch: list[_Waiting]) -> None:
         start_s = time.perf_counter()
@@ -212,6 +250,6 @@ class Batcher:
             return
         predicted_s = time.perf_counter() - start_s
         self._observe(len(batch), predicted_s)
-        for one, actions_TA in zip(batch, actions, strict=True):
+        for one, actions_KA in zip(batch, actions, strict=True):
             if not one.answer.done():
-                one.answer.set_result(Prediction(actions_TA, start_s - one.since_s, predicted_s, len(batch)))
+                one.answer.set_result(Prediction(actions_KA, start_s - one.since_s, predicted_s, len(batch)))

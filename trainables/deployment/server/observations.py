@@ -14,16 +14,42 @@ import numpy as np
 from trainables.deployment.server import protocol
 from trainables.features import Feature, FeatureType, PolicyFeatures
 
-__all__ = ["LARGEST_SEED", "MOST_ROWS", "Request", "RequestError", "Reset", "check_seed", "read_request"]
+__all__ = ["LARGEST_SEED", "MOST_ROWS", "Request", "RequestError", "Reset", "Takes", "read_request"]
 
 MOST_ROWS = 64
 """Rows of one message: more would keep the other clients waiting."""
 LARGEST_SEED = 2**63 - 1
-_EXTRAS = (protocol.COMMAND, protocol.SEED, protocol.GENERATOR)
+_EXTRAS = (
+    protocol.COMMAND,
+    protocol.SEED,
+    protocol.GENERATOR,
+    protocol.N_ACTION_STEPS,
+    protocol.KNOWN,
+    protocol.KEPT,
+)
 
 
 class RequestError(ValueError):
     """A message is not something that this policy can answer; the text is for the client."""
+
+
+@dataclass(frozen=True)
+class Takes:
+    """What a policy takes.
+
+    Attributes:
+        features: What it sees and does.
+        n_obs_steps: Observations.
+        n_action_steps: Actions that it is meant to execute.
+        available_actions: Actions that can be asked for, K.
+        continues: Whether it can continue actions that are known.
+    """
+
+    features: PolicyFeatures
+    n_obs_steps: int
+    n_action_steps: int
+    available_actions: int
+    continues: bool
 
 
 @dataclass(frozen=True)
@@ -48,6 +74,9 @@ class Request:
         observe_only: Whether the client wants no actions.
         seeds: The seed of the noise of each row; empty if it comes from elsewhere.
         states: The state of the generator of each row; empty likewise.
+        n_action_steps: Actions that the client wants.
+        known: (B, K, A), actions that the chunk continues; None if it is free.
+        kept: (K,), the weight of each.
     """
 
     layout: Literal["single", "stacked", "rows"]
@@ -55,6 +84,9 @@ class Request:
     observe_only: bool = False
     seeds: tuple[int, ...] = ()
     states: tuple[np.ndarray, ...] = ()
+    n_action_steps: int = 1
+    known: np.ndarray | None = field(default=None, repr=False)
+    kept: np.ndarray | None = field(default=None, repr=False)
 
     @property
     def rows(self) -> int:
@@ -62,13 +94,12 @@ class Request:
         return len(next(iter(self.values.values()))) if self.layout == "rows" else 1
 
 
-def read_request(message: Any, features: PolicyFeatures, n_obs_steps: int) -> Request | Reset:
+def read_request(message: Any, takes: Takes) -> Request | Reset:
     """Check a message of a client.
 
     Args:
         message: What it sent.
-        features: What the policy sees.
-        n_obs_steps: Observations that it takes.
+        takes: What the policy takes.
 
     Raises:
         RequestError: If something is wrong with it.
@@ -83,7 +114,7 @@ def read_request(message: Any, features: PolicyFeatures, n_obs_steps: int) -> Re
             f"{protocol.COMMAND}: {_short(command)} is not one of {protocol.RESET}, {protocol.OBSERVE}"
         )
     found = {name: value for name, value in message.items() if name not in _EXTRAS}
-    layout, values = _read_values(found, features, n_obs_steps)
+    layout, values = _read_values(found, takes.features, takes.n_obs_steps)
     if command == protocol.OBSERVE and layout != "single":
         raise RequestError(f"{protocol.OBSERVE}: send one observation, without observation steps")
     request = Request(layout, values, command == protocol.OBSERVE)
@@ -92,10 +123,12 @@ def read_request(message: Any, features: PolicyFeatures, n_obs_steps: int) -> Re
     seeds, states = _read_seeds(message, request.rows), _read_states(message, request.rows)
     if seeds and states:
         raise RequestError(f"send either {protocol.SEED} or {protocol.GENERATOR}, not both")
-    return Request(layout, values, False, seeds, states)
+    wanted = _read_count(message, takes)
+    known, kept = _read_known(message, request, takes)
+    return Request(layout, values, False, seeds, states, wanted, known, kept)
 
 
-def check_seed(seed: Any) -> int:
+def _check_seed(seed: Any) -> int:
     """A seed of a client.
 
     Raises:
@@ -113,7 +146,7 @@ def _read_reset(message: Mapping[Any, Any]) -> Reset:
     if unknown:
         raise RequestError(f"{protocol.RESET}: {', '.join(unknown)} is not known. Only {protocol.SEED} is.")
     seed = message.get(protocol.SEED)
-    return Reset(None if seed is None else check_seed(seed))
+    return Reset(None if seed is None else _check_seed(seed))
 
 
 def _read_values(
@@ -183,8 +216,10 @@ def _shape_faults(feature: Feature, shape: tuple[int, ...], n_obs_steps: int) ->
 
 
 def _value(feature: Feature, array: np.ndarray) -> np.ndarray:
-    if feature.type is FeatureType.VISUAL:
-        return array
+    return array if feature.type is FeatureType.VISUAL else _float32(array)
+
+
+def _float32(array: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):  # a float64 that is too large becomes infinite, which is reported
         return array.astype(np.float32)
 
@@ -200,7 +235,7 @@ def _read_seeds(message: Mapping[Any, Any], rows: int) -> tuple[int, ...]:
     seeds = given if isinstance(given, list) else [given]
     if len(seeds) != rows:
         raise RequestError(f"{protocol.SEED}: has {len(seeds)} seeds for {rows} rows")
-    return tuple(check_seed(seed) for seed in seeds)
+    return tuple(_check_seed(seed) for seed in seeds)
 
 
 def _read_states(message: Mapping[Any, Any], rows: int) -> tuple[np.ndarray, ...]:
@@ -213,6 +248,47 @@ def _read_states(message: Mapping[Any, Any], rows: int) -> tuple[np.ndarray, ...
         if not isinstance(state, np.ndarray) or state.dtype != np.uint8 or state.ndim != 1:
             raise RequestError(f"{protocol.GENERATOR}: a state is not an array of uint8")
     return tuple(states)
+
+
+def _read_count(message: Mapping[Any, Any], takes: Takes) -> int:
+    count = message.get(protocol.N_ACTION_STEPS)
+    if count is None:
+        return takes.n_action_steps
+    if type(count) is not int or not 1 <= count <= takes.available_actions:
+        raise RequestError(
+            f"{protocol.N_ACTION_STEPS}: {_short(count)} is not a whole number from 1 to "
+            f"{takes.available_actions}"
+        )
+    return count
+
+
+def _read_known(
+    message: Mapping[Any, Any], request: Request, takes: Takes
+) -> tuple[np.ndarray, np.ndarray] | tuple[None, None]:
+    """The actions that the chunks of a request continue, and their weights."""
+    known, kept = message.get(protocol.KNOWN), message.get(protocol.KEPT)
+    if known is None and kept is None:
+        return None, None
+    if not takes.continues:
+        raise RequestError(f"{protocol.KNOWN}: this policy cannot continue actions")
+    steps, size = takes.available_actions, takes.features.action_dim
+    rows = (request.rows,) if request.layout == "rows" else ()
+    arrays = []
+    for name, value, shape in (
+        (protocol.KNOWN, known, (*rows, steps, size)),
+        (protocol.KEPT, kept, (steps,)),
+    ):
+        if not isinstance(value, np.ndarray) or value.dtype.kind not in "iuf" or value.shape != shape:
+            is_now = (
+                f"has the shape {list(value.shape)}" if isinstance(value, np.ndarray) else "is not an array"
+            )
+            raise RequestError(f"{name}: {is_now}. Send numbers of the shape {list(shape)}")
+        arrays.append(_float32(value))
+        if not np.isfinite(arrays[-1]).all():
+            raise RequestError(f"{name}: has values that are not finite")
+    if not ((arrays[1] >= 0) & (arrays[1] <= 1)).all():
+        raise RequestError(f"{protocol.KEPT}: has values that are not from 0 to 1")
+    return arrays[0].reshape(request.rows, steps, size), arrays[1]
 
 
 def _short(value: Any) -> str:

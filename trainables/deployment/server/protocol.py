@@ -23,6 +23,9 @@ __all__ = [
     "ACTIONS",
     "COMMAND",
     "GENERATOR",
+    "KEPT",
+    "KNOWN",
+    "N_ACTION_STEPS",
     "OBSERVE",
     "RESET",
     "SEED",
@@ -44,6 +47,10 @@ OBSERVE = "observe"
 SEED = "seed"
 GENERATOR = "generator"
 """Entry of a message, and of its answer: the state of the generators of the noise, one per row."""
+N_ACTION_STEPS = "n_action_steps"
+"""Entry of a message: how many actions are wanted, if not as many as the policy is meant to execute."""
+KNOWN, KEPT = "known", "kept"
+"""Entries of a message: actions that the chunk continues, and the weight of each from 0 to 1."""
 ACTIONS = "actions"
 TIMING = "server_timing"
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from trainables.deployment.server import protocol
 from trainables.deployment.server.batcher import ServedPolicy
-from trainables.deployment.server.server import PolicyServer, message_limit
+from trainables.deployment.server.server import PolicyServer, message_limit, takes
 from trainables.deployment.server.warm_up import choose_batch
 from trainables.interface import ConfigError, Fault, ServeOptions, TrainableError, silent
 
@@ -179,12 +179,15 @@ def _check(options: ServeOptions) -> None:
 
 def _described(policy: ServedPolicy, options: ServeOptions) -> dict[str, Any]:
     """What a client must know, as JSON values."""
-    features = policy.features
+    wanted = takes(policy)
+    features = wanted.features
     return {
         "protocol": protocol.VERSION,
         "name": options.name,
-        "n_obs_steps": policy.n_obs_steps,
-        "n_action_steps": policy.n_action_steps,
+        "n_obs_steps": wanted.n_obs_steps,
+        "n_action_steps": wanted.n_action_steps,
+        "available_actions": wanted.available_actions,
+        "continues": wanted.continues,
         "inputs": [
             {"name": feature.name, "type": str(feature.type), "shape": list(feature.shape)}
             for feature in features.inputs

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import http
+import inspect
 import json
 import logging
 import time
@@ -18,13 +19,14 @@ from typing import Any
 import numpy as np
 
 from trainables.deployment.server import protocol
-from trainables.deployment.server.batcher import Batcher, Prediction, ServedPolicy
+from trainables.deployment.server.batcher import Batcher, Prediction, ServedPolicy, available_actions
 from trainables.deployment.server.metrics import Metrics
 from trainables.deployment.server.observations import (
     MOST_ROWS,
     Request,
     RequestError,
     Reset,
+    Takes,
     read_request,
 )
 from trainables.deployment.server.protocol import ProtocolError
@@ -33,7 +35,7 @@ from trainables.deployment.server.warm_up import BatchSize
 from trainables.features import FeatureType
 from trainables.interface import ServeOptions
 
-__all__ = ["PolicyServer", "message_limit"]
+__all__ = ["PolicyServer", "message_limit", "takes"]
 
 OPEN_S, CLOSE_S, SEND_S = 10.0, 2.0, 20.0
 """Seconds for the handshake, for the end of a connection, and for a client to read an answer."""
@@ -43,6 +45,18 @@ PING_S = 20.0
 _LEAST_BYTES, _SMALL_ROW, _FEW_ROWS = 2**20, 2**14, 8
 """Room for everything but observations; an observation without pictures; rows with pictures in a message."""
 _HEALTH, _METADATA, _METRICS = "/healthz", "/metadata", "/metrics"
+
+
+def takes(policy: ServedPolicy) -> Takes:
+    """What a policy takes."""
+    arguments = inspect.signature(policy.predict_action).parameters
+    return Takes(
+        features=policy.features,
+        n_obs_steps=policy.n_obs_steps,
+        n_action_steps=policy.n_action_steps,
+        available_actions=available_actions(policy),
+        continues={protocol.KNOWN, protocol.KEPT} <= set(arguments),
+    )
 
 
 def message_limit(policy: ServedPolicy) -> int:
@@ -77,7 +91,7 @@ class PolicyServer:
     ) -> None:
         self.metrics = Metrics()
         self.counts = {"sessions": 0, "answers": 0, "errors": 0}
-        self._policy = policy
+        self._takes = takes(policy)
         self._options = options
         self._token = token
         self._description = dict(description)
@@ -198,7 +212,7 @@ class PolicyServer:
             await connection.close(1013, "all sessions are in use")
             return
         self.counts["sessions"] += 1
-        session = Session(self.counts["sessions"], _address(connection), self._policy.n_obs_steps)
+        session = Session(self.counts["sessions"], _address(connection), self._takes.n_obs_steps)
         self._sessions[session.number] = (session, connection)
         self.metrics.session_began()
         self._report(f"session {session.number} from {session.address} began")
@@ -256,7 +270,7 @@ class PolicyServer:
         begin_s = time.perf_counter()
         if isinstance(data, str):
             raise ProtocolError("the message is text: send msgpack in a binary frame")
-        request = read_request(protocol.unpack(data), self._policy.features, self._policy.n_obs_steps)
+        request = read_request(protocol.unpack(data), self._takes)
         if isinstance(request, Reset):
             session.reset(request.seed)
             self.metrics.answered("reset")
@@ -283,7 +297,7 @@ class PolicyServer:
         """The actions for an observation, and how long the slowest row took."""
         rows = session.rows(request)
         predictions = await self._batcher.predict(rows)
-        actions = np.stack([prediction.actions for prediction in predictions])
+        actions = np.stack([prediction.actions[: request.n_action_steps] for prediction in predictions])
         if not np.isfinite(actions).all():
             raise ArithmeticError("its actions are not finite. Its training has diverged.")
         answer: dict[str, Any] = {protocol.ACTIONS: actions if request.layout == "rows" else actions[0]}

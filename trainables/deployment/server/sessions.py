@@ -78,9 +78,12 @@ class Session:
             observations = [
                 {name: value[row] for name, value in request.values.items()} for row in range(request.rows)
             ]
+        known = [None] * request.rows if request.known is None else list(request.known)
         return [
-            Row(observation, generator)
-            for observation, generator in zip(observations, self._generators(request), strict=True)
+            Row(observation, generator, before, request.kept)
+            for observation, generator, before in zip(
+                observations, self._generators(request), known, strict=True
+            )
         ]
 
     def _window(self) -> dict[str, np.ndarray]:

@@ -120,6 +120,53 @@ def test_a_request_of_many_rows_does_not_hold_up_a_request_of_one(policy: Diffus
     assert np.array_equal(one[0].actions, many[1].actions)
 
 
+class Continuing:
+    """Answers with what it continues, weighted; without that with zeros. Records the batches."""
+
+    def __init__(self, policy: DiffusionPolicy) -> None:
+        self.features, self.n_obs_steps, self.n_action_steps = policy.features, policy.n_obs_steps, 4
+        self.available_actions = 7
+        self.calls: list[tuple[int, Any]] = []
+
+    def predict_action(
+        self,
+        observation: Any,
+        *,
+        generator: Any,
+        n_action_steps: int = 4,
+        known: Any = None,
+        kept: Any = None,
+    ) -> torch.Tensor:
+        rows = len(observation["observation.state"])
+        self.calls.append((n_action_steps, None if kept is None else kept.tolist()))
+        assert len(generator) == rows
+        return torch.zeros((rows, n_action_steps, 2)) if known is None else known * kept[:, None]
+
+
+def test_rows_that_continue_actions_share_a_batch_if_the_weights_are_the_same(
+    policy: DiffusionPolicy,
+) -> None:
+    continuing = Continuing(policy)
+    weights = [
+        None,
+        np.full(7, 0.5, np.float32),
+        None,
+        np.full(7, 0.25, np.float32),
+        np.full(7, 0.5, np.float32),
+    ]
+    rows = [row(policy, number) for number in range(len(weights))]
+    for number, (one, kept) in enumerate(zip(rows, weights, strict=True)):
+        one.kept, one.known = kept, None if kept is None else np.full((7, 2), number, np.float32)
+
+    async def use(batcher: Batcher) -> Any:
+        return await asyncio.gather(*(batcher.predict([one]) for one in rows))
+
+    answers, batches = running(continuing, use, clients=len(rows))
+    assert batches == [2, 2, 1]
+    assert continuing.calls == [(7, None), (7, [0.5] * 7), (7, [0.25] * 7)]
+    assert [answer[0].actions[6, 1] for answer in answers] == [0, 0.5, 0, 0.75, 2.0]
+
+
 class Failing:
     """The policy, which fails for observations that begin with 666."""
 

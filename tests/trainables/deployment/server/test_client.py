@@ -81,9 +81,44 @@ def test_without_a_generator_the_noise_is_the_sessions(
     assert torch.equal(client.predict_action(observation), first)
 
 
-def test_it_takes_no_other_argument(served: Serve, connected: Connect, policy: DiffusionPolicy) -> None:
-    with pytest.raises(TypeError, match="no argument sampler"):
-        connected(served()).predict_action(batch_of(policy, 1), sampler="DDIM")
+class Continuing:
+    """Answers with what it continues, times its weight, and counts on from there."""
+
+    def __init__(self, policy: DiffusionPolicy) -> None:
+        self.features, self.n_obs_steps, self.n_action_steps = policy.features, policy.n_obs_steps, 4
+        self.available_actions = 7
+
+    def predict_action(
+        self,
+        observation: Any,
+        *,
+        generator: Any,
+        n_action_steps: int = 4,
+        known: Any = None,
+        kept: Any = None,
+    ) -> torch.Tensor:
+        free = torch.arange(float(n_action_steps))[None, :, None].expand(len(generator), -1, 2)
+        return free if known is None else free + known * kept[:, None]
+
+
+def test_a_controller_may_ask_for_all_actions_and_for_a_continuation(
+    served: Serve, connected: Connect, policy: DiffusionPolicy
+) -> None:
+    client = connected(served(Continuing(policy)))
+    assert (client.n_action_steps, client.available_actions) == (4, 7)
+    observation = batch_of(policy, 3)
+    assert client.predict_action(observation, generator=[1, 2, 3]).shape == (3, 4, 2)
+    found = client.predict_action(
+        observation,
+        generator=[1, 2, 3],
+        n_action_steps=7,
+        known=torch.full((1, 7, 2), 10.0).expand(3, -1, -1),
+        kept=torch.linspace(1, 0, 7),
+    )
+    expected = torch.arange(7.0) + 10 * torch.linspace(1, 0, 7)
+    assert torch.equal(found, expected[None, :, None].expand(3, -1, 2))
+    with pytest.raises(RemotePolicyError, match="n_action_steps: 8 is not a whole number from 1 to 7"):
+        client.predict_action(observation, n_action_steps=8)
 
 
 def test_a_rollout_with_it_is_the_rollout_of_the_policy(

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 import pytest
 from small_policy import features
 
-from trainables.deployment.server.observations import MOST_ROWS, Request, RequestError, Reset, read_request
+from trainables.deployment.server.observations import (
+    MOST_ROWS,
+    Request,
+    RequestError,
+    Reset,
+    Takes,
+    read_request,
+)
 
-FEATURES = features(cameras=1, image=(4, 6))
+TAKES = Takes(
+    features(cameras=1, image=(4, 6)), n_obs_steps=2, n_action_steps=4, available_actions=7, continues=True
+)
 PICTURE = np.zeros((3, 4, 6), dtype=np.uint8)
 ONE = {"observation.images.c0": PICTURE, "observation.state": np.zeros(3, dtype=np.float32)}
 
 
 def read(message: Any) -> Request:
-    found = read_request(message, FEATURES, n_obs_steps=2)
+    found = read_request(message, TAKES)
     assert isinstance(found, Request)
     return found
 
@@ -74,6 +84,13 @@ def test_vectors_of_other_numbers_become_float32(dtype: str) -> None:
         ({"generator": [b"state"]}, ["a state is not an array of uint8"]),
         ({"generator": [np.zeros(8, dtype=np.uint8)], "seed": 3}, ["not both"]),
         ({"x" * 500: 1}, ["..."]),
+        ({"n_action_steps": 8}, ["n_action_steps: 8 is not a whole number from 1 to 7"]),
+        ({"n_action_steps": 1.0}, ["1.0 is not a whole number"]),
+        ({"known": np.zeros((7, 2))}, ["kept: is not an array. Send numbers of the shape [7]"]),
+        ({"kept": np.zeros(7)}, ["known: is not an array. Send numbers of the shape [7, 2]"]),
+        ({"known": np.zeros((1, 7, 2)), "kept": np.zeros(7)}, ["known: has the shape [1, 7, 2]"]),
+        ({"known": np.full((7, 2), np.nan), "kept": np.zeros(7)}, ["known: has values that are not finite"]),
+        ({"known": np.zeros((7, 2)), "kept": np.full(7, 1.5)}, ["kept: has values that are not from 0 to 1"]),
     ],
 )  # fmt: skip
 def test_a_fault_is_named_with_its_remedy(change: dict[Any, Any], faults: list[str]) -> None:
@@ -93,7 +110,7 @@ def test_all_faults_are_reported_at_once() -> None:
 @pytest.mark.parametrize("message", [None, [], 3, "reset", b"", np.zeros(3)], ids=repr)
 def test_a_message_is_a_map(message: Any) -> None:
     with pytest.raises(RequestError, match="send a map of observations by name"):
-        read_request(message, FEATURES, 2)
+        read_request(message, TAKES)
 
 
 @pytest.mark.parametrize("rows", [0, MOST_ROWS + 1])
@@ -114,8 +131,20 @@ def test_only_one_observation_can_be_remembered() -> None:
         read({**stacked(2), "command": "observe"})
 
 
+def test_actions_that_are_known_need_a_policy_that_continues_them() -> None:
+    known = {"known": np.ones((5, 7, 2)), "kept": np.linspace(1, 0, 7)}
+    request = read({**stacked(5, 2), **known})
+    assert request.known is not None
+    assert (request.known.shape, request.known.dtype) == ((5, 7, 2), np.float32)
+    one = read({**ONE, "known": np.ones((7, 2)), "kept": np.ones(7)})
+    assert one.known is not None
+    assert one.known.shape == (1, 7, 2)
+    with pytest.raises(RequestError, match="this policy cannot continue actions"):
+        read_request({**stacked(5, 2), **known}, dataclasses.replace(TAKES, continues=False))
+
+
 def test_a_reset_has_a_seed_or_none() -> None:
-    assert read_request({"command": "reset"}, FEATURES, 2) == Reset(None)
-    assert read_request({"command": "reset", "seed": np.int64(5)}, FEATURES, 2) == Reset(5)
+    assert read_request({"command": "reset"}, TAKES) == Reset(None)
+    assert read_request({"command": "reset", "seed": np.int64(5)}, TAKES) == Reset(5)
     with pytest.raises(RequestError, match="sead is not known"):
-        read_request({"command": "reset", "sead": 5}, FEATURES, 2)
+        read_request({"command": "reset", "sead": 5}, TAKES)
