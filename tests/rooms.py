@@ -22,6 +22,7 @@ RANKS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("__init__",),
     ),
     "trainables": (
+        ("diffusion_policy_distilled",),
         ("diffusion_policy",),
         ("evaluation",),
         ("deployment",),

@@ -63,6 +63,9 @@ STDLIB_ONLY = (
     "diffusion_policy/pretrained/find.py",
     "diffusion_policy/pretrained/pretrained_config.py",
     "diffusion_policy/trainable.py",
+    "diffusion_policy_distilled/__init__.py",
+    "diffusion_policy_distilled/settings.py",
+    "diffusion_policy_distilled/trainable.py",
 )
 
 

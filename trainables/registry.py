@@ -9,7 +9,10 @@ from trainables.interface import ConfigError, Fault, Trainable
 
 __all__ = ["load", "names"]
 
-_BUILT_IN = {"diffusion_policy": "trainables.diffusion_policy:TRAINABLE"}
+_BUILT_IN = {
+    "diffusion_policy": "trainables.diffusion_policy:TRAINABLE",
+    "diffusion_policy_distilled": "trainables.diffusion_policy_distilled:TRAINABLE",
+}
 
 
 def names() -> tuple[str, ...]:

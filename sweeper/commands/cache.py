@@ -64,7 +64,9 @@ def _entries(folder: Path, dataset: str | None) -> list[CacheEntry]:
         UserError: If nothing in it belongs to ``dataset``.
     """
     trainables = (registry.load(name) for name in registry.names())
-    found = [entry for one in trainables if isinstance(one, CachesData) for entry in one.cached(folder)]
+    listed = [entry for one in trainables if isinstance(one, CachesData) for entry in one.cached(folder)]
+    # Trainables of the same kind of data share a cache, and each lists it.
+    found = list(dict.fromkeys(listed))
     found.sort(key=lambda entry: (entry.dataset, entry.what))
     if dataset is None:
         return found

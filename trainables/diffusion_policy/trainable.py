@@ -119,20 +119,27 @@ class DiffusionPolicyTrainable:
         """
         return resolve_faults(config, workers)
 
+    def resolved(self, config: Mapping[str, Any]) -> DiffusionConfig:
+        """Complete a configuration from the checkpoint of ``policy.path``, check it and build it.
+
+        Raises:
+            ConfigError: With every fault of the configuration.
+        """
+        return resolve(config)
+
     def preflight(
         self, config: Mapping[str, Any], cache: Path, progress: Callable[[str], None] = silent
     ) -> list[Fault]:
         """Check a configuration against its dataset and environment. Writes only to the cache."""
         from trainables.diffusion_policy.data import preflight
 
-        faults = resolve_faults(config)
-        return faults or preflight(resolve(config), cache, progress)
+        return self.faults(config) or preflight(self.resolved(config), cache, progress)
 
     def describe(self, config: Mapping[str, Any], cache: Path) -> Mapping[str, Any]:
         """Identify the data of a configuration and the checkpoint that it starts from."""
         from trainables.diffusion_policy.data import describe
 
-        return describe(resolve(config), cache)
+        return describe(self.resolved(config), cache)
 
     def dataset_config(self, root_or_repo_id: str) -> Mapping[str, Any]:
         """The configuration fields that name a dataset; a text like a hub id that is not a folder is one."""
@@ -207,7 +214,7 @@ class DiffusionPolicyTrainable:
         The dataset is not opened, so the sizes of its features are assumed to be those of the checkpoint of
         ``policy.path``, or else those of a common arm; they are small compared with the U-Net's.
         """
-        kept, trained = _weights(resolve(config))
+        kept, trained = _weights(self.resolved(config))
         return _CHECKPOINTS * (kept * _BYTES_KEPT + trained * _BYTES_TRAINED) / 1e9 + _GB_EXTRAS
 
     def slim(self, checkpoint: Path) -> None:
@@ -233,7 +240,7 @@ class DiffusionPolicyTrainable:
 
     def slim_gb(self, config: Mapping[str, Any], checkpoints: int) -> float:
         """Estimate a trial folder's disk space with this number of slim checkpoints, in gigabytes."""
-        kept, _ = _weights(resolve(config))
+        kept, _ = _weights(self.resolved(config))
         return checkpoints * kept * _BYTES_KEPT / 1e9 + _GB_EXTRAS
 
     def inherited(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -251,9 +258,9 @@ class DiffusionPolicyTrainable:
         The dataset is read if there is a cache; otherwise only the package for its store is checked.
         """
         said = [] if cache is not None else _missing_packages(config.get("dataset.root"))
-        if resolve_faults(config):
+        if self.faults(config):
             return said
-        built = resolve(config)
+        built = self.resolved(config)
         if cache is None:
             return [*said, *remarks(built), *_clip_remark(built, None)]
         from trainables.dataset.doctor.preflight import warnings_of
@@ -273,7 +280,7 @@ class DiffusionPolicyTrainable:
         which may be frozen, are left out, and the features are assumed to be minimal. Activations come on
         top, and dominate if the batch is large.
         """
-        built = resolve(config)
+        built = self.resolved(config)
         weights = parameter_count(built.policy, action_dim=1, vector_dim=1, cameras=0)
         return weights * (_BYTES_HELD + (_BYTES_AVERAGE if built.ema.enabled else 0)) / 1e9
 
@@ -298,7 +305,7 @@ class DiffusionPolicyTrainable:
         """
         from trainables.diffusion_policy.training.train import train
 
-        return train(resolve(config), context)
+        return train(self.resolved(config), context)
 
     def open_policy(
         self, checkpoint: Path, config: Mapping[str, Any], context: EvaluationContext

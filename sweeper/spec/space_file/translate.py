@@ -30,6 +30,7 @@ from sweeper.spec.space_file.read_sections import folder_name
 from sweeper.spec.space_file.yaml_nodes import Node, Place
 from sweeper.spec.stopper_options import REDUCING, STOPPER_OPTIONS
 from sweeper.text import describe_value, shortened
+from trainables import registry
 from trainables.interface import EVAL_EVERY, FieldInfo
 
 __all__ = ["translate_document", "translated_argument"]
@@ -387,7 +388,7 @@ def _setting_of(name: str) -> str | None:
 
 
 def _not_here(document: Document, name: str) -> str | None:
-    policy = document.trainable is not None and document.trainable.name == "diffusion_policy"
+    policy = document.trainable is not None and document.trainable.name in registry.names()
     table = {**_NOT_HERE, **_NOT_IN_THE_POLICY} if policy else _NOT_HERE
     return next((table[end] for end in _ends(name) if end in table), None)
 

@@ -194,7 +194,7 @@ class PolicyConfig:
         "str", "DDPM", "Diffusion process of training.", choices=("DDPM", "DDIM")
     )
     num_train_timesteps: int = _field(
-        "int", 100, "Diffusion timesteps in training.", minimum=2, maximum=10_000
+        "int", 100, "Diffusion timesteps in training.", minimum=1, maximum=10_000
     )
     beta_schedule: str = _field(
         "str",

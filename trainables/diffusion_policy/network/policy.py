@@ -175,7 +175,7 @@ class DiffusionPolicy(nn.Module):
         noise_BTA = self._noise(noise, tuple(action_BTA.shape))
         timesteps_B = torch.as_tensor(timesteps).to(self.device, torch.long)
         if crop_offsets is None:
-            crop_offsets = self._draw_crop_offsets(len(action_BTA), generator)
+            crop_offsets = self.draw_crop_offsets(len(action_BTA), generator)
 
         condition_BG = self.condition(batch, crop_offsets)
         noisy_action_BTA = self.process.add_noise(action_BTA, noise_BTA, timesteps_B)
@@ -407,8 +407,8 @@ class DiffusionPolicy(nn.Module):
         device = self.device if generator is None else generator.device
         return torch.randint(self.process.num_train_timesteps, (count,), generator=generator, device=device)
 
-    def _draw_crop_offsets(self, count: int, generator: torch.Generator | None) -> Tensor | None:
-        """Offsets (B, S, 2) of this batch's random crops; None if crops are centred or there are none."""
+    def draw_crop_offsets(self, count: int, generator: torch.Generator | None) -> Tensor | None:
+        """Draw offsets (B, S, 2) of a batch's random crops; None if crops are centred or there are none."""
         cameras = self.features.cameras
         if not (cameras and self.training and self.config.crop_is_random):
             return None

@@ -1,6 +1,7 @@
 """Training.
 
 - ``train``: the loop, to be read top to bottom
+- ``objective``: what is minimised
 - ``stream``: batches by step
 - ``progress``: state between steps; divergence
 - ``evaluate``: held-out error and rollouts during training

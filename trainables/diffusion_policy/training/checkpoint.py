@@ -22,7 +22,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,7 @@ class Snapshot:
         ema: The averaged weights and ``num_updates``, or None.
         optimizer: The optimiser's tensors as ``<parameter>/<name>``.
         progress: JSON values that the loop needs to continue (best value, first loss, the report due).
+        objective: Settings of what is minimised, by dotted name; empty for the denoising loss.
     """
 
     step: int
@@ -75,6 +76,7 @@ class Snapshot:
     ema: Mapping[str, Tensor] | None
     optimizer: Mapping[str, Tensor]
     progress: Mapping[str, Any]
+    objective: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Checkpoints:
@@ -141,7 +143,8 @@ def read(folder: Path) -> Snapshot:
         if state["format"] != FORMAT:
             problem = f"has format {state['format']}; this version reads format {FORMAT}"
             raise CheckpointError(f"the checkpoint {folder} {problem}.")
-        config = {name: value for name, value in described["config"].items() if name in FIELDS}
+        recorded = described["config"]
+        config = {name: value for name, value in recorded.items() if name in FIELDS}
         ema = folder / "ema.safetensors"
         return Snapshot(
             step=int(state["step"]),
@@ -152,6 +155,7 @@ def read(folder: Path) -> Snapshot:
             ema=load_file(ema) if ema.exists() else None,
             optimizer=load_file(folder / "optimizer.safetensors"),
             progress=state["progress"],
+            objective={name: value for name, value in recorded.items() if name not in FIELDS},
         )
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"the checkpoint {folder} cannot be read: {error}.") from error
@@ -193,7 +197,7 @@ def load_optimizer_tensors(
 
 def _write(folder: Path, snapshot: Snapshot) -> None:
     described = {
-        "config": snapshot.config.to_flat(),
+        "config": {**snapshot.config.to_flat(), **snapshot.objective},
         "features": [
             {"name": feature.name, "type": feature.type.value, "shape": list(feature.shape)}
             for feature in snapshot.features.all()

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from diffusers.optimization import get_scheduler
-from torch import Tensor, nn
+from torch import nn
 
 from trainables.dataset.content import content_digest
 from trainables.dataset.frames import open_frames
@@ -33,9 +33,10 @@ from trainables.diffusion_policy.training import checkpoint as checkpoints
 from trainables.diffusion_policy.training.ema import Ema
 from trainables.diffusion_policy.training.evaluate import evaluate
 from trainables.diffusion_policy.training.malloc import keep_freed_memory
+from trainables.diffusion_policy.training.objective import DENOISING, Objective
 from trainables.diffusion_policy.training.optimizer import build_optimizer, clip_gradients
 from trainables.diffusion_policy.training.progress import Interval, Progress
-from trainables.diffusion_policy.training.stream import NOISE, TIMESTEPS, BatchStream
+from trainables.diffusion_policy.training.stream import BatchStream
 from trainables.features import PolicyFeatures
 from trainables.files import write_json
 from trainables.interface import ConfigError, Fault, Report, TrainableError, TrainContext
@@ -56,7 +57,9 @@ class OutOfMemoryError(TrainableError):
     reason = "out_of_memory"
 
 
-def train(config: DiffusionConfig, context: TrainContext) -> Iterator[Report]:
+def train(
+    config: DiffusionConfig, context: TrainContext, objective: Objective = DENOISING
+) -> Iterator[Report]:
     """Train a policy; yields a report at every logging step and at every evaluation.
 
     Every rank of a worker group runs this and yields as many reports; the metrics are rank 0's. Resumes from
@@ -66,6 +69,7 @@ def train(config: DiffusionConfig, context: TrainContext) -> Iterator[Report]:
     Args:
         config: The configuration to train.
         context: Folders, rank and device of this process.
+        objective: What is minimised.
 
     Raises:
         ConfigError: If the configuration does not fit the worker group or the checkpoint found.
@@ -75,7 +79,7 @@ def train(config: DiffusionConfig, context: TrainContext) -> Iterator[Report]:
     """
     try:
         with contextlib.ExitStack() as closing:
-            yield from _train(config, context, closing)
+            yield from _train(config, context, objective, closing)
     except torch.OutOfMemoryError as error:
         batch, accumulation = config.train.batch_size, config.train.gradient_accumulation_steps
         remedy = (
@@ -84,7 +88,9 @@ def train(config: DiffusionConfig, context: TrainContext) -> Iterator[Report]:
         raise OutOfMemoryError(f"{context.device} ran out of memory. {remedy} {error}") from error
 
 
-def _train(config: DiffusionConfig, context: TrainContext, closing: contextlib.ExitStack) -> Iterator[Report]:
+def _train(
+    config: DiffusionConfig, context: TrainContext, objective: Objective, closing: contextlib.ExitStack
+) -> Iterator[Report]:
     settings = config.train
     device = torch.device(context.device)
     if context.threads > 0:
@@ -120,7 +126,7 @@ def _train(config: DiffusionConfig, context: TrainContext, closing: contextlib.E
 
     # The state at which an earlier process of this trial stopped, or else the checkpoint to fine-tune.
     store = checkpoints.Checkpoints(context.folder / "checkpoints")
-    snapshot = _last_snapshot(store, config, data, context)
+    snapshot = _last_snapshot(store, config, objective, data, context)
     start = None
     if snapshot is None and config.policy.path is not None:
         start = read_warm_start(config, dataset.policy_features, context)
@@ -142,6 +148,8 @@ def _train(config: DiffusionConfig, context: TrainContext, closing: contextlib.E
         drawn = dataclasses.replace(drawn, pretrained_backbone_weights=None)
     policy = assemble_policy(config.policy, features, statistics, build_networks(drawn, features)).to(device)
     started = None if start is None else _start_from(start, policy, context)
+    if snapshot is None:
+        objective.prepare(policy)
     earlier = start = None  # the weights are in the policy now
     if config.freezes_encoder:
         policy.freeze_encoders()
@@ -171,7 +179,7 @@ def _train(config: DiffusionConfig, context: TrainContext, closing: contextlib.E
             yield _due_report(progress.due, store.find("last"), final=progress.step >= settings.steps)
     if settings.compile:
         policy.compile_network(settings.compile_mode)
-    loss_of = _distributed(policy, context)
+    loss_of = _distributed(objective.loss_of(policy), context)
     autocast = _autocast(settings.precision, device)
 
     def averaged() -> contextlib.AbstractContextManager[Any]:
@@ -194,7 +202,7 @@ def _train(config: DiffusionConfig, context: TrainContext, closing: contextlib.E
         }
         if context.rank != 0:
             return None
-        state = _snapshot(config, policy, ema, optimizer, scaler, features, statistics, progress)
+        state = _snapshot(config, objective, policy, ema, optimizer, scaler, features, statistics, progress)
         return store.save(state, best=best)
 
     policy.train()
@@ -271,7 +279,11 @@ def _check_group(config: DiffusionConfig, context: TrainContext) -> None:
 
 
 def _last_snapshot(
-    store: checkpoints.Checkpoints, config: DiffusionConfig, data: str, context: TrainContext
+    store: checkpoints.Checkpoints,
+    config: DiffusionConfig,
+    objective: Objective,
+    data: str,
+    context: TrainContext,
 ) -> checkpoints.Snapshot | None:
     last = store.find("last") if context.resume else None
     if last is None:
@@ -281,7 +293,9 @@ def _last_snapshot(
     trained_on = snapshot.progress.get("data", "")
     if trained_on and trained_on != data:
         raise _other_data(last)
-    _check_same_run(snapshot.config, config, last, moved=bool(trained_on))
+    before = {**snapshot.objective, **snapshot.config.to_flat()}
+    now = {**objective.settings, **config.to_flat()}
+    _check_same_run(before, now, last, moved=bool(trained_on))
     return snapshot
 
 
@@ -303,9 +317,8 @@ def _other_data(folder: Path) -> ConfigError:
     return ConfigError([Fault("dataset.root", problem, remedy)])
 
 
-def _check_same_run(found: DiffusionConfig, wanted: DiffusionConfig, folder: Path, *, moved: bool) -> None:
+def _check_same_run(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path, *, moved: bool) -> None:
     """Refuse a checkpoint of other settings; ``moved``: the same data may be in another place."""
-    before, now = found.to_flat(), wanted.to_flat()
     free = (*_SAME_RESULT, *_PLACES) if moved else _SAME_RESULT
     changed = [
         name
@@ -337,23 +350,12 @@ def _windows(
     )
 
 
-class _Loss(nn.Module):
-    """The policy's loss as a forward pass, which is what DistributedDataParallel synchronises."""
-
-    def __init__(self, policy: DiffusionPolicy) -> None:
-        super().__init__()
-        self.policy = policy
-
-    def forward(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
-        return self.policy.loss(batch, noise=batch[NOISE], timesteps=batch[TIMESTEPS], generator=generator)
-
-
-def _distributed(policy: DiffusionPolicy, context: TrainContext) -> nn.Module:
+def _distributed(loss: nn.Module, context: TrainContext) -> nn.Module:
     if context.world_size == 1:
-        return _Loss(policy)
+        return loss
     on_gpu = context.device.startswith("cuda")
     return nn.parallel.DistributedDataParallel(
-        _Loss(policy), device_ids=[torch.device(context.device).index] if on_gpu else None
+        loss, device_ids=[torch.device(context.device).index] if on_gpu else None
     )
 
 
@@ -382,6 +384,7 @@ def _barrier(context: TrainContext) -> None:
 
 def _snapshot(
     config: DiffusionConfig,
+    objective: Objective,
     policy: DiffusionPolicy,
     ema: Ema | None,
     optimizer: torch.optim.Optimizer,
@@ -393,6 +396,7 @@ def _snapshot(
     return checkpoints.Snapshot(
         step=progress.step,
         config=config,
+        objective=objective.settings,
         features=features,
         statistics=statistics,
         model=policy.state_dict(),
