@@ -26,7 +26,7 @@ from trainables.diffusion_policy.training.stream import NOISE, TIMESTEPS
 from trainables.diffusion_policy_distilled.settings import DistillSettings
 from trainables.interface import silent
 
-__all__ = ["Distillation", "relabel_timesteps"]
+__all__ = ["Distillation", "DistillationLoss", "relabel_timesteps"]
 
 HUBER_DELTA = 0.05
 """Normalised distance from which on the loss ``huber`` grows linearly: 2.5 % of the actions' range."""
@@ -63,7 +63,7 @@ class Distillation:
             ConfigError: If the teacher's checkpoint cannot be read.
         """
         self._progress(f"reading the teacher {self._path}")
-        return _DistillationLoss(policy, self._read(policy.device), self._distill)
+        return DistillationLoss(policy, self._read(policy.device), self._distill)
 
     def _read(self, device: torch.device) -> DiffusionPolicy:
         teacher = policy_of(read_checkpoint(self._path)).to(device).requires_grad_(False)
@@ -71,7 +71,15 @@ class Distillation:
         return with_setting(teacher, {"policy.timestep_spacing": "trailing"})
 
 
-class _DistillationLoss(nn.Module):
+class DistillationLoss(nn.Module):
+    """The loss of a batch as a forward pass.
+
+    Args:
+        student: The policy that is trained.
+        teacher: The trained policy; it is in evaluation mode, and its process has trailing timesteps.
+        settings: How the student is distilled.
+    """
+
     def __init__(self, student: DiffusionPolicy, teacher: DiffusionPolicy, settings: DistillSettings) -> None:
         super().__init__()
         self.student = student
