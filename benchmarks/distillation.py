@@ -1,10 +1,11 @@
 """What distillation is worth: students of 1, 2 and 4 steps beside their teacher with DDIM 1 to 16.
 
-``python -m benchmarks.distillation [--teacher PATH] [--steps N] [--episodes N] [--folder PATH]``; half an hour
-on an idle core, so `make bench` leaves it out. The task is Push-T from positions. Without ``--teacher`` a policy as in `sweeper demo` is
-trained first. All policies play the same episodes from the same starts, with the same noise: rewards are
-compared episode by episode. Latencies are taken in turn, one prediction of each policy after the other, so
-that other work on the machine meets all of them. With ``--folder`` a run that was interrupted continues.
+``python -m benchmarks.distillation [--teacher PATH] [--steps N] [--episodes N] [--folder PATH]``; most of an
+hour on an idle core, so `make bench` leaves it out. The task is Push-T from positions. Without ``--teacher``
+a policy as in `sweeper demo` is trained first. All policies play the same episodes from the same starts, with
+the same noise: rewards are compared episode by episode. Latencies are taken in turn, one prediction of each
+policy after the other, so that other work on the machine meets all of them. With ``--folder`` a run that was
+interrupted continues.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from trainables.diffusion_policy.config.diffusion_config import ALIASES, FIELDS
+from trainables.diffusion_policy_distilled.settings import DISTILL_FIELDS
 from trainables.interface import FieldInfo
 
 PAGE = Path(__file__).parent / "configuration.md"
@@ -26,6 +27,13 @@ Every field of the trainable, by the dotted name under which it is written in a 
 need a new training, `inference` fields can be changed on a trained checkpoint.
 
 This page is written by `python docs/generate_configuration.py`; a test compares it with the code.
+"""
+
+DISTILLED = """\
+## distill
+
+`diffusion_policy_distilled` has all fields above and these ([few steps](deployment.md#few-steps)). It decides
+the student's noise process and sampler itself: `check` refuses other values of those fields.
 """
 
 ESCAPED_BAR = "\\|"
@@ -47,6 +55,7 @@ def page() -> str:
     parts = [HEAD]
     for section, fields in groupby(FIELDS.values(), key=lambda info: info.name.partition(".")[0]):
         parts.append(f"## {section}\n\n{SECTIONS[section]}\n\n{_table(list(fields))}")
+    parts.append(f"{DISTILLED}\n{_table(list(DISTILL_FIELDS.values()))}")
     parts.append(f"## LeRobot's names\n\nAccepted as well, and shown under the names above.\n\n{_aliases()}")
     return "\n".join(parts)
 

@@ -704,10 +704,13 @@ def test_every_shipped_space_is_good_and_searches_what_matters():
         "real_robot",
         "finetune",
         "two_minutes",
+        "pusht_distilled",
     }
     for path in spaces.values():
         spec = load_spec(path)
         wanted = {"policy.horizon", "policy.n_action_steps", "policy.beta_schedule", "optimizer.lr"}
+        if spec.trainable == "diffusion_policy_distilled":
+            wanted = {"distill.steps", "distill.loss", "optimizer.lr"}
         examined = set() if spec.inference is None else set(spec.inference.parameters)
         assert wanted <= set(spec.space.names) | examined, path
         assert spec.warnings == (), path
