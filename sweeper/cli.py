@@ -155,6 +155,11 @@ COMMANDS: Mapping[str, CommandEntry] = {
         "trained.serving:serve",
         "Serve a policy to robots over a WebSocket until Ctrl-C: actions for observations.",
     ),
+    "judge": CommandEntry(
+        _FINALISTS,
+        "trained.judging:judge",
+        "Compare the best trials on the real robot: you judge every episode of policies without names.",
+    ),
     "export": CommandEntry(
         _CHECKPOINTS,
         "checkpoints:export",

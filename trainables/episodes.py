@@ -4,10 +4,14 @@ Every evaluation of a policy in a simulator leaves one record per episode, in a 
 
     trials/7/episodes/002400-search.jsonl            the evaluation of step 2,400 during training
     trials/7/episodes/002400-confirm-3fa9c1d2.jsonl  the confirmation, with an inference setting
+    trials/7/episodes/002400-real.jsonl              episodes of a real robot, judged by a person
 
 The first line says what was evaluated, each further line is one episode. Blocks of episodes are appended. An
 episode that was recorded twice (a process was killed in between) counts once, and a line that a kill cut
 off does not count. A line takes about 130 bytes, so 20 evaluations of 50 episodes take 130 kB.
+
+A person who judged an episode may correct that later: the correction is a further line, and the first one
+stays.
 
 Seeds are divided by purpose and never mixed: a reported result comes from starts that were not used for any
 choice.
@@ -15,6 +19,7 @@ choice.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -31,19 +36,21 @@ __all__ = [
     "EpisodeFile",
     "EpisodeRecord",
     "Evaluated",
+    "Judged",
     "Purpose",
     "first_seed",
     "last_episodes",
     "outcome_of",
+    "read_answers",
     "read_episodes",
     "setting_key",
 ]
 
-Purpose = Literal["search", "choice", "confirm", "look"]
+Purpose = Literal["search", "choice", "confirm", "look", "real"]
 """The purposes of episodes: comparing trials in the search, choosing an inference setting, confirming
-finalists, or watching one policy."""
+finalists, watching one policy, or comparing policies on a real robot, where a person judges them."""
 
-PURPOSES: tuple[Purpose, ...] = ("search", "choice", "confirm", "look")
+PURPOSES: tuple[Purpose, ...] = ("search", "choice", "confirm", "look", "real")
 
 EPISODES = "episodes"
 """Name of the folder with the records in a trial's folder."""
@@ -70,6 +77,48 @@ def first_seed(seed: int, purpose: Purpose) -> int:
 
 
 @dataclass(frozen=True)
+class Judged:
+    """The answer of a person who watched an episode.
+
+    Attributes:
+        answer: Its number among all answers of the session; a later one for the same episode corrects it.
+        time: When it was given, in seconds since 1970.
+        word: The kind of answer: ``success``, ``failure``, ``score`` or ``void``.
+        tag: What went wrong, in the person's words; may be empty.
+        undoes: The number of the answer that this one takes back by repeating the one before it, or None.
+    """
+
+    answer: int
+    time: float
+    word: str
+    tag: str = ""
+    undoes: int | None = None
+
+    @property
+    def is_void(self) -> bool:
+        """Whether the episode does not count and is to be repeated."""
+        return self.word == "void"
+
+    @staticmethod
+    def from_json(values: Mapping[str, Any]) -> Judged:
+        """Read an answer.
+
+        Raises:
+            KeyError: If a value is missing.
+            ValueError: If a value is illegal.
+            TypeError: If a value has the wrong type.
+        """
+        undoes = values.get("undoes")
+        return Judged(
+            answer=int(values["answer"]),
+            time=float(values["time"]),
+            word=str(values["word"]),
+            tag=str(values.get("tag", "")),
+            undoes=None if undoes is None else int(undoes),
+        )
+
+
+@dataclass(frozen=True)
 class EpisodeRecord:
     """The result of one episode.
 
@@ -82,6 +131,8 @@ class EpisodeRecord:
         length: Control steps.
         chunk_ms: Mean time of a prediction that gave this episode an action chunk, in ms. Predictions are
             made for a batch of episodes, so this is not the latency on a robot.
+        judged: The answer of the person who judged it; None if a simulator did. The rewards are then the
+            score from 0 to 1, and the length and the time are unknown, which is 0.
     """
 
     episode: int
@@ -91,10 +142,14 @@ class EpisodeRecord:
     sum_reward: float
     length: int
     chunk_ms: float = field(compare=False)
+    judged: Judged | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The record as JSON values; rewards keep all digits, the time is rounded."""
-        return dataclasses.asdict(self) | {"chunk_ms": round(self.chunk_ms, 3)}
+        values = dataclasses.asdict(self) | {"chunk_ms": round(self.chunk_ms, 3)}
+        if self.judged is None:
+            del values["judged"]
+        return values
 
     @staticmethod
     def from_json(values: Mapping[str, Any]) -> EpisodeRecord:
@@ -113,6 +168,7 @@ class EpisodeRecord:
             sum_reward=float(values["sum_reward"]),
             length=int(values["length"]),
             chunk_ms=float(values.get("chunk_ms", 0.0)),
+            judged=Judged.from_json(values["judged"]) if values.get("judged") is not None else None,
         )
 
 
@@ -202,12 +258,31 @@ class EpisodeFile:
 def read_episodes(path: Path) -> tuple[Evaluated, list[EpisodeRecord]]:
     """Read a file of records: what was evaluated, and one record per episode, by its number.
 
-    Lines that are cut off or damaged are left out; of two records of an episode the later one counts.
+    Lines that are cut off or damaged are left out; of two records of an episode the later one counts. An
+    episode whose last record is void has none.
 
     Raises:
         OSError: If the file cannot be read.
         ValueError: If its first line does not describe what was evaluated.
     """
+    evaluated, lines = _read_lines(path)
+    records = {record.episode: record for record in lines}
+    valid = [record for record in records.values() if record.judged is None or not record.judged.is_void]
+    return evaluated, sorted(valid, key=lambda record: record.episode)
+
+
+def read_answers(path: Path) -> list[EpisodeRecord]:
+    """All answers of the person who judged the episodes of a file, in order, also those corrected later.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If its first line does not describe what was evaluated.
+    """
+    return [record for record in _read_lines(path)[1] if record.judged is not None]
+
+
+def _read_lines(path: Path) -> tuple[Evaluated, list[EpisodeRecord]]:
+    """What the episodes of a file evaluate, and the record of every line that is whole."""
     first, *rest = path.read_text(encoding="utf-8", errors="replace").split("\n")
     try:
         head = json.loads(first)
@@ -221,14 +296,11 @@ def read_episodes(path: Path) -> tuple[Evaluated, list[EpisodeRecord]]:
             raise ValueError(f"{evaluated.purpose!r} is not one of {', '.join(PURPOSES)}")
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: the first line does not describe what was evaluated: {error}") from error
-    records: dict[int, EpisodeRecord] = {}
+    records: list[EpisodeRecord] = []
     for line in rest:
-        try:
-            record = EpisodeRecord.from_json(json.loads(line))
-        except (ValueError, KeyError, TypeError):
-            continue
-        records[record.episode] = record
-    return evaluated, [records[episode] for episode in sorted(records)]
+        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+            records.append(EpisodeRecord.from_json(json.loads(line)))
+    return evaluated, records
 
 
 def last_episodes(

@@ -43,6 +43,9 @@ BETS: NDArray[np.float64] = np.linspace(0.03, 0.9, 30)
 The best share is about the mean difference divided by the mean square of the differences.
 """
 
+MOST_FURTHER = 10_000
+"""A plan for more further episodes than this is not useful."""
+
 
 class RaceState(StrEnum):
     """How a race stands."""
@@ -200,6 +203,34 @@ class Race(Generic[Arm]):
         """The outcomes of an arm that the race has used."""
         return tuple(self._outcomes[self.arms.index(arm)])
 
+    def further_episodes(self, most: int = MOST_FURTHER) -> int | None:
+        """Further episodes of each arm until one is left, if they were like those so far on average.
+
+        This is a plan, not a promise: the observed differences are uncertain, and so is this number.
+
+        Args:
+            most: The largest answer.
+
+        Returns:
+            0 if one arm is left, None if more than ``most`` are needed, e.g. if two arms are equal so far.
+        """
+        if len(self._left) == 1:
+            return 0
+        others = [arm for arm in self._left if arm != self._ranking()[0]]
+        bar = np.log(len(self._left) / self.rule.delta)
+
+        def told_apart(further: int) -> bool:
+            against = self._better.mean_against(self._left, further / max(1, self.episodes))
+            return bool((against[others] >= bar).all())
+
+        if not self.episodes or not told_apart(most):
+            return None
+        enough, too_few = most, 0
+        while enough - too_few > 1:
+            middle = (enough + too_few) // 2
+            enough, too_few = (middle, too_few) if told_apart(middle) else (enough, middle)
+        return enough
+
     def _ranking(self) -> list[int]:
         return sorted(self._left, key=lambda arm: (-round(float(self._sums[arm]), 9), arm))
 
@@ -268,9 +299,16 @@ class _Fortunes:
         self._by_bet[pairs] += gains
         self.most[pairs] = np.maximum(self.most[pairs], _log_mean_exp(self._by_bet[pairs]))
 
-    def mean_against(self) -> NDArray[np.float64]:
-        """Logarithm of the fortune against each arm: the mean over its rivals."""
-        fortunes = _log_mean_exp(self._by_bet)
+    def mean_against(self, left: Sequence[int] = (), growth: float = 0.0) -> NDArray[np.float64]:
+        """Logarithm of the fortune against each arm: the mean over its rivals.
+
+        Args:
+            left: Arms whose fortunes against each other go on growing.
+            growth: By which share of what they have grown so far.
+        """
+        by_bet = self._by_bet.copy()
+        by_bet[np.ix_(left, left)] *= 1 + growth
+        fortunes = _log_mean_exp(by_bet)
         rivals = ~np.eye(len(fortunes), dtype=bool)
         return _log_mean_exp(fortunes.T[rivals].reshape(len(fortunes), -1))
 

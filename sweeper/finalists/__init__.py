@@ -8,6 +8,7 @@
 - ``confirm``: the best trials of a sweep on fresh starts.
 - ``tuning``: the inference setting of a trained policy.
 - ``seeds``: finalists that are trained again with other seeds.
+- ``judging``: finalists on the real robot, judged by a person.
 - ``compare``: policies compared on the same episodes or held-out moments.
 - ``serving``: a policy, served to robots.
 - ``recording``: a sweep's journal, opened to record what was found after the search.

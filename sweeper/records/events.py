@@ -19,6 +19,7 @@ __all__ = [
     "is_finalists",
     "is_flag",
     "is_info",
+    "is_judged",
     "is_mapping",
     "is_mappings",
     "is_names",
@@ -68,6 +69,9 @@ class EventKind(StrEnum):
         ``finalists`` (a mapping for each, best first: ``trial``, ``setting``, ``metrics``, ``p_best``,
         ``state``), ``winner`` (the number of a trial), ``verdict``, ``complete`` (whether nothing is left to
         do).
+    ``judged``
+        The same of policies on a real robot whose episodes a person judged, and ``options``. Each finalist
+        also has its neutral name ``letter`` and ``tags`` (how often each was given).
     ``trial_wait``
         ``trial``, ``needs``: what the cluster has not given it yet (``1 GPU``); empty once it has.
     ``steer``
@@ -87,6 +91,7 @@ class EventKind(StrEnum):
     TUNED = "tuned"
     CONFIRM_START = "confirm_start"
     CONFIRMED = "confirmed"
+    JUDGED = "judged"
     TRIAL_WAIT = "trial_wait"
     STEER = "steer"
     NOTE = "note"
@@ -133,7 +138,7 @@ def event_fault(event: Event, started: Mapping[int, object], *, begun: bool = Tr
         return f"{kind}: the sweep had not started"
     if kind in _OF_TRIALS and event["trial"] not in started:
         return f"{kind}: trial {event['trial']} never started"
-    if kind == EventKind.CONFIRMED:
+    if kind in (EventKind.CONFIRMED, EventKind.JUDGED):
         numbers = {one["trial"] for one in event["finalists"]}
         if event["winner"] not in numbers:
             return f"{kind}: trial {event['winner']} is not among the finalists"
@@ -273,6 +278,15 @@ def is_finalists(value: Any) -> bool:
     )
 
 
+def is_judged(value: Any) -> bool:
+    """Whether a value describes finalists that a person judged."""
+    return (
+        is_finalists(value)
+        and len(value) > 0
+        and all(is_text(one.get("letter", "")) and _is_numbers(one.get("tags", {})) for one in value)
+    )
+
+
 def is_flag(value: Any) -> bool:
     """Whether a value is true or false."""
     return isinstance(value, bool)
@@ -360,6 +374,13 @@ _FIELDS: Mapping[str, Mapping[str, tuple[Check, str, bool]]] = {
         "winner": _TRIAL,
         "verdict": _TEXT,
         "complete": (is_flag, "true or false", True),
+    },
+    EventKind.JUDGED: {
+        "finalists": (is_judged, "a list of finalists", True),
+        "winner": _TRIAL,
+        "verdict": _TEXT,
+        "complete": (is_flag, "true or false", True),
+        "options": _MAPPING,
     },
     EventKind.NOTE: {"text": _SAID_TEXT},
 }

@@ -54,7 +54,7 @@ from sweeper.records.trial_state import TrialState
 
 __all__ = ["NoSweep", "list_sweeps", "read_summary", "refresh_index"]
 
-VERSION = 2
+VERSION = 3
 """The version of the index. An index of another version is ignored, and replaced.
 
 Raise it whenever `SweepState.apply` makes another state of the same events.
@@ -310,6 +310,7 @@ _SWEEP: Mapping[str, Check] = {
     "steered": is_text,
     "heard": is_time,
     "confirmation": is_mapping,
+    "judgement": is_mapping,
     "offset": is_whole,
     "_events_read": is_whole,
     "_lines_read": is_whole,
@@ -344,6 +345,7 @@ _TRIAL: Mapping[str, Check] = {
     "untuned": _is_metrics,
     "tried": is_mappings,
     "confirmed": _is_metrics,
+    "judged": _is_metrics,
     "_segment": is_time,
     "_ran_s": _is_seconds,
 }

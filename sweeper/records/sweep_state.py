@@ -78,6 +78,8 @@ class SweepState:
         heard: Time of its last event, in seconds since 1970.
         confirmation: The last confirmation of finalists, with all fields of its events
             (`EventKind.CONFIRM_START` and `EventKind.CONFIRMED`); empty if there was none.
+        judgement: The last judgement of finalists on a real robot, with all fields of its event
+            (`EventKind.JUDGED`); empty if there was none.
         offset: Byte of the journal up to which `update_sweep` has read it.
         keeps_series: Whether the trials have every value of the metrics of `tracked` (`TrialState.series`). A
             driver that resumes a sweep needs the values; to show a sweep the last and the best suffice.
@@ -97,6 +99,7 @@ class SweepState:
     steered: str = ""
     heard: float = 0.0
     confirmation: Mapping[str, Any] = field(default_factory=dict)
+    judgement: Mapping[str, Any] = field(default_factory=dict)
     offset: int = 0
     keeps_series: bool = True
     _events_read: int = 0
@@ -228,6 +231,8 @@ class SweepState:
                 self.confirmation = {**event, "complete": False}
             case EventKind.CONFIRMED:
                 self._confirmed(event)
+            case EventKind.JUDGED:
+                self._judged(event)
             case EventKind.STEER if "trial" not in event:
                 self._steer(event)
             case EventKind.SWEEP_END:
@@ -331,6 +336,12 @@ class SweepState:
         for one in event["finalists"]:
             metrics = {name: float(value) for name, value in one.get("metrics", {}).items()}
             self.trials[one["trial"]].confirmed = metrics
+
+    def _judged(self, event: Event) -> None:
+        self.judgement = event
+        for one in event["finalists"]:
+            metrics = {name: float(value) for name, value in one.get("metrics", {}).items()}
+            self.trials[one["trial"]].judged = metrics
 
     def _here(self, path: str) -> str:
         """A recorded path of a trial, in the sweep's present folder."""

@@ -42,6 +42,7 @@ class TrialState:
         untuned: The metrics of the setting of the training, if another one was chosen.
         tried: The result of every setting that was examined, a mapping for each.
         confirmed: The metrics of the last confirmation; empty if the trial was not confirmed.
+        judged: The metrics of the last judgement on a real robot; empty if the trial was not judged.
         first: Time and step of the first report since it last started; earlier reports do not count.
     """
 
@@ -71,6 +72,7 @@ class TrialState:
     untuned: dict[str, float] = field(default_factory=dict)
     tried: list[dict[str, Any]] = field(default_factory=list)
     confirmed: dict[str, float] = field(default_factory=dict)
+    judged: dict[str, float] = field(default_factory=dict)
     _segment: float = 0.0
     _ran_s: float = 0.0
 

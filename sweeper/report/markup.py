@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 __all__ = ["Child", "Html", "join", "raw", "table", "tag"]
 
-VOID = ("img", "meta", "br")
+VOID = ("img", "input", "meta", "br")
 """Elements without content."""
 
 

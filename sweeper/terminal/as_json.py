@@ -45,6 +45,7 @@ def to_json(sweep: SweepState, standing: Standing | None = None) -> dict[str, An
         "info": dict(sweep.info),
         "gpu_hours": gpu_hours_json(cost),
         "confirmation": dict(sweep.confirmation) or None,
+        "judgement": dict(sweep.judgement) or None,
         "leader": standing.leader,
         "not_told_apart": list(standing.not_told_apart),
         "not_compared": standing.uncompared,
@@ -85,6 +86,9 @@ def _csv_row(position: int, trial: TrialState, sweep: SweepState, standing: Stan
     row |= {key: _csv_value(value) for key, value in _certainty_json(certainty).items() if key != "interval"}
     row |= {f"confirmed/{part}": trial.confirmed.get(part) for part in (name, f"{name}_low", f"{name}_high")}
     row |= {"confirmed/episodes": trial.confirmed.get("episodes")}
+    row |= {
+        f"real/{part}": trial.judged.get(part) for part in ("score", "score_low", "score_high", "episodes")
+    }
     row |= {"step": trial.step, "duration_s": round(trial.duration_s(), 1)}
     row |= {parameter: _csv_value(trial.values.get(parameter)) for parameter in sweep.varying}
     return row | {f"setting.{key}": _csv_value(value) for key, value in trial.setting.items()}
@@ -122,6 +126,7 @@ def _trial_json(
         "setting": dict(trial.setting),
         "untuned": _finite(trial.untuned),
         "confirmed": _finite(trial.confirmed),
+        "judged": _finite(trial.judged),
         "step": trial.step,
         "duration_s": round(trial.duration_s(), 1),
         "gpu_hours": round(cost.trials[trial.number], 4),

@@ -96,6 +96,8 @@ class Batch:
                 self._tuned(event)
             case EventKind.CONFIRMED:
                 self._confirmed(event)
+            case EventKind.JUDGED:
+                self._judged(event)
             case EventKind.SWEEP_END:
                 self._status[self.parent] = (event["status"], _milliseconds(event))
                 self._tags[self.parent] |= {"status": event["status"], "message": event["message"]}
@@ -192,6 +194,20 @@ class Batch:
         self._tags[self.parent] |= {
             "confirmed.winner": str(event["winner"]),
             "confirmed.verdict": event["verdict"],
+        }
+
+    def _judged(self, event: Event) -> None:
+        """Success on a real robot is not mixed with that of a simulator: it is called ``real/…``."""
+        for one in event["finalists"]:
+            run = self.runs[str(one["trial"])]
+            chance = {"p_best": one["p_best"]} if "p_best" in one else {}
+            self._add_metrics(run, _prefixed("real", {**one.get("metrics", {}), **chance}), 0, event)
+        winner = next(one for one in event["finalists"] if one["trial"] == event["winner"])
+        self._add_metrics(self.parent, _prefixed("real", winner.get("metrics", {})), 0, event)
+        self._tags[self.parent] |= {
+            "real.winner": str(event["winner"]),
+            "real.verdict": event["verdict"],
+            "real.judged_by": "a person",
         }
 
     def _run(self, name: str, tags: Mapping[str, str], event: Event) -> str:

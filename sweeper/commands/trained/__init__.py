@@ -5,5 +5,6 @@
 - ``tuning``: tune
 - ``serving``: serve
 - ``settings``: the inference setting that these commands use
+- ``judging``: judge
 - ``delivery``: what was found, to MLflow
 """

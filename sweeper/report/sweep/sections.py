@@ -73,6 +73,7 @@ def sections(material: Material) -> Iterator[tuple[str, Html]]:
     parts = (
         ("Ranking", _ranking(material, drawn)),
         ("Confirmation", _confirmation(material)),
+        ("On the real robot, judged by a person", _judgement(material)),
         ("Inference settings", _settings(material, drawn)),
         ("Value and latency", _front(material, drawn)),
         ("Parameters", _parameters(material, drawn)),
@@ -195,6 +196,53 @@ def _confirmation(material: Material) -> Html:
         table(heads, rows, numbers=(0, 2, 3, 4, 5, 6)),
         tag("p", "Intervals hold at any time, also if you looked and continued.", class_="soft"),
     )
+
+
+def _judgement(material: Material) -> Html:
+    """What a person saw of the real robot: apart from what a simulator counted."""
+    found = material.sweep.judgement
+    if not found:
+        return Html("")
+    heads = [
+        "trial",
+        "policy",
+        "state",
+        "mean score",
+        "95 % interval",
+        "success",
+        "P(best)",
+        "episodes",
+        "void",
+    ]
+    rows = []
+    for one in found["finalists"]:
+        metrics = one.get("metrics", {})
+        low, high = metrics.get("score_low"), metrics.get("score_high")
+        row = [str(one["trial"]), str(one.get("letter", "")), str(one.get("state", ""))]
+        row += [number_text(metrics.get("score")), f"{number_text(low)} to {number_text(high)}"]
+        row += [measured("rollout/success_rate", metrics.get("success_rate")), f"{one.get('p_best', 0):.0%}"]
+        rows.append([*row, number_text(metrics.get("episodes")), number_text(metrics.get("void"))])
+    method = (
+        "A person watched the robot, knew the policies by these letters only, and answered with success (1), "
+        "failure (0) or a score between. All policies that were left met every start, in random order. "
+        "Nothing of this is part of the simulated success above. Intervals hold at any time."
+    )
+    return join(
+        tag("p", str(found["verdict"])),
+        table(heads, rows, numbers=(0, 3, 4, 5, 6, 7, 8)),
+        tag("p", method, class_="soft"),
+        _tags(found["finalists"]),
+    )
+
+
+def _tags(judged: Sequence[Mapping[str, Any]]) -> Html:
+    """How often each tag was given to each policy."""
+    rows = [
+        [str(one["trial"]), str(name), f"{count:.0f}"]
+        for one in judged
+        for name, count in one.get("tags", {}).items()
+    ]
+    return table(["trial", "what went wrong", "episodes"], rows, numbers=(0, 2)) if rows else Html("")
 
 
 def _finalists(sweep: SweepState) -> list[TrialState]:

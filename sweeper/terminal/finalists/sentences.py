@@ -14,7 +14,14 @@ from sweeper.layout import SWEEPS
 from sweeper.records.sweep_state import SweepState
 from sweeper.text import counted
 
-__all__ = ["certainty_lines", "interval_text", "numbers_text", "shrinkage_sentence", "sweep_arguments"]
+__all__ = [
+    "certainty_lines",
+    "interval_text",
+    "judged_sentence",
+    "numbers_text",
+    "shrinkage_sentence",
+    "sweep_arguments",
+]
 
 MOST_NUMBERS = 12
 
@@ -33,7 +40,19 @@ def certainty_lines(sweep: SweepState, standing: Standing) -> list[Text]:
     elif confirmation:
         command = f"sweeper confirm {sweep_arguments(sweep.folder)}"
         lines.append(Text(f"A confirmation was started and has no result yet; `{command}` continues it."))
+    if sweep.judgement:
+        text = f"On the real robot, judged by a person: {judged_sentence(sweep.judgement)}"
+        lines.append(Text(text, style="green" if sweep.judgement["complete"] else "magenta"))
     return lines
+
+
+def judged_sentence(judgement: Mapping[str, Any]) -> str:
+    """What a judgement on the real robot found: its verdict, and the mean score of the winner."""
+    metrics = judgement["finalists"][0].get("metrics", {})
+    interval = interval_text(metrics.get("score_low"), metrics.get("score_high"))
+    if "score" not in metrics or not interval:
+        return str(judgement["verdict"])
+    return f"{judgement['verdict']} Its mean score is {metrics['score']:.3f} ({interval})."
 
 
 def shrinkage_sentence(confirmation: Mapping[str, Any], metric: str) -> str:

@@ -1,0 +1,207 @@
+"""The command that compares trained policies on the real robot."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from sweeper.commands.options import Json, Sweep, SweepsFolder, open_console
+from sweeper.commands.trained.delivery import deliver
+from sweeper.driver.signals import interrupted_by_sigterm
+from sweeper.errors import UserError
+from sweeper.finalists.judging.addresses import Address, address_of
+from sweeper.finalists.judging.dialogue import converse
+from sweeper.finalists.judging.judging import Judgement, JudgeOptions, Judging
+from sweeper.finalists.judging.servers import Served, serving
+from sweeper.finalists.judging.session import (
+    JudgedPolicy,
+    Session,
+    last_session,
+    new_session,
+    wanted_policies,
+)
+from sweeper.finalists.judging.web import JudgePage
+from sweeper.finalists.recording import Recording, recording
+from sweeper.records.events import EventKind
+from sweeper.records.sweep_state import find_sweep, read_sweep
+from sweeper.report.remake import remake_report
+from sweeper.terminal.finalists.judgement import print_judgement, print_session
+
+__all__ = ["judge"]
+
+INTERRUPTED = 130
+
+TOKEN = "SWEEPER_JUDGE_TOKEN"
+
+
+def judge(
+    sweep: Sweep,
+    top: Annotated[int, typer.Option(min=1, help="Judge the best N trials.", metavar="N")] = 3,
+    trial: Annotated[
+        list[int] | None, typer.Option(help="Judge this trial; may be repeated.", metavar="NUMBER")
+    ] = None,
+    episodes: Annotated[
+        int, typer.Option(min=1, max=9999, help="Most starts; more later continue the session.", metavar="N")
+    ] = 30,
+    epsilon: Annotated[
+        float,
+        typer.Option(
+            min=0.0, help="Stop if the leader is at most this much worse than the best.", metavar="X"
+        ),
+    ] = 0.0,
+    serve: Annotated[
+        str,
+        typer.Option(
+            help="Where to serve the first policy; the others have the next ports. `none`: they run "
+            "elsewhere, e.g. from exports.",
+            metavar="HOST:PORT",
+        ),
+    ] = "127.0.0.1:8000",
+    web: Annotated[bool, typer.Option("--web", help="Ask on a web page instead of in the terminal.")] = False,
+    web_address: Annotated[
+        str | None,
+        typer.Option(
+            help="Where to serve that page, which implies --web. 0.0.0.0:8080: also for a phone in the same "
+            "network. Default: 127.0.0.1:8080.",
+            metavar="HOST:PORT",
+        ),
+    ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            envvar=TOKEN,
+            show_envvar=True,
+            help="What the link of the page contains beyond this machine. Default: a random one.",
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="Decides the names and the order of a new session. Default: a random one."),
+    ] = None,
+    new: Annotated[
+        bool, typer.Option("--new", help="Start another session, though there is one of the same policies.")
+    ] = False,
+    sweeps: SweepsFolder = Path("sweeps"),
+    as_json: Json = False,
+) -> None:
+    """Compare the best trials on the real robot: you judge every episode of policies without names."""
+    console = open_console(stderr=as_json)
+    state = read_sweep(find_sweep(sweep, sweeps))
+    page_at = address_of(web_address or "127.0.0.1:8080", "--web-address")
+    serve_at = None if serve == "none" else address_of(serve, "--serve")
+    wanted, missing = wanted_policies(state, top, trial or ())
+    for reason in missing:
+        console.print(f"! {reason}", style="yellow", soft_wrap=True, markup=False)
+    with recording(state) as record:
+        session = _session(state.folder, wanted, new, seed, partial(_show, console))
+        judging = Judging(session, JudgeOptions(episodes, epsilon))
+        page = JudgePage(judging, state.name, page_at, token, say=partial(_show, console))
+        with _ended_by_interrupt(console), _serving(judging, serve_at, console) as served:
+            print_session(console, session.letters, episodes, len(judging.history()), served)
+            if web or web_address is not None:
+                page.servers = served
+                _ask_on_page(page, console)
+            else:
+                converse(judging, console.input, partial(_show, console))
+        result = judging.result()
+        if result is not None:
+            _record(record, judging, result)
+    if result is None:
+        console.print(
+            "No start was judged with every policy yet, so there is no result. The same command continues."
+        )
+        raise typer.Exit(INTERRUPTED)
+    _, fault = remake_report(state.folder)
+    if fault:
+        console.print(f"! The report was not written: {fault}.", style="yellow", soft_wrap=True, markup=False)
+    deliver(state.folder, console)
+    print_judgement(console, state.judgement, state.name)
+    if as_json:
+        typer.echo(json.dumps(dict(state.judgement), indent=2))
+    raise typer.Exit(0 if result.complete else INTERRUPTED)
+
+
+def _session(
+    folder: Path,
+    wanted: Sequence[JudgedPolicy],
+    new: bool,
+    seed: int | None,
+    say: Callable[[str], object],
+) -> Session:
+    """The last session if it has these policies, or else a new one."""
+    last = None if new else last_session(folder)
+    if last is None:
+        return new_session(folder, wanted, seed)
+    judged = {one.trial: (one.step, one.setting) for one in last.policies}
+    if judged != {one.trial: (one.step, one.setting) for one in wanted}:
+        before = " ".join(f"--trial {number}" for number in sorted(judged))
+        say(f"A new session starts, because the last one was about other policies: {before}.")
+        return new_session(folder, wanted, seed)
+    if seed not in (None, last.seed):
+        raise UserError(
+            f"--seed {seed}: session {last.number} of these policies has the seed {last.seed}, which decides "
+            "its order. Leave --seed out to continue it, or start another one: --new."
+        )
+    return last
+
+
+@contextlib.contextmanager
+def _ended_by_interrupt(console: Console) -> Iterator[None]:
+    """End the questions at Ctrl-C or SIGTERM; what was answered is on the disk."""
+    with interrupted_by_sigterm():
+        try:
+            yield
+        except KeyboardInterrupt:
+            console.print("\nInterrupted. The same command continues the session.", style="bold magenta")
+
+
+@contextlib.contextmanager
+def _serving(judging: Judging, at: Address | None, console: Console) -> Iterator[list[Served]]:
+    """Serve the policies that are left, if the user wants that and there are questions."""
+    if at is None or judging.question() is None:
+        yield []
+        return
+    console.print("Starting the servers of the policies …", style="dim")
+    with serving(judging.session, at, judging.left()) as served:
+        yield served
+
+
+def _ask_on_page(page: JudgePage, console: Console) -> None:
+    with page:
+        for link in page.links:
+            console.print(f"Judge on this page: {link}", soft_wrap=True, markup=False, style="bold")
+        if not page.address.is_local:
+            console.print("Whoever has the link can answer. Use it in a network that you trust.", style="dim")
+        page.wait()
+
+
+def _record(record: Recording, judging: Judging, result: Judgement) -> None:
+    """Record a result in the journal, unless it is there already."""
+    fields = {
+        "finalists": result.found,
+        "winner": result.found[0]["trial"],
+        "verdict": result.verdict,
+        "complete": result.complete,
+        "options": {
+            **dataclasses.asdict(judging.options),
+            "session": result.session,
+            "seed": result.seed,
+            "starts": result.starts,
+            "further": result.further,
+        },
+    }
+    known = record.sweep.judgement
+    if any(known.get(name) != value for name, value in fields.items()):
+        record.append(EventKind.JUDGED, **fields)
+
+
+def _show(console: Console, text: str) -> None:
+    console.print(text, soft_wrap=True, markup=False)

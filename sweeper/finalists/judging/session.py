@@ -1,0 +1,212 @@
+"""A session on the real robot: the policies, their neutral names, and the order of the episodes."""
+
+from __future__ import annotations
+
+import json
+import random
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sweeper.errors import UserError
+from sweeper.finalists.candidates import Candidate, candidate_of, finalists
+from sweeper.layout import trial_folder, write_whole
+from sweeper.records.sweep_state import SweepState
+from trainables.episodes import EPISODES
+
+__all__ = ["REAL", "JudgedPolicy", "Session", "last_session", "new_session", "wanted_policies"]
+
+REAL = "real"
+"""Name of the folder in a sweep's folder with the sessions."""
+
+STARTS_PER_SESSION = 10_000
+"""Episodes of one session have other numbers than those of the next: a start is only common within one."""
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+@dataclass(frozen=True)
+class JudgedPolicy:
+    """A policy of a session.
+
+    Attributes:
+        letter: Its neutral name.
+        trial: Number of its trial.
+        step: Optimiser steps of its checkpoint.
+        setting: Its inference setting: fields whose value differs from the one of the training.
+    """
+
+    letter: str
+    trial: int
+    step: int
+    setting: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Session:
+    """A session. It is a function of its file: the same after a crash.
+
+    Attributes:
+        folder: The sweep's folder.
+        number: Its number among the sessions of the sweep, from 1.
+        seed: Decides the neutral names and the order.
+        started: When it started, in seconds since 1970.
+        policies: Its policies, by letter.
+    """
+
+    folder: Path
+    number: int
+    seed: int
+    started: float
+    policies: tuple[JudgedPolicy, ...]
+
+    @property
+    def letters(self) -> tuple[str, ...]:
+        """The neutral names."""
+        return tuple(policy.letter for policy in self.policies)
+
+    @property
+    def path(self) -> Path:
+        """Its file."""
+        return self.folder / REAL / f"{self.number}.json"
+
+    def policy(self, letter: str) -> JudgedPolicy:
+        """The policy with a neutral name."""
+        return next(policy for policy in self.policies if policy.letter == letter)
+
+    def order(self, start: int) -> list[str]:
+        """The order in which the policies meet a start, whoever is still left."""
+        return random.Random(f"order of {self.seed}, start {start}").sample(self.letters, len(self.letters))
+
+    def episode(self, start: int) -> int:
+        """The number of the episodes from a start, in the files of episodes."""
+        return self.number * STARTS_PER_SESSION + start
+
+    def start(self, episode: int) -> int | None:
+        """The start of an episode; None if it belongs to another session."""
+        number, start = divmod(episode, STARTS_PER_SESSION)
+        return start if number == self.number else None
+
+    def records(self, policy: JudgedPolicy) -> Path:
+        """The folder of a policy's files of episodes."""
+        return trial_folder(self.folder, policy.trial) / EPISODES
+
+    def save(self) -> None:
+        """Write its file.
+
+        Raises:
+            UserError: If it cannot be written.
+        """
+        values = {
+            "number": self.number,
+            "seed": self.seed,
+            "started": self.started,
+            "policies": [asdict(policy) for policy in self.policies],
+        }
+        try:
+            self.path.parent.mkdir(exist_ok=True)
+            write_whole(self.path, json.dumps(values, indent=1) + "\n")
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be written: {error.strerror}.") from error
+
+
+def wanted_policies(
+    sweep: SweepState, top: int, trials: Sequence[int] = ()
+) -> tuple[list[JudgedPolicy], list[str]]:
+    """The policies that a session is asked to compare; their letters are still empty.
+
+    Trials that were confirmed come first, in the order of the confirmation, then those of the ranking.
+
+    Args:
+        sweep: The sweep.
+        top: How many, if no trials are named.
+        trials: The trials that are meant.
+
+    Returns:
+        The policies, and why others are missing, in a sentence each.
+
+    Raises:
+        UserError: If there is none, a trial has no checkpoint, or there are more than letters.
+    """
+    missing: list[str] = []
+    if trials:
+        found = [candidate_of(sweep, number) for number in dict.fromkeys(trials)]
+    else:
+        found, missing = _best(sweep, top)
+    if not found:
+        reasons = "".join(f"\n{reason}" for reason in missing)
+        raise UserError(f"{sweep.name}: no trial has a checkpoint to judge.{reasons}")
+    if len(found) > len(LETTERS):
+        raise UserError(f"{len(found)} policies cannot be judged in one session: {len(LETTERS)} at most.")
+    return [_policy(sweep, one) for one in found], missing
+
+
+def _best(sweep: SweepState, top: int) -> tuple[list[Candidate], list[str]]:
+    ranked, missing = finalists(sweep, len(sweep.trials))
+    confirmed = [
+        one["trial"]
+        for one in sweep.confirmation.get("finalists", ())
+        if one.get("state", "failed") != "failed"
+    ]
+    by_trial = {one.trial: one for one in ranked}
+    first = [by_trial.pop(number) for number in confirmed if number in by_trial]
+    found = [*first, *by_trial.values()][:top]
+    return found, missing if len(found) < top else []
+
+
+def _policy(sweep: SweepState, found: Candidate) -> JudgedPolicy:
+    assert found.trial is not None
+    trial = sweep.trials[found.trial]
+    step = int(found.checkpoint.name) if found.checkpoint.name.isdigit() else trial.step
+    return JudgedPolicy("", found.trial, step, dict(trial.setting))
+
+
+def new_session(folder: Path, wanted: Sequence[JudgedPolicy], seed: int | None = None) -> Session:
+    """Make a session with these policies and write its file.
+
+    Args:
+        folder: The sweep's folder.
+        wanted: The policies.
+        seed: Decides the names and the order; None for a random one.
+
+    Raises:
+        UserError: If its file cannot be written.
+    """
+    number = max(_numbers(folder), default=0) + 1
+    seed = secrets.randbelow(2**31) if seed is None else seed
+    named = random.Random(f"names of {seed}").sample(sorted(wanted, key=lambda one: one.trial), len(wanted))
+    policies = tuple(
+        JudgedPolicy(letter, one.trial, one.step, one.setting)
+        for letter, one in zip(LETTERS, named, strict=False)
+    )
+    session = Session(folder, number, seed, time.time(), policies)
+    session.save()
+    return session
+
+
+def last_session(folder: Path) -> Session | None:
+    """The last session of a sweep; None if there was none.
+
+    Raises:
+        UserError: If its file is damaged.
+    """
+    number = max(_numbers(folder), default=0)
+    if not number:
+        return None
+    path = folder / REAL / f"{number}.json"
+    try:
+        values = json.loads(path.read_text())
+        policies = tuple(JudgedPolicy(**one) for one in values["policies"])
+        return Session(folder, int(values["number"]), int(values["seed"]), float(values["started"]), policies)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} cannot be read as a session: {type(error).__name__}: {error}. It names the policies of "
+            "the episodes that were judged. Restore it, or start another session: --new."
+        ) from error
+
+
+def _numbers(folder: Path) -> list[int]:
+    return [int(path.stem) for path in (folder / REAL).glob("*.json") if path.stem.isdigit()]

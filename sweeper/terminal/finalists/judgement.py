@@ -1,0 +1,115 @@
+"""Print what a person judged of finalists on the real robot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from sweeper.terminal.finalists.sentences import interval_text
+from sweeper.terminal.tables import Column, fitted_table, number_text
+
+__all__ = ["print_judgement", "print_session"]
+
+
+class ServedAt(Protocol):
+    """Where a policy is served, under its neutral name."""
+
+    @property
+    def letter(self) -> str:
+        """The neutral name."""
+        ...
+
+    @property
+    def url(self) -> str:
+        """What a client connects to."""
+        ...
+
+    @property
+    def token(self) -> str | None:
+        """What it must send; None if it needs none."""
+        ...
+
+
+def print_judgement(console: Console, judgement: Mapping[str, Any], name: str) -> None:
+    """Print a judgement: the table of policies, best first, and the answer.
+
+    Args:
+        console: Where to print.
+        judgement: The event of the journal.
+        name: Name of the sweep.
+    """
+    console.print(_table(judgement, name, console.width if console.is_terminal else None))
+    tags = [_tags(one) for one in judgement["finalists"] if one.get("tags")]
+    if tags:
+        console.print()
+        for line in tags:
+            console.print(line, soft_wrap=True, markup=False)
+    console.print()
+    style = "bold green" if judgement["complete"] else "bold magenta"
+    console.print(Text(judgement["verdict"], style=style), soft_wrap=True)
+
+
+def print_session(
+    console: Console, letters: Sequence[str], episodes: int, answers: int, served: Sequence[ServedAt]
+) -> None:
+    """Print what a session is about, before the first question.
+
+    Args:
+        console: Where to print.
+        letters: The neutral names of the policies.
+        episodes: Most starts.
+        answers: How many answers there are already.
+        served: Where the policies are served; empty if they run elsewhere.
+    """
+    going = f"continues after {answers} answers" if answers else "starts"
+    names = ", ".join(letters)
+    console.print(
+        f"The session {going}: policies {names}, up to {episodes} starts. The end shows which is which.",
+        style="bold",
+        soft_wrap=True,
+    )
+    for one in served:
+        token = f"  token {one.token}" if one.token else ""
+        console.print(f"  policy {one.letter}: {one.url}{token}", soft_wrap=True, markup=False)
+
+
+def _tags(one: Mapping[str, Any]) -> str:
+    counted = ", ".join(f"{name} ({count:g})" for name, count in one["tags"].items())
+    return f"Trial {one['trial']}, what went wrong: {counted}"
+
+
+def _table(judgement: Mapping[str, Any], name: str, width: int | None) -> Table:
+    columns = [
+        Column("trial"),
+        Column("policy", justify="left"),
+        Column("state", justify="left"),
+        Column("mean\nscore", style="bold"),
+        Column("95 %\ninterval"),
+        Column("success", spare=1),
+        Column("P(best)"),
+        Column("episodes"),
+        Column("void", spare=2),
+    ]
+    rows = [_cells(one) for one in judgement["finalists"]]
+    title = f"{name}: on the real robot, judged by a person"
+    return fitted_table(columns, rows, width, title=title)
+
+
+def _cells(one: Mapping[str, Any]) -> list[Text | str]:
+    metrics = one["metrics"]
+    styles = {"best": "bold green", "left": "yellow", "out": "dim"}
+    return [
+        str(one["trial"]),
+        str(one.get("letter", "")),
+        Text(one["state"], style=styles.get(one["state"], "")),
+        number_text(metrics.get("score")),
+        interval_text(metrics.get("score_low"), metrics.get("score_high")),
+        number_text(metrics.get("success_rate")),
+        f"{one['p_best']:.2f}",
+        number_text(metrics.get("episodes")),
+        number_text(metrics.get("void")),
+    ]
