@@ -28,6 +28,9 @@ READY_S = 300.0
 
 END_S = 10.0
 
+SERVE = ("-m", "sweeper.cli", "serve")
+"""The command that serves a policy, for Python."""
+
 
 @dataclass(frozen=True)
 class Served:
@@ -78,7 +81,7 @@ def serving(session: Session, first: Address, letters: tuple[str, ...]) -> Itera
 
 def _start(session: Session, letter: str, address: Address, log: Path) -> subprocess.Popen[str]:
     trial = session.policy(letter).trial
-    command = [sys.executable, "-m", "sweeper.cli", "serve", f"{session.folder.absolute()}:{trial}"]
+    command = [sys.executable, *SERVE, f"{session.folder.absolute()}:{trial}"]
     command += ["--name", letter, "--host", address.host, "--port", str(address.port), "--json"]
     with log.open("w") as errors:
         return subprocess.Popen(

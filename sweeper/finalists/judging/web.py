@@ -14,7 +14,8 @@ import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from http.cookies import SimpleCookie
+from functools import partial
+from http.cookies import CookieError, SimpleCookie
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
@@ -72,6 +73,7 @@ class JudgePage:
         secret = (self.token or secrets.token_urlsafe(16)).encode()
         # The same after a restart with the same token, so that an open page stays usable.
         self.csrf = hmac.new(secret, b"forms", hashlib.sha256).hexdigest()
+        self.cookie = hmac.new(secret, b"cookie", hashlib.sha256).hexdigest()
 
     def __enter__(self) -> JudgePage:
         """Begin to serve.
@@ -93,7 +95,8 @@ class JudgePage:
                 f"--web-address {self.address.host}:{self.address.port} cannot be used: {error}. Name "
                 "another port, e.g. --web-address 127.0.0.1:0 for any that is free."
             ) from error
-        threading.Thread(target=self._server.serve_forever, name="judge-page", daemon=True).start()
+        serve = partial(self._server.serve_forever, poll_interval=0.05)
+        threading.Thread(target=serve, name="judge-page", daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -187,10 +190,16 @@ class _Handler(BaseHTTPRequestHandler):
         token = self.of.token
         if token is None:
             return
-        cookie = SimpleCookie(self.headers.get("Cookie", "")).get(COOKIE)
         bearer = self.headers.get("Authorization", "").removeprefix("Bearer ")
-        if not any(_same(given, token) for given in (cookie.value if cookie else "", bearer)):
+        if not _same(bearer, token) and not _same(self._cookie(), self.of.cookie):
             raise _RefusedError(401, "Open the link that the terminal shows: it contains the token.")
+
+    def _cookie(self) -> str:
+        try:
+            found = SimpleCookie(self.headers.get("Cookie", "")).get(COOKIE)
+        except CookieError:
+            return ""
+        return found.value if found else ""
 
     def _form(self) -> dict[str, str]:
         """The form of a request, after it was found to come from our own page."""
@@ -215,7 +224,7 @@ class _Handler(BaseHTTPRequestHandler):
             if not _same(query["token"], self.of.token):
                 raise _RefusedError(401, "The token of this link is not that of the session.")
             # The token does not stay in the address bar.
-            cookie = f"{COOKIE}={self.of.token}; HttpOnly; SameSite=Strict; Path=/"
+            cookie = f"{COOKIE}={self.of.cookie}; HttpOnly; SameSite=Strict; Path=/"
             self._send(303, "", headers={"Location": "/", "Set-Cookie": cookie})
             return
         self._check_token()
