@@ -38,7 +38,11 @@ ol.given { list-style: none; margin: 0; padding: 0; }
 ol.given li { display: flex; justify-content: space-between; gap: 12px; align-items: center;
   border-bottom: 1px solid var(--line); min-height: 48px; overflow-wrap: anywhere; }
 ol.given li:last-child { border-bottom: 0; }
-ol.given a { color: var(--mark); padding: 12px 0 12px 12px; }
+ol.given a { padding: 12px 0 12px 12px; flex: none; }
+ol.given .past { color: var(--soft); text-decoration: line-through; }
+a { color: var(--mark); }
+input::placeholder { color: var(--soft); opacity: 1; }
+.chips-row button { flex: 0 1 auto; border-color: var(--bad); }
 """
 
 QUARTERS = ("0.25", "0.5", "0.75")
@@ -46,6 +50,8 @@ QUARTERS = ("0.25", "0.5", "0.75")
 LISTED = 12
 
 MOST_TAGS = 12
+
+MOST_BUTTONS = 4
 
 
 def asking_page(judging: Judging, name: str, csrf: str, note: str = "") -> str:
@@ -145,13 +151,7 @@ def _outcome_form(
         *[tag("input", type="hidden", name_=name, value=value) for name, value in hidden or ()],
         # Enter in a field presses the first button of a form: it must not be an outcome.
         tag("button", "", name_="word", value="", hidden=True, tabindex="-1"),
-        tag(
-            "div",
-            tag("button", "Failure", class_="no", name_="word", value="failure"),
-            tag("button", "Success", class_="yes", name_="word", value="success"),
-            class_="big",
-        ),
-        tag("label", "What went wrong, if anything (before you press a button)", for_="tag"),
+        tag("label", "What went wrong (may be empty)", for_="tag"),
         tag(
             "input",
             type="text",
@@ -163,6 +163,13 @@ def _outcome_form(
             placeholder="e.g. dropped it",
         ),
         tag("datalist", [tag("option", value=one) for one in tags], id="tags"),
+        tag(
+            "div",
+            tag("button", "Failure", class_="no", name_="word", value="failure"),
+            tag("button", "Success", class_="yes", name_="word", value="success"),
+            class_="big",
+        ),
+        _again(tags),
         tag(
             "details",
             tag("summary", "A score between failure and success"),
@@ -195,6 +202,12 @@ def _outcome_form(
     )
 
 
+def _again(tags: list[str]) -> Html:
+    """A button for each of the most frequent reasons: a failure with one tap."""
+    buttons = [tag("button", f"Failure: {one}", name_="failed", value=one) for one in tags[:MOST_BUTTONS]]
+    return tag("div", buttons, class_="row chips-row") if buttons else Html("")
+
+
 def _given(history: list[Given], csrf: str, key: str) -> Html:
     """The last answers, each with a link that corrects it, and the button that takes back the last."""
     if not history:
@@ -202,8 +215,11 @@ def _given(history: list[Given], csrf: str, key: str) -> Html:
     counting = set(map(id, valid_answers(history).values()))
     rows = []
     for given in reversed(history[-LISTED:]):
-        link = tag("a", "Correct", href=f"/correct?letter={given.letter}&start={given.start}")
-        rows.append(tag("li", tag("span", given_text(given)), link if id(given) in counting else Html("")))
+        if id(given) in counting:
+            link = tag("a", "Correct", href=f"/correct?letter={given.letter}&start={given.start}")
+            rows.append(tag("li", tag("span", given_text(given)), link))
+        else:
+            rows.append(tag("li", tag("span", given_text(given), class_="past")))
     undo = _form("/undo", csrf, key, tag("button", "Undo the last answer"))
     return tag(
         "div",
@@ -226,8 +242,9 @@ def _form(path: str, csrf: str, key: str, *content: Html) -> Html:
 
 
 def _tags(history: list[Given]) -> list[str]:
-    """The tags that were used so far, the most frequent first."""
+    """The reasons of failures so far, the most frequent first."""
     counted = Counter(
-        given.judged.tag for given in history if given.judged.tag and given.judged.undoes is None
+        given.judged.tag for given in valid_answers(history).values() if given.judged.word == "failure"
     )
+    del counted[""]
     return [name for name, _ in counted.most_common(MOST_TAGS)]

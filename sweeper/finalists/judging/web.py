@@ -317,6 +317,8 @@ NOTES = {
 def _outcome(form: Mapping[str, str]) -> Outcome:
     if form.get("quick"):
         return Outcome.of("score", form["quick"], form.get("tag", ""))
+    if form.get("failed"):
+        return Outcome.of("failure", tag=form["failed"])
     word = form.get("word", "")
     if not word:
         raise ValueError(

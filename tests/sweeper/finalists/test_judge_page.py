@@ -83,6 +83,7 @@ def test_the_page_asks_and_every_button_records_its_outcome(page: JudgePage, jud
     for form in (
         {"word": "success"},
         {"word": "failure", "tag": "dropped it"},
+        {"failed": "dropped it", "tag": "half typed"},
         {"quick": "0.75", "tag": "", "score": ""},
         {"word": "score", "score": "0,3"},
         {"word": "void", "tag": "camera fell"},
@@ -93,14 +94,16 @@ def test_the_page_asks_and_every_button_records_its_outcome(page: JudgePage, jud
     assert [str(given.outcome) for given in judging.history()] == [
         "success",
         "failure (dropped it)",
+        "failure (dropped it)",
         "score 0.75",
         "score 0.3",
         "void (camera fell)",
     ]
     text = phone.send("GET", "/")[2]
-    assert "Start 3 of up to 3" in text
+    assert "Start 3 of up to 3 · policy 2 of 2" in text
     assert "again" in text
-    assert '<option value="dropped it">' in text, "tags that were used are offered again"
+    assert '<option value="dropped it">' in text, "reasons that were given are offered again"
+    assert "Failure: dropped it</button>" in text
 
 
 def test_an_answer_can_be_corrected_and_undone(page: JudgePage, judging: Judging) -> None:
