@@ -92,6 +92,36 @@ class Sweep:
         fields = {"winner": finalists[0][0], "verdict": verdict, "complete": complete}
         self.journal.append(EventKind.CONFIRMED, finalists=found, **fields)
 
+    def judged(self, *finalists, complete=True):
+        """Finalists on the real robot as (trial, mean score, tags), best first."""
+        found = [
+            {
+                "trial": trial,
+                "letter": letter,
+                "setting": {},
+                "metrics": {
+                    "score": score,
+                    "score_low": score - 0.1,
+                    "score_high": score + 0.1,
+                    "success_rate": score,
+                    "episodes": 30.0,
+                    "void": 1.0,
+                },
+                "tags": tags,
+                "p_best": 0.5,
+                "state": "left",
+            }
+            for (trial, score, tags), letter in zip(finalists, "BAC", strict=False)
+        ]
+        self.journal.append(
+            EventKind.JUDGED,
+            finalists=found,
+            winner=finalists[0][0],
+            verdict=f"Trial {finalists[0][0]} leads after 30 starts.",
+            complete=complete,
+            options={"episodes": 30, "seed": 3},
+        )
+
     def episodes(self, number, *outcomes, step=3, purpose="search", setting=None, first=100_000):
         """Record episodes beside a trial: of each the reward, and with a reward of 1 success."""
         folder = trial_folder(self.folder, number) / EPISODES

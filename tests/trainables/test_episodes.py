@@ -11,7 +11,9 @@ from trainables.episodes import (
     EpisodeFile,
     EpisodeRecord,
     Evaluated,
+    Judged,
     first_seed,
+    read_answers,
     read_episodes,
     setting_key,
 )
@@ -79,3 +81,32 @@ def test_a_file_that_does_not_say_what_was_evaluated_is_refused(tmp_path: Path, 
     path.write_text(f"{head}\n{json.dumps(record(0).to_json())}\n")
     with pytest.raises(ValueError, match="the first line does not describe what was evaluated"):
         read_episodes(path)
+
+
+def judged(episode: int, answer: int, score: float, word: str = "score", **more: object) -> EpisodeRecord:
+    said = Judged(answer, 1700000000.5, word, **more)  # type: ignore[arg-type]
+    return EpisodeRecord(episode, episode, score == 1.0, score, score, 0, 0.0, said)
+
+
+def test_a_corrected_answer_counts_and_every_answer_is_kept(tmp_path: Path) -> None:
+    file = EpisodeFile(tmp_path, Evaluated("real", 2400, {}, "real robot"))
+    answers = [
+        judged(3, 1, 1.0),
+        judged(4, 2, 0.5, tag="slow"),
+        judged(3, 3, 0.0, "failure", tag="dropped it"),
+        judged(4, 4, 0.0, "void", undoes=2),
+    ]
+    for answer in answers:
+        file.append([answer])
+    assert file.path.name == "002400-real.jsonl"
+    assert file.records() == [answers[2]], "an episode that is void has no record"
+    assert read_answers(file.path) == answers
+
+
+def test_episodes_of_a_simulator_are_written_as_before(tmp_path: Path) -> None:
+    path = EpisodeFile(tmp_path, SEARCH).write([record(0)])
+    assert "judged" not in path.read_text()
+    assert read_answers(path) == []
+    whole = path.read_text()
+    path.write_text(whole + json.dumps(record(1).to_json() | {"judged": {"answer": "x"}}) + "\n")
+    assert read_episodes(path)[1] == [record(0)], "a damaged answer is left out"

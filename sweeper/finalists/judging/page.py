@@ -36,7 +36,7 @@ details { margin: 12px 0; }
 summary { min-height: 44px; padding: 10px 0; color: var(--soft); cursor: pointer; }
 ol.given { list-style: none; margin: 0; padding: 0; }
 ol.given li { display: flex; justify-content: space-between; gap: 12px; align-items: center;
-  border-bottom: 1px solid var(--line); min-height: 48px; overflow-wrap: anywhere; }
+  border-bottom: 1px solid var(--line); min-height: 48px; padding: 4px 0; overflow-wrap: anywhere; }
 ol.given li:last-child { border-bottom: 0; }
 ol.given a { padding: 12px 0 12px 12px; flex: none; }
 ol.given .past { color: var(--soft); text-decoration: line-through; }

@@ -158,3 +158,27 @@ def test_the_answer_is_right_within_epsilon() -> None:
         wrong += race.state != RaceState.BUDGET_USED and race.leader != "b"
     assert ended > 250
     assert wrong / 300 <= rule.delta
+
+
+def test_further_episodes_are_those_that_decide_if_they_are_like_those_before() -> None:
+    rule = RaceRule(budget=400, block=1)
+    pattern = {"a": [1, 0, 1, 1, 0], "b": [0, 0, 1, 0, 0], "c": [0, 1, 0, 0, 0]}
+    repeated = {arm: dict(enumerate(found * 80)) for arm, found in pattern.items()}
+    whole = replay("abc", repeated, rule)
+    assert whole.state == RaceState.DECIDED
+    part = {arm: dict(list(found.items())[:10]) for arm, found in repeated.items()}
+    race = replay("abc", part, rule)
+    further = race.further_episodes()
+    assert further is not None
+    # The first one that leaves lowers the bar for the second, so the race is not longer than planned.
+    assert whole.episodes - 5 <= 10 + further <= whole.episodes + 10
+    assert whole.further_episodes() == 0
+
+
+def test_equals_have_no_useful_number_of_further_episodes() -> None:
+    even = {"a": {0: 1.0, 1: 0.0}, "b": {0: 0.0, 1: 1.0}}
+    assert replay("ab", even, RaceRule(block=1)).further_episodes() is None
+    assert Race("ab", RaceRule()).further_episodes() is None
+    close = {"a": dict(enumerate([1.0] * 501 + [0.0] * 499)), "b": dict(enumerate([0.0] * 500 + [1.0] * 500))}
+    found = replay("ab", {arm: dict(list(one.items())) for arm, one in close.items()}, RaceRule(1000, 1000))
+    assert found.further_episodes(most=100) is None

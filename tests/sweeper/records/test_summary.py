@@ -177,6 +177,10 @@ def events(draw: st.DrawFn) -> dict[str, Any] | bytes:
             one = {"trial": trial, "setting": {}, "metrics": draw(METRICS), "p_best": 0.5, "state": "left"}
             said = {"verdict": draw(text), "complete": draw(st.booleans())}
             return {"event": kind, "finalists": [one], "winner": trial, **said}
+        case "judged":
+            one = {"trial": trial, "letter": "A", "metrics": draw(METRICS), "tags": {"slow": 2}}
+            said = {"verdict": draw(text), "complete": draw(st.booleans()), "options": {"seed": 3}}
+            return {"event": kind, "finalists": [one], "winner": trial, **said}
         case _:
             return {"event": kind, "text": draw(text)}
 

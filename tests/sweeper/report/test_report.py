@@ -145,6 +145,7 @@ def test_everything_is_escaped(tmp_path):
     played.end(12, 0, "failed", EVIL)
     played.tuned(3, {"policy.kind": EVIL}, 0.9, 0.1)
     played.confirmed((3, 0.9, 0.9), (2, 0.1, 0.1))
+    played.judged((3, 0.9, {EVIL: 2}), (2, 0.1, {}))
     page = page_of(played.folder)
     scripts = page.named("script")
     assert len(scripts) == len(page.figures) + 2
@@ -166,6 +167,19 @@ def test_a_confirmation_is_the_answer(tmp_path):
     assert "num_inference_steps = 8" in first
     assert "sweeper confirm" not in first
     assert "confirmed best" in page.words
+
+
+def test_success_on_the_real_robot_is_shown_apart_from_the_simulated(tmp_path):
+    folder = large_sweep(tmp_path / "a", 30, confirmed=True)
+    assert "real robot" not in page_of(folder).words
+    Sweep(folder).judged((1, 0.8, {"dropped it": 4}), (0, 0.4, {}))
+    words = page_of(folder).words
+    section = words.partition("On the real robot, judged by a person")[2].partition("Inference settings")[0]
+    assert "Trial 1 leads after 30 starts." in section
+    assert "0.7 to 0.9" in section
+    assert "dropped it" in section
+    assert "Nothing of this is part of the simulated success above." in section
+    assert "Best policy: trial 0" in words.partition("Ranking")[0], "the confirmation stays the answer"
 
 
 def test_settings_are_shown_with_their_front(tmp_path):

@@ -98,6 +98,7 @@ def test_what_was_found_after_the_search_stands_in_the_runs(tmp_path):
     played.trial(1)
     played.tuned(0, {"policy.n_action_steps": 4}, value=1.5, untuned=0.3)
     played.confirmed((0, 0.75, 0.9), (1, 0.6, 0.1))
+    played.judged((1, 0.8, {}), (0, 0.4, {}))
     played.finish()
     played.deliver()
     client, state = client_of(tmp_path), read_state(tmp_path / STATE)
@@ -108,6 +109,9 @@ def test_what_was_found_after_the_search_stands_in_the_runs(tmp_path):
     assert tuned.metrics["p_best"] == 0.9
     assert parent.metrics[f"confirmed/{SUCCESS}_low"] == 0.65
     assert parent.tags["confirmed.verdict"] == "Trial 0 is the best."
+    assert (tuned.metrics["real/score"], tuned.metrics["real/p_best"]) == (0.4, 0.5)
+    assert parent.metrics["real/score"] == 0.8
+    assert (parent.tags["real.winner"], parent.tags["real.judged_by"]) == ("1", "a person")
 
 
 def test_the_default_database_is_in_the_sweeps_folder_whatever_its_name(tmp_path):
