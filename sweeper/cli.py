@@ -158,7 +158,7 @@ COMMANDS: Mapping[str, CommandEntry] = {
     "judge": CommandEntry(
         _FINALISTS,
         "trained.judging:judge",
-        "Compare the best trials on the real robot: you judge every episode of policies without names.",
+        "Compare the best trials on the real robot: you judge each episode without knowing the policy.",
     ),
     "export": CommandEntry(
         _CHECKPOINTS,

@@ -92,7 +92,7 @@ def judge(
     sweeps: SweepsFolder = Path("sweeps"),
     as_json: Json = False,
 ) -> None:
-    """Compare the best trials on the real robot: you judge every episode of policies without names."""
+    """Compare the best trials on the real robot: you judge each episode without knowing the policy."""
     console = open_console(stderr=as_json)
     state = read_sweep(find_sweep(sweep, sweeps))
     page_at = address_of(web_address or "127.0.0.1:8080", "--web-address")

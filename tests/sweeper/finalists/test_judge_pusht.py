@@ -1,0 +1,198 @@
+"""Push-T as the robot: a simulated person runs the policy that is asked for, and answers what happened."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import run_in
+from real_robot import Phone, page_of, start_judge
+from small_sweeps import LR, SUCCESS, sweep
+
+from sweeper.cli import COMMANDS
+from sweeper.finalists.judging.session import Session, last_session
+from sweeper.layout import JOURNAL, trial_folder
+from sweeper.records.events import EventKind
+from sweeper.records.journal import Journal
+from sweeper.records.sweep_state import read_sweep
+from trainables import registry
+from trainables.episodes import read_episodes
+from trainables.evaluation.simulators import make_environment
+from trainables.interface import EvaluationContext
+
+sys.path.append(str(Path(__file__).parents[1] / "commands"))
+
+from test_eval_command import CONFIG, PUSHT, write_checkpoint, write_dataset
+
+pytestmark = pytest.mark.filterwarnings("default")  # MLflow warns of its own habits.
+
+SERVED = pytest.mark.skipif("serve" not in COMMANDS, reason="this version has no `sweeper serve`")
+
+
+@pytest.fixture
+def pusht(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A sweep whose two policies act in Push-T; the second one plans again sooner."""
+    run_in(tmp_path, monkeypatch)
+    folder = tmp_path / "sweeps" / "pusht"
+    folder.mkdir(parents=True)
+    dataset = write_dataset(tmp_path / "set")
+    with Journal(folder / JOURNAL) as journal:
+        spec = sweep(folder, LR, config=CONFIG).to_dict()
+        journal.append(
+            EventKind.SWEEP_START,
+            sweep="pusht", sweep_id="1", spec=spec, space="", info={}, driver={},
+        )  # fmt: skip
+        for number, steps in enumerate((4, 1)):
+            monkeypatch.setitem(CONFIG, "policy.n_action_steps", steps)
+            checkpoint = write_checkpoint(trial_folder(folder, number), dataset)
+            at = {"trial": number}
+            journal.append(EventKind.TRIAL_START, **at, values={LR.name: 1e-4}, config=dict(CONFIG))
+            journal.append(
+                EventKind.REPORT, **at, step=20, metrics={SUCCESS: 0.5}, checkpoint=str(checkpoint)
+            )
+            journal.append(
+                EventKind.TRIAL_END,
+                **at, status="completed", reason="", message="", step=20,
+                final={SUCCESS: 0.5}, best={}, sweep_best={}, ended=number + 1,
+            )  # fmt: skip
+        journal.append(EventKind.SWEEP_END, status="done", message="")
+    return folder
+
+
+def opened(folder: Path, trial: int) -> Any:
+    trainable: Any = registry.load("diffusion_policy")
+    checkpoint = trial_folder(folder, trial) / "checkpoints" / "000020"
+    return trainable.open_policy(checkpoint, {}, EvaluationContext(folder, "cpu", 1))
+
+
+def seen(session: Session) -> Any:
+    """What the person sees: the largest reward of the policy with a neutral name from a start."""
+    policies = {one.letter: opened(session.folder, one.trial) for one in session.policies}
+    return lambda letter, start: policies[letter].rollout({}, "real", [start])[0].max_reward
+
+
+def questions(process: subprocess.Popen[str]) -> Iterator[tuple[int, str]]:
+    """The start and the policy of each question in the terminal."""
+    assert process.stdout is not None
+    start = 0
+    for line in process.stdout:
+        if found := re.search(r"Start (\d+) of up to", line):
+            start = int(found[1]) - 1
+        if found := re.search(r"Policy (\w)\b.*Reset the scene", line):
+            yield start, found[1]
+
+
+@pytest.mark.slow
+def test_push_t_is_judged_in_the_terminal_and_then_on_the_page(pusht: Path) -> None:
+    arguments = ("--serve", "none", "--episodes", "4")
+    process = start_judge(pusht, *arguments, "--seed", "2")
+    assert process.stdin is not None
+    robot: Any = None
+    for answers, (start, letter) in enumerate(questions(process)):
+        if answers == 3:
+            break
+        robot = robot or seen(last_session(pusht))  # type: ignore[arg-type]
+        process.stdin.write(f"{robot(letter, start)!r} as seen\n")
+        process.stdin.flush()
+    process.stdin.close()
+    process.stdin = None
+    process.communicate(timeout=120)
+    assert process.returncode == 130
+    process = start_judge(pusht, *arguments, "--web-address", "127.0.0.1:0")
+    try:
+        phone, shown = page_of(process)
+        assert "The session continues after 3 answers" in shown
+        state = phone.state()
+        while (question := state["question"]) is not None:
+            score = robot(question["letter"], question["start"])
+            state = phone.answer(state, word="score", score=repr(score))
+        phone.answer(state, "/finish")
+        out, _ = process.communicate(timeout=120)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 0, out
+    for trial in (0, 1):
+        expected = [one.max_reward for one in opened(pusht, trial).rollout({}, "real", range(4))]
+        (path,) = (trial_folder(pusht, trial) / "episodes").glob("000020-real.jsonl")
+        assert [record.max_reward for record in read_episodes(path)[1]] == expected
+    judged = read_sweep(pusht).judgement
+    assert judged["complete"]
+    assert {one["metrics"]["episodes"] for one in judged["finalists"]} == {4}
+
+
+def run_once(url: str, start: int, letter: str) -> float:
+    """Run a served policy in Push-T for some steps; returns the largest reward."""
+    from trainables.deployment import RemotePolicy
+
+    with RemotePolicy(url) as policy:
+        assert policy.metadata["name"] == letter
+        environment = make_environment(PUSHT, policy.features)
+        with contextlib.closing(environment):
+            policy.reset(seed=start)
+            actions = policy.infer(dict(environment.reset(seed=start)))["actions"]
+            rewards = [environment.step(action).reward for action in actions]
+    return float(max(rewards))
+
+
+def finish(phone: Phone, process: subprocess.Popen[str]) -> str:
+    phone.answer(phone.state(), "/finish")
+    return process.communicate(timeout=120)[0]
+
+
+def is_served(url: str) -> bool:
+    from trainables.deployment import RemotePolicy, RemotePolicyError
+
+    try:
+        RemotePolicy(url, timeout_s=2).close()
+    except RemotePolicyError:
+        return False
+    return True
+
+
+@SERVED
+@pytest.mark.slow
+def test_the_policies_are_served_under_their_neutral_names(pusht: Path) -> None:
+    process = start_judge(pusht, "--serve", "127.0.0.1:0", "--episodes", "2", "--web-address", "127.0.0.1:0")
+    try:
+        phone, shown = page_of(process)
+        state = phone.state()
+        urls = {letter: one["url"] for letter, one in state["servers"].items()}
+        assert sorted(urls) == ["A", "B"]
+        assert all(f"policy {letter}: {url}" in shown for letter, url in urls.items())
+        while (question := state["question"]) is not None:
+            score = run_once(urls[question["letter"]], question["start"], question["letter"])
+            state = phone.answer(state, word="score", score=repr(min(score, 1.0)))
+        out = finish(phone, process)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 0, out
+    assert not any(is_served(url) for url in urls.values())
+
+
+@SERVED
+@pytest.mark.slow
+def test_the_servers_of_a_session_that_is_killed_end_with_it(pusht: Path) -> None:
+    process = start_judge(pusht, "--serve", "127.0.0.1:0", "--web-address", "127.0.0.1:0")
+    try:
+        phone, _ = page_of(process)
+        urls = [one["url"] for one in phone.state()["servers"].values()]
+        assert all(is_served(url) for url in urls)
+        process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    until = time.monotonic() + 60
+    while any(is_served(url) for url in urls) and time.monotonic() < until:
+        time.sleep(0.2)
+    assert not any(is_served(url) for url in urls)
