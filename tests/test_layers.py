@@ -54,6 +54,7 @@ STDLIB_ONLY = (
     "diffusion_policy/pretrained/read_config.py",
     "diffusion_policy/pretrained/lerobot_processors.py",
     "diffusion_policy/config/sections.py",
+    "diffusion_policy/config/presets.py",
     "diffusion_policy/network/clipping.py",
     "diffusion_policy/network/shapes.py",
     "diffusion_policy/pretrained/action_statistics.py",

@@ -43,6 +43,7 @@ __all__ = [
     "FormatOptions",
     "FormatParts",
     "FormatPrecision",
+    "HasPresets",
     "InspectablePolicy",
     "Metric",
     "NamesPlaces",
@@ -1027,5 +1028,20 @@ class ServablePolicy(Protocol):
 
         Raises:
             TrainableError: If the setting is not possible, a package is missing, or the port cannot be used.
+        """
+        ...
+
+
+@runtime_checkable
+class HasPresets(Protocol):
+    """A trainable whose configurations can begin with a named set of values."""
+
+    preset_field: str
+    """The field that names the set; null: none."""
+
+    def preset(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the values of the set that a configuration names, for fields that it does not name itself.
+
+        Empty if it names none.
         """
         ...

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainables.addresses import missing_package
 from trainables.diffusion_policy.config.diffusion_config import ALIASES, FIELDS, DiffusionConfig
+from trainables.diffusion_policy.config.presets import PRESET_FIELD, preset_values
 from trainables.diffusion_policy.finetuning.resolve import resolve, resolve_faults
 from trainables.diffusion_policy.finetuning.starting_point import (
     inherited,
@@ -110,6 +111,7 @@ class DiffusionPolicyTrainable:
     metrics: Mapping[str, Metric] = {metric.name: metric for metric in _METRICS}
     export_targets: Sequence[str] = TARGETS
     formats: Sequence[str] = ("onnx", "torch")
+    preset_field: str = PRESET_FIELD
     places: Sequence[str] = ("dataset.root", "dataset.repo_id", "dataset.revision", "policy.path")
 
     def faults(self, config: Mapping[str, Any], workers: int = 1) -> list[Fault]:
@@ -242,6 +244,10 @@ class DiffusionPolicyTrainable:
         """Estimate a trial folder's disk space with this number of slim checkpoints, in gigabytes."""
         kept, _ = _weights(self.resolved(config))
         return checkpoints * kept * _BYTES_KEPT / 1e9 + _GB_EXTRAS
+
+    def preset(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Values that the preset of a configuration sets, for fields that it does not name."""
+        return preset_values(config)
 
     def inherited(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
         """Values that the checkpoint of ``policy.path`` decides; empty if it cannot be read."""

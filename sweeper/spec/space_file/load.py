@@ -26,7 +26,12 @@ from sweeper.spec.space_file.read_sections import (
     read_search,
     read_tracking,
 )
-from sweeper.spec.space_file.read_space import read_config, read_inherited, read_space
+from sweeper.spec.space_file.read_space import (
+    read_config,
+    read_inherited,
+    read_preset,
+    read_space,
+)
 from sweeper.spec.space_file.translate import translate_document
 from sweeper.spec.space_file.yaml_nodes import Place, parse_override, read_file
 from sweeper.spec.sweep import (
@@ -103,6 +108,7 @@ def load_spec(
     name = read_name(document, default=path.stem)
     before = len(document.faults)  # wrong names: what they stand for is checked as if it were written
     read_config(document)
+    read_preset(document)
     read_inherited(document)
     space, places = read_space(document)
     points_known = len(document.faults) == before

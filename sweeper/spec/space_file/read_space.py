@@ -21,10 +21,10 @@ from sweeper.spec.space_file.fields import (
     value_problem,
 )
 from sweeper.spec.space_file.yaml_nodes import Node, Place
-from sweeper.text import nearest, shortened
-from trainables.interface import FieldInfo, StartsFromCheckpoints
+from sweeper.text import describe_value, nearest, shortened
+from trainables.interface import FieldInfo, HasPresets, StartsFromCheckpoints
 
-__all__ = ["SpacePlaces", "read_config", "read_inherited", "read_space"]
+__all__ = ["SpacePlaces", "read_config", "read_inherited", "read_preset", "read_space"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,27 @@ def read_config(document: Document) -> None:
             document.faults.add(node.place, f"config.{own}", "is a mapping, not a value.", remedy)
             continue
         _fix(document, own, node.place, value, info)
+
+
+def read_preset(document: Document) -> None:
+    """Fill ``document.config`` with the values of the preset that it names, for fields that are not set."""
+    trainable = document.trainable
+    if not isinstance(trainable, HasPresets):
+        return
+    field, always = trainable.preset_field, document.searched_names(conditional=False)
+    if field in document.searched_names():
+        remedy = "Set it under config, and launch a sweep for each preset that you want to compare."
+        problem = "a preset cannot be searched: it decides the values of other fields."
+        document.faults.add(document.place("parameters", field), f"parameters.{field}", problem, remedy)
+        return
+    added = trainable.preset({**dict.fromkeys(always), **document.config})
+    if added:
+        listed = ", ".join(f"{name}: {describe_value(value)}" for name, value in added.items())
+        document.config |= added
+        document.notes.append(
+            f"{len(added)} fields that the file does not set are taken from {field}: "
+            f"{document.config[field]}: {listed}."
+        )
 
 
 def read_inherited(document: Document) -> None:

@@ -36,7 +36,10 @@ MIN_CROP_COVERAGE = 0.25
 
 
 def scratch_faults(policy: PolicyConfig, optimizer: OptimizerConfig) -> list[Fault]:
-    """Values that only a policy that starts from a checkpoint can have."""
+    """Values that only a policy that starts from a checkpoint can have, or that one cannot have."""
+    if policy.path is not None and policy.preset is not None:
+        problem = f"{policy.preset} sets fields that the checkpoint of policy.path decides."
+        return [Fault("policy.preset", problem, "Remove policy.preset, or policy.path.")]
     if policy.path is not None:
         return []
     faults = []

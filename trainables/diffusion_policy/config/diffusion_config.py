@@ -22,6 +22,7 @@ from trainables.diffusion_policy.config.clashes import (
     training_faults,
     window_faults,
 )
+from trainables.diffusion_policy.config.presets import preset_values
 from trainables.diffusion_policy.config.sections import (
     DatasetConfig,
     EmaConfig,
@@ -155,9 +156,9 @@ ALIASES: Mapping[str, str] = {
 
 
 def build(config: Mapping[str, Any]) -> DiffusionConfig:
-    """Build a configuration from values that `field_faults` found legal."""
+    """Build a configuration from values that `field_faults` found legal, and those of its preset."""
     sections: dict[str, dict[str, Any]] = {section: {} for section in _SECTIONS}
-    for name, value in config.items():
+    for name, value in {**preset_values(config), **config}.items():
         section, _, item = name.partition(".")
         kind = FIELDS[name].kind
         if isinstance(value, (list, tuple)):

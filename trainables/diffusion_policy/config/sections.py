@@ -133,6 +133,10 @@ class PolicyConfig:
         unit=PATH_OR_HUB,
         phase="data",
     )
+    preset: str | None = _field(
+        "str", None, "A named start: its values hold for fields that are not named (docs/spaces.md).",
+        choices=("lerobot-0.6", "paper-image", "paper-lowdim", "small"),
+    )  # fmt: skip
     stats: str = _field(
         "str", "dataset", "Statistics to normalise with: the dataset's, as LeRobot does, or policy.path's.",
         choices=("dataset", "checkpoint"),

@@ -48,6 +48,7 @@ UNET_FIELDS = (
 )
 OWN_FIELDS = {
     "policy.path",
+    "policy.preset",
     "policy.stats",
     "policy.reinit_mismatched",
     # The weights are the checkpoint's; fetching others first would be useless.
