@@ -55,6 +55,11 @@ _SWEEPS, _RUNNING, _RESULTS, _FINALISTS, _CHECKPOINTS, _MACHINES, _DATA = (
 )
 
 COMMANDS: Mapping[str, CommandEntry] = {
+    "init": CommandEntry(
+        _SWEEPS,
+        "init:init",
+        "Write a first space file from a dataset, a LeRobot training, or a sweep of W&B, Hydra or Optuna.",
+    ),
     "check": CommandEntry(
         _SWEEPS, "sweeps:check", "Check a space file and show what would run. Starts nothing."
     ),
@@ -311,11 +316,18 @@ def _check_dashes(arguments: list[str]) -> None:
         UserError: If there is one; no option of ours has a dot in its name.
     """
     for place, argument in enumerate(arguments):
+        if argument == "--":
+            return  # a pasted command
         name, equals, value = argument.removeprefix("--").partition("=")
         if not argument.startswith("--") or "." not in name:
             continue
         if not equals:
             value = arguments[place + 1] if place + 1 < len(arguments) else "VALUE"
+        if arguments[0] == "init":
+            raise UserError(
+                f"{argument} is a flag of the pasted command. Write -- before the command: "
+                "sweeper init space.yaml -- lerobot-train --policy.type=diffusion ..."
+            )
         section = name.partition(".")[0]
         own = section in ("config", "parameters", "search", "budget", "resources", "inference", "confirm")
         typed = name if own else f"config.{name}"

@@ -37,7 +37,7 @@ RANKS: dict[str, tuple[tuple[str, ...], ...]] = {
     "trainables.diffusion_policy": (
         ("__init__",),
         ("trainable",),
-        ("training", "examine", "inference"),
+        ("training", "examine", "inference", "proposals"),
         ("data", "clipped"),
         ("finetuning", "formats", "lerobot"),
         ("pretrained",),

@@ -48,6 +48,9 @@ __all__ = [
     "Metric",
     "NamesPlaces",
     "OpenPolicy",
+    "Proposal",
+    "ProposedField",
+    "ProposesSpaces",
     "Repair",
     "Report",
     "RunningServer",
@@ -1043,5 +1046,87 @@ class HasPresets(Protocol):
         """Return the values of the set that a configuration names, for fields that it does not name itself.
 
         Empty if it names none.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class ProposedField:
+    """A field in a proposed space.
+
+    Attributes:
+        name: The dotted name.
+        value: Its value; of a searched field ``{"values": [...]}`` or ``{"min": ..., "max": ...}``, with
+            ``"log": True`` for a logarithmic scale.
+        why: What it is and why it was chosen, in a few words.
+    """
+
+    name: str
+    value: Any
+    why: str
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A first space for a dataset, or for a training.
+
+    Attributes:
+        found: What was read, in a sentence each.
+        config: Fixed values. A field that the given configuration has too was changed, for the reason stated.
+        parameters: What to search, the most important first.
+        constraints: Conditions that every combination must satisfy.
+        metric: The metric to optimise.
+        metric_why: Why.
+        stop_metric: The metric by which trials are stopped early.
+        trials: How many trials to run.
+        remarks: What the user should know, in a sentence each.
+    """
+
+    found: tuple[str, ...]
+    config: tuple[ProposedField, ...]
+    parameters: tuple[ProposedField, ...]
+    constraints: tuple[str, ...]
+    metric: str
+    metric_why: str
+    stop_metric: str
+    trials: int
+    remarks: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class ProposesSpaces(Protocol):
+    """A trainable that can propose a first space (`sweeper init`)."""
+
+    def dataset_config(self, root_or_repo_id: str) -> Mapping[str, Any]:
+        """Return the configuration that names a dataset."""
+        ...
+
+    def propose(
+        self,
+        config: Mapping[str, Any],
+        cache: Path | None,
+        progress: Callable[[str], None] = silent,
+    ) -> Proposal:
+        """Propose a space: what to fix and what to search.
+
+        Args:
+            config: What is decided already, by dotted name: a dataset, or the settings of a training.
+            cache: Folder for what all processes of a machine share; None: the dataset is not opened, and what
+                depends on it is left to its default.
+            progress: Receives messages for the user.
+
+        Raises:
+            TrainableError: If the dataset cannot be opened.
+        """
+        ...
+
+    def read_policy(self, stated: Mapping[str, Any]) -> tuple[Mapping[str, Any], Sequence[str]]:
+        """Read the description of a policy by another tool.
+
+        Args:
+            stated: LeRobot's ``config.json``, or the section ``policy`` of its ``train_config.json``.
+
+        Returns:
+            Its values by dotted name, and notes for the user; nothing if it is not readable here.
         """
         ...

@@ -22,7 +22,11 @@ from trainables.diffusion_policy.finetuning.starting_point import (
 )
 from trainables.diffusion_policy.network.clipping import clip_problem, clip_remedy, extremes_reach, is_safe
 from trainables.diffusion_policy.network.shapes import encoder_count, parameter_count
-from trainables.diffusion_policy.pretrained.lerobot_config import TARGETS
+from trainables.diffusion_policy.pretrained.lerobot_config import (
+    TARGETS,
+    InvalidConfigError,
+    read_lerobot_config,
+)
 from trainables.features import ENVIRONMENT_STATE, STATE
 from trainables.interface import (
     CacheEntry,
@@ -33,6 +37,7 @@ from trainables.interface import (
     FieldInfo,
     FormatOptions,
     Metric,
+    Proposal,
     Repair,
     Report,
     TrainContext,
@@ -248,6 +253,32 @@ class DiffusionPolicyTrainable:
     def preset(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
         """Values that the preset of a configuration sets, for fields that it does not name."""
         return preset_values(config)
+
+    def propose(
+        self, config: Mapping[str, Any], cache: Path | None, progress: Callable[[str], None] = silent
+    ) -> Proposal:
+        """Propose a space for a dataset, or around the settings of a training.
+
+        Raises:
+            DatasetError: If the dataset cannot be opened.
+        """
+        from trainables.diffusion_policy.proposals.propose import propose
+
+        if cache is None:
+            return propose(config, None)
+        from trainables.diffusion_policy.data import load_dataset
+        from trainables.diffusion_policy.proposals.dataset_facts import facts_of
+
+        named = {name: value for name, value in config.items() if name.startswith("dataset.")}
+        return propose(config, facts_of(load_dataset(resolve(named).dataset, cache, progress)))
+
+    def read_policy(self, stated: Mapping[str, Any]) -> tuple[Mapping[str, Any], Sequence[str]]:
+        """Read a LeRobot ``config.json``, with the defaults of its version for missing keys."""
+        try:
+            read = read_lerobot_config(stated)
+        except InvalidConfigError:
+            return {}, ()
+        return read.values, read.notes
 
     def inherited(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
         """Values that the checkpoint of ``policy.path`` decides; empty if it cannot be read."""

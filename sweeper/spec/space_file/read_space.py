@@ -80,7 +80,7 @@ def read_config(document: Document) -> None:
 def read_preset(document: Document) -> None:
     """Fill ``document.config`` with the values of the preset that it names, for fields that are not set."""
     trainable = document.trainable
-    if not isinstance(trainable, HasPresets):
+    if trainable is None or not isinstance(trainable, HasPresets):
         return
     field, always = trainable.preset_field, document.searched_names(conditional=False)
     if field in document.searched_names():

@@ -33,7 +33,7 @@ from sweeper.text import describe_value, shortened
 from trainables import registry
 from trainables.interface import EVAL_EVERY, FieldInfo
 
-__all__ = ["translate_document", "translated_argument"]
+__all__ = ["Translation", "field_value", "translate_document", "translated_argument", "yaml_text"]
 
 _SETTINGS, _METRICS = by_word(SETTINGS_OF_OTHERS), by_word(METRICS)
 _NO_METRIC = by_word(NO_METRIC)
@@ -50,25 +50,41 @@ Where = Literal["top", "config", "parameters", "argument"]
 
 
 @dataclass
-class _Translation:
+class Translation:
     """What was understood of a name and its value.
 
     Attributes:
         entries: Plain values by path: ``config.FIELD``, ``parameters.FIELD`` (a form), ``SECTION.SETTING``.
         remarks: What is dropped and why, or what to know about a value, in a sentence each.
         unknown: Names for which there is nothing here.
+        sources: For each path of ``entries`` the other tool's name.
+        about: For each place in ``remarks`` the other tool's name that it is about.
     """
 
     entries: dict[str, Any] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
+    sources: dict[str, str] = field(default_factory=dict)
+    about: dict[int, str] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.entries or self.remarks)
 
+    def name_rest(self, name: str) -> None:
+        """Record the other tool's name for whatever has none yet."""
+        for path in self.entries:
+            self.sources.setdefault(path, name)
+        for place in range(len(self.remarks)):
+            self.about.setdefault(place, name)
 
-def translate_document(document: Document) -> None:
-    """Find what is written as in another tool; add a fault for each, and put it where it belongs."""
+
+def translate_document(document: Document) -> list[Translation]:
+    """Find what is written as in another tool; add a fault for each, and put it where it belongs.
+
+    Returns:
+        What was understood of each name.
+    """
+    found_all: list[Translation] = []
     for key, node in list(document.root.items()):
         if key not in SECTIONS:
             found = _translated(document, key, node, searched=False)
@@ -76,11 +92,13 @@ def translate_document(document: Document) -> None:
             if found:
                 del document.root[key]
                 _adopt(document, node.place, found)
+                found_all.append(found)
     for section in ("config", "parameters"):
-        _translate_fields(document, section)
+        found_all += _translate_fields(document, section)
     for section in SETTINGS:
-        _translate_short(document, section)
-        _translate_settings(document, section)
+        found_all += _translate_short(document, section)
+        found_all += _translate_settings(document, section)
+    return found_all
 
 
 def translated_argument(document: Document, key: str, value: Node) -> str:
@@ -95,10 +113,11 @@ def translated_argument(document: Document, key: str, value: Node) -> str:
 # Sections
 
 
-def _translate_fields(document: Document, section: Literal["config", "parameters"]) -> None:
+def _translate_fields(document: Document, section: Literal["config", "parameters"]) -> list[Translation]:
     node = document.root.get(section)
+    found_all: list[Translation] = []
     if node is None or not isinstance(node.value, dict):
-        return
+        return found_all
     searched = section == "parameters"
     for key, entry in list(node.value.items()):
         own = key if document.trainable is None else document.own_name(key)
@@ -108,16 +127,28 @@ def _translate_fields(document: Document, section: Literal["config", "parameters
         else:
             found = _translated_field(document, own, entry, searched=searched)
             problem = _form_problem(entry.plain(), searched=searched)
+        found.name_rest(key)
         _report(document, entry.place, f"{section}.{key}", problem, found, section)
         if found:
             del node.value[key]
             _adopt(document, entry.place, found)
+            found_all.append(found)
         elif own is None and document.trainable is not None:
             document.faults.add(entry.place, f"{section}.{key}", problem, document.field_hint(key))
             near = document.near_field(key)
             if near is not None and not _is_written(document, near):
                 node.value[near] = entry
             del node.value[key]
+            found_all.append(_misspelt(document, key, near))
+    return found_all
+
+
+def _misspelt(document: Document, key: str, near: str | None) -> Translation:
+    """A name that only resembles one of ours, or none."""
+    if near is None:
+        return Translation(unknown=[key])
+    remark = f"{key}: {document.field_hint(key)}"
+    return Translation(remarks=[remark], sources={f"config.{near}": key}, about={0: key})
 
 
 def _form_problem(plain: Any, *, searched: bool) -> str:
@@ -129,16 +160,16 @@ def _form_problem(plain: Any, *, searched: bool) -> str:
 
 
 def _short(plain: Any) -> str:
-    return shortened(plain if isinstance(plain, str) else _yaml(plain), 60)
+    return shortened(plain if isinstance(plain, str) else yaml_text(plain), 60)
 
 
-def _translated_field(document: Document, own: str, entry: Node, *, searched: bool) -> _Translation:
+def _translated_field(document: Document, own: str, entry: Node, *, searched: bool) -> Translation:
     """A field of ours whose value has the form of another tool."""
-    found = _Translation()
+    found = Translation()
     plain, info = entry.plain(), _info(document, own)
     range_or_list = is_form(plain) or _are_choices(info, plain)
     if not searched and (info is None or info.kind == "dict" or not range_or_list):
-        value = _field_value(info, own, plain)
+        value = field_value(info, own, plain)
         if value is not plain and value != plain:
             found.entries[f"config.{own}"] = value
         return found
@@ -163,22 +194,24 @@ _SHORT = {
 """The setting that is meant if a section is a single value."""
 
 
-def _translate_short(document: Document, section: str) -> None:
+def _translate_short(document: Document, section: str) -> list[Translation]:
     """A section that is a single value in place of a mapping."""
     node = document.root.get(section)
     if section not in _SHORT or node is None or node.value is None or isinstance(node.value, (dict, list)):
-        return
+        return []
     value = _setting_value(document, _SHORT[section], "", node.value)
     if value is None:
-        return
-    found = _Translation({_SHORT[section]: value})
-    _report(document, node.place, section, f"is {_yaml(node.value)}, not a mapping.", found, "top")
+        return []
+    found = Translation({_SHORT[section]: value}, sources={_SHORT[section]: section})
+    _report(document, node.place, section, f"is {yaml_text(node.value)}, not a mapping.", found, "top")
     del document.root[section]
     _adopt(document, node.place, found)
+    return [found]
 
 
-def _translate_settings(document: Document, section: str) -> None:
+def _translate_settings(document: Document, section: str) -> list[Translation]:
     """The settings of a section of fixed shape."""
+    found_all: list[Translation] = []
     nodes = {section: document.root.get(section)}
     objectives = document.root.get("objectives")
     if section == "metric" and objectives is not None and isinstance(objectives.value, list):
@@ -187,12 +220,13 @@ def _translate_settings(document: Document, section: str) -> None:
         if node is None or not isinstance(node.value, dict):
             continue
         for key, entry in list(node.value.items()):
-            _translate_setting(document, section, name, node.value, key, entry)
+            found_all += _translate_setting(document, section, name, node.value, key, entry)
+    return found_all
 
 
 def _translate_setting(
     document: Document, section: str, shown: str, settings: dict[str, Node], key: str, entry: Node
-) -> None:
+) -> list[Translation]:
     path, plain = f"{section}.{key}", entry.plain()
     if key in SETTINGS[section]:
         if path in ("metric.name", "early_stop.metric", "inference.metric") and isinstance(plain, str):
@@ -202,19 +236,22 @@ def _translate_setting(
                 remedy = f"Write `{key}: {name}`. {remark}".strip()
                 document.faults.add(entry.place, f"{shown}.{key}", problem, remedy)
                 settings[key] = Node(entry.place, name)
-            return
+                said = f"{plain} is {name} here. {remark}".strip()
+                return [Translation(remarks=[said], sources={path: path}, about={0: path})]
+            return []
         ours = _VALUES.get(path, {}).get(str(plain).lower())
         info = SETTINGS[section][key]
         if ours is not None and value_problem(info, plain) is not None:
             problem, expected = value_problem(info, plain) or ("", "")
             document.faults.add(entry.place, f"{shown}.{key}", problem, f"Write `{key}: {ours}`. {expected}")
             settings[key] = Node(entry.place, ours)
-        return
-    found = _Translation()
+        return []
+    found = Translation()
     target = _SETTINGS.get(path.lower()) or _SETTINGS.get(key.lower()) or ""
     value = _setting_value(document, target, key.lower(), plain) if target.startswith(section) else None
     if value is not None:
         found.entries[target] = value
+        found.sources[target] = path
     else:
         found = _translated(document, key, entry, searched=False)
         found.entries = {
@@ -227,6 +264,8 @@ def _translate_setting(
         for target in here:
             settings.setdefault(target.rpartition(".")[2], _node(entry.place, found.entries.pop(target)))
         _adopt(document, entry.place, found)
+        return [found]
+    return []
 
 
 def _metric_name(document: Document, name: str) -> tuple[str, str]:
@@ -253,9 +292,9 @@ def _trainable(document: Document) -> str:
 # Names
 
 
-def _translated(document: Document, path: str, node: Node, *, searched: bool) -> _Translation:
+def _translated(document: Document, path: str, node: Node, *, searched: bool) -> Translation:
     """Translate a name that is not ours, with all that is below it."""
-    found = _Translation()
+    found = Translation()
     path = path.lstrip("+~")  # of Hydra
     name = path.lower()
     known = document.listed_field(name) or _setting_of(name) or _not_here(document, name)
@@ -271,7 +310,15 @@ def _segments(path: str) -> list[str]:
     return parts or [path]
 
 
-def _collect(document: Document, found: _Translation, path: list[str], node: Node, *, searched: bool) -> None:
+def _collect(document: Document, found: Translation, path: list[str], node: Node, *, searched: bool) -> None:
+    """Collect what is understood of a name, and record the name with it."""
+    _collect_named(document, found, path, node, searched=searched)
+    found.name_rest(".".join(path))
+
+
+def _collect_named(
+    document: Document, found: Translation, path: list[str], node: Node, *, searched: bool
+) -> None:
     plain = node.plain()
     name = ".".join(path).lower()
     searched = searched or path[-1].lower() in ("parameters", "params", "search_space")
@@ -299,14 +346,14 @@ def _collect(document: Document, found: _Translation, path: list[str], node: Nod
 
 def _has_known(document: Document, path: list[str], node: Node) -> bool:
     """Whether anything below a group of settings can be translated."""
-    inner = _Translation()
+    inner = Translation()
     for key, entry in node.value.items():
         _collect(document, inner, [*path, *_segments(key)], entry, searched=False)
     return bool(inner.entries)
 
 
 def _collect_leaf(
-    document: Document, found: _Translation, path: list[str], plain: Any, *, searched: bool
+    document: Document, found: Translation, path: list[str], plain: Any, *, searched: bool
 ) -> None:
     name = ".".join(path).lower()
     own = _own(document, path)
@@ -332,7 +379,7 @@ def _collect_leaf(
         found.unknown.append(".".join(path))
 
 
-def _choose_metric(document: Document, found: _Translation, goal: str) -> None:
+def _choose_metric(document: Document, found: Translation, goal: str) -> None:
     """A direction without a metric: suggest one that has it."""
     metrics = [] if document.trainable is None else document.trainable.metrics.values()
     fitting = [metric for metric in metrics if metric.goal == goal]
@@ -404,7 +451,7 @@ def _kind(info: FieldInfo | None) -> str:
     return "float" if info is None else info.kind
 
 
-def _put_field(document: Document, found: _Translation, own: str, plain: Any, *, searched: bool) -> None:
+def _put_field(document: Document, found: Translation, own: str, plain: Any, *, searched: bool) -> None:
     info = _info(document, own)
     form = our_form(plain, _kind(info)) if searched or is_form(plain) or _are_choices(info, plain) else None
     if form is None and isinstance(plain, str) and is_form(plain):
@@ -417,7 +464,7 @@ def _put_field(document: Document, found: _Translation, own: str, plain: Any, *,
     if form is not None:
         _put_form(found, own, form, info)
     elif not isinstance(plain, dict):
-        value = _field_value(info, own, plain)
+        value = field_value(info, own, plain)
         problem = None if info is None else value_problem(info, value)
         if problem is None:
             found.entries[f"config.{own}"] = value
@@ -435,19 +482,19 @@ def _are_choices(info: FieldInfo | None, plain: Any) -> bool:
     return kind in ("int", "float", "bool", "str") and isinstance(plain, list) and len(plain) > 1
 
 
-def _put_form(found: _Translation, own: str, form: Form, info: FieldInfo | None) -> None:
+def _put_form(found: Translation, own: str, form: Form, info: FieldInfo | None) -> None:
     if "value" in form.settings:
-        found.entries[f"config.{own}"] = _field_value(info, own, form.settings["value"])
+        found.entries[f"config.{own}"] = field_value(info, own, form.settings["value"])
     else:
         settings = dict(form.settings)
         if isinstance(settings.get("values"), list):
-            settings["values"] = [_field_value(info, own, value) for value in settings["values"]]
+            settings["values"] = [field_value(info, own, value) for value in settings["values"]]
         found.entries[f"parameters.{own}"] = settings
     if form.remark:
         found.remarks.append(form.remark)
 
 
-def _field_value(info: FieldInfo | None, own: str, plain: Any) -> Any:
+def field_value(info: FieldInfo | None, own: str, plain: Any) -> Any:
     """A value of another tool in our words; the same value if it is legal here or unknown."""
     if info is not None and value_problem(info, plain) is None and own != "rollout.env":
         return plain
@@ -476,7 +523,7 @@ def _setting_value(document: Document, setting: str, theirs: str, plain: Any) ->
     return value
 
 
-def _early_stop(document: Document, found: _Translation, plain: Any) -> None:
+def _early_stop(document: Document, found: Translation, plain: Any) -> None:
     """Early stopping of W&B, Optuna or Ray, as our section."""
     if plain is None or plain is False:
         found.remarks.append("early stopping: Remove it: without `early_stop` every trial runs to its end.")
@@ -547,7 +594,7 @@ def _is_fixed(node: Node) -> bool:
     return isinstance(node.value, dict) and set(node.value) == {"value"}
 
 
-def _command(document: Document, found: _Translation, command: list[Any]) -> None:
+def _command(document: Document, found: Translation, command: list[Any]) -> None:
     """The arguments that a command of W&B passes to every run are values of fields."""
     found.remarks.append(_about(["command"], _NOT_HERE["command"]))
     for word in command:
@@ -570,14 +617,14 @@ def _scalar(text: str) -> Any:
 
 
 def _report(
-    document: Document, place: Place, name: str, problem: str, found: _Translation, where: Where
+    document: Document, place: Place, name: str, problem: str, found: Translation, where: Where
 ) -> None:
     if found:
         argument = not place.line and place.label.startswith("argument")
         document.faults.add(place, name, problem, _remedy(found, "argument" if argument else where))
 
 
-def _remedy(found: _Translation, where: Where) -> str:
+def _remedy(found: Translation, where: Where) -> str:
     words = []
     if found.entries:
         words.append(_arguments(found) if where == "argument" else _written(found, where))
@@ -591,8 +638,8 @@ def _remedy(found: _Translation, where: Where) -> str:
     return ("\n" if apart else " ").join(words)
 
 
-def _arguments(found: _Translation) -> str:
-    typed = [f"{path}={_yaml(value)}" for path, value in found.entries.items()]
+def _arguments(found: Translation) -> str:
+    typed = [f"{path}={yaml_text(value)}" for path, value in found.entries.items()]
     return (
         "Write "
         + " ".join(f"'{text}'" if re.search(r"[\s{}\[\]*?'\"]", text) else text for text in typed)
@@ -600,7 +647,7 @@ def _arguments(found: _Translation) -> str:
     )
 
 
-def _written(found: _Translation, where: Where) -> str:
+def _written(found: Translation, where: Where) -> str:
     """The lines to write, as YAML; on one line if there is a single one."""
     lines = _lines(found, where)
     if len(lines) == 1 and len(found.entries) >= 1:
@@ -615,16 +662,18 @@ def _written(found: _Translation, where: Where) -> str:
     return "\n".join(blocks)
 
 
-def _lines(found: _Translation, where: Where) -> list[tuple[str, str]]:
+def _lines(found: Translation, where: Where) -> list[tuple[str, str]]:
     """Each line to write, and where."""
     lines: list[tuple[str, str]] = []
     sections: dict[str, dict[str, Any]] = {}
     for path, value in found.entries.items():
         section, _, rest = path.partition(".")
         if section in ("config", "parameters"):
-            lines.append(("" if section == where else f"under {section}", f"{rest}: {_yaml(value)}"))
+            lines.append(("" if section == where else f"under {section}", f"{rest}: {yaml_text(value)}"))
         elif not rest:
-            lines.append(("" if where == "top" else "at the top of the file", f"{section}: {_yaml(value)}"))
+            lines.append(
+                ("" if where == "top" else "at the top of the file", f"{section}: {yaml_text(value)}")
+            )
         else:
             at = sections.setdefault(section, {})
             *groups, key = rest.split(".")
@@ -632,18 +681,21 @@ def _lines(found: _Translation, where: Where) -> list[tuple[str, str]]:
                 at = at.setdefault(group, {})
             at[key] = value
     heading = "" if where == "top" else "at the top of the file"
-    return [*((heading, f"{section}: {_yaml(settings)}") for section, settings in sections.items()), *lines]
+    return [
+        *((heading, f"{section}: {yaml_text(settings)}") for section, settings in sections.items()),
+        *lines,
+    ]
 
 
 _WORDS_OF_YAML = ("true", "false", "null", "~")
 
 
-def _yaml(value: Any) -> str:
+def yaml_text(value: Any) -> str:
     """A value as it is written in a space file; texts that YAML would read otherwise are in quotes."""
     if isinstance(value, dict):
-        return f"{{{', '.join(f'{key}: {_yaml(entry)}' for key, entry in value.items())}}}"
+        return f"{{{', '.join(f'{key}: {yaml_text(entry)}' for key, entry in value.items())}}}"
     if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(_yaml, value))}]"
+        return f"[{', '.join(map(yaml_text, value))}]"
     as_other = isinstance(value, str) and (number_in(value) is not None or value.lower() in _WORDS_OF_YAML)
     if isinstance(value, str) and (
         as_other or not value or re.search(r"[:#,\[\]{}&*!|>'\"%@`]|^[\s-]|\s$", value)
@@ -652,7 +704,7 @@ def _yaml(value: Any) -> str:
     return describe_value(value)
 
 
-def _adopt(document: Document, place: Place, found: _Translation) -> None:
+def _adopt(document: Document, place: Place, found: Translation) -> None:
     """Put what was understood where it belongs, unless something is there."""
     for path, value in found.entries.items():
         section, _, rest = path.partition(".")

@@ -1,0 +1,226 @@
+"""Drafts from files of other tools: W&B sweeps, Hydra with its Optuna sweeper, LeRobot's trainings.
+
+The file is read as `sweeper check` reads it, with the same tables; its answers are applied.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from sweeper.errors import UserError
+from sweeper.spec.space_file.document import Document
+from sweeper.spec.space_file.draft.content import Draft, Written, capitalised
+from sweeper.spec.space_file.fields import SECTIONS
+from sweeper.spec.space_file.read_sections import folder_name
+from sweeper.spec.space_file.translate import Translation, field_value, translate_document
+from sweeper.spec.space_file.yaml_nodes import Node, Place
+from sweeper.text import describe_value
+from trainables.interface import ProposesSpaces, Trainable
+
+__all__ = ["draft_of_sweep", "draft_of_training"]
+
+ALWAYS = (
+    "dataset.root",
+    "dataset.repo_id",
+    "policy.horizon",
+    "policy.n_obs_steps",
+    "policy.n_action_steps",
+    "policy.down_dims",
+    "optimizer.name",
+    "optimizer.lr",
+    "train.steps",
+    "train.batch_size",
+)
+"""Fields of a training that are written even if their value is the default here."""
+UNKNOWN = "There is nothing here for it."
+OBVIOUS = ("Numbers have no quotes.",)
+"""Remarks for a user who changes a file by hand."""
+FEATURES = ("input_features", "output_features")
+NO_AVERAGE = (
+    "LeRobot keeps no average of the weights. Here evaluations use one (ema.enabled: true, the default), as "
+    "in the paper; config.ema.enabled=false trains as LeRobot does."
+)
+
+
+def draft_of_sweep(root: Mapping[str, Node], source: str, trainable: Trainable) -> Draft:
+    """The draft of a file that says what is searched.
+
+    Args:
+        root: Its content.
+        source: What it is, in words.
+        trainable: The trainable whose fields are meant.
+    """
+    draft = _translated(root, source, trainable)
+    draft.is_search = True
+    return draft
+
+
+def draft_of_training(
+    settings: Mapping[str, Any], source: str, trainable: Trainable, *, every_value: bool = False
+) -> Draft:
+    """The draft of a training of LeRobot.
+
+    Args:
+        settings: The content of ``train_config.json``, or the flags of a command as nested mappings.
+        source: What it is, in words.
+        trainable: The trainable whose fields are meant.
+        every_value: Whether values that are the defaults here are written too.
+
+    Raises:
+        UserError: If another policy is trained.
+    """
+    policy = settings.get("policy")
+    policy = policy if isinstance(policy, Mapping) else {}
+    kind = policy.get("type", "diffusion")
+    if kind != "diffusion":
+        raise UserError(
+            f"{source} trains a policy of type {kind!r}. Only diffusion policies are trained here."
+        )
+    stated = _without_nothing({**settings, "policy": {**policy, "type": None}})
+    tracked = stated.get("wandb")
+    if isinstance(tracked, Mapping) and not tracked.get("enable"):
+        del stated["wandb"]  # its project is a default, too
+    draft = _translated(_node(Place(""), stated).value, source, trainable)
+    if isinstance(trainable, ProposesSpaces) and all(policy.get(name) for name in FEATURES):
+        _read_policy(draft, trainable, policy)
+        draft.left = [left for left in draft.left if not left.name.startswith(_FEATURE_NAMES)]
+    if not every_value:
+        defaults = {name: info.default for name, info in trainable.fields.items()}
+        for name in [name for name in draft.config if name not in ALWAYS]:
+            if draft.config[name].value == defaults[name]:
+                draft.equal[name] = draft.config.pop(name).value
+    if "ema.enabled" not in draft.config:
+        draft.note(NO_AVERAGE)
+    return draft
+
+
+_FEATURE_NAMES = tuple(f"policy.{name}" for name in FEATURES)
+
+
+def _read_policy(draft: Draft, trainable: ProposesSpaces, policy: Mapping[str, Any]) -> None:
+    """The policy as its file means it: a crop that LeRobot ignores, keys that its version did not write."""
+    values, notes = trainable.read_policy(policy)
+    for name, value in values.items():
+        if name.startswith("policy."):
+            old = draft.config.get(name)
+            if old is None or old.value != value:
+                draft.config[name] = Written(value, "" if old is None else old.comment)
+    for note in notes:
+        draft.note(note)
+
+
+def _without_nothing(settings: Any) -> Any:
+    """Settings without nulls and empty groups: they say that something is not used."""
+    if not isinstance(settings, Mapping):
+        return settings
+    kept = {key: _without_nothing(value) for key, value in settings.items()}
+    return {key: value for key, value in kept.items() if value is not None and value != {} and value != []}
+
+
+def _translated(root: Mapping[str, Node], source: str, trainable: Trainable) -> Draft:
+    document = Document(dict(root), Place(source), trainable=trainable)
+    plain = {key: node.plain() for key, node in root.items()}
+    found = translate_document(document)
+    draft = Draft(source)
+    sources = {path: name for one in found for path, name in one.sources.items()}
+    _take_fields(draft, document, sources)
+    for key, node in document.root.items():
+        if key in ("config", "parameters", "trainable"):
+            continue
+        if key == "name":
+            draft.name = folder_name(str(node.plain())) or ""
+        elif key == "constraints" and isinstance(node.plain(), list):
+            draft.constraints = [str(text) for text in node.plain()]
+        elif key in SECTIONS:
+            if node.plain():
+                draft.sections[key] = node.plain()
+        else:
+            draft.leave(key, _short(node.plain()), UNKNOWN)
+    for one in found:
+        _take_remarks(draft, one, plain)
+        _report_doubles(draft, one)
+    draft.decides = bool(draft.parameters)
+    return draft
+
+
+def _take_fields(draft: Draft, document: Document, sources: Mapping[str, str]) -> None:
+    for section, entries in (("config", draft.config), ("parameters", draft.parameters)):
+        node = document.root.get(section)
+        for key, entry in (node.value if node is not None and isinstance(node.value, dict) else {}).items():
+            own, plain = document.own_name(key), entry.plain()
+            if own is None:
+                draft.leave(key, _short(plain), UNKNOWN)
+                continue
+            theirs = sources.get(f"{section}.{own}", key)
+            comment = "" if theirs.lower() == own else f"was {theirs}"
+            if isinstance(plain, dict) and set(plain) == {"value"}:
+                info = None if document.trainable is None else document.trainable.fields.get(own)
+                draft.config[own] = Written(field_value(info, own, plain["value"]), comment)
+            else:
+                entries[own] = Written(plain, comment)
+
+
+def _take_remarks(draft: Draft, found: Translation, plain: Mapping[str, Any]) -> None:
+    carried = set(found.sources.values())
+    for place, remark in enumerate(found.remarks):
+        name = found.about.get(place, "")
+        said = re.sub(r"^[\w.]+: (?=[A-Z`])", "", remark)
+        if said in OBVIOUS:
+            continue
+        if name in carried or not name:
+            draft.note(f"{name}: {said}" if name else said)
+        else:
+            draft.leave(name, _short(_value_at(plain, name)), _without_remove(said))
+    for name in found.unknown:
+        draft.leave(name, _short(_value_at(plain, name)), UNKNOWN)
+
+
+def _report_doubles(draft: Draft, found: Translation) -> None:
+    """Values that were not taken because another name of the same field came first."""
+    for path, value in found.entries.items():
+        section, _, own = path.partition(".")
+        entries = {"config": draft.config, "parameters": draft.parameters}.get(section)
+        if entries is None:
+            continue
+        taken = entries.get(own) or draft.config.get(own) or draft.parameters.get(own)
+        fixed = isinstance(value, dict) and set(value) == {"value"}
+        if taken is not None and taken.value != (value["value"] if fixed else value):
+            reason = f"{own} is set to {describe_value(taken.value)} by another name."
+            draft.leave(found.sources.get(path, own), value, reason)
+
+
+def _without_remove(sentence: str) -> str:
+    """A remedy of `check` as a reason: there is nothing to remove in a new file."""
+    plain = re.sub(r"^Remove it(?:: |, or |\.$)", "", sentence).strip()
+    return capitalised(plain) if plain else "It has no meaning here."
+
+
+def _value_at(plain: Any, name: str) -> Any:
+    """The value of a dotted name, whose parts may have dots themselves; None if it is not there."""
+    if not name:
+        return plain
+    if not isinstance(plain, Mapping):
+        return None
+    for key, value in plain.items():
+        if name == key:
+            return value
+        if name.startswith(f"{key}."):
+            return _value_at(value, name[len(str(key)) + 1 :])
+    return None
+
+
+def _short(plain: Any) -> Any:
+    """A value that fits into a line; None for a group of settings."""
+    if isinstance(plain, Mapping) or (isinstance(plain, list) and len(str(plain)) > 60):
+        return None
+    return plain
+
+
+def _node(place: Place, value: Any) -> Node:
+    if isinstance(value, Mapping):
+        return Node(place, {str(key): _node(place, entry) for key, entry in value.items()})
+    if isinstance(value, (list, tuple)):
+        return Node(place, [_node(place, entry) for entry in value])
+    return Node(place, value)
