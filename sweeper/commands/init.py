@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -103,12 +104,12 @@ def init(
         raise UserError(f"{path}: exists already. Choose another name, or replace it with --force.")
     draft.name = draft.name or _default_name(draft, dataset, path)
     console = open_console(stderr=to_stdout)
-    text = _finished(draft, trainable, dataset, str(path or "FILE.yaml"), console)
+    text = _finished(draft, trainable, dataset, shlex.quote(str(path or "FILE.yaml")), console)
     if path is None:
         typer.echo(text, nl=False)
     else:
         _write(path, text)
-    _report(console, draft, path)
+    _report(console, draft, dataset, path)
 
 
 def _bind(value: Any, make: Callable[[Any], Draft]) -> Callable[[], Draft] | None:
@@ -298,7 +299,7 @@ def _write(path: Path, text: str) -> None:
         raise UserError(f"{path}: cannot be written: {error.strerror}.") from error
 
 
-def _report(console: Console, draft: Draft, path: Path | None) -> None:
+def _report(console: Console, draft: Draft, dataset: str | None, path: Path | None) -> None:
     """Print what was read, what was decided, what could not be carried over, and what to type next."""
     from rich.padding import Padding
     from rich.table import Table
@@ -314,11 +315,23 @@ def _report(console: Console, draft: Draft, path: Path | None) -> None:
     for sentence in draft.found:
         console.print(Padding(Text(sentence, style="dim"), (0, 0, 0, 2)))
     console.print()
-    searched = ", ".join(f"{name} {value_text(entry.value)}" for name, entry in draft.parameters.items())
-    print_line("·", "cyan", f"searches {searched}")
+    for title, entries in (("Fixed", draft.config), ("Searched", draft.parameters)):
+        console.print(Padding(Text(title, "bold"), (0, 0, 0, 2)))
+        table = Table.grid(padding=(0, 2))
+        table.add_column(no_wrap=True)  # names are never cut
+        table.add_column(overflow="fold")
+        table.add_column(overflow="fold")
+        for name, entry in entries.items():
+            table.add_row(name, Text(value_text(entry.value)), Text(entry.comment, style="dim"))
+        console.print(Padding(table, (0, 0, 0, 4)))
     metric = draft.sections.get("metric")
     if isinstance(metric, dict):
-        print_line("·", "cyan", f"optimises {metric.get('name')}")
+        why = draft.comments.get("metric")
+        console.print(
+            Padding(f"The search optimises {metric.get('name')}{f', {why}' if why else ''}.", (0, 0, 0, 2))
+        )
+    if draft.notes:
+        console.print()
     for note in draft.notes:
         print_line("·", "cyan", note)
     if draft.left:
@@ -333,5 +346,7 @@ def _report(console: Console, draft: Draft, path: Path | None) -> None:
     if path is not None:
         console.print()
         console.print(Padding(Text(f"Next: read {path}, then"), (0, 0, 0, 2)))
-        for line in (f"sweeper check {path}", f"sweeper launch {path}"):
+        look = [] if dataset is None else [f"sweeper data check {shlex.quote(dataset)}"]
+        typed = shlex.quote(str(path))
+        for line in (*look, f"sweeper check {typed}", f"sweeper launch {typed}"):
             console.print(Padding(Text(line, "bold"), (0, 0, 0, 6)))

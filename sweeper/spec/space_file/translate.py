@@ -59,6 +59,7 @@ class Translation:
         unknown: Names for which there is nothing here.
         sources: For each path of ``entries`` the other tool's name.
         about: For each place in ``remarks`` the other tool's name that it is about.
+        values: What the other tool's names have as their values.
     """
 
     entries: dict[str, Any] = field(default_factory=dict)
@@ -66,6 +67,7 @@ class Translation:
     unknown: list[str] = field(default_factory=list)
     sources: dict[str, str] = field(default_factory=dict)
     about: dict[int, str] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.entries or self.remarks)
@@ -312,6 +314,7 @@ def _segments(path: str) -> list[str]:
 
 def _collect(document: Document, found: Translation, path: list[str], node: Node, *, searched: bool) -> None:
     """Collect what is understood of a name, and record the name with it."""
+    found.values.setdefault(".".join(path), node.plain())
     _collect_named(document, found, path, node, searched=searched)
     found.name_rest(".".join(path))
 
@@ -597,6 +600,7 @@ def _is_fixed(node: Node) -> bool:
 def _command(document: Document, found: Translation, command: list[Any]) -> None:
     """The arguments that a command of W&B passes to every run are values of fields."""
     found.remarks.append(_about(["command"], _NOT_HERE["command"]))
+    found.name_rest("command")
     for word in command:
         name, equals, value = str(word).partition("=")
         if not equals or name.startswith("$") or not _segments(name):

@@ -66,5 +66,5 @@ def test_a_preset_cannot_be_searched(tmp_path):
 
 
 def test_an_unknown_preset_is_answered_with_the_known_ones(tmp_path):
-    with pytest.raises(SpecError, match="Expected one of lerobot-0.6, paper-image"):
+    with pytest.raises(SpecError, match=r"Expected one of lerobot-0\.6, paper-image"):
         load_spec(write(tmp_path, preset="lerobot-0.7"))

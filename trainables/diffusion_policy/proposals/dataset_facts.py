@@ -64,7 +64,10 @@ class DatasetFacts:
             f"{_counted(self.frames, 'frame')}, {self.fps:g} fps"
         )
         lengths = [self.seconds(n) for n in (self.shortest_steps, self.median_steps, self.longest_steps)]
-        yield f"episodes of {lengths[0]} to {lengths[2]}, half of them shorter than {lengths[1]}"
+        if lengths[0] == lengths[2]:
+            yield f"episodes of {lengths[0]}"
+        else:
+            yield f"episodes of {lengths[0]} to {lengths[2]}, half of them at most {lengths[1]}"
         seen = [
             f"{feature.name} {feature.shape[1]}×{feature.shape[2]}"
             if feature in self.cameras

@@ -40,12 +40,18 @@ def accepted(draft: Draft, text_of: Callable[[Draft], str], trainable: Trainable
                 load_spec(file)
             except SpecError as error:
                 faults = error.faults
-                if not sum(_take_out(draft, fault, trainable) for fault in faults):
+                # One fault of each entry: the others may be gone with it.
+                first = {_subject(fault): fault for fault in reversed(faults)}
+                if not sum(_take_out(draft, fault, trainable) for fault in first.values()):
                     break
             else:
                 return text
     listed = "\n".join(f"  {fault.name}: {fault.problem} {fault.remedy}".rstrip() for fault in faults)
     raise UserError(f"no space can be made from {draft.source}, as these cannot go together:\n{listed}")
+
+
+def _subject(fault: SpecFault) -> str:
+    return fault.name.partition("[")[0]
 
 
 def _take_out(draft: Draft, fault: SpecFault, trainable: Trainable) -> bool:
@@ -98,8 +104,12 @@ def _narrow(draft: Draft, name: str, reason: str, trainable: Trainable) -> bool:
     if not legal or legal == listed:
         draft.leave(name, draft.parameters.pop(name).value, reason)
         return True
-    when = {"when": written.value["when"]} if "when" in written.value else {}
-    draft.parameters[name] = Written({"values": legal, **when}, written.comment)
+    if len(legal) == 1 and "when" not in written.value:
+        draft.config[name] = Written(legal[0], "the only value of the source that can be trained")
+        del draft.parameters[name]
+    else:
+        when = {"when": written.value["when"]} if "when" in written.value else {}
+        draft.parameters[name] = Written({"values": legal, **when}, written.comment)
     gone = written.value if listed is None else [value for value in listed if value not in legal]
     draft.leave(name, gone, reason)
     return True

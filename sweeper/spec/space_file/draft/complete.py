@@ -6,7 +6,7 @@ from typing import Any
 
 from sweeper.spec.space_file.draft.content import Draft, Written
 from sweeper.text import describe_value
-from trainables.interface import EVAL_EVERY, LOG_EVERY, STEPS, Proposal, ProposedField, Trainable
+from trainables.interface import EVAL_EVERY, STEPS, Proposal, ProposedField, Trainable
 
 __all__ = ["complete", "name_a_dataset"]
 
@@ -54,7 +54,7 @@ def _fix(draft: Draft, entry: ProposedField, proposal: Proposal) -> None:
     if old is not None:
         change = f"{describe_value(old.value)} became {describe_value(entry.value)}"
         draft.note(f"{entry.name}: {change}: {entry.why}.")
-    elif draft.decides and not proposal.found and entry.name not in (EVAL_EVERY, LOG_EVERY):
+    elif draft.decides and not proposal.found:
         return  # the source says what is searched, and the trainable's defaults hold for the rest
     draft.config[entry.name] = Written(entry.value, entry.why)
 
@@ -71,6 +71,7 @@ def _add_sections(draft: Draft, proposal: Proposal, trainable: Trainable) -> Non
         goal = trainable.metrics[proposal.metric].goal
         sections["metric"] = {"name": proposal.metric, **({"goal": goal} if goal else {})}
         draft.comments["metric"] = proposal.metric_why
+    _correct_goal(draft, trainable)
     search = _settings(sections, "search")
     if not search:
         search |= {"method": "tpe", "seed": 0, "startup_trials": 10}
@@ -95,6 +96,18 @@ def _add_sections(draft: Draft, proposal: Proposal, trainable: Trainable) -> Non
     if not _settings(sections, "resources"):
         sections["resources"] |= {"workers": 1, "gpu_per_worker": "auto", "cpu_per_worker": "auto"}
         draft.comments["resources"] = "of each trial; auto: a GPU if there is one"
+
+
+def _correct_goal(draft: Draft, trainable: Trainable) -> None:
+    """A metric has its own direction: that of the source may be of another metric."""
+    metric = draft.sections.get("metric")
+    if not isinstance(metric, dict):
+        return
+    known = trainable.metrics.get(str(metric.get("name")))
+    if known is None or known.goal is None or metric.get("goal") in (None, known.goal):
+        return
+    draft.note(f"metric.goal: {metric['goal']} became {known.goal}, the better direction of {known.name}.")
+    metric["goal"] = known.goal
 
 
 def _settings(sections: dict[str, Any], name: str) -> dict[str, Any]:

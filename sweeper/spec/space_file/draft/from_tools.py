@@ -35,6 +35,8 @@ ALWAYS = (
 )
 """Fields of a training that are written even if their value is the default here."""
 UNKNOWN = "There is nothing here for it."
+OUR_KIND = "diffusion"
+"""LeRobot's type of the policies that are trained here."""
 OBVIOUS = ("Numbers have no quotes.",)
 """Remarks for a user who changes a file by hand."""
 FEATURES = ("input_features", "output_features")
@@ -73,8 +75,8 @@ def draft_of_training(
     """
     policy = settings.get("policy")
     policy = policy if isinstance(policy, Mapping) else {}
-    kind = policy.get("type", "diffusion")
-    if kind != "diffusion":
+    kind = policy.get("type", OUR_KIND)
+    if kind != OUR_KIND:
         raise UserError(
             f"{source} trains a policy of type {kind!r}. Only diffusion policies are trained here."
         )
@@ -171,30 +173,44 @@ def _take_remarks(draft: Draft, found: Translation, plain: Mapping[str, Any]) ->
             continue
         if name in carried or not name:
             draft.note(f"{name}: {said}" if name else said)
-        else:
-            draft.leave(name, _short(_value_at(plain, name)), _without_remove(said))
+        elif (value := found.values.get(name, _stated(plain, name))) != OUR_KIND:
+            draft.leave(name, _short(value), _without_remove(said))
     for name in found.unknown:
-        draft.leave(name, _short(_value_at(plain, name)), UNKNOWN)
+        draft.leave(name, _short(found.values.get(name, _stated(plain, name))), UNKNOWN)
 
 
 def _report_doubles(draft: Draft, found: Translation) -> None:
     """Values that were not taken because another name of the same field came first."""
     for path, value in found.entries.items():
         section, _, own = path.partition(".")
-        entries = {"config": draft.config, "parameters": draft.parameters}.get(section)
-        if entries is None:
-            continue
-        taken = entries.get(own) or draft.config.get(own) or draft.parameters.get(own)
+        taken = _taken(draft, section, own)
         fixed = isinstance(value, dict) and set(value) == {"value"}
-        if taken is not None and taken.value != (value["value"] if fixed else value):
-            reason = f"{own} is set to {describe_value(taken.value)} by another name."
+        if taken is not None and taken != (value["value"] if fixed else value):
+            shown = own if section in ("config", "parameters") else path
+            reason = f"{shown} is set to {describe_value(taken)} by another name."
             draft.leave(found.sources.get(path, own), value, reason)
+
+
+def _taken(draft: Draft, section: str, own: str) -> Any:
+    """The value that the draft has for an entry of a translation; None if it has none."""
+    if section in ("config", "parameters"):
+        written = draft.config.get(own) or draft.parameters.get(own)
+        return None if written is None else written.value
+    settings = draft.sections.get(section)
+    return settings.get(own) if isinstance(settings, dict) else None
 
 
 def _without_remove(sentence: str) -> str:
     """A remedy of `check` as a reason: there is nothing to remove in a new file."""
     plain = re.sub(r"^Remove it(?:: |, or |\.$)", "", sentence).strip()
     return capitalised(plain) if plain else "It has no meaning here."
+
+
+def _stated(plain: Mapping[str, Any], name: str) -> Any:
+    """The value that the source states for a name, at its top or in one of our sections."""
+    found = _value_at(plain, name)
+    inner = (_value_at(plain.get(section), name) for section in ("config", "parameters"))
+    return next((value for value in inner if value is not None), None) if found is None else found
 
 
 def _value_at(plain: Any, name: str) -> Any:

@@ -14,7 +14,7 @@ from sweeper.spec.space_file.translate import yaml_text
 __all__ = ["grouped", "value_text", "written"]
 
 WIDTH = 118
-COMMENT_AT, PARAMETER_COMMENT_AT = 38, 68
+COMMENT_AT, CONFIG_COMMENT_AT, PARAMETER_COMMENT_AT = 38, 50, 68
 SCHEMA = "# yaml-language-server: $schema=space.schema.json"
 SMALL = 0.001
 """Numbers below are written with an exponent."""
@@ -40,7 +40,7 @@ def written(draft: Draft, trainable: str, file: str) -> str:
     lines.append(_line(f"name: {yaml_text(draft.name)}", HEADINGS["name"].format(name=draft.name)))
     lines += [_line(f"trainable: {trainable}", HEADINGS["trainable"]), ""]
     lines.append(_line("config:", HEADINGS["config"]))
-    lines += _fields(draft.config, COMMENT_AT)
+    lines += _fields(draft.config, CONFIG_COMMENT_AT)
     lines += ["", _line("parameters:", HEADINGS["parameters"])]
     lines += _fields(draft.parameters, PARAMETER_COMMENT_AT)
     if draft.constraints:
@@ -95,6 +95,8 @@ def _wrapped(text: str, indent: str = "") -> list[str]:
 
 def _fields(fields: Mapping[str, Written], at: int) -> list[str]:
     texts = {name: f"  {name}: {value_text(entry.value)}" for name, entry in fields.items()}
+    fitting = [len(text) + 2 for text in texts.values() if len(text) + 2 <= at]
+    at = max(COMMENT_AT, *fitting) if fitting else at
     return [_line(text, fields[name].comment, at) for name, text in texts.items()]
 
 

@@ -1,0 +1,229 @@
+"""`sweeper init`: the file that it writes passes check and fits the schema, whatever it is made from."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import jsonschema
+import optuna
+import pytest
+import yaml
+from command_line import ended, run_in
+
+from sweeper.spec.schema import space_schema
+from sweeper.spec.space_file import combinations
+from sweeper.spec.space_file.load import load_spec
+from tests.trainables.dataset.demonstrations import record
+from trainables import registry
+from trainables.dataset.format.schema import DatasetFeature
+
+OTHER_TOOLS = Path(__file__).parents[1] / "other_tools"
+SHARED = Path(__file__).parents[4] / "shared"
+SCHEMA = jsonschema.Draft7Validator(space_schema(registry.load("diffusion_policy")))
+LINE = "# yaml-language-server: $schema=space.schema.json"
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    run_in(tmp_path, monkeypatch)
+    monkeypatch.setattr(combinations, "RANDOM_DRAWS", 20)
+    monkeypatch.setattr(combinations, "DRAWS_PER_VALUE", 1)
+
+
+@pytest.fixture(scope="session")
+def arm(tmp_path_factory) -> Path:
+    return record(tmp_path_factory.mktemp("data") / "my_arm", (30,) * 6, camera=False)
+
+
+def checked(file: str) -> dict[str, object]:
+    """The space in a file, after `check` and the schema accepted it."""
+    text = Path(file).read_text()
+    assert text.splitlines()[0] == LINE
+    space = yaml.safe_load(text)
+    assert [error.message for error in SCHEMA.iter_errors(space)] == []
+    load_spec(file)
+    return space
+
+
+@pytest.mark.parametrize(
+    ("option", "file"),
+    [
+        ("--from-wandb", "wandb.yaml"),
+        ("--from-wandb", "papers.yaml"),
+        ("--from-wandb", "lerobot_keys.yaml"),
+        ("--from-hydra", "hydra_sweeper.yaml"),
+        ("--from-hydra", "hydra_pasted.yaml"),
+    ],
+)
+def test_a_file_of_another_tool_becomes_a_space(option: str, file: str, capsys):
+    assert ended("init", "space.yaml", option, str(OTHER_TOOLS / file)) == 0
+
+    checked("space.yaml")
+    printed = capsys.readouterr().out
+    assert "✓ Wrote space.yaml, from" in printed
+    assert "sweeper check space.yaml" in printed
+
+
+def test_the_space_of_a_sweep_of_wandb_looks_as_it_should(golden, capsys):
+    shutil.copy(OTHER_TOOLS / "wandb.yaml", "wandb.yaml")
+    assert ended("init", "space.yaml", "--from-wandb", "wandb.yaml") == 0
+
+    golden.compare("init_wandb.txt", capsys.readouterr().out + "\n" + Path("space.yaml").read_text())
+
+
+def test_the_space_of_a_dataset_looks_as_it_should(golden, capsys, arm):
+    shutil.copytree(arm, "my_arm")
+    assert ended("init", "--dataset", "my_arm") == 0
+
+    golden.compare("init_dataset.txt", capsys.readouterr().out + "\n" + Path("my_arm.yaml").read_text())
+    checked("my_arm.yaml")
+
+
+@pytest.mark.slow
+def test_a_dataset_with_cameras_gets_a_space_for_cameras(tmp_path):
+    wrist = {
+        "observation.images.wrist": DatasetFeature("video", (32, 48, 3), ["height", "width", "channels"])
+    }
+
+    def with_wrist(_episode, columns):
+        columns["observation.images.wrist"] = columns["observation.images.front"]
+
+    record(tmp_path / "two", (20, 25, 30), extra=wrist, change=with_wrist)
+    assert ended("init", "space.yaml", "--dataset", str(tmp_path / "two")) == 0
+
+    config = checked("space.yaml")["config"]
+    assert config["policy.use_separate_rgb_encoder_per_camera"] is True
+    assert "policy.resize_shape" not in config  # both are small, and equal
+    assert config["dataset.holdout_fraction"] > 0.5 / 3
+
+
+@pytest.mark.parametrize("lengths", [(1,), (2, 2), (5, 200), (40,) * 3])
+def test_a_dataset_of_any_length_gets_a_space(tmp_path, lengths: tuple[int, ...]):
+    record(tmp_path / "odd", lengths, camera=False, fps=50)
+    assert ended("init", "space.yaml", "--dataset", str(tmp_path / "odd")) == 0
+    checked("space.yaml")
+
+
+def test_a_command_of_lerobot_becomes_a_space_around_it(capsys):
+    command = "lerobot-train --policy.type=diffusion --dataset.repo_id=me/arm --policy.horizon=32 --warp=9"
+    assert ended("init", "space.yaml", "--", *command.split()) == 0
+
+    space = checked("space.yaml")
+    assert space["config"]["dataset.repo_id"] == "me/arm"
+    # What LeRobot does if the command does not say it.
+    assert space["config"]["train.steps"] == 100_000
+    assert space["config"]["train.batch_size"] == 8
+    assert space["config"]["optimizer.name"] == "adam"
+    assert space["parameters"]["policy.horizon"] == {"values": [16, 32, 64]}
+    printed = capsys.readouterr().out
+    assert "warp 9: There is nothing here for it." in printed
+    assert "policy.preset: lerobot-0.6" in " ".join(printed.split())
+
+
+def test_a_command_without_a_file_is_named_after_its_dataset():
+    assert ended("init", "--", "lerobot-train", "--policy.type=diffusion", "--dataset.repo_id=me/arm") == 0
+    assert checked("arm.yaml")["name"] == "arm"
+
+
+def test_a_file_of_settings_in_a_command_is_read(tmp_path):
+    settings = {"policy": {"type": "diffusion", "horizon": 32}, "steps": 700, "batch_size": 16}
+    Path("train_config.json").write_text(json.dumps(settings))
+    assert (
+        ended("init", "space.yaml", "--", "lerobot-train", "--config_path=train_config.json", "--steps=900")
+        == 0
+    )
+
+    config = checked("space.yaml")["config"]
+    assert (config["train.steps"], config["train.batch_size"]) == (900, 16)
+
+
+def test_a_checkpoint_is_found_below_the_folder_of_its_run():
+    folder = Path("outputs/train/run/checkpoints/last/pretrained_model")
+    folder.mkdir(parents=True)
+    (folder / "train_config.json").write_text(json.dumps({"policy": {"type": "diffusion"}, "steps": 3000}))
+    assert ended("init", "space.yaml", "--from-lerobot", "outputs/train/run") == 0
+    assert checked("space.yaml")["config"]["train.steps"] == 3000
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the reference checkpoint is not on this machine")
+def test_the_checkpoint_of_a_real_training_becomes_a_space():
+    tree = SHARED / "reference" / "lerobot_checkpoint_tree"
+    assert ended("init", "space.yaml", "--from-lerobot", str(tree)) == 0
+    assert checked("space.yaml")["config"]["policy.down_dims"] == [32, 64]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the Push-T dataset is not on this machine")
+def test_push_t_is_recognised():
+    assert ended("init", "space.yaml", "--dataset", str(SHARED / "data" / "pusht")) == 0
+    space = checked("space.yaml")
+    assert space["config"]["rollout.env"] == "gym_pusht/PushT-v0"
+    assert space["metric"]["name"] == "rollout/success_rate"
+
+
+@pytest.mark.slow
+def test_an_optuna_study_becomes_a_space():
+    study = optuna.create_study(study_name="arm", storage="sqlite:///study.db", direction="minimize")
+    study.ask({"learning_rate": optuna.distributions.FloatDistribution(1e-5, 1e-3, log=True)})
+    assert ended("init", "space.yaml", "--from-optuna", "study.db") == 0
+
+    space = checked("space.yaml")
+    assert list(space["parameters"]) == ["optimizer.lr"]
+    assert space["metric"]["goal"] == "minimize"
+
+
+def test_a_dataset_completes_another_source(arm, tmp_path):
+    Path("sweep.yaml").write_text("parameters:\n  lr: {min: 1e-5, max: 1e-3, log: true}\n")
+    assert ended("init", "space.yaml", "--from-wandb", "sweep.yaml", "--dataset", str(arm)) == 0
+
+    space = checked("space.yaml")
+    assert space["config"]["dataset.root"] == str(arm)
+    assert space["config"]["policy.down_dims"] == [128, 256, 512]
+    assert list(space["parameters"]) == ["optimizer.lr"]
+
+
+def test_a_file_is_replaced_only_on_request(capsys):
+    Path("space.yaml").write_text("mine\n")
+    arguments = ("init", "space.yaml", "--from-wandb", str(OTHER_TOOLS / "wandb.yaml"))
+
+    assert ended(*arguments) == 2
+    assert "space.yaml: exists already" in capsys.readouterr().err
+    assert Path("space.yaml").read_text() == "mine\n"
+    assert ended(*arguments, "--force") == 0
+    checked("space.yaml")
+
+
+@pytest.mark.parametrize("where", [["-"], ["--stdout"]])
+def test_the_file_can_be_printed(where: list[str], capsys):
+    assert ended("init", *where, "--from-wandb", str(OTHER_TOOLS / "wandb.yaml")) == 0
+
+    printed = capsys.readouterr()
+    Path("piped.yaml").write_text(printed.out)
+    checked("piped.yaml")
+    assert "Printed a space" in printed.err
+    assert sorted(path.name for path in Path().iterdir()) == ["piped.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "name what to begin from"),
+        (["space.yaml"], "name what to begin from"),
+        (["space", "--dataset", "x"], "the name of a space file ends in .yaml"),
+        (["space.yaml", "--from-wandb", "none.yaml"], "the file does not exist"),
+        (["space.yaml", "--from-lerobot", "none"], "none does not exist"),
+        (["space.yaml", "--from-lerobot", "."], "has no train_config.json or config.json"),
+        (["space.yaml", "--dataset", "none"], "none"),
+        (["space.yaml", "--", "lerobot-train"], "has no settings"),
+        (["space.yaml", "--", "lerobot-train", "--policy.type=act"], "Only diffusion policies"),
+        (["space.yaml", "lerobot-train", "--policy.type=diffusion"], "Write -- before the command"),
+        (["space.yaml", "--from-wandb", "a.yaml", "--from-hydra", "b.yaml"], "name one source"),
+        (["space.yaml", "--from-optuna", "none.db"], "none.db is not a file"),
+    ],
+)
+def test_what_cannot_be_read_is_explained(arguments: list[str], words: str, capsys):
+    assert ended("init", *arguments) == 2
+    assert words in " ".join(capsys.readouterr().err.split())
+    assert not Path("space.yaml").exists()
