@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -22,6 +24,14 @@ from trainables.dataset.format.schema import DatasetFeature
 OTHER_TOOLS = Path(__file__).parents[1] / "other_tools"
 SHARED = Path(__file__).parents[4] / "shared"
 SCHEMA = jsonschema.Draft7Validator(space_schema(registry.load("diffusion_policy")))
+PAGES = Path(__file__).parents[3] / "docs"
+COMMANDS = [
+    line
+    for page in ("spaces.md", "quickstart.md")
+    for block in re.findall(r"```sh\n(.*?)```", (PAGES / page).read_text(), re.DOTALL)
+    for line in block.splitlines()
+    if line.startswith("sweeper init ")
+]
 LINE = "# yaml-language-server: $schema=space.schema.json"
 
 
@@ -227,3 +237,27 @@ def test_what_cannot_be_read_is_explained(arguments: list[str], words: str, caps
     assert ended("init", *arguments) == 2
     assert words in " ".join(capsys.readouterr().err.split())
     assert not Path("space.yaml").exists()
+
+
+def test_the_pages_have_commands():
+    assert len(COMMANDS) >= 6
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_of_the_pages_works(command: str, arm, tmp_path, monkeypatch, capsys):
+    """In a folder that has what they name."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copytree(arm, tmp_path / "data" / "my_arm")
+    shutil.copy(OTHER_TOOLS / "wandb.yaml", "sweep.yaml")
+    run = Path("outputs/train/run/checkpoints/last/pretrained_model")
+    run.mkdir(parents=True)
+    (run / "train_config.json").write_text(json.dumps({"policy": {"type": "diffusion"}, "steps": 3000}))
+    _program, *arguments = shlex.split(command, comments=True)
+
+    # As a shell expands it.
+    assert ended(*(word.replace("~", str(tmp_path)) for word in arguments)) == 0
+
+    printed = capsys.readouterr().out
+    if "-" in arguments:
+        Path("printed.yaml").write_text(printed)
+    checked("printed.yaml" if "-" in arguments else "my_arm.yaml")
