@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -50,7 +50,7 @@ class ServedPolicy(Protocol):
         ...
 
     def predict_action(
-        self, observation: Mapping[str, torch.Tensor], *, generator: list[torch.Generator], **options: Any
+        self, observation: Mapping[str, torch.Tensor], *, generator: list[torch.Generator]
     ) -> torch.Tensor:
         """Predict actions (B, n_action_steps, A) from observations (B, To, ...).
 
@@ -123,7 +123,7 @@ def predict_rows(policy: ServedPolicy, rows: Sequence[Row], size: int) -> np.nda
         options["kept"] = torch.from_numpy(first.kept)
     generators = [row.generator for row in filled]
     with torch.inference_mode():
-        predicted_BKA = policy.predict_action(observation, generator=generators, **options)
+        predicted_BKA = cast("Any", policy).predict_action(observation, generator=generators, **options)
     actions_BKA: np.ndarray = predicted_BKA.float().cpu().numpy()[: len(rows)]
     return actions_BKA
 
