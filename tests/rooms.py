@@ -10,7 +10,7 @@ LARGEST_ROOM = 12
 
 RANKS: dict[str, tuple[tuple[str, ...], ...]] = {
     "sweeper": (
-        ("cli",),
+        ("cli", "notebook"),
         ("commands",),
         ("driver", "finalists", "publication"),
         ("terminal", "report"),

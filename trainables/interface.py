@@ -43,6 +43,7 @@ __all__ = [
     "FormatOptions",
     "FormatParts",
     "FormatPrecision",
+    "GivesPolicies",
     "HasPresets",
     "InspectablePolicy",
     "Metric",
@@ -1128,5 +1129,21 @@ class ProposesSpaces(Protocol):
 
         Returns:
             Its values by dotted name, and notes for the user; nothing if it is not readable here.
+        """
+        ...
+
+
+@runtime_checkable
+class GivesPolicies(Protocol):
+    """What an open policy has if it can be used in Python, e.g. in a control loop."""
+
+    def policy(self, setting: Mapping[str, Any]) -> Any:
+        """Return the policy with an inference setting, ready for `trainables.deployment.Controller`.
+
+        Args:
+            setting: The inference setting; what it does not name stays as trained.
+
+        Raises:
+            TrainableError: If the setting is not possible.
         """
         ...

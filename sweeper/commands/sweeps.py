@@ -17,9 +17,11 @@ from sweeper.terminal.plan import print_plan
 from trainables.registry import load
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from sweeper.spec.sweep import SweepSpec
 
-__all__ = ["check", "demo", "launch", "schema"]
+__all__ = ["check", "demo", "launch", "run_to_end", "schema"]
 
 
 def check(
@@ -84,16 +86,29 @@ def _send(space: str, overrides: Sequence[str], name: str | None, address: str, 
         return launch_job(server, parcel, as_json)
 
 
-def _launch(spec: SweepSpec, address: str | None, as_json: bool) -> None:
+def run_to_end(spec: SweepSpec, address: str | None, console: Console) -> int:
+    """Run or continue a sweep, and confirm its best trials if the space asks for that.
+
+    Returns:
+        The exit code: 0 if the sweep is done, 1 if it failed, 130 if it was interrupted.
+
+    Raises:
+        UserError: If something that the user gave is wrong.
+        SweeperError: If the sweep cannot be recorded, or no finalist can be evaluated.
+    """
     from sweeper.driver.launch import launch as run  # loads Optuna and Ray, which `check` must not
 
-    # With --json only the JSON goes to stdout; everything else goes to stderr.
-    console = open_console(stderr=as_json)
     code = run(spec, address=address, console=console)
     if code == 0 and spec.confirm is not None:
         from sweeper.commands.trained.finalists import confirm_after
 
         code = confirm_after(spec.folder, console, address)
+    return code
+
+
+def _launch(spec: SweepSpec, address: str | None, as_json: bool) -> None:
+    # With --json only the JSON goes to stdout; everything else goes to stderr.
+    code = run_to_end(spec, address, open_console(stderr=as_json))
     if as_json:
         from sweeper.records.sweep_state import read_sweep  # `check` is faster without these
         from sweeper.terminal.as_json import to_json

@@ -16,7 +16,7 @@ from sweeper.records.status import TrialStatus
 from sweeper.records.sweep_state import SweepState
 from sweeper.records.trial_state import TrialState
 
-__all__ = ["to_csv", "to_json"]
+__all__ = ["to_csv", "to_json", "to_rows"]
 
 
 def to_json(sweep: SweepState, standing: Standing | None = None) -> dict[str, Any]:
@@ -61,37 +61,48 @@ def to_csv(sweep: SweepState, standing: Standing, top: int | None = None) -> str
         standing: How sure the ranking is.
         top: The number of trials; None for all.
     """
-    rows = [
-        _csv_row(position, trial, sweep, standing) for position, trial in enumerate(sweep.ranking()[:top], 1)
-    ]
-    settings = sorted({name for row in rows for name in row if name.startswith("setting.")})
-    columns = [*_csv_row(0, TrialState(0, {}, {}, 0.0), sweep, standing), *settings]
+    columns, rows = to_rows(sweep, standing, top)
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: _csv_value(value) for name, value in row.items()} for row in rows)
     return text.getvalue()
 
 
-def _csv_row(position: int, trial: TrialState, sweep: SweepState, standing: Standing) -> dict[str, Any]:
+def to_rows(
+    sweep: SweepState, standing: Standing, top: int | None = None
+) -> tuple[list[str], list[dict[str, Any]]]:
+    """A sweep's ranking as a table: the columns, and a row by column for each trial.
+
+    Args:
+        sweep: The sweep.
+        standing: How sure the ranking is.
+        top: The number of trials; None for all.
+    """
+    rows = [_row(position, trial, sweep, standing) for position, trial in enumerate(sweep.ranking()[:top], 1)]
+    settings = sorted({name for row in rows for name in row if name.startswith("setting.")})
+    return [*_row(0, TrialState(0, {}, {}, 0.0), sweep, standing), *settings], rows
+
+
+def _row(position: int, trial: TrialState, sweep: SweepState, standing: Standing) -> dict[str, Any]:
     name, certainty = standing.metric, standing.of(trial.number)
     row: dict[str, Any] = {
-        "rank": position if trial.status == TrialStatus.COMPLETED else "",
+        "rank": position if trial.status == TrialStatus.COMPLETED else None,
         "trial": trial.number,
         "status": str(trial.status),
         "reason": trial.reason,
     }
     row |= {objective.name: trial.final.get(objective.name) for objective in sweep.objectives}
     row |= {f"{name}_low": certainty.low, f"{name}_high": certainty.high}
-    row |= {key: _csv_value(value) for key, value in _certainty_json(certainty).items() if key != "interval"}
+    row |= {key: value for key, value in _certainty_json(certainty).items() if key != "interval"}
     row |= {f"confirmed/{part}": trial.confirmed.get(part) for part in (name, f"{name}_low", f"{name}_high")}
     row |= {"confirmed/episodes": trial.confirmed.get("episodes")}
     row |= {
         f"real/{part}": trial.judged.get(part) for part in ("score", "score_low", "score_high", "episodes")
     }
     row |= {"step": trial.step, "duration_s": round(trial.duration_s(), 1)}
-    row |= {parameter: _csv_value(trial.values.get(parameter)) for parameter in sweep.varying}
-    return row | {f"setting.{key}": _csv_value(value) for key, value in trial.setting.items()}
+    row |= {parameter: trial.values.get(parameter) for parameter in sweep.varying}
+    return row | {f"setting.{key}": value for key, value in trial.setting.items()}
 
 
 def _csv_value(value: Any) -> Any:
