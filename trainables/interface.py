@@ -1060,11 +1060,13 @@ class ProposedField:
         value: Its value; of a searched field ``{"values": [...]}`` or ``{"min": ..., "max": ...}``, with
             ``"log": True`` for a logarithmic scale.
         why: What it is and why it was chosen, in a few words.
+        needed: Whether the given configuration cannot be trained without it.
     """
 
     name: str
     value: Any
     why: str
+    needed: bool = False
 
 
 @dataclass(frozen=True)
@@ -1073,7 +1075,7 @@ class Proposal:
 
     Attributes:
         found: What was read, in a sentence each.
-        config: Fixed values. A field that the given configuration has too was changed, for the reason stated.
+        config: Fixed values. One that the given configuration has too was changed, for the reason stated.
         parameters: What to search, the most important first.
         constraints: Conditions that every combination must satisfy.
         metric: The metric to optimise.

@@ -15,7 +15,7 @@ import typer
 from sweeper.commands.options import open_console
 from sweeper.errors import UserError
 from sweeper.spec.space_file.draft.accept import accepted
-from sweeper.spec.space_file.draft.complete import complete, name_a_dataset
+from sweeper.spec.space_file.draft.complete import complete
 from sweeper.spec.space_file.draft.content import Draft, Written
 from sweeper.spec.space_file.draft.from_tools import draft_of_sweep, draft_of_training
 from sweeper.spec.space_file.draft.pasted_command import RUN_DEFAULTS, PastedCommand, read_command
@@ -245,7 +245,6 @@ def _finished(draft: Draft, trainable: Trainable, dataset: str | None, file: str
             draft.config.pop(name, None)
         named = {name: Written(value) for name, value in trainable.dataset_config(dataset).items()}
         draft.config = {**named, **draft.config}
-    name_a_dataset(draft, trainable)
 
     def text_of(current: Draft) -> str:
         complete(current, _proposal(trainable, current, cache, console), trainable)
@@ -270,7 +269,9 @@ def _searched_values(draft: Draft) -> dict[str, Any]:
     for name, entry in draft.parameters.items():
         form = entry.value if isinstance(entry.value, Mapping) else {}
         values = form.get("values")
-        found[name] = min(values, key=str) if isinstance(values, list) and values else form.get("min")
+        numbers = [value for value in values or () if isinstance(value, (int, float))]
+        first = next((value for value in values or () if value is not None), form.get("min"))
+        found[name] = min(numbers) if numbers else first
     return {name: value for name, value in found.items() if value is not None}
 
 

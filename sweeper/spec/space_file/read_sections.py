@@ -316,7 +316,7 @@ def _check_interval(document: Document, stop: EarlyStopSpec) -> int | None:
     intervals = document.numbers(every)
     if not intervals or not stop.max_steps:
         return None
-    interval = int(min(intervals))
+    interval = max(1, int(min(intervals)))  # a number below 1 is reported as a fault of its field
     if interval >= stop.max_steps:
         problem = (
             f"{stop.metric} is reported only at the end: {every} is {interval}, "

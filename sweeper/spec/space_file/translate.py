@@ -606,7 +606,7 @@ def _command(document: Document, found: Translation, command: list[Any]) -> None
         if not equals or name.startswith("$") or not _segments(name):
             continue
         plain = our_form(value) or value
-        node = Node(Place(""), _scalar(value) if plain is value else value)
+        node = _node(Place(""), _scalar(value) if plain is value else value)
         _collect(document, found, _segments(name), node, searched=False)
 
 

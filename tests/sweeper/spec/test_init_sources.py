@@ -6,21 +6,27 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from sweeper.errors import UserError
+from sweeper.spec.schema import space_schema
 from sweeper.spec.space_file import combinations
 from sweeper.spec.space_file.draft.accept import accepted
-from sweeper.spec.space_file.draft.complete import complete, name_a_dataset
+from sweeper.spec.space_file.draft.complete import complete
 from sweeper.spec.space_file.draft.content import Draft, capitalised
 from sweeper.spec.space_file.draft.from_tools import draft_of_sweep, draft_of_training
 from sweeper.spec.space_file.draft.pasted_command import read_command
 from sweeper.spec.space_file.draft.write import grouped, value_text, written
+from sweeper.spec.space_file.habits import FIELDS
 from sweeper.spec.space_file.yaml_nodes import read_file
 from trainables import registry
 
 TRAINABLE = registry.load("diffusion_policy")
+SCHEMA = jsonschema.Draft7Validator(space_schema(TRAINABLE))
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +50,6 @@ def finished(tmp_path):
 
 def space_of(draft: Draft) -> dict[str, Any]:
     draft.name = draft.name or "space"
-    name_a_dataset(draft, TRAINABLE)
 
     def text_of(current: Draft) -> str:
         complete(current, TRAINABLE.propose(current.fixed, None), TRAINABLE)
@@ -233,6 +238,65 @@ def test_unknown_names_are_left_out(finished):
         "frobnicate": "There is nothing here for it.",
         "warp": "There is nothing here for it.",
     }
+
+
+WORDS = [word for names in FIELDS.values() for word in names.split()] + [*TRAINABLE.fields]
+VALUES = [
+    0,
+    1,
+    2,
+    8,
+    16,
+    18,
+    64,
+    1000,
+    1e-5,
+    1e-3,
+    0.5,
+    True,
+    None,
+    "linear",
+    "DDIM",
+    "pusht",
+    "x",
+    "8,16",
+    [84, 84],
+]
+FORMS = st.one_of(
+    st.sampled_from(VALUES),
+    st.fixed_dictionaries({"value": st.sampled_from(VALUES)}),
+    st.fixed_dictionaries({"values": st.lists(st.sampled_from(VALUES), min_size=1, max_size=4)}),
+    st.fixed_dictionaries(
+        {
+            "distribution": st.sampled_from(["uniform", "log_uniform_values", "q_uniform", "normal", "beta"]),
+            "min": st.sampled_from(VALUES),
+            "max": st.sampled_from(VALUES),
+        }
+    ),
+    st.sampled_from(["choice(16, 32)", "range(8,33,step=8)", "tag(log, interval(1e-5,1e-3))", "glob(*)"]),
+)
+SWEEPS = st.fixed_dictionaries(
+    {
+        "parameters": st.dictionaries(st.sampled_from(WORDS), FORMS, min_size=1, max_size=4),
+        "metric": st.sampled_from(
+            [None, "loss", {"name": "eval/pc_success"}, {"name": "accuracy", "goal": "min"}]
+        ),
+        "method": st.sampled_from(["bayes", "grid", "random", "unheard"]),
+    }
+)
+
+
+@pytest.mark.slow
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(SWEEPS)
+def test_any_sweep_becomes_a_space_that_check_accepts(finished, sweep: dict[str, Any]):
+    sweep["parameters"].pop("policy.path", None)  # a name on the hub would be looked up
+    for name in ["pretrained_path", "pretrained_policy_path", "pretrained_model_path", "init_from"]:
+        sweep["parameters"].pop(name, None)
+    space, draft = finished(yaml.safe_dump(sweep))
+
+    assert SCHEMA.is_valid(space)
+    assert all(left.reason for left in draft.left)
 
 
 # LeRobot

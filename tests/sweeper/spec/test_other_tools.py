@@ -620,3 +620,16 @@ def test_a_custom_trainable_hears_nothing_of_diffusion_policies(tmp_path: Path):
         ("metric.name", "Write `name: train/loss`."),
         ("run_cap", "Write `budget: {trials: 3}`."),
     ]
+
+
+def test_lists_in_a_command_of_wandb_are_read(faults):
+    (fault,) = faults(top="command: [python, train.py, '--policy.crop_shape=[84,84]', '${args}']")
+
+    assert "policy.crop_shape: [84, 84]" in fault.remedy
+
+
+def test_a_share_of_a_step_between_evaluations_is_a_fault_of_its_field(faults):
+    stop = "early_stop: {method: asha, min_steps: 100}"
+    found = faults(parameters="train.eval_every: {values: [0.5, 100]}", top=stop)
+
+    assert [fault.name for fault in found if "0.5" in fault.problem] == ["parameters.train.eval_every"]

@@ -64,7 +64,7 @@ class _Choice:
 
     def correct(self, name: str, value: Any, why: str) -> None:
         """Replace a value that cannot be trained."""
-        self.config[name] = ProposedField(name, value, why)
+        self.config[name] = ProposedField(name, value, why, needed=True)
 
     def search(self, name: str, form: Mapping[str, Any], why: str) -> None:
         """Propose to search a field."""
@@ -78,7 +78,11 @@ def propose(given: Mapping[str, Any], facts: DatasetFacts | None) -> Proposal:
         given: What is decided already, by dotted name.
         facts: The dataset; None if it is not known.
     """
-    choice = _Choice(given, facts)
+    # What is illegal decides nothing; the check of the space reports it.
+    legal = {
+        name: value for name, value in given.items() if name in FIELDS and not FIELDS[name].faults(value)
+    }
+    choice = _Choice(legal, facts)
     recipe = recipe_for(200 if facts is None else facts.episodes)
     if facts is not None:
         _observe(choice, facts)
@@ -179,6 +183,11 @@ def _train(choice: _Choice, recipe: Recipe) -> None:
             choice.remarks.append(f"train.steps: {steps:,} steps of {batch} samples are {words}.")
         if facts.cameras:
             choice.fix("train.precision", "bf16", "half the memory; use fp32 if the GPU lacks it")
+    if choice.value("policy.pretrained_backbone_weights") and choice.value("policy.use_group_norm"):
+        choice.correct("policy.use_group_norm", False, "pretrained weights need the BatchNorm they had")
+    noise = choice.value("policy.num_train_timesteps")
+    if choice.value("eval.num_inference_steps") > noise:
+        choice.correct("eval.num_inference_steps", noise, f"at most the {noise} timesteps of training")
     steps = choice.value("train.steps")
     if choice.value("lr_scheduler.warmup_steps") >= steps:
         warmup = max(0, min(WARMUP, steps // 10))

@@ -63,22 +63,26 @@ def _take_out(draft: Draft, fault: SpecFault, trainable: Trainable) -> bool:
         return name is not None and _narrow(draft, name, reason, trainable)
     if section == "config":
         named = next((name for name in draft.config if name in reason), "")
-        return _drop_field(draft, rest, reason) or _drop_field(draft, named, reason)
+        searched = next((name for name in draft.parameters if name in reason), "")
+        dropped = any(_drop_field(draft, name, reason) for name in (rest, named, searched))
+        return dropped or ("workers" in reason and _drop_setting(draft, "resources", "workers", reason))
     if section.startswith("constraints"):
         number = section.removeprefix("constraints").strip("[]")
         text = draft.constraints.pop(int(number)) if number.isdecimal() else None
         if text is None and draft.constraints:
             text = draft.constraints.pop()
         if text is not None:
+            draft.refused.append(text)
             draft.leave(f"constraint `{text}`", None, reason)
         return text is not None
     return _drop_setting(draft, section, rest, reason)
 
 
 def _drop_field(draft: Draft, name: str, reason: str) -> bool:
-    if name not in draft.config:
+    entries = draft.config if name in draft.config else draft.parameters
+    if name not in entries:
         return False
-    draft.leave(name, draft.config.pop(name).value, reason)
+    draft.leave(name, entries.pop(name).value, reason)
     return True
 
 

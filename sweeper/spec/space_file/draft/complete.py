@@ -8,14 +8,14 @@ from sweeper.spec.space_file.draft.content import Draft, Written
 from sweeper.text import describe_value
 from trainables.interface import EVAL_EVERY, STEPS, Proposal, ProposedField, Trainable
 
-__all__ = ["complete", "name_a_dataset"]
+__all__ = ["complete"]
 
 DATASETS = ("dataset.root", "dataset.repo_id")
 MY_DATASET = "my_dataset"
 KEEP = 5
 
 
-def name_a_dataset(draft: Draft, trainable: Trainable) -> None:
+def _name_a_dataset(draft: Draft, trainable: Trainable) -> None:
     """Leave a place for the dataset, if the source names none."""
     if "dataset.root" in trainable.fields and not set(DATASETS) & {*draft.config, *draft.parameters}:
         named = Written(MY_DATASET, "<- your LeRobot dataset")
@@ -25,6 +25,7 @@ def name_a_dataset(draft: Draft, trainable: Trainable) -> None:
 
 def complete(draft: Draft, proposal: Proposal, trainable: Trainable) -> None:
     """Add what is missing: fixed values, parameters, metric, search, early stopping and budget."""
+    _name_a_dataset(draft, trainable)
     draft.found += [sentence for sentence in proposal.found if sentence not in draft.found]
     for remark in proposal.remarks:
         if _concerns(draft, remark):
@@ -39,7 +40,7 @@ def complete(draft: Draft, proposal: Proposal, trainable: Trainable) -> None:
     draft.constraints += [
         text
         for text in proposal.constraints
-        if text not in draft.constraints and any(name in text for name in searched)
+        if text not in (*draft.constraints, *draft.refused) and any(name in text for name in searched)
     ]
     _add_sections(draft, proposal, trainable)
     order = {name: number for number, name in enumerate(trainable.fields)}
@@ -54,7 +55,7 @@ def _fix(draft: Draft, entry: ProposedField, proposal: Proposal) -> None:
     if old is not None:
         change = f"{describe_value(old.value)} became {describe_value(entry.value)}"
         draft.note(f"{entry.name}: {change}: {entry.why}.")
-    elif draft.decides and not proposal.found:
+    elif draft.decides and not proposal.found and not entry.needed:
         return  # the source says what is searched, and the trainable's defaults hold for the rest
     draft.config[entry.name] = Written(entry.value, entry.why)
 

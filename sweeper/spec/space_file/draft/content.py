@@ -51,6 +51,7 @@ class Draft:
         config: Fixed values by the field's own name.
         parameters: Searched fields.
         constraints: Conditions.
+        refused: Conditions that no combination satisfies.
         sections: The settings of the other sections.
         comments: Comments beside sections.
         equal: Fields of the source whose values are the defaults here.
@@ -66,6 +67,7 @@ class Draft:
     config: dict[str, Written] = field(default_factory=dict)
     parameters: dict[str, Written] = field(default_factory=dict)
     constraints: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
     sections: dict[str, Any] = field(default_factory=dict)
     comments: dict[str, str] = field(default_factory=dict)
     equal: dict[str, Any] = field(default_factory=dict)

@@ -39,9 +39,9 @@ def written(draft: Draft, trainable: str, file: str) -> str:
     lines = [SCHEMA, *_head(draft, file), ""]
     lines.append(_line(f"name: {yaml_text(draft.name)}", HEADINGS["name"].format(name=draft.name)))
     lines += [_line(f"trainable: {trainable}", HEADINGS["trainable"]), ""]
-    lines.append(_line("config:", HEADINGS["config"]))
-    lines += _fields(draft.config, CONFIG_COMMENT_AT)
-    lines += ["", _line("parameters:", HEADINGS["parameters"])]
+    if draft.config:
+        lines += [_line("config:", HEADINGS["config"]), *_fields(draft.config, CONFIG_COMMENT_AT), ""]
+    lines.append(_line("parameters:", HEADINGS["parameters"]))
     lines += _fields(draft.parameters, PARAMETER_COMMENT_AT)
     if draft.constraints:
         lines += ["", _line("constraints:", HEADINGS["constraints"])]
