@@ -632,4 +632,4 @@ def test_a_share_of_a_step_between_evaluations_is_a_fault_of_its_field(faults):
     stop = "early_stop: {method: asha, min_steps: 100}"
     found = faults(parameters="train.eval_every: {values: [0.5, 100]}", top=stop)
 
-    assert [fault.name for fault in found if "0.5" in fault.problem] == ["parameters.train.eval_every"]
+    assert [fault.name for fault in found if "0.5" in fault.problem] == ["parameters.train.eval_every.values"]
