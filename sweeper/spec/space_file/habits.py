@@ -346,7 +346,11 @@ NOT_IN_THE_POLICY: Mapping[str, str] = {
     "fp16": "Write `train.precision: fp16`, or bf16 or fp32.",
     "policy.type": "Remove it: only Diffusion Policies are trained here (`trainable: diffusion_policy`).",
     "drop_n_last_frames": "Remove it: it follows from horizon, n_obs_steps and n_action_steps.",
-    "num_workers dataloader_num_workers prefetch_factor pin_memory persistent_workers": (
+    "env.fps env.features env.features_map env.obs_type env.render_mode env.visualization_width "
+    "env.visualization_height env.observation_width env.observation_height env.max_parallel_tasks "
+    "env.disable_env_checker": "Remove it: `rollout.env` names the simulator, which has its own settings.",
+    "num_workers dataloader_num_workers prefetch_factor pin_memory persistent_workers "
+    "dataloader_multiprocessing_context": (
         "Remove it: frames are decoded once per machine, so no loading processes are needed."
     ),
     "video_backend": "Remove it: frames are decoded once per machine, into a shared file.",

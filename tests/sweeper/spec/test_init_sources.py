@@ -353,7 +353,13 @@ VERSIONS: dict[str, dict[str, Any]] = {
         },
         "eval_freq": None,
         "env_eval_freq": 25000,
+        "eval_steps": 0,
         "prefetch_factor": 4,
+        "dataset": {"repo_id": "lerobot/pusht", "eval_split": 0.0},
+        "env": {
+            **{"type": "pusht", "task": "PushT-v0", "fps": 10, "episode_length": 300},
+            "features": {"action": {"type": "ACTION", "shape": [2]}},
+        },
     },
 }
 
@@ -374,6 +380,7 @@ def test_a_training_of_lerobot_becomes_a_space_around_it(version: str):
     assert horizon in space["parameters"]["policy.horizon"]["values"]
     assert float(space["parameters"]["optimizer.lr"]["min"]) < 1e-4
     assert space["metric"]["name"] == "rollout/success_rate"
+    assert not [name for name in reasons(draft) if name.startswith("env.features.")]
     if version == "0.6":
         assert config["policy.use_group_norm"] is False
         assert config["policy.pretrained_backbone_weights"] == "ResNet18_Weights.IMAGENET1K_V1"

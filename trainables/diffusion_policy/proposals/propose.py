@@ -52,10 +52,10 @@ class _Choice:
     remarks: list[str] = field(default_factory=list)
 
     def value(self, name: str) -> Any:
-        """A field's value: given, proposed, or its default."""
-        if name in self.given:
-            return self.given[name]
-        return self.config[name].value if name in self.config else FIELDS[name].default
+        """A field's value: proposed, given, or its default."""
+        if name in self.config:
+            return self.config[name].value
+        return self.given.get(name, FIELDS[name].default)
 
     def fix(self, name: str, value: Any, why: str) -> None:
         """Propose a value, unless the field is decided."""
@@ -84,6 +84,7 @@ def propose(given: Mapping[str, Any], facts: DatasetFacts | None) -> Proposal:
     }
     choice = _Choice(legal, facts)
     recipe = recipe_for(200 if facts is None else facts.episodes)
+    _hold_out(choice)
     if facts is not None:
         _observe(choice, facts)
         _build(choice, facts, recipe)
@@ -106,6 +107,14 @@ def propose(given: Mapping[str, Any], facts: DatasetFacts | None) -> Proposal:
 
 
 # What the policy sees
+
+
+def _hold_out(choice: _Choice) -> None:
+    """A training that holds out nothing, LeRobot's default, cannot be compared with others by itself."""
+    name, facts = "dataset.holdout_fraction", choice.facts
+    simulated = choice.value("rollout.env") or (facts is not None and facts.simulator)
+    if choice.given.get(name) == 0 and not simulated and (facts is None or facts.episodes > 1):
+        choice.correct(name, HOLDOUT, "held-out episodes judge the policy, as no simulator is known")
 
 
 def _observe(choice: _Choice, facts: DatasetFacts) -> None:

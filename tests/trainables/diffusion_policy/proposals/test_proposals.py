@@ -221,3 +221,17 @@ def test_around_a_training_its_own_number_of_actions_stays() -> None:
 
     assert "policy.n_action_steps" not in fixed(proposal)
     assert searched(proposal)["policy.horizon"]["values"] == [16, 32]
+
+
+@pytest.mark.parametrize("env", [None, PUSHT])
+def test_a_training_that_holds_out_nothing_is_judged_by_rollouts_or_changed(env: str | None) -> None:
+    proposal = propose({**ROOT, "dataset.holdout_fraction": 0, "rollout.env": env}, None)
+
+    assert ("dataset.holdout_fraction" in fixed(proposal)) == (env is None)
+    assert proposal.metric == ("eval/action_mse" if env is None else "rollout/success_rate")
+
+
+def test_pretrained_weights_get_the_norm_that_they_were_trained_with() -> None:
+    pretrained = {**ROOT, "policy.pretrained_backbone_weights": "ResNet18_Weights.IMAGENET1K_V1"}
+
+    assert fixed(propose(pretrained, None))["policy.use_group_norm"] is False
