@@ -132,6 +132,12 @@ FIELDS: Mapping[str, str] = {
     "rollout.max_steps": (
         "env_runner.max_steps env.episode_length max_episode_steps episode_length rollout_horizon"
     ),
+    "rollout.control": "rollout.control.mode rollout.control_mode rollout.mode control_mode control.mode",
+    "rollout.latency_ms": (
+        "rollout.control.latency_ms rollout.control_latency_ms rollout.latency latency_ms control.latency_ms "
+        "inference_delay inference_latency"
+    ),
+    "rollout.replan": "rollout.control.replan rollout.control_replan chunk_size_threshold",
     "rollout.video_episodes": "max_episodes_rendered n_test_vis",
 }
 """For each field the names that other tools have for the same thing."""
