@@ -18,7 +18,7 @@ from sweeper.finalists.candidates import find_candidate
 from sweeper.finalists.serving import serve_policy
 from sweeper.machines.machine import usable_cache
 from sweeper.terminal.faults import checking
-from sweeper.terminal.finalists.serving import print_ended, print_serving
+from sweeper.terminal.finalists.serving import print_ended, print_serving, reachable
 from trainables.interface import ServeOptions
 
 __all__ = ["serve"]
@@ -115,7 +115,8 @@ def serve(
         try:
             with server:
                 if as_json:
-                    typer.echo(json.dumps({**server.description, "url": server.url, "token": server.token}))
+                    where = {"url": reachable(server.url), "token": server.token}
+                    typer.echo(json.dumps({**server.description, **where}))
                 else:
                     made = token is None and server.token is not None
                     print_serving(console, candidate.label, candidate.setting, server, show_token=made)

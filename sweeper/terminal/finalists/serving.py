@@ -12,7 +12,7 @@ from sweeper.terminal.finalists.tuning import setting_text
 from sweeper.text import counted
 from trainables.interface import RunningServer
 
-__all__ = ["print_ended", "print_serving"]
+__all__ = ["print_ended", "print_serving", "reachable"]
 
 ANYWHERE = ("0.0.0.0", "[::]")
 """Addresses at which a server listens on all networks of a machine; no client can connect to them."""

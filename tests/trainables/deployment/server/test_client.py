@@ -121,6 +121,29 @@ def test_a_controller_may_ask_for_all_actions_and_for_a_continuation(
         client.predict_action(observation, n_action_steps=8)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["sync", "async", "ensemble", "rtc"])
+def test_a_controller_acts_with_it_as_with_the_policy(
+    served: Serve, connected: Connect, policy: DiffusionPolicy, mode: Any
+) -> None:
+    control = pytest.importorskip("trainables.deployment.control.controller", reason="there is no controller")
+    settings = pytest.importorskip("trainables.deployment.control.settings").ControlSettings(mode=mode)
+    client = connected(served(policy, batch=1))
+
+    def acted(with_policy: Any) -> np.ndarray:
+        with control.Controller(with_policy, settings, rate_hz=1000, seed=3) as controller:
+            actions = []
+            for tick in range(12):
+                actions.append(controller.step({STATE: np.full(3, tick, np.float32)}))
+                if (
+                    controller._future is not None
+                ):  # a fast robot would be late, by a number of ticks that differs
+                    controller._future.result()
+            return np.stack(actions)
+
+    assert np.array_equal(acted(policy), acted(client))
+
+
 def test_a_rollout_with_it_is_the_rollout_of_the_policy(
     served: Serve, connected: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
