@@ -42,8 +42,10 @@ OPEN_S, CLOSE_S, SEND_S = 10.0, 2.0, 20.0
 DRAIN_S = 10.0
 """Seconds for messages that are being answered when the server ends."""
 PING_S = 20.0
-_LEAST_BYTES, _SMALL_ROW, _FEW_ROWS = 2**20, 2**14, 8
-"""Room for everything but observations; an observation without pictures; rows with pictures in a message."""
+QUEUED = 2
+"""Messages of a client that are read before the first of them is answered."""
+_OTHER_B, _FEW_ROWS, _MUCH_B = 2**20, 4, 2**24
+"""Room in a message for everything but observations; rows that always fit; bytes of rows that are much."""
 _HEALTH, _METADATA, _METRICS = "/healthz", "/metadata", "/metrics"
 
 
@@ -60,12 +62,13 @@ def takes(policy: ServedPolicy) -> Takes:
 
 
 def message_limit(policy: ServedPolicy) -> int:
-    """The largest message in bytes, unless one is given: some rows of observations, and room for the rest."""
-    row = sum(
+    """The largest message in bytes, unless one is given: all rows if they are small, or else a few."""
+    step = sum(
         int(np.prod(feature.shape)) * (1 if feature.type is FeatureType.VISUAL else 8)
         for feature in policy.features.inputs
     )
-    return _LEAST_BYTES + row * policy.n_obs_steps * (MOST_ROWS if row < _SMALL_ROW else _FEW_ROWS)
+    row = step * policy.n_obs_steps
+    return _OTHER_B + max(_FEW_ROWS * row, min(MOST_ROWS * row, _MUCH_B))
 
 
 class PolicyServer:
@@ -128,7 +131,7 @@ class PolicyServer:
                 close_timeout=CLOSE_S,
                 ping_interval=PING_S,
                 ping_timeout=PING_S,
-                max_queue=4,
+                max_queue=QUEUED,
                 server_header=None,
                 logger=_quiet(),
             )

@@ -69,6 +69,7 @@ class Session:
         Raises:
             RequestError: If the state of a generator is not one.
         """
+        generators = self._generators(request)  # first: if a state is wrong, the history must not change
         if request.layout == "single":
             self.observe(request.values)
             observations: list[Mapping[str, np.ndarray]] = [self._window()]
@@ -81,9 +82,7 @@ class Session:
         known = [None] * request.rows if request.known is None else list(request.known)
         return [
             Row(observation, generator, before, request.kept)
-            for observation, generator, before in zip(
-                observations, self._generators(request), known, strict=True
-            )
+            for observation, generator, before in zip(observations, generators, known, strict=True)
         ]
 
     def _window(self) -> dict[str, np.ndarray]:

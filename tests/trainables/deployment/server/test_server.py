@@ -11,19 +11,20 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 from raw_connections import Raw, page
-from small_policy import small_batch, small_policy
+from small_policy import features, small_batch, small_policy
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from trainables.deployment.client import RemotePolicy, RemotePolicyError
 from trainables.deployment.server.protocol import pack, unpack
 from trainables.deployment.server.running import RunningServer, ServeError, is_local, start_server
+from trainables.deployment.server.server import message_limit
 from trainables.diffusion_policy.network.policy import DiffusionPolicy
 from trainables.interface import ConfigError, ServeOptions
 
@@ -86,6 +87,18 @@ def test_stacked_observations_leave_the_history_alone(served: Serve, connected: 
     client = connected(served())
     client.infer(moved(1))
     client.predict_action({"observation.state": np.full((1, 2, 3), 77.0)}, generator=[1])
+    after = client.infer(moved(2), seed=9)["actions"]
+    client.reset()
+    client.observe(moved(1))
+    assert np.array_equal(client.infer(moved(2), seed=9)["actions"], after)
+
+
+def test_a_message_with_a_fault_leaves_the_history_alone(served: Serve, connected: Connect) -> None:
+    client = connected(served())
+    client.infer(moved(1))
+    for fault in ({"generator": [np.zeros(8, np.uint8)]}, {"seed": -1}, {"observation.state": np.zeros(5)}):
+        with pytest.raises(RemotePolicyError):
+            client._request({**moved(50), **fault})
     after = client.infer(moved(2), seed=9)["actions"]
     client.reset()
     client.observe(moved(1))
@@ -177,6 +190,20 @@ def test_a_message_that_is_too_large_ends_its_own_session_only(served: Serve, co
             raw.recv()
     assert closed.value.rcvd.code == 1009
     assert good.infer(STATE)["actions"].shape == (4, 2)
+
+
+@pytest.mark.parametrize(
+    ("cameras", "image", "rows"),
+    [(0, (4, 4), 64), (1, (96, 96), 64), (1, (480, 640), 9), (2, (1080, 1920), 4)],
+)
+def test_the_largest_message_has_room_for_rows(cameras: int, image: tuple[int, int], rows: int) -> None:
+    class Shapes:
+        n_obs_steps, n_action_steps, features = 2, 8, features(cameras=cameras, image=image)
+
+    shapes = [(rows, 2, *feature.shape) for feature in Shapes.features.inputs]
+    message = sum(int(np.prod(shape)) * (1 if len(shape) == 5 else 8) for shape in shapes)
+    limit = message_limit(cast(Any, Shapes))
+    assert message + 500_000 < limit < 2**20 + max(2**24, 4 * message)
 
 
 def test_an_absurd_length_in_a_frame_reserves_nothing(served: Serve, connected: Connect) -> None:
