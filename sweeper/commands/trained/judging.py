@@ -142,7 +142,7 @@ def _session(
         return new_session(folder, wanted, seed)
     judged = {one.trial: (one.step, one.setting) for one in last.policies}
     if judged != {one.trial: (one.step, one.setting) for one in wanted}:
-        before = " ".join(f"--trial {number}" for number in sorted(judged))
+        before = ", ".join(f"trial {number} at step {judged[number][0]}" for number in sorted(judged))
         say(f"A new session starts, because the last one was about other policies: {before}.")
         return new_session(folder, wanted, seed)
     if seed not in (None, last.seed):
@@ -176,8 +176,7 @@ def _serving(judging: Judging, at: Address | None, console: Console) -> Iterator
 
 def _ask_on_page(page: JudgePage, console: Console) -> None:
     with page:
-        for link in page.links:
-            console.print(f"Judge on this page: {link}", soft_wrap=True, markup=False, style="bold")
+        console.print(f"Judge on this page: {page.link}", soft_wrap=True, markup=False, style="bold")
         if not page.address.is_local:
             console.print("Whoever has the link can answer. Use it in a network that you trust.", style="dim")
         page.wait()

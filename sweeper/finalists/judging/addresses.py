@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 from dataclasses import dataclass
 
 from sweeper.errors import UserError
 
 __all__ = ["Address", "address_of"]
+
+EVERYWHERE = ("0.0.0.0", "::")
+"""What stands for all addresses of a machine."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +35,10 @@ class Address:
             return self.host == "localhost"
 
     @property
-    def is_everywhere(self) -> bool:
-        """Whether it stands for all addresses of this machine."""
-        return self.host in ("0.0.0.0", "::")
+    def reachable(self) -> str:
+        """The host in a link that others open: instead of all addresses of this machine the one they use."""
+        host = _own_address() if self.host in EVERYWHERE else self.host
+        return f"[{host}]" if ":" in host else host
 
 
 def address_of(text: str, option: str) -> Address:
@@ -54,3 +59,13 @@ def address_of(text: str, option: str) -> Address:
             "0.0.0.0:8080 for all of its networks."
         )
     return Address(host, int(port))
+
+
+def _own_address() -> str:
+    """The address by which other machines most probably reach this one; nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+            return str(probe.getsockname()[0])
+        except OSError:
+            return socket.gethostname()

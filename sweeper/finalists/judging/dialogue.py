@@ -59,6 +59,8 @@ def converse(judging: Judging, read: Callable[[str], str], say: Callable[[str], 
             reply(judging, question, typed, say)
         except (ValueError, UserError, StaleError) as fault:
             say(str(fault))
+        except OSError as error:
+            say(f"The answer was not recorded: {error.strerror or error}. Make room, and answer again.")
 
 
 def _introduction(judging: Judging, question: Question | None, before: Question | None) -> list[str]:

@@ -69,7 +69,7 @@ def serving(session: Session, first: Address, letters: tuple[str, ...]) -> Itera
                 processes.append((letter, log, _start(session, letter, address, log)))
         # If this process is killed, the ports must be free for the next one.
         reaper = Reaper(psutil.Process(process.pid) for _, _, process in processes)
-        yield [_ready(*one) for one in processes]
+        yield [replace(served, url=_reachable(served.url, first)) for served in map(_ready, processes)]
     finally:
         for _, _, process in processes:
             process.terminate()
@@ -95,8 +95,14 @@ def _start(session: Session, letter: str, address: Address, log: Path) -> subpro
         )
 
 
-def _ready(letter: str, log: Path, process: subprocess.Popen[str]) -> Served:
+def _reachable(url: str, address: Address) -> str:
+    """The URL of a server as the robot's computer uses it."""
+    return f"ws://{address.reachable}:{url.rpartition(':')[2]}"
+
+
+def _ready(started: tuple[str, Path, subprocess.Popen[str]]) -> Served:
     """Wait for the line of JSON with which a server says where it listens."""
+    letter, log, process = started
     lines: SimpleQueue[str] = SimpleQueue()
     assert process.stdout is not None
     stream = process.stdout

@@ -110,26 +110,15 @@ class JudgePage:
         return int(self._server.server_address[1])
 
     @property
-    def links(self) -> list[str]:
-        """The links to the page: one, or one for each network of this machine."""
-        hosts = _own_addresses() if self.address.is_everywhere else [self.address.host]
+    def link(self) -> str:
+        """The link to the page."""
         query = "" if self.token is None else f"/?token={quote(self.token)}"
-        return [f"http://{f'[{host}]' if ':' in host else host}:{self.port}{query}" for host in hosts]
+        return f"http://{self.address.reachable}:{self.port}{query}"
 
     def wait(self) -> None:
         """Wait until the user ends the session on the page."""
         while not self.ended.wait(0.5):  # in short steps: a signal is handled between them
             pass
-
-
-def _own_addresses() -> list[str]:
-    """The address by which other machines most probably reach this one; nothing is sent."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))
-            return [str(probe.getsockname()[0])]
-        except OSError:
-            return [socket.gethostname()]
 
 
 class _RefusedError(Exception):

@@ -47,12 +47,13 @@ def certainty_lines(sweep: SweepState, standing: Standing) -> list[Text]:
 
 
 def judged_sentence(judgement: Mapping[str, Any]) -> str:
-    """What a judgement on the real robot found: its verdict, and the mean score of the winner."""
+    """What a judgement on the real robot found: the mean score of the winner, and the verdict."""
     metrics = judgement["finalists"][0].get("metrics", {})
     interval = interval_text(metrics.get("score_low"), metrics.get("score_high"))
     if "score" not in metrics or not interval:
         return str(judgement["verdict"])
-    return f"{judgement['verdict']} Its mean score is {metrics['score']:.3f} ({interval})."
+    score = f"Trial {judgement['winner']} has a mean score of {metrics['score']:.3f} ({interval})."
+    return f"{score} {judgement['verdict']}"
 
 
 def shrinkage_sentence(confirmation: Mapping[str, Any], metric: str) -> str:

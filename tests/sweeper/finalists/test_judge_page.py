@@ -172,7 +172,8 @@ def test_without_the_token_nothing_is_shown_beyond_this_machine(guarded: JudgePa
     assert stranger.send("GET", "/?token=guess")[0] == 401
     assert stranger.send("POST", "/answer", {"csrf": guarded.csrf, "word": "success"})[0] == 401
     assert Phone(guarded.port, "guess").send("GET", "/")[0] == 401
-    link = guarded.links[0]
+    link = guarded.link
+    assert "0.0.0.0" not in link
     assert link.endswith("/?token=open%20sesame%26")
     status, headers, _ = stranger.send("GET", "/?" + link.partition("?")[2])
     assert (status, headers["Location"]) == (303, "/")

@@ -325,6 +325,21 @@ def test_the_terminal_asks_and_understands_short_answers(tmp_path: Path) -> None
     assert "trial" not in shown.lower(), "the operator does not know which policy is which"
 
 
+def test_a_full_disk_is_reported_and_the_episode_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judging = judging_of(tmp_path / "arm", 0.5, 0.5, episodes=9)
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr("trainables.episodes.EpisodeFile.append", full)
+        _, shown = typing(judging, "s")
+    assert "The answer was not recorded: No space left on device." in shown
+    assert judging.history() == []
+
+
 def test_the_last_answer_can_be_undone_before_the_session_ends(tmp_path: Path) -> None:
     judging = judging_of(tmp_path / "arm", 0.5, 0.5, episodes=1)
     done, shown = typing(judging, "s", "s", "u", "f", "")
@@ -381,6 +396,8 @@ def test_an_address_has_a_host_and_a_port() -> None:
         True,
         False,
     ]
+    assert Address("0.0.0.0", 1).reachable != "0.0.0.0"
+    assert Address("::1", 1).reachable == "[::1]"
     for text in ("8000", "host", ":80", "a:b", "a:70000"):
         with pytest.raises(UserError, match="expected HOST:PORT"):
             address_of(text, "--serve")
