@@ -23,8 +23,8 @@ __all__ = ["JudgeOptions", "Judgement", "Judging", "Question", "StaleError"]
 
 BOUNDS = (0.0, 1.0)
 
-FEWEST_TO_PLAN = 5
-"""Starts from which on further ones are planned: fewer say nothing about the differences."""
+FEWEST = 5
+"""Starts from which on further ones are planned and P(best) is stated: fewer say nothing about that."""
 
 
 class StaleError(SweeperError):
@@ -244,9 +244,10 @@ class Judging:
             state = "out" if letter in out else "left" if len(left) > 1 else "best"
             row = self._row(letter, len(race.outcomes(letter)), history, valid)
             row["metrics"] |= {"score_low": interval.low, "score_high": interval.high}
-            found.append({**row, "p_best": by_letter.get(letter, 0.0), "state": state})
+            chance = {} if race.episodes < FEWEST else {"p_best": by_letter.get(letter, 0.0)}
+            found.append({**row, **chance, "state": state})
         ended = race.state is not RaceState.RACING
-        further = None if race.episodes < FEWEST_TO_PLAN and not ended else race.further_episodes()
+        further = None if race.episodes < FEWEST else race.further_episodes()
         return Judgement(
             found,
             self._verdict(race, further),
@@ -311,8 +312,9 @@ class Judging:
             )
         stopped = "It was stopped. " if race.state is RaceState.RACING else ""
         text = f"{stopped}Trial {leader} leads {after}. Not told apart from it: {left}."
-        if race.state is RaceState.RACING and race.episodes < FEWEST_TO_PLAN:
-            return f"{text} The same command continues."
+        if race.episodes < FEWEST:
+            again = "The same command" if race.state is RaceState.RACING else "A larger --episodes"
+            return f"{text} {again} continues."
         if further is None:
             return (
                 f"{text} If further starts went like these, no useful number of them would decide it; "

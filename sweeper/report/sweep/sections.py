@@ -220,7 +220,8 @@ def _judgement(material: Material) -> Html:
         low, high = metrics.get("score_low"), metrics.get("score_high")
         row = [str(one["trial"]), str(one.get("letter", "")), str(one.get("state", ""))]
         row += [number_text(metrics.get("score")), f"{number_text(low)} to {number_text(high)}"]
-        row += [measured("rollout/success_rate", metrics.get("success_rate")), f"{one.get('p_best', 0):.0%}"]
+        row += [measured("rollout/success_rate", metrics.get("success_rate"))]
+        row += [f"{one['p_best']:.0%}" if "p_best" in one else "–"]
         rows.append([*row, number_text(metrics.get("episodes")), number_text(metrics.get("void"))])
     method = (
         "A person watched the robot, knew the policies by these letters only, and answered with success (1), "

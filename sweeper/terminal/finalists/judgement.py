@@ -109,7 +109,7 @@ def _cells(one: Mapping[str, Any]) -> list[Text | str]:
         number_text(metrics.get("score")),
         interval_text(metrics.get("score_low"), metrics.get("score_high")),
         number_text(metrics.get("success_rate")),
-        f"{one['p_best']:.2f}",
+        f"{one['p_best']:.2f}" if "p_best" in one else "",
         number_text(metrics.get("episodes")),
         number_text(metrics.get("void")),
     ]

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command_line import ended, run_in
+from command_line import ended, plain_console, printed, run_in
 from reaching_sweeps import ended_sweep
 from real_robot import judge_all, page_of, reaching_robot, start_judge, verdict
 
@@ -28,6 +28,7 @@ from sweeper.finalists.judging.session import Session, last_session, new_session
 from sweeper.layout import JOURNAL
 from sweeper.records.journal import read_journal
 from sweeper.records.sweep_state import SweepState, read_sweep
+from sweeper.terminal.finalists.judgement import print_judgement
 from trainables.episodes import read_answers, read_episodes
 
 pytestmark = pytest.mark.filterwarnings("default")  # MLflow warns of its own habits.
@@ -126,6 +127,24 @@ def test_equals_are_not_told_apart_and_the_number_of_further_starts_is_told(tmp_
     assert "at most 0.9 worse" in ended_early.verdict
     with pytest.raises(UserError, match="must be below 1"):
         Judging(same.session, JudgeOptions(epsilon=1.5))
+
+
+def test_a_few_starts_allow_no_plan_and_no_chance_of_being_the_best(tmp_path: Path) -> None:
+    judging = judging_of(tmp_path / "arm", 0.3, 0.9, episodes=9)
+    judge_all(judging, reaching_robot(judging.session), most=2)
+    for options, words in ((JudgeOptions(9), "The same command"), (JudgeOptions(1), "A larger --episodes")):
+        result = Judging(judging.session, options).result()
+        assert result is not None
+        assert result.further is None
+        assert not any("p_best" in one for one in result.found)
+        assert result.verdict.endswith(f"{words} continues.")
+    assert "P(best)" in printed_table(result.found)
+
+
+def printed_table(found: list[dict[str, Any]]) -> str:
+    console = plain_console()
+    print_judgement(console, {"finalists": found, "complete": False, "verdict": ""}, "arm")
+    return printed(console)
 
 
 def test_scores_count_as_they_are(tmp_path: Path) -> None:
