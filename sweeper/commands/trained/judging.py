@@ -116,7 +116,8 @@ def judge(
             _record(record, judging, result)
     if result is None:
         console.print(
-            "No start was judged with every policy yet, so there is no result. The same command continues."
+            "No start was judged with every policy yet, so there is no result. The same command continues.",
+            soft_wrap=True,
         )
         raise typer.Exit(INTERRUPTED)
     _, fault = remake_report(state.folder)
@@ -178,7 +179,8 @@ def _ask_on_page(page: JudgePage, console: Console) -> None:
     with page:
         console.print(f"Judge on this page: {page.link}", soft_wrap=True, markup=False, style="bold")
         if not page.address.is_local:
-            console.print("Whoever has the link can answer. Use it in a network that you trust.", style="dim")
+            text = "Everyone with the link can answer. Use it in a network that you trust."
+            console.print(text, style="dim", soft_wrap=True)
         page.wait()
 
 
