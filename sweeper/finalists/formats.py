@@ -118,11 +118,13 @@ def export_formats(
         assert folder is not None
         folder.parent.mkdir(parents=True, exist_ok=True)
         assert isinstance(trainable, ExportsFormats)
+        # Precisions are of ONNX; alone, another format refuses them.
+        is_asked = name == "onnx" or "onnx" not in request.formats
         wanted = FormatOptions(
             name,
             options.parts,
-            options.precisions if name == "onnx" else ("fp32",),
-            options.episodes if name == "onnx" else None,
+            options.precisions if is_asked else ("fp32",),
+            options.episodes if is_asked else None,
             options.ema,
             source.setting,
             config,

@@ -54,7 +54,7 @@ def write_archives(
                 "policy",
                 Chunk(policy, denoising),
                 arguments,
-                (shapes, *(free for _ in noises), *([None] if len(noises) == 1 else [])),
+                (shapes, *(free for _ in noises)),
                 folder / "policy.pt2",
             )
         ]
