@@ -128,3 +128,59 @@ def test_an_earlier_export_is_replaced_only_by_force(sweeps: Path, tmp_path: Pat
     assert step_of(tmp_path / "out") == 20
     assert exported("small:1", *arguments, "--force") == 0
     assert step_of(tmp_path / "out") == 40
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (
+            ["--format", "tflite"],
+            "--format tflite: diffusion_policy cannot write it. Allowed: lerobot, onnx, torch.",
+        ),
+        (
+            ["--format", "onnx", "--precision", "int4"],
+            "--precision int4: unknown. Allowed: fp32, fp16, int8.",
+        ),
+        (
+            ["--parts", "steps", "--episodes", "3"],
+            "--parts, --episodes: only for other formats than lerobot.",
+        ),
+        (["--format", "torch", "--precision", "fp16"], "only --format onnx has other precisions than fp32"),
+    ],
+)
+def test_a_format_that_cannot_be_written_is_told_and_ends_with_2(
+    sweeps: Path, tmp_path: Path, capsys, more: list[str], said: str
+) -> None:
+    assert exported("small", "--sweeps", str(sweeps), "--to", str(tmp_path / "out"), *more) == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_several_formats_are_written_into_folders_of_their_names(
+    sweeps: Path, tmp_path: Path, capsys
+) -> None:
+    out = tmp_path / "out"
+    arguments = (
+        "--sweeps",
+        str(sweeps),
+        "--to",
+        str(out),
+        "--format",
+        "lerobot",
+        "--format",
+        "torch",
+        "--json",
+    )
+    assert exported("small", *arguments, "--parts", "steps") == 0
+    assert step_of(out / "lerobot") == 40
+    lerobot, torch_ = json.loads(capsys.readouterr().out)
+    assert (lerobot["format"], lerobot["target"]) == ("lerobot", "lerobot==0.4.4")
+    assert torch_["folder"] == str(out / "torch")
+    files = [file["name"] for file in torch_["report"]["variants"][0]["files"]]
+    assert files == ["encoder.pt2", "step.pt2"]
+    assert {*files, "report.json", "README.md", "run.py", "example.npz"} == {
+        path.name for path in (out / "torch").iterdir()
+    }
+    assert exported("small", *arguments) == 2
+    assert "already contains" in " ".join(capsys.readouterr().err.split())
