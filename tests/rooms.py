@@ -39,7 +39,7 @@ RANKS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("trainable",),
         ("training", "examine", "inference", "proposals"),
         ("data", "clipped"),
-        ("finetuning", "formats", "lerobot"),
+        ("finetuning", "formats", "lerobot", "acceleration"),
         ("pretrained",),
         ("network",),
         ("config",),

@@ -167,12 +167,13 @@ class DiffusionPolicy(nn.Module):
             KeyError: If an entry of the batch is missing.
             ValueError: If an entry, or the noise, has the wrong shape.
         """
+        self.check_pixels(batch)
         action_BTA = self.normalizer.normalize(ACTION, self._actions(batch))
         if noise is None:
             noise = randn(tuple(action_BTA.shape), generator, self.device)
         if timesteps is None:
             timesteps = self._draw_timesteps(len(action_BTA), generator)
-        noise_BTA = self._noise(noise, tuple(action_BTA.shape))
+        noise_BTA = self.starting_noise(noise, tuple(action_BTA.shape))
         timesteps_B = torch.as_tensor(timesteps).to(self.device, torch.long)
         if crop_offsets is None:
             crop_offsets = self.draw_crop_offsets(len(action_BTA), generator)
@@ -207,6 +208,22 @@ class DiffusionPolicy(nn.Module):
         Raises:
             ConfigError: If the horizon has fewer actions, and as for :meth:`predict_horizon`.
         """
+        executed = self.executed(n_action_steps)
+        if known is not None and kept is not None:
+            # The actions before the present were executed with other observations: they stay free.
+            past = executed.start
+            known, kept = F.pad(known, (0, 0, past, 0)), F.pad(kept, (past, 0))
+        horizon_BTA = self.predict_horizon(
+            observation, noise, generator, sampler, num_inference_steps, None, known, kept, condition
+        )
+        return horizon_BTA[:, executed]
+
+    def executed(self, n_action_steps: int | None = None) -> slice:
+        """The actions of a horizon that are executed; ``n_action_steps`` replaces the configuration's.
+
+        Raises:
+            ConfigError: If the horizon has fewer actions.
+        """
         count = self.n_action_steps if n_action_steps is None else n_action_steps
         if not 1 <= count <= self.config.available_actions:
             remedy = f"Use 1 to {self.config.available_actions} (horizon - n_obs_steps + 1)."
@@ -214,13 +231,7 @@ class DiffusionPolicy(nn.Module):
                 [Fault("policy.n_action_steps", f"{count} actions cannot be executed.", remedy)]
             )
         current = self.n_obs_steps - 1
-        if known is not None and kept is not None:
-            # The actions before the present were executed with other observations: they stay free.
-            known, kept = F.pad(known, (0, 0, current, 0)), F.pad(kept, (current, 0))
-        horizon_BTA = self.predict_horizon(
-            observation, noise, generator, sampler, num_inference_steps, None, known, kept, condition
-        )
-        return horizon_BTA[:, current : current + count]
+        return slice(current, current + count)
 
     @torch.no_grad()
     def predict_horizon(
@@ -263,12 +274,14 @@ class DiffusionPolicy(nn.Module):
             KeyError: If an observation is missing.
             ValueError: If an observation or the noise has the wrong shape.
         """
-        with self._evaluation():
+        if condition is None:
+            self.check_pixels(observation)
+        with self.evaluation():
             condition_BG = self.condition(observation) if condition is None else condition.to(self.device)
             shape = (len(condition_BG), self.horizon, self.action_dim)
             if noise is None:
                 noise = randn(shape, generator, self.device)
-            noise_BTA = self._noise(noise, shape)
+            noise_BTA = self.starting_noise(noise, shape)
 
             def predict(noisy_action_BTA: Tensor, timestep: int) -> Tensor:
                 timesteps_B = torch.full((shape[0],), timestep, device=self.device)
@@ -309,7 +322,7 @@ class DiffusionPolicy(nn.Module):
             KeyError: If an observation is missing.
             ValueError: If an observation has the wrong shape.
         """
-        with self._evaluation():
+        with self.evaluation():
             prepared = self.prepare(observation, any_steps=True)
             first = self._value(observation, self.features.inputs[0].name)
             return self._encoded(prepared, first.shape[1])
@@ -437,11 +450,23 @@ class DiffusionPolicy(nn.Module):
         if value.ndim != 1 + len(fixed) + len(free) or tuple(value.shape[1 : 1 + len(fixed)]) != fixed:
             expected = ", ".join(map(str, ("B", *fixed, *free)))
             raise ValueError(f"{feature.name} has shape {tuple(value.shape)}, expected ({expected})")
-        if free and value.is_floating_point() and value.numel() and value.max() > LARGEST_PIXEL:
-            raise ValueError(
-                f"{feature.name} has values up to {float(value.max()):.4g}; give uint8, or floats in [0, 1]"
-            )
         return value
+
+    def check_pixels(self, batch: Values) -> None:
+        """Find images that were not divided by 255.
+
+        It looks at values, so it is apart from :meth:`condition`, which can be traced and captured.
+
+        Raises:
+            KeyError: If a camera is missing.
+            ValueError: If an image of floats has values above those of pixels in [0, 1].
+        """
+        for camera in self.features.cameras:
+            value = self._value(batch, camera.name)
+            if value.is_floating_point() and value.numel() and value.max() > LARGEST_PIXEL:
+                raise ValueError(
+                    f"{camera.name} has values up to {float(value.max()):.4g}; give uint8, or floats in [0, 1]"
+                )
 
     def _actions(self, batch: Values) -> Tensor:
         value = self._value(batch, ACTION)
@@ -450,14 +475,20 @@ class DiffusionPolicy(nn.Module):
             raise ValueError(f"{ACTION} has shape {tuple(value.shape)}, expected {expected}")
         return value
 
-    def _noise(self, noise: Tensor | np.ndarray, shape: tuple[int, ...]) -> Tensor:
+    def starting_noise(self, noise: Tensor | np.ndarray, shape: tuple[int, ...]) -> Tensor:
+        """Noise that the caller gave, on the policy's device.
+
+        Raises:
+            ValueError: If it has another shape.
+        """
         value = torch.as_tensor(noise)
         if tuple(value.shape) != shape:
             raise ValueError(f"the noise has shape {tuple(value.shape)}, expected {shape}")
         return value.to(self.device, torch.float32)
 
     @contextmanager
-    def _evaluation(self) -> Iterator[None]:
+    def evaluation(self) -> Iterator[None]:
+        """A context in which all modules are in evaluation mode."""
         in_training = [module for module in self.modules() if module.training]
         for module in in_training:
             module.training = False

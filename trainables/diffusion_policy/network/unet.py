@@ -12,7 +12,7 @@ the observation condition, ``K`` size of both together.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -131,8 +131,12 @@ class FilmResidualBlock(nn.Module):
             activated_cond_BK: The condition after Mish. ``cond_encoder.0`` is that Mish; it is the same in
                 every block, so the network applies it once.
         """
+        return self.modulated(x_BCL, self.cond_encoder[1](activated_cond_BK))
+
+    def modulated(self, x_BCL: Tensor, film_BF: Tensor) -> Tensor:
+        """Do what :meth:`forward` does, with the output of the condition's linear layer already computed."""
         hidden_BCL = self.conv1(x_BCL)
-        film = self.cond_encoder[1](activated_cond_BK).unsqueeze(-1)
+        film = film_BF.unsqueeze(-1)
         if self.use_film_scale_modulation:
             scale, bias = film.chunk(2, dim=1)
             hidden_BCL = scale * hidden_BCL + bias
@@ -168,6 +172,7 @@ class ConditionalUnet1d(nn.Module):
         super().__init__()
         embed_dim = diffusion_step_embed_dim
         cond_dim = embed_dim + global_cond_dim
+        self.global_cond_dim = global_cond_dim
 
         def block(in_channels: int, out_channels: int) -> FilmResidualBlock:
             return FilmResidualBlock(
@@ -208,19 +213,36 @@ class ConditionalUnet1d(nn.Module):
         """Predict, from noisy actions (B, T, A), timesteps (B,) and a condition (B, G), a (B, T, A)."""
         embedding_BE = self.diffusion_step_encoder(timesteps_B)
         cond_BK = self._mish(torch.cat((embedding_BE, global_cond_BG), dim=-1))
+        return self._through(noisy_action_BTA, lambda block, x_BCL: self._run(block, x_BCL, cond_BK))
+
+    def blocks(self) -> list[FilmResidualBlock]:
+        """The residual blocks, in the order in which they compute."""
+        return [module for module in self.modules() if isinstance(module, FilmResidualBlock)]
+
+    def modulated(self, noisy_action_BTA: Tensor, films: Sequence[Tensor]) -> Tensor:
+        """Predict as :meth:`forward` does, with the outputs of the blocks' linear layers already computed.
+
+        Args:
+            noisy_action_BTA: Noisy actions.
+            films: For each of :meth:`blocks` its scale and bias, (B, F).
+        """
+        remaining = iter(films)
+        return self._through(noisy_action_BTA, lambda block, x_BCL: block.modulated(x_BCL, next(remaining)))
+
+    def _through(self, noisy_action_BTA: Tensor, run: Callable[[Any, Tensor], Tensor]) -> Tensor:
         x_BCL = noisy_action_BTA.transpose(1, 2)
         skips: list[Tensor] = []
         for level in self.down_modules:
             first, second, downsample = level.children()
-            x_BCL = self._run(second, self._run(first, x_BCL, cond_BK), cond_BK)
+            x_BCL = run(second, run(first, x_BCL))
             skips.append(x_BCL)
             x_BCL = downsample(x_BCL)
-        for block in self.mid_modules:
-            x_BCL = self._run(block, x_BCL, cond_BK)
+        for middle in self.mid_modules:
+            x_BCL = run(middle, x_BCL)
         for level in self.up_modules:
             first, second, upsample = level.children()
             x_BCL = torch.cat((x_BCL, skips.pop()), dim=1)
-            x_BCL = self._run(second, self._run(first, x_BCL, cond_BK), cond_BK)
+            x_BCL = run(second, run(first, x_BCL))
             x_BCL = upsample(x_BCL)
         return self.final_conv(x_BCL).transpose(1, 2)
 
