@@ -145,6 +145,11 @@ COMMANDS: Mapping[str, CommandEntry] = {
         "trained.inspection:evaluate",
         "Look into one policy: success, action errors, smoothness, diversity, latency, and its denoising.",
     ),
+    "bench": CommandEntry(
+        _FINALISTS,
+        "trained.bench:bench",
+        "Time the ways to compute a policy's actions: latency, memory, difference, and success.",
+    ),
     "tune": CommandEntry(
         _FINALISTS,
         "trained.tuning:tune",

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from trainables.episodes import EpisodeRecord
 
 __all__ = [
+    "BenchRow",
     "Comparison",
     "DenoisingPicture",
     "HardStart",
@@ -161,6 +162,39 @@ class Latency:
         if len(self.times_ms) < 2:
             return self.times_ms[0]
         return quantiles(self.times_ms, n=100, method="inclusive")[percent - 1]
+
+
+@dataclass(frozen=True)
+class BenchRow:
+    """How fast one way to compute a policy's chunks is, and how far its actions are from the reference.
+
+    Attributes:
+        backend: What computes, e.g. ``plain``, ``onnx``, ``lerobot``.
+        precision: Of the network, e.g. ``fp32``.
+        sampler: The sampler.
+        steps: Denoising steps.
+        setting: The inference setting.
+        latency: How long a chunk for one observation takes.
+        memory_mb: Memory that it took in addition to the policy; None if it was not measured.
+        difference: The largest difference of an action to the plain loop with the same setting and noise, as
+            a share of the action's range.
+        why: Why this backend computed, if another one was asked for; empty if it was asked for.
+    """
+
+    backend: str
+    precision: str
+    sampler: str
+    steps: int
+    setting: Mapping[str, Any]
+    latency: Latency
+    memory_mb: float | None
+    difference: float
+    why: str = ""
+
+    @property
+    def chunks_per_s(self) -> float:
+        """Chunks per second, at the median."""
+        return 1e3 / self.latency.p50_ms
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from trainables.episodes import EpisodeRecord, Purpose
-from trainables.inspection import Comparison, DenoisingPicture, Latency
+from trainables.inspection import BenchRow, Comparison, DenoisingPicture, Latency
 from trainables.ranges import parse_choice
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "LOG_EVERY",
     "STEPS",
     "BundlesPolicies",
+    "BenchmarksPolicies",
     "CacheEntry",
     "CachesData",
     "CanReduceMemory",
@@ -837,6 +838,59 @@ class InspectablePolicy(Protocol):
 
         Returns:
             One record per episode, by number.
+
+        Raises:
+            TrainableError: If there is no environment, or the policy or the simulator fails.
+        """
+        ...
+
+
+@runtime_checkable
+class BenchmarksPolicies(Protocol):
+    """What an open policy has if there are several ways to compute its chunks (`sweeper bench`).
+
+    Attributes:
+        backends: The ways, the reference first.
+        precisions: The precisions of the network, the default first.
+    """
+
+    backends: Sequence[str]
+    precisions: Sequence[str]
+
+    def bench(
+        self,
+        settings: Sequence[Mapping[str, Any]],
+        backends: Sequence[str],
+        precision: str,
+        runs: int,
+        lerobot: Path | None = None,
+    ) -> list[BenchRow]:
+        """Time every backend with every setting, in turns, so that a busy machine slows down all alike.
+
+        Args:
+            settings: Inference settings.
+            backends: Some of ``backends``.
+            precision: One of ``precisions``.
+            runs: Warm runs of each.
+            lerobot: A Python with LeRobot, which is timed on an export of the policy as well.
+
+        Returns:
+            The rows, setting by setting. A backend that cannot be used here is replaced, with the reason.
+
+        Raises:
+            TrainableError: If a setting is not possible, or LeRobot cannot take the policy.
+        """
+        ...
+
+    def rollout_with(
+        self,
+        backend: str,
+        precision: str,
+        setting: Mapping[str, Any],
+        purpose: Purpose,
+        episodes: Sequence[int],
+    ) -> list[EpisodeRecord]:
+        """Roll out episodes as `OpenPolicy.rollout` does, computed by a backend.
 
         Raises:
             TrainableError: If there is no environment, or the policy or the simulator fails.

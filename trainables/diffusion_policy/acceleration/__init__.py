@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from trainables.diffusion_policy.acceleration.accelerated import AcceleratedPolicy, Acceleration, accelerate
-from trainables.diffusion_policy.acceleration.networks import BACKENDS, PRECISIONS
+from trainables.diffusion_policy.acceleration.networks import BACKENDS, PRECISIONS, Backend, Precision
 from trainables.diffusion_policy.acceleration.warm_start import shift_chunk
 
 __all__ = [
@@ -11,6 +11,8 @@ __all__ = [
     "PRECISIONS",
     "AcceleratedPolicy",
     "Acceleration",
+    "Backend",
+    "Precision",
     "accelerate",
     "shift_chunk",
 ]

@@ -28,8 +28,8 @@ __all__ = [
 
 Backend = Literal["plain", "steps", "compile", "onnx", "graph"]
 BACKENDS: tuple[Backend, ...] = ("plain", "steps", "compile", "onnx", "graph")
-"""The policy's own loop; the loop over constants; that with the U-Net compiled; with ONNX Runtime; as one CUDA
-graph with the image encoders."""
+"""The policy's own loop; the loop over constants; that with the U-Net compiled; with ONNX Runtime; as one
+CUDA graph with the image encoders."""
 Precision = Literal["fp32", "bf16", "fp16"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -65,7 +65,7 @@ def make_network(policy: DiffusionPolicy, backend: Backend, precision: Precision
     dtype = DTYPES[precision]
 
     def predict(noisy_BTA: Tensor, films_BF: Tensor) -> Tensor:
-        films = torch.split(films_BF.to(dtype), sizes, dim=-1)  # type: ignore[no-untyped-call]
+        films = torch.split(films_BF.to(dtype), sizes, dim=-1)
         return unet.modulated(noisy_BTA.to(dtype), films).float()
 
     return _compiled(policy, predict) if backend == "compile" else predict

@@ -22,6 +22,7 @@ def onnx_network(policy: DiffusionPolicy, precision: Precision) -> StepNetwork:
     """
     try:
         import onnxruntime
+
         from trainables.diffusion_policy.acceleration.onnx_unet import FILMS, NOISY, unet_to_onnx
     except ImportError as error:
         raise UnavailableError(f"{error.name or error} is not installed: {EXTRA}") from error

@@ -1,8 +1,8 @@
 """Warm starts: the next chunk begins from the last one instead of from noise.
 
 Consecutive chunks overlap. Noised to the timestep of a later step, the rest of the last chunk takes the place
-of the first denoising steps. This is the idea of Falcon (arXiv 2503.00339) with one fixed timestep instead of a
-choice among buffered ones. The actions are close to those of the whole denoising, not equal: measure the
+of the first denoising steps. This is the idea of Falcon (arXiv 2503.00339) with one fixed timestep instead of
+a choice among buffered ones. The actions are close to those of the whole denoising, not equal: measure the
 success before relying on it.
 
 Shapes: ``B`` robots, ``T`` action steps of the horizon, ``A`` action dimension.

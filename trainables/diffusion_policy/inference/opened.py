@@ -12,15 +12,24 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
 from trainables.dataset.frames import open_frames
 from trainables.dataset.windows import Windows, split_episodes
+from trainables.diffusion_policy.acceleration import (
+    BACKENDS,
+    PRECISIONS,
+    AcceleratedPolicy,
+    Backend,
+    Precision,
+    accelerate,
+)
 from trainables.diffusion_policy.config.diffusion_config import FIELDS, DiffusionConfig, build, field_faults
 from trainables.diffusion_policy.data import image_sizes, load_dataset
+from trainables.diffusion_policy.inference.bench import bench, checked
 from trainables.diffusion_policy.inference.demonstrations import Training, open_demonstrations
 from trainables.diffusion_policy.network.inference_settings import setting_faults, setting_of, with_setting
 from trainables.diffusion_policy.network.policy import DiffusionPolicy
@@ -34,7 +43,7 @@ from trainables.evaluation.offline import OfflineSettings, choose_windows, windo
 from trainables.evaluation.rollout import DelayedControl, EpisodeResult, RolloutError, rollout, summarise
 from trainables.evaluation.simulators import environment_faults, make_environment
 from trainables.features import ACTION, FeatureType, PolicyFeatures
-from trainables.inspection import Comparison, DenoisingPicture, Latency
+from trainables.inspection import BenchRow, Comparison, DenoisingPicture, Latency
 from trainables.interface import ConfigError, EvaluationContext, Fault, ServeOptions, silent
 
 if TYPE_CHECKING:
@@ -190,14 +199,72 @@ class OpenedPolicy:
             video.film_episodes(results, self.environment, self.features, film, episodes=film_episodes)
         return [result.record for result in results]
 
+    backends: Sequence[str] = BACKENDS
+    precisions: Sequence[str] = PRECISIONS
+
+    def accelerated(
+        self,
+        setting: Mapping[str, Any],
+        backend: Backend | Literal["auto"] = "auto",
+        precision: Precision = "fp32",
+    ) -> AcceleratedPolicy:
+        """The policy with an inference setting, computed faster; see `acceleration.accelerate`.
+
+        Raises:
+            ConfigError: If the setting is not possible.
+        """
+        return accelerate(self.policy(setting), backend, precision)
+
+    def bench(
+        self,
+        settings: Sequence[Mapping[str, Any]],
+        backends: Sequence[str],
+        precision: str,
+        runs: int,
+        lerobot: Path | None = None,
+    ) -> list[BenchRow]:
+        """Time ways to compute chunks; see `trainables.interface.BenchmarksPolicies`.
+
+        Raises:
+            ConfigError: If a setting, a backend or the precision is not possible.
+            LeRobotError: If LeRobot cannot take the policy.
+        """
+        policies = [(setting, self.policy(setting)) for setting in settings]
+        return bench(
+            policies, self._any_observation(), backends, precision, runs, lerobot, self._context.progress
+        )
+
+    def rollout_with(
+        self,
+        backend: str,
+        precision: str,
+        setting: Mapping[str, Any],
+        purpose: Purpose,
+        episodes: Sequence[int],
+    ) -> list[EpisodeRecord]:
+        """Roll out episodes with a backend; see `trainables.interface.BenchmarksPolicies`.
+
+        Raises:
+            ConfigError: If no environment is named, or the setting is not possible.
+            SimulatorError: If the simulator fails.
+            RolloutError: If an action is not finite.
+        """
+        made = accelerate(self.policy(setting), *checked(backend, precision))
+        return [result.record for result in self._results(setting, purpose, episodes, policy=made)]
+
     def _results(
-        self, setting: Mapping[str, Any], purpose: Purpose, episodes: Sequence[int], noise: int = 0
+        self,
+        setting: Mapping[str, Any],
+        purpose: Purpose,
+        episodes: Sequence[int],
+        noise: int = 0,
+        policy: AcceleratedPolicy | None = None,
     ) -> list[EpisodeResult]:
         if self.environment is None:
             raise ConfigError([Fault("rollout.env", "no environment is named.", "Name one for the rollout.")])
         settings = self.config.rollout
         return rollout(
-            self.policy(setting),
+            self.policy(setting) if policy is None else policy,
             self.environment,
             episode_indices=episodes,
             seed=first_seed(settings.seed, purpose),

@@ -464,9 +464,8 @@ class DiffusionPolicy(nn.Module):
         for camera in self.features.cameras:
             value = self._value(batch, camera.name)
             if value.is_floating_point() and value.numel() and value.max() > LARGEST_PIXEL:
-                raise ValueError(
-                    f"{camera.name} has values up to {float(value.max()):.4g}; give uint8, or floats in [0, 1]"
-                )
+                largest = f"{float(value.max()):.4g}"
+                raise ValueError(f"{camera.name} has values up to {largest}; give uint8, or floats in [0, 1]")
 
     def _actions(self, batch: Values) -> Tensor:
         value = self._value(batch, ACTION)
