@@ -16,7 +16,7 @@ from sweeper.spec.space_file.load import packaged_spaces
 from trainables import registry
 
 ROOT = Path(__file__).parents[3]
-FILE = ROOT / "search_spaces" / "space.schema.json"
+FILES = {"diffusion_policy": "space.schema.json", "diffusion_policy_distilled": "distilled.schema.json"}
 GOOD = Path(__file__).parents[1] / "good_space.yaml"
 TRAINABLE = registry.load("diffusion_policy")
 SCHEMA = space_schema(TRAINABLE)
@@ -27,22 +27,30 @@ def faults(space: Any) -> list[str]:
     return [error.message for error in CHECKED.iter_errors(space)]
 
 
-def test_the_schema_is_one_and_the_file_beside_the_spaces_is_current(capsys):
-    jsonschema.Draft7Validator.check_schema(SCHEMA)
-    assert ended("schema") == 0
+@pytest.mark.parametrize("name", registry.names())
+def test_the_schema_is_one_and_the_file_beside_the_spaces_is_current(name, capsys):
+    jsonschema.Draft7Validator.check_schema(space_schema(registry.load(name)))
+    assert ended("schema", "--trainable", name) == 0
     printed = capsys.readouterr().out
-    assert json.loads(printed) == SCHEMA
-    # Remake it with: sweeper schema > search_spaces/space.schema.json
-    assert FILE.read_text() == printed
+    assert json.loads(printed) == space_schema(registry.load(name))
+    # Remake it with: sweeper schema --trainable NAME > search_spaces/FILE
+    assert (ROOT / "search_spaces" / FILES[name]).read_text() == printed
+
+
+def test_the_command_prints_the_schema_of_the_usual_trainable(capsys):
+    assert ended("schema") == 0
+    assert json.loads(capsys.readouterr().out) == SCHEMA
 
 
 def test_every_space_of_the_package_names_the_schema_and_fits_it():
     spaces = packaged_spaces()
     assert len(spaces) >= 6
     for path in spaces.values():
-        first = path.read_text().splitlines()[0]
-        assert first == "# yaml-language-server: $schema=space.schema.json", path
-        assert faults(yaml.safe_load(path.read_text())) == [], path
+        first, space = path.read_text().splitlines()[0], yaml.safe_load(path.read_text())
+        name = space["trainable"]
+        assert first == f"# yaml-language-server: $schema={FILES[name]}", path
+        found = jsonschema.Draft7Validator(space_schema(registry.load(name))).iter_errors(space)
+        assert [error.message for error in found] == [], path
     assert faults(yaml.safe_load(GOOD.read_text())) == []
 
 

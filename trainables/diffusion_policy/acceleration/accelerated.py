@@ -99,6 +99,11 @@ class AcceleratedPolicy:
         return self.policy.n_action_steps
 
     @property
+    def available_actions(self) -> int:
+        """Actions of a chunk that lie in the future."""
+        return self.policy.available_actions
+
+    @property
     def action_dim(self) -> int:
         """Numbers per action."""
         return self.policy.action_dim
@@ -117,13 +122,20 @@ class AcceleratedPolicy:
         num_inference_steps: int | None = None,
         n_action_steps: int | None = None,
         *,
+        known: Tensor | None = None,
+        kept: Tensor | None = None,
         previous: Tensor | None = None,
         skipped_steps: int = 0,
     ) -> Tensor:
         """Predict the next actions to execute; arguments as for `DiffusionPolicy.predict_action`.
 
-        ``previous`` and ``skipped_steps`` are those of :meth:`predict_horizon`.
+        ``previous`` and ``skipped_steps`` are those of :meth:`predict_horizon`. A chunk that continues known
+        actions is predicted by the plain loop.
         """
+        if known is not None:
+            return self.policy.predict_action(
+                observation, noise, generator, sampler, num_inference_steps, n_action_steps, known, kept
+            )
         executed = self.policy.executed(n_action_steps)
         horizon_BTA = self.predict_horizon(
             observation,

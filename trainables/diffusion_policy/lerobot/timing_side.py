@@ -32,6 +32,7 @@ def main(checkpoint: str, given: str, threads: str) -> None:
     arrays = dict(np.load(given, allow_pickle=False))
     noise = torch.from_numpy(arrays.pop("noise"))
     batch = {name: _value(array) for name, array in arrays.items()}
+
     @torch.no_grad()
     def chunk() -> torch.Tensor:
         normalized = dict(before(dict(batch)))
