@@ -173,7 +173,7 @@ COMMANDS: Mapping[str, CommandEntry] = {
     "export": CommandEntry(
         _CHECKPOINTS,
         "checkpoints:export",
-        "Export a trial's policy for LeRobot, ONNX Runtime or torch; write a bundle, or upload it to the hub.",
+        "Export a trial's policy for LeRobot, ONNX Runtime or torch, as a bundle, or to the hub.",
     ),
     "doctor": CommandEntry(
         _MACHINES,

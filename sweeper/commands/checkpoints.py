@@ -115,7 +115,7 @@ def export(
     sweeps: SweepsFolder = Path("sweeps"),
     as_json: Json = False,
 ) -> None:
-    """Export a trial's policy for LeRobot, ONNX Runtime or torch; write a bundle, or upload it to the hub."""
+    """Export a trial's policy for LeRobot, ONNX Runtime or torch, as a bundle, or to the hub."""
     console = open_console(stderr=as_json)
     names = tuple(dict.fromkeys(formats or [LEROBOT]))
     options = FormatOptions(
