@@ -235,6 +235,7 @@ def test_few_know_the_space_file() -> None:
     single = {
         "sweeper.machines.plan",
         "sweeper.machines.jobs",
+        "sweeper.notebook",
         "sweeper.spec.schema",
         "sweeper.steering.changes",
     }

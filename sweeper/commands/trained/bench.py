@@ -64,7 +64,7 @@ def bench(
     sweeps: SweepsFolder = Path("sweeps"),
     as_json: Json = False,
 ) -> None:
-    """Time the ways to compute a policy's actions, and compare them with the plain loop."""
+    """Time the ways to compute a policy's actions: latency, memory, difference, and success."""
     console = open_console(stderr=as_json)
     found = find_candidate(policy, sweeps, {} if env is None else {ENVIRONMENT: env})
     candidate = dataclasses.replace(found, setting=chosen_setting(found))

@@ -6,9 +6,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sweeper.finalists.bench import Benched, BenchedRow, Played
 from sweeper.terminal.tables import number_text
 from sweeper.text import counted, describe_value
+from trainables.inspection import Benched, BenchedRow, Played
 
 __all__ = ["print_bench"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from trainables.diffusion_policy.acceleration.accelerated import AcceleratedPolicy, Acceleration, accelerate
-from trainables.diffusion_policy.acceleration.networks import BACKENDS, PRECISIONS, Backend, Precision
+from trainables.diffusion_policy.acceleration.backends import BACKENDS, PRECISIONS, Backend, Precision
 from trainables.diffusion_policy.acceleration.warm_start import shift_chunk
 
 __all__ = [

@@ -14,16 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainables.diffusion_policy.acceleration.cuda_graph import GraphedChunk
-from trainables.diffusion_policy.acceleration.modulations import Modulations, StepTable
-from trainables.diffusion_policy.acceleration.networks import (
+from trainables.diffusion_policy.acceleration.backends import (
     DTYPES,
     Backend,
     Precision,
     StepNetwork,
     UnavailableError,
-    make_network,
 )
+from trainables.diffusion_policy.acceleration.cuda_graph import GraphedChunk
+from trainables.diffusion_policy.acceleration.modulations import Modulations, StepTable
+from trainables.diffusion_policy.acceleration.networks import make_network
 from trainables.diffusion_policy.network.noise import Generators, randn
 from trainables.diffusion_policy.network.policy import DiffusionPolicy, Values
 from trainables.diffusion_policy.network.sampler_steps import run_steps

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from trainables.diffusion_policy.acceleration.networks import UnavailableError
+from trainables.diffusion_policy.acceleration.backends import UnavailableError
 
 __all__ = ["GraphedChunk"]
 

@@ -7,39 +7,21 @@ modulations of the U-Net.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from trainables.diffusion_policy.acceleration.backends import (
+    DTYPES,
+    Backend,
+    Precision,
+    StepNetwork,
+    UnavailableError,
+)
 from trainables.diffusion_policy.acceleration.modulations import film_sizes
 from trainables.diffusion_policy.network.policy import DiffusionPolicy
 
-__all__ = [
-    "BACKENDS",
-    "PRECISIONS",
-    "Backend",
-    "Precision",
-    "StepNetwork",
-    "UnavailableError",
-    "make_network",
-]
-
-Backend = Literal["plain", "steps", "compile", "onnx", "graph"]
-BACKENDS: tuple[Backend, ...] = ("plain", "steps", "compile", "onnx", "graph")
-"""The policy's own loop; the loop over constants; that with the U-Net compiled; with ONNX Runtime; as one
-CUDA graph with the image encoders."""
-Precision = Literal["fp32", "bf16", "fp16"]
-PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-StepNetwork = Callable[[Tensor, Tensor], Tensor]
-"""Predicts (B, T, A) from noisy actions (B, T, A) and modulations (B, F), all float32."""
-
-
-class UnavailableError(Exception):
-    """A backend cannot be used here; says why."""
+__all__ = ["make_network"]
 
 
 def make_network(policy: DiffusionPolicy, backend: Backend, precision: Precision) -> StepNetwork:

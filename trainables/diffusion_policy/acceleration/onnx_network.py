@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainables.diffusion_policy.acceleration.networks import Precision, StepNetwork, UnavailableError
+from trainables.diffusion_policy.acceleration.backends import Precision, StepNetwork, UnavailableError
 from trainables.diffusion_policy.network.policy import DiffusionPolicy
 
 __all__ = ["onnx_network"]

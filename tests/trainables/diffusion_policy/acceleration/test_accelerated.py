@@ -8,8 +8,8 @@ from small_policy import generators, small_batch, small_policy
 
 from trainables.diffusion_policy.acceleration import accelerate, networks, shift_chunk
 from trainables.diffusion_policy.acceleration.accelerated import AcceleratedPolicy
+from trainables.diffusion_policy.acceleration.backends import UnavailableError
 from trainables.diffusion_policy.acceleration.cuda_graph import GraphedChunk
-from trainables.diffusion_policy.acceleration.networks import UnavailableError
 from trainables.diffusion_policy.config.sections import SAMPLERS
 from trainables.diffusion_policy.network.policy import DiffusionPolicy
 from trainables.interface import ConfigError
