@@ -15,6 +15,7 @@ import yaml
 from command_line import ended, run_in
 
 from sweeper.spec.schema import space_schema
+from sweeper.spec.space import Parameter
 from sweeper.spec.space_file import combinations
 from sweeper.spec.space_file.load import load_spec
 from tests.trainables.dataset.demonstrations import record
@@ -23,7 +24,8 @@ from trainables.dataset.format.schema import DatasetFeature
 
 OTHER_TOOLS = Path(__file__).parents[1] / "other_tools"
 SHARED = Path(__file__).parents[4] / "shared"
-SCHEMA = jsonschema.Draft7Validator(space_schema(registry.load("diffusion_policy")))
+TRAINABLE = registry.load("diffusion_policy")
+SCHEMA = jsonschema.Draft7Validator(space_schema(TRAINABLE))
 PAGES = Path(__file__).parents[3] / "docs"
 COMMANDS = [
     line
@@ -55,6 +57,17 @@ def checked(file: str) -> dict[str, object]:
     assert [error.message for error in SCHEMA.iter_errors(space)] == []
     load_spec(file)
     return space
+
+
+def launchable(file: str) -> None:
+    """Check the space in a file against its dataset, as `launch` does, at the first value of each field."""
+    spec = load_spec(file)
+    first = {parameter.name: form_start(parameter) for parameter in spec.space.parameters}
+    assert TRAINABLE.preflight({**spec.config, **first}, Path("cache").absolute()) == []
+
+
+def form_start(parameter: Parameter) -> object:
+    return parameter.values[0] if parameter.values else parameter.low
 
 
 @pytest.mark.parametrize(
@@ -107,6 +120,7 @@ def test_a_dataset_with_cameras_gets_a_space_for_cameras(tmp_path):
     assert config["policy.use_separate_rgb_encoder_per_camera"] is True
     assert "policy.resize_shape" not in config  # both are small, and equal
     assert config["dataset.holdout_fraction"] > 0.5 / 3
+    launchable("space.yaml")
 
 
 @pytest.mark.parametrize("lengths", [(1,), (2, 2), (5, 200), (40,) * 3])
@@ -114,6 +128,7 @@ def test_a_dataset_of_any_length_gets_a_space(tmp_path, lengths: tuple[int, ...]
     record(tmp_path / "odd", lengths, camera=False, fps=50)
     assert ended("init", "space.yaml", "--dataset", str(tmp_path / "odd")) == 0
     checked("space.yaml")
+    launchable("space.yaml")
 
 
 def test_a_command_of_lerobot_becomes_a_space_around_it(capsys):
@@ -171,6 +186,7 @@ def test_push_t_is_recognised():
     space = checked("space.yaml")
     assert space["config"]["rollout.env"] == "gym_pusht/PushT-v0"
     assert space["metric"]["name"] == "rollout/success_rate"
+    launchable("space.yaml")
 
 
 @pytest.mark.slow
