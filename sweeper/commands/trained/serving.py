@@ -106,7 +106,7 @@ def serve(
     )
     console = open_console(stderr=as_json)
     report = partial(console.print, style="dim", soft_wrap=True, markup=False)
-    # Whoever ends this process, the clients get the answers that are being computed.
+    # However this process is ended, the clients get the answers that are being computed.
     with interrupted_by_sigterm(), contextlib.suppress(KeyboardInterrupt):
         with checking(console, candidate.label, "Opening") as progress:
             server = serve_policy(

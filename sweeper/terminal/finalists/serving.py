@@ -37,7 +37,7 @@ def print_serving(
         console.print(f"  token     {server.token}", soft_wrap=True, markup=False)
     if server.token is not None:
         console.print(
-            "! The connection is not encrypted: whoever can read this network can read the token. "
+            "! The connection is not encrypted: anyone who can read this network can read the token. "
             "Use a network that you trust, or an SSH tunnel.",
             style="yellow",
             soft_wrap=True,

@@ -14,7 +14,7 @@ import contextlib
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
@@ -144,6 +144,9 @@ class Batcher:
         wait_s: How long the first row of a batch waits for others.
         clients: How many clients may ask at the moment: nothing waits for a row that cannot come.
         observe: Receives the number of rows and the seconds of every batch.
+
+    Attributes:
+        task: What predicts, after :meth:`start`; it ends only by :meth:`close` or by an error of ours.
     """
 
     def __init__(
@@ -162,24 +165,23 @@ class Batcher:
         self._requests: deque[deque[_Waiting]] = deque()
         self._arrived = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="inference")
-        self._task: asyncio.Task[None] | None = None
+        self.task: asyncio.Task[None]
 
     def start(self) -> None:
         """Begin to predict."""
-        self._task = asyncio.get_running_loop().create_task(self._run())
+        self.task = asyncio.get_running_loop().create_task(self._run())
 
     @property
     def alive(self) -> bool:
         """Whether rows are predicted."""
-        return self._task is not None and not self._task.done()
+        return not self.task.done()
 
     async def close(self) -> None:
-        """End after the batch that is being predicted; rows that wait are cancelled."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-        for waiting in itertools.chain.from_iterable(self._requests):
-            waiting.answer.cancel()
+        """End after the batch that is being predicted; no row gets an answer any more."""
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+        _end(itertools.chain.from_iterable(self._requests))
+        self._requests.clear()
         await asyncio.get_running_loop().run_in_executor(None, self._thread.shutdown)
 
     async def predict(self, rows: Sequence[Row]) -> list[Prediction]:
@@ -187,6 +189,7 @@ class Batcher:
 
         Raises:
             Exception: What the policy raises.
+            RuntimeError: If the batcher ends.
         """
         loop = asyncio.get_running_loop()
         waiting = [_Waiting(row, loop.create_future(), time.perf_counter()) for row in rows]
@@ -204,9 +207,8 @@ class Batcher:
             try:
                 await self._collect(batch)
                 await self._predict(batch)
-            except asyncio.CancelledError:
-                for one in batch:
-                    one.answer.cancel()
+            except BaseException:
+                _end(batch)
                 raise
 
     async def _collect(self, batch: list[_Waiting]) -> None:
@@ -253,3 +255,10 @@ class Batcher:
         for one, actions_KA in zip(batch, actions, strict=True):
             if not one.answer.done():
                 one.answer.set_result(Prediction(actions_KA, start_s - one.since_s, predicted_s, len(batch)))
+
+
+def _end(waiting: Iterable[_Waiting]) -> None:
+    """Refuse rows, because nothing is predicted any more."""
+    for one in waiting:
+        if not one.answer.done():
+            one.answer.set_exception(RuntimeError("the server is ending"))

@@ -1,7 +1,7 @@
 """The server: connections, pages on the same port, limits, and an orderly end.
 
-One message of a client is answered at a time, so the answers come in order. Whatever a client does, only its
-own connection is affected: a fault in a message is answered with a text frame, and the connection stays open.
+One message of a client is answered at a time, so the answers come in order. What a client does affects only
+its own connection: a fault in a message is answered with a text frame, and the connection stays open.
 """
 
 from __future__ import annotations
@@ -114,6 +114,7 @@ class PolicyServer:
 
         Raises:
             OSError: If the port cannot be used.
+            Exception: If the predictions have ended.
         """
         serving = protocol.require("websockets.asyncio.server")
         self._batcher.start()
@@ -137,10 +138,15 @@ class PolicyServer:
             )
             try:
                 started(server.sockets[0].getsockname()[1])
-                await stop.wait()
+                stopped = asyncio.create_task(stop.wait())
+                await asyncio.wait({stopped, self._batcher.task}, return_when=asyncio.FIRST_COMPLETED)
+                stopped.cancel()
+                if self._batcher.task.done():
+                    await self._batcher.task  # which raises: no client would get an answer any more
                 await self._drain()
             finally:
                 server.close()
+                await self._batcher.close()  # first, because sessions wait for its answers
                 await server.wait_closed()
         finally:
             await self._batcher.close()
@@ -259,8 +265,6 @@ class PolicyServer:
             return await self._reply(session, data)
         except (ProtocolError, RequestError) as error:
             outcome, text = "invalid", str(error)
-        except asyncio.CancelledError:
-            raise
         except Exception as error:  # of the policy: the other clients are not concerned
             outcome, text = "failed", f"the policy failed: {type(error).__name__}: {error}"
             self._report(f"session {session.number}: {text}")

@@ -144,6 +144,7 @@ def test_a_controller_acts_with_it_as_with_the_policy(
     assert np.array_equal(acted(policy), acted(client))
 
 
+@pytest.mark.slow
 def test_a_rollout_with_it_is_the_rollout_of_the_policy(
     served: Serve, connected: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,6 +164,7 @@ def test_a_rollout_with_it_is_the_rollout_of_the_policy(
         assert one.record.max_reward == other.record.max_reward
 
 
+@pytest.mark.slow
 def test_the_client_needs_no_torch(served: Serve) -> None:
     server = served()
     program = f"""
@@ -250,6 +252,7 @@ class Late:
         return self._policy.predict_action(observation, generator=generator)
 
 
+@pytest.mark.slow
 def test_a_late_answer_is_not_taken_for_the_next_one(
     served: Serve, connected: Connect, policy: DiffusionPolicy
 ) -> None:

@@ -180,6 +180,34 @@ def test_a_fault_is_answered_with_text_and_the_session_continues(served: Serve) 
     assert server.counts == {"sessions": 1, "answers": 1, "errors": 6}
 
 
+@pytest.mark.slow
+def test_every_damaged_message_is_answered_in_the_same_session(served: Serve) -> None:
+    server = served()
+    rng = np.random.default_rng(0)
+    generator = torch.Generator().manual_seed(1).get_state().numpy()
+    whole = [
+        pack({**STATE, "seed": 5, "n_action_steps": 3}),
+        pack({"observation.state": np.ones((2, 2, 3)), "seed": [1, 2]}),
+        pack({**STATE, "generator": [generator]}),
+        pack({"command": "reset", "seed": 5}),
+        pack({**STATE, "command": "observe"}),
+    ]
+    outcomes = {str: 0, bytes: 0}
+    with connect(server.url) as raw:
+        raw.recv()
+        for number in range(300):
+            message = bytearray(whole[number % len(whole)])
+            for _ in range(rng.integers(1, 4)):
+                message[rng.integers(min(len(message), 200))] = rng.integers(256)
+            raw.send(bytes(message))
+            answer = raw.recv(timeout=30)
+            outcomes[type(answer)] += 1
+        raw.send(pack(STATE))
+        assert unpack(raw.recv())["actions"].shape == (4, 2)
+    assert min(outcomes.values()) >= 10, outcomes
+    assert server.counts["sessions"] == 1
+
+
 def test_a_message_that_is_too_large_ends_its_own_session_only(served: Serve, connected: Connect) -> None:
     server = served(max_message_b=10_000)
     good = connected(server)
@@ -446,8 +474,9 @@ def test_what_is_being_answered_is_answered_when_the_server_ends(
         answer = threads.submit(busy.infer, moved(111))
         assert slow.begun.wait(30)
         closing = threads.submit(server.close)
+        until(lambda: page(server, "/healthz") == (503, "ending\n"))
         with pytest.raises(RemotePolicyError, match="the server is ending") as closed:
-            until(lambda: idle.infer(STATE) is None)
+            idle.infer(STATE)
         assert closed.value.lost
         assert not closing.done()
         slow.leave.set()
@@ -457,6 +486,21 @@ def test_what_is_being_answered_is_answered_when_the_server_ends(
         RemotePolicy(server.url)
     server.wait()  # it has ended, and it did not fail
     assert not [thread for thread in threading.enumerate() if thread.name in ("policy-server",)]
+
+
+def test_a_server_that_cannot_predict_any_more_ends(
+    served: Serve, connected: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("a counter is broken")
+
+    monkeypatch.setattr("trainables.deployment.server.metrics.Metrics.batch", broken)
+    server = served()
+    client = connected(server)
+    with pytest.raises(RemotePolicyError, match="the server is ending"):
+        client.infer(STATE)
+    with pytest.raises(ServeError, match="the server failed: a counter is broken"):
+        server.wait()
 
 
 def test_a_port_in_use_is_reported(served: Serve, policy: DiffusionPolicy) -> None:
@@ -471,6 +515,7 @@ def test_options_that_are_not_possible_are_refused_together(policy: DiffusionPol
     assert [fault.where for fault in caught.value.faults] == ["max_sessions", "batch", "token"]
 
 
+@pytest.mark.slow
 def test_a_camera_policy_is_served(served: Serve, connected: Connect) -> None:
     camera = small_policy(cameras=2, noise_scheduler_type="DDIM", num_inference_steps=1).eval()
     client = connected(served(camera, batch=1))
