@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -122,8 +122,9 @@ def predict_rows(policy: ServedPolicy, rows: Sequence[Row], size: int) -> np.nda
         options["known"] = torch.from_numpy(np.stack([row.known for row in filled if row.known is not None]))
         options["kept"] = torch.from_numpy(first.kept)
     generators = [row.generator for row in filled]
+    predict: Any = policy.predict_action  # not every policy has the options
     with torch.inference_mode():
-        predicted_BKA = cast("Any", policy).predict_action(observation, generator=generators, **options)
+        predicted_BKA = predict(observation, generator=generators, **options)
     actions_BKA: np.ndarray = predicted_BKA.float().cpu().numpy()[: len(rows)]
     return actions_BKA
 
