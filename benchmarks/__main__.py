@@ -1,7 +1,7 @@
 """Run the short benchmarks: ``python -m benchmarks [--json FILE]``.
 
-Longer ones have commands of their own: ``benchmarks.finetune``, ``benchmarks.chaos``, and ``benchmarks.gpu``
-for a machine with a GPU.
+Longer ones have commands of their own: ``benchmarks.finetune``, ``benchmarks.chaos``, ``benchmarks.serving``,
+and ``benchmarks.gpu`` for a machine with a GPU.
 """
 
 from __future__ import annotations

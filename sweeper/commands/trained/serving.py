@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from sweeper.commands.options import Json, SweepsFolder, open_console
+from sweeper.commands.options import Json, SweepsFolder, open_console, plain_name
 from sweeper.commands.trained.settings import chosen_setting, typed_setting
 from sweeper.driver.signals import interrupted_by_sigterm
 from sweeper.finalists.candidates import find_candidate
@@ -80,7 +80,8 @@ def serve(
         typer.Option(min=0.01, metavar="MB", help="Largest message. Default: what observations need."),
     ] = None,
     name: Annotated[
-        str | None, typer.Option(help="What clients see as the policy's name. Default: SWEEP[:TRIAL].")
+        str | None,
+        typer.Option(help="What clients see as the policy's name. Default: SWEEP:TRIAL, or the file."),
     ] = None,
     checkpoint: Annotated[
         Literal["last", "best"] | None,
@@ -98,7 +99,8 @@ def serve(
         host=host,
         port=port,
         token=token,
-        name=name or candidate.label,
+        # Clients need not know where a checkpoint is on this machine.
+        name=name or (plain_name(candidate.label) if candidate.sweep is None else candidate.label),
         max_sessions=sessions,
         max_message_b=None if message_mb is None else round(message_mb * 1e6),
         idle_s=idle,
