@@ -197,7 +197,7 @@ class Chunk(nn.Module):
 
     def __init__(self, policy: DiffusionPolicy, denoising: Denoising) -> None:
         super().__init__()
-        self.policy = policy
+        self.policy = without_unet(policy)
         self.predict = _Predict(policy.diffusion.unet, denoising)
         self.finish = _Finish(policy)
         self._denoising = denoising
@@ -230,12 +230,21 @@ class Chunk(nn.Module):
         return self.finish(action_BTA)
 
 
+def without_unet(policy: DiffusionPolicy) -> DiffusionPolicy:
+    """The same policy without the U-Net: an archive keeps all weights of its module, used or not."""
+    networks = copy.copy(policy.diffusion)
+    networks._modules = {name: part for name, part in networks._modules.items() if name != "unet"}
+    lean = copy.copy(policy)
+    lean._modules = {**policy._modules, "diffusion": networks}
+    return lean
+
+
 class Encoder(nn.Module):
     """Raw observations in, the condition (B, G) out."""
 
     def __init__(self, policy: DiffusionPolicy) -> None:
         super().__init__()
-        self.policy = policy
+        self.policy = without_unet(policy)
 
     def forward(self, observation: dict[str, Tensor]) -> Tensor:
         """Encode raw values (B, To, ...) by name."""
@@ -376,9 +385,10 @@ class _Finish(nn.Module):
 
     def __init__(self, policy: DiffusionPolicy) -> None:
         super().__init__()
-        self.policy = policy
+        self.normalizer = policy.normalizer
+        self.current = policy.n_obs_steps - 1
+        self.count = policy.n_action_steps
 
     def forward(self, action_BTA: Tensor) -> tuple[Tensor, Tensor]:
-        horizon_BTA = self.policy.normalizer.unnormalize(ACTION, action_BTA)
-        current = self.policy.n_obs_steps - 1
-        return horizon_BTA[:, current : current + self.policy.n_action_steps], horizon_BTA
+        horizon_BTA = self.normalizer.unnormalize(ACTION, action_BTA)
+        return horizon_BTA[:, self.current : self.current + self.count], horizon_BTA

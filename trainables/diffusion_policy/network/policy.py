@@ -103,8 +103,9 @@ class DiffusionPolicy(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Device of the weights."""
-        return next(self.parameters()).device
+        """Device of the weights; the CPU if there are none."""
+        weight = next(self.parameters(), None)
+        return torch.device("cpu") if weight is None else weight.device
 
     def statistics(self) -> dict[str, dict[str, np.ndarray]]:
         """The statistics of the normalisation of observations and actions."""

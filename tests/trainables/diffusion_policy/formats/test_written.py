@@ -154,7 +154,11 @@ def test_an_export_runs_without_this_package(
     assert report["variants"][0]["parity"]["share_of_range"] <= ALLOWED
     without = ("trainables", "sweeper", *(("torch",) if name == "onnx" else ()))
     assert difference_of(run_alone(tmp_path / "out", without=without)) <= 200 * ALLOWED
-    assert len(report["variants"][0]["files"]) == (1 if parts == "chunk" else 2)
+    files = report["variants"][0]["files"]
+    assert len(files) == (1 if parts == "chunk" else 2)
+    # Every weight is in one file, once.
+    weights_b = 4 * sum(parameter.numel() for parameter in policy.parameters())
+    assert sum(file["bytes"] for file in files) < weights_b + 2_000_000
 
 
 def test_half_precision_is_close_with_cameras(tmp_path: Path) -> None:
