@@ -1,0 +1,125 @@
+"""`sweeper bench` times the ways to compute a policy's actions, and says how they differ."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from command_line import ended, plain_console, printed
+from test_eval_command import trial as trial
+
+from sweeper.finalists import bench as benching
+from sweeper.finalists.bench import Benched, BenchedRow, Played
+from sweeper.terminal.finalists.bench import print_bench
+from trainables.inspection import BenchRow, Latency
+
+TAKES_SECONDS = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benching, "BUSY_S", 0.01)
+
+
+def row(backend: str, ms: float, reward: float | None = None, **played: object) -> BenchedRow:
+    speed = BenchRow(
+        backend,
+        "fp32",
+        "DDIM",
+        8,
+        {"policy.sampler": "DDIM"},
+        Latency((ms, ms, 2 * ms), "cpu", 1, 8),
+        2.0,
+        2e-7,
+    )
+    if reward is None:
+        return BenchedRow(speed)
+    return BenchedRow(speed, Played(20, 0.5, (0.3, 0.7), reward, 0.01, (-0.02, 0.04)), True)
+
+
+def test_the_table_has_a_row_for_each_way() -> None:
+    console = plain_console(120)
+    rows = (row("plain", 20.0), row("onnx", 5.0))
+    print_bench(console, Benched("small:0", "/c", {"busy_share": 0.5, "cpus": 2}, rows))
+    lines = printed(console).splitlines()
+    assert lines[2].split() == [
+        "backend",
+        "precision",
+        "sampler",
+        "steps",
+        "p50",
+        "ms",
+        "p95",
+        "ms",
+        "Hz",
+        "memory",
+        "MB",
+        "difference",
+    ]
+    assert lines[3].split() == ["plain", "fp32", "DDIM", "8", "20", "38", "50", "2", "2e-07"]
+    assert lines[4].split()[6] == "200"
+    assert "50% of the machine's 2 CPUs were in use by others just before." in printed(console)
+
+
+def test_episodes_have_their_intervals_and_the_difference_to_the_first_row() -> None:
+    console = plain_console(160)
+    print_bench(console, Benched("small:0", "/c", {"busy_share": 0.0, "cpus": 2}, (row("plain", 20.0, 0.4),)))
+    assert "50%  30% – 70%     0.4  +0.01 (-0.02 – +0.04)" in printed(console)
+    assert "20 episodes from the same starts" in printed(console)
+
+
+def test_a_row_is_on_the_front_if_none_is_faster_and_at_least_as_good() -> None:
+    rows = [row("plain", 20.0).speed, row("steps", 10.0).speed, row("onnx", 5.0).speed, row("x", 1.0).speed]
+    on_it = [benching._is_front(number, rows, [0.5, 0.4, 0.4, None]) for number in range(4)]
+    assert on_it == [True, False, True, None]
+
+
+@TAKES_SECONDS
+def test_a_trial_is_benched(trial: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["policy.sampler=DDIM,UniPC", "policy.num_inference_steps=2"]
+    assert ended("bench", "small:0", *arguments, "--runs", "3", "--episodes", "2", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    ways = [
+        (one["speed"]["backend"], one["speed"]["sampler"], one["speed"]["steps"]) for one in found["rows"]
+    ]
+    assert ways == [
+        (backend, sampler, 2) for sampler in ("DDIM", "UniPC") for backend in ("plain", "steps", "onnx")
+    ]
+    for one in found["rows"]:
+        speed = one["speed"]
+        assert len(speed["latency"]["times_ms"]) == 3
+        assert 0 < speed["p50_ms"] <= speed["p95_ms"]
+        assert speed["difference"] < 1e-5
+        assert one["played"]["episodes"] == 2
+    assert found["rows"][0]["played"]["difference"] is None
+    assert any(one["front"] for one in found["rows"])
+
+
+@TAKES_SECONDS
+def test_a_backend_that_cannot_be_used_is_replaced_and_named(
+    trial: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ended("bench", str(trial / "checkpoints" / "000020"), "--backend", "graph", "--runs", "2") == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "! not graph: a CUDA graph needs a GPU, and the policy is on cpu" in out
+    assert "steps fp32 DDIM 4" in out
+
+
+@TAKES_SECONDS
+def test_what_is_wrong_is_said_before_anything_is_timed(
+    trial: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments, message in (
+        (["policy.horizon=8"], "policy.horizon: a trained policy cannot change it. Inference fields are"),
+        (["policy.sampler"], "policy.sampler: expected FIELD=A,B,C"),
+        (["policy.num_inference_steps=500"], "policy.num_inference_steps"),
+        (["--backend", "warp"], "backend: 'warp' is not one. Use one of plain, steps, compile, onnx, graph."),
+        (["--precision", "fp8"], "precision: 'fp8' is not one. Use one of fp32, bf16, fp16."),
+        (["--lerobot", str(tmp_path / "none")], "none: there is no such file. Name a Python with LeRobot."),
+        (["--lerobot", sys.executable], "LeRobot ended before it answered. It printed: Traceback"),
+    ):
+        assert ended("bench", "small:0", *arguments, "--runs", "2") != 0, arguments
+        out = capsys.readouterr()
+        assert message in " ".join((out.err + out.out).split()), (message, out)
