@@ -4,6 +4,7 @@
 - ``evaluators``: Ray actors that hold policies open and evaluate them, several at once.
 - ``formats``: a policy in formats of other runtimes.
 - ``inspection``: one policy, looked into.
+- ``bench``: the ways to compute a policy's chunks, beside each other.
 - ``racing``: finalists that play the same episodes until the worse ones leave.
 - ``confirm``: the best trials of a sweep on fresh starts.
 - ``tuning``: the inference setting of a trained policy.

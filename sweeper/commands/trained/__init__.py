@@ -2,6 +2,7 @@
 
 - ``finalists``: confirm, compare
 - ``inspection``: eval
+- ``bench``: bench
 - ``tuning``: tune
 - ``serving``: serve
 - ``settings``: the inference setting that these commands use

@@ -1,4 +1,12 @@
-"""Faster inference with the same actions: `accelerate` makes a policy that predicts like the plain loop."""
+"""Faster inference with the same actions: `accelerate` makes a policy that predicts like the plain loop.
+
+- ``accelerated``: the policy, and the choice of what computes it.
+- ``modulations``: what does not change during a denoising, computed before it.
+- ``networks``: the U-Net of one step: PyTorch or compiled code.
+- ``onnx_network``, ``onnx_unet``: the same in ONNX Runtime, and its graph.
+- ``cuda_graph``: a chunk in one launch.
+- ``warm_start``: the last chunk as the start of the next.
+"""
 
 from __future__ import annotations
 
