@@ -201,6 +201,71 @@ class BenchRow:
 
 
 @dataclass(frozen=True)
+class Played:
+    """Episodes with one way; intervals are at 95 %.
+
+    Attributes:
+        episodes: How many.
+        success_rate: Share that succeeded.
+        success_interval: Wilson's interval of that.
+        max_reward: Mean of the largest rewards.
+        difference: Mean difference of the largest reward to the first row, on the same starts; None for it.
+        difference_interval: Interval of that; None if all differences are equal.
+    """
+
+    episodes: int
+    success_rate: float
+    success_interval: tuple[float, float]
+    max_reward: float
+    difference: float | None
+    difference_interval: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class BenchedRow:
+    """One row of the table.
+
+    Attributes:
+        speed: How fast it is.
+        played: Its episodes; None if there are none.
+        front: Whether no other row is both faster and better; None without episodes.
+    """
+
+    speed: BenchRow
+    played: Played | None = None
+    front: bool | None = None
+
+
+@dataclass(frozen=True)
+class Benched:
+    """The rows, and where they were measured.
+
+    Attributes:
+        label: What the policy is called.
+        checkpoint: Its folder.
+        machine: ``host``, ``cpus``, ``busy_share``: the share of the CPUs in use just before.
+        rows: The rows; the first is the reference of the episodes.
+    """
+
+    label: str
+    checkpoint: str
+    machine: Mapping[str, Any]
+    rows: tuple[BenchedRow, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as JSON values."""
+        values: dict[str, Any] = _plain(dataclasses.asdict(self))
+        for plain, row in zip(values["rows"], self.rows, strict=True):
+            speed = row.speed
+            plain["speed"] |= {
+                "p50_ms": speed.latency.p50_ms,
+                "p95_ms": speed.latency.p95_ms,
+                "chunks_per_s": speed.chunks_per_s,
+            }
+        return values
+
+
+@dataclass(frozen=True)
 class DenoisingPicture:
     """How noise becomes action chunks for one observation, drawn.
 

@@ -11,9 +11,8 @@ from command_line import ended, plain_console, printed
 from test_eval_command import trial as trial
 
 from sweeper.finalists import bench as benching
-from sweeper.finalists.bench import Benched, BenchedRow, Played
 from sweeper.terminal.finalists.bench import print_bench
-from trainables.inspection import BenchRow, Latency
+from trainables.inspection import Benched, BenchedRow, BenchRow, Latency, Played
 
 TAKES_SECONDS = pytest.mark.slow
 
@@ -103,8 +102,8 @@ def test_what_is_wrong_is_said_before_anything_is_timed(
         (["policy.horizon=8"], "policy.horizon: a trained policy cannot change it. Inference fields are"),
         (["policy.sampler"], "policy.sampler: expected FIELD=A,B,C"),
         (["policy.num_inference_steps=500"], "policy.num_inference_steps"),
-        (["--backend", "warp"], "backend: 'warp' is not one. Use one of plain, steps, compile, onnx, graph."),
-        (["--precision", "fp8"], "precision: 'fp8' is not one. Use one of fp32, bf16, fp16."),
+        (["--backend", "warp"], "backend 'warp' is not one. Use one of plain, steps, compile, onnx, graph."),
+        (["--precision", "fp8"], "precision 'fp8' is not one. Use one of fp32, bf16, fp16."),
         (["--lerobot", str(tmp_path / "none")], "none: there is no such file. Name a Python with LeRobot."),
         (["--lerobot", sys.executable], "LeRobot ended before it answered. It printed: Traceback"),
     ):
