@@ -1,6 +1,7 @@
 """Faster inference with the same actions: `accelerate` makes a policy that predicts like the plain loop.
 
 - ``accelerated``: the policy, and the choice of what computes it.
+- ``backends``: the names of what can compute it.
 - ``modulations``: what does not change during a denoising, computed before it.
 - ``networks``: the U-Net of one step: PyTorch or compiled code.
 - ``onnx_network``, ``onnx_unet``: the same in ONNX Runtime, and its graph.

@@ -1,4 +1,4 @@
-"""What computes a denoising step: the names of the backends and precisions.
+"""The names of what can compute a chunk, and what a backend has in common with the others.
 
 Shapes: ``B`` samples, ``T`` action steps of the horizon, ``A`` action dimension, ``F`` numbers of all
 modulations of the U-Net.

@@ -8,7 +8,7 @@ from small_policy import generators, small_batch, small_policy
 
 from trainables.diffusion_policy.acceleration import accelerate, networks, shift_chunk
 from trainables.diffusion_policy.acceleration.accelerated import AcceleratedPolicy
-from trainables.diffusion_policy.acceleration.backends import UnavailableError
+from trainables.diffusion_policy.acceleration.backends import StepNetwork, UnavailableError
 from trainables.diffusion_policy.acceleration.cuda_graph import GraphedChunk
 from trainables.diffusion_policy.config.sections import SAMPLERS
 from trainables.diffusion_policy.network.policy import DiffusionPolicy
@@ -85,7 +85,7 @@ def test_a_backend_with_other_actions_is_not_used(monkeypatch: pytest.MonkeyPatc
     policy = small_policy(num_inference_steps=2).eval()
     made = networks.make_network
 
-    def wrong(policy: DiffusionPolicy, backend: str, precision: str) -> networks.StepNetwork:
+    def wrong(policy: DiffusionPolicy, backend: str, precision: str) -> StepNetwork:
         network = made(policy, backend, precision)
         return lambda noisy, films: network(noisy, films) + 0.1
 
