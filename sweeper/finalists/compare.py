@@ -53,8 +53,15 @@ SUCCESS = "rollout/success_rate"
 ERROR = "eval/action_mse"
 BLOCK = 32
 """Episodes of a task: as many as one batch of predictions has on a CPU."""
-STARTS = ("rollout.env", "rollout.seed", "rollout.max_steps")
-"""By convention the fields that decide what an episode with a number is."""
+STARTS = (
+    "rollout.env",
+    "rollout.seed",
+    "rollout.max_steps",
+    "rollout.control",
+    "rollout.latency_ms",
+    "rollout.replan",
+)
+"""By convention the fields that decide what an episode with a number is, and under which latency it is played."""
 DATA = ("dataset.", "eval.")
 """By convention the beginnings of the fields that decide what is held out, and how errors are measured."""
 WINDOW = ("policy.horizon", "policy.n_obs_steps")
@@ -261,9 +268,9 @@ def _recorded(one: Contender, purpose: Purpose) -> Records:
     if read is None:
         return {}
     evaluated, records = read
-    # The same start with another limit of steps is another episode.
-    most = one.whole.get("rollout.max_steps")
-    return {(evaluated.environment, most, record.seed): record for record in records}
+    # The same start with another limit of steps, or under another latency, is another episode.
+    how = tuple(one.whole.get(name) for name in STARTS if name not in ("rollout.env", "rollout.seed"))
+    return {(evaluated.environment, how, record.seed): record for record in records}
 
 
 def play(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from reaching_sweeps import ended_sweep, record_episodes
 from small_sweeps import SUCCESS
 
 from sweeper.errors import UserError
-from sweeper.finalists.compare import compare_recorded, find_contenders, metric_of
+from sweeper.finalists.compare import _recorded, compare_recorded, find_contenders, metric_of
 from sweeper.layout import trial_folder
 from trainables import registry
 from trainables.episodes import EPISODES, read_episodes
@@ -172,3 +173,11 @@ def test_without_a_simulator_errors_at_held_out_moments_are_compared(
     # Smaller errors are better.
     assert plain["pairs"][0]["a_is_better"] < 0.01
     assert "held-out moments were compared" in plain["notes"][0]
+
+
+@pytest.mark.parametrize("field", ["rollout.latency_ms", "rollout.control", "rollout.max_steps"])
+def test_an_episode_under_another_latency_is_another_one(folder, field):
+    one, other = find_contenders(["small:0", "small:1"], Path("sweeps"))
+    assert set(_recorded(one, "search")) == set(_recorded(other, "search"))
+    changed = replace(other, config={**other.config, field: 7})
+    assert not set(_recorded(one, "search")) & set(_recorded(changed, "search"))
