@@ -61,7 +61,7 @@ STARTS = (
     "rollout.latency_ms",
     "rollout.replan",
 )
-"""By convention the fields that decide what an episode with a number is, and under which latency it is played."""
+"""By convention the fields that decide what an episode with a number is, and its latency."""
 DATA = ("dataset.", "eval.")
 """By convention the beginnings of the fields that decide what is held out, and how errors are measured."""
 WINDOW = ("policy.horizon", "policy.n_obs_steps")
