@@ -109,6 +109,7 @@ def swapped(old: str, new: str) -> str:
     return GOOD.replace(old, new)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "name", "words"),
     [

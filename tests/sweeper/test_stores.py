@@ -40,6 +40,7 @@ def test_a_checkpoint_in_a_store_is_refused_and_its_login_not_repeated(tmp_path)
     assert "secret" not in str(refused.value)
 
 
+@pytest.mark.slow
 def test_check_of_an_address_is_quick_and_names_what_is_missing():
     heavy = {"torch", "ray", "mlflow", "optuna", "pyarrow", "av", "numpy", "s3fs"}
     program = (

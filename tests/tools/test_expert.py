@@ -39,6 +39,7 @@ def test_library_says_what_a_push_does_wherever_the_block_lies() -> None:
     assert np.median(errors) < 1.0
 
 
+@pytest.mark.slow
 def test_pose_errors_of_the_library_are_those_of_the_outcomes() -> None:
     from trainables.pusht.geometry import pose_error
 

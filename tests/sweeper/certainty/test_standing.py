@@ -131,6 +131,7 @@ def test_damaged_records_are_as_good_as_none(tmp_path):
     assert standing(tmp_path).leader is None
 
 
+@pytest.mark.slow
 def test_scipy_is_loaded_only_if_there_are_records(tmp_path):
     program = (
         "import sys; from pathlib import Path\n"

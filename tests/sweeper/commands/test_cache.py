@@ -60,6 +60,7 @@ def size(path: Path) -> int:
     return sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
 
 
+@pytest.mark.slow
 def test_it_lists_the_folder_and_the_size_of_each_dataset(cache, capsys):
     frames = [f"frames of {CAMERA}-16x16"]
     assert listed(capsys) == {"builtin-pusht-states": ["files"], "arm": frames, "other": frames}
@@ -70,6 +71,7 @@ def test_it_lists_the_folder_and_the_size_of_each_dataset(cache, capsys):
     assert "`sweeper cache --clear`" in out
 
 
+@pytest.mark.slow
 def test_one_dataset_is_deleted_and_made_again(cache, capsys):
     assert ended("cache", "arm", "--clear") == 0
     assert f"Deleted from {cache}: 1 entry" in capsys.readouterr().out
@@ -78,6 +80,7 @@ def test_one_dataset_is_deleted_and_made_again(cache, capsys):
     assert set(listed(capsys)) == {"builtin-pusht-states", "other", "arm"}
 
 
+@pytest.mark.slow
 def test_everything_is_deleted(cache, capsys):
     (cache / "notes.txt").write_text("the user's own")
     assert ended("cache", "--clear") == 0
@@ -87,11 +90,13 @@ def test_everything_is_deleted(cache, capsys):
     assert list((cache / "frames").glob("*.npy")) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["arm", "./arm", "arm/"])
 def test_a_dataset_is_named_by_its_folder(cache, capsys, name):
     assert set(listed(capsys, name)) == {"arm"}
 
 
+@pytest.mark.slow
 def test_an_unknown_dataset_is_refused_with_those_that_there_are(cache, capsys):
     assert ended("cache", "rm", "--clear") == 2
     err = capsys.readouterr().err
@@ -108,6 +113,7 @@ sys.stdin.readline()
 """
 
 
+@pytest.mark.slow
 def test_what_a_process_uses_is_not_deleted(cache, capsys):
     (entry,) = [
         path for path in (cache / "frames").glob("*.npy") if "arm" in path.with_suffix(".json").read_text()
@@ -128,6 +134,7 @@ def test_what_a_process_uses_is_not_deleted(cache, capsys):
     assert ended("cache", "arm", "--clear") == 0
 
 
+@pytest.mark.slow
 def test_frames_of_earlier_versions_are_listed_without_their_dataset(cache, capsys):
     for note in (cache / "frames").glob("*.json"):
         note.unlink()

@@ -59,6 +59,7 @@ def test_all_faults_of_a_space_file_are_printed_and_the_exit_code_is_2(capsys, t
     assert list(tmp_path.iterdir()) == [tmp_path / "space.yaml"]
 
 
+@pytest.mark.slow
 def test_a_custom_trainable_is_found_in_the_current_folder(tmp_path):
     source = Path(__file__).parents[1].joinpath("small_trainable.py").read_text()
     Path("own_trainable.py").write_text(source)
@@ -189,6 +190,7 @@ def test_the_table_of_commands_agrees_with_their_docstrings():
         assert load_command(name).help == entry.help, name
 
 
+@pytest.mark.slow
 def test_help_imports_no_module_of_a_command():
     program = (
         "import sys; sys.argv = ['sweeper', '--help']\n"
@@ -313,6 +315,7 @@ def test_the_wheel_contains_the_built_in_spaces(tmp_path):
     assert all(str(tmp_path / "installed") in line for line in lines)
 
 
+@pytest.mark.slow
 def test_check_loads_no_heavy_package():
     program = (
         "import sys; sys.argv = ['sweeper', 'check', 'pusht_image']\n"

@@ -164,6 +164,7 @@ def test_fields_are_read_as_a_configuration():
     assert len(caught.value.faults) == 2
 
 
+@pytest.mark.slow
 def test_show_says_what_it_is_and_draws_it(capsys):
     root = write(image=True)
     before = sorted((path, path.stat().st_mtime_ns) for path in root.rglob("*"))

@@ -111,6 +111,7 @@ def test_what_is_searched_or_constrained_is_not_made_lighter(
     one.study.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reason", ["error", "diverged", "data", "config", "environment"])
 def test_what_training_raised_is_not_tried_again(one: Sweep, reason: str) -> None:
     assert one.fails(reason) == Outcome("failed", reason, "as told")

@@ -165,6 +165,7 @@ def test_a_sweep_without_trials_takes_any_data(tmp_path: Path, data: Path) -> No
     assert continued(tmp_path, spec) == ""
 
 
+@pytest.mark.slow
 def test_searched_datasets_are_compared_one_by_one(tmp_path: Path, data: Path) -> None:
     other = write_dataset(tmp_path / "other", seed=1)
     spec = begun(tmp_path, data, choice("dataset.root", str(data), str(other)))

@@ -110,6 +110,7 @@ def test_searched_steps_are_a_range():
     assert plan("parameters.train.steps={min: 900, max: 2000}").steps == (900, 2000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "machine", "words"),
     [
@@ -181,6 +182,7 @@ def test_a_space_that_searches_the_normalisation_is_warned_of_the_clip():
     assert "MEAN_STD" in warning
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [

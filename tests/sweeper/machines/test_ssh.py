@@ -181,6 +181,7 @@ def test_a_space_with_faults_is_not_sent(tmp_path: Path) -> None:
         package_space("pusht_quick", ["budget.trials=none"], None)
 
 
+@pytest.mark.slow
 def test_the_digest_tells_two_versions_of_the_code_apart(tmp_path: Path) -> None:
     root = Path(identity.__file__).parents[identity.__name__.count(".")]
     for package in ("sweeper", "trainables"):

@@ -90,6 +90,7 @@ def test_the_ranking_is_that_of_comparing_all_pairs(data: st.DataObject) -> None
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("many", [1, 2, 3])
 def test_the_time_of_a_ranking_does_not_grow_with_the_square_of_its_trials(many: int) -> None:
     objectives = [Objective(str(n), "minimize") for n in range(many)]

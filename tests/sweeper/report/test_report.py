@@ -72,6 +72,7 @@ def thirty(tmp_path_factory) -> Page:
     return page_of(large_sweep(tmp_path_factory.mktemp("thirty") / "thirty", 30))
 
 
+@pytest.mark.slow
 def test_the_answer_comes_first(thirty):
     first = thirty.words.partition("Ranking")[0]
     for question in ("Best policy: trial 20", "Is it sure?", "Which parameters matter?", "How fast is it?"):
@@ -157,6 +158,7 @@ def test_everything_is_escaped(tmp_path):
     assert "&lt;script" in drawn.lower()
 
 
+@pytest.mark.slow
 def test_a_confirmation_is_the_answer(tmp_path):
     page = page_of(large_sweep(tmp_path / "a", 30, confirmed=True))
     first = page.words.partition("Ranking")[0]
@@ -204,6 +206,7 @@ def test_settings_are_shown_with_their_front(tmp_path):
     assert "50 % with the setting of the training" in rest
 
 
+@pytest.mark.slow
 def test_several_objectives_have_a_front(tmp_path):
     folder = large_sweep(tmp_path / "a", 40, objectives={SUCCESS: "maximize", "eval/action_mse": "minimize"})
     page = page_of(folder)
@@ -212,6 +215,7 @@ def test_several_objectives_have_a_front(tmp_path):
     assert all(one.p_best is None for one in standings(read_sweep(folder)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["eval/action_mse", REWARD])
 def test_a_sweep_without_episodes_says_that_nothing_is_sure(tmp_path, metric):
     page = page_of(large_sweep(tmp_path / "a", 20, episodes=False, objectives={metric: "minimize"}))
@@ -287,6 +291,7 @@ def test_texts_are_escaped_unless_they_are_html():
     assert "<td>&lt;</td>" in table(["a"], [["<"]])
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_file_that_is_named(tmp_path, monkeypatch, capsys):
     run_in(tmp_path, monkeypatch)
     large_sweep(tmp_path / "sweeps" / "a", 3)

@@ -48,6 +48,7 @@ def states(study):
     return [trial.state for trial in trials_of(study)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["tpe", "random", CMAES, GP])
 def test_every_sampler_stays_in_its_ranges_and_repeats_nothing(tmp_path, method):
     with Study(sweep(tmp_path, *NUMBERS, method=method, startup_trials=4)) as study:
@@ -61,6 +62,7 @@ def test_every_sampler_stays_in_its_ranges_and_repeats_nothing(tmp_path, method)
     assert len({config_hash(suggestion.config) for suggestion in suggestions}) == 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["tpe", "random", CMAES, GP, "grid"])
 def test_the_same_seed_asks_the_same_questions(tmp_path, method):
     parameters = (HORIZON, N_ACTION_STEPS)
@@ -90,6 +92,7 @@ def test_a_parameter_exists_only_where_its_condition_holds(tmp_path):
         assert ("policy.beta_end" in suggestion.config) == conditional
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["tpe", "random", CMAES, GP, "grid"])
 def test_violated_constraints_cost_no_trial_and_leave_no_gap_in_the_numbers(tmp_path, method):
     rule = "policy.n_action_steps <= policy.horizon - 8 + 1"
@@ -102,6 +105,7 @@ def test_violated_constraints_cost_no_trial_and_leave_no_gap_in_the_numbers(tmp_
         assert suggestion.config["policy.n_action_steps"] <= suggestion.config["policy.horizon"] - 7
 
 
+@pytest.mark.slow
 def test_a_constraint_that_hardly_ever_holds_is_met_all_the_same(tmp_path):
     a, b = Parameter("a", "float", 0.0, 1.0), Parameter("b", "float", 0.0, 1.0)
     spec = sweep(tmp_path, a, b, constraints=("a + b <= 0.05",), startup_trials=3)
@@ -146,6 +150,7 @@ def test_the_trainables_refusals_are_named_when_nothing_is_left(tmp_path):
         study.ask()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["tpe", "random", "grid"])
 def test_a_finite_space_is_searched_once_through_and_then_exhausted(tmp_path, method):
     spec = sweep(tmp_path, DIMS, HORIZON, method=method, startup_trials=3)
@@ -186,6 +191,7 @@ def test_choices_that_are_equal_in_python_stay_apart(tmp_path):
         assert len({repr(trial.params["a"]) for trial in recorded.trials}) == 5
 
 
+@pytest.mark.slow
 def test_a_range_that_its_step_does_not_fill_stays_in_bounds(tmp_path):
     spec = sweep(tmp_path, Parameter("a", "int", 8, 31, step=8), Parameter("b", "float", 0.0, 0.95, step=0.3))
     with Study(spec) as study:
@@ -271,6 +277,7 @@ def test_a_trial_that_never_reported_its_objective_fails(tmp_path):
     assert (trial.state, trial.reason) == ("failed", "no_objective")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["tpe", "random", GP])
 def test_several_objectives_take_no_reports_and_keep_every_value(tmp_path, method):
     objectives = {SUCCESS: "maximize", ERROR: "minimize"}

@@ -123,6 +123,7 @@ def test_layers_that_would_begin_anew_are_listed_beforehand(tmp_path, checkpoint
     assert plan.disk_per_trial_gb < 0.1
 
 
+@pytest.mark.slow
 def test_checking_a_checkpoint_loads_nothing_heavy(tmp_path, checkpoint):
     program = (
         "import sys\n"

@@ -100,6 +100,7 @@ def test_every_value_of_the_tables_is_legal():
     assert set(HOURS) <= set(SETTINGS_OF_OTHERS["budget.hours"].split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "ours"), [(name, ours) for ours, names in FIELDS.items() for name in names.split()]
 )

@@ -444,6 +444,7 @@ def test_there_are_many_kinds_of_bad_spaces():
     assert len(BAD) > 90
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", BAD)
 def test_a_fault_says_where_what_and_what_to_do(write, case):
     text = made_bad(GOOD, case)

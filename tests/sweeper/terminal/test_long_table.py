@@ -57,6 +57,7 @@ def looks_of_rich(table: Table, width: int, monkeypatch: pytest.MonkeyPatch) -> 
         return looks(table, width)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     rows=st.lists(st.tuples(WORDS, STATES, WORDS, WORDS), min_size=2, max_size=8),
@@ -82,6 +83,7 @@ def test_a_long_table_looks_as_rich_prints_it(rows, headers, width, title):
         assert printed == looks_of_rich(table, width or 200, patch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [80, 200])
 def test_the_rows_of_a_long_table_are_not_left_to_rich(width):
     columns = [Column("trial"), Column("state", "left", wraps=True), *(Column(name) for name in "abcdefgh")]

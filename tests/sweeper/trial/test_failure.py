@@ -46,6 +46,7 @@ def test_failures_are_sorted_by_what_was_raised(error: Exception, reason: str, m
     assert failure.message.startswith(message)
 
 
+@pytest.mark.slow
 def test_every_reason_that_a_trainable_of_ours_gives_is_in_the_documentation() -> None:
     package = Path(__file__).parents[3] / "trainables"
     found = {

@@ -64,6 +64,7 @@ def test_every_recorded_window_is_the_same(shared: Path, tmp_path: Path, name: s
         np.testing.assert_array_equal(found, recorded[key], err_msg=key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in RECORDED if "keypoints" not in name])
 def test_every_recorded_picture_is_the_one_lerobot_hands_to_its_policy(shared: Path, name: str):
     """LeRobot's pictures are float32 in [0, 1]: ours divided by 255 are the same to the last bit."""

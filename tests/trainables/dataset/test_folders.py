@@ -167,6 +167,7 @@ def test_synonyms_of_placeholders_are_filled(make, version, data_path):
     assert is_right(root).notes == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["v3.0", "v2.1"])
 @pytest.mark.parametrize("key", ["data_path", "video_path"])
 @pytest.mark.parametrize("wrong", ["{nothing:03d}", "{}", "{episode_index:06s}", "{episode_index", "{0.x}"])
@@ -233,6 +234,7 @@ def test_a_new_set_with_the_old_templates_is_found(make):
 # -- columns
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("listed", [True, False])
 @pytest.mark.parametrize("name", [*sorted(INDEX_FEATURES), "all"])
@@ -315,6 +317,7 @@ def test_a_column_that_is_listed_and_not_there_is_left_out(make):
 # -- places
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("item", ["chunk_index", "file_index", "from_timestamp"])
 @pytest.mark.parametrize("empty", [[0], [1], [2], [0, 1, 2]])
 def test_empty_places_in_the_only_video_are_derived(make, item, empty):
@@ -681,6 +684,7 @@ def test_joints_are_not_renamed_to_be_the_state(make):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", VERSIONS)
 def test_vectors_are_put_together_in_the_order_of_the_list(make, tmp_path, version):
     whole = open_dataset(make(version, name="whole"))

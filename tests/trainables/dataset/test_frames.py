@@ -49,6 +49,7 @@ def cache(tmp_path):
     return tmp_path / "cache"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("camera", [PICTURE, PNG])
 @pytest.mark.parametrize("version", ["v3.0", "v2.1"])
 def test_the_map_holds_every_frame_as_it_is_decoded_alone(make_dataset, cache, camera, version):
@@ -150,6 +151,7 @@ os.pwrite = slowly
     assert len(list((cache / "frames").glob("*.npy"))) == 1
 
 
+@pytest.mark.slow
 def test_a_builder_that_dies_half_way_leaves_no_lock_and_no_map(root, cache):
     # The process ends without any cleaning up, as when it is killed, after its tenth frame.
     dying = start(

@@ -76,6 +76,7 @@ def test_a_sound_set_shows_each_row_and_has_no_finding(make, tmp_path, version):
     assert checks(root) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("starts", [[0.0, 0.0, 0.0], [0.0, 0.649, 1.449], [0.0, 0.6, 0.6], [0.0, 90.0, 99.0]])
 def test_wrong_stretches_of_a_shared_video_are_read_by_row_and_reported(make, tmp_path, starts):
     root = make(cameras=(CAMERA, "observation.images.wrist"))
@@ -103,6 +104,7 @@ def test_stretches_that_share_frames_are_refused_before_a_launch(make, tmp_path)
     assert shown(root, tmp_path, exclude_episodes=[0]) == [*range(4, 12), *range(14, 19)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["v3.0", "v2.1", "v2.0"])
 def test_a_wall_clock_is_read_by_row_whatever_the_tolerance(make, tmp_path, version):
     root = make(version)

@@ -462,6 +462,7 @@ def test_the_fingerprint_is_of_the_content_not_of_the_place(make_dataset, tmp_pa
     assert open_dataset(root).fingerprint != before
 
 
+@pytest.mark.slow
 def test_the_package_itself_opens_datasets_and_is_light_until_then(make_dataset):
     code = (
         "import sys, trainables.dataset; "
@@ -483,6 +484,7 @@ def test_the_package_itself_opens_datasets_and_is_light_until_then(make_dataset)
     )
 
 
+@pytest.mark.slow
 def test_opening_needs_neither_torch_nor_pandas(make_dataset):
     code = (
         "import sys, pathlib; from trainables.dataset import open_dataset; "

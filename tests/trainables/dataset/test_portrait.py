@@ -38,6 +38,7 @@ def portrayed(tmp_path_factory: pytest.TempPathFactory) -> Portrayed:
     return Portrayed(root, before, folder / "out", portray(open_dataset(root), folder / "out"))
 
 
+@pytest.mark.slow
 def test_a_portrait_says_what_the_dataset_is(portrayed):
     root, before, _, portrait = portrayed
     assert (portrait["version"], portrait["fps"], portrait["episodes"], portrait["frames"]) == (
@@ -79,6 +80,7 @@ def test_the_contact_sheet_shows_each_episodes_moments(portrayed):
         assert drawn.width > 4 * 300
 
 
+@pytest.mark.slow
 def test_pictures_that_cannot_be_read_leave_an_empty_frame(tmp_path):
     root = record(tmp_path / "set", version="v2.1", lengths=(20,) * 3)
     sorted(root.rglob("*.mp4"))[1].unlink()
@@ -86,6 +88,7 @@ def test_pictures_that_cannot_be_read_leave_an_empty_frame(tmp_path):
     assert len(portrait["pictures"]) == 2
 
 
+@pytest.mark.slow
 def test_one_frame_and_a_constant_can_be_drawn(tmp_path):
     def alone(_, columns):
         columns["action"][:, 0] = np.nan
@@ -116,6 +119,7 @@ def test_a_value_that_occurs_once_is_seen():
     assert ends[1] - ends[0] > 200
 
 
+@pytest.mark.slow
 def test_threads_draw_the_same_page_at_the_same_time_pixel_by_pixel():
     values = np.random.default_rng(0).normal(size=500).astype(np.float32)
     histograms = [Histogram(f"joint {number}", values * 10.0**number, "#3a7ca5") for number in (-6, 0, 6)]

@@ -20,6 +20,7 @@ def windows_of(dataset, episodes=None, **options):
     return Windows(dataset, chosen, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n_obs_steps", "horizon"), [(1, 1), (1, 8), (2, 8), (3, 16), (4, 2)])
 @pytest.mark.parametrize("episodes", [None, [3, 0, 1]])
 def test_a_batch_holds_the_same_as_its_windows_one_by_one(

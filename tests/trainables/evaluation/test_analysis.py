@@ -124,6 +124,7 @@ def test_the_worst_moments_are_named(windows: tuple[Source, Windows]) -> None:
     assert worst.mse == pytest.approx(2500.0)
 
 
+@pytest.mark.slow
 def test_the_time_bounds_how_many_moments_are_asked_and_the_numbers_are_repeatable(
     windows: tuple[Source, Windows],
 ) -> None:

@@ -23,6 +23,7 @@ def found(place: np.ndarray, seed: int) -> int:
     return int(clusters(chunks(place, seed)).max()) + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["normal", "uniform", "exponential"])
 def test_one_distribution_is_one_mode(kind: str) -> None:
     rng = np.random.default_rng(0)

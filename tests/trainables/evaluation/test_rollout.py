@@ -68,6 +68,7 @@ def test_every_episode_is_run_once_and_results_come_by_index() -> None:
     assert [result.record.seed for result in results] == [3, 4, 9, 11, 19, 20]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parallel", [1, 2, 5, 8, 13, 30])
 def test_number_of_parallel_environments_does_not_change_a_bit(parallel: int) -> None:
     policy = NoisyNetwork(PUSHT_STATE)
@@ -77,6 +78,7 @@ def test_number_of_parallel_environments_does_not_change_a_bit(parallel: int) ->
     assert len({result.record.sum_reward for result in reference}) > 3
 
 
+@pytest.mark.slow
 def test_a_diffusion_policy_gives_the_same_bits_for_any_number_of_parallel_environments() -> None:
     sizes = {STATE: 2, "observation.environment_state": 16, "action": 2}
     statistics = {

@@ -108,6 +108,7 @@ def first_three(monkeypatch: pytest.MonkeyPatch) -> Demonstrations:
     module._table_hash.cache_clear()
 
 
+@pytest.mark.slow
 def test_dataset_of_states_contains_the_whole_table(tmp_path: Path) -> None:
     table = load_demonstrations()
     messages: list[str] = []
@@ -220,6 +221,7 @@ def test_damaged_table_is_an_error_with_a_remedy(tmp_path: Path, monkeypatch: py
         load_demonstrations.cache_clear()
 
 
+@pytest.mark.slow
 @pytest.mark.reference
 def test_features_are_named_and_ordered_as_in_the_real_set(shared: Path, tmp_path: Path) -> None:
     import json

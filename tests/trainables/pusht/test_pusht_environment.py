@@ -136,6 +136,7 @@ def test_keypoints_have_the_order_and_values_of_the_real_demonstrations(shared: 
         assert np.abs(simulator.keypoints().reshape(8, 2) - keypoints[frame]).max() < 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.reference
 @pytest.mark.parametrize("episode", [0, 1, 2])
 def test_real_actions_give_the_states_keypoints_and_rewards_of_the_recording(

@@ -105,18 +105,21 @@ def test_from_100_episodes_on_their_number_is_a_note(tmp_path):
     assert (finding.check, finding.severity) == ("few_episodes", "note")
 
 
+@pytest.mark.slow
 def test_two_sound_datasets_are_sound_together(tmp_path):
     one = record(tmp_path / "one", (20,) * 6, seed=1)
     two = record(tmp_path / "two", (20,) * 6, seed=2, version="v2.1")
     assert found([one, two]) == {}
 
 
+@pytest.mark.slow
 def test_what_was_looked_at_is_said(tmp_path):
     root = record(tmp_path / "set", (40, 90, 12))
     assert examine(root).summary["pictures"] == {CAMERA: 112}
     assert examine(root, every_frame=True).summary["pictures"] == {CAMERA: 142}
 
 
+@pytest.mark.slow
 def test_the_sample_does_not_grow_with_the_dataset(sound):
     dataset = open_dataset(sound)
     rows = sampled_rows(dataset, every_frame=False)
@@ -181,6 +184,7 @@ def test_missing_data_files_cost_their_episodes_only(tmp_path):
     assert examination.summary["episodes"] == 9
 
 
+@pytest.mark.slow
 def test_a_missing_video_is_told_once_and_the_others_are_looked_at(tmp_path):
     root = record(tmp_path / "set", (40,) * 6, version="v2.1")
     sorted(root.rglob("*.mp4"))[4].unlink()
@@ -221,6 +225,7 @@ def test_files_with_several_kinds_of_damage_are_told_by_kind(tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_pictures_that_cannot_be_decoded_are_found(tmp_path):
     root = record(tmp_path / "set", version="v2.1", extra={"observation.image": DatasetFeature(
         "image", (HEIGHT, WIDTH, 3), ["height", "width", "channels"])}, camera=False,
@@ -244,6 +249,7 @@ def test_pictures_that_cannot_be_decoded_are_found(tmp_path):
 # -- time and numbering
 
 
+@pytest.mark.slow
 def test_timestamps_that_do_not_increase_are_a_warning_if_pictures_are_read_by_row(tmp_path):
     root = record(tmp_path / "set")
     edit_table(table(root), column("timestamp", lambda seconds: seconds.__setitem__(3 * 40 + 9, 0.1)))
@@ -256,6 +262,7 @@ def test_timestamps_that_do_not_increase_are_a_warning_if_pictures_are_read_by_r
     assert preflight(root) == []
 
 
+@pytest.mark.slow
 def test_timestamps_without_a_frame_are_an_error_of_every_launch(tmp_path):
     root = record(tmp_path / "set", (40,) * 6, version="v2.1")
     edit_table(sorted((root / "data").rglob("*.parquet"))[5], column("timestamp", lambda s: s.__iadd__(0.04)))
@@ -473,6 +480,7 @@ def test_values_outside_the_recorded_range_are_found_with_their_episodes(tmp_pat
     assert "dimension 0" in findings["outside_recorded_range"].problem
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
@@ -679,6 +687,7 @@ def blackened(episodes: set[int]) -> Callable[[int, dict[str, np.ndarray]], None
     return change
 
 
+@pytest.mark.slow
 def test_black_pictures_are_found(tmp_path):
     root = record(tmp_path / "set", (40,) * 8, change=blackened({1, 6}))
     finding = only(found(root), "blank_pictures")
@@ -696,6 +705,7 @@ def test_a_camera_that_shows_nothing_is_an_error(tmp_path):
     assert f"leave {CAMERA} out of dataset.observations" in finding.remedy
 
 
+@pytest.mark.slow
 def test_frozen_pictures_are_found_while_the_robot_moves(tmp_path):
     def freeze(episode, columns):
         if episode == 4:
@@ -708,6 +718,7 @@ def test_frozen_pictures_are_found_while_the_robot_moves(tmp_path):
         assert "episode 4, frame 12 on, for" in finding.problem
 
 
+@pytest.mark.slow
 def test_pictures_of_a_robot_that_stands_still_are_not_frozen(tmp_path):
     def rest(episode, columns):
         if episode == 4:

@@ -97,6 +97,7 @@ def test_metadata_data_and_videos_that_are_broken_at_once_are_all_reported(make)
     assert summary["skipped"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["v3.0", "v2.1"])
 @pytest.mark.parametrize(
     "spoil",
@@ -126,6 +127,7 @@ def test_the_version_of_the_files_is_used_if_info_json_has_another(make):
     assert examination.summary["version"] == "v3.0"
 
 
+@pytest.mark.slow
 def test_tables_of_tasks_and_episodes_that_are_broken_hide_nothing(make):
     root = make("tasks", "v3.0")
     cut_off(root / "meta" / "tasks.parquet")
@@ -175,6 +177,7 @@ def test_sets_that_were_merged_without_new_numbers_cost_the_rows_only(make):
     assert examination.summary["skipped"] == ["states and actions (the data files cannot be read)"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["v3.0", "v2.1"])
 @pytest.mark.parametrize(
     "spoil",

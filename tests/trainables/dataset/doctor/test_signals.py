@@ -353,5 +353,6 @@ def test_tasks_that_were_recorded_one_after_the_other_are_no_shift(findings):
     assert "shift" not in findings(moved, (20,) * 40, tasks=tasks)
 
 
+@pytest.mark.slow
 def test_a_sound_set_has_nothing_of_all_this(findings):
     assert findings(None, (20, 25, 18, 30) * 25) == {}

@@ -211,6 +211,7 @@ def test_all_faults_of_info_json_are_reported_at_once(make_dataset):
 # -- features
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "described",
     [

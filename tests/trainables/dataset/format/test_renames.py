@@ -26,6 +26,7 @@ def nearly(make_dataset):
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("camera", [PICTURE, PNG])
 @pytest.mark.parametrize("version", ["v3.0", "v2.1"])
 def test_renamed_features_are_read_as_if_they_were_called_so(make_dataset, nearly, tmp_path, camera, version):

@@ -163,6 +163,7 @@ def _table_fits(root: Path, rows: dict[str, list[Any]], lengths: Sequence[int]) 
 # -- a sound set
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["v3.0", "v2.1", "v2.0"])
 def test_a_sound_set_needs_no_change(make, version):
     root = make(version=version)
@@ -324,6 +325,7 @@ FAULTS: dict[Callable[[Path], None], set[str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__.strip("_"))
 def test_a_certain_fault_is_repaired_and_listed(make, fault):
     root = make(tasks=("Push.", "Pull."))

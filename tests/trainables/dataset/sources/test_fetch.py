@@ -129,6 +129,7 @@ Store.read = slowly
     assert len([path for path in (cache / "datasets").iterdir() if path.is_dir()]) == 1
 
 
+@pytest.mark.slow
 def test_what_a_dead_process_had_fetched_is_not_fetched_again(root, cache):
     # It ends without any cleaning up, as when it is killed, with its third file; one thread, for one order.
     dying = start(

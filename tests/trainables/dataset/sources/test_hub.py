@@ -62,6 +62,7 @@ def cache(make_dataset, tmp_path):
     return tmp_path / "hub"
 
 
+@pytest.mark.slow
 def test_a_dataset_in_the_cache_opens_without_a_network(cache):
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(cache)}
     done = subprocess.run(

@@ -98,6 +98,7 @@ def test_the_first_evaluation_is_at_the_old_level_and_not_at_zero(
     assert judged(later)["eval/action_mse"] < 1.2 * judged(before[-1])["eval/action_mse"]
 
 
+@pytest.mark.slow
 def test_the_report_before_the_first_step_has_a_checkpoint_and_the_evaluation_alone(
     learnt: tuple[dict[str, Any], list[Report]], tmp_path: Path
 ) -> None:
@@ -116,6 +117,7 @@ def test_the_report_before_the_first_step_has_a_checkpoint_and_the_evaluation_al
     assert int(best.name) == min(errors, key=lambda step: errors[step])
 
 
+@pytest.mark.slow
 def test_the_evaluation_before_the_first_step_can_be_left_out(
     learnt: tuple[dict[str, Any], list[Report]], tmp_path: Path
 ) -> None:
@@ -172,6 +174,7 @@ def test_exactly_the_layers_that_do_not_fit_are_reinitialised_and_listed(
     assert len(everything) == record["layers"]
 
 
+@pytest.mark.slow
 def test_statistics_are_the_datasets_or_the_checkpoints(
     learnt: tuple[dict[str, Any], list[Report]], tmp_path: Path
 ) -> None:
@@ -223,6 +226,7 @@ def settings(multiplier: float) -> OptimizerConfig:
     return OptimizerConfig(lr=1e-3, vision_encoder_lr_multiplier=multiplier)
 
 
+@pytest.mark.slow
 def test_a_slower_encoder_is_a_second_group_and_the_gradient_is_clipped_over_both() -> None:
     policy = small_policy(cameras=1)
     optimizer = build_optimizer(policy, settings(0.1))
@@ -240,6 +244,7 @@ def test_a_slower_encoder_is_a_second_group_and_the_gradient_is_clipped_over_bot
     assert len(build_optimizer(small_policy(), settings(0.1)).param_groups) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("use_group_norm", [True, False], ids=["GroupNorm", "BatchNorm"])
 def test_a_frozen_encoder_costs_no_gradients_no_moments_and_stays(use_group_norm: bool) -> None:
     policy = small_policy(cameras=1, use_group_norm=use_group_norm)

@@ -66,6 +66,7 @@ def written_statistics(folder: Path, file: str, feature: str) -> dict[str, torch
     return {n.removeprefix(start): v for n, v in load_file(folder / file).items() if n.startswith(start)}
 
 
+@pytest.mark.slow
 @pytest.mark.reference
 @pytest.mark.parametrize("name", ["policy_tiny", "policy_tiny_state"])
 def test_json_files_are_lerobots_to_the_byte(shared: Path, tmp_path: Path, name: str) -> None:
@@ -114,6 +115,7 @@ def test_each_target_has_its_own_fields(policy: DiffusionPolicy, tmp_path: Path)
     assert len(old) == 49
 
 
+@pytest.mark.slow
 def test_what_was_saved_loads_as_it_was(tmp_path: Path) -> None:
     policy = small_policy(cameras=2, environment=3, crop_shape=(36, 40))
     notes = lerobot.save(policy, tmp_path / "out")
@@ -137,6 +139,7 @@ def with_constants(mode: str) -> DiffusionPolicy:
     return build_policy(config, listed, entries).eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["MIN_MAX", "MEAN_STD", "QUANTILES"])
 def test_constant_dimensions_are_to_lerobot_what_they_are_here(mode: str, tmp_path: Path) -> None:
     policy, folder = with_constants(mode), tmp_path / "out"
@@ -177,6 +180,7 @@ def test_lerobot_resizes_what_it_is_given_as_we_do(tmp_path: Path) -> None:
     same_actions(policy, lerobot.load(tmp_path / "out"), small_batch(policy, 2))
 
 
+@pytest.mark.slow
 def test_a_share_without_a_resize_is_written_as_the_crop_it_gives(tmp_path: Path) -> None:
     lerobot.save(small_policy(cameras=1, image=(40, 48), crop_ratio=0.9), tmp_path / "out")
     config = config_of(tmp_path / "out")

@@ -74,6 +74,7 @@ def test_noise_is_added_and_targets_are_what_the_names_say(kind: str) -> None:
         torch.testing.assert_close(diffusion.target(action, noise, timesteps), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -118,6 +119,7 @@ def test_dpm_solver_survives_an_imperfect_network_on_the_cosine_schedule() -> No
     assert (denoised - action).abs().max() < 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spacing", [None, *TIMESTEP_SPACINGS])
 @pytest.mark.parametrize("timesteps", [2, 20, 100])
 def test_every_number_of_steps_gives_finite_actions(timesteps: int, spacing: str | None) -> None:

@@ -48,6 +48,7 @@ TWO_CAMERAS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("listed", "config", "count"),
     [
@@ -82,6 +83,7 @@ def test_names_and_shapes_at_default_size_are_lerobots(shared: Path) -> None:
     assert found == keys["state_dict"]
 
 
+@pytest.mark.slow
 def test_cameras_are_numbered_in_the_state_dict_when_separate() -> None:
     shared_names = small_policy(cameras=2).state_dict().keys()
     separate = small_policy(cameras=2, use_separate_rgb_encoder_per_camera=True).state_dict().keys()
@@ -103,6 +105,7 @@ ARCHITECTURES: list[Any] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_architecture_trains_and_predicts(architecture: dict[str, Any]) -> None:
     policy = small_policy(**architecture)
@@ -180,6 +183,7 @@ def test_masked_loss_of_nothing_but_padding_is_zero() -> None:
     assert policy.loss(batch).item() == 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("name", ["action", "observation.state", "observation.images.c0"])
 def test_nan_in_a_batch_reaches_the_loss(masked: bool, name: str) -> None:
@@ -316,6 +320,7 @@ def _recording(forward: Any, seen: list[Tensor]) -> Any:
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("separate", [False, True])
 def test_crops_are_drawn_for_each_sample_and_camera(separate: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     policy = small_policy(cameras=2, crop_shape=(32, 36), use_separate_rgb_encoder_per_camera=separate)
@@ -328,6 +333,7 @@ def test_crops_are_drawn_for_each_sample_and_camera(separate: bool, monkeypatch:
     assert (corners[..., 0].max(), corners[..., 1].max()) <= (8, 12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("separate", [False, True])
 def test_crops_can_be_drawn_once_per_batch_as_lerobot_does(
     separate: bool, monkeypatch: pytest.MonkeyPatch
@@ -340,6 +346,7 @@ def test_crops_can_be_drawn_once_per_batch_as_lerobot_does(
     assert torch.equal(corners[0], corners[1]) == (not separate)
 
 
+@pytest.mark.slow
 def test_crops_are_centred_in_evaluation_and_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
     for policy in (
         small_policy(cameras=1, crop_shape=(32, 36)).eval(),
@@ -349,6 +356,7 @@ def test_crops_are_centred_in_evaluation_and_on_request(monkeypatch: pytest.Monk
         assert torch.unique(corners.reshape(-1, 2), dim=0).tolist() == [[4, 6]]
 
 
+@pytest.mark.slow
 def test_prediction_is_the_same_in_training_mode() -> None:
     policy = small_policy(cameras=1, crop_shape=(32, 36), use_group_norm=False)
     batch = small_batch(policy)
@@ -379,6 +387,7 @@ def test_images_may_be_floats_or_have_their_final_size_already() -> None:
     torch.testing.assert_close(policy.condition(done), whole, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_changes_no_number() -> None:
     gradients = []
     for enabled in (False, True):
@@ -479,6 +488,7 @@ def test_a_missing_observation_is_named() -> None:
         policy.loss(batch)
 
 
+@pytest.mark.slow
 def test_numpy_and_wider_numbers_give_what_tensors_give() -> None:
     policy = small_policy(cameras=1, environment=2).eval()
     batch, noise = small_batch(policy), torch.randn(4, policy.horizon, policy.action_dim)
@@ -495,6 +505,7 @@ def test_numpy_and_wider_numbers_give_what_tensors_give() -> None:
         torch.testing.assert_close(again, actions, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "shape", "words"),
     [

@@ -32,6 +32,7 @@ NETWORKS: dict[str, tuple[int, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_names_and_shapes_are_those_of_the_network(name: str) -> None:
     cameras, changes = NETWORKS[name]

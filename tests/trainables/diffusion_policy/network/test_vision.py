@@ -137,6 +137,7 @@ def test_resizing_is_torchvisions() -> None:
     assert resize_images(images, (40, 60)) is images
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("use_group_norm", [True, False])
 def test_checkpointed_stages_give_the_same_numbers_and_statistics(use_group_norm: bool) -> None:
     def run(enabled: bool) -> list[Tensor]:

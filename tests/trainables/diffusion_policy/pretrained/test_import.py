@@ -164,6 +164,7 @@ def test_a_checkpoint_is_described(policy: DiffusionPolicy, written: Path) -> No
     assert set(read.statistics) == {feature.name for feature in policy.features.all()}
 
 
+@pytest.mark.slow
 def test_a_loaded_policy_is_the_policy(seeing: DiffusionPolicy, seen: Path) -> None:
     loaded = lerobot.load(seen)
     assert not loaded.training
@@ -220,6 +221,7 @@ def test_names_that_compiling_left_are_understood(
     same_actions(lerobot.load(folder), policy)
 
 
+@pytest.mark.slow
 def test_integers_among_the_weights_stay_integers(tmp_path: Path) -> None:
     policy = small_policy(cameras=1, use_group_norm=False)
     loaded = lerobot.load(lerobot_folder(policy, tmp_path / "export"))
@@ -487,6 +489,7 @@ def test_a_file_that_would_run_code_is_refused(tmp_path: Path, monkeypatch: pyte
     assert not Path("was-run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -68,6 +68,7 @@ def noted(folder: Path) -> str:
     return "\n".join(read_config(folder).notes)
 
 
+@pytest.mark.slow
 def test_a_whole_checkpoint_has_neither_notes_nor_faults(folder: Path) -> None:
     config = read_config(folder)
     assert (config.notes, config.faults, config.crop_fault, config.statistics_fault) == ((), (), None, "")
@@ -171,6 +172,7 @@ def test_more_actions_than_there_are_is_what_lerobot_executes(folder: Path, aske
 # Contradictions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("values", "said"),
     [
@@ -236,6 +238,7 @@ def test_a_run_with_a_crop_of_its_own_may_start_from_a_wrong_one(folder: Path) -
     assert checked(folder, **{"policy.crop_shape": [60, 90]}) == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("separate", [False, True])
 def test_encoders_per_camera_are_counted(tmp_path: Path, separate: bool) -> None:
     two = small_policy(cameras=2, image=(40, 40), use_separate_rgb_encoder_per_camera=separate)
@@ -287,6 +290,7 @@ def separate(file: Path) -> Path:
     return file
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "said"),
     [

@@ -73,6 +73,7 @@ def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
     return {f"{group}/{name}": value for group, tensors in groups.items() for name, value in tensors.items()}
 
 
+@pytest.mark.slow
 def test_reports_come_at_every_logging_step_and_every_evaluation(straight: Trained) -> None:
     reports = straight.reports
 
@@ -104,6 +105,7 @@ def test_training_learns_to_predict_the_next_places(small_config: dict[str, Any]
     assert reports[-1].metrics["train/loss"] < 0.3 * reports[0].metrics["train/loss"]
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(
     small_config: dict[str, Any], straight: Trained, tmp_path: Path
 ) -> None:
@@ -141,6 +143,7 @@ def test_the_report_of_a_checkpoint_is_given_again_after_a_restart(
     assert again.metrics == before[-1].metrics
 
 
+@pytest.mark.slow
 def test_a_stop_request_leaves_a_checkpoint_to_go_on_from(
     small_config: dict[str, Any], straight: Trained, tmp_path: Path
 ) -> None:
@@ -154,6 +157,7 @@ def test_a_stop_request_leaves_a_checkpoint_to_go_on_from(
     assert untimed(resumed[-1])["eval/action_mse"] == untimed(straight.reports[-1])["eval/action_mse"]
 
 
+@pytest.mark.slow
 def test_accumulated_gradients_equal_those_of_the_whole_batch(
     small_config: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -166,6 +170,7 @@ def test_accumulated_gradients_equal_those_of_the_whole_batch(
         assert other.metrics["train/grad_norm"] == pytest.approx(one.metrics["train/grad_norm"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_run_that_continues_with_half_the_batch_at_once_gives_the_same_result(
     small_config: dict[str, Any], straight: Trained, tmp_path: Path
 ) -> None:
@@ -189,6 +194,7 @@ def test_a_batch_is_halved_until_a_worker_has_one_sample_in_a_pass() -> None:
     assert parts == [2, 4]  # 24 = 2 workers of 4 passes of 3 samples
 
 
+@pytest.mark.slow
 def test_masked_loss_weighs_parts_by_their_valid_actions(
     small_config: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -253,6 +259,7 @@ def test_learning_rate_warms_up_and_follows_its_schedule(
     assert rates[4:] == pytest.approx(after[name])
 
 
+@pytest.mark.slow
 def test_only_best_and_last_checkpoints_are_kept(small_config: dict[str, Any], tmp_path: Path) -> None:
     config = small_config | {"train.steps": 15, "train.eval_every": 3}
     # The error falls all the time, so the largest is an early one, and best and last are two checkpoints.
@@ -340,6 +347,7 @@ def test_held_out_error_asks_every_horizon_the_same_question(
     assert torch.equal(targets(2, 8), targets(3, 24))
 
 
+@pytest.mark.slow
 def test_a_run_resumes_on_a_copy_of_its_data_and_on_no_other(
     small_config: dict[str, Any], circles: Path, tmp_path: Path
 ) -> None:
