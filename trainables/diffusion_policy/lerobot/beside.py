@@ -61,14 +61,15 @@ class LeRobotProcess:
         # Packages of this Python must not be found there.
         variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         variables |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": threads}
-        self._process = subprocess.Popen(
-            [str(python), "-P", str(SCRIPT), str(folder / "export"), str(given), threads],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log.open("w"),
-            text=True,
-            env=variables,
-        )
+        with self._log.open("w") as log:
+            self._process = subprocess.Popen(
+                [str(python), "-P", str(SCRIPT), str(folder / "export"), str(given), threads],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=variables,
+            )
 
     def __enter__(self) -> LeRobotProcess:
         """Wait until it is ready.
