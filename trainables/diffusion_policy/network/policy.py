@@ -323,6 +323,7 @@ class DiffusionPolicy(nn.Module):
             KeyError: If an observation is missing.
             ValueError: If an observation has the wrong shape.
         """
+        self.check_pixels(observation)
         with self.evaluation():
             prepared = self.prepare(observation, any_steps=True)
             first = self._value(observation, self.features.inputs[0].name)

@@ -78,9 +78,10 @@ def test_a_prediction_is_what_the_policy_predicts(policy: DiffusionPolicy) -> No
     expected = policy.predict_action(
         {name: torch.from_numpy(value)[None] for name, value in wanted.observation.items()},
         generator=[torch.Generator().manual_seed(5)],
+        n_action_steps=policy.available_actions,
     )
     found = predict_rows(policy, [wanted], ROWS)
-    assert found.shape == (1, policy.n_action_steps, policy.action_dim)
+    assert found.shape == (1, policy.available_actions, policy.action_dim)
     np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=1e-3)
 
 
@@ -104,7 +105,7 @@ def test_a_row_whose_client_is_gone_is_not_predicted(policy: DiffusionPolicy) ->
 
     answer, batches = running(policy, use)
     assert batches == [1]
-    assert answer[0].actions.shape == (policy.n_action_steps, policy.action_dim)
+    assert answer[0].actions.shape == (policy.available_actions, policy.action_dim)
 
 
 def test_a_request_of_many_rows_does_not_hold_up_a_request_of_one(policy: DiffusionPolicy) -> None:

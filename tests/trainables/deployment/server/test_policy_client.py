@@ -15,7 +15,7 @@ import torch
 from small_policy import SMALL, small_policy, statistics
 
 import trainables.deployment
-from trainables.deployment import RemotePolicy, RemotePolicyError
+from trainables.deployment import Controller, ControlSettings, RemotePolicy, RemotePolicyError
 from trainables.deployment.server.running import RunningServer
 from trainables.diffusion_policy.config.sections import PolicyConfig
 from trainables.diffusion_policy.network.policy import DiffusionPolicy, build_policy
@@ -126,12 +126,11 @@ def test_a_controller_may_ask_for_all_actions_and_for_a_continuation(
 def test_a_controller_acts_with_it_as_with_the_policy(
     served: Serve, connected: Connect, policy: DiffusionPolicy, mode: Any
 ) -> None:
-    control = pytest.importorskip("trainables.deployment.control.controller", reason="there is no controller")
-    settings = pytest.importorskip("trainables.deployment.control.settings").ControlSettings(mode=mode)
+    settings = ControlSettings(mode=mode)
     client = connected(served(policy, batch=1))
 
     def acted(with_policy: Any) -> np.ndarray:
-        with control.Controller(with_policy, settings, rate_hz=1000, seed=3) as controller:
+        with Controller(with_policy, settings, rate_hz=1000, seed=3) as controller:
             actions = []
             for tick in range(12):
                 actions.append(controller.step({STATE: np.full(3, tick, np.float32)}))
