@@ -10,6 +10,7 @@ LARGEST_ROOM = 12
 
 RANKS: dict[str, tuple[tuple[str, ...], ...]] = {
     "sweeper": (
+        ("__main__",),
         ("cli", "notebook"),
         ("commands",),
         ("driver", "finalists", "publication"),

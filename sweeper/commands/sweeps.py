@@ -11,7 +11,7 @@ import typer
 
 from sweeper.commands.options import Address, Json, Overrides, SpaceFile, SweepsFolder, open_console
 from sweeper.machines.plan import make_plan
-from sweeper.spec.schema import space_schema
+from sweeper.spec.schema import schema_text, space_schema
 from sweeper.spec.space_file.load import DEFAULT, DEMO, load_spec, packaged_spaces
 from sweeper.terminal.plan import print_plan
 from trainables.registry import load
@@ -44,7 +44,7 @@ def schema(
     ] = DEFAULT,
 ) -> None:
     """Print the JSON Schema of space files: editors complete and check a file with it while you type."""
-    typer.echo(json.dumps(space_schema(load(trainable)), indent=1, ensure_ascii=False))
+    typer.echo(schema_text(space_schema(load(trainable))))
 
 
 def launch(

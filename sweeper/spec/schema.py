@@ -6,6 +6,7 @@ constraints between fields and whether a metric appears are left to `check`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from sweeper.spec.space_file.fields import AUTO, SECTIONS, SETTINGS
 from sweeper.spec.stopper_options import STOPPER_OPTIONS
 from trainables.interface import FieldInfo, Metric, Trainable
 
-__all__ = ["space_schema"]
+__all__ = ["schema_text", "space_schema"]
 
 Schema = dict[str, Any]
 
@@ -77,6 +78,20 @@ def space_schema(trainable: Trainable) -> Schema:
         "additionalProperties": False,
         "definitions": {"fields": {"properties": fields}, **_SHARED},
     }
+
+
+def schema_text(schema: Schema, levels: int = 4) -> str:
+    """A schema as JSON, with the description of each field in one line, so that changes of it can be read.
+
+    Args:
+        schema: The schema, or a part of it.
+        levels: Levels of mappings that are broken into lines.
+    """
+    if levels == 0 or not isinstance(schema, dict) or not schema:
+        return json.dumps(schema, ensure_ascii=False)
+    indent = " " * (5 - levels)
+    lines = [f"{indent}{json.dumps(key)}: {schema_text(part, levels - 1)}" for key, part in schema.items()]
+    return "{\n" + ",\n".join(lines) + "\n" + indent[1:] + "}"
 
 
 def _value(info: FieldInfo) -> Schema:
