@@ -174,8 +174,9 @@ def test_several_formats_are_written_into_folders_of_their_names(
     )
     assert exported("small", *arguments, "--parts", "steps") == 0
     assert step_of(out / "lerobot") == 40
-    lerobot, torch_ = json.loads(capsys.readouterr().out)
-    assert (lerobot["format"], lerobot["target"]) == ("lerobot", "lerobot==0.4.4")
+    told = json.loads(capsys.readouterr().out)
+    assert (told["folder"], told["target"]) == (str(out / "lerobot"), "lerobot==0.4.4")
+    (torch_,) = told["formats"]
     assert torch_["folder"] == str(out / "torch")
     files = [file["name"] for file in torch_["report"]["variants"][0]["files"]]
     assert files == ["encoder.pt2", "step.pt2"]
