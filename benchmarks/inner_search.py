@@ -1,8 +1,8 @@
 """What it is worth to search the executed actions on trained policies instead of by training.
 
 ``python -m benchmarks.inner_search FOLDER [--repetitions N] [--json FILE]``; an hour or two on two cores.
-Each repetition runs two sweeps of twelve trials on Push-T with the same budget of optimiser steps and the same
-seed of the search. ``inner`` tries every number of executed actions on each trained policy (section
+Each repetition runs two sweeps of twelve trials on Push-T with the same budget of optimiser steps and seed
+of the search. ``inner`` tries every number of executed actions on each trained policy (section
 ``inference`` of the space); ``outer`` has ``policy.n_action_steps`` as one more parameter of the search. The
 best three trials of either are then confirmed on the same fresh starts. A second call with the same folder
 continues.
