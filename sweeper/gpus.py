@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["MEGABYTE", "Gpu", "driver_version", "gpu_load", "visible_gpus"]
+__all__ = ["MEGABYTE", "Gpu", "driver_version", "first_device", "gpu_load", "visible_gpus"]
 
 MEGABYTE = 1e6
 
@@ -34,6 +34,11 @@ def visible_gpus() -> tuple[Gpu, ...]:
     """The GPUs that CUDA_VISIBLE_DEVICES leaves visible, in the order in which CUDA numbers them."""
     named = [(device, _ask("nvmlDeviceGetName", device)) for device in _devices()]
     return tuple(Gpu(name, _memory_gb(device)) for device, name in named if name is not None)
+
+
+def first_device() -> str:
+    """The device on which one policy is evaluated: the first visible GPU, else the CPU."""
+    return "cuda:0" if visible_gpus() else "cpu"
 
 
 def _memory_gb(device: Any) -> float | None:

@@ -12,7 +12,7 @@ from sweeper.commands.options import open_console
 from sweeper.commands.sweeps import run_to_end
 from sweeper.errors import SweeperError, UserError
 from sweeper.finalists.candidates import find_candidate
-from sweeper.gpus import visible_gpus
+from sweeper.gpus import first_device
 from sweeper.layout import SWEEPS
 from sweeper.machines.machine import usable_cache
 from sweeper.records.sweep_state import SweepState, find_sweep, read_sweep
@@ -20,7 +20,7 @@ from sweeper.records.trial_state import TrialState
 from sweeper.spec.space_file.load import load_spec
 from sweeper.terminal.as_json import to_rows
 from trainables import registry
-from trainables.interface import EvaluatesPolicies, EvaluationContext, GivesPolicies
+from trainables.interface import ENVIRONMENT, EvaluatesPolicies, EvaluationContext, GivesPolicies
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -86,9 +86,9 @@ class Sweep:
         found = find_candidate(f"{self.folder}:{number}", self.folder.parent)
         trainable = registry.load(found.trainable)
         assert isinstance(trainable, EvaluatesPolicies)  # else no candidate is found
-        place = device or ("cuda:0" if visible_gpus() else "cpu")
+        place = device or first_device()
         # Without the simulator of the training, which need not be installed here.
-        config = {"rollout.env": None} if "rollout.env" in trainable.fields else {}
+        config = {ENVIRONMENT: None} if ENVIRONMENT in trainable.fields else {}
         opened = trainable.open_policy(found.checkpoint, config, EvaluationContext(usable_cache(), place))
         if not isinstance(opened, GivesPolicies):
             raise UserError(

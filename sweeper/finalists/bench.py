@@ -17,7 +17,7 @@ import psutil
 
 from sweeper.errors import UserError
 from sweeper.finalists.candidates import Candidate
-from sweeper.gpus import visible_gpus
+from sweeper.gpus import first_device, visible_gpus
 from trainables import registry
 from trainables.confidence import mean_interval, wilson_interval
 from trainables.episodes import EpisodeRecord
@@ -61,7 +61,7 @@ def bench_policy(
     """
     trainable = registry.load(candidate.trainable)
     assert isinstance(trainable, EvaluatesPolicies)
-    context = EvaluationContext(cache, "cuda:0" if visible_gpus() else "cpu", progress=progress)
+    context = EvaluationContext(cache, first_device(), progress=progress)
     policy = trainable.open_policy(candidate.checkpoint, candidate.config, context)
     if not isinstance(policy, BenchmarksPolicies):
         raise UserError(

@@ -25,7 +25,7 @@ import psutil
 from sweeper import __version__
 from sweeper.errors import UserError
 from sweeper.finalists.candidates import Candidate
-from sweeper.gpus import visible_gpus
+from sweeper.gpus import first_device
 from sweeper.layout import write_whole
 from trainables import registry
 from trainables.confidence import mean_interval, wilson_interval
@@ -83,7 +83,7 @@ def inspect_policy(candidate: Candidate, wanted: Wanted, progress: Callable[[str
     """
     trainable = registry.load(candidate.trainable)
     assert isinstance(trainable, EvaluatesPolicies)
-    context = EvaluationContext(wanted.cache, "cuda:0" if visible_gpus() else "cpu", progress=progress)
+    context = EvaluationContext(wanted.cache, first_device(), progress=progress)
     policy = trainable.open_policy(candidate.checkpoint, candidate.config, context)
     if not isinstance(policy, InspectablePolicy):
         raise UserError(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sweeper.errors import UserError
 from sweeper.finalists.candidates import Candidate
-from sweeper.gpus import visible_gpus
+from sweeper.gpus import first_device
 from trainables import registry
 from trainables.interface import (
     ENVIRONMENT,
@@ -50,7 +50,7 @@ def serve_policy(
     assert isinstance(trainable, EvaluatesPolicies)
     # A robot's machine need not have the simulator of the training.
     config = {**candidate.config, **({ENVIRONMENT: None} if ENVIRONMENT in trainable.fields else {})}
-    context = EvaluationContext(cache, "cuda:0" if visible_gpus() else "cpu", threads, progress)
+    context = EvaluationContext(cache, first_device(), threads, progress)
     policy = trainable.open_policy(candidate.checkpoint, config, context)
     if not isinstance(policy, ServablePolicy):
         raise UserError(

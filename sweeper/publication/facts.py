@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 
 from sweeper.certainty.standing import standing_of
-from sweeper.gpus import visible_gpus
+from sweeper.gpus import first_device
 from sweeper.records.checkpoints import Source
 from sweeper.records.status import TrialStatus
 from sweeper.records.sweep_state import SweepState, read_sweep
@@ -95,7 +95,7 @@ def _open(source: Source, cache: Path) -> OpenPolicy | None:
         return None
     # Without a simulator: the one of the training need not be installed here.
     config = {ENVIRONMENT: None} if ENVIRONMENT in trainable.fields else {}
-    context = EvaluationContext(cache, "cuda:0" if visible_gpus() else "cpu")
+    context = EvaluationContext(cache, first_device())
     return trainable.open_policy(source.checkpoint, config, context)
 
 

@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from trainables.diffusion_policy.network.noise import NoiseProcess
+
+
+def noise_process(**changed: Any) -> NoiseProcess:
+    """A noise process with LeRobot's defaults, changed as named."""
+    values: dict[str, Any] = {
+        "noise_scheduler_type": "DDPM",
+        "num_train_timesteps": 100,
+        "beta_schedule": "squaredcos_cap_v2",
+        "beta_start": 1e-4,
+        "beta_end": 0.02,
+        "prediction_type": "epsilon",
+        "clip_sample": True,
+        "clip_sample_range": 1.0,
+    }
+    return NoiseProcess(**values | changed)
 
 
 def alphas_cumprod(process: NoiseProcess) -> Tensor:

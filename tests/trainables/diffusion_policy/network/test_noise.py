@@ -3,11 +3,10 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
-from noise_processes import alphas_cumprod, asked_timesteps
+from noise_processes import alphas_cumprod, asked_timesteps, noise_process
 from small_policy import generators
 from torch import Tensor
 
@@ -17,20 +16,6 @@ from trainables.interface import ConfigError
 
 PREDICTIONS = ["epsilon", "sample", "v_prediction"]
 SCHEDULES = ["linear", "scaled_linear", "squaredcos_cap_v2"]
-
-
-def process(**changed: Any) -> NoiseProcess:
-    values: dict[str, Any] = {
-        "noise_scheduler_type": "DDPM",
-        "num_train_timesteps": 100,
-        "beta_schedule": "squaredcos_cap_v2",
-        "beta_start": 1e-4,
-        "beta_end": 0.02,
-        "prediction_type": "epsilon",
-        "clip_sample": True,
-        "clip_sample_range": 1.0,
-    }
-    return NoiseProcess(**values | changed)
 
 
 def perfect(diffusion: NoiseProcess, action: Tensor) -> Callable[[Tensor, int], Tensor]:
@@ -46,7 +31,7 @@ def perfect(diffusion: NoiseProcess, action: Tensor) -> Callable[[Tensor, int], 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_noise_schedules_have_their_formulas(schedule: str) -> None:
-    actual = alphas_cumprod(process(beta_schedule=schedule)).double()
+    actual = alphas_cumprod(noise_process(beta_schedule=schedule)).double()
     grid = torch.linspace(0, 1, 100, dtype=torch.float64)
     if schedule == "squaredcos_cap_v2":
         edges = ((torch.arange(101, dtype=torch.float64) / 100 + 0.008) / 1.008 * torch.pi / 2).cos() ** 2
@@ -62,7 +47,7 @@ def test_noise_schedules_have_their_formulas(schedule: str) -> None:
 def test_noise_is_added_and_targets_are_what_the_names_say(kind: str) -> None:
     action, noise, timesteps = torch.randn(5, 8, 2), torch.randn(5, 8, 2), torch.tensor([0, 7, 50, 98, 99])
     for prediction in PREDICTIONS:
-        diffusion = process(noise_scheduler_type=kind, prediction_type=prediction)
+        diffusion = noise_process(noise_scheduler_type=kind, prediction_type=prediction)
         share = alphas_cumprod(diffusion)[timesteps].view(-1, 1, 1)
         noisy = diffusion.add_noise(action, noise, timesteps)
         torch.testing.assert_close(noisy, share.sqrt() * action + (1 - share).sqrt() * noise)
@@ -82,7 +67,7 @@ def test_a_perfect_network_gives_the_clean_action_whatever_it_predicts(
     sampler: str, prediction: str, schedule: str
 ) -> None:
     action = torch.rand(4, 8, 2) * 1.8 - 0.9
-    diffusion = process(prediction_type=prediction, beta_schedule=schedule)
+    diffusion = noise_process(prediction_type=prediction, beta_schedule=schedule)
     for count in (10, 100):
         noise = torch.randn(4, 8, 2, generator=torch.Generator().manual_seed(0))
         arguments = {"sampler": sampler, "num_inference_steps": count, "generator": torch.Generator()}
@@ -95,7 +80,7 @@ def test_a_perfect_network_gives_the_clean_action_whatever_it_predicts(
 def test_predicted_actions_are_clipped_to_the_range(sampler: str, prediction: str) -> None:
     action = torch.full((2, 8, 2), 1.7)
     for clip, expected in (({"clip_sample_range": 1.5}, 1.5), ({"clip_sample": False}, 1.7)):
-        diffusion = process(prediction_type=prediction, **clip)
+        diffusion = noise_process(prediction_type=prediction, **clip)
         denoised = diffusion.denoise(
             perfect(diffusion, action),
             torch.randn(2, 8, 2),
@@ -110,7 +95,7 @@ def test_dpm_solver_survives_an_imperfect_network_on_the_cosine_schedule() -> No
     # At its noisiest step the schedule keeps a share of 2e-9 of the action: an error of 0.01 in the noise is
     # one of 200 in the action unless it is clipped.
     action = torch.rand(4, 8, 2) * 1.8 - 0.9
-    diffusion = process()
+    diffusion = noise_process()
     exact = perfect(diffusion, action)
     noise = torch.randn(4, 8, 2, generator=torch.Generator().manual_seed(0))
     denoised = diffusion.denoise(
@@ -123,7 +108,7 @@ def test_dpm_solver_survives_an_imperfect_network_on_the_cosine_schedule() -> No
 @pytest.mark.parametrize("spacing", [None, *TIMESTEP_SPACINGS])
 @pytest.mark.parametrize("timesteps", [2, 20, 100])
 def test_every_number_of_steps_gives_finite_actions(timesteps: int, spacing: str | None) -> None:
-    diffusion = process(num_train_timesteps=timesteps, timestep_spacing=spacing)
+    diffusion = noise_process(num_train_timesteps=timesteps, timestep_spacing=spacing)
     for sampler in SAMPLERS:
         for count in {1, 2, timesteps // 3 or 1, timesteps - 1, timesteps}:
             if spacing == "leading" and sampler in ("DPM-Solver++", "UniPC") and count == timesteps:
@@ -140,15 +125,15 @@ def test_every_number_of_steps_gives_finite_actions(timesteps: int, spacing: str
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_trailing_timesteps_begin_at_pure_noise_with_few_steps(sampler: str) -> None:
     # Lin et al. (arXiv 2305.08891), table 2; "leading" begins at 75 of 99 with four steps.
-    trailing = asked_timesteps(process(timestep_spacing="trailing"), sampler, 4)
+    trailing = asked_timesteps(noise_process(timestep_spacing="trailing"), sampler, 4)
     assert trailing == [99, 74, 49, 24]
-    leading = asked_timesteps(process(timestep_spacing="leading"), sampler, 4)
+    leading = asked_timesteps(noise_process(timestep_spacing="leading"), sampler, 4)
     assert leading[0] < 99
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_nan_from_the_network_reaches_the_actions(sampler: str) -> None:
-    denoised = process().denoise(
+    denoised = noise_process().denoise(
         lambda x, t: x.index_fill(0, torch.tensor([1]), float("nan")),
         torch.randn(3, 4, 2),
         sampler=sampler,
@@ -162,7 +147,7 @@ def test_only_ddpm_draws_noise_while_denoising() -> None:
     start = torch.randn(2, 8, 2)
     for sampler in SAMPLERS:
         runs = [
-            process().denoise(
+            noise_process().denoise(
                 lambda x, _: 0.3 * x,
                 start,
                 sampler=sampler,
@@ -179,7 +164,7 @@ def test_a_sample_depends_on_its_own_generator_alone() -> None:
     def denoise(*seeds: int) -> Tensor:
         each = generators(*seeds)
         start = randn((len(seeds), 8, 2), each, torch.device("cpu"))
-        return process().denoise(
+        return noise_process().denoise(
             lambda x, _: 0.3 * x, start, sampler="DDPM", num_inference_steps=10, generator=each
         )
 
@@ -199,7 +184,9 @@ def test_generators_must_be_one_or_one_per_sample() -> None:
 )
 def test_what_a_sampler_cannot_do_is_a_fault_of_the_configuration(sampler: str, count: int) -> None:
     with pytest.raises(ConfigError, match=r"policy\.(sampler|num_inference_steps): '?(Euler|0|101)"):
-        process().denoise(lambda x, _: x, torch.randn(1, 4, 1), sampler=sampler, num_inference_steps=count)
+        noise_process().denoise(
+            lambda x, _: x, torch.randn(1, 4, 1), sampler=sampler, num_inference_steps=count
+        )
 
 
 @pytest.mark.slow

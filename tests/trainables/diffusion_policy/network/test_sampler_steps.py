@@ -1,9 +1,8 @@
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
+from noise_processes import noise_process
 from small_policy import generators
 from torch import Tensor
 
@@ -16,20 +15,6 @@ PREDICTIONS = ["epsilon", "sample", "v_prediction"]
 SCHEDULES = ["linear", "scaled_linear", "squaredcos_cap_v2"]
 SPACINGS = [None, *TIMESTEP_SPACINGS]
 STEPS = [1, 2, 5, 16, 100]
-
-
-def process(**changed: Any) -> NoiseProcess:
-    values: dict[str, Any] = {
-        "noise_scheduler_type": "DDPM",
-        "num_train_timesteps": 100,
-        "beta_schedule": "squaredcos_cap_v2",
-        "beta_start": 1e-4,
-        "beta_end": 0.02,
-        "prediction_type": "epsilon",
-        "clip_sample": True,
-        "clip_sample_range": 1.0,
-    }
-    return NoiseProcess(**values | changed)
 
 
 def predict(noisy: Tensor, timestep: int) -> Tensor:
@@ -82,7 +67,7 @@ def test_the_steps_give_what_diffusers_gives(
     sampler: str, prediction: str, schedule: str, clip: bool
 ) -> None:
     for spacing in SPACINGS:
-        diffusion = process(
+        diffusion = noise_process(
             prediction_type=prediction, beta_schedule=schedule, clip_sample=clip, timestep_spacing=spacing
         )
         for count in STEPS:
@@ -93,12 +78,12 @@ def test_the_steps_give_what_diffusers_gives(
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("clip", [True, False])
 def test_few_steps_give_what_diffusers_gives(sampler: str, prediction: str, clip: bool) -> None:
-    assert_equal(process(prediction_type=prediction, clip_sample=clip), sampler, 7)
+    assert_equal(noise_process(prediction_type=prediction, clip_sample=clip), sampler, 7)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_steps_that_begin_later_are_the_rest_of_the_denoising(sampler: str) -> None:
-    whole, rest = read_steps(process(), sampler, 8), read_steps(process(), sampler, 8, first=5)
+    whole, rest = read_steps(noise_process(), sampler, 8), read_steps(noise_process(), sampler, 8, first=5)
     assert [step.timestep for step in rest] == [step.timestep for step in whole][5:]
     assert rest[0].following.earlier == rest[0].following.anchor == 0.0
     if sampler in ("DDPM", "DDIM"):
@@ -111,11 +96,11 @@ def test_steps_that_begin_later_are_the_rest_of_the_denoising(sampler: str) -> N
 
 
 def _predicting_actions(sampler: str, first: int) -> tuple[SamplerStep, ...]:
-    return read_steps(process(prediction_type="sample"), sampler, 8, first)
+    return read_steps(noise_process(prediction_type="sample"), sampler, 8, first)
 
 
 def test_reading_steps_leaves_the_process_as_it_was() -> None:
-    diffusion, untouched = process(clip_sample_range=0.5), process(clip_sample_range=0.5)
+    diffusion, untouched = noise_process(clip_sample_range=0.5), noise_process(clip_sample_range=0.5)
     noise = torch.randn(1, 8, 2, generator=torch.Generator().manual_seed(1))
     for sampler in SAMPLERS:
         read_steps(diffusion, sampler, 6)
@@ -134,7 +119,7 @@ def test_reading_steps_leaves_the_process_as_it_was() -> None:
 
 def test_only_ddpm_draws_noise_and_not_at_timestep_0() -> None:
     for sampler in SAMPLERS:
-        steps = read_steps(process(), sampler, 10)
+        steps = read_steps(noise_process(), sampler, 10)
         drawing = [step.timestep for step in steps if step.draws_noise]
         expected = [step.timestep for step in steps if step.timestep > 0]
         assert drawing == (expected if sampler == "DDPM" else [])
@@ -142,14 +127,14 @@ def test_only_ddpm_draws_noise_and_not_at_timestep_0() -> None:
 
 def test_impossible_steps_are_refused() -> None:
     with pytest.raises(ConfigError, match="101 denoising steps"):
-        read_steps(process(), "DDIM", 101)
+        read_steps(noise_process(), "DDIM", 101)
     with pytest.raises(ValueError, match="step 10 does not exist; the steps are 0 to 9"):
-        read_steps(process(), "DDIM", 10, first=10)
+        read_steps(noise_process(), "DDIM", 10, first=10)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_the_loop_can_be_exported_without_its_scheduler(sampler: str) -> None:
-    steps = read_steps(process(), sampler, 4)
+    steps = read_steps(noise_process(), sampler, 4)
     noise = torch.randn(2, 8, 3)
     step_noises = [torch.randn(2, 8, 3) for step in steps if step.draws_noise]
 
