@@ -165,13 +165,15 @@ def train_worker(task: WorkerTask) -> str:
                     ray.train.report(result)
                 # What was said before the report is history.
                 (folder / PROGRESS).unlink(missing_ok=True)
-        _log_line("interrupted" if stop.seen and not final else "done")
+        # The ranks leave together if one of them was told to stop, whether or not this one has looked since.
+        ended = "interrupted" if not final and stop.asked() else "done"
+        _log_line(ended)
     except Exception as error:
         traceback.print_exc()
         if not stop.superseded():
             write_failure(folder, failure_of(error, log))
         raise
-    return "interrupted" if stop.seen and not final else "done"
+    return ended
 
 
 def _log_line(text: str) -> None:
@@ -286,16 +288,20 @@ class _Watch:
         self._folder = folder
         self._attempt = attempt
         self._next_look = -math.inf
-        self.seen = False
+        self._seen = False
 
     def __call__(self) -> bool:
         now = time.monotonic()
-        if not self.seen and now >= self._next_look:
+        if not self._seen and now >= self._next_look:
             if self.superseded():
                 raise SystemExit("another attempt at this trial has begun; this one ends")
-            self.seen = (self._folder / STOP).exists()
+            self._seen = self.asked()
             self._next_look = now + POLL_S
-        return self.seen
+        return self._seen
+
+    def asked(self) -> bool:
+        """Whether the trial has been told to stop by now."""
+        return self._seen or (self._folder / STOP).exists()
 
     def superseded(self) -> bool:
         """Whether another attempt at the trial has begun."""

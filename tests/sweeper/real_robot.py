@@ -103,10 +103,11 @@ def start_judge(folder: Path, *arguments: str, **variables: str) -> subprocess.P
 def page_of(process: subprocess.Popen[str]) -> tuple[Phone, str]:
     """The page of a command once it is served, and what the command printed before."""
     assert process.stdout is not None
-    lines = []
-    for line in process.stdout:
-        lines.append(line)
-        found = re.search(r"http://([\d.]+):(\d+)(?:/\?token=(\S+))?", line)
+    shown = b""
+    # Byte by byte: what a buffer took beyond the link would be missing from what `communicate` returns.
+    while byte := os.read(process.stdout.fileno(), 1):
+        shown += byte
+        found = byte == b"\n" and re.search(r"http://([\d.]+):(\d+)(?:/\?token=(\S+))?\n", shown.decode())
         if found:
-            return Phone(int(found[2]), found[3]), "".join(lines)
-    raise AssertionError("".join(lines))
+            return Phone(int(found[2]), found[3]), shown.decode()
+    raise AssertionError(shown.decode())

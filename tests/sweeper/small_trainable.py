@@ -77,7 +77,8 @@ class Parabola:
             time.sleep(config["pause_s"])
             if state["step"] == config["fault_step"]:
                 _go_wrong(config["fault"], context, config["parts"])
-            stopped = _agreed(context.stop_requested(), context)
+            deaf = config["fault"] == "deaf" and context.rank == 0
+            stopped = _agreed(not deaf and context.stop_requested(), context)
             if state["step"] % config["train.log_every"] == 0 or state["step"] == steps or stopped:
                 every = config["train.save_every"] or 1
                 saved = state["step"] % every == 0 or state["step"] == steps or stopped

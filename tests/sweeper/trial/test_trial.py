@@ -214,7 +214,8 @@ def test_workers_of_one_trial_train_together_and_stop_when_asked(cluster: Any, t
 
     asking = threading.Thread(target=ask)
     asking.start()
-    grid, observer = run(both, [{"train.steps": 100_000, "pause_s": 0.02}])
+    # Rank 0 ends because rank 1 was told to stop.
+    grid, observer = run(both, [{"train.steps": 100_000, "pause_s": 0.02, "fault": "deaf"}])
     asking.join()
     assert "interrupted" in str(grid[0].error)
     assert "rank 1 of 2" in (folder / "worker-1.log").read_text()
