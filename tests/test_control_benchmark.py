@@ -45,6 +45,7 @@ def test_the_table_compares_with_the_synchronous_mode_at_the_same_latency():
     assert "the same" in shown([CELLS[0], replace(CELLS[0], mode="ensemble")])
 
 
+@pytest.mark.slow
 def test_the_figure_is_drawn(tmp_path: Path):
     path = tmp_path / "figures" / "control.svg"
     draw(CELLS, path)

@@ -116,6 +116,7 @@ class Evil:
         return (Path.touch, (self.mark,))
 
 
+@pytest.mark.slow
 def test_nothing_is_unpickled(whole, tmp_path) -> None:
     mark = tmp_path / "ran"
     for name in ("model.safetensors", "model.ckpt", "policy_preprocessor.json"):

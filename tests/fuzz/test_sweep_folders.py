@@ -246,6 +246,7 @@ def test_an_error_names_the_line_and_the_list_shows_the_folder_as_damaged(whole,
     assert "whole is damaged" in every.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trainable", ["", ".x:y", ":", "os:system", "json:", "a b:c", *HOSTILE_TEXTS])
 def test_a_trainable_of_a_stranger_is_refused(whole, tmp_path, trainable) -> None:
     folder = tmp_path / "whole"

@@ -88,6 +88,7 @@ def test_its_trials_are_ranked_as_before(old):
     assert sweep.trials[4].checkpoint == str(old / "trials" / "4" / "checkpoints" / "000641")
 
 
+@pytest.mark.slow
 def test_its_best_trial_is_exported_as_before(old, capsys):
     from safetensors.torch import load_file
 

@@ -62,6 +62,7 @@ def test_check_of_an_address_is_quick_and_names_what_is_missing():
     assert "there is no s3:" not in said
 
 
+@pytest.mark.slow
 def test_the_doctor_looks_at_a_dataset_of_a_store(tmp_path, capsys):
     vector = DatasetFeature("float32", (2,), ["x", "y"])
     features = {"observation.state": vector, "action": vector}

@@ -50,6 +50,7 @@ def test_pose_errors_of_the_library_are_those_of_the_outcomes() -> None:
         assert errors[primitive, row] == pytest.approx(pose_error(outcome), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_ways_keep_clear_of_the_block_and_their_lengths_are_known() -> None:
     standoffs = push_library().standoffs
     around = 0

@@ -30,6 +30,7 @@ def apart(seed: int) -> PushTSimulator:
     return simulator
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_lean_simulator_follows_the_environment_through_contacts(seed: int) -> None:
     environment, lean = apart(seed), LeanSimulator()

@@ -178,6 +178,7 @@ def test_json_and_csv_have_what_the_table_shows(folder, capsys):
     assert ended("results", "small", "--csv", "--json") == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("condition", "code", "sentence"),
     [

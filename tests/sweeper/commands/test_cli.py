@@ -81,6 +81,7 @@ def test_check_prints_the_plan_of_a_valid_space_and_exits_with_0(capsys):
     assert list(Path().iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_printed_plan_matches_its_golden_file(golden):
     Path("space.yaml").write_text(
         """\
@@ -159,6 +160,7 @@ def test_version_prints_the_version(capsys):
     assert capsys.readouterr().out.strip() == __version__
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [

@@ -51,6 +51,7 @@ def test_a_sound_dataset_ends_with_0(capsys):
     assert out.rstrip().endswith("1 warning.")
 
 
+@pytest.mark.slow
 def test_the_dataset_of_a_space_is_checked_with_its_settings(capsys):
     write(bad=3)
     Path("space.yaml").write_text(
@@ -84,6 +85,7 @@ def test_an_error_ends_with_1_and_names_the_option(capsys):
     assert ended("data", "check", "set", "dataset.exclude_episodes=[3]") == 0
 
 
+@pytest.mark.slow
 def test_json_is_one_document_with_every_field(capsys):
     write(bad=3, image=True)
     assert ended("data", "check", "set", "--json") == 1
@@ -135,6 +137,7 @@ def test_what_could_not_be_checked_is_listed_above_the_findings(capsys):
     assert document["findings"][0]["files"] == ["set/data/chunk-000/file-000.parquet"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -179,6 +182,7 @@ def test_show_says_what_it_is_and_draws_it(capsys):
     assert sorted((path, path.stat().st_mtime_ns) for path in root.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_show_writes_where_it_is_told_and_prints_json(capsys):
     write()
     assert ended("data", "show", "set", "--to", "pictures/new", "--json") == 0
@@ -271,6 +275,7 @@ def test_a_set_that_cannot_be_repaired_ends_with_1_and_writes_nothing(capsys):
     assert not Path("new").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -56,6 +56,7 @@ def test_the_luckiest_checkpoint_is_written_on_request_with_a_warning(
     assert "last evaluation, 0.3. To export that one, use --checkpoint last." in said
 
 
+@pytest.mark.slow
 def test_without_a_last_checkpoint_the_best_is_written(sweeps: Path, tmp_path: Path, capsys) -> None:
     trial = sweeps / "small" / "trials" / "1"
     with Journal(sweeps / "small" / JOURNAL) as journal:
@@ -83,6 +84,7 @@ def test_a_trial_and_its_last_checkpoint_can_be_named(sweeps: Path, tmp_path: Pa
     assert told["notes"]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_can_be_named_by_its_folder(sweeps: Path, tmp_path: Path, capsys) -> None:
     trial = sweeps / "small" / "trials" / "0"
     assert exported(str(trial / "checkpoints" / "000020"), "--to", str(tmp_path / "out")) == 0
@@ -91,12 +93,14 @@ def test_a_checkpoint_can_be_named_by_its_folder(sweeps: Path, tmp_path: Path, c
     assert step_of(tmp_path / "again") == 20
 
 
+@pytest.mark.slow
 def test_a_sweep_that_was_moved_has_its_checkpoints_still(sweeps: Path, tmp_path: Path, capsys) -> None:
     moved = shutil.move(sweeps / "small", tmp_path / "elsewhere")
     assert exported(str(moved), "--to", str(tmp_path / "out")) == 0
     assert step_of(tmp_path / "out") == 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "more", "said"),
     [
@@ -121,6 +125,7 @@ def test_a_checkpoint_that_is_gone_is_told(sweeps: Path, tmp_path: Path, capsys)
     assert "is gone from" in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.slow
 def test_an_earlier_export_is_replaced_only_by_force(sweeps: Path, tmp_path: Path, capsys) -> None:
     arguments = ["--sweeps", str(sweeps), "--to", str(tmp_path / "out")]
     assert exported("small:0", *arguments) == 0
@@ -130,6 +135,7 @@ def test_an_earlier_export_is_replaced_only_by_force(sweeps: Path, tmp_path: Pat
     assert step_of(tmp_path / "out") == 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "said"),
     [

@@ -70,6 +70,7 @@ def form_start(parameter: Parameter) -> object:
     return parameter.values[0] if parameter.values else parameter.low
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("option", "file"),
     [
@@ -123,6 +124,7 @@ def test_a_dataset_with_cameras_gets_a_space_for_cameras(tmp_path):
     launchable("space.yaml")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lengths", [(1,), (2, 2), (5, 200), (40,) * 3])
 def test_a_dataset_of_any_length_gets_a_space(tmp_path, lengths: tuple[int, ...]):
     record(tmp_path / "odd", lengths, camera=False, fps=50)
@@ -259,6 +261,7 @@ def test_the_pages_have_commands():
     assert len(COMMANDS) >= 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_of_the_pages_works(command: str, arm, tmp_path, monkeypatch, capsys):
     """In a folder that has what they name."""

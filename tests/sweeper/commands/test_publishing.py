@@ -58,6 +58,7 @@ def card_of(folder: Path) -> tuple[dict[str, Any], str]:
     return yaml.safe_load(head), " ".join(body.split())
 
 
+@pytest.mark.slow
 def test_the_card_has_the_confirmed_figures_and_what_they_are_worth(
     sweeps: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -85,6 +86,7 @@ def test_the_card_has_the_confirmed_figures_and_what_they_are_worth(
     assert "The model card is out/README.md." in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_hub_reads_the_card(sweeps: Path, tmp_path: Path) -> None:
     confirm(sweeps)
     assert exported("small", "--sweeps", str(sweeps), "--to", "out", "--card") == 0
@@ -98,6 +100,7 @@ def test_the_hub_reads_the_card(sweeps: Path, tmp_path: Path) -> None:
     assert found == {"success_rate": 0.8, "avg_max_reward": 0.91}
 
 
+@pytest.mark.slow
 def test_without_a_confirmation_the_card_says_so_first(sweeps: Path, tmp_path: Path) -> None:
     assert exported("small", "--sweeps", str(sweeps), "--to", "out", "--card") == 0
     head, body = card_of(tmp_path / "out")
@@ -159,6 +162,7 @@ def test_figures_of_another_checkpoint_or_setting_are_not_its_own(
     assert said in body
 
 
+@pytest.mark.slow
 def test_means_over_seeds_are_called_so(sweeps: Path, tmp_path: Path) -> None:
     confirm(sweeps, seeds=3.0)
     assert exported("small", "--sweeps", str(sweeps), "--to", "out", "--card") == 0
@@ -243,6 +247,7 @@ def test_what_lerobot_cannot_express_is_left_out_of_the_bundle_with_the_reason(
     assert open_bundle(file).lerobot is None
 
 
+@pytest.mark.slow
 def test_a_bundle_without_averages_acts_without_them_and_is_not_what_was_confirmed(sweeps: Path) -> None:
     confirm(sweeps)
     found = open_bundle(bundled(sweeps, "--no-ema"))
@@ -252,6 +257,7 @@ def test_a_bundle_without_averages_acts_without_them_and_is_not_what_was_confirm
     assert "another inference setting" in facts.unconfirmed
 
 
+@pytest.mark.slow
 def test_a_bundle_of_a_bundle_keeps_its_report(sweeps: Path) -> None:
     (sweeps / "small" / REPORT).write_text("<html>the report</html>")
     first = bundled(sweeps)
@@ -265,6 +271,7 @@ def test_a_bundle_of_a_bundle_keeps_its_report(sweeps: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_json_has_what_was_written(sweeps: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bundled(sweeps, "--json")
     told = json.loads(capsys.readouterr().out)
@@ -289,6 +296,7 @@ def test_a_dry_run_lists_what_would_be_uploaded(sweeps: Path, capsys: pytest.Cap
     assert (told["folder"], told["pushed"]["dry_run"], told["pushed"]["repo"]) == (None, True, "lab/pusht")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

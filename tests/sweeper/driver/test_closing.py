@@ -151,6 +151,7 @@ def test_what_failed_before_fails_again(cut_off: SweepSpec) -> None:
     assert close(cut_off, TRAINABLE, read_sweep(cut_off.folder)).exit_code == 1
 
 
+@pytest.mark.slow
 def test_only_the_name_in_common_makes_no_sweep_driven(
     cut_off: SweepSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:

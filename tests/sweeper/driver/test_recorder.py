@@ -157,6 +157,7 @@ def test_a_failed_trial_has_its_reason_in_study_and_journal(driver):
     assert (end["reason"], end["message"]) == ("diverged", "loss is NaN at step 7")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("reports", "reason"),
     [([], "no_objective"), ([(10, 0.5), (20, math.nan)], "diverged"), ([(10, math.inf)], "diverged")],
@@ -215,6 +216,7 @@ def test_an_interrupted_sweep_leaves_its_trials_to_the_next_driver(tmp_path):
     assert len({event["sweep_id"] for event in second.events("sweep_start")}) == 1
 
 
+@pytest.mark.slow
 def test_an_end_that_a_dying_driver_wrote_but_did_not_tell_is_told_by_the_next(tmp_path):
     spec = sweep(tmp_path, LR)
     with Driver(spec) as first:
@@ -241,6 +243,7 @@ def test_an_end_that_a_dying_driver_wrote_but_did_not_tell_is_told_by_the_next(t
         assert trials_of(second.study)[0].objectives == (0.4,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ended", [False, True])
 def test_reports_that_a_dying_driver_wrote_but_did_not_tell_are_told_by_the_next(
     tmp_path, monkeypatch, ended
@@ -340,6 +343,7 @@ def test_what_a_trial_reported_and_nobody_heard_is_read_from_its_folder_once(dri
 # Checkpoints
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "reason", "kept"),
     [
@@ -364,6 +368,7 @@ def test_the_optimisers_state_is_kept_only_of_trials_that_may_continue(tmp_path,
     assert all((folder / "model.safetensors").exists() for folder in folders)
 
 
+@pytest.mark.slow
 def test_losers_checkpoints_go_as_soon_as_they_are_losers(tmp_path):
     spec = dataclasses.replace(sweep(tmp_path, LR), keep=KeepSpec(checkpoints="best", trials=1))
     with Driver(spec) as driver:

@@ -123,6 +123,7 @@ def grow(root: Path) -> None:
     write_dataset(root, episodes=5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "words"),
     [(edit, "4 episodes, 120 frames"), (grow, "5 episodes, 150 frames")],

@@ -46,6 +46,7 @@ def test_tango_is_that_of_fieldtrial(only_a: int, only_b: int, pairs: int, low: 
     assert (mirrored.low, mirrored.high) == pytest.approx((-high, -low), abs=1e-9)
 
 
+@pytest.mark.slow
 def test_tango_excludes_zero_when_mcnemars_score_is_significant() -> None:
     for only_a in range(12):
         for only_b in range(only_a):

@@ -58,6 +58,7 @@ def test_no_more_trials_run_at_once_than_there_are():
     assert ResourceSpec().settled(64, 0, trials=3).at_once == 3
 
 
+@pytest.mark.slow
 def test_the_demo_fits_a_laptop():
     made = plan()
     assert made.resources.at_once >= 2
@@ -75,6 +76,7 @@ def test_the_demo_fits_a_laptop():
     assert 0.5 < plan(space="pusht_state").kept_share < 0.95
 
 
+@pytest.mark.slow
 def test_the_paper_setting_fills_a_node():
     made = plan(machine=NODE, space="pusht_image")
     assert (made.resources.at_once, made.resources.gpu_per_trial) == (8, 1)
@@ -86,6 +88,7 @@ def test_the_paper_setting_fills_a_node():
     assert made.disk_gb == pytest.approx(8 * made.disk_per_trial_gb + 5 * made.disk_per_ended_gb[2])
 
 
+@pytest.mark.slow
 def test_a_smaller_keep_is_proposed_with_what_it_saves():
     made = plan("keep.trials=null", machine=NODE, space="pusht_image")
     keep, needed = made.smaller_keep
@@ -105,6 +108,7 @@ def test_a_discrete_space_is_counted():
     assert any("only 10 combinations" in warning for warning in made.warnings)
 
 
+@pytest.mark.slow
 def test_searched_steps_are_a_range():
     assert plan("parameters.train.steps={values: [900, 2000]}").steps == (900, 2000)
     assert plan("parameters.train.steps={min: 900, max: 2000}").steps == (900, 2000)
@@ -139,6 +143,7 @@ def test_what_is_legal_and_probably_not_meant_is_a_warning(overrides, machine, w
     assert any(words in warning for warning in warnings), warnings
 
 
+@pytest.mark.slow
 def test_a_plan_is_plain_json():
     plain = json.loads(json.dumps(plan().to_dict(), allow_nan=False))
     assert plain["trials"] == 6

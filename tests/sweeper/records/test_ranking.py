@@ -60,6 +60,7 @@ VALUES = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_the_ranking_is_that_of_comparing_all_pairs(data: st.DataObject) -> None:

@@ -292,6 +292,7 @@ STRANGE: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", STRANGE)
 def test_an_index_that_is_not_one_is_ignored_and_replaced(tmp_path, monkeypatch, what):
     journal = play(tmp_path / "s") / JOURNAL

@@ -86,6 +86,7 @@ def test_the_answer_comes_first(thirty):
     assert "not confirmed" in first
 
 
+@pytest.mark.slow
 def test_every_part_is_there(thirty):
     for title in (
         "Ranking",
@@ -134,6 +135,7 @@ def test_the_marks_are_those_of_the_evidence(tmp_path):
     assert all(one.low is not None and one.low < one.value < one.high for one in found)
 
 
+@pytest.mark.slow
 def test_everything_is_escaped(tmp_path):
     played = Sweep(tmp_path / "evil<b>&")
     played.start(LR, choice("policy.kind", EVIL, "plain"))
@@ -171,6 +173,7 @@ def test_a_confirmation_is_the_answer(tmp_path):
     assert "confirmed best" in page.words
 
 
+@pytest.mark.slow
 def test_success_on_the_real_robot_is_shown_apart_from_the_simulated(tmp_path):
     folder = large_sweep(tmp_path / "a", 30, confirmed=True)
     assert "real robot" not in page_of(folder).words
@@ -184,6 +187,7 @@ def test_success_on_the_real_robot_is_shown_apart_from_the_simulated(tmp_path):
     assert "Best policy: trial 0" in words.partition("Ranking")[0], "the confirmation stays the answer"
 
 
+@pytest.mark.slow
 def test_settings_are_shown_with_their_front(tmp_path):
     folder = large_sweep(tmp_path / "a", 12)
     played = Sweep(folder)
@@ -230,6 +234,7 @@ def test_rewards_have_intervals_too(tmp_path):
     assert all(one.low is not None and one.low < one.high for one in found)
 
 
+@pytest.mark.slow
 def test_a_sweep_without_completed_trials_has_a_report(tmp_path):
     played = Sweep(tmp_path / "a")
     played.start()
@@ -251,6 +256,7 @@ def test_one_completed_trial_is_not_compared(tmp_path):
     assert "Too few completed trials" in page.words
 
 
+@pytest.mark.slow
 def test_a_running_sweep_is_read_without_its_study_and_its_lock(tmp_path):
     folder = large_sweep(tmp_path / "a", 12, ended=False)
     before = {path.name for path in folder.iterdir()}

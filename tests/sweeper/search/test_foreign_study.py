@@ -44,6 +44,7 @@ def test_a_database_can_be_named_as_a_file(storage):
     assert read_foreign_study(storage.removeprefix("sqlite:///"))["name"] == "arm"
 
 
+@pytest.mark.slow
 def test_one_of_several_studies_must_be_named(storage):
     optuna.create_study(study_name="other", storage=storage)
 

@@ -52,6 +52,7 @@ def searches(method: str) -> Iterator[SearchSpec]:
                 yield SearchSpec(method=method, options=dict(chosen), startup_trials=1)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 @pytest.mark.parametrize("objectives", [ONE, TWO], ids=["one objective", "two objectives"])
 @pytest.mark.parametrize("space", SPACES)

@@ -81,6 +81,7 @@ def test_tpe_learns_from_what_it_is_told(tmp_path):
     assert sum(late) / len(late) < 0.25  # a random search over two decades has 0.5
 
 
+@pytest.mark.slow
 def test_a_parameter_exists_only_where_its_condition_holds(tmp_path):
     with Study(sweep(tmp_path, SCHEDULE, BETA_END, LR, startup_trials=4)) as study:
         suggestions = run(study, 10)
@@ -172,6 +173,7 @@ def test_a_grid_knows_conditions_and_counts_no_point_twice(tmp_path):
     assert sorted(betas, key=lambda beta: beta or 0) == [None, 0.01, 0.02, 0.03]
 
 
+@pytest.mark.slow
 def test_a_conditional_parameter_may_have_a_fixed_value_where_it_is_not_searched(tmp_path):
     spec = sweep(tmp_path, SCHEDULE, BETA_END, config={"policy.beta_end": 0.5}, method="random")
     with Study(spec) as study:
@@ -183,6 +185,7 @@ def test_a_conditional_parameter_may_have_a_fixed_value_where_it_is_not_searched
         assert ("policy.beta_end" in suggestion.values) == searched
 
 
+@pytest.mark.slow
 def test_choices_that_are_equal_in_python_stay_apart(tmp_path):
     with Study(sweep(tmp_path, choice("a", 1, True, "1", None, 1.5), method="grid")) as study:
         values = [suggestion.config["a"] for suggestion in run(study, 5, value=lambda config: 1.0)]
@@ -218,6 +221,7 @@ def test_what_a_method_cannot_search_is_said_before_anything_runs(
     assert not (tmp_path / STUDY).exists()
 
 
+@pytest.mark.slow
 def test_options_reach_the_sampler_and_wrong_ones_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"n_candidates: is not an option of tpe"):
         Study(sweep(tmp_path, LR, options={"n_candidates": 3}))
@@ -260,6 +264,7 @@ def test_a_failed_trial_keeps_its_reason(tmp_path):
     assert (trial.state, trial.reason, trial.message) == ("failed", "out_of_memory", "CUDA out of memory")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_an_objective_that_is_no_number_fails_the_trial_as_diverged(tmp_path, value):
     with Study(sweep(tmp_path, LR)) as study:
@@ -296,6 +301,7 @@ def test_several_objectives_take_no_reports_and_keep_every_value(tmp_path, metho
     assert trials[3].state == "stopped_early"
 
 
+@pytest.mark.slow
 def test_a_study_that_is_opened_again_knows_its_trials_and_repeats_none(tmp_path):
     spec = sweep(tmp_path, DIMS, HORIZON, method="random")
     with Study(spec) as study:
@@ -308,6 +314,7 @@ def test_a_study_that_is_opened_again_knows_its_trials_and_repeats_none(tmp_path
     assert len({config_hash(s.config) for s in before + after}) == 8
 
 
+@pytest.mark.slow
 def test_trials_that_a_dead_driver_left_are_known_with_their_configurations(tmp_path):
     spec = sweep(tmp_path, SCHEDULE, DIMS, HORIZON)
     with Study(spec) as study:
@@ -325,6 +332,7 @@ def test_trials_that_a_dead_driver_left_are_known_with_their_configurations(tmp_
         assert study.ask().number == left.number + 1
 
 
+@pytest.mark.slow
 def test_a_study_opened_again_does_not_draw_its_first_suggestions_anew(tmp_path):
     spec = sweep(tmp_path, LR, method="random")
     with Study(spec) as study:
@@ -336,6 +344,7 @@ def test_a_study_opened_again_does_not_draw_its_first_suggestions_anew(tmp_path)
     assert suggested == 6  # none was refused as a repetition
 
 
+@pytest.mark.slow
 def test_a_study_keeps_its_objective_and_its_choices_and_may_change_its_ranges(tmp_path):
     with Study(sweep(tmp_path, LR, SCHEDULE)) as study:
         run(study, 3, value=lambda config: 1.0)
@@ -348,6 +357,7 @@ def test_a_study_keeps_its_objective_and_its_choices_and_may_change_its_ranges(t
         assert study.ask().config["optimizer.lr"] >= 1e-3
 
 
+@pytest.mark.slow
 def test_wider_ranges_keep_all_that_the_search_was_told(tmp_path):
     with Study(sweep(tmp_path, LR, HORIZON, SCHEDULE)) as study:
         for _ in range(6):

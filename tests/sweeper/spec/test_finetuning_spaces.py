@@ -84,6 +84,7 @@ def test_constraints_see_the_checkpoints_values(tmp_path, checkpoint):
     assert spec.space.violated({**base, "policy.n_action_steps": 7}) != []
 
 
+@pytest.mark.slow
 def test_a_path_is_settled_from_where_the_sweep_runs_and_a_name_on_the_hub_is_left(
     tmp_path, checkpoint, monkeypatch
 ):
@@ -103,6 +104,7 @@ def test_what_the_weights_fix_is_a_fault_at_its_line(tmp_path, checkpoint):
     assert "policy.reinit_mismatched: true" in str(fault)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_is_not_here_is_a_warning_and_one_that_is_none_a_fault(tmp_path):
     plan = make_plan(load_spec(write(tmp_path, "my_checkpoint")), Machine(cpus=4, gpus=1))
     assert any("policy.path: my_checkpoint does not exist on this machine" in line for line in plan.warnings)
@@ -112,6 +114,7 @@ def test_a_checkpoint_that_is_not_here_is_a_warning_and_one_that_is_none_a_fault
         load_spec(write(tmp_path, tmp_path / "empty"))
 
 
+@pytest.mark.slow
 def test_layers_that_would_begin_anew_are_listed_beforehand(tmp_path, checkpoint):
     more = "policy.reinit_mismatched: true\n  policy.kernel_size: 3"
     plan = make_plan(load_spec(write(tmp_path, checkpoint, more)), Machine(cpus=4, gpus=1))

@@ -364,6 +364,7 @@ VERSIONS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_training_of_lerobot_becomes_a_space_around_it(version: str):
     draft = draft_of_training(TRAINING | VERSIONS[version], "train_config.json", TRAINABLE)

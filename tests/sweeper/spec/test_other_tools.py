@@ -232,6 +232,7 @@ def test_texts_keep_their_quotes_if_the_field_is_a_text():
 # Where a name is written
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("parts", "name", "words"),
     [

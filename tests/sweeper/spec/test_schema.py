@@ -27,6 +27,7 @@ def faults(space: Any) -> list[str]:
     return [error.message for error in CHECKED.iter_errors(space)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", registry.names())
 def test_the_schema_is_one_and_the_file_beside_the_spaces_is_current(name, capsys):
     jsonschema.Draft7Validator.check_schema(space_schema(registry.load(name)))
@@ -63,6 +64,7 @@ def test_the_default_of_every_field_fits():
         assert not field.is_valid({"an": {"odd": "thing"}}) or info.kind == "dict", name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [

@@ -231,6 +231,7 @@ def test_several_datasets_are_settled_one_by_one(write, tmp_path, monkeypatch):
     assert "2024 is not a text" in fault.problem
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("written", "value"),
     [
@@ -393,6 +394,7 @@ def test_a_number_may_name_a_sweep(write):
     assert load_spec(write(swapped("name: pusht-diffusion", "name: 2024"))).name == "2024"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "name", "words"),
     [
@@ -633,6 +635,7 @@ def test_a_file_that_is_no_space_is_refused_with_a_reason(write, content, words)
     assert words in f"{faults[0].problem} {faults[0].remedy}"
 
 
+@pytest.mark.slow
 def test_aliases_cannot_blow_up(write):
     lines = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 9)]
@@ -696,6 +699,7 @@ def test_whatever_stands_in_a_space_it_is_read_or_refused(tmp_path_factory, chan
 # The spaces that come with the package.
 
 
+@pytest.mark.slow
 def test_every_shipped_space_is_good_and_searches_what_matters():
     spaces = packaged_spaces()
     assert set(spaces) == {

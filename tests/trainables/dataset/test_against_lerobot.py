@@ -81,6 +81,7 @@ def test_every_recorded_picture_is_the_one_lerobot_hands_to_its_policy(shared: P
                 np.testing.assert_allclose(value, recorded[f"{camera}__{key}"][number], rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECORDED)
 def test_observations_are_repeated_where_lerobot_pads_them(shared: Path, name: str):
     recorded = np.load(shared / "reference" / RECORDED[name])
@@ -113,6 +114,7 @@ def test_sets_of_one_robot_are_read_together_as_apart(shared: Path):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*(f"small/{name}" for name in RECORDED), "pusht"])
 def test_real_datasets_have_no_fault(shared: Path, name: str):
     assert preflight(shared / "data" / name, holdout_fraction=0.1) == []

@@ -105,6 +105,7 @@ def test_other_cameras_are_no_depth_maps(described: dict[str, Any]) -> None:
     assert not says_depth({"dtype": "video", "shape": [4, 4, 3]} | described)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["v3.0", "v2.1", "v2.0"])
 @pytest.mark.parametrize("kind", [RGB, PNG])
 def test_a_flagged_depth_map_is_left_out_and_reported(make_dataset, version, kind):
@@ -132,6 +133,7 @@ def test_a_depth_map_that_was_chosen_is_refused(make_dataset):
 # -- depth by what is in the files
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("mode", ["I;16", "I", "F"])
 def test_a_depth_map_without_a_flag_is_refused_before_a_launch(make_dataset, tmp_path, channels, mode):
@@ -165,6 +167,7 @@ def test_depth_in_the_middle_of_a_file_is_not_clipped(make_dataset):
         open_dataset(root).pictures(FRONT, np.arange(7))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("codec", "pixel_format", "stored", "channels"),
     [
@@ -250,6 +253,7 @@ def test_every_camera_has_three_channels(channels: tuple[int, ...]) -> None:
 # -- cameras that would vanish
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "described"),
     [

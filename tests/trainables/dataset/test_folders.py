@@ -71,6 +71,7 @@ def edit_column(path: Path, name: str, change: Callable[[list[Any]], list[Any]])
 # -- files that do not belong there
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "stray",
     [
@@ -150,6 +151,7 @@ def test_other_names_in_the_folder_of_a_chunk_are_read_as_lerobot_does(make, nam
 # -- other templates and places
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["v2.1", "v2.0"])
 @pytest.mark.parametrize(
     "data_path",
@@ -748,6 +750,7 @@ def test_a_list_of_names_is_legal_in_a_configuration():
         assert fault.where == "dataset.features"
 
 
+@pytest.mark.slow
 def test_the_sets_beside_the_checkout_are_read_without_a_note():
     data = Path(os.environ.get("SHARED_DATA", Path(__file__).parents[4] / "shared" / "data"))
     roots = [data / "pusht", *sorted((data / "small").glob("*"))] if data.is_dir() else []

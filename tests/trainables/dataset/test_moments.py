@@ -69,6 +69,7 @@ def shown(root: Path, cache: Path, camera: str = CAMERA, **options: Any) -> list
     return seen_numbers(frames)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["v3.0", "v2.1", "v2.0"])
 def test_a_sound_set_shows_each_row_and_has_no_finding(make, tmp_path, version):
     root = make(version)
@@ -129,6 +130,7 @@ def test_a_wall_clock_without_as_many_frames_is_refused(make):
         assert "no frame of their own" in faults[0].problem
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [Fraction(30000, 1001), Fraction(10000, 1001), 25])
 def test_a_video_of_another_rate_is_read_by_row(make, tmp_path, rate):
     root = make("v2.1")
@@ -140,6 +142,7 @@ def test_a_video_of_another_rate_is_read_by_row(make, tmp_path, rate):
     assert checks(root) == {"frames_by_row": "warning"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"bf": "0", "g": "2"}, {"bf": "2", "g": "12"}])
 def test_a_video_with_uneven_frames_is_read_by_row(make, tmp_path, options):
     root = make("v2.1")

@@ -34,6 +34,7 @@ def test_wrong_file_numbers_in_the_metadata_are_not_believed(make_dataset):
     np.testing.assert_array_equal(open_dataset(root).column("observation.state"), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["v3.0", "v2.1"])
 def test_an_episode_may_lie_in_several_files(make_dataset, version):
     """Rows are taken wherever they are, also where a conversion cut a file in the middle of an episode."""
@@ -74,6 +75,7 @@ def test_rows_are_put_in_order_by_episode_and_index(make_dataset):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [{"episodes_per_file": 1, "files_per_chunk": 2}, {"episodes_per_file": 2}]
 )
@@ -148,6 +150,7 @@ def test_numbers_of_every_kind_are_read(make_dataset):
     assert [feature.name for feature in dataset.policy_features.inputs] == ["observation.state"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["int64", "int32", "uint8", "bool", "float64", "float16"])
 def test_whatever_numbers_a_policy_uses_they_are_float32(make_dataset, dtype):
     names = ("observation.state", "observation.environment_state", "action")

@@ -64,6 +64,7 @@ def test_a_portrait_says_what_the_dataset_is(portrayed):
     assert files_of(root) == before
 
 
+@pytest.mark.slow
 def test_the_contact_sheet_shows_each_episodes_moments(portrayed):
     root, _, out, portrait = portrayed
     dataset = open_dataset(root)

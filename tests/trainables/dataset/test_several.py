@@ -52,6 +52,7 @@ def test_rows_episodes_and_tasks_are_numbered_on(pair):
     assert dataset.name_row(23) == f"episode 4, frame 1 (episode 1 of {pair[1]})"
 
 
+@pytest.mark.slow
 def test_windows_frames_and_statistics_are_those_of_the_parts(pair, tmp_path):
     parts = [open_dataset(root) for root in pair]
     dataset = open_dataset([str(root) for root in pair])

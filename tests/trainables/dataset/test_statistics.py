@@ -78,6 +78,7 @@ def test_a_constant_dimension_has_no_spread(make_dataset):
     assert action["std"][1] == 0
 
 
+@pytest.mark.slow
 def test_pictures_are_counted_from_the_pixels_not_from_the_files(make_dataset, tmp_path):
     root = make_dataset(cameras={CAMERA: PNG})
     (root / "meta/stats.json").write_text("{}")

@@ -64,6 +64,7 @@ def measure(policy: Any, windows: tuple[Source, Windows], **changes: Any) -> Com
     return compare(policy, windows[1], windows[0], settings, "cpu", lambda _: None)
 
 
+@pytest.mark.slow
 def test_a_perfect_policy(windows: tuple[Source, Windows]) -> None:
     found = measure(RampPolicy(), windows)
     assert found.mse == found.mae == found.mse_nearest == found.std == 0.0
@@ -76,6 +77,7 @@ def test_a_perfect_policy(windows: tuple[Source, Windows]) -> None:
     assert (found.moments, found.samples, found.executed_steps) == (60, 24, 4)
 
 
+@pytest.mark.slow
 def test_errors_are_told_apart_by_dimension_and_by_step(windows: tuple[Source, Windows]) -> None:
     found = measure(RampPolicy(lambda step, _: torch.cat([0 * step, step.float()], dim=-1)), windows)
     assert found.mae_by_step == pytest.approx([step / 2 for step in range(HORIZON)])
@@ -90,6 +92,7 @@ def test_errors_are_told_apart_by_dimension_and_by_step(windows: tuple[Source, W
     assert found.relative_mse == pytest.approx(expected / found.action_std_by_dimension[1] ** 2 / 2)
 
 
+@pytest.mark.slow
 def test_spread_and_the_nearest_chunk(windows: tuple[Source, Windows]) -> None:
     found = measure(RampPolicy(lambda step, noise: noise.expand(-1, HORIZON, 2)), windows)
     assert found.std == pytest.approx(1.0, abs=0.05)
@@ -99,6 +102,7 @@ def test_spread_and_the_nearest_chunk(windows: tuple[Source, Windows]) -> None:
     assert found.seam > found.step
 
 
+@pytest.mark.slow
 def test_two_ways_are_two_modes(windows: tuple[Source, Windows]) -> None:
     found = measure(RampPolicy(lambda step, noise: 30 * noise.sign() + noise + 0 * step), windows)
     assert set(found.modes) == {2}

@@ -115,6 +115,7 @@ def pushed(
     )
 
 
+@pytest.mark.slow
 def test_a_plain_control_changes_no_bit(policy):
     plain, none = pushed(policy, DelayedControl.named("sync", 0.0, 0.5)), pushed(policy, None)
     assert all(np.array_equal(a.actions, b.actions) for a, b in zip(plain, none, strict=True))
@@ -130,6 +131,7 @@ def test_no_number_of_parallel_environments_changes_a_bit(policy, mode):
     assert not np.array_equal(results[0][0].actions, pushed(policy, None, episodes=1)[0].actions)
 
 
+@pytest.mark.slow
 def test_the_latency_of_this_machine_is_measured_if_asked_for(policy):
     (result,) = pushed(policy, DelayedControl(ControlSettings("async"), None), episodes=1)
     assert len(result.actions) == 24

@@ -32,6 +32,7 @@ def test_one_distribution_is_one_mode(kind: str) -> None:
     assert numbers.count(1) >= (34 if kind == "exponential" else 38)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modes", [2, 3, 4])
 def test_modes_that_are_far_apart_are_counted(modes: int) -> None:
     rng = np.random.default_rng(1)

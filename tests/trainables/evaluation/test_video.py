@@ -83,6 +83,7 @@ def test_film_plays_the_recorded_episode_again_and_its_border_shows_the_result(t
     np.testing.assert_allclose(frames[-1, -3, -3], video.SUCCESS, atol=12)
 
 
+@pytest.mark.slow
 def test_push_t_films_four_episodes_in_a_square_with_failures_in_red(tmp_path: Path) -> None:
     policy = NoisyNetwork(PUSHT_STATE)
     env_id = "gym_pusht/PushT-v0"

@@ -133,6 +133,7 @@ def test_dataset_of_states_contains_the_whole_table(tmp_path: Path) -> None:
     assert len(messages) == len(table)
 
 
+@pytest.mark.slow
 def test_dataset_with_images_shows_what_the_environment_would(
     tmp_path: Path, first_three: Demonstrations
 ) -> None:
@@ -164,6 +165,7 @@ def test_image_of_a_placed_state_is_the_image_of_the_simulated_one() -> None:
         simulated.advance(action)
 
 
+@pytest.mark.slow
 def test_dataset_is_built_once_and_then_found(tmp_path: Path, first_three: Demonstrations) -> None:
     messages: list[str] = []
     first = ensure_dataset(tmp_path, images=False, progress=messages.append)

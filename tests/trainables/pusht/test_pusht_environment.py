@@ -32,6 +32,7 @@ def state_at_goal(agent: tuple[float, float] = (100.0, 100.0)) -> np.ndarray:
     return np.array([*agent, 256.0 - 45.0 * sine, 211.0 + 45.0 * cosine, np.pi / 4])
 
 
+@pytest.mark.slow
 def test_simulator_gives_the_states_and_rewards_of_gym_pusht() -> None:
     reference = gymnasium.make("gym_pusht/PushT-v0", obs_type="environment_state_agent_pos")
     simulator = PushTSimulator()

@@ -99,6 +99,7 @@ def test_a_small_sound_dataset_is_only_small(tmp_path, version):
     assert sorted((path, path.stat().st_mtime_ns) for path in root.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_from_100_episodes_on_their_number_is_a_note(tmp_path):
     root = record(tmp_path / "set", (16, 20) * 50, camera=False)
     (finding,) = examine(root).findings
@@ -195,6 +196,7 @@ def test_a_missing_video_is_told_once_and_the_others_are_looked_at(tmp_path):
     assert found(root, dataset__exclude_episodes=["4-4"]) == {}
 
 
+@pytest.mark.slow
 def test_every_affected_file_is_listed(tmp_path):
     root = record(tmp_path / "set", (8,) * 31, version="v2.1")
     videos, data = sorted(root.rglob("*.mp4")), sorted((root / "data").rglob("*.parquet"))
@@ -363,6 +365,7 @@ def test_totals_that_are_not_there_are_found(tmp_path):
     assert finding.problem == "has total_episodes 20, there are 12."
 
 
+@pytest.mark.slow
 def test_missing_episodes_and_a_wrong_order_are_found(tmp_path):
     root = record(tmp_path / "set", camera=False, version="v2.1")
     for name in ("episodes.jsonl", "episodes_stats.jsonl"):
@@ -382,6 +385,7 @@ def test_missing_episodes_and_a_wrong_order_are_found(tmp_path):
     assert "episode 4, frame 0" in finding.problem
 
 
+@pytest.mark.slow
 def test_a_video_with_more_frames_than_rows_is_found(tmp_path):
     root = record(tmp_path / "set", (40,) * 2 + (60,) + (40,) * 3, version="v2.1")
     videos = sorted(root.rglob("*.mp4"))
@@ -391,6 +395,7 @@ def test_a_video_with_more_frames_than_rows_is_found(tmp_path):
     assert finding.episodes == (4,)
 
 
+@pytest.mark.slow
 def test_frames_that_the_table_of_episodes_leaves_out_are_none_too_many(tmp_path):
     root = record(tmp_path / "set", (40,) * 4)
     (video,) = root.rglob("*.mp4")
@@ -647,6 +652,7 @@ def test_other_tasks_may_be_longer(tmp_path):
     assert "unusual_length" not in found(root)
 
 
+@pytest.mark.slow
 def test_tasks_with_few_episodes_are_found(tmp_path):
     tasks = ("Push.",) * 12 + ("Pull.",) * 5
     finding = found(record(tmp_path / "set", (20,) * 17, camera=False, tasks=tasks))["few_of_a_task"]
@@ -666,6 +672,7 @@ def test_a_dataset_without_a_window_is_an_error(tmp_path):
     assert "exclude" not in finding.remedy
 
 
+@pytest.mark.slow
 def test_tasks_are_counted(tmp_path):
     root = record(tmp_path / "set", camera=False, tasks=("Push.", "Pull."))
     assert only(found(root), "several_tasks").severity == "note"
@@ -695,6 +702,7 @@ def test_black_pictures_are_found(tmp_path):
     assert "60 of the 320 pictures looked at are black, first episode 1, frame 10" in finding.problem
 
 
+@pytest.mark.slow
 def test_a_camera_that_shows_nothing_is_an_error(tmp_path):
     def blind(_, columns):
         columns[CAMERA][:] = 128
@@ -731,6 +739,7 @@ def test_pictures_of_a_robot_that_stands_still_are_not_frozen(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_blurred_episodes_are_found(tmp_path):
     def blur(episode, columns):
         if episode in (2, 5):
@@ -745,6 +754,7 @@ def test_blurred_episodes_are_found(tmp_path):
     assert (finding.severity, finding.episodes) == ("warning", (2, 5))
 
 
+@pytest.mark.slow
 def test_crops_that_keep_little_are_found(tmp_path):
     root = record(tmp_path / "set", (20,) * 3)
     assert only(found(root, policy__crop_shape=[12, 12]), "crop").severity == "error"
@@ -754,6 +764,7 @@ def test_crops_that_keep_little_are_found(tmp_path):
     assert found(root, policy__crop_shape=[28, 42]) == {}
 
 
+@pytest.mark.slow
 def test_cameras_of_different_size_are_an_error(tmp_path):
     wrist = DatasetFeature("video", (HEIGHT, HEIGHT, 3), PICTURE.names)
     root = record(

@@ -110,6 +110,7 @@ def test_numbers_that_are_none_are_found(make_dataset, feature, bad):
     assert preflight(root, exclude_episodes=[1, 3]) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["v3.0", "v2.1"])
 def test_a_missing_video_costs_its_episodes_only(make_dataset, tmp_path, version):
     root = make_dataset(cameras={CAMERA: PICTURE}, version=version, episodes_per_file=1)

@@ -75,6 +75,7 @@ OTHERS = {"not_finite", "broken_video"}
 """What else is wrong with every set here."""
 
 
+@pytest.mark.slow
 def test_metadata_data_and_videos_that_are_broken_at_once_are_all_reported(make):
     root = make()
     edit_info(root, fps=None, codebase_version="v9")
@@ -196,6 +197,7 @@ def test_videos_are_examined_without_any_data_file(make, version, spoil):
     assert examination.summary["fps"] == 10, "as the videos, or the table of episodes, have it"
 
 
+@pytest.mark.slow
 def test_a_column_that_is_missing_costs_only_its_checks(make):
     root = make()
     for path in tables(root):
@@ -222,6 +224,7 @@ def test_statistics_that_cannot_be_read_are_reported(tmp_path):
     assert "cannot be read: is not valid JSON" in found.problem
 
 
+@pytest.mark.slow
 def test_datasets_that_do_not_match_are_examined_one_by_one(make, tmp_path):
     one, two = make("one"), record(tmp_path / "two", LENGTHS, camera=False, change=with_a_nan, seed=3)
     examination = examine([one, two])

@@ -80,6 +80,7 @@ def test_a_pause_in_the_middle_is_found_from_two_seconds_on(findings):
     assert "and so does the robot" in found.problem
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("first", "last", "names"),
     [
@@ -139,6 +140,7 @@ def test_values_that_are_cut_off_at_a_limit_are_found(findings, low, high):
     assert f"{max(low, -0.35) if low > -1 else high:.6g} in " in found.problem
 
 
+@pytest.mark.slow
 def test_glitches_beyond_a_limit_do_not_hide_it(findings):
     def cut(episode, columns):
         columns[STATE][:, 1] = columns[STATE][:, 1].clip(-9, 0.35)
@@ -272,6 +274,7 @@ def test_a_usual_delay_is_no_finding(findings):
 # -- units
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "factor", "words"),
     [
@@ -307,6 +310,7 @@ def test_one_dimension_without_a_name_in_another_scale_may_be_a_gripper(findings
     assert "units_differ" not in findings(convert)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("radians", [{3, 8}, set(range(6)), set(range(2, 12))])
 def test_episodes_in_radians_among_episodes_in_degrees_are_found(findings, radians):
     def convert(episode, columns):

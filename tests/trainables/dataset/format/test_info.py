@@ -97,6 +97,7 @@ def test_an_episode_with_an_impossible_number_is_refused(make_dataset, key, valu
 # -- tasks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize(
     ("value", "texts"),

@@ -173,6 +173,7 @@ def test_a_sound_set_needs_no_change(make, version):
     is_sound(new)
 
 
+@pytest.mark.slow
 def test_videos_are_copied_byte_by_byte_and_linked_on_request(make):
     root = make()
     video = f"videos/{CAMERA}/chunk-000/file-000.mp4"
@@ -358,6 +359,7 @@ def test_a_change_names_the_values_and_the_episodes(make):
     assert change.done == "Set to frame_index / fps."
 
 
+@pytest.mark.slow
 def test_a_deleted_episode_leaves_no_gap_in_the_numbers(make):
     root = make(episodes_per_file=1, files_per_chunk=2)
     edit_table(root / EPISODES, lambda table: table.filter(pa.array([True, False, True, True])))
@@ -368,6 +370,7 @@ def test_a_deleted_episode_leaves_no_gap_in_the_numbers(make):
     is_sound(new, [(0, 0, 12), (2, 0, 9), (3, 0, 10)])
 
 
+@pytest.mark.slow
 def test_files_in_another_order_are_sorted(make):
     root = make(episodes_per_file=2)
     first, second = sorted((root / "data").rglob("*.parquet"))
@@ -379,6 +382,7 @@ def test_files_in_another_order_are_sorted(make):
     is_sound(new)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("table_too", [False, True])
 def test_a_merged_set_gets_new_numbers(make, table_too):
     root = make(episodes_per_file=2)
@@ -402,6 +406,7 @@ def test_recordings_in_one_episode_become_episodes(make):
     is_sound(new, [(0, 0, 5), (0, 5, 7), (1, 0, 7), (2, 0, 9), (3, 0, 10)])
 
 
+@pytest.mark.slow
 def test_v21_is_repaired_in_its_own_version(make):
     root = make(version="v2.1")
     third = root / "data/chunk-000/episode_000002.parquet"
@@ -420,6 +425,7 @@ def test_v21_is_repaired_in_its_own_version(make):
     assert counts == [[12], [7], [9], [10]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [b"\xef\xbb\xbf%s", b"[%s]"])
 def test_the_form_of_text_files_is_that_of_lerobot(make, form):
     root = make(version="v2.1")
@@ -490,6 +496,7 @@ def _still(length: int, start: int, end: int) -> np.ndarray:
     return np.concatenate(parts).astype(np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cameras", [{}, {CAMERA: PICTURE}])
 def test_idle_ends_are_cut_to_half_a_second_on_request(make_dataset, cameras):
     values = _still(90, 30, 20)
@@ -692,6 +699,7 @@ def test_a_disk_without_room_is_refused_before_anything_is_written(make, tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == [root.name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
 def test_a_copy_that_fails_leaves_nothing(make, tmp_path, monkeypatch, error):
     def fail(*_: Any) -> None:

@@ -65,6 +65,7 @@ def test_a_client_first_receives_what_the_policy_takes(served: Serve, connected:
     assert client.metadata["session"]["number"] == 2
 
 
+@pytest.mark.slow
 def test_the_server_keeps_the_history_of_a_session(served: Serve, connected: Connect) -> None:
     server = served()
     client, other = connected(server), connected(server)
@@ -105,6 +106,7 @@ def test_a_message_with_a_fault_leaves_the_history_alone(served: Serve, connecte
     assert np.array_equal(client.infer(moved(2), seed=9)["actions"], after)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_episode(served: Serve, connected: Connect) -> None:
     server = served()
 
@@ -122,6 +124,7 @@ def test_the_same_seed_gives_the_same_episode(served: Serve, connected: Connect)
     assert not np.array_equal(episode(client, None)[0], episode(client, None)[0])
 
 
+@pytest.mark.slow
 def test_a_session_among_others_gets_what_it_gets_alone(served: Serve, connected: Connect) -> None:
     server = served()
     if not server.description["batch"]["alike"]:
@@ -398,6 +401,7 @@ def test_a_session_without_messages_ends(served: Serve) -> None:
     assert any(sentence.endswith("0 answers and 0 errors: idle for 1 s") for sentence in said)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sent", [None, "Bearer wrong", "Bearer ", "secret", "Basic secret", "Bearer secret x"]
 )
@@ -422,6 +426,7 @@ def test_with_the_token_everything_is_there(served: Serve, connected: Connect) -
     assert "secret" not in page(server, "/metadata", Authorization="Bearer secret")[1]
 
 
+@pytest.mark.slow
 def test_beyond_this_machine_a_token_is_made(served: Serve) -> None:
     assert served().token is None
     server = served(host="0.0.0.0")

@@ -53,11 +53,13 @@ def assert_same(read: Any, sent: Any) -> None:
         assert read == sent or (read != read and sent != sent)
 
 
+@pytest.mark.slow
 @given(VALUES)
 def test_what_is_sent_arrives_the_same(value: Any) -> None:
     assert_same(unpack(pack(value)), value)
 
 
+@pytest.mark.slow
 @given(
     st.binary(max_size=200)
     | VALUES.map(pack).flatmap(lambda data: st.integers(0, len(data)).map(lambda n: data[:n]))

@@ -27,6 +27,7 @@ def policy_of_kind(kind: str) -> DiffusionPolicy:
     return small_policy(**changed).eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ON_CPU)
 @pytest.mark.parametrize("kind", ["state", "bias only", "two cameras"])
 def test_actions_are_those_of_the_plain_loop(backend: str, kind: str) -> None:
@@ -45,6 +46,7 @@ def test_actions_are_those_of_the_plain_loop(backend: str, kind: str) -> None:
             assert float((found - expected).abs().max()) < 1e-5 * RANGE, (sampler, count)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ON_CPU)
 def test_a_robots_actions_do_not_depend_on_the_others(backend: str) -> None:
     policy = small_policy().eval()
@@ -57,6 +59,7 @@ def test_a_robots_actions_do_not_depend_on_the_others(backend: str) -> None:
     torch.testing.assert_close(together[2:3], alone, rtol=0, atol=1e-5 * RANGE)
 
 
+@pytest.mark.slow
 def test_accelerate_says_what_it_chose_and_why() -> None:
     policy = small_policy(num_inference_steps=3).eval()
     fast = accelerate(policy)
@@ -68,6 +71,7 @@ def test_accelerate_says_what_it_chose_and_why() -> None:
     assert accelerate(policy, "plain").how.backend == "plain"
 
 
+@pytest.mark.slow
 def test_what_cannot_be_used_is_replaced_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = small_policy(num_inference_steps=2).eval()
     graph = accelerate(policy, "graph")

@@ -115,6 +115,7 @@ def test_it_is_found_by_its_name() -> None:
     assert isinstance(TRAINABLE, StartsFromCheckpoints)
 
 
+@pytest.mark.slow
 def test_the_student_has_the_teachers_network_and_a_process_of_its_own_steps(
     student: dict[str, Any],
 ) -> None:
@@ -160,6 +161,7 @@ def test_what_cannot_be_distilled_is_refused(
         TRAINABLE.resolved(student | changes)
 
 
+@pytest.mark.slow
 def test_a_check_needs_no_torch(student: dict[str, Any]) -> None:
     program = (
         "import json, sys\n"
@@ -203,6 +205,7 @@ def batch_of(policy: DiffusionPolicy, labels: list[int]) -> dict[str, torch.Tens
     return batch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mse", "huber"])
 def test_a_teacher_of_one_step_is_its_own_student(kind: str) -> None:
     # With random crops: the teacher must see what the student sees.
@@ -217,6 +220,7 @@ def test_a_teacher_of_one_step_is_its_own_student(kind: str) -> None:
     assert DistillationLoss(apart, teacher, settings(1, 1, kind))(batch, torch.Generator()).item() > 1e-3
 
 
+@pytest.mark.slow
 def test_each_step_learns_the_teachers_chunk_at_the_states_of_the_students_own_sampler() -> None:
     teacher = small_policy(seed=1, prediction_type="epsilon", timestep_spacing="trailing").eval()
     student = few_steps(small_policy(seed=2), 3)
@@ -301,6 +305,7 @@ def test_a_resumed_distillation_equals_a_straight_one_bit_for_bit(
     assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
 
 
+@pytest.mark.slow
 def test_a_run_is_not_continued_with_another_loss_or_without_its_teacher(
     student: dict[str, Any], teacher: Path, tmp_path: Path
 ) -> None:
@@ -317,6 +322,7 @@ def test_a_run_is_not_continued_with_another_loss_or_without_its_teacher(
         run(student, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_records_how_it_was_distilled_and_is_read_by_everything_else(
     student: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -328,6 +334,7 @@ def test_a_checkpoint_records_how_it_was_distilled_and_is_read_by_everything_els
     assert lerobot.load(tmp_path).config.inference_steps == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 2, 4])
 def test_lerobots_format_expresses_a_student_exactly(
     student: dict[str, Any], tmp_path: Path, steps: int

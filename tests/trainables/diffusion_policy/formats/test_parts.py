@@ -48,6 +48,7 @@ def generators() -> list[torch.Generator]:
     return [torch.Generator().manual_seed(number) for number in range(COUNT)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("cameras", [0, 2])
 def test_parts_and_chunk_give_the_policys_actions_with_its_noise(sampler: str, cameras: int) -> None:
@@ -82,6 +83,7 @@ def test_parts_and_chunk_give_the_policys_actions_with_its_noise(sampler: str, c
     torch.testing.assert_close(values[HORIZON], expected, atol=2e-3, rtol=0)
 
 
+@pytest.mark.slow
 def test_the_range_of_an_action_comes_from_the_training() -> None:
     assert action_range(small_policy()).tolist() == [200.0, 200.0]
 

@@ -85,6 +85,7 @@ def test_json_files_are_lerobots_to_the_byte(shared: Path, tmp_path: Path, name:
         assert {key for key in theirs if key.startswith("action.")} - set(ours) == {"action.count"}
 
 
+@pytest.mark.slow
 @pytest.mark.reference
 def test_the_settings_of_training_have_exactly_lerobots_fields(
     shared: Path, policy: DiffusionPolicy, tmp_path: Path
@@ -105,6 +106,7 @@ def test_the_settings_of_training_have_exactly_lerobots_fields(
     assert ours["steps"] == 40
 
 
+@pytest.mark.slow
 def test_each_target_has_its_own_fields(policy: DiffusionPolicy, tmp_path: Path) -> None:
     for target in lerobot.TARGETS:
         lerobot.save(policy, tmp_path / target, target)
@@ -187,6 +189,7 @@ def test_a_share_without_a_resize_is_written_as_the_crop_it_gives(tmp_path: Path
     assert (config["crop_shape"], config["crop_ratio"], config["resize_shape"]) == ([36, 43], 1.0, None)
 
 
+@pytest.mark.slow
 def test_what_lerobot_lacks_is_replaced_and_reported(tmp_path: Path) -> None:
     policy = small_policy(environment=3, sampler="DPM-Solver++", num_inference_steps=5)
     notes = " ".join(lerobot.save(policy, tmp_path / "out", settings={"train.precision": "bf16"}))
@@ -198,6 +201,7 @@ def test_what_lerobot_lacks_is_replaced_and_reported(tmp_path: Path) -> None:
     assert config["normalization_mapping"]["ENV"] == "MIN_MAX"
 
 
+@pytest.mark.slow
 def test_environment_state_as_it_is_has_no_entry(tmp_path: Path) -> None:
     policy = small_policy(environment=3, normalization_environment_state="IDENTITY")
     lerobot.save(policy, tmp_path / "out")
@@ -215,6 +219,7 @@ def two_sizes() -> DiffusionPolicy:
     return policy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "said"),
     [
@@ -249,6 +254,7 @@ def test_an_unknown_target_is_refused_with_those_there_are(policy: DiffusionPoli
         lerobot.save(policy, tmp_path / "out", "lerobot==0.1 ")
 
 
+@pytest.mark.slow
 def test_an_export_that_is_not_the_policy_does_not_stay(
     policy: DiffusionPolicy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -275,6 +281,7 @@ def test_weights_that_are_not_numbers_are_not_exported(policy: DiffusionPolicy, 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_existing_files_are_not_lost(policy: DiffusionPolicy, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     folder.mkdir()
@@ -293,6 +300,7 @@ def test_existing_files_are_not_lost(policy: DiffusionPolicy, tmp_path: Path) ->
     assert {entry.name for entry in tmp_path.iterdir()} == {"out"}
 
 
+@pytest.mark.slow
 def test_a_checkpoints_averaged_weights_are_exported(policy: DiffusionPolicy, tmp_path: Path) -> None:
     assert isinstance(TRAINABLE, ExportsCheckpoints)
     checkpoint = own_checkpoint(policy, tmp_path, **{"optimizer.lr": 3e-4})
@@ -310,6 +318,7 @@ def test_a_checkpoints_averaged_weights_are_exported(policy: DiffusionPolicy, tm
     assert not (tmp_path / "trained" / "train_config.json").exists()
 
 
+@pytest.mark.slow
 def test_statistics_are_written_as_they_are_used(policy: DiffusionPolicy, tmp_path: Path) -> None:
     lerobot.save(policy, tmp_path / "out")
     read = lerobot.read_checkpoint(tmp_path / "out")

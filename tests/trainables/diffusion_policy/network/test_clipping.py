@@ -94,6 +94,7 @@ def test_renamed_actions_and_v21_statistics_are_found(steps: Path, tmp_path: Pat
     assert "clip_sample_range: 1.74" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("old", [False, True])
 def test_a_checkpoint_is_reported_when_it_is_read(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, old: bool
@@ -109,6 +110,7 @@ def test_a_checkpoint_is_reported_when_it_is_read(
         assert old or "reach a normalised 2.62" in heard
 
 
+@pytest.mark.slow
 def test_a_checkpoints_statistics_are_compared_with_the_actions_of_the_dataset(
     steps: Path, tmp_path: Path
 ) -> None:

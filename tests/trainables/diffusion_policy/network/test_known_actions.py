@@ -9,6 +9,7 @@ from small_policy import generators, small_batch, small_policy
 from trainables.diffusion_policy.config.sections import SAMPLERS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_prediction_has_the_actions_that_it_must_have(sampler):
     policy = small_policy(num_inference_steps=5).eval()
@@ -25,6 +26,7 @@ def test_a_prediction_has_the_actions_that_it_must_have(sampler):
     assert not torch.allclose(bound[:, 2:], free[:, 2:], atol=1e-3)  # the rest follows what is known
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_weights_of_zero_change_no_bit(sampler):
     policy = small_policy(num_inference_steps=5).eval()
@@ -58,6 +60,7 @@ def test_known_actions_of_another_shape_are_refused():
         policy.predict_action(batch, known=known, kept=torch.zeros(policy.available_actions - 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", [{"environment": 2}, {"cameras": 1}, {"cameras": 2}, {"cameras": 2, "crop_shape": (32, 32)}]
 )

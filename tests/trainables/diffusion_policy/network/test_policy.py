@@ -160,6 +160,7 @@ def test_loss_is_the_mean_squared_error_of_the_noise() -> None:
     torch.testing.assert_close(policy.loss(batch, noise=noise, timesteps=timesteps), expected)
 
 
+@pytest.mark.slow
 def test_masked_loss_is_the_mean_over_valid_actions() -> None:
     policy = small_policy(do_mask_loss_for_padding=True)
     batch = small_batch(policy)
@@ -204,6 +205,7 @@ def test_nan_in_an_observation_reaches_its_actions_and_no_others() -> None:
     assert chunk[[0, 2, 3]].isfinite().all()
 
 
+@pytest.mark.slow
 def test_randomness_comes_from_the_generator_alone() -> None:
     policy = small_policy(cameras=1, crop_shape=(32, 32))
     batch = small_batch(policy)
@@ -219,6 +221,7 @@ def test_randomness_comes_from_the_generator_alone() -> None:
     assert not torch.equal(first[1], other[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["DDPM", "DDIM", "DPM-Solver++"])
 def test_actions_of_a_sample_do_not_depend_on_the_rest_of_the_batch(sampler: str) -> None:
     policy = small_policy().eval()
@@ -264,6 +267,7 @@ def test_actions_come_in_original_units_and_within_the_range_of_the_data() -> No
     assert chunk.abs().max() <= 100 * (1 + 1e-5)
 
 
+@pytest.mark.slow
 def test_condition_joins_state_images_and_environment_state_step_by_step() -> None:
     policy = small_policy(cameras=2, environment=5).eval()
     batch = small_batch(policy)
@@ -279,6 +283,7 @@ def test_condition_joins_state_images_and_environment_state_step_by_step() -> No
         torch.testing.assert_close(condition[:, 1, start : start + 8], expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_separate_encoders_see_their_own_camera() -> None:
     policy = small_policy(cameras=2, use_separate_rgb_encoder_per_camera=True).eval()
     batch = small_batch(policy)
@@ -373,6 +378,7 @@ def test_prediction_is_the_same_in_training_mode() -> None:
     torch.testing.assert_close(policy.eval().predict_action(batch, **arguments), in_training)
 
 
+@pytest.mark.slow
 def test_images_may_be_floats_or_have_their_final_size_already() -> None:
     policy = small_policy(cameras=1, resize_shape=(32, 36)).eval()
     batch = small_batch(policy)
@@ -442,6 +448,7 @@ def test_a_checkpointed_network_with_a_camera_can_be_compiled(use_group_norm: bo
         torch.testing.assert_close(plain, same, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_half_precision_arithmetic_still_gives_a_full_precision_loss() -> None:
     policy = small_policy(cameras=1, image=(32, 32))
     batch = small_batch(policy)
@@ -459,6 +466,7 @@ def test_saved_weights_do_not_contain_statistics() -> None:
     assert policy.statistics()["action"]["max"].tolist() == [100.0, 100.0]
 
 
+@pytest.mark.slow
 def test_weights_follow_from_the_seed_alone() -> None:
     first, second, other = (small_policy(cameras=1, seed=seed).state_dict() for seed in (3, 3, 4))
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -528,6 +536,7 @@ def test_values_of_another_shape_are_named(name: str, shape: tuple[int, ...], wo
             policy.predict_action(batch, batch.get("noise"))
 
 
+@pytest.mark.slow
 def test_float_images_that_were_not_divided_by_255_are_refused() -> None:
     policy = small_policy(cameras=1)
     batch = small_batch(policy)

@@ -167,6 +167,7 @@ def test_masked_loss_divides_by_the_valid_actions(reference: Reference) -> None:
     same(loss * valid.sum() / valid.numel(), reference["loss/eval_mask1"], rtol=2e-6)
 
 
+@pytest.mark.slow
 def test_stage_gradients(reference: Reference) -> None:
     loss_of(reference).backward()
     gradients = {name: p.grad for name, p in reference.policy.named_parameters() if p.grad is not None}
@@ -211,12 +212,14 @@ def test_samples(reference: Reference, run: str, monkeypatch: pytest.MonkeyPatch
     same(chunk, reference[f"gen/{run}/actions_post"], atol=2e-3)
 
 
+@pytest.mark.slow
 def test_chunks_are_the_executed_part_of_the_horizon(reference: Reference) -> None:
     arguments = {"noise": reference["gen/noise"], "sampler": "DDIM", "num_inference_steps": 10}
     chunk = reference.policy.predict_action(reference.observation(), **arguments)
     same(chunk, reference["gen/ddim10/actions_post"], atol=2e-3)
 
 
+@pytest.mark.slow
 def test_twenty_control_steps(reference: Reference) -> None:
     observed = reference.observation("select/obs")
     n_obs, n_action = reference.policy.n_obs_steps, reference.policy.n_action_steps

@@ -74,6 +74,7 @@ def test_the_steps_give_what_diffusers_gives(
             assert_equal(diffusion, sampler, count)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("clip", [True, False])
@@ -132,6 +133,7 @@ def test_impossible_steps_are_refused() -> None:
         read_steps(noise_process(), "DDIM", 10, first=10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_the_loop_can_be_exported_without_its_scheduler(sampler: str) -> None:
     steps = read_steps(noise_process(), sampler, 4)

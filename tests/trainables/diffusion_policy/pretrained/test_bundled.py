@@ -31,6 +31,7 @@ def bundle_of(checkpoint: Path, folder: Path) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_the_policy_of_a_bundle_acts_as_the_one_that_was_packed(tmp_path: Path) -> None:
     checkpoint = own_checkpoint(small_policy(cameras=1), tmp_path)
     bundle = bundle_of(checkpoint, tmp_path)
@@ -54,6 +55,7 @@ def test_the_optimiser_is_in_the_checkpoint_and_not_in_its_bundle(tmp_path: Path
     }
 
 
+@pytest.mark.slow
 def test_checkpoints_of_others_can_be_bundled(tmp_path: Path) -> None:
     policy = small_policy(environment=2)
     theirs = bundle_of(lerobot_folder(policy, tmp_path / "theirs"), tmp_path)

@@ -184,6 +184,7 @@ def test_actions_come_in_the_configurations_way(policy: DiffusionPolicy, folder:
     torch.testing.assert_close(chunk, expected, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_images_are_taken_as_bytes_and_as_floats(seen: Path) -> None:
     loaded = lerobot.load(seen)
@@ -209,6 +210,7 @@ def test_weights_of_other_precisions_become_float32(
     torch.testing.assert_close(dict(loaded.state_dict()), expected, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled", ["diffusion.unet.", "diffusion.", ""])
 def test_names_that_compiling_left_are_understood(
     policy: DiffusionPolicy, folder: Path, compiled: str
@@ -359,6 +361,7 @@ def test_neither_processors_nor_buffers_is_refused(folder: Path) -> None:
     refused(folder, "neither", "four processor files")
 
 
+@pytest.mark.slow
 @pytest.mark.reference
 def test_the_old_form_of_policy_tiny_gives_the_same_numbers(shared: Path, tmp_path: Path) -> None:
     reference = shared / "reference"

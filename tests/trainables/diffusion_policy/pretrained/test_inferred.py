@@ -77,6 +77,7 @@ def test_a_whole_checkpoint_has_neither_notes_nor_faults(folder: Path) -> None:
 # Missing keys
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -251,6 +252,7 @@ def test_encoders_per_camera_are_counted(tmp_path: Path, separate: bool) -> None
         assert "lists 1 camera, but its weights have 2 image encoders" in checked(folder)
 
 
+@pytest.mark.slow
 def test_buffers_that_contradict_the_normalisation_are_found(tmp_path: Path) -> None:
     old = to_buffers(lerobot_folder(small_policy(environment=4), tmp_path / "old"))
     change_json(old / CONFIG, lambda config: config["normalization_mapping"].update(ACTION="MEAN_STD"))
@@ -309,6 +311,7 @@ def test_damaged_weights_are_found(folder: Path, damage: Callable[[Path], Any], 
         lerobot.load(folder)
 
 
+@pytest.mark.slow
 def test_the_checkpoint_is_read_again_when_its_weights_change(folder: Path) -> None:
     assert checked(folder) == ""
     cut(separate(folder / WEIGHTS))

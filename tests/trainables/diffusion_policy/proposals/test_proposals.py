@@ -67,6 +67,7 @@ datasets = st.builds(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(datasets)
 def test_every_proposal_can_be_trained(seen: DatasetFacts) -> None:

@@ -25,6 +25,7 @@ print(faults())
 """
 
 
+@pytest.mark.slow
 def test_freed_memory_is_used_again_without_page_faults() -> None:
     result = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
     before, effective, after = result.stdout.split()

@@ -133,6 +133,7 @@ def test_a_resumed_run_equals_a_straight_one_bit_for_bit(
     assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
 
 
+@pytest.mark.slow
 def test_the_report_of_a_checkpoint_is_given_again_after_a_restart(
     small_config: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -215,6 +216,7 @@ def test_a_huge_learning_rate_ends_as_diverged_with_step_and_advice(
         run(config, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_every_precision_trains(small_config: dict[str, Any], tmp_path: Path, precision: str) -> None:
     reports = run(small_config | {"train.precision": precision, "train.steps": 3}, tmp_path)
@@ -222,6 +224,7 @@ def test_every_precision_trains(small_config: dict[str, Any], tmp_path: Path, pr
     assert math.isfinite(reports[-1].metrics["train/loss"])
 
 
+@pytest.mark.slow
 def test_a_step_skipped_for_an_overflow_leaves_the_reports_of_fp16_finite(
     small_config: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -276,6 +279,7 @@ def test_only_best_and_last_checkpoints_are_kept(small_config: dict[str, Any], t
     assert int(last.name) == 15
 
 
+@pytest.mark.slow
 def test_a_loaded_policy_predicts_what_the_trained_one_did(straight: Trained) -> None:
     last = Checkpoints(straight.folder / "checkpoints").find("last")
     assert last is not None
