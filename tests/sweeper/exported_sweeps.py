@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import torch
-from small_sweeps import ERROR, LR, sweep
+from small_sweeps import ERROR, LR, begin, sweep, this_process
 
 from sweeper.cli import main
 from sweeper.layout import JOURNAL
@@ -58,16 +56,7 @@ def write_sweep(folder: Path) -> None:
     folder.mkdir(parents=True)
     spec = sweep(folder, LR, objectives={ERROR: "minimize"}, config=CONFIG)
     journal = Journal(folder / JOURNAL)
-    driver = {"host": "h", "pid": os.getpid(), "started": psutil.Process().create_time()}
-    journal.append(
-        EventKind.SWEEP_START,
-        sweep="small",
-        sweep_id="1",
-        driver=driver,
-        spec=spec.to_dict(),
-        space="",
-        info={},
-    )
+    begin(journal, spec, driver=this_process() | {"host": "h"})
     errors = {0: {10: 0.5, 20: 0.4}, 1: {30: 0.1, 40: 0.3}, 2: {}}
     for number, points in errors.items():
         journal.append(EventKind.TRIAL_START, trial=number, values={"optimizer.lr": 1e-4}, config=CONFIG)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from small_sweeps import LR, SCHEDULE, SUCCESS, sweep
+from small_sweeps import LR, SCHEDULE, SUCCESS, begin, sweep
 
 from sweeper.layout import JOURNAL, trial_folder
 from sweeper.records.events import EventKind
@@ -29,9 +29,8 @@ class Sweep:
         self.sweep_id = sweep_id
 
     def start(self, *parameters, **changes):
-        spec = sweep(self.folder, *(parameters or (LR, SCHEDULE)), **changes).to_dict()
-        fields = {"spec": spec, "space": "name: small\n", "info": INFO, "driver": {}}
-        self.journal.append(EventKind.SWEEP_START, sweep="small", sweep_id=self.sweep_id, **fields)
+        spec = sweep(self.folder, *(parameters or (LR, SCHEDULE)), **changes)
+        begin(self.journal, spec, sweep_id=self.sweep_id, space="name: small\n", info=INFO)
 
     def trial(self, number, lr=1e-4, steps=3, status="completed", reason="", **config):
         values = {"optimizer.lr": lr}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from reaching_policies import ReachingPolicy, write_checkpoint
-from small_sweeps import SUCCESS, choice, spec
+from small_sweeps import SUCCESS, begin, choice, spec
 
 from sweeper.layout import JOURNAL, trial_folder
 from sweeper.records.events import EventKind
@@ -25,10 +25,7 @@ def ended_sweep(folder: Path, *skills: float, objective: str = SUCCESS) -> Sweep
         objectives=(Objective(objective, "maximize"),),
     )
     with Journal(folder / JOURNAL) as journal:
-        journal.append(
-            EventKind.SWEEP_START,
-            sweep=folder.name, sweep_id="1", spec=wanted.to_dict(), space="", info={}, driver={},
-        )  # fmt: skip
+        begin(journal, wanted, name=folder.name)
         for number, skill in enumerate(skills):
             config = {"skill": skill, "train.steps": 40}
             journal.append(EventKind.TRIAL_START, trial=number, config=config, values={"skill": skill})

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
+import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from sweeper.layout import STUDY
+from sweeper.records.events import EventKind
+from sweeper.records.journal import Journal
 from sweeper.spec.expressions import Expression
 from sweeper.spec.space import Parameter, Space
 from sweeper.spec.sweep import (
@@ -72,6 +78,33 @@ def sweep(
         tracking=TrackingSpec(uri=uri, experiment="small"),
         folder=folder,
         source="name: small\n",
+    )
+
+
+def this_process() -> dict[str, Any]:
+    """This process as the driver of a sweep, so that the sweep counts as running."""
+    return {"host": socket.gethostname(), "pid": os.getpid(), "started": psutil.Process().create_time()}
+
+
+def begin(
+    journal: Journal,
+    spec: SweepSpec,
+    *,
+    name: str = "small",
+    sweep_id: str = "1",
+    driver: Mapping[str, Any] | None = None,
+    space: str = "",
+    info: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the first event of a sweep."""
+    journal.append(
+        EventKind.SWEEP_START,
+        sweep=name,
+        sweep_id=sweep_id,
+        driver=dict(driver or {}),
+        spec=spec.to_dict(),
+        space=space,
+        info=dict(info or {}),
     )
 
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from command_line import ended, plain_console, printed, run_in
 from golden_files import GoldenFiles
-from small_sweeps import ERROR, LR, sweep
+from small_sweeps import ERROR, LR, begin, sweep, this_process
 
 from sweeper.finalists import inspection as inspecting
 from sweeper.layout import JOURNAL
@@ -86,16 +84,7 @@ def trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir(parents=True)
     spec = sweep(folder, LR, objectives={ERROR: "minimize"}, config=CONFIG)
     journal = Journal(folder / JOURNAL)
-    driver = {"host": "h", "pid": os.getpid(), "started": psutil.Process().create_time()}
-    journal.append(
-        EventKind.SWEEP_START,
-        sweep="small",
-        sweep_id="1",
-        driver=driver,
-        spec=spec.to_dict(),
-        space="",
-        info={},
-    )
+    begin(journal, spec, driver=this_process() | {"host": "h"})
     made = folder / "trials" / "0"
     checkpoint = write_checkpoint(made, write_dataset(tmp_path / "set"))
     journal.append(EventKind.TRIAL_START, trial=0, values={"optimizer.lr": 1e-4}, config=CONFIG)

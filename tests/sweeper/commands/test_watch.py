@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import psutil
 import pytest
-from small_sweeps import LR, SUCCESS, sweep
+from small_sweeps import LR, SUCCESS, begin, sweep, this_process
 from typer.testing import CliRunner, Result
 
 from sweeper.cli import app
@@ -30,11 +27,8 @@ def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Journal:
     return Journal(tmp_path / "small" / JOURNAL)
 
 
-def begin(journal: Journal, folder: Path, **driver: Any) -> None:
-    mine = {"host": socket.gethostname(), "pid": os.getpid(), "started": psutil.Process().create_time()}
-    spec = sweep(folder, LR).to_dict()
-    named = {"sweep": "small", "sweep_id": "1", "driver": mine | driver}
-    journal.append(EventKind.SWEEP_START, **named, spec=spec, space="", info={})
+def begin_trial(journal: Journal, folder: Path, **driver: Any) -> None:
+    begin(journal, sweep(folder, LR), driver=this_process() | driver)
     journal.append(EventKind.TRIAL_START, trial=0, values=VALUES, config=VALUES)
 
 
@@ -54,7 +48,7 @@ def shown(command: str, folder: Path, *more: str) -> Result:
 def test_what_comes_while_a_sweep_is_watched_is_told_until_it_ends(
     journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]
 ) -> None:
-    begin(journal, tmp_path / "small")
+    begin_trial(journal, tmp_path / "small")
     report(journal, 10)
     rest = [lambda: report(journal, 20), lambda: report(journal, 30), lambda: end(journal)]
     # Whenever the journal holds nothing new, it grows by one event.
@@ -75,7 +69,7 @@ def test_what_comes_while_a_sweep_is_watched_is_told_until_it_ends(
 def test_a_driver_that_died_without_a_word_is_watched_no_longer(
     journal: Journal, tmp_path: Path, options: list[str]
 ) -> None:
-    begin(journal, tmp_path / "small", started=0.0)
+    begin_trial(journal, tmp_path / "small", started=0.0)
     report(journal, 10)
     done = shown("watch", tmp_path, *options)
     assert done.exit_code == 0, done.output
@@ -90,7 +84,7 @@ def test_a_journal_of_many_stretches_is_told_whole(
     journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sweeper.steering.operations.LARGEST_STRETCH", 1500)
-    begin(journal, tmp_path / "small")
+    begin_trial(journal, tmp_path / "small")
     for step in range(10, 210, 10):
         report(journal, step)
     end(journal)

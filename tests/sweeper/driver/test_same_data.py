@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from rich.console import Console
-from small_sweeps import ERROR, LR, choice, sweep
+from small_sweeps import ERROR, LR, begin, choice, sweep
 
 from sweeper.driver import launch as launching
 from sweeper.driver.preflight import check_same_data, describe_data, preflight
@@ -62,8 +62,7 @@ def begun(tmp_path: Path, data: Path, *searched: Any, trials: int = 1, **config:
     spec.folder.mkdir(parents=True)
     with Journal(spec.folder / JOURNAL) as journal:
         info = {"data": describe_data(spec, TRAINABLE, checked, tmp_path)}
-        fields = {"spec": spec.to_dict(), "space": spec.source, "info": info, "driver": {}}
-        journal.append(EventKind.SWEEP_START, sweep=spec.name, sweep_id="0123", **fields)
+        begin(journal, spec, sweep_id="0123", space=spec.source, info=info)
         for number in range(trials):
             values = {"optimizer.lr": 1e-4}
             journal.append(EventKind.TRIAL_START, trial=number, values=values, config=values)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from command_line import run_in
 from real_robot import Phone, page_of, start_judge
-from small_sweeps import LR, SUCCESS, sweep
+from small_sweeps import LR, SUCCESS, begin, sweep
 
 from sweeper.cli import COMMANDS
 from sweeper.finalists.judging.session import Session, last_session
@@ -45,11 +45,7 @@ def pusht(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir(parents=True)
     dataset = write_dataset(tmp_path / "set")
     with Journal(folder / JOURNAL) as journal:
-        spec = sweep(folder, LR, config=CONFIG).to_dict()
-        journal.append(
-            EventKind.SWEEP_START,
-            sweep="pusht", sweep_id="1", spec=spec, space="", info={}, driver={},
-        )  # fmt: skip
+        begin(journal, sweep(folder, LR, config=CONFIG), name="pusht")
         for number, steps in enumerate((4, 1)):
             monkeypatch.setitem(CONFIG, "policy.n_action_steps", steps)
             checkpoint = write_checkpoint(trial_folder(folder, number), dataset)

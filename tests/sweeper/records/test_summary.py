@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_sweeps import ERROR, LR, SCHEDULE, SUCCESS, fill, sweep
+from small_sweeps import ERROR, LR, SCHEDULE, SUCCESS, begin, fill, sweep
 
 from sweeper.errors import SweepDamagedError, SweepNotFoundError
 from sweeper.layout import INDEX, JOURNAL, UNFINISHED
@@ -57,10 +57,8 @@ def play(folder: Path, trials: int = 3, first: int = 0) -> Path:
     """Write some trials into the journal of a folder."""
     with Journal(folder / JOURNAL) as journal:
         if not first:
-            spec = sweep(folder, LR, SCHEDULE, objectives={SUCCESS: "maximize", ERROR: "minimize"}).to_dict()
-            journal.append(
-                EventKind.SWEEP_START, sweep="small", sweep_id="1", spec=spec, space="", info={}, driver={}
-            )
+            goals = {SUCCESS: "maximize", ERROR: "minimize"}
+            begin(journal, sweep(folder, LR, SCHEDULE, objectives=goals))
         for number in range(first, first + trials):
             values = {"optimizer.lr": 1e-4}
             journal.append(EventKind.TRIAL_START, trial=number, values=values, config=values)

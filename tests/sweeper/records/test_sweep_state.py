@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
 from command_line import plain_console, printed
 from filelock import FileLock
-from small_sweeps import DIMS, ERROR, LR, SCHEDULE, SUCCESS, sweep
+from small_sweeps import DIMS, ERROR, LR, SCHEDULE, SUCCESS, begin, sweep, this_process
 
 from sweeper.errors import SweepNotFoundError, UserError
 from sweeper.layout import JOURNAL, LOCK
@@ -44,15 +42,7 @@ class Played:
         self.spec = sweep(folder, LR, SCHEDULE, DIMS, **changes)
 
     def start(self, driver=None):
-        fields = {"spec": self.spec.to_dict(), "space": "", "info": {"versions": {}}}
-        mine = {
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "started": psutil.Process().create_time(),
-        }
-        self.journal.append(
-            EventKind.SWEEP_START, sweep="small", sweep_id="1", driver=driver or mine, **fields
-        )
+        begin(self.journal, self.spec, driver=driver or this_process(), info={"versions": {}})
 
     def trial(self, number, points, status="completed", reason="", objective=SUCCESS, lr=1e-4, **extra):
         values = {"optimizer.lr": lr, "policy.beta_schedule": "linear", "policy.down_dims": [32, 64]}
