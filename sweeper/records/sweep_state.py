@@ -15,7 +15,7 @@ import math
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -363,6 +363,20 @@ class SweepState:
         if not self.confirmation.get("complete"):
             return None
         return self.trials[self.confirmation["winner"]]
+
+    def acting_values(self, finalists: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """The inference values with which each finalist acts: of its setting, else of its training.
+
+        The names are those that any of the finalists' settings has. A name that a finalist's configuration
+        does not say is left out of its values.
+        """
+        names = dict.fromkeys(name for one in finalists for name in one.get("setting") or {})
+        found = []
+        for one in finalists:
+            trial = self.trials.get(one["trial"])
+            known = {**({} if trial is None else trial.config), **(one.get("setting") or {})}
+            found.append({name: known[name] for name in names if name in known})
+        return found
 
     def best_so_far(self, also: TrialState | None = None) -> dict[str, float]:
         """The best final value of each objective among completed trials, and one that is completing."""

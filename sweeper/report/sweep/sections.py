@@ -177,7 +177,8 @@ def _confirmation(material: Material) -> Html:
     heads = ["trial", "state", name, "95 % interval", "P(best)", "episodes", "in the search", "setting"]
     heads += ["sd between seeds"] if seeds else []
     rows = []
-    for one in found["finalists"]:
+    acting = material.sweep.acting_values(found["finalists"])
+    for one, values in zip(found["finalists"], acting, strict=True):
         metrics = one.get("metrics", {})
         low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
         row = [
@@ -188,7 +189,7 @@ def _confirmation(material: Material) -> Html:
             f"{one.get('p_best', 0):.0%}",
             number_text(metrics.get("episodes")),
             measured(name, metrics.get("search")),
-            setting_words(one.get("setting", {}), material.answer.names),
+            setting_words(values, material.answer.names),
         ]
         rows.append([*row, number_text(metrics.get("seeds_sd"))] if seeds else row)
     return join(

@@ -37,7 +37,8 @@ def print_confirmation(console: Console, sweep: SweepState, metric: str) -> None
 def confirmation_table(sweep: SweepState, metric: str, width: int | None = None) -> Table:
     """The finalists of a sweep's confirmation as a table, best first."""
     finalists = sweep.confirmation["finalists"]
-    settings = short_names(list(dict.fromkeys(key for one in finalists for key in one["setting"])))
+    acting = sweep.acting_values(finalists)
+    settings = short_names(list(dict.fromkeys(name for values in acting for name in values)))
     seeds = any("seeds_sd" in one["metrics"] for one in finalists)
     columns = [
         Column("trial"),
@@ -50,19 +51,18 @@ def confirmation_table(sweep: SweepState, metric: str, width: int | None = None)
     ]
     columns += [Column("between\nseeds (sd)")] if seeds else []
     columns += [Column(stacked(short), spare=2) for short in settings.values()]
-    rows = [_cells(one, metric, _acting(sweep, one, list(settings)), seeds) for one in finalists]
+    rows = [
+        [
+            *_cells(one, metric, seeds),
+            *(value_text(values[name]) if name in values else "–" for name in settings),
+        ]
+        for one, values in zip(finalists, acting, strict=True)
+    ]
     title = f"{sweep.name}: {len(finalists)} finalists on fresh starts"
     return fitted_table(columns, rows, width, title=title)
 
 
-def _acting(sweep: SweepState, one: Mapping[str, Any], names: list[str]) -> list[str]:
-    """The values with which a finalist acted: of its setting, else of its training."""
-    trial = sweep.trials.get(one["trial"])
-    trained = {} if trial is None else trial.config
-    return [value_text(one["setting"].get(name, trained.get(name, "as trained"))) for name in names]
-
-
-def _cells(one: Mapping[str, Any], metric: str, settings: list[str], seeds: bool) -> list[Text | str]:
+def _cells(one: Mapping[str, Any], metric: str, seeds: bool) -> list[Text | str]:
     metrics = one["metrics"]
     styles = {"best": "bold green", "left": "yellow", "out": "dim", "failed": "red"}
     interval = interval_text(metrics.get(f"{metric}_low"), metrics.get(f"{metric}_high"))
@@ -75,5 +75,4 @@ def _cells(one: Mapping[str, Any], metric: str, settings: list[str], seeds: bool
         f"{metrics['episodes']:.0f}",
         number_text(metrics.get("search")),
     ]
-    cells += [number_text(metrics.get("seeds_sd"))] if seeds else []
-    return [*cells, *settings]
+    return [*cells, number_text(metrics.get("seeds_sd"))] if seeds else cells

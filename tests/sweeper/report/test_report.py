@@ -173,6 +173,18 @@ def test_a_confirmation_is_the_answer(tmp_path):
     assert "confirmed best" in page.words
 
 
+def test_a_finalist_without_a_setting_shows_what_it_was_trained_with(tmp_path):
+    played = Sweep(tmp_path / "small")
+    played.start()
+    one, other = "policy.num_inference_steps", "policy.sampler"
+    played.trial(0, **{one: 100, other: "DDPM"})
+    played.trial(1, **{one: 100})
+    played.confirmed((0, 0.9, 0.9), (1, 0.5, 0.1), settings={0: {one: 8, other: "DDIM"}})
+    words = page_of(played.folder).words
+    assert "num_inference_steps = 8, sampler = DDIM" in words
+    assert "num_inference_steps = 100" in words
+
+
 @pytest.mark.slow
 def test_success_on_the_real_robot_is_shown_apart_from_the_simulated(tmp_path):
     folder = large_sweep(tmp_path / "a", 30, confirmed=True)
