@@ -182,6 +182,7 @@ class BenchRow:
         difference: The largest difference of an action to the plain loop with the same setting and noise, as
             a share of the action's range.
         why: Why this backend computed, if another one was asked for; empty if it was asked for.
+        compared: The observations of the difference, in words; LeRobot is compared at the first of them.
     """
 
     backend: str
@@ -193,6 +194,7 @@ class BenchRow:
     memory_mb: float | None
     difference: float
     why: str = ""
+    compared: str = ""
 
     @property
     def chunks_per_s(self) -> float:

@@ -31,6 +31,10 @@ def observe(robot):
 def play(robot, controller, *, fps, seconds, sleep=time.sleep, clock=time.perf_counter):
     """Act for some seconds, at the rate of the recording."""
     joints = list(robot.action_features)
+    if set(joints) <= set(robot.observation_features):
+        # Actions are positions of the joints that the robot reports, so the first one is limited too.
+        seen = robot.get_observation()
+        controller.reset(at=np.array([seen[name] for name in joints], dtype=np.float32))
     due = clock()
     for _ in range(round(seconds * fps)):
         action = controller.step(observe(robot))

@@ -85,13 +85,15 @@ def _difference(played: Played) -> str:
 
 
 def _remarks(console: Console, found: Benched) -> None:
-    latency = found.rows[0].speed.latency
+    first = found.rows[0].speed
+    latency = first.latency
     busy = found.machine["busy_share"]
     console.print()
     words = (
         f"{counted(len(latency.times_ms), 'run')} of each row, in turns, on {latency.device} with "
         f"{counted(latency.threads, 'thread')}. One observation, one chunk; Hz: chunks per second. "
-        "Difference: the largest to the plain loop, as a share of the action's range."
+        "Difference: the largest to the plain loop, as a share of the action's range"
+        f"{f', at {first.compared}' if first.compared else ''}."
     )
     console.print(words, style="dim")
     load = f"{busy:.0%} of the machine's {found.machine['cpus']} CPUs were in use by others just before."

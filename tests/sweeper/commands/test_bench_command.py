@@ -32,6 +32,7 @@ def row(backend: str, ms: float, reward: float | None = None, **played: object) 
         Latency((ms, ms, 2 * ms), "cpu", 1, 8),
         2.0,
         2e-7,
+        compared="8 moments of held-out episodes of arm",
     )
     if reward is None:
         return BenchedRow(speed)
@@ -47,6 +48,9 @@ def test_the_table_has_a_row_for_each_way() -> None:
     assert titles == "backend precision sampler steps p50 ms p95 ms Hz memory MB difference"
     assert lines[3].split() == ["plain", "fp32", "DDIM", "8", "20", "38", "50", "2", "2e-07"]
     assert lines[4].split()[6] == "200"
+    assert "share of the action's range, at 8 moments of held-out episodes of arm." in " ".join(
+        printed(console).split()
+    )
     assert "50% of the machine's 2 CPUs were in use by others just before." in printed(console)
 
 

@@ -161,14 +161,23 @@ class Controller:
     ) -> None:
         self.close()
 
-    def reset(self) -> None:
-        """Forget the observations and actions of the last episode; the noise begins again from the seed."""
+    def reset(self, at: np.ndarray | None = None) -> None:
+        """Forget the observations and actions of the last episode; the noise begins again from the seed.
+
+        Args:
+            at: (A,) the action that would leave the robot where it is, e.g. its joint positions if actions
+                are positions. With it the limit of change holds for the first action too.
+
+        Raises:
+            ValueError: If it has the wrong shape, or is not finite.
+        """
+        stands_A = None if at is None else _standing(at, self._policy)
         self._finish()
         self._future: Future[np.ndarray] | None = None
         self._history: deque[_Seen] = deque(maxlen=self._policy.n_obs_steps)
         self._timeline = Timeline(self.settings, self._policy.n_action_steps)
         self._latencies_s: list[float] = []
-        self._before_A: np.ndarray | None = None
+        self._before_A: np.ndarray | None = stands_A
         self._ticks = self._limited = self._waited_ticks = 0
 
     def step(self, observation: Observation) -> np.ndarray:
@@ -305,6 +314,14 @@ def request_seed(seed: int, prediction: int, sample: int) -> int:
     """The seed of the noise of one sample of one prediction."""
     key = np.random.SeedSequence([seed, prediction, sample]).generate_state(2, np.uint32)
     return int(key[0]) << 31 | int(key[1]) >> 1
+
+
+def _standing(at: np.ndarray, policy: ControlledPolicy) -> np.ndarray:
+    found_A = np.asarray(at, dtype=np.float32)
+    wanted = (policy.features.action_dim,)
+    if found_A.shape != wanted or not np.isfinite(found_A).all():
+        raise ValueError(f"at is {np.asarray(at).tolist()}; it must be a finite action {wanted}")
+    return found_A
 
 
 def _state_holder(policy: ControlledPolicy) -> Callable[[Observation], np.ndarray]:

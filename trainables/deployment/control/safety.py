@@ -64,7 +64,8 @@ class Safety:
 
         Args:
             action_A: What the policy wants.
-            before_A: The last action that was executed; None at the start, at which no change is limited.
+            before_A: The last action that was executed; None at the start if it is not known where the robot
+                stands; then no change is limited.
 
         Raises:
             ControlError: If the action is not finite.

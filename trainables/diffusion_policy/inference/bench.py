@@ -6,6 +6,7 @@ Shapes: ``B`` samples, ``T`` action steps of the horizon, ``A`` action dimension
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,11 +26,35 @@ from trainables.features import ACTION
 from trainables.inspection import BenchRow, Latency
 from trainables.interface import ConfigError, Fault
 
-__all__ = ["bench", "checked"]
+__all__ = ["COMPARED", "Observations", "bench", "checked"]
 
+COMPARED = 8
+"""Observations at which the actions of two ways are compared."""
 WARM_UP = 3
 LEROBOT = "lerobot"
 Setting = Mapping[str, Any]
+Batch = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Observations:
+    """What is predicted from.
+
+    Attributes:
+        values: (N, To, ...) of each input.
+        words: What they are.
+    """
+
+    values: Batch
+    words: str
+
+    def each(self) -> list[Batch]:
+        """Each of them alone, (1, To, ...)."""
+        count = len(next(iter(self.values.values())))
+        return [
+            {name: value[number : number + 1] for name, value in self.values.items()}
+            for number in range(count)
+        ]
 
 
 @dataclass
@@ -38,7 +63,8 @@ class _Way:
 
     row: Callable[[Latency, float], BenchRow]
     policy: DiffusionPolicy
-    chunk: Callable[[], Tensor]
+    chunk: Callable[[Batch], Tensor]
+    compared: Sequence[Batch]
     timed_ms: Callable[[], float]
     times_ms: list[float] = field(default_factory=list)
 
@@ -64,7 +90,7 @@ def checked(backend: str, precision: str) -> tuple[Backend, Precision]:
 
 def bench(
     policies: Sequence[tuple[Setting, DiffusionPolicy]],
-    observation: Mapping[str, Tensor],
+    observations: Observations,
     backends: Sequence[str],
     precision: str,
     runs: int,
@@ -75,37 +101,43 @@ def bench(
 
     Args:
         policies: The same networks with several inference settings.
-        observation: What is predicted from, (1, To, ...).
+        observations: What is predicted from; the first one is timed.
         backends: Some of ``BACKENDS``.
         precision: One of ``PRECISIONS``.
         runs: Timed predictions of each.
         lerobot: A Python with LeRobot, or None.
         progress: Receives messages for the user.
     """
+    every = observations.each()
+    first = every[0]
     asked = [checked(backend, precision) for backend in backends]
     with contextlib.ExitStack() as opened:
         ways: list[_Way] = []
         for setting, policy in policies:
             for backend, width in asked:
                 progress(f"warming up {backend}, {_named(policy)}")
-                ways.append(_ours(setting, policy, observation, backend, width))
+                ways.append(_ours(setting, policy, every, backend, width))
             if lerobot is not None:
                 progress(f"starting LeRobot, {_named(policy)}")
                 folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="sweeper-bench-")))
-                process = LeRobotProcess(lerobot, policy, folder, observation, _noise(policy))
-                ways.append(_theirs(setting, policy, opened.enter_context(process)))
-        differences = [_difference(way, observation) for way in ways]
+                process = LeRobotProcess(lerobot, policy, folder, first, _noise(policy))
+                ways.append(_theirs(setting, policy, opened.enter_context(process), first))
+        progress(f"comparing actions: {observations.words}")
+        differences = [_difference(way) for way in ways]
         for run in range(runs):
             progress(f"run {run + 1} of {runs}, {len(ways)} ways in turns")
             for way in ways:
                 way.times_ms.append(way.timed_ms())
-    return [way.row(_latency(way), apart) for way, apart in zip(ways, differences, strict=True)]
+    return [
+        dataclasses.replace(way.row(_latency(way), apart), compared=observations.words)
+        for way, apart in zip(ways, differences, strict=True)
+    ]
 
 
 def _ours(
     setting: Setting,
     policy: DiffusionPolicy,
-    observation: Mapping[str, Tensor],
+    observations: Sequence[Batch],
     backend: Backend,
     precision: Precision,
 ) -> _Way:
@@ -113,17 +145,17 @@ def _ours(
     made = accelerate(policy, backend, precision)
     noise = _noise(policy)
 
-    def chunk() -> Tensor:
+    def chunk(observation: Batch) -> Tensor:
         # The copy back waits for the device, as sending the actions to the robot does.
         return made.predict_horizon(observation, noise, [torch.Generator().manual_seed(1)]).cpu()
 
     def timed_ms() -> float:
         start_s = time.perf_counter()
-        chunk()
+        chunk(observations[0])
         return 1e3 * (time.perf_counter() - start_s)
 
     for _ in range(WARM_UP):
-        chunk()
+        chunk(observations[0])
     memory_mb = max(0.0, _memory_mb(policy) - before_mb)
 
     def row(latency: Latency, difference: float) -> BenchRow:
@@ -140,10 +172,10 @@ def _ours(
             made.how.why if replaced else "",
         )
 
-    return _Way(row, policy, chunk, timed_ms)
+    return _Way(row, policy, chunk, observations, timed_ms)
 
 
-def _theirs(setting: Setting, policy: DiffusionPolicy, process: LeRobotProcess) -> _Way:
+def _theirs(setting: Setting, policy: DiffusionPolicy, process: LeRobotProcess, observation: Batch) -> _Way:
     def timed_ms() -> float:
         return process.predict()[1]
 
@@ -156,14 +188,19 @@ def _theirs(setting: Setting, policy: DiffusionPolicy, process: LeRobotProcess) 
         sampler, steps = config.inference_sampler, config.inference_steps
         return BenchRow(name, "fp32", sampler, steps, dict(setting), latency, None, difference)
 
-    return _Way(row, policy, lambda: process.predict()[0], timed_ms)
+    # Its process knows this observation only.
+    return _Way(row, policy, lambda _: process.predict()[0], [observation], timed_ms)
 
 
-def _difference(way: _Way, observation: Mapping[str, Tensor]) -> float:
-    """The largest difference to the plain loop, as a share of the action's range."""
+def _difference(way: _Way) -> float:
+    """The largest difference to the plain loop over the observations, as a share of the action's range."""
+    return max(_difference_at(way, observation) for observation in way.compared)
+
+
+def _difference_at(way: _Way, observation: Batch) -> float:
     policy = way.policy
     expected = policy.predict_horizon(observation, _noise(policy), [torch.Generator().manual_seed(1)]).cpu()
-    found = way.chunk()
+    found = way.chunk(observation)
     if found.shape != expected.shape:  # LeRobot gives the executed actions only
         expected = expected[:, policy.executed()]
     known = policy.statistics().get(ACTION, {})

@@ -12,7 +12,6 @@ import numpy as np
 from torch import Tensor
 
 from trainables.confidence import mean_interval
-from trainables.dataset.errors import DatasetError
 from trainables.diffusion_policy.formats.errors import FormatError
 from trainables.diffusion_policy.formats.parts import example_observation
 from trainables.diffusion_policy.formats.place import check_place
@@ -23,7 +22,7 @@ from trainables.diffusion_policy.network.policy import DiffusionPolicy
 from trainables.episodes import EpisodeRecord, first_seed
 from trainables.evaluation.offline import OfflineSettings, SamplingPolicy, window_errors
 from trainables.evaluation.rollout import RolloutPolicy, rollout
-from trainables.interface import ConfigError, EvaluationContext, FormatOptions
+from trainables.interface import EvaluationContext, FormatOptions
 
 __all__ = ["export_format"]
 
@@ -49,12 +48,13 @@ def export_format(
     _check_episodes(opened, wanted)
     setting = {**wanted.setting, **({} if wanted.ema else {"policy.use_ema": False})}
     policy = opened.policy(setting).eval()
-    numbers, source = _moments(opened)
+    numbers, source = opened.moments(FEWEST)
     windows = opened.heldout if len(numbers) else None
     compared = min(COMPARED, len(numbers) // 2)
     if windows is None:
-        observations = example_observation(policy, RANDOM)
+        observations, source = example_observation(policy, RANDOM), f"random observations, because {source}"
     else:
+        source = f"{compared} moments of {source}"
         batch = windows.gather(numbers[:compared])
         observations = {feature.name: batch[feature.name] for feature in policy.features.inputs}
     material = Material(
@@ -82,23 +82,6 @@ def _check_episodes(opened: OpenedPolicy, wanted: FormatOptions) -> None:
             f"--precision {others[0]} changes the actions, and the policy has a simulator. Say with "
             "--episodes N how many episodes are played to measure the loss; 0 for none."
         )
-
-
-def _moments(opened: OpenedPolicy) -> tuple[np.ndarray, str]:
-    """Numbers of held-out windows in random order, empty if there are none, and their source in words."""
-    try:
-        windows = opened.heldout
-    except (ConfigError, DatasetError) as error:
-        return np.empty(0, np.int64), f"random observations, because the dataset cannot be opened: {error}"
-    if windows is None or len(windows) < FEWEST:
-        return np.empty(
-            0, np.int64
-        ), "random observations, because no dataset with held-out episodes is named"
-    order = np.random.default_rng(0).permutation(len(windows))
-    named = opened.config.dataset.root or opened.config.dataset.repo_id
-    shown = ", ".join(named) if isinstance(named, tuple) else named
-    count = min(COMPARED, len(windows) // 2)
-    return order, f"{count} moments of held-out episodes of {shown}"
 
 
 class _Judge:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
+from trainables.dataset.errors import DatasetError
 from trainables.dataset.frames import open_frames
 from trainables.dataset.windows import Windows, split_episodes
 from trainables.diffusion_policy.acceleration import (
@@ -29,7 +30,7 @@ from trainables.diffusion_policy.acceleration import (
 )
 from trainables.diffusion_policy.config.diffusion_config import FIELDS, DiffusionConfig, build, field_faults
 from trainables.diffusion_policy.data import image_sizes, load_dataset
-from trainables.diffusion_policy.inference.bench import bench, checked
+from trainables.diffusion_policy.inference.bench import COMPARED, Observations, bench, checked
 from trainables.diffusion_policy.inference.demonstrations import Training, open_demonstrations
 from trainables.diffusion_policy.network.inference_settings import setting_faults, setting_of, with_setting
 from trainables.diffusion_policy.network.policy import DiffusionPolicy
@@ -155,6 +156,26 @@ class OpenedPolicy:
         """
         return self._heldout
 
+    def moments(self, fewest: int = 1) -> tuple[np.ndarray, str]:
+        """The numbers of all held-out moments in random order, the same in every call.
+
+        Args:
+            fewest: With fewer moments than this, there are none.
+
+        Returns:
+            The numbers, and what they are in words; without any, why there are none.
+        """
+        none = np.empty(0, np.int64)
+        try:
+            windows = self._heldout
+        except (ConfigError, DatasetError) as error:
+            return none, f"the dataset cannot be opened: {error}"
+        if windows is None or len(windows) < fewest:
+            return none, "no dataset with held-out episodes is named"
+        named = self.config.dataset.root or self.config.dataset.repo_id
+        shown = ", ".join(named) if isinstance(named, tuple) else named
+        return np.random.default_rng(0).permutation(len(windows)), f"held-out episodes of {shown}"
+
     def setting_faults(self, setting: Mapping[str, Any]) -> list[Fault]:
         """List the faults of an inference setting for this policy; empty if it is legal."""
         return setting_faults(self.config.policy, setting)
@@ -231,8 +252,19 @@ class OpenedPolicy:
         """
         policies = [(setting, self.policy(setting)) for setting in settings]
         return bench(
-            policies, self._any_observation(), backends, precision, runs, lerobot, self._context.progress
+            policies, self._bench_observations(), backends, precision, runs, lerobot, self._context.progress
         )
+
+    def _bench_observations(self) -> Observations:
+        """Held-out moments if there are any, else a random observation."""
+        numbers, words = self.moments()
+        if self._heldout is None or not len(numbers):
+            return Observations(self._any_observation(), f"a random observation, because {words}")
+        batch = self._heldout.gather(numbers[:COMPARED])
+        values = {
+            feature.name: batch[feature.name].to(self._context.device) for feature in self.features.inputs
+        }
+        return Observations(values, f"{len(numbers[:COMPARED])} moments of {words}")
 
     def rollout_with(
         self,

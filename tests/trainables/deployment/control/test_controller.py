@@ -163,6 +163,18 @@ def test_limits_hold_and_are_counted():
             controller.step(observation(0))
 
 
+def test_the_first_action_is_limited_if_the_robots_place_is_known():
+    safety = Safety(largest_change=0.5)
+    with Controller(Counting(), rate_hz=10, safety=safety) as controller:
+        controller.reset(at=np.array([-3.0, -3.0]))
+        assert actions(controller, range(2)) == [-2.5, -2]
+        controller.reset()
+        assert actions(controller, range(7, 8)) == [7]
+        for wrong in (np.array([0.0]), np.array([np.nan, 0.0]), 0.0):
+            with pytest.raises(ValueError, match=r"it must be a finite action \(2,\)"):
+                controller.reset(at=wrong)
+
+
 def test_limits_come_from_the_demonstrations():
     safety = Safety.within_demonstrations(
         {"action": {"min": np.array([0.0, 1.0]), "max": np.array([1.0, 2.0])}}

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from trainables.deployment import Controller, ControlSettings
+from trainables.deployment import Controller, ControlSettings, Safety
 from trainables.features import ACTION, STATE, Feature, FeatureType, PolicyFeatures
 
 ROBOTS = Path(__file__).parents[4] / "examples" / "robots"
@@ -88,6 +88,14 @@ def test_the_loop_of_lerobot_acts_at_the_rate_of_the_recording():
     assert {action["b.pos"] for action in arm.sent} == {7.0}
     assert pauses == pytest.approx([0.1] * 6)
     assert (statistics.ticks, statistics.predictions) == (6, 2)
+
+
+def test_the_first_action_begins_where_the_joints_are():
+    example, arm = loaded("lerobot_loop"), Arm()
+    settings, safety = ControlSettings("sync"), Safety(largest_change=0.5)
+    with Controller(Rising(), settings, rate_hz=FPS, safety=safety) as controller:
+        example.play(arm, controller, fps=FPS, seconds=0.2, sleep=lambda _: None)
+    assert arm.sent == [{"b.pos": 2.5, "a.pos": 1.5}, {"b.pos": 3.0, "a.pos": 2.0}]
 
 
 def test_a_late_tick_is_not_made_up_for():
