@@ -21,12 +21,10 @@ from typer.core import TyperCommand
 
 from sweeper import __version__
 from sweeper.commands.options import CLUSTER_OPTION, Command, Group, open_console
-from sweeper.errors import SpecError, SweeperError, UserError
+from sweeper.errors import INTERRUPTED, SpecError, SweeperError, UserError
 from trainables.interface import ConfigError, TrainableError
 
 __all__ = ["COMMANDS", "CommandEntry", "app", "load_command", "main"]
-
-INTERRUPTED = 130
 
 
 @dataclass(frozen=True)

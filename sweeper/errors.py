@@ -25,6 +25,7 @@ from dataclasses import dataclass
 
 __all__ = [
     "FREE_SPACE",
+    "INTERRUPTED",
     "ExpressionError",
     "ResourceError",
     "SpecError",
@@ -41,6 +42,8 @@ __all__ = [
 ]
 
 
+INTERRUPTED = 130
+"""The exit code after Ctrl-C or SIGTERM, as shells have it."""
 FREE_SPACE = "Free some space, then resume the sweep."
 """The remedy for a full disk, in messages."""
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sweeper.certainty.standing import standing_of
 from sweeper.commands.options import open_console
 from sweeper.commands.sweeps import run_to_end
-from sweeper.errors import SweeperError, UserError
+from sweeper.errors import INTERRUPTED, SweeperError, UserError
 from sweeper.finalists.candidates import find_candidate
 from sweeper.gpus import first_device
 from sweeper.layout import SWEEPS
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["Sweep", "launch", "load"]
-
-INTERRUPTED = 130
 
 
 class Sweep:

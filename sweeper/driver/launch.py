@@ -28,6 +28,7 @@ from sweeper.driver.preflight import (
     remark,
 )
 from sweeper.driver.signals import ended_by_signals, interrupted_by_sigterm, noticing_signals
+from sweeper.errors import INTERRUPTED
 from sweeper.layout import DRIVER_LOG
 from sweeper.machines.cluster import Cluster, settle, this_machine
 from sweeper.machines.connection import connect, disconnect, is_connected
@@ -45,8 +46,6 @@ from trainables.interface import STEPS, Trainable
 
 __all__ = ["launch", "run_sweep"]
 
-INTERRUPTED = 130
-"""The exit code after Ctrl-C."""
 WAITS_FOR_RAY = "Interrupted. Waiting for Ray, which is starting; Ctrl-C again ends at once."
 REMINDER_S = 30.0
 """Seconds between reminders that Ray has not started yet."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from sweeper.errors import INTERRUPTED
 from sweeper.records.status import SweepStatus, TrialStatus
 from sweeper.records.sweep_state import SweepState
 from sweeper.terminal.finalists.sentences import sweep_arguments
@@ -22,7 +23,7 @@ __all__ = ["SweepResult", "print_links", "print_result", "ui_command"]
 EXIT_CODES: Mapping[SweepStatus, int] = {
     SweepStatus.DONE: 0,
     SweepStatus.FAILED: 1,
-    SweepStatus.INTERRUPTED: 130,
+    SweepStatus.INTERRUPTED: INTERRUPTED,
 }
 
 

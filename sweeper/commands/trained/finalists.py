@@ -18,7 +18,7 @@ from sweeper.commands.options import Address, Json, Sweep, SweepsFolder, open_co
 from sweeper.commands.trained.delivery import deliver
 from sweeper.driver.launch import launch
 from sweeper.driver.signals import interrupted_by_sigterm
-from sweeper.errors import SweeperError, UserError
+from sweeper.errors import INTERRUPTED, SweeperError, UserError
 from sweeper.finalists import compare as comparing
 from sweeper.finalists.confirm import choose_finalists, confirmed_metric
 from sweeper.finalists.confirm import confirm as run
@@ -34,8 +34,6 @@ from sweeper.terminal.finalists.confirmation import print_confirmation
 from sweeper.terminal.finalists.sentences import sweep_arguments
 
 __all__ = ["compare", "confirm", "confirm_after", "confirm_sweep"]
-
-INTERRUPTED = 130
 
 
 def confirm(

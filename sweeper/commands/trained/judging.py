@@ -16,7 +16,7 @@ from rich.console import Console
 from sweeper.commands.options import Json, Sweep, SweepsFolder, open_console
 from sweeper.commands.trained.delivery import deliver
 from sweeper.driver.signals import interrupted_by_sigterm
-from sweeper.errors import UserError
+from sweeper.errors import INTERRUPTED, UserError
 from sweeper.finalists.judging.addresses import Address, address_of
 from sweeper.finalists.judging.dialogue import converse
 from sweeper.finalists.judging.judging import Judgement, JudgeOptions, Judging
@@ -37,7 +37,6 @@ from sweeper.terminal.finalists.judgement import print_judgement, print_session
 
 __all__ = ["judge"]
 
-INTERRUPTED = 130
 
 TOKEN = "SWEEPER_JUDGE_TOKEN"
 

@@ -16,7 +16,7 @@ import typer
 from sweeper.commands.options import Address, Json, SweepsFolder, open_console
 from sweeper.commands.trained.delivery import deliver
 from sweeper.driver.signals import interrupted_by_sigterm
-from sweeper.errors import UserError
+from sweeper.errors import INTERRUPTED, UserError
 from sweeper.finalists.candidates import Candidate, finalists, find_candidate
 from sweeper.finalists.evaluators import Evaluators, evaluators
 from sweeper.finalists.recording import Recording, recording
@@ -31,8 +31,6 @@ from sweeper.trial.inference import InferencePlan
 from trainables import registry
 
 __all__ = ["tune"]
-
-INTERRUPTED = 130
 
 
 def tune(
