@@ -33,11 +33,15 @@ def describe(sweep: SweepState, state: State) -> str:
     """
     ranking = sweep.ranking()
     best = ranking[0] if ranking and ranking[0].status == TrialStatus.COMPLETED else None
+    confirmed = sweep.confirmed_trial()
+    chosen = confirmed or best
     parts = [
         _summary(sweep),  # MLflow shows the first lines, and the rest on request
-        *([] if best is None else [_headline(sweep, state, best)]),
+        *([] if confirmed is None else [_confirmed(sweep, state, confirmed)]),
+        *([] if best is None else [_headline(sweep, state, best, searched=confirmed is not None)]),
+        *_judged(sweep),
         *_links(sweep, state),
-        *_searched(sweep, {} if best is None else best.values),
+        *_searched(sweep, {} if chosen is None else chosen.values),
         _legend(sweep),
         SIGNATURE,
     ]
@@ -70,18 +74,35 @@ def _searched(sweep: SweepState, best: Mapping[str, Any]) -> list[str]:
     return [table, "Constraints:", constraints] if constraints else [table]
 
 
-def _headline(sweep: SweepState, state: State, best: TrialState) -> str:
+def _confirmed(sweep: SweepState, state: State, winner: TrialState) -> str:
+    """The figure that counts: of the winner on fresh starts."""
+    found = sweep.confirmation
+    name = str(found.get("options", {}).get("metric", sweep.objectives[0].name))
+    metrics = next(one["metrics"] for one in found["finalists"] if one["trial"] == winner.number)
+    low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
+    interval = "" if low is None or high is None else f" (95 % interval {low:.3g} to {high:.3g})"
+    figure = f"`{name}` {metrics[name]:.4g}{interval} in {metrics['episodes']:.0f} episodes on fresh starts."
+    return f"Confirmed: {_linked(state, winner)}, {figure} {found['verdict']}"
+
+
+def _judged(sweep: SweepState) -> list[str]:
+    verdict = sweep.judgement.get("verdict")
+    return [f"On the real robot, judged by a person: {verdict}"] if verdict else []
+
+
+def _linked(state: State, trial: TrialState) -> str:
+    run = state.runs.get(str(trial.number))
+    name = f"trial {trial.number}"
+    return name if run is None else f"[{name}]({run_url('', state.experiment_id, run)})"
+
+
+def _headline(sweep: SweepState, state: State, best: TrialState, *, searched: bool) -> str:
     results = ", ".join(
         f"`{one.name}` {best.final[one.name]:.4g}" for one in sweep.objectives if one.name in best.final
     )
-    run = state.runs.get(str(best.number))
-    name = (
-        f"trial {best.number}"
-        if run is None
-        else f"[trial {best.number}]({run_url('', state.experiment_id, run)})"
-    )
     several = " (of those that no other trial beats in all objectives)" if len(sweep.objectives) > 1 else ""
-    return f"Best: {name}{several}, {results} at step {best.step:,}."
+    best_of = "Best in the search" if searched else "Best"
+    return f"{best_of}: {_linked(state, best)}{several}, {results} at step {best.step:,}."
 
 
 def _links(sweep: SweepState, state: State) -> list[str]:

@@ -48,7 +48,13 @@ __all__ = ["Tracker", "tracking_uri"]
 CHUNK_BYTES = 500_000
 """How much of the journal is sent at a time. It bounds the memory, and what is sent again after an outage."""
 
-DESCRIBED = (EventKind.SWEEP_START, EventKind.TRIAL_END, EventKind.SWEEP_END)
+DESCRIBED = (
+    EventKind.SWEEP_START,
+    EventKind.TRIAL_END,
+    EventKind.SWEEP_END,
+    EventKind.CONFIRMED,
+    EventKind.JUDGED,
+)
 """The description of the sweep's run is updated after these events."""
 
 DESCRIBE_S = 60.0

@@ -43,6 +43,23 @@ def test_it_names_the_best_trial_what_was_searched_and_the_pages(tmp_path):
     assert text.endswith(SIGNATURE)
 
 
+def test_a_confirmed_winner_comes_first(tmp_path):
+    played = Sweep(tmp_path)
+    played.start()
+    played.trial(0, lr=1e-4)
+    played.trial(1, lr=3e-4)
+    played.confirmed((0, 0.8, 0.9), (1, 0.7, 0.1))
+    played.judged((1, 0.9, {}), (0, 0.2, {}))
+    _, confirmed, best, judged, _, table = description(tmp_path).split("\n\n")[:6]
+    assert confirmed == (
+        "Confirmed: [trial 0](#/experiments/7/runs/run-of-0?workflowType=machine_learning), "
+        f"`{SUCCESS}` 0.8 in 400 episodes on fresh starts. Trial 0 is the best."
+    )
+    assert best.startswith("Best in the search: [trial 1]")
+    assert judged == "On the real robot, judged by a person: Trial 1 leads after 30 starts."
+    assert "| `optimizer.lr` | 1e-05 … 0.001 | log | 0.0001 |" in table.splitlines()
+
+
 def test_a_sweep_without_a_completed_trial_has_no_best(tmp_path):
     played = Sweep(tmp_path)
     played.start()
@@ -79,6 +96,9 @@ def test_it_is_updated_until_the_user_writes_another_text(tmp_path):
     played.deliver()
     assert "2 completed. The sweep is done." in note()
     assert f"runs/{tracker._state.runs['0']}" not in note().split("\n\n")[1]
+    played.confirmed((0, 0.8, 0.9), (1, 0.7, 0.1))
+    played.deliver()
+    assert "Confirmed: [trial 0]" in note()
     client.set_tag(run, DESCRIPTION, "Only half of the data.")
     played.start(trials=99)
     played.trial(2)
