@@ -84,7 +84,7 @@ def cases(setting: Setting) -> Iterator[Case]:
         yield Case(f"training, 8 steps, {precision}: losses", bind(_training, setting, precision))
     yield Case("evaluation before the first step: eval/action_mse", bind(_evaluation, setting, 0))
     yield Case("evaluation after 8 steps: eval/action_mse", bind(_evaluation, setting, -1))
-    yield Case("resumed after 4 of 8 steps: weights, average, moments", bind(_resume, setting))
+    yield Case("resumed after 4 of 8 steps: weights and their average", bind(_resume, setting))
     yield Case("resumed, fp16 with its loss scale", bind(_resume, setting, "fp16"))
     yield Case("accumulation, 4 passes: losses", bind(_accumulation, setting))
     yield Case("out of memory, then half the batch at once: losses", bind(_out_of_memory, setting))
@@ -222,7 +222,7 @@ def _tensors(setting: Setting, trial: str) -> dict[str, Mapping[str, Tensor]]:
     if last is None:
         raise FileNotFoundError(f"the trial {trial} has no checkpoint")
     snapshot = read(last)
-    return {"weights": snapshot.model, "average": snapshot.ema or {}, "moments": snapshot.optimizer}
+    return {"weights": snapshot.model, "average": snapshot.ema or {}}
 
 
 def _accumulation(setting: Setting) -> Mapping[str, Value]:

@@ -6,6 +6,7 @@
 - ``progress``: state between steps; divergence
 - ``evaluate``: held-out error and rollouts during training
 - ``checkpoint``: everything an exact resume needs
+- ``saver``: writes them beside the training
 - ``optimizer``, ``ema``: the update and the averaged weights
 - ``malloc``: keeps freed memory (glibc)
 """

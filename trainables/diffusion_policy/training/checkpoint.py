@@ -8,9 +8,13 @@ A trial's ``checkpoints/`` folder holds a folder per kept step and two pointers:
         state.json              step, best value so far, the report that was due at this step
         model.safetensors       the weights as trained
         ema.safetensors         their moving average (if it is on)
-        optimizer.safetensors   the optimiser's moments, by parameter name
+        optimizer.safetensors   the optimiser's moments, by parameter name; see below
         statistics.safetensors  the normaliser's statistics
       last.json  best.json      {"step": 400, "folder": "000400", ...}
+
+The optimiser's moments are as large as all weights together. A run continues from ``last`` alone, and not
+after its last step: so the checkpoint of that step has none, and ``best`` loses them as soon as it is not
+``last`` any more.
 
 Sample order, noise and crops are pure functions of (seed, step), so no random state needs to be kept.
 Safetensors and JSON only: nothing in a checkpoint can run code when it is loaded.
@@ -44,6 +48,7 @@ __all__ = ["CheckpointError", "Checkpoints", "Snapshot"]
 
 FORMAT = 1
 _KEPT_BY_POINTER = ("last", "best")
+_OPTIMIZER = "optimizer.safetensors"
 
 
 class CheckpointError(TrainableError):
@@ -63,7 +68,7 @@ class Snapshot:
         statistics: The normaliser's statistics.
         model: The policy's state dict, under LeRobot's names.
         ema: The averaged weights and ``num_updates``, or None.
-        optimizer: The optimiser's tensors as ``<parameter>/<name>``.
+        optimizer: The optimiser's tensors as ``<parameter>/<name>``; None if the run is at its end.
         progress: JSON values that the loop needs to continue (best value, first loss, the report due).
         objective: Settings of what is minimised, by dotted name; empty for the denoising loss.
     """
@@ -74,7 +79,7 @@ class Snapshot:
     statistics: Statistics
     model: Mapping[str, Tensor]
     ema: Mapping[str, Tensor] | None
-    optimizer: Mapping[str, Tensor]
+    optimizer: Mapping[str, Tensor] | None
     progress: Mapping[str, Any]
     objective: Mapping[str, Any] = field(default_factory=dict)
 
@@ -96,8 +101,9 @@ class Checkpoints:
             The checkpoint's folder.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        name = f"{snapshot.step:06d}"
-        final, beside = self.folder / name, self.folder / f".{name}.{os.getpid()}.writing"
+        final = self.folder_of(snapshot.step)
+        name = final.name
+        beside = self.folder / f".{name}.{os.getpid()}.writing"
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir()
         _write(beside, snapshot)
@@ -109,6 +115,10 @@ class Checkpoints:
             self._point(pointer, snapshot.step, name)
         self._drop_unused()
         return final
+
+    def folder_of(self, step: int) -> Path:
+        """The folder of the checkpoint of a step, whether or not it exists."""
+        return self.folder / f"{step:06d}"
 
     def find(self, pointer: str = "last") -> Path | None:
         """Folder of the checkpoint that ``last`` or ``best`` points at, or None if there is none."""
@@ -125,10 +135,13 @@ class Checkpoints:
         write_json(self.folder / f"{pointer}.json", {"step": step, "folder": name})
 
     def _drop_unused(self) -> None:
-        kept = {found.name for pointer in _KEPT_BY_POINTER if (found := self.find(pointer)) is not None}
+        last, best = (self.find(pointer) for pointer in _KEPT_BY_POINTER)
+        kept = {found.name for found in (last, best) if found is not None}
         for entry in self.folder.iterdir():
             if entry.is_dir() and entry.name not in kept:
                 shutil.rmtree(entry, ignore_errors=True)
+        if best is not None and best != last:
+            (best / _OPTIMIZER).unlink(missing_ok=True)
 
 
 def read(folder: Path) -> Snapshot:
@@ -153,7 +166,7 @@ def read(folder: Path) -> Snapshot:
             statistics=_unflatten(load_arrays(folder / "statistics.safetensors")),
             model=load_file(folder / "model.safetensors"),
             ema=load_file(ema) if ema.exists() else None,
-            optimizer=load_file(folder / "optimizer.safetensors"),
+            optimizer=load_file(folder / _OPTIMIZER) if state.get("continues", True) else None,
             progress=state["progress"],
             objective={name: value for name, value in recorded.items() if name not in FIELDS},
         )
@@ -208,9 +221,15 @@ def _write(folder: Path, snapshot: Snapshot) -> None:
     save_file(_ready(snapshot.model), folder / "model.safetensors")
     if snapshot.ema is not None:
         save_file(_ready(snapshot.ema), folder / "ema.safetensors")
-    save_file(_ready(snapshot.optimizer), folder / "optimizer.safetensors")
+    if snapshot.optimizer is not None:
+        save_file(_ready(snapshot.optimizer), folder / _OPTIMIZER)
     save_arrays(_flatten(snapshot.statistics), folder / "statistics.safetensors")
-    state = {"format": FORMAT, "step": snapshot.step, "progress": dict(snapshot.progress)}
+    state = {
+        "format": FORMAT,
+        "step": snapshot.step,
+        "continues": snapshot.optimizer is not None,
+        "progress": dict(snapshot.progress),
+    }
     write_json(folder / "state.json", state)
 
 

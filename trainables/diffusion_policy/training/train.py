@@ -36,6 +36,7 @@ from trainables.diffusion_policy.training.malloc import keep_freed_memory
 from trainables.diffusion_policy.training.objective import DENOISING, Objective
 from trainables.diffusion_policy.training.optimizer import build_optimizer, clip_gradients
 from trainables.diffusion_policy.training.progress import Interval, Progress
+from trainables.diffusion_policy.training.saver import CheckpointSaver
 from trainables.diffusion_policy.training.stream import BatchStream
 from trainables.features import PolicyFeatures
 from trainables.files import write_json
@@ -77,9 +78,16 @@ def train(
         DivergedError: If the loss or a gradient is no longer finite, or the loss explodes.
         OutOfMemoryError: If the device's memory does not suffice.
     """
+    store = checkpoints.Checkpoints(context.folder / "checkpoints")
+    saver = CheckpointSaver(store, context.rank, context.world_size)
     try:
         with contextlib.ExitStack() as closing:
-            yield from _train(config, context, objective, closing)
+            closing.callback(saver.close)
+            try:
+                yield from _train(config, context, objective, store, saver, closing)
+            except (TrainableError, torch.OutOfMemoryError):
+                yield from saver.release_at_error()
+                raise
     except torch.OutOfMemoryError as error:
         batch, accumulation = config.train.batch_size, config.train.gradient_accumulation_steps
         remedy = (
@@ -89,7 +97,12 @@ def train(
 
 
 def _train(
-    config: DiffusionConfig, context: TrainContext, objective: Objective, closing: contextlib.ExitStack
+    config: DiffusionConfig,
+    context: TrainContext,
+    objective: Objective,
+    store: checkpoints.Checkpoints,
+    saver: CheckpointSaver,
+    closing: contextlib.ExitStack,
 ) -> Iterator[Report]:
     settings = config.train
     device = torch.device(context.device)
@@ -125,7 +138,6 @@ def _train(
     closing.callback(stream.close)
 
     # The state at which an earlier process of this trial stopped, or else the checkpoint to fine-tune.
-    store = checkpoints.Checkpoints(context.folder / "checkpoints")
     snapshot = _last_snapshot(store, config, objective, data, context)
     start = None
     if snapshot is None and config.policy.path is not None:
@@ -200,10 +212,12 @@ def _train(
             "metrics": metrics,
             "artifacts": {name: str(path) for name, path in artifacts.items()},
         }
-        if context.rank != 0:
-            return None
-        state = _snapshot(config, objective, policy, ema, optimizer, scaler, features, statistics, progress)
-        return store.save(state, best=best)
+        state = None
+        if context.rank == 0:
+            state = _snapshot(
+                config, objective, policy, ema, optimizer, scaler, features, statistics, progress
+            )
+        return saver.save(state, best=best)
 
     policy.train()
     if fresh and config.evaluates_at_start:
@@ -212,8 +226,7 @@ def _train(
         metrics = {**measured, "trial/step": 0.0, "trial/epoch": 0.0}
         artifacts |= started or {}
         written = saved(metrics, artifacts, best=progress.improves(metrics, context.objective))
-        _barrier(context)
-        yield Report(0, metrics, artifacts, written)
+        saver.hold(Report(0, metrics, artifacts, written))
 
     context.progress(f"training: steps {progress.step + 1} to {settings.steps}")
     interval = Interval(device)
@@ -243,7 +256,9 @@ def _train(
         if ema is not None:
             ema.update(policy)
 
-        stopping = _stop_agreed(context, step)
+        stopping, release = _agreed(context, saver, step)
+        if release:
+            yield from saver.release()
         finished = step == settings.steps
         evaluating = finished or step % settings.eval_every == 0
         saving = (
@@ -263,10 +278,13 @@ def _train(
             metrics |= measured
         written = None
         if saving:
+            if saver.pending:
+                yield from saver.release()
             best = evaluating and progress.improves(metrics, context.objective)
             written = saved(metrics, artifacts, best=best)
-        _barrier(context)
-        yield Report(step, metrics, artifacts, written, final=finished)
+        saver.hold(Report(step, metrics, artifacts, written, final=finished))
+        if stopping or finished or not saver.pending:
+            yield from saver.release()
         interval.restart()
         if stopping:
             return
@@ -365,21 +383,19 @@ def _autocast(precision: str, device: torch.device) -> contextlib.AbstractContex
     return torch.autocast(device.type, dtype=AUTOCAST[precision])
 
 
-def _stop_agreed(context: TrainContext, step: int) -> bool:
-    wanted = context.stop_requested()
-    if context.world_size == 1:
-        return wanted
-    if step % STOP_AGREED_EVERY:
-        return False
-    # All ranks must stop at the same step. To agree they wait for the device, so they do it rarely.
-    flag = torch.tensor(float(wanted), device=context.device)
-    dist.all_reduce(flag, op=dist.ReduceOp.MAX)
-    return bool(flag)
+def _agreed(context: TrainContext, saver: CheckpointSaver, step: int) -> tuple[bool, bool]:
+    """Whether to stop after this step, and whether to release the reports that wait for a checkpoint.
 
-
-def _barrier(context: TrainContext) -> None:
+    All ranks must do both at the same step. To agree they wait for the device, so they do it rarely.
+    """
+    wanted, writing = context.stop_requested(), not saver.is_written()
     if context.world_size > 1:
-        dist.barrier()
+        if step % STOP_AGREED_EVERY:
+            return False, False
+        flags = torch.tensor([float(wanted), float(writing)], device=context.device)
+        dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+        wanted, writing = (bool(flag) for flag in flags.tolist())
+    return wanted, saver.pending and not writing
 
 
 def _snapshot(
@@ -393,6 +409,7 @@ def _snapshot(
     statistics: Any,
     progress: Progress,
 ) -> checkpoints.Snapshot:
+    at_end = progress.step >= config.train.steps
     return checkpoints.Snapshot(
         step=progress.step,
         config=config,
@@ -401,7 +418,7 @@ def _snapshot(
         statistics=statistics,
         model=policy.state_dict(),
         ema=None if ema is None else ema.state_dict(),
-        optimizer=checkpoints.optimizer_tensors(policy, optimizer),
+        optimizer=None if at_end else checkpoints.optimizer_tensors(policy, optimizer),
         progress=progress.to_json() | {"loss_scale": scaler.state_dict()},
     )
 
@@ -417,7 +434,8 @@ def _restore(
     checkpoints.load_weights(policy, snapshot.model)
     if ema is not None and snapshot.ema is not None:
         ema.load_state_dict(snapshot.ema)
-    checkpoints.load_optimizer_tensors(policy, optimizer, snapshot.optimizer)
+    if snapshot.optimizer is not None:
+        checkpoints.load_optimizer_tensors(policy, optimizer, snapshot.optimizer)
     scaler.load_state_dict(snapshot.progress["loss_scale"])
     # The schedule is a function of the step alone.
     lr_scheduler.load_state_dict(lr_scheduler.state_dict() | {"last_epoch": snapshot.step})

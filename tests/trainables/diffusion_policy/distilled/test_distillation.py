@@ -99,7 +99,7 @@ def last(folder: Path) -> Path:
 
 def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
     snapshot = checkpoints.read(last(folder))
-    groups = {"model": snapshot.model, "ema": snapshot.ema or {}, "optimizer": snapshot.optimizer}
+    groups = {"model": snapshot.model, "ema": snapshot.ema or {}, "optimizer": snapshot.optimizer or {}}
     return {f"{group}/{name}": value for group, tensors in groups.items() for name, value in tensors.items()}
 
 

@@ -69,7 +69,7 @@ def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
     last = Checkpoints(folder / "checkpoints").find("last")
     assert last is not None
     snapshot = checkpoints.read(last)
-    groups = {"model": snapshot.model, "ema": snapshot.ema or {}, "optimizer": snapshot.optimizer}
+    groups = {"model": snapshot.model, "ema": snapshot.ema or {}, "optimizer": snapshot.optimizer or {}}
     return {f"{group}/{name}": value for group, tensors in groups.items() for name, value in tensors.items()}
 
 
@@ -277,6 +277,9 @@ def test_only_best_and_last_checkpoints_are_kept(small_config: dict[str, Any], t
     errors = {report.step: report.metrics["eval/action_mse"] for report in reports}
     assert int(best.name) == max(errors, key=lambda step: errors[step]) < 15
     assert int(last.name) == 15
+    # No run continues from the best checkpoint, nor after the last step.
+    assert not list(store.folder.rglob("optimizer.safetensors"))
+    assert all((folder / "ema.safetensors").is_file() for folder in (best, last))
 
 
 @pytest.mark.slow
@@ -320,7 +323,7 @@ def test_a_damaged_checkpoint_is_reported(
 def test_a_checkpoint_is_json_and_safetensors_only(straight: Trained) -> None:
     checkpoints_folder = straight.folder / "checkpoints"
     files = [file for file in checkpoints_folder.rglob("*") if file.is_file()]
-    assert len(files) >= 8
+    assert len(files) >= 7
     assert {file.suffix for file in files} == {".json", ".safetensors"}
     pointer = json.loads((checkpoints_folder / "last.json").read_text())
     assert pointer == {"step": 12, "folder": "000012"}
