@@ -7,6 +7,7 @@
 - ``evaluate``: held-out error and rollouts during training
 - ``checkpoint``: everything an exact resume needs
 - ``saver``: writes them beside the training
+- ``distributed``: several workers
 - ``optimizer``, ``ema``: the update and the averaged weights
 - ``malloc``: keeps freed memory (glibc)
 """

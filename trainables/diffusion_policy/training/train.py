@@ -17,7 +17,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from diffusers.optimization import get_scheduler
-from torch import nn
 
 from trainables.dataset.content import content_digest
 from trainables.dataset.frames import open_frames
@@ -30,6 +29,7 @@ from trainables.diffusion_policy.data import image_sizes, load_dataset
 from trainables.diffusion_policy.finetuning.warm_start import START, WarmStart, read_warm_start, tell
 from trainables.diffusion_policy.network.policy import DiffusionPolicy, assemble_policy, build_networks
 from trainables.diffusion_policy.training import checkpoint as checkpoints
+from trainables.diffusion_policy.training.distributed import distributed, synchronised
 from trainables.diffusion_policy.training.ema import Ema
 from trainables.diffusion_policy.training.evaluate import evaluate
 from trainables.diffusion_policy.training.malloc import keep_freed_memory
@@ -191,7 +191,8 @@ def _train(
             yield _due_report(progress.due, store.find("last"), final=progress.step >= settings.steps)
     if settings.compile:
         policy.compile_network(settings.compile_mode)
-    loss_of = _distributed(objective.loss_of(policy), context)
+    passes = settings.gradient_accumulation_steps
+    loss_of = distributed(objective.loss_of(policy), context, passes)
     autocast = _autocast(settings.precision, device)
 
     def averaged() -> contextlib.AbstractContextManager[Any]:
@@ -236,12 +237,12 @@ def _train(
         interval.wait_s += time.perf_counter() - wait_start_s
 
         optimizer.zero_grad(set_to_none=True)
-        for part in batch.split(
-            settings.gradient_accumulation_steps, masked=config.policy.do_mask_loss_for_padding
-        ):
-            with autocast:
-                loss = loss_of(part.batch, part.generator) * part.weight
-            scaler.scale(loss).backward()
+        parts = batch.split(passes, masked=config.policy.do_mask_loss_for_padding)
+        for number, part in enumerate(parts, start=1):
+            with synchronised(loss_of, last=number == passes):
+                with autocast:
+                    loss = loss_of(part.batch, part.generator) * part.weight
+                scaler.scale(loss).backward()
             interval.add_loss(loss.detach())
         scaler.unscale_(optimizer)
         grad_norm = clip_gradients(policy, config.optimizer.grad_clip_norm)
@@ -365,15 +366,6 @@ def _windows(
         horizon=policy.horizon,
         drop_n_last_frames=drop,
         frames=frames,
-    )
-
-
-def _distributed(loss: nn.Module, context: TrainContext) -> nn.Module:
-    if context.world_size == 1:
-        return loss
-    on_gpu = context.device.startswith("cuda")
-    return nn.parallel.DistributedDataParallel(
-        loss, device_ids=[torch.device(context.device).index] if on_gpu else None
     )
 
 
