@@ -77,17 +77,21 @@ def draw_crop_offsets(
 
 
 def crop_images(images_NCHW: Tensor, offsets_N2: Tensor, crop: tuple[int, int]) -> Tensor:
-    """Cut ``crop`` (height, width) out of each image (N, C, H, W) at its own (top, left); keeps the dtype."""
+    """Cut ``crop`` (height, width) out of each image (N, C, H, W) at its own (top, left); keeps the dtype.
+
+    The result has the memory layout in which the convolutions that follow are fastest: channels last on a
+    GPU, one channel after the other on a CPU, where oneDNN orders the numbers itself.
+    """
     height, width = crop
     device = images_NCHW.device
     offsets_N2 = offsets_N2.to(device, non_blocking=True)
     rows_NH = offsets_N2[:, :1] + torch.arange(height, device=device)
     columns_NW = offsets_N2[:, 1:] + torch.arange(width, device=device)
     numbers_N = torch.arange(images_NCHW.shape[0], device=device)
-    # Indices on both sides of the channel slice put it last: the result is (N, height, width, C), that is
-    # channels last, the fastest layout for the convolutions that follow.
+    # Indices on both sides of the channel slice put it last: the result is (N, height, width, C).
     cropped_NHWC = images_NCHW[numbers_N[:, None, None], :, rows_NH[:, :, None], columns_NW[:, None, :]]
-    return cropped_NHWC.permute(0, 3, 1, 2)
+    cropped_NCHW = cropped_NHWC.permute(0, 3, 1, 2)
+    return cropped_NCHW.contiguous() if device.type == "cpu" else cropped_NCHW
 
 
 class SpatialSoftmax(nn.Module):

@@ -100,8 +100,20 @@ def test_crops_are_cut_at_each_images_own_place() -> None:
         offsets = torch.tensor([[0, 0], [4, 5], [1, 2], [4, 0], [0, 5]])
         cropped = crop_images(images, offsets, (8, 9))
         assert cropped.dtype == images.dtype
+        assert cropped.is_contiguous(), "on a CPU, channels last is slower"
         for number, (top, left) in enumerate(offsets.tolist()):
             assert torch.equal(cropped[number], images[number, :, top : top + 8, left : left + 9])
+
+
+@pytest.mark.slow
+def test_the_layout_of_images_does_not_change_the_gradients() -> None:
+    images = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    found = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        network = encoder(image_size=(64, 64))
+        network(images.to(memory_format=layout)).square().sum().backward()
+        found.append(torch.cat([parameter.grad.flatten() for parameter in network.parameters()]))
+    assert (found[0] - found[1]).norm() < 1e-5 * found[1].norm()
 
 
 def test_centre_crop_is_torchvisions() -> None:
