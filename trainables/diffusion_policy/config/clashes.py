@@ -8,6 +8,7 @@ from trainables.addresses import address_faults
 from trainables.diffusion_policy.config.sections import (
     BUILTIN_PUSHT,
     DatasetConfig,
+    EmaConfig,
     EvalConfig,
     LrSchedulerConfig,
     OptimizerConfig,
@@ -257,9 +258,9 @@ def batch_faults(train: TrainConfig, workers: int) -> list[Fault]:
 
 
 def training_faults(
-    train: TrainConfig, optimizer: OptimizerConfig, lr_scheduler: LrSchedulerConfig
+    train: TrainConfig, optimizer: OptimizerConfig, lr_scheduler: LrSchedulerConfig, ema: EmaConfig
 ) -> list[Fault]:
-    """The warmup must end before the training does, and Adam has two betas."""
+    """The warmup must end before the training does, Adam has two betas, and the average must be updated."""
     faults = []
     warmup = lr_scheduler.warmup_steps
     if warmup >= train.steps:
@@ -269,4 +270,8 @@ def training_faults(
         faults.append(
             Fault("optimizer.betas", f"{list(optimizer.betas)} are not two numbers.", "Use [b1, b2].")
         )
+    if ema.enabled and train.steps % ema.every:
+        problem = f"{train.steps} steps (train.steps) are not a multiple of {ema.every}."
+        remedy = "Use a divisor of train.steps, so that the final average has the last step."
+        faults.append(Fault("ema.every", problem, remedy))
     return faults

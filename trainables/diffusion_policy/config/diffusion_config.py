@@ -213,5 +213,5 @@ def combination_faults(config: DiffusionConfig, workers: int = 1) -> list[Fault]
         *diffusion_faults(config.policy, config.eval),
         *image_faults(config.policy),
         *batch_faults(config.train, workers),
-        *training_faults(config.train, config.optimizer, config.lr_scheduler),
+        *training_faults(config.train, config.optimizer, config.lr_scheduler, config.ema),
     ]

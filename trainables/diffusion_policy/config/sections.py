@@ -318,6 +318,14 @@ class EmaConfig:
     inv_gamma: float = _field("float", 1.0, "Inverse multiplicative factor of the warmup.", minimum=1e-6)
     power: float = _field("float", 0.75, "Exponent of the warmup.", minimum=0.0, maximum=1.0)
     max_decay: float = _field("float", 0.9999, "Largest decay.", minimum=0.0, maximum=0.999999)
+    every: int = _field(
+        "int",
+        1,
+        "Steps between updates of the average; more than 1 saves memory traffic. An update has the decays of "
+        "all steps since the last one.",
+        minimum=1,
+        unit="steps",
+    )
 
 
 @dataclass(frozen=True)
@@ -334,6 +342,20 @@ class TrainConfig:
     compile: bool = _field("bool", False, "torch.compile the network.")
     compile_mode: str = _field(
         "str", "default", "Mode of torch.compile.", choices=("default", "reduce-overhead", "max-autotune")
+    )
+    tf32: bool | None = _field(
+        "bool",
+        None,
+        "TF32 on a GPU, for float32 convolutions and matrix products; null: as PyTorch does, in convolutions "
+        "only.",
+    )
+    cudnn_benchmark: bool = _field(
+        "bool",
+        False,
+        "Let cuDNN measure which of its convolutions are fastest; repeated runs may then differ.",
+    )
+    flush_denormals: bool = _field(
+        "bool", False, "On a CPU, treat numbers below 1e-38 as 0; they are many times slower."
     )
     seed: int = _field("int", 0, "Seed of weights, order, noise and crops.", minimum=0)
     log_every: int = _field("int", 100, "Steps between reports.", minimum=1, unit="steps")

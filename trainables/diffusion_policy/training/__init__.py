@@ -9,5 +9,5 @@
 - ``saver``: writes them beside the training
 - ``distributed``: several workers
 - ``optimizer``, ``ema``: the update and the averaged weights
-- ``malloc``: keeps freed memory (glibc)
+- ``process``: settings of the process: arithmetic, freed memory
 """

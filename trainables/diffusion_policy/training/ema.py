@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -29,17 +30,24 @@ class Ema:
     not averaged. As in the original code of Diffusion Policy the first two updates copy the weights as they
     are; from then on ``step`` counts 1, 2, ...
 
+    If ``every`` is k, the average changes at every k-th step, with the product of the k decays. The weights
+    of the k - 1 steps between do not enter it.
+
     Args:
         module: The module whose weights are averaged; the average starts as a copy of them.
         inv_gamma: Inverse multiplicative factor of the warmup.
         power: Exponent of the warmup.
         max_decay: Largest decay.
+        every: Steps between updates of the average.
     """
 
-    def __init__(self, module: nn.Module, inv_gamma: float, power: float, max_decay: float) -> None:
+    def __init__(
+        self, module: nn.Module, inv_gamma: float, power: float, max_decay: float, every: int = 1
+    ) -> None:
         self.inv_gamma = inv_gamma
         self.power = power
         self.max_decay = max_decay
+        self.every = every
         self.num_updates = 0
         self._applied = False
         trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
@@ -50,18 +58,24 @@ class Ema:
 
     @property
     def decay(self) -> float:
-        """The decay of the next update."""
-        return ema_decay(max(0, self.num_updates - 1), self.inv_gamma, self.power, self.max_decay)
+        """The decay of the next step's update: of all steps since the last one that moved the average."""
+        steps = range(self.num_updates // self.every * self.every, self.num_updates + 1)
+        return math.prod(
+            ema_decay(max(0, step - 1), self.inv_gamma, self.power, self.max_decay) for step in steps
+        )
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
-        """Add the module's weights to the average after an optimiser step.
+        """Add the module's weights to the average after an optimiser step, or count the step.
 
         Raises:
             RuntimeError: While the average is swapped into the module.
         """
         if self._applied:
             raise RuntimeError("the average is in the module; update it after `applied` has ended")
+        if (self.num_updates + 1) % self.every:
+            self.num_updates += 1
+            return
         tensors = self._tensors_of(module)
         averaged, copied = list(self._averaged.values()), list(self._copied.values())
         torch._foreach_lerp_(averaged, tensors[: len(averaged)], 1.0 - self.decay)

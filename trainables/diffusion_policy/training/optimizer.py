@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import get_total_norm
 
 from trainables.diffusion_policy.config.sections import OptimizerConfig
 from trainables.diffusion_policy.network.policy import DiffusionPolicy
 
 __all__ = ["build_optimizer", "clip_gradients"]
+
+CLIP_EPSILON = 1e-6
+"""Added to the norm, as torch.nn.utils.clip_grad_norm_ does."""
 
 
 def build_optimizer(policy: DiffusionPolicy, settings: OptimizerConfig) -> torch.optim.Optimizer:
@@ -27,13 +30,28 @@ def build_optimizer(policy: DiffusionPolicy, settings: OptimizerConfig) -> torch
     )
 
 
-def clip_gradients(policy: nn.Module, bound: float) -> Tensor:
-    """Scale the gradients to a norm of at most ``bound`` (0: no bound), and return the norm before that."""
-    parameters = [parameter for parameter in policy.parameters() if parameter.grad is not None]
-    norm = get_total_norm([cast(Tensor, parameter.grad) for parameter in parameters])
+def clip_gradients(policy: nn.Module, bound: float, optimizer: torch.optim.Optimizer | None = None) -> Tensor:
+    """Scale the gradients to a norm of at most ``bound`` (0: no bound), and return the norm before that.
+
+    Args:
+        policy: Its gradients are scaled.
+        bound: The largest norm.
+        optimizer: A fused optimiser that scales the gradients while it steps, which saves a pass over them;
+            None: they are scaled here. It divides and does not multiply, so that the last bit may differ.
+    """
+    gradients = [parameter.grad for parameter in policy.parameters() if parameter.grad is not None]
+    norm = get_total_norm(gradients, foreach=True)
     if bound > 0:
         # An infinite norm would turn every gradient into NaN and hide the culprit.
-        clip_grads_with_norm_(parameters, bound, torch.where(torch.isfinite(norm), norm, 0.0))
+        finite = torch.where(torch.isfinite(norm), norm, 0.0)
+        if optimizer is not None:
+            # The name under which a loss scaler leaves its scale for the fused kernels.
+            optimizer.grad_scale = ((finite + CLIP_EPSILON) / bound).clamp(min=1.0)  # type: ignore[attr-defined]
+            return norm
+        factor = (bound / (finite + CLIP_EPSILON)).clamp(max=1.0)
+        # On a CPU, where reading a number waits for nothing, no gradient is multiplied by 1.
+        if factor.device.type != "cpu" or float(factor) < 1.0:
+            torch._foreach_mul_(gradients, factor)
     return norm
 
 

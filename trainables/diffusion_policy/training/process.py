@@ -1,10 +1,16 @@
-"""Settings of the C library for memory that has been freed."""
+"""Settings of this process that a training changes: arithmetic, and memory that has been freed."""
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-__all__ = ["keep_freed_memory"]
+import torch
+
+from trainables.diffusion_policy.config.sections import TrainConfig
+
+__all__ = ["arithmetic", "keep_freed_memory"]
 
 # Names of the parameters in <malloc.h>.
 M_TRIM_THRESHOLD = -1
@@ -29,3 +35,23 @@ def keep_freed_memory() -> bool:
         return False
     accepted = mallopt(M_MMAP_THRESHOLD, LARGEST_MMAP_THRESHOLD), mallopt(M_TRIM_THRESHOLD, KEPT)
     return all(accepted)
+
+
+@contextmanager
+def arithmetic(settings: TrainConfig, device: torch.device) -> Iterator[None]:
+    """Compute as ``train.tf32``, ``train.cudnn_benchmark`` and ``train.flush_denormals`` say.
+
+    The process may train other trials later, so everything is restored afterwards.
+    """
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
+    if settings.tf32 is not None:
+        matmul.allow_tf32 = cudnn.allow_tf32 = settings.tf32
+    cudnn.benchmark = settings.cudnn_benchmark
+    flushes = settings.flush_denormals and device.type == "cpu" and torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before
+        if flushes:
+            torch.set_flush_denormal(False)

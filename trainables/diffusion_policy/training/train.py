@@ -32,9 +32,9 @@ from trainables.diffusion_policy.training import checkpoint as checkpoints
 from trainables.diffusion_policy.training.distributed import distributed, synchronised
 from trainables.diffusion_policy.training.ema import Ema
 from trainables.diffusion_policy.training.evaluate import evaluate
-from trainables.diffusion_policy.training.malloc import keep_freed_memory
 from trainables.diffusion_policy.training.objective import DENOISING, Objective
 from trainables.diffusion_policy.training.optimizer import build_optimizer, clip_gradients
+from trainables.diffusion_policy.training.process import arithmetic, keep_freed_memory
 from trainables.diffusion_policy.training.progress import Interval, Progress
 from trainables.diffusion_policy.training.saver import CheckpointSaver
 from trainables.diffusion_policy.training.stream import BatchStream
@@ -108,6 +108,7 @@ def _train(
     device = torch.device(context.device)
     if context.threads > 0:
         torch.set_num_threads(context.threads)
+    closing.enter_context(arithmetic(settings, device))
     if device.type == "cpu":
         keep_freed_memory()
     _check_group(config, context)
@@ -167,7 +168,7 @@ def _train(
         policy.freeze_encoders()
     policy.set_gradient_checkpointing(settings.gradient_checkpointing)
     ema = (
-        Ema(policy, config.ema.inv_gamma, config.ema.power, config.ema.max_decay)
+        Ema(policy, config.ema.inv_gamma, config.ema.power, config.ema.max_decay, config.ema.every)
         if config.ema.enabled
         else None
     )
@@ -179,6 +180,9 @@ def _train(
         num_training_steps=settings.steps,
     )
     scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
+
+    # A loss scaler has the same place in the fused optimiser.
+    clipping = optimizer if device.type == "cuda" and not scaler.is_enabled() else None
 
     progress = Progress(data=data)
     fresh = snapshot is None
@@ -245,7 +249,7 @@ def _train(
                 scaler.scale(loss).backward()
             interval.add_loss(loss.detach())
         scaler.unscale_(optimizer)
-        grad_norm = clip_gradients(policy, config.optimizer.grad_clip_norm)
+        grad_norm = clip_gradients(policy, config.optimizer.grad_clip_norm, clipping)
         interval.add_grad_norm(grad_norm, scaled=scaler.is_enabled())
         if device.type == "cpu" or interval.steps == 1:
             # On a GPU this waits for the device, so there it is checked twice an interval: first and last.

@@ -40,6 +40,7 @@ DATA = {"dataset.root": "somewhere"}
         ("optimizer.lr", float("nan"), ["nan"]),
         ("optimizer.betas", [0.9], ["two numbers"]),
         ("lr_scheduler.warmup_steps", 20_000, ["warmup", "smaller than train.steps"]),
+        ("ema.every", 3, ["20000 steps", "not a multiple of 3", "divisor of train.steps"]),
         ("train.gradient_accumulation_steps", 3, ["split evenly", "multiple of"]),
         ("eval.window_steps", 40, ["40 actions", "15 are predicted"]),
         ("dataset.episodes", [], ["is empty"]),

@@ -52,6 +52,44 @@ def test_average_is_that_of_the_original_code() -> None:
     assert not torch.allclose(ema.state_dict()["0.weight"], network[0].weight)
 
 
+def test_every_third_step_the_average_has_the_decays_of_three() -> None:
+    network = module()
+    often, seldom = Ema(network, 1.0, 0.75, 0.9), Ema(network, 1.0, 0.75, 0.9, every=3)
+    expected = network[0].weight.detach().double().clone()
+    for step in range(1, 13):
+        before = seldom.state_dict()["0.weight"].clone()
+        train_a_little(network)
+        often.update(network)
+        seldom.update(network)
+        assert seldom.num_updates == often.num_updates == step
+        if step % 3:
+            assert torch.equal(seldom.state_dict()["0.weight"], before)
+            continue
+        decay = 1.0
+        for number in range(step - 3, step):
+            decay *= ema_decay(max(0, number - 1), 1.0, 0.75, 0.9)
+        expected = decay * expected + (1 - decay) * network[0].weight.detach().double()
+        torch.testing.assert_close(seldom.state_dict()["0.weight"].double(), expected, rtol=1e-5, atol=1e-6)
+    # As long a memory, with fewer of the weights in it.
+    distances = [(ema.state_dict()["0.weight"] - network[0].weight).norm() for ema in (often, seldom)]
+    assert 0.5 < distances[1] / distances[0] < 2
+
+
+def test_an_average_of_every_third_step_continues_bit_for_bit_between_its_updates() -> None:
+    network = module()
+    ema, resumed = (Ema(network, 1.0, 0.75, 0.9, every=3) for _ in range(2))
+    for _ in range(7):
+        train_a_little(network)
+        ema.update(network)
+    resumed.load_state_dict(ema.state_dict())
+    for _ in range(3):
+        train_a_little(network)
+        ema.update(network)
+        resumed.update(network)
+    for name, value in ema.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name])
+
+
 def test_running_statistics_and_frozen_weights_are_copied() -> None:
     network = module()
     network[2].weight.requires_grad_(False)

@@ -134,6 +134,20 @@ def test_a_resumed_run_equals_a_straight_one_bit_for_bit(
 
 
 @pytest.mark.slow
+def test_a_run_resumes_between_two_updates_of_its_average(
+    small_config: dict[str, Any], tmp_path: Path
+) -> None:
+    config = small_config | {"ema.every": 4}  # the checkpoint is of step 6
+    straight = run(config, tmp_path / "straight")
+    list(itertools.islice(TRAINABLE.train(config, context(tmp_path / "cut")), 2))
+    resumed = run(config, tmp_path / "cut")
+
+    assert untimed(resumed[-1]) == untimed(straight[-1])
+    expected, found = tensors_of(tmp_path / "straight"), tensors_of(tmp_path / "cut")
+    assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
+
+
+@pytest.mark.slow
 def test_the_report_of_a_checkpoint_is_given_again_after_a_restart(
     small_config: dict[str, Any], tmp_path: Path
 ) -> None:
