@@ -19,9 +19,7 @@ from benchmarks.gpu.arithmetic import autocast, tf32
 from benchmarks.gpu.cases import Case, NotHereError, Setting, Value, compared
 from benchmarks.gpu.clock import median_ms
 from benchmarks.gpu.materials import (
-    CAMERA,
     DEFAULT_SIZE,
-    IMAGE_PX,
     TINY_SIZE,
     build,
     config_of,
@@ -34,7 +32,7 @@ from trainables.diffusion_policy.network.policy import DiffusionPolicy
 from trainables.diffusion_policy.training.optimizer import build_optimizer, clip_gradients
 from trainables.features import ACTION, STATE
 
-__all__ = ["cases"]
+__all__ = ["cases", "lerobot_policy", "normalized"]
 
 WANTED = "0.6.1"
 LOSS_TOLERANCE = 1e-4
@@ -73,6 +71,17 @@ def cases(setting: Setting) -> Iterator[Case]:
 
 def _pair(setting: Setting) -> tuple[DiffusionPolicy, Any]:
     """Our policy and LeRobot's, with the same weights, in evaluation mode: their crops are centred."""
+    config = config_of(setting, TINY_SIZE if setting.quick else DEFAULT_SIZE)
+    ours = build(config, setting.device).eval()
+    return ours, lerobot_policy(ours).eval()
+
+
+def lerobot_policy(ours: DiffusionPolicy) -> Any:
+    """LeRobot's policy with the settings and weights of ours, on the same device.
+
+    Raises:
+        NotHereError: If LeRobot is not installed, or another version is.
+    """
     try:
         found = version("lerobot")
     except PackageNotFoundError:
@@ -83,30 +92,25 @@ def _pair(setting: Setting) -> tuple[DiffusionPolicy, Any]:
     from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig as TheirConfig
     from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy as TheirPolicy
 
-    config = config_of(setting, TINY_SIZE if setting.quick else DEFAULT_SIZE)
-    ours = build(config, setting.device).eval()
-    settings = DiffusionConfig.from_flat(config).policy
+    inputs = {f.name: PolicyFeature(FeatureType[f.type.name], f.shape) for f in ours.features.inputs}
     theirs = TheirPolicy(
         TheirConfig(
-            input_features={
-                CAMERA: PolicyFeature(FeatureType.VISUAL, (3, IMAGE_PX, IMAGE_PX)),
-                STATE: PolicyFeature(FeatureType.STATE, (2,)),
-            },
-            output_features={ACTION: PolicyFeature(FeatureType.ACTION, (2,))},
+            input_features=inputs,
+            output_features={ACTION: PolicyFeature(FeatureType.ACTION, (ours.action_dim,))},
             noise_scheduler_type="DDIM",
-            device=setting.device,
-            **{name: getattr(settings, name) for name in FIELDS},
+            device=str(ours.device),
+            **{name: getattr(ours.config, name) for name in FIELDS},
         )
     )
     theirs.load_state_dict(ours.state_dict(), strict=True)
-    return ours, theirs.to(setting.device).eval()
+    return theirs.to(ours.device)
 
 
-def _normalized(policy: DiffusionPolicy, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def normalized(policy: DiffusionPolicy, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A batch as LeRobot's processors hand it to its policy."""
     scaled = {
         name: policy.normalizer.normalize(name, batch[name])
-        for name in (CAMERA, STATE, ACTION)
+        for name in (*(feature.name for feature in policy.features.inputs), ACTION)
         if name in batch
     }
     if ACTION in scaled:
@@ -121,7 +125,7 @@ def _loss(setting: Setting) -> Mapping[str, Value]:
     batch = training_batch(ours, 4 if setting.quick else 64, setting.device)
     with tf32(False), torch.no_grad():
         torch.manual_seed(0)
-        their_loss, _ = theirs.forward(_normalized(ours, batch))
+        their_loss, _ = theirs.forward(normalized(ours, batch))
         # LeRobot draws both itself, on the device and in this order.
         torch.manual_seed(0)
         noise = torch.randn(batch[ACTION].shape, device=setting.device)
@@ -136,7 +140,7 @@ def _actions(setting: Setting) -> Mapping[str, Value]:
     shape = (len(seen[STATE]), ours.horizon, ours.action_dim)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(setting.device)
     with tf32(False):
-        expected = theirs.predict_action_chunk(_normalized(ours, seen), noise=noise.clone())
+        expected = theirs.predict_action_chunk(normalized(ours, seen), noise=noise.clone())
         found = ours.normalizer.normalize(ACTION, ours.predict_action(seen, noise=noise))
     difference = float((found - expected).abs().max()) / 2
     return compared(difference, ACTION_TOLERANCE, of="largest, as a share of the actions' range")
@@ -147,7 +151,7 @@ def _step_times(setting: Setting, batch_size: int, precision: str) -> Mapping[st
     ours.train()
     theirs.train()
     batch = training_batch(ours, batch_size, setting.device)
-    scaled = _normalized(ours, batch)
+    scaled = normalized(ours, batch)
     settings = DiffusionConfig().optimizer
     our_optimizer = build_optimizer(ours, settings)
     their_optimizer = theirs.config.get_optimizer_preset().build(theirs.get_optim_params())
@@ -184,7 +188,7 @@ def _step_times(setting: Setting, batch_size: int, precision: str) -> Mapping[st
 def _chunk_times(setting: Setting, batch_size: int, precision: str) -> Mapping[str, Value]:
     ours, theirs = _pair(setting)
     seen = observations(ours, batch_size, setting.device)
-    scaled = _normalized(ours, seen)
+    scaled = normalized(ours, seen)
     with tf32(False), autocast(precision, setting.device):
         return _side_by_side(
             setting,

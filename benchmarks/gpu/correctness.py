@@ -27,9 +27,11 @@ from benchmarks.gpu.materials import (
     train,
     training_batch,
 )
+from trainables.diffusion_policy.config.diffusion_config import DiffusionConfig
 from trainables.diffusion_policy.network.policy import DiffusionPolicy
 from trainables.diffusion_policy.trainable import TRAINABLE
 from trainables.diffusion_policy.training.checkpoint import Checkpoints, read
+from trainables.diffusion_policy.training.optimizer import build_optimizer, clip_gradients
 from trainables.diffusion_policy.training.train import OutOfMemoryError
 from trainables.evaluation.rollout import rollout
 from trainables.features import STATE
@@ -49,6 +51,9 @@ FIRST_EVALUATION_TOLERANCE = 1e-3
 LAST_EVALUATION_TOLERANCE = 2e-2
 CHECKPOINTING_TOLERANCE = 1e-5
 ACCUMULATION_TOLERANCE = 1e-3
+CLIP_NORM = 0.01
+"""So small that every step is clipped."""
+CLIPPING_TOLERANCE = 1e-5
 RESUME_TOLERANCE = 1e-3
 """On a GPU, where sums of one kernel may come in another order every time; on a CPU it is 0."""
 ACTION_TOLERANCE = 1e-3
@@ -86,6 +91,7 @@ def cases(setting: Setting) -> Iterator[Case]:
     yield Case("evaluation after 8 steps: eval/action_mse", bind(_evaluation, setting, -1))
     yield Case("resumed after 4 of 8 steps: weights and their average", bind(_resume, setting))
     yield Case("resumed, fp16 with its loss scale", bind(_resume, setting, "fp16"))
+    yield Case("clipped by the fused optimiser, 3 steps: weights", bind(_clipping, setting))
     yield Case("accumulation, 4 passes: losses", bind(_accumulation, setting))
     yield Case("out of memory, then half the batch at once: losses", bind(_out_of_memory, setting))
     for sampler, steps in SAMPLERS:
@@ -223,6 +229,23 @@ def _tensors(setting: Setting, trial: str) -> dict[str, Mapping[str, Tensor]]:
         raise FileNotFoundError(f"the trial {trial} has no checkpoint")
     snapshot = read(last)
     return {"weights": snapshot.model, "average": snapshot.ema or {}}
+
+
+def _clipping(setting: Setting) -> Mapping[str, Value]:
+    """Clip by multiplying the gradients, and in the optimiser, which divides them."""
+    found = []
+    for folded in (False, True):
+        policy = build(config_of(setting, _size(setting)), setting.device)
+        optimizer = build_optimizer(policy, DiffusionConfig().optimizer)
+        for seed in range(3):
+            optimizer.zero_grad(set_to_none=True)
+            batch = training_batch(policy, BATCH, setting.device, seed)
+            crops = torch.Generator().manual_seed(seed)
+            policy.loss(batch, batch["noise"], batch["timesteps"], crops).backward()
+            clip_gradients(policy, CLIP_NORM, optimizer if folded else None)
+            optimizer.step()
+        found.append([parameter.detach().cpu() for parameter in policy.parameters()])
+    return compared(_distance(found[1], found[0]), CLIPPING_TOLERANCE, of="norm of the difference / norm")
 
 
 def _accumulation(setting: Setting) -> Mapping[str, Value]:

@@ -1,8 +1,7 @@
 """How long an optimiser step takes: precision, compilation, channels-last weights, batch, size.
 
 The training loop is the trainable's own, data and average included. No evaluation and no checkpoint falls
-into what is timed. The trainable has no options for TF32 and channels-last weights: the kit sets them around
-it.
+into what is timed. The trainable has no option for channels-last weights: the kit sets them around it.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from benchmarks.gpu.arithmetic import channels_last, tf32, train_precision
+from benchmarks.gpu.arithmetic import channels_last, train_precision
 from benchmarks.gpu.cases import Case, Setting, Value
 from benchmarks.gpu.clock import Peak, StepClock
 from benchmarks.gpu.materials import config_of, sizes, train
@@ -24,6 +23,12 @@ WARMUP, STEPS = 8, 30
 QUICK_WARMUP, QUICK_STEPS = 2, 3
 COMPILED_FIRST = ("bf16", "TF32")
 """Compiling takes about a minute: these are compiled before the rest."""
+
+SWITCHES: Mapping[str, Mapping[str, Any]] = {
+    "cuDNN benchmark": {"train.cudnn_benchmark": True},
+    "average every 4th step": {"ema.every": 4},
+}
+"""Options of the trainable, each compared with the eager step in bf16."""
 
 
 def cases(setting: Setting) -> Iterator[Case]:
@@ -39,6 +44,11 @@ def cases(setting: Setting) -> Iterator[Case]:
     for size, batch, precision in compiled:
         for mode, nhwc in itertools.product(modes, (False,) if setting.quick else (True, False)):
             yield _case(setting, size, batch, precision, mode, nhwc)
+    for switch, changes in SWITCHES.items():
+        for size in sizes(setting):
+            name = f"{size}, batch {batches[0]}, bf16, eager, channels last, {switch}"
+            measure = partial(_measure, setting, size, batches[0], "bf16", "eager", True, changes)
+            yield Case(name, measure)
     if not setting.quick:
         for size, batch, mode in itertools.product(sizes(setting), batches, modes):
             yield _case(setting, size, batch, "fp32", mode, False)
@@ -51,21 +61,28 @@ def _case(setting: Setting, size: str, batch: int, precision: str, mode: str, nh
 
 
 def _measure(
-    setting: Setting, size: str, batch: int, precision: str, mode: str, nhwc: bool
+    setting: Setting,
+    size: str,
+    batch: int,
+    precision: str,
+    mode: str,
+    nhwc: bool,
+    changes: Mapping[str, Any] | None = None,
 ) -> Mapping[str, Value]:
     warmup, steps = (QUICK_WARMUP, QUICK_STEPS) if setting.quick else (WARMUP, STEPS)
     clock, peak = StepClock(setting.device), Peak(setting.device)
     endless: dict[str, Any] = {
         "train.batch_size": batch,
         "train.precision": train_precision(precision),
+        "train.tf32": precision == "TF32",
         "train.compile": mode != "eager",
         "train.compile_mode": "default" if mode == "eager" else mode,
         "train.steps": 1_000_000,
         "train.eval_every": 1_000_000,
         "train.log_every": warmup + steps,
     }
-    config = config_of(setting, sizes(setting)[size], endless)
-    with tf32(precision == "TF32"), channels_last(nhwc):
+    config = config_of(setting, sizes(setting)[size], endless, changes or {})
+    with channels_last(nhwc):
         report = train(config, setting, "steps", stop_requested=clock, reports=1)[0]
     times_ms = clock.steps_ms(warmup)
     median = statistics.median(times_ms)
