@@ -21,7 +21,12 @@ def describe() -> dict[str, str]:
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "python": platform.python_version(),
     }
-    return found | {package: version(package) for package in PACKAGES}
+    return found | versions(*PACKAGES)
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """The installed version of each package."""
+    return {package: version(package) for package in packages}
 
 
 def _processor() -> str:
