@@ -31,7 +31,9 @@ from rich.table import Table
 
 from trainables.interface import Fault, FieldInfo, Metric, Report, TrainContext
 
-STEPS = 3
+STEPS = 2
+PAUSE_S = 0.5
+"""Between the steps: the reports of a trial do not come all at once."""
 FIRST_STEP, LOSS = "clock/first_step_s", "train/loss"
 LOOK_S = 0.1
 STARTING = 2
@@ -73,6 +75,8 @@ class Instant:
         layer = torch.nn.Linear(4, 1)
         first = 0.0
         for step in range(1, STEPS + 1):
+            if first:
+                time.sleep(PAUSE_S)
             first = first or time.time()
             loss = layer(torch.ones(4)).square().mean()
             loss.backward()

@@ -5,6 +5,7 @@ They pass what happens to the recorder, and do not decide which trial is next.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,6 @@ from ray import cloudpickle
 from ray.tune import Callback, Stopper
 from ray.tune.schedulers import TrialScheduler
 
-from sweeper.driver.ending import Ending
 from sweeper.driver.recorder import Outcome, Recorder
 from sweeper.driver.retry import Retries
 from sweeper.errors import TrialError
@@ -22,15 +22,17 @@ from sweeper.machines.local_ray import temporary_folder
 from sweeper.machines.outage import full_disk
 from sweeper.records.status import TrialStatus
 from sweeper.search.early_stopping import StepScheduler
-from sweeper.spec.sweep import SweepSpec
-from sweeper.trial.exchange import STOP
+from sweeper.trial.exchange import STOP, slot_of
 from sweeper.trial.failure import RETRIED, Failure, failure_of, failure_of_actor, read_failure, write_failure
 from sweeper.trial.placement import free_groups
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
-__all__ = ["RecorderCallback", "free_groups_at_end", "make_stopper", "trial_name"]
+__all__ = ["FreeSlots", "RecorderCallback", "make_stopper", "trial_name"]
+
+IDLE_S = 2.0
+"""How long a slot may have no trial before it loses its workers."""
 
 
 class RecorderCallback(Callback):
@@ -161,32 +163,49 @@ def make_stopper(is_over: Callable[[], bool]) -> Stopper:
     return EndSweep()
 
 
-def free_groups_at_end(spec: SweepSpec, group: str, ending: Ending) -> Callback:
-    """Make the callback that frees the placement groups of a trial when it ends.
+class FreeSlots(Callback):
+    """Frees the workers of slots that have no trial, and at once those of a trial that failed.
+
+    Workers of a trial that ended well wait in their slot for the next one, which Tune starts there within
+    moments. If none comes (the last trials run, the trial was stopped and its worker does not leave, Tune has
+    ended the process of the slot), what they hold is for others.
 
     Args:
-        spec: The sweep.
+        folder: The sweep's folder.
         group: The name that its placement groups share.
-        ending: While a sweep is ending, requests to stop stay in the trials' folders.
+        stopping: Whether all trials are to stop: then requests to stop stay in their folders.
     """
 
-    class FreeGroups(Callback):
-        """Frees the workers of a trial as soon as it ends, however it ends."""
+    def __init__(self, folder: Path, group: str, stopping: Callable[[], bool]) -> None:
+        self._folder = folder
+        self._group = group
+        self._stopping = stopping
+        self._used: dict[str, float] = {}
 
-        def on_trial_start(self, *, trial: Trial, **_info: Any) -> None:
-            if not ending.stopping:
-                (trial_folder(spec.folder, trial.config["trial"]) / STOP).unlink(missing_ok=True)
+    def on_trial_start(self, *, trial: Trial, **_info: Any) -> None:
+        """Forget a request to stop that an earlier attempt received."""
+        if not self._stopping():
+            (trial_folder(self._folder, trial.config["trial"]) / STOP).unlink(missing_ok=True)
 
-        def on_trial_complete(self, *, trial: Trial, **_info: Any) -> None:
-            free_groups(group, trial.config["trial"])
+    def on_trial_error(self, *, trial: Trial, **_info: Any) -> None:
+        """Free what the trial held."""
+        slot = slot_of(trial_folder(self._folder, trial.config["trial"]))
+        if slot:
+            free_groups(self._group, slot)
 
-        def on_trial_error(self, *, trial: Trial, **_info: Any) -> None:
-            free_groups(group, trial.config["trial"])
+    def on_step_end(self, *, trials: list[Trial], **_info: Any) -> None:
+        """Free what slots hold that have had no trial for some time."""
+        now = time.monotonic()
+        actors = (trial.temporary_state.ray_actor for trial in trials if not trial.is_finished())
+        self._used |= {actor._actor_id.hex(): now for actor in actors if actor is not None}
+        for slot, used in list(self._used.items()):
+            if now - used > IDLE_S:
+                del self._used[slot]
+                free_groups(self._group, slot)
 
-        def __reduce__(self) -> Any:
-            return (Callback, ())
-
-    return FreeGroups()
+    def __reduce__(self) -> Any:
+        # Tune pickles its settings for a restore that we never do.
+        return (Callback, ())
 
 
 def trial_name(trial: Trial) -> str:

@@ -14,7 +14,7 @@ from sweeper.layout import trial_folder
 from sweeper.records.status import TrialStatus
 from sweeper.steering.changes import budget_words, changed_budget
 from sweeper.steering.mailbox import Answer, Inbox, Request
-from sweeper.trial.exchange import request_stop
+from sweeper.trial.exchange import request_stop, slot_of
 from sweeper.trial.placement import free_groups, waits_for
 
 __all__ = ["RequestLoop"]
@@ -158,7 +158,9 @@ class RequestLoop:
         else:
             self._expected[number] = Outcome(TrialStatus.STOPPED_EARLY, "cancelled", "cancelled by request")
             request_stop(trial_folder(self._sweep.folder, number))
-            free_groups(self._group, number)
+            slot = slot_of(trial_folder(self._sweep.folder, number))
+            if slot:
+                free_groups(self._group, slot)
             text = f"Trial {number} ends now."
         self._recorder.steer(request.action, text, trial=number)
         return text

@@ -23,7 +23,7 @@ from ray import tune
 from ray.tune.schedulers import TrialScheduler
 from rich.console import Console
 
-from sweeper.driver.callbacks import RecorderCallback, free_groups_at_end, make_stopper, trial_name
+from sweeper.driver.callbacks import FreeSlots, RecorderCallback, make_stopper, trial_name
 from sweeper.driver.closing import DELIVERY_S, verdict
 from sweeper.driver.ending import Ending, Phase
 from sweeper.driver.opening import OpenSweep
@@ -205,7 +205,7 @@ class SweepRun:
             scheduler,
             make_stopper(lambda: self._turn(searcher, ended_before)),
             [
-                free_groups_at_end(self._spec, self._group, self._ending),
+                FreeSlots(self._spec.folder, self._group, lambda: self._ending.stopping),
                 RecorderCallback(self._recorder, scheduler, self._expected, retries),
             ],
         )
@@ -280,6 +280,7 @@ class SweepRun:
             python_path=tuple(place or str(Path.cwd()) for place in sys.path),
             hang_s=None if spec.failures.hang_minutes is None else 60 * spec.failures.hang_minutes,
             inference=None if spec.inference is None else InferencePlan(**spec.inference.as_plan()),
+            trials_per_process=spec.resources.trials_per_process,
         )
 
     def _turn(self, searcher: StudySearcher, ended_before: int) -> bool:

@@ -202,12 +202,14 @@ class ResourceSpec:
         gpu_per_worker: 0, a share of a GPU below 1 (one worker only), or 1.
         cpu_per_worker: CPUs of each process.
         max_concurrent: Most trials at once.
+        trials_per_process: Trials that a worker process trains one after the other before a new one follows.
     """
 
     workers: int = 1
     gpu_per_worker: float | Auto = "auto"
     cpu_per_worker: float | Auto = "auto"
     max_concurrent: int | Auto = "auto"
+    trials_per_process: int = 20
 
     def settled(self, cpus: float, gpus: float, trials: int | None = None) -> SettledResources:
         """Settle every ``auto`` for a machine or cluster of ``cpus`` and ``gpus``.

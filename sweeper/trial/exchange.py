@@ -39,6 +39,7 @@ __all__ = [
     "progress_of",
     "read_reports",
     "request_stop",
+    "slot_of",
 ]
 
 STEP = "trial/step"
@@ -123,6 +124,14 @@ def progress_of(folder: Path) -> str:
     """What the trial in ``folder`` last said about itself between reports; empty if it said nothing."""
     try:
         return str(json.loads((folder / PROGRESS).read_text())["message"])
+    except (OSError, ValueError, KeyError):
+        return ""
+
+
+def slot_of(folder: Path) -> str:
+    """The slot in which the trial in ``folder`` was last started; empty if it has not been."""
+    try:
+        return str(json.loads((folder / ATTEMPT).read_text())["slot"])
     except (OSError, ValueError, KeyError):
         return ""
 

@@ -2,7 +2,8 @@
 
 A trial's workers run in a placement group. Ray gives free resources to whichever waiting group fits and asks
 first, so that one sweep could keep another waiting. Therefore a trial does not ask while one of another sweep
-waits that would fit if it fits; and after a while not while a larger one waits for the same thing.
+waits that would fit if it fits; and after a while not while a larger one waits for the same thing. For the
+same reason it does not take over the place of the trial before it then.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ __all__ = [
     "WAITING",
     "Withdrawn",
     "acquire_placement_group",
+    "elder_rival",
+    "free_groups",
     "free_placement_groups",
     "group_prefix",
     "has_priority",
@@ -53,7 +56,7 @@ def acquire_placement_group(
     """Create a placement group and wait until it is ready, without a time limit.
 
     Args:
-        group_name: ``sweeper/<sweep>/<trial>``; the group's name begins with it.
+        group_name: ``sweeper/<sweep>/<slot>``; the group's name begins with it.
         bundles: What each worker takes.
         strategy: Ray's placement strategy.
         folder: The trial's folder, in which `WAITING` says what it waits for.
@@ -72,7 +75,7 @@ def acquire_placement_group(
         while group is None or not group.wait(LOOK_S):
             if given_up():
                 raise Withdrawn(0)
-            if group is None and not _elder_rival(group_name, bundles):
+            if group is None and not elder_rival(group_name, bundles):
                 # Names of living groups are unique in a cluster, and a retried trial has a second one.
                 name = f"{group_name}/{int(since * 1000)}-{uuid.uuid4().hex[:8]}"
                 group = placement_group(list(map(dict, bundles)), strategy, name=name, **options)
@@ -114,7 +117,7 @@ def _say(folder: Path, needs: str, since: float) -> None:
         write_whole(path, json.dumps({"needs": needs, "since": since}), durable=False)
 
 
-def _elder_rival(group_name: str, bundles: Sequence[Mapping[str, float]]) -> bool:
+def elder_rival(group_name: str, bundles: Sequence[Mapping[str, float]]) -> bool:
     """Whether a trial of another sweep that waits already is to be placed before this one asks."""
     import ray
     from ray.util.placement_group import placement_group_table
@@ -179,11 +182,16 @@ def free_placement_groups(prefix: str) -> int:
     return removed
 
 
-def group_prefix(group: str, number: int | None = None) -> str:
-    """How the names of the placement groups of a trial begin, or of all trials of a sweep."""
-    return f"sweeper/{group}/" if number is None else f"sweeper/{group}/{number}/"
+def group_prefix(group: str, slot: str | None = None) -> str:
+    """How the names of the placement groups of a slot begin, or of all slots of a sweep.
+
+    Args:
+        group: What all groups of the sweep are called by.
+        slot: The identifier of the process of Tune that runs a trial, and then the next one in its place.
+    """
+    return f"sweeper/{group}/" if slot is None else f"sweeper/{group}/{slot}/"
 
 
-def free_groups(group: str, number: int | None = None) -> int:
-    """Take the workers of a trial, or of all trials of a sweep, away at once; how many groups there were."""
-    return free_placement_groups(group_prefix(group, number))
+def free_groups(group: str, slot: str | None = None) -> int:
+    """Take the workers of a slot, or of all slots of a sweep, away at once; how many groups there were."""
+    return free_placement_groups(group_prefix(group, slot))

@@ -1,9 +1,9 @@
 """One trial: a Tune function that runs a Ray Train worker group over a trainable.
 
-The function runs in a Tune actor that is used again for the next trial; the workers are fresh processes. What
-a worker prints goes to ``worker.log`` in the trial's folder, what it reports to ``reports.jsonl``, why it
-failed to ``error.json``. A trial that lost a worker ends, and the caller that runs the sweep starts it again
-from its checkpoint.
+The function runs in a Tune actor that is used again for the next trial, and so are the workers after a trial
+that ended well (`sweeper.trial.slot`). What a worker prints goes to ``worker.log`` in the trial's folder,
+what it reports to ``reports.jsonl``, why it failed to ``error.json``. A trial that lost a worker ends, and
+the caller that runs the sweep starts it again from its checkpoint.
 """
 
 from __future__ import annotations
@@ -91,6 +91,7 @@ def run_trial(config: Mapping[str, Any], settings: TrialSettings) -> None:
 
 def _train(number: int, config: dict[str, Any], settings: TrialSettings) -> bool:
     """Run the worker group; whether it stopped because it was asked to."""
+    import ray
     import ray.train
     from ray import tune
 
@@ -98,12 +99,13 @@ def _train(number: int, config: dict[str, Any], settings: TrialSettings) -> bool
 
     folder = trial_folder(settings.folder, number)
     attempt = uuid.uuid4().hex
+    slot = str(ray.get_runtime_context().get_actor_id())
 
     def on_start() -> None:
         clear_failure(folder)
         write_whole(
             folder / ATTEMPT,
-            json.dumps({"attempt": attempt, "host": socket.gethostname(), "pid": os.getpid()}),
+            json.dumps({"attempt": attempt, "host": socket.gethostname(), "pid": os.getpid(), "slot": slot}),
         )
         ProgressFile(folder / PROGRESS)(
             "starting the worker" if settings.workers == 1 else "starting the workers"
@@ -132,7 +134,8 @@ def _train(number: int, config: dict[str, Any], settings: TrialSettings) -> bool
             ),
             worker_runtime_env={"env_vars": _worker_environment(settings)},
         ),
-        group_name=group_prefix(settings.group, number).rstrip("/"),
+        group_name=group_prefix(settings.group, slot).rstrip("/"),
+        trials_per_process=settings.trials_per_process,
         folder=folder,
         given_up=(folder / STOP).exists,
         on_start=on_start,

@@ -3,9 +3,10 @@
 Ray Train as it comes gives every run, beside its workers, a controller, a placement-group cleaner, a
 dataset process and, inside Tune, a queue: four Python processes that load Ray again for each trial, which on
 a small machine costs several times the training (measured in ``docs/decisions/0006-a-lean-trainer.md``). Here
-the controller runs in the thread of the trial that waits for it anyway, reports go to Tune directly, and
-placement groups carry the sweep's name, so that the caller that runs the sweep can free those of a trial
-that is gone.
+the controller runs in the thread of the trial that waits for it anyway, reports go to Tune directly, a single
+worker waits for no other, and placement groups carry the sweep's name, so that the caller that runs the sweep
+can free those of a trial that is gone. Workers of a trial that ended well wait for the next one
+(`sweeper.trial.slot`).
 
 This module is the only one that uses what Ray keeps private. `NetworkConfig` has the workers of a trial find
 each other over the network that Ray uses: Gloo takes the address to which the host's own name resolves, which
@@ -18,8 +19,9 @@ machines of a cluster see each other, and its interface is named to Gloo.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,25 +36,36 @@ from ray.train.v2._internal.callbacks.placement_group_callback import PlacementG
 from ray.train.v2._internal.callbacks.user_callback import UserCallbackHandler
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from ray.train.v2._internal.execution.controller import TrainController
-from ray.train.v2._internal.execution.worker_group import WorkerGroup
+from ray.train.v2._internal.execution.worker_group import WorkerGroup, worker_group
 from ray.train.v2._internal.execution.worker_group.placement_group_handle import DefaultPlacementGroupHandle
+from ray.train.v2._internal.execution.worker_group.state import (
+    WorkerGroupState,
+    WorkerGroupStateBuilder,
+    _shutdown_workers,
+)
+from ray.train.v2._internal.execution.worker_group.worker import Worker
 
-from sweeper.trial.placement import acquire_placement_group
+from sweeper.trial.placement import acquire_placement_group, elder_rival
+from sweeper.trial.slot import Kept, the_slot
 
 __all__ = ["NetworkConfig", "TrialTrainer", "interface_of"]
 
 INTERFACE = "GLOO_SOCKET_IFNAME"
+SOON_S = 0.03
+"""How long after a report the workers are asked for their state again, which is otherwise less often."""
 
 
 class TrialTrainer(TorchTrainer):
     """A `TorchTrainer` for use in a Tune function trainable. Takes the arguments of `TorchTrainer`.
 
-    It differs in four things: the controller runs in the calling thread, so that a trial that Tune stops
+    It differs in five things: the controller runs in the calling thread, so that a trial that Tune stops
     takes its workers along; datasets are not served; placement groups are called ``<group_name>/<random>``;
-    and the run waits for its placement group for as long as it takes (`sweeper.trial.placement`).
+    workers of a run that ended well are kept for the next run in this process; and the run waits for its
+    placement group for as long as it takes (`sweeper.trial.placement`).
 
     Args:
         group_name: Prefix of the placement groups' names.
+        trials_per_process: How many runs workers have before they are replaced.
         folder: Receives a file with the resources that the run waits for.
         given_up: Asked while it waits whether it is not to begin any more; then
             `sweeper.trial.placement.Withdrawn` is raised.
@@ -66,6 +79,7 @@ class TrialTrainer(TorchTrainer):
         self,
         *args: Any,
         group_name: str,
+        trials_per_process: int,
         folder: Path,
         given_up: Callable[[], bool],
         on_start: Callable[[], None],
@@ -74,6 +88,7 @@ class TrialTrainer(TorchTrainer):
     ) -> None:
         super().__init__(*args, **kwargs)
         self._group_name = group_name
+        self._trials_per_process = trials_per_process
         self._folder = folder
         self._given_up = given_up
         self._on_start = on_start
@@ -88,12 +103,19 @@ class TrialTrainer(TorchTrainer):
         return [*callbacks, reports, _WithTrial(self._on_start)]
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
-        controller = _placed_controller(self._group_name, self._folder, self._given_up)(**arguments)
+        controller = _placed_controller(
+            self._group_name, self._trials_per_process, self._folder, self._given_up
+        )(**arguments)
+        stopped = False
         try:
             asyncio.run(controller.run())
+        except SystemExit:  # by Tune
+            stopped = True
+            raise
         finally:
             group = controller.get_worker_group()
             if group is not None:
+                group.ended_well = stopped and len(group) == 1  # others would wait for each other
                 group.abort()
         return controller.get_result()
 
@@ -127,21 +149,159 @@ def _stopped_by_tune() -> bool:
     return session is None or session.stop_event.is_set()
 
 
-def _placed_controller(group_name: str, folder: Path, given_up: Callable[[], bool]) -> type[TrainController]:
+class _Alone:
+    """What a single worker has instead of Ray's `SynchronizationActor`, which is a process of its own."""
+
+    class broadcast_from_rank_zero:  # noqa: N801  called as a method of an actor is
+        """What rank 0 says reaches all ranks: itself."""
+
+        @staticmethod
+        def remote(*, data: Any, **_others: Any) -> Any:
+            """Give what was said back."""
+            return ray.put(data)
+
+
+class _State(WorkerGroupState):
+    """Workers of a run that has begun. At its end they are kept if they may be, or else ended."""
+
+    keep: Callable[[_State], bool]
+
+    def shutdown(self) -> None:
+        kept = self.keep(self)
+        if not kept:
+            _end(self)
+
+
+class _StateBuilder(WorkerGroupStateBuilder):
+    def __init__(self, keep: Callable[[_State], bool]) -> None:
+        super().__init__()
+        self._keep = keep
+
+    def build(self) -> _State:
+        state = _State(**vars(super().build()))
+        object.__setattr__(state, "keep", self._keep)
+        return state
+
+    def shutdown(self) -> None:
+        _end(self)
+        self.workers = self.sync_actor = self.placement_group_handle = None
+
+
+def _end(state: Any) -> None:
+    """End workers, and free their place, as far as there are any yet."""
+    if state.workers:
+        _shutdown_workers(state.workers)
+    if state.sync_actor is not None and not isinstance(state.sync_actor, _Alone):
+        ray.kill(state.sync_actor)
+    if state.placement_group_handle is not None:
+        state.placement_group_handle.shutdown()
+
+
+@contextlib.contextmanager
+def _synchronised_by(actor: Any) -> Iterator[None]:
+    """Have Ray Train use this to synchronise workers, instead of starting an actor for it."""
+
+    class Given:
+        @classmethod
+        def options(cls, **_options: Any) -> type[Given]:
+            return cls
+
+        @classmethod
+        def remote(cls, **_arguments: Any) -> Any:
+            return actor
+
+    before = worker_group.SynchronizationActor
+    worker_group.SynchronizationActor = Given
+    try:
+        yield
+    finally:
+        worker_group.SynchronizationActor = before
+
+
+def _placed_controller(
+    group_name: str, trials_per_process: int, folder: Path, given_up: Callable[[], bool]
+) -> type[TrainController]:
+    def is_over() -> bool:
+        return _stopped_by_tune() or given_up()
+
     class PlacedWorkerGroup(WorkerGroup):
+        ended_well = False
+        _taken: Kept | None = None
+
+        def _start_impl(self, _builder: Any) -> None:
+            builder = _StateBuilder(self._keep)
+            synchronisation: Any = _Alone() if self._worker_group_context.num_workers == 1 else None
+            bundles = self._bundles()
+            if not is_over():
+                self._taken = the_slot().take(self._needs(), lambda: elder_rival(group_name, bundles))
+            if self._taken is not None:
+                synchronisation = self._taken.synchronisation
+            with _synchronised_by(synchronisation) if synchronisation else contextlib.nullcontext():
+                try:
+                    super()._start_impl(builder)
+                except BaseException:
+                    if not self.has_started():
+                        builder.shutdown()
+                    raise
+
+        def _bundles(self) -> list[dict[str, float]]:
+            context = self._worker_group_context
+            return [context.resources_per_worker] * context.num_workers
+
+        def _needs(self) -> Any:
+            context = self._worker_group_context
+            environment = self._get_worker_runtime_env(self._train_run_context.run_config.worker_runtime_env)
+            return self._bundles(), context.placement_strategy, context.label_selector, environment
+
         def _create_placement_group(self, scaling_config: Any, worker_group_context: Any) -> Any:  # noqa: ARG002
-            group = acquire_placement_group(
-                group_name,
-                [worker_group_context.resources_per_worker] * worker_group_context.num_workers,
-                worker_group_context.placement_strategy,
-                folder=folder,
-                given_up=lambda: _stopped_by_tune() or given_up(),
-                bundle_label_selector=worker_group_context.label_selector,
-            )
+            group = self._taken.group if self._taken else None
+            if group is None:
+                group = acquire_placement_group(
+                    group_name,
+                    self._bundles(),
+                    worker_group_context.placement_strategy,
+                    folder=folder,
+                    given_up=is_over,
+                    bundle_label_selector=worker_group_context.label_selector,
+                )
             return DefaultPlacementGroupHandle(group)
+
+        def _create_workers(self, num_workers: int, group: Any, resources: Any, **options: Any) -> Any:
+            if self._taken is None:
+                return super()._create_workers(num_workers, group, resources, **options)
+            metadata = ray.get([actor.get_metadata.remote() for actor in self._taken.actors])
+            workers = [
+                Worker(actor, one, resources, placement_group_bundle_index=bundle)
+                for bundle, (actor, one) in enumerate(zip(self._taken.actors, metadata, strict=True))
+            ]
+            return self._assign_worker_ranks(workers)
+
+        def shutdown(self) -> None:
+            status = self.get_latest_poll_status() if self.has_started() else None
+            self.ended_well = status is not None and status.finished and not status.errors
+            super().shutdown()
+
+        def _keep(self, state: _State) -> bool:
+            workers = sorted(state.workers, key=lambda worker: worker.placement_group_bundle_index)
+            trials = (self._taken.trials if self._taken else 0) + 1
+            kept = Kept(
+                self._needs(),
+                [worker.actor for worker in workers],
+                state.placement_group_handle.placement_group,
+                state.sync_actor,
+                trials,
+            )
+            return self.ended_well and the_slot().keep(kept, trials_per_process)
 
     class PlacedController(TrainController):
         worker_group_cls = PlacedWorkerGroup
+
+        async def _poll_workers(self) -> Any:
+            status = await super()._poll_workers()
+            if any(one.training_report for one in status.worker_statuses.values()):
+                # Another report may be waiting, or the end of the trial: look again soon.
+                self._latest_poll_time -= max(0.0, self._health_check_interval_s - SOON_S)
+            return status
 
     return PlacedController
 

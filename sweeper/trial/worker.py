@@ -39,6 +39,7 @@ from sweeper.trial.exchange import (
 )
 from sweeper.trial.failure import Failure, failure_of, write_failure
 from sweeper.trial.inference import InferencePlan, NoSettingError, PolicyMeasures, choose_setting
+from sweeper.trial.process import begin, left_trial
 from sweeper.trial.system_metrics import system_metrics
 from sweeper.trial.watchdog import Watchdog
 from trainables import registry
@@ -67,6 +68,7 @@ class TrialSettings:
         python_path: The launching process's paths of modules; workers search them after their own path.
         hang_s: Seconds without a sign of life after which a worker is ended; None for never.
         inference: Which inference settings are examined on a trained policy; None for none.
+        trials_per_process: Trials after which the workers' processes are replaced by new ones.
     """
 
     group: str
@@ -80,6 +82,7 @@ class TrialSettings:
     python_path: tuple[str, ...] = ()
     hang_s: float | None = None
     inference: InferencePlan | None = None
+    trials_per_process: int = 1
 
     @property
     def threads(self) -> int:
@@ -105,13 +108,14 @@ class WorkerTask:
 
 
 def train_worker(task: WorkerTask) -> str:
-    """Train in one process of the worker group, and report.
+    """Train in one process of the worker group, and report; the process may train another trial later.
 
     Returns:
         ``interrupted`` if the run ended because it was asked to, else ``done``.
     """
     import ray.train
 
+    begin()
     settings = task.settings
     folder = trial_folder(settings.folder, task.number)
     rank = ray.train.get_context().get_world_rank()
@@ -129,6 +133,7 @@ def train_worker(task: WorkerTask) -> str:
     progress(LOADING)
 
     def stop_requested() -> bool:
+        _leave_if_stopped()
         watchdog.alive()
         return stop()
 
@@ -165,6 +170,7 @@ def train_worker(task: WorkerTask) -> str:
                     ray.train.report(result)
                 # What was said before the report is history.
                 (folder / PROGRESS).unlink(missing_ok=True)
+                _leave_if_stopped()
         # The ranks leave together if one of them was told to stop, whether or not this one has looked since.
         ended = "interrupted" if not final and stop.asked() else "done"
         _log_line(ended)
@@ -275,6 +281,16 @@ def _print_to(log: Path) -> None:
         if name == "ray" or f"{os.sep}ray{os.sep}" in name:
             logging.getLogger(name).setLevel(logging.WARNING)
     faulthandler.enable(file=sys.stderr)
+
+
+def _leave_if_stopped() -> None:
+    """End the training at once if its trial has been stopped, so that the process is free for another.
+
+    Raises:
+        SystemExit: If it has been.
+    """
+    if left_trial():
+        raise SystemExit("the trial has been stopped")
 
 
 class _Watch:

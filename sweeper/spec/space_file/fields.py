@@ -154,6 +154,13 @@ SETTINGS: Mapping[str, Mapping[str, FieldInfo]] = {
             FieldInfo(
                 "max_concurrent", "int", "auto", minimum=1, doc="Most trials at once; auto: as many as fit."
             ),
+            FieldInfo(
+                "trials_per_process",
+                "int",
+                20,
+                minimum=1,
+                doc="Trials one after the other in a worker process; 1: each in a new one.",
+            ),
         ),
         "failures": (
             FieldInfo(

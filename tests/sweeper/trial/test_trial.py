@@ -3,80 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from trial_runs import run, settings
 
 from sweeper.layout import trial_folder
 from sweeper.trial.exchange import metrics_of, numbers_as_sent, progress_of, read_reports, request_stop
 from sweeper.trial.failure import read_failure
-from sweeper.trial.run import run_trial
-from sweeper.trial.worker import TrialSettings
-
-
-def settings(folder: Path, **changes: Any) -> TrialSettings:
-    arguments: dict[str, Any] = {
-        "group": folder.name,
-        "trainable": "small_trainable:TRAINABLE",
-        "folder": folder,
-        "cache": folder / "cache",
-        "python_path": tuple(sys.path),
-        **changes,
-    }
-    return TrialSettings(**arguments)
-
-
-class Observer:
-    """A Tune callback that remembers what it is told, and may act on a result."""
-
-    def __init__(self) -> None:
-        self.results: dict[int, list[dict[str, Any]]] = {}
-        self.errors: list[int] = []
-
-
-def run(
-    settings: TrialSettings, configs: list[dict[str, Any]], stop_at: int | None = None
-) -> tuple[Any, Observer]:
-    """Run one trial for each configuration, numbered from 0; those in question stop early at a step."""
-    from ray import tune
-
-    from sweeper.trial.placement import free_placement_groups, group_prefix
-
-    observer = Observer()
-
-    class Tell(tune.Callback):
-        def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **_: Any) -> None:
-            observer.results.setdefault(trial.config["trial"], []).append(dict(result))
-
-        def on_trial_error(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
-            observer.errors.append(trial.config["trial"])
-
-        def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
-            free_placement_groups(group_prefix(settings.group, trial.config["trial"]))
-
-        def __reduce__(self) -> Any:
-            return (tune.Callback, ())
-
-    def stop(trial_id: str, result: dict[str, Any]) -> bool:
-        slow = "pause_s" in result["config"]["config"]
-        return slow and stop_at is not None and result["trial/step"] >= stop_at
-
-    tuner = tune.Tuner(
-        tune.with_resources(
-            tune.with_parameters(run_trial, settings=settings), {"node:__internal_head__": 0.001}
-        ),
-        param_space={
-            "trial": tune.grid_search(list(range(len(configs)))),
-            "config": tune.sample_from(lambda spec: configs[spec.config.trial]),
-        },
-        tune_config=tune.TuneConfig(max_concurrent_trials=2, reuse_actors=True),
-        run_config=tune.RunConfig(
-            name="tune", storage_path=str(settings.folder / "ray"), verbose=0, callbacks=[Tell()], stop=stop
-        ),
-    )
-    return tuner.fit(), observer
 
 
 @pytest.fixture(scope="module")
