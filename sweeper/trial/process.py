@@ -49,7 +49,6 @@ SWITCHES = (
 """Attributes of torch that a trainable may set."""
 PAIRS = (
     ("get_default_dtype", "set_default_dtype"),
-    ("get_num_threads", "set_num_threads"),
     ("get_float32_matmul_precision", "set_float32_matmul_precision"),
     ("get_deterministic_debug_mode", "set_deterministic_debug_mode"),
     ("is_anomaly_enabled", "autograd.set_detect_anomaly"),
@@ -68,6 +67,7 @@ class _Condition:
     children: set[int]
     filters: list[Any]
     torch: dict[str, Any]
+    torch_threads: int
     generator: Any
 
 
@@ -126,6 +126,7 @@ def _condition() -> _Condition:
         children=_children(),
         filters=[*warnings.filters],
         torch={} if torch is None else {name: read() for name, read, _ in _settings(torch)},
+        torch_threads=0 if torch is None else torch.get_num_threads(),
         generator=None if torch is None else torch.get_rng_state(),
     )
 
@@ -160,6 +161,8 @@ def _restore_torch(before: _Condition) -> str:
                 write(before.torch[name])
         except Exception as error:  # torch refuses to mix its old and new settings of precision
             return f"torch's setting {name} cannot be put back: {error}"
+    # Each thread reads its own number, so that it cannot be compared: it is written for all that follow.
+    torch.set_num_threads(before.torch_threads)
     torch.set_default_device(None)
     torch.set_rng_state(before.generator)
     if "torch._dynamo" in sys.modules:

@@ -95,7 +95,7 @@ def _train(number: int, config: dict[str, Any], settings: TrialSettings) -> bool
     import ray.train
     from ray import tune
 
-    from sweeper.trial.trainer import NetworkConfig, TrialTrainer
+    from sweeper.trial.trainer import TrialTrainer
 
     folder = trial_folder(settings.folder, number)
     attempt = uuid.uuid4().hex
@@ -116,7 +116,6 @@ def _train(number: int, config: dict[str, Any], settings: TrialSettings) -> bool
         resources["GPU"] = settings.gpu_per_worker
     trainer = TrialTrainer(
         functools.partial(train_worker, WorkerTask(number, config, settings, attempt)),
-        torch_config=NetworkConfig(),
         scaling_config=ray.train.ScalingConfig(
             num_workers=settings.workers,
             use_gpu=settings.gpu_per_worker > 0,

@@ -27,10 +27,11 @@ from typing import Any
 
 import psutil
 import ray
+from ray.exceptions import GetTimeoutError
 from ray.train import UserCallback
 from ray.train._internal.session import get_session
-from ray.train.torch import TorchConfig, TorchTrainer
-from ray.train.torch.config import _TorchBackend
+from ray.train._internal.utils import get_address_and_port
+from ray.train.backend import Backend, BackendConfig
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.callbacks.user_callback import UserCallbackHandler
@@ -44,6 +45,7 @@ from ray.train.v2._internal.execution.worker_group.state import (
     _shutdown_workers,
 )
 from ray.train.v2._internal.execution.worker_group.worker import Worker
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from sweeper.trial.placement import acquire_placement_group, elder_rival
 from sweeper.trial.slot import Kept, the_slot
@@ -51,17 +53,20 @@ from sweeper.trial.slot import Kept, the_slot
 __all__ = ["NetworkConfig", "TrialTrainer", "interface_of"]
 
 INTERFACE = "GLOO_SOCKET_IFNAME"
+PART_S = 30.0
+"""How long workers may take to leave their process group."""
 SOON_S = 0.03
 """How long after a report the workers are asked for their state again, which is otherwise less often."""
 
 
-class TrialTrainer(TorchTrainer):
-    """A `TorchTrainer` for use in a Tune function trainable. Takes the arguments of `TorchTrainer`.
+class TrialTrainer(DataParallelTrainer):
+    """A trainer for use in a Tune function trainable, with the workers of `ray.train.torch.TorchTrainer`.
 
-    It differs in five things: the controller runs in the calling thread, so that a trial that Tune stops
-    takes its workers along; datasets are not served; placement groups are called ``<group_name>/<random>``;
-    workers of a run that ended well are kept for the next run in this process; and the run waits for its
-    placement group for as long as it takes (`sweeper.trial.placement`).
+    It differs from that one in six things: torch is loaded in the workers alone; the controller runs in the
+    calling thread, so that a trial that Tune stops takes its workers along; datasets are not served;
+    placement groups are called ``<group_name>/<random>``; workers of a run that ended well are kept for the
+    next run in this process; and the run waits for its placement group for as long as it takes
+    (`sweeper.trial.placement`).
 
     Args:
         group_name: Prefix of the placement groups' names.
@@ -71,8 +76,8 @@ class TrialTrainer(TorchTrainer):
             `sweeper.trial.placement.Withdrawn` is raised.
         on_start: Called before each start of the workers.
         on_report: Told the metrics of rank 0 at each report. It may raise `SystemExit` to end the run.
-        *args: As for `TorchTrainer`.
-        **kwargs: As for `TorchTrainer`.
+        *args: As for `DataParallelTrainer`.
+        **kwargs: As for `DataParallelTrainer`.
     """
 
     def __init__(
@@ -86,7 +91,7 @@ class TrialTrainer(TorchTrainer):
         on_report: Callable[[Mapping[str, Any]], None],
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, backend_config=NetworkConfig(), **kwargs)
         self._group_name = group_name
         self._trials_per_process = trials_per_process
         self._folder = folder
@@ -327,16 +332,62 @@ def _name_interface() -> None:
         os.environ.setdefault(INTERFACE, found)  # who has named one knows better
 
 
-class _Backend(_TorchBackend):
-    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
-        worker_group.execute(_name_interface)
-        super().on_start(worker_group, backend_config)
+def _join(backend: str, rank: int, size: int, address: str, port: int) -> None:
+    """Have a worker join the process group of its trial."""
+    from ray.train.torch import config
+
+    _name_interface()
+    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = address, str(port)
+    config._set_torch_distributed_env_vars()
+    config._setup_torch_process_group(backend, rank, size, "env://")
 
 
-class NetworkConfig(TorchConfig):
-    """As `TorchConfig`, and workers use the network interface that Ray uses."""
+def _part() -> None:
+    """Have a worker leave the process group."""
+    from ray.train.torch import config
+
+    config._shutdown_torch(destroy_process_group=True)
+
+
+class _OnDevice:
+    """While this lasts the worker's GPU is torch's current one."""
+
+    def __enter__(self) -> None:
+        from ray.train.torch.config import TorchConfigContextManager
+
+        TorchConfigContextManager().__enter__()
+
+    def __exit__(self, *_error: object) -> None:
+        pass
+
+
+class _Backend(Backend):
+    share_cuda_visible_devices = True
+
+    def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:  # noqa: ARG002
+        backend = "nccl" if worker_group.get_resources_per_worker().get("GPU", 0) > 0 else "gloo"
+        size = len(worker_group)
+        address, port = worker_group.execute_single(0, get_address_and_port)
+        joined = [
+            worker_group.execute_single_async(rank, _join, backend, rank, size, address, port)
+            for rank in range(size)
+        ]
+        ray.get(joined)
+
+    def on_shutdown(self, worker_group: Any, backend_config: BackendConfig) -> None:  # noqa: ARG002
+        with contextlib.suppress(GetTimeoutError):  # then the workers are ended
+            ray.get(worker_group.execute_async(_part), timeout=PART_S)
+
+
+class NetworkConfig(BackendConfig):
+    """As `ray.train.torch.TorchConfig`, on the interface that Ray uses; only workers load torch."""
 
     @property
-    def backend_cls(self) -> type[_TorchBackend]:
+    def backend_cls(self) -> type[Backend]:
         """What starts the process group."""
         return _Backend
+
+    @property
+    def train_func_context(self) -> type[_OnDevice]:
+        """What a worker trains in."""
+        return _OnDevice

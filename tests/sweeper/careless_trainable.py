@@ -12,12 +12,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from small_trainable import Parabola
+
 from trainables.interface import Report, TrainContext
 
 PID, LOSS = "process/pid", "train/loss"
 
 
-class Careless:
+class Careless(Parabola):
     """Steps of a small network; ``mess`` leaves the process in disorder."""
 
     name = "careless"

@@ -104,3 +104,29 @@ def test_workers_of_one_trial_train_the_next_together(cluster: Any, tmp_path: Pa
     assert series(observer, 0) == series(observer, 2)
     assert {result["process/group"] for result in observer.results[2]} == {2.0}
     assert not observer.errors
+
+
+def test_a_slot_without_a_trial_gives_its_place_back(cluster: Any, tmp_path: Path) -> None:
+    import threading
+
+    import ray
+
+    long = {**A, "train.steps": 40, "pause_s": 0.25}
+    free: list[float] = []
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(0.1):
+            finished = (trial_folder(tmp_path, 0) / "reports.jsonl").exists()
+            free.append(ray.available_resources().get("CPU", 0.0) if finished else 0.0)
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        # The first ends at once. Nothing follows it, and the second trains for ten seconds more.
+        _, observer = run(careless(tmp_path), [A, long], at_once=2)
+    finally:
+        over.set()
+        looking.join()
+    assert 1.0 in free
+    assert len(observer.results[1]) == 40

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
 
 import pytest
 
@@ -14,15 +16,19 @@ pytestmark = [
 
 
 def test_ray_still_has_what_the_trainer_overrides() -> None:
-    from ray.train.torch import TorchTrainer
+    from ray.train.torch import TorchTrainer, config
+    from ray.train.v2._internal.execution.checkpoint.sync_actor import SynchronizationActor
     from ray.train.v2._internal.execution.controller import TrainController
-    from ray.train.v2._internal.execution.worker_group import WorkerGroup
+    from ray.train.v2._internal.execution.worker_group import WorkerGroup, worker_group
+    from ray.train.v2._internal.execution.worker_group import state as group_state
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-    from sweeper.trial.trainer import TrialTrainer
+    from sweeper.trial.trainer import TrialTrainer, _State, _StateBuilder
 
     own = {"_create_default_callbacks", "_initialize_and_run_controller", "fit"}
     assert own <= set(dir(TorchTrainer))
-    assert issubclass(TrialTrainer, TorchTrainer)
+    assert issubclass(TorchTrainer, DataParallelTrainer)
+    assert issubclass(TrialTrainer, DataParallelTrainer)
     arguments = list(inspect.signature(TrainController.__init__).parameters)
     assert {"callbacks", "train_run_context"} <= set(arguments)
     assert inspect.iscoroutinefunction(TrainController.run)
@@ -32,6 +38,31 @@ def test_ray_still_has_what_the_trainer_overrides() -> None:
         "scaling_config",
         "worker_group_context",
     ]
+    assert list(inspect.signature(WorkerGroup._start_impl).parameters) == [
+        "self",
+        "worker_group_state_builder",
+    ]
+    assert list(inspect.signature(WorkerGroup._create_workers).parameters)[1:4] == [
+        "num_workers",
+        "placement_group",
+        "resources_per_worker",
+    ]
+    assert inspect.iscoroutinefunction(TrainController._poll_workers)
+    assert worker_group.SynchronizationActor is SynchronizationActor
+    for own, rays in ((_State, "WorkerGroupState"), (_StateBuilder, "WorkerGroupStateBuilder")):
+        assert issubclass(own, getattr(group_state, rays))
+    assert [*inspect.signature(config._setup_torch_process_group).parameters][:4] == [
+        "backend",
+        "world_rank",
+        "world_size",
+        "init_method",
+    ]
+
+
+def test_the_process_in_which_trials_wait_does_not_load_torch() -> None:
+    code = "import sys, sweeper.trial.run, sweeper.trial.trainer; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 def test_what_is_left_out_of_ray_train_is_what_we_think_it_is(tmp_path) -> None:
@@ -49,6 +80,7 @@ def test_what_is_left_out_of_ray_train_is_what_we_think_it_is(tmp_path) -> None:
     lean = TrialTrainer(
         **common,
         group_name="sweeper/x/0",
+        trials_per_process=1,
         folder=tmp_path,
         given_up=lambda: False,
         on_start=print,
