@@ -13,7 +13,6 @@ import ctypes
 import functools
 import gc
 import os
-import queue
 import random
 import sys
 import threading
@@ -88,19 +87,20 @@ def left_trial() -> bool:
     return _leaving.is_set()
 
 
-def vacate(patience_s: float) -> str:
+def vacate(training_ended: Callable[[], bool], patience_s: float) -> str:
     """End what is left of the trial, and put the process back; why it cannot be used again, or nothing.
 
     Runs in the process beside the thread that trains.
 
     Args:
+        training_ended: Whether that thread has ended.
         patience_s: How long the training may take to leave if it still runs.
     """
     if not _before:
         return "no trial began in it"
     before = _before[0]
     _leaving.set()
-    if not _waits_for(_training_ended, patience_s):
+    if not _waits_for(training_ended, patience_s):
         return f"its trial did not leave within {patience_s:g} s"
     _close_process_group()
     os.environ.clear()
@@ -215,19 +215,6 @@ def _waits_for(condition: Callable[[], bool], seconds: float) -> bool:
             return False
         time.sleep(LOOK_S)
     return True
-
-
-# What Ray Train has in the process
-def _training_ended() -> bool:
-    from ray.train.v2._internal.execution.context import get_train_context
-
-    running = get_train_context().execution_context
-    # Nobody takes reports any more; the training would wait for that.
-    with contextlib.suppress(queue.Empty):
-        while True:
-            running.result_queue.get_nowait()
-            running.result_queue.task_done()
-    return not running.training_thread_runner.is_running()
 
 
 def _close_process_group() -> None:

@@ -18,8 +18,6 @@ from typing import Any
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group_table
 
-from sweeper.trial.process import vacate
-
 __all__ = ["Kept", "Slot", "the_slot"]
 
 LEAVE_S = 5.0
@@ -88,12 +86,13 @@ class Slot:
         kept.end()
         return None
 
-    def keep(self, kept: Kept, most: int) -> bool:
+    def keep(self, kept: Kept, most: int, vacate: Callable[[float], str]) -> bool:
         """Keep workers for the next trial; False if they are not fit for one.
 
         Args:
             kept: The workers; ``trials`` includes the one that has just ended.
             most: The number of trials after which workers are replaced.
+            vacate: What a worker runs to become free, with a time limit; why it cannot be used again.
         """
         if kept.trials >= most:
             return False

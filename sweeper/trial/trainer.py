@@ -21,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import queue
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.callbacks.user_callback import UserCallbackHandler
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
+from ray.train.v2._internal.execution.context import get_train_context
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.worker_group import WorkerGroup, worker_group
 from ray.train.v2._internal.execution.worker_group.placement_group_handle import DefaultPlacementGroupHandle
@@ -48,6 +50,7 @@ from ray.train.v2._internal.execution.worker_group.worker import Worker
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from sweeper.trial.placement import acquire_placement_group, elder_rival
+from sweeper.trial.process import vacate
 from sweeper.trial.slot import Kept, the_slot
 
 __all__ = ["NetworkConfig", "TrialTrainer", "interface_of"]
@@ -223,6 +226,21 @@ def _synchronised_by(actor: Any) -> Iterator[None]:
         worker_group.SynchronizationActor = before
 
 
+def _vacate(patience_s: float) -> str:
+    """Have a worker leave its trial; why it cannot take another, or nothing."""
+    running = get_train_context().execution_context
+
+    def training_ended() -> bool:
+        # Nobody takes reports any more; the training would wait for that.
+        with contextlib.suppress(queue.Empty):
+            while True:
+                running.result_queue.get_nowait()
+                running.result_queue.task_done()
+        return not running.training_thread_runner.is_running()
+
+    return vacate(training_ended, patience_s)
+
+
 def _placed_controller(
     group_name: str, trials_per_process: int, folder: Path, given_up: Callable[[], bool]
 ) -> type[TrainController]:
@@ -296,7 +314,7 @@ def _placed_controller(
                 state.sync_actor,
                 trials,
             )
-            return self.ended_well and the_slot().keep(kept, trials_per_process)
+            return self.ended_well and the_slot().keep(kept, trials_per_process, _vacate)
 
     class PlacedController(TrainController):
         worker_group_cls = PlacedWorkerGroup
