@@ -67,7 +67,6 @@ class _Condition:
     filters: list[Any]
     torch: dict[str, Any]
     torch_threads: int
-    generator: Any
 
 
 _before: list[_Condition] = []
@@ -108,6 +107,7 @@ def vacate(training_ended: Callable[[], bool], patience_s: float) -> str:
     os.chdir(before.folder)
     sys.path[:] = before.path
     warnings.filters[:] = before.filters  # type: ignore[index]
+    # As in a new process: from the system. A trial that is to be repeated seeds what it draws from.
     random.seed()
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()
@@ -127,7 +127,6 @@ def _condition() -> _Condition:
         filters=[*warnings.filters],
         torch={} if torch is None else {name: read() for name, read, _ in _settings(torch)},
         torch_threads=0 if torch is None else torch.get_num_threads(),
-        generator=None if torch is None else torch.get_rng_state(),
     )
 
 
@@ -153,7 +152,7 @@ def _restore_torch(before: _Condition) -> str:
     torch = sys.modules.get("torch")
     if torch is None:
         return ""
-    if before.generator is None:
+    if not before.torch:
         return "torch was loaded by a trial"
     for name, read, write in _settings(torch):
         try:
@@ -164,7 +163,7 @@ def _restore_torch(before: _Condition) -> str:
     # Each thread reads its own number, so that it cannot be compared: it is written for all that follow.
     torch.set_num_threads(before.torch_threads)
     torch.set_default_device(None)
-    torch.set_rng_state(before.generator)
+    torch.seed()
     if "torch._dynamo" in sys.modules:
         sys.modules["torch._dynamo"].reset()
     return _empty_gpu(torch)
@@ -174,7 +173,6 @@ def _empty_gpu(torch: Any) -> str:
     if not torch.cuda.is_available() or not torch.cuda.is_initialized():
         return ""
     torch.cuda.synchronize()
-    torch.cuda.manual_seed_all(torch.default_generator.initial_seed())
     with contextlib.suppress(AttributeError):
         torch._C._cuda_clearCublasWorkspaces()
     torch.cuda.empty_cache()

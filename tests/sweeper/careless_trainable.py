@@ -1,4 +1,4 @@
-"""A trainable that changes whatever it can in its process, and trains with numbers that nobody seeded."""
+"""A trainable that changes whatever it can in its process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from small_trainable import Parabola
 
 from trainables.interface import Report, TrainContext
 
-PID, LOSS = "process/pid", "train/loss"
+PID, DRAWN, LOSS = "process/pid", "process/drawn", "train/loss"
 
 
 class Careless(Parabola):
@@ -28,6 +28,8 @@ class Careless(Parabola):
         import torch
 
         print(f"trial prints in {Path.cwd()}, CARELESS={os.environ.get('CARELESS')}")
+        drawn = torch.rand(1).item()
+        torch.manual_seed(7)
         layer = torch.nn.Linear(8, 8)
         optimiser = torch.optim.AdamW(layer.parameters(), config["lr"])
         if context.world_size > 1:
@@ -41,6 +43,7 @@ class Careless(Parabola):
             optimiser.step()
             metrics = {
                 PID: float(os.getpid()),
+                DRAWN: drawn,
                 LOSS: loss.item(),
                 "process/threads": float(torch.get_num_threads()),
                 "process/group": float(torch.distributed.get_world_size()),
@@ -58,8 +61,6 @@ class Careless(Parabola):
 
 
 def _make_a_mess(torch: Any, cache: Path) -> None:
-    torch.manual_seed(1)
-    torch.rand(3)
     torch.set_default_dtype(torch.float64)
     torch.set_num_threads(2)
     torch.use_deterministic_algorithms(True)

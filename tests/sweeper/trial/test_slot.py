@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from careless_trainable import LOSS, PID
+from careless_trainable import DRAWN, LOSS, PID
 from trial_runs import run, settings
 
 from sweeper.layout import trial_folder
@@ -65,6 +65,8 @@ def test_equal_trials_have_equal_results_whatever_their_process_did_before(slott
             assert series(observer, number) == first, number
         assert {result["process/threads"] for result in observer.results[number]} == {1.0}
     assert series(observer, 1) != first
+    # Numbers that nobody seeded differ, as they do between new processes.
+    assert len({observer.results[number][0][DRAWN] for number in range(len(configs))}) == len(configs)
 
 
 def test_each_trial_has_its_own_log_folder_and_environment(slotted: Any) -> None:
