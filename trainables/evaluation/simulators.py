@@ -5,8 +5,9 @@ Three ways to name one, all in ``rollout.env``:
 - ``gym_pusht/PushT-v0``: state, keypoints and image at once, as the policy needs them.
 - any other gymnasium id: the observation must be a Dict with LeRobot's keys. ``agent_pos`` becomes
   ``observation.state``, ``environment_state`` becomes ``observation.environment_state``; ``pixels`` becomes
-  ``observation.image``, or ``observation.images.<name>`` if it is a Dict of cameras. For an id
-  ``package/Name-v0``, ``package`` is imported first, so that it can register itself.
+  ``observation.image``, or ``observation.images.<name>`` if it is a Dict of cameras. Names that begin with
+  ``observation.`` stay. For an id ``package/Name-v0``, ``package`` is imported first, so that it can register
+  itself; for ``module:Any/Name-v0``, ``module`` is.
 - ``module:attribute``: a callable that takes the ``PolicyFeatures`` and returns an ``Environment``, or a
   gymnasium environment as above.
 """
@@ -46,7 +47,6 @@ class GymnasiumEnvironment:
         space = env.action_space
         if not hasattr(space, "low") or len(space.shape) != 1:
             raise SimulatorError(f"{FIELD}: the action space {space} is not a vector of numbers (Box).")
-        self._low, self._high = space.low, space.high
         self.action_shape: tuple[int, ...] = tuple(space.shape)
         spec = getattr(env, "spec", None)
         registered = None if spec is None else spec.max_episode_steps
@@ -59,9 +59,12 @@ class GymnasiumEnvironment:
         return _lerobot_names(observation)
 
     def step(self, action: np.ndarray, observe: bool = True) -> Step:
-        """Execute one action (A,), clipped to the action space."""
-        bounded = np.clip(action, self._low, self._high)
-        observation, reward, terminated, truncated, info = self._env.step(bounded)
+        """Execute one action (A,) as it is, like LeRobot.
+
+        The limits of the action space are often wrong: gym-aloha's are -1 and 1, its actions are angles in
+        radians beyond them.
+        """
+        observation, reward, terminated, truncated, info = self._env.step(np.asarray(action))
         success = bool(np.any(info.get("is_success", info.get("success", False))))
         seen = _lerobot_names(observation) if observe else None
         return Step(seen, float(reward), bool(terminated or truncated), success)
@@ -117,10 +120,18 @@ def environment_faults(env_id: str, features: PolicyFeatures, max_steps: int | N
         observation = environment.reset(0)
         faults += _observation_faults(env_id, observation, features)
     except Exception as error:  # any error of a foreign environment is a fault of the input
-        return [Fault(FIELD, f"{env_id!r} cannot be reset: {type(error).__name__}: {error}.")]
+        problem = f"{env_id!r} cannot be reset: {type(error).__name__}: {error}."
+        return [Fault(FIELD, problem, _way_to_reset(env_id, features))]
     finally:
         environment.close()
     return faults
+
+
+def _way_to_reset(env_id: str, features: PolicyFeatures) -> str:
+    remedy = "Correct the environment, or write an adapter and name it as module:attribute."
+    if features.cameras or ":" in env_id:
+        return remedy
+    return f"The policy has no camera, and some environments work only with one. {remedy}"
 
 
 def _lerobot_names(observation: Any) -> dict[str, np.ndarray]:
@@ -139,6 +150,9 @@ def _lerobot_names(observation: Any) -> dict[str, np.ndarray]:
             named |= {f"{IMAGE}s.{camera}": _channels_first(image) for camera, image in value.items()}
         elif key == "pixels":
             named[IMAGE] = _channels_first(value)
+        elif key.startswith("observation."):
+            array = np.asarray(value)
+            named[key] = _channels_first(array) if array.ndim == 3 else array.astype(np.float32)
     return named
 
 
@@ -157,8 +171,16 @@ def _import_package(package: str, env_id: str) -> None:
             problem = f"{env_id!r}: the package {package} cannot be imported: {error}."
         else:
             problem = f"{env_id!r} needs the package {package}, which is not installed."
-        extra = "pip install 'diffusion-policy-sweeper[pusht]'" if env_id == PUSHT else "pip install it"
-        raise SimulatorError(f"{FIELD}: {problem}\n{extra}, or set {FIELD}: null.") from error
+        raise SimulatorError(f"{FIELD}: {problem}\n{_way_to_install(env_id)}") from error
+
+
+def _way_to_install(env_id: str) -> str:
+    if env_id == PUSHT:
+        return f"pip install 'diffusion-policy-sweeper[pusht]', or set {FIELD}: null."
+    remedy = f"pip install it, or set {FIELD}: null."
+    if ":" not in env_id:
+        remedy += f" If a module of another name registers {env_id}, write module:{env_id}."
+    return remedy
 
 
 def _from_attribute(env_id: str, module_name: str, attribute: str, features: PolicyFeatures) -> Environment:
@@ -183,15 +205,18 @@ def _from_attribute(env_id: str, module_name: str, attribute: str, features: Pol
 def _from_gymnasium(env_id: str, features: PolicyFeatures) -> Environment:
     import gymnasium
 
-    package = env_id.partition("/")[0] if "/" in env_id and ":" not in env_id else ""
-    if package and not any(known.startswith(f"{package}/") for known in gymnasium.registry):
-        _import_package(package, env_id)
-    if ":" not in env_id and env_id not in gymnasium.registry:
-        near = difflib.get_close_matches(env_id, gymnasium.registry, n=1, cutoff=0.5)
+    module_name, separator, name = env_id.rpartition(":")
+    namespace = name.partition("/")[0] if "/" in name else ""
+    if separator:
+        _import_package(module_name, env_id)
+    elif namespace and not any(known.startswith(f"{namespace}/") for known in gymnasium.registry):
+        _import_package(namespace, env_id)
+    if name not in gymnasium.registry:
+        near = difflib.get_close_matches(name, gymnasium.registry, n=1, cutoff=0.5)
         hint = f"Did you mean {near[0]!r}?" if near else "Name a registered id, or module:attribute."
         raise SimulatorError(f"{FIELD}: gymnasium has no environment {env_id!r}.\n{hint}")
     try:
-        spec = gymnasium.spec(env_id)
+        spec = gymnasium.spec(name)
         # The rollout counts the steps itself (rollout.max_steps may also be longer), and the checks of every
         # step are for authors of environments.
         options = {"max_episode_steps": -1, "disable_env_checker": True, **_obs_type(spec, features)}

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import builtins
 import importlib
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -47,12 +48,47 @@ def test_pixels_of_several_cameras_are_named_and_channels_first() -> None:
     assert observation["observation.images.front"].dtype == np.uint8
 
 
-def test_actions_are_clipped_to_the_action_space() -> None:
+def test_an_action_beyond_the_declared_action_space_is_executed_as_it_is() -> None:
+    # gym-aloha declares -1 to 1 and takes angles beyond: clipped demonstrations would fail without a word.
     env = Reach()
     environment = GymnasiumEnvironment(env)
     environment.reset(0)
     environment.step(np.array([3.0, -0.5]))
-    np.testing.assert_array_equal(env.received[0], [1.0, -0.5])
+    np.testing.assert_array_equal(env.received[0], [3.0, -0.5])
+
+
+def test_names_of_lerobot_stay_and_pictures_become_channels_first() -> None:
+    class Named(Reach):
+        def _observation(self) -> dict[str, Any]:
+            picture = np.full((4, 6, 3), 7, np.uint8)
+            return {
+                "observation.state": self.position.copy(),
+                "observation.images.wrist": picture,
+                "other": 1,
+            }
+
+    observation = GymnasiumEnvironment(Named()).reset(0)
+    shown = {name: (value.shape, value.dtype.name) for name, value in observation.items()}
+    assert shown == {STATE: ((2,), "float32"), "observation.images.wrist": ((3, 4, 6), "uint8")}
+
+
+def test_module_that_registers_an_id_is_imported_first() -> None:
+    # Meta-World's ids begin with Meta-World/, its module is metaworld.
+    assert "Other-Name/Reach-v0" not in gymnasium.registry
+    try:
+        environment = make_environment("registers_reach:Other-Name/Reach-v0", REACH)
+        assert (environment.max_steps, environment.action_shape) == (5, (2,))
+        assert "Did you mean 'Other-Name/Reach-v0'" in faults("registers_reach:Other-Name/Reach-v1", REACH)
+    finally:
+        gymnasium.registry.pop("Other-Name/Reach-v0", None)
+        sys.modules.pop("registers_reach", None)
+
+
+def test_an_unknown_namespace_is_offered_the_form_with_a_module() -> None:
+    text = faults("Other-Name/Reach-v0", REACH)
+    assert (
+        "If a module of another name registers Other-Name/Reach-v0, write module:Other-Name/Reach-v0." in text
+    )
 
 
 @pytest.mark.parametrize(("key", "seen"), [("is_success", True), ("success", True), ("other", False)])
@@ -153,6 +189,21 @@ def test_an_environment_that_cannot_be_rolled_out_is_a_fault_not_a_crash(env_id:
     text = faults(env_id, REACH)
     assert words in text
     assert text.startswith("rollout.env: ")
+
+
+def test_an_environment_that_fails_on_reset_is_a_fault_with_a_remedy() -> None:
+    class NeedsCamera(Reach):
+        def reset(self, **arguments: Any) -> Any:
+            raise UnboundLocalError("obs")
+
+    gymnasium.register("RoomTest/Camera-v0", entry_point=lambda **_: NeedsCamera(), max_episode_steps=6)
+    try:
+        text = faults("RoomTest/Camera-v0", REACH)
+    finally:
+        del gymnasium.registry["RoomTest/Camera-v0"]
+    assert "'RoomTest/Camera-v0' cannot be reset: UnboundLocalError: obs." in text
+    assert "The policy has no camera, and some environments work only with one." in text
+    assert "write an adapter and name it as module:attribute" in text
 
 
 def test_render_without_a_picture_is_an_error_with_a_remedy() -> None:
