@@ -121,13 +121,15 @@ def environment_faults(env_id: str, features: PolicyFeatures, max_steps: int | N
         faults += _observation_faults(env_id, observation, features)
     except Exception as error:  # any error of a foreign environment is a fault of the input
         problem = f"{env_id!r} cannot be reset: {type(error).__name__}: {error}."
-        return [Fault(FIELD, problem, _way_to_reset(env_id, features))]
+        return [Fault(FIELD, problem, _way_to_reset(env_id, features, str(error)))]
     finally:
         environment.close()
     return faults
 
 
-def _way_to_reset(env_id: str, features: PolicyFeatures) -> str:
+def _way_to_reset(env_id: str, features: PolicyFeatures, error: str) -> str:
+    if any(word in error for word in ("OpenGL", "EGL", "GLFW", "DISPLAY")):
+        return "On a machine without a display set MUJOCO_GL=egl, or MUJOCO_GL=osmesa, before the command."
     remedy = "Correct the environment, or write an adapter and name it as module:attribute."
     if features.cameras or ":" in env_id:
         return remedy

@@ -191,19 +191,28 @@ def test_an_environment_that_cannot_be_rolled_out_is_a_fault_not_a_crash(env_id:
     assert text.startswith("rollout.env: ")
 
 
-def test_an_environment_that_fails_on_reset_is_a_fault_with_a_remedy() -> None:
-    class NeedsCamera(Reach):
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            "obs",
+            "The policy has no camera, and some environments work only with one. Correct the environment",
+        ),
+        ("an OpenGL platform library has not been loaded", "set MUJOCO_GL=egl, or MUJOCO_GL=osmesa"),
+    ],
+)
+def test_an_environment_that_fails_on_reset_is_a_fault_with_a_remedy(error: str, words: str) -> None:
+    class Broken(Reach):
         def reset(self, **arguments: Any) -> Any:
-            raise UnboundLocalError("obs")
+            raise RuntimeError(error)
 
-    gymnasium.register("RoomTest/Camera-v0", entry_point=lambda **_: NeedsCamera(), max_episode_steps=6)
+    gymnasium.register("RoomTest/Broken-v0", entry_point=lambda **_: Broken(), max_episode_steps=6)
     try:
-        text = faults("RoomTest/Camera-v0", REACH)
+        text = faults("RoomTest/Broken-v0", REACH)
     finally:
-        del gymnasium.registry["RoomTest/Camera-v0"]
-    assert "'RoomTest/Camera-v0' cannot be reset: UnboundLocalError: obs." in text
-    assert "The policy has no camera, and some environments work only with one." in text
-    assert "write an adapter and name it as module:attribute" in text
+        del gymnasium.registry["RoomTest/Broken-v0"]
+    assert f"'RoomTest/Broken-v0' cannot be reset: RuntimeError: {error}." in text
+    assert words in text
 
 
 def test_render_without_a_picture_is_an_error_with_a_remedy() -> None:
