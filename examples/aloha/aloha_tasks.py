@@ -1,6 +1,6 @@
 """gym-aloha's transfer task with pictures drawn only when the policy looks.
 
-``gym_aloha/AlohaTransferCube-v0`` works without any adapter. But it draws three pictures of 640 × 480 in every
+``gym_aloha/AlohaTransferCube-v0`` works without an adapter. But it draws three pictures of 640 × 480 in every
 control step, of which it shows one, and a policy looks once per action chunk. This one draws what the policy
 sees, when it sees it, in the size of its dataset. ``rollout.env: aloha_tasks:TransferCube``.
 """
