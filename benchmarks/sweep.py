@@ -13,13 +13,14 @@ trained for the same steps with the same batches and judged once on the same num
 - ``early stopping`` and ``inner search``: ``sweeper`` again with those switched on. Their trials are not the
   same as LeRobot's, so their ratio is one of trials, not of equal work.
 
-Both begin without a cache of decoded pictures. On equal terms this service does more: it averages the weights,
-measures the held-out action error, draws a picture of the denoising, records in MLflow and writes a report.
-LeRobot films up to ten episodes, this service four.
+Both begin without a cache of decoded pictures. On equal terms this service does more: it averages the
+weights, measures the held-out action error, draws a picture of the denoising, records in MLflow and writes a
+report. LeRobot films up to ten episodes, this service four.
 
 CPU-seconds are those of all processes that the commands started, read twice a second. Parts are seconds of
-trials, added up over trials; with two trials at once they exceed the wall time. Idle is what the cores did not
-do in the wall time; on a machine that does other work it is of that work too.
+trials, added up over trials; with two trials at once they exceed the wall time. Set-up is the start and the end
+of a trial's processes. Idle is what the cores did not do for the sweep in its wall time; if the machine does
+other work, that is in it too.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ PARTS = ("set-up", "data", "steps", "evaluation", "checkpoints")
 HORIZONS, RATES = (16, 12), (1e-3, 3e-3)
 EXECUTED, OBSERVED, TIMESTEPS, SEED = 8, 2, 8, 0
 CORES = len(os.sched_getaffinity(0))
+CHECKOUT = Path(__file__).parents[1]
 SUBREAPER = 36
 """``PR_SET_CHILD_SUBREAPER``: processes whose parent ends become children of this one."""
 
@@ -183,8 +185,9 @@ def _of(events: Sequence[Event], kind: EventKind) -> list[Event]:
 def trial_parts(events: Sequence[Event], batch: int) -> dict[str, float]:
     """Seconds of each part, added up over the trials of a journal.
 
-    A report says how long its steps took and which share of that was waiting for data; the records of episodes
-    and the pictures of an evaluation have the time at which they were written, and the checkpoint follows.
+    A report says how long its steps took and which share of that was waiting for data; the records of
+    episodes and the pictures of an evaluation have the time at which they were written, and the checkpoint
+    follows.
     """
     parts = dict.fromkeys(PARTS, 0.0)
     for start in _of(events, EventKind.TRIAL_START):
@@ -206,9 +209,10 @@ def trial_parts(events: Sequence[Event], batch: int) -> dict[str, float]:
                 parts["checkpoints"] += checkpoint_s
                 parts["evaluation"] += rest_s - checkpoint_s
             before, done = written, event["step"]
+        tuned = any(event["trial"] == start["trial"] for event in _of(events, EventKind.TUNED))
         for end in _of(events, EventKind.TRIAL_END):
             if end["trial"] == start["trial"]:
-                parts["set-up"] += max(0.0, end["time"] - before)
+                parts["evaluation" if tuned else "set-up"] += max(0.0, end["time"] - before)
     return parts
 
 
@@ -347,8 +351,9 @@ def measure(command: Sequence[str], variables: Mapping[str, str], log: Path) -> 
     environment = os.environ | {"SWEEPER_REPORT": "on"} | dict(variables)
     # All cores, whatever the shell says; and LeRobot's Python must not find this project's packages.
     environment.pop("OMP_NUM_THREADS", None)
-    if command[0] != sys.executable:
-        environment.pop("PYTHONPATH", None)
+    environment.pop("PYTHONPATH", None)
+    if command[0] == sys.executable:
+        environment["PYTHONPATH"] = str(CHECKOUT)
     with log.open("w") as file, _counted() as processes:
         started, clock = time.time(), time.perf_counter()
         done = subprocess.run(
@@ -445,10 +450,10 @@ def _write(file: Path | None, rows: Sequence[dict[str, Any]], lerobot: Path) -> 
 
 def versions(lerobot: Path) -> dict[str, str]:
     """The versions of both sides that ``machine.describe`` does not have."""
-    ask = "import importlib.metadata as m, platform; print(m.version('lerobot'), m.version('torch'), platform.python_version())"
-    asked = subprocess.run(
-        [lerobot / "bin" / "python", "-c", ask], capture_output=True, text=True, check=True
-    )
+    ask = "from importlib.metadata import version as v; import platform as p; "
+    ask += "print(v('lerobot'), v('torch'), p.python_version())"
+    command = [lerobot / "bin" / "python", "-c", ask]
+    asked = subprocess.run(command, capture_output=True, text=True, check=True)
     names = ("lerobot", "lerobot's torch", "lerobot's python")
     return {"ray": version("ray")} | dict(zip(names, asked.stdout.split(), strict=True))
 
@@ -457,7 +462,7 @@ def versions(lerobot: Path) -> dict[str, str]:
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One row for each task, size and side: the fastest repetition, and its trials per hour beside LeRobot's."""
+    """One row for each task, size and side: its fastest repetition, beside LeRobot's."""
     best: dict[tuple[str, str], Mapping[str, Any]] = {}
     for row in rows:
         key = json.dumps(row["size"]), row["who"]
