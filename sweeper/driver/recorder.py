@@ -14,7 +14,7 @@ import socket
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,6 +28,7 @@ from sweeper.records.checkpoints import remove_checkpoints, slim_checkpoints, su
 from sweeper.records.events import Event, EventKind
 from sweeper.records.forecast import cost_of, gpus_per_trial
 from sweeper.records.journal import Journal
+from sweeper.records.spending import spending_of
 from sweeper.records.status import SweepStatus, TrialStatus
 from sweeper.records.summary import refresh_index
 from sweeper.records.sweep_state import SweepState, update_sweep
@@ -168,6 +169,10 @@ class Recorder:
         if trial is not None and trial.status == TrialStatus.RUNNING and trial.needs != needs:
             self._write(EventKind.TRIAL_WAIT, durable=False, trial=number, needs=needs)
 
+    def place_trial(self, number: int, node_types: Sequence[str]) -> None:
+        """Record the kinds of machine on which a running trial has its place."""
+        self._write(EventKind.TRIAL_PLACED, durable=False, trial=number, node_types=list(node_types))
+
     def start_trial(self, number: int, config: Mapping[str, Any]) -> None:
         """Record that a trial runs. One that runs already was only started again by its cluster."""
         trial = self.sweep.trials.get(number)
@@ -290,11 +295,16 @@ class Recorder:
         self._slim_checkpoints(self.sweep.trials[number])
 
     def _cost(self, number: int) -> dict[str, Any]:
-        """GPU-hours of a trial that ends, and of the sweep; empty if trials hold no GPU."""
-        if not gpus_per_trial(self.sweep):
-            return {}
-        cost = cost_of(self.sweep)
-        return {"gpu_hours": round(cost.trials[number], 6), "sweep_gpu_hours": round(cost.so_far, 6)}
+        """GPU-hours and money of a trial that ends, and of the sweep; empty for what is not counted."""
+        found: dict[str, Any] = {}
+        if gpus_per_trial(self.sweep):
+            cost = cost_of(self.sweep)
+            found = {"gpu_hours": round(cost.trials[number], 6), "sweep_gpu_hours": round(cost.so_far, 6)}
+        spending = spending_of(self.sweep)
+        if spending is not None:
+            found |= {"cost": round(spending.trials[number], 6), "sweep_cost": round(spending.so_far, 6)}
+            found["currency"] = spending.currency
+        return found
 
     def _drop_checkpoints(self) -> None:
         """Delete the checkpoints that ``keep`` does not keep."""

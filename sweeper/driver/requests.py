@@ -11,8 +11,9 @@ from sweeper.driver.opening import write_spec
 from sweeper.driver.recorder import Outcome, Recorder
 from sweeper.errors import UserError
 from sweeper.layout import trial_folder
+from sweeper.machines.node_types import node_types_of_trials
 from sweeper.records.status import TrialStatus
-from sweeper.steering.changes import budget_words, changed_budget
+from sweeper.steering.changes import budget_words, changed_budget, require_prices
 from sweeper.steering.mailbox import Answer, Inbox, Request
 from sweeper.trial.exchange import request_stop, slot_of
 from sweeper.trial.placement import free_groups, waits_for
@@ -56,6 +57,7 @@ class RequestLoop:
         self._next_poll = now + POLL_S
         for trial in [trial for trial in self._sweep.trials.values() if trial.status == TrialStatus.RUNNING]:
             self._recorder.wait_trial(trial.number, waits_for(trial_folder(self._sweep.folder, trial.number)))
+        self._place_trials()
         for request in self._inbox.take():
             try:
                 text = self._do(request)
@@ -63,6 +65,20 @@ class RequestLoop:
                 self._inbox.answer(request, Answer(False, str(error)))
             else:
                 self._inbox.answer(request, Answer(True, text))
+
+    def _place_trials(self) -> None:
+        """Record on which machines trials run, if machines have different prices."""
+        known = (self._sweep.spec.get("cost") or {}).get("node_types")
+        if not known:
+            return
+        new = [
+            trial.number
+            for trial in self._sweep.trials.values()
+            if trial.status == TrialStatus.RUNNING and not trial.node_types
+        ]
+        if new:
+            for number, node_types in node_types_of_trials(self._group, new, known).items():
+                self._recorder.place_trial(number, node_types)
 
     def close(self) -> None:
         """Refuse the requests that are left: the sweep has ended."""
@@ -133,6 +149,7 @@ class RequestLoop:
     def _budget(self, request: Request) -> str:
         before = self._sweep.budget
         now = changed_budget(before, request.changes)
+        require_prices(now, self._sweep.spec.get("cost") is not None)
         words = budget_words(before, now)
         if not words:
             return "The budget did not change."

@@ -23,6 +23,7 @@ _LARGER: Mapping[str, tuple[str, str]] = {
     "trials": ("budget.trials=+20", "runs 20 more"),
     "hours": ("budget.hours=+2", "gives it 2 more"),
     "gpu_hours": ("budget.gpu_hours=+10", "gives it 10 more"),
+    "cost": ("budget.cost=+10", "allows 10 more"),
     "max_failed": ("budget.max_failed=+5", "allows 5 more"),
 }
 """The change that lets a sweep continue that has reached a limit, and what the change does."""

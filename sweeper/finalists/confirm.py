@@ -141,6 +141,7 @@ def confirm(
             "delta": options.delta,
         },
     )
+    held_before = evaluators.held()
     finals = FinalistRace(metric, options, evaluators, _bounds(recording.sweep, metric), progress)
     finals.open(wanted)
     try:
@@ -154,6 +155,7 @@ def confirm(
         winner=result.found[0]["trial"],
         verdict=result.verdict,
         complete=result.complete,
+        held={name: round(hours - held_before[name], 6) for name, hours in evaluators.held().items()},
     )
     return result
 

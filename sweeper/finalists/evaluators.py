@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,6 +102,7 @@ class Evaluators:
     gpu: float
     cache: Path
     _idle: list[_Actor] = field(default_factory=list)
+    _started: list[_Actor] = field(default_factory=list)
 
     def run(
         self,
@@ -168,7 +170,14 @@ class Evaluators:
         handle = remote.options(runtime_env={"env_vars": variables}).remote(
             str(self.cache), int(threads), self.gpu > 0, [place or str(Path.cwd()) for place in sys.path]
         )
-        return _Actor(handle)
+        actor = _Actor(handle)
+        self._started.append(actor)
+        return actor
+
+    def held(self) -> dict[str, float]:
+        """GPU-hours and CPU-hours that the actors have held so far, from the request for each to its end."""
+        hours = sum(actor.held_s() for actor in self._started) / 3600
+        return {"gpu_hours": hours * self.gpu, "cpu_hours": hours * self.cpu}
 
 
 @contextlib.contextmanager
@@ -218,11 +227,18 @@ class _Actor:
 
     handle: Any
     holds: Candidate | None = None
+    started: float = field(default_factory=time.monotonic)
+    ended: float | None = None
+
+    def held_s(self) -> float:
+        """Seconds for which it has held its resources."""
+        return (time.monotonic() if self.ended is None else self.ended) - self.started
 
     def end(self) -> None:
         """End it, whatever it does."""
         import ray
 
+        self.ended = self.ended or time.monotonic()
         with contextlib.suppress(Exception):
             ray.kill(self.handle)
 

@@ -18,7 +18,7 @@ from sweeper.text import counted, describe_size, is_there
 from trainables import registry
 from trainables.interface import STEPS, SlimsCheckpoints, StartsFromCheckpoints, Trainable, is_url
 
-__all__ = ["Plan", "make_plan", "without_likes"]
+__all__ = ["Plan", "Prices", "make_plan", "without_likes"]
 
 DRAWS = 1000
 """Random configurations by which the share that keeps the constraints is estimated: ± 3 %."""
@@ -35,6 +35,27 @@ WORTH_SAVING_GB = 1.0
 """A smaller ``keep`` is proposed if a sweep needs more than this, and would need this share of it or less."""
 RARE = 0.05
 """Below this share of kept constraints, random draws waste their time."""
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What a sweep would cost.
+
+    Attributes:
+        currency: What amounts are in.
+        trial: An hour of a trial.
+        together: An hour of all trials that run at once.
+        most: The most that all trials may cost; None if no limit says so.
+        limit: The limit of the budget that says so.
+        node_types: An hour of a trial on machines that have their own prices.
+    """
+
+    currency: str
+    trial: float
+    together: float
+    most: float | None
+    limit: str
+    node_types: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -96,6 +117,23 @@ class Plan:
         needed = self._disk_gb(smaller)
         return (smaller, needed) if needed < WORTH_SAVING * self.disk_gb else None
 
+    @property
+    def prices(self) -> Prices | None:
+        """What the sweep would cost; None if it has no prices."""
+        cost, budget, resources = self.spec.cost, self.spec.budget, self.resources
+        if cost is None:
+            return None
+        gpus, cpus, at_once = resources.gpu_per_trial, resources.cpu_per_trial, max(1, resources.at_once)
+        by_type = {name: price.per_hour(gpus, cpus) for name, price in cost.node_types.items()}
+        trial = cost.price().per_hour(gpus, cpus)
+        dearest = max([trial, *by_type.values()])
+        limits = [("cost", budget.cost)] if budget.cost is not None else []
+        limits += [("hours", budget.hours * at_once * dearest)] if budget.hours is not None else []
+        if budget.gpu_hours is not None and gpus:
+            limits.append(("gpu_hours", budget.gpu_hours / gpus * dearest))
+        limit, most = min(limits, key=lambda one: one[1] or 0.0, default=("", None))
+        return Prices(cost.currency, trial, at_once * dearest, most, limit, by_type)
+
     def _disk_gb(self, keep: KeepSpec) -> float:
         ended = self.disk_per_ended_gb.get(keep.per_trial, self.disk_per_trial_gb)
         return keep.disk_gb(
@@ -131,6 +169,7 @@ class Plan:
                 "cpu_per_trial": self.resources.cpu_per_trial,
             },
             "machine": machine,
+            "cost": None if self.prices is None else asdict(self.prices),
             "disk_per_trial_gb": round(self.disk_per_trial_gb, 3),
             "disk_gb": round(self.disk_gb, 3),
             "warnings": list(self.warnings),
@@ -271,6 +310,8 @@ def _resource_warnings(plan: Plan) -> list[str]:
         )
     if plan.spec.budget.gpu_hours is not None and resources.gpu_per_trial == 0:
         found.append("budget.gpu_hours has no effect: trials use no GPU.")
+    if plan.prices is not None and not plan.prices.together:
+        found.append("cost: trials hold no GPU here, and CPUs have no price (cost.per_cpu_hour).")
     return found
 
 

@@ -7,5 +7,6 @@
 - ``trial_state``: the state of a trial
 - ``ranking``: the order of the trials
 - ``forecast``: GPU-hours and time, used so far and expected
+- ``spending``: what a sweep costs in money
 - ``checkpoints``: which checkpoints are kept, and finding and exporting one
 """

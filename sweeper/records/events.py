@@ -18,6 +18,7 @@ __all__ = [
     "is_driver",
     "is_finalists",
     "is_flag",
+    "is_hours",
     "is_info",
     "is_judged",
     "is_mapping",
@@ -54,7 +55,8 @@ class EventKind(StrEnum):
         ``trial``, ``folders``. Written before they are deleted.
     ``trial_end``
         ``trial``, ``status``, ``reason``, ``message``, ``step``, ``final``, ``best``, ``sweep_best``,
-        ``ended`` (trials that ended so far); ``gpu_hours`` and ``sweep_gpu_hours`` if trials use GPUs.
+        ``ended`` (trials that ended so far); ``gpu_hours`` and ``sweep_gpu_hours`` if trials use GPUs;
+        ``cost``, ``sweep_cost`` and ``currency`` if the sweep has prices.
     ``sweep_end``
         ``status``, ``message``.
     ``tuned``
@@ -68,12 +70,15 @@ class EventKind(StrEnum):
     ``confirmed``
         ``finalists`` (a mapping for each, best first: ``trial``, ``setting``, ``metrics``, ``p_best``,
         ``state``), ``winner`` (the number of a trial), ``verdict``, ``complete`` (whether nothing is left to
-        do).
+        do), ``held`` (``gpu_hours`` and ``cpu_hours`` that its evaluations held).
     ``judged``
         The same of policies on a real robot whose episodes a person judged, and ``options``. Each finalist
         also has its neutral name ``letter`` and ``tags`` (how often each was given).
     ``trial_wait``
         ``trial``, ``needs``: what the cluster has not given it yet (``1 GPU``); empty once it has.
+    ``trial_placed``
+        ``trial``, ``node_types`` (of each worker's machine: a name under ``cost.node_types``, or empty).
+        Only if machines have different prices.
     ``steer``
         ``action`` (``pause``, ``paused`` once every trial has stopped, ``resume``, ``stop``, ``cancel``,
         ``budget``), ``text``; ``trial`` if it concerns one trial, ``budget`` if that is new.
@@ -93,6 +98,7 @@ class EventKind(StrEnum):
     CONFIRMED = "confirmed"
     JUDGED = "judged"
     TRIAL_WAIT = "trial_wait"
+    TRIAL_PLACED = "trial_placed"
     STEER = "steer"
     NOTE = "note"
 
@@ -237,7 +243,7 @@ def _is_budget(value: Any) -> bool:
         made = BudgetSpec(**value)
     except TypeError:
         return False
-    limits = (made.hours, made.gpu_hours, made.max_failed)
+    limits = (made.hours, made.gpu_hours, made.max_failed, made.cost)
     return is_whole(made.trials) and all(map(_is_limit, limits))
 
 
@@ -284,6 +290,14 @@ def is_judged(value: Any) -> bool:
         is_finalists(value)
         and len(value) > 0
         and all(is_text(one.get("letter", "")) and _is_numbers(one.get("tags", {})) for one in value)
+    )
+
+
+def is_hours(value: Any) -> bool:
+    """Whether a value is a mapping of hours, which are finite and not negative."""
+    return is_mapping(value) and all(
+        isinstance(hours, (int, float)) and not isinstance(hours, bool) and 0 <= hours < math.inf
+        for hours in value.values()
     )
 
 
@@ -348,6 +362,7 @@ _FIELDS: Mapping[str, Mapping[str, tuple[Check, str, bool]]] = {
         "ended": _SAID_STEP,
     },
     EventKind.TRIAL_WAIT: {"trial": _TRIAL, "needs": _TEXT},
+    EventKind.TRIAL_PLACED: {"trial": _TRIAL, "node_types": (is_texts, "a list of texts", True)},
     EventKind.STEER: {
         "action": (lambda value: value in ACTIONS, f"one of {', '.join(ACTIONS)}", True),
         "text": _SAID_TEXT,
@@ -374,6 +389,7 @@ _FIELDS: Mapping[str, Mapping[str, tuple[Check, str, bool]]] = {
         "winner": _TRIAL,
         "verdict": _TEXT,
         "complete": (is_flag, "true or false", True),
+        "held": (is_hours, "hours by name", False),
     },
     EventKind.JUDGED: {
         "finalists": (is_judged, "a list of finalists", True),
@@ -392,5 +408,6 @@ _OF_TRIALS = (
     EventKind.CHECKPOINTS_DROPPED,
     EventKind.TRIAL_END,
     EventKind.TRIAL_WAIT,
+    EventKind.TRIAL_PLACED,
     EventKind.TUNED,
 )

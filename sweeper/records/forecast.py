@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sweeper.records.status import SweepStatus, TrialStatus
@@ -12,7 +13,15 @@ from sweeper.records.trial_state import TrialState
 from sweeper.spec.sweep import Objective
 from trainables.interface import STEPS
 
-__all__ = ["Cost", "Forecast", "cost_of", "gpu_hours_json", "gpus_per_trial"]
+__all__ = [
+    "Cost",
+    "Forecast",
+    "cost_of",
+    "cpus_per_trial",
+    "expected_total",
+    "gpu_hours_json",
+    "gpus_per_trial",
+]
 
 HOUR_S = 3600.0
 SILENT_S = 60.0
@@ -41,6 +50,12 @@ def gpus_per_trial(sweep: SweepState) -> float:
     return float(resources.get("gpu_per_worker", 0.0)) * int(resources.get("workers", 1))
 
 
+def cpus_per_trial(sweep: SweepState) -> float:
+    """CPUs of each trial of a sweep; 0 if its journal does not contain it."""
+    resources = sweep.info.get("resources") or {}
+    return float(resources.get("cpu_per_worker", 0.0)) * int(resources.get("workers", 1))
+
+
 def cost_of(sweep: SweepState, now: float | None = None) -> Cost:
     """Estimate the cost of a sweep; all zeros if its trials use no GPU.
 
@@ -51,23 +66,31 @@ def cost_of(sweep: SweepState, now: float | None = None) -> Cost:
     each = gpus_per_trial(sweep) / HOUR_S
     trials = {number: trial.duration_s(now) * each for number, trial in list(sweep.trials.items())}
     so_far = sum(trials.values())
-    ended = [
-        trials[number]
-        for number, trial in sweep.trials.items()
-        if trial.status in (TrialStatus.COMPLETED, TrialStatus.STOPPED_EARLY, TrialStatus.FAILED)
-    ]
-    if not ended or not each:
-        return Cost(so_far, None, trials)
+    expected = expected_total(sweep, trials, sweep.budget.gpu_hours) if each else None
+    return Cost(so_far, expected, trials)
+
+
+def expected_total(sweep: SweepState, used: Mapping[int, float], limit: float | None) -> float | None:
+    """What the trials of a sweep use in the end; None before the first one has ended.
+
+    Args:
+        sweep: The sweep.
+        used: Used so far, by trial.
+        limit: Where the budget ends the sweep; None for no limit.
+    """
+    so_far = sum(used.values())
+    trials = [(trial.status, used[trial.number]) for trial in sweep.trials.values() if trial.number in used]
+    over = (TrialStatus.COMPLETED, TrialStatus.STOPPED_EARLY, TrialStatus.FAILED)
+    ended = [amount for status, amount in trials if status in over]
+    if not ended:
+        return None
     if sweep.status != SweepStatus.RUNNING:
-        return Cost(so_far, so_far, trials)
+        return so_far
     usual = sum(ended) / len(ended)
-    running = [
-        trials[number] for number, trial in sweep.trials.items() if trial.status == TrialStatus.RUNNING
-    ]
+    running = [amount for status, amount in trials if status == TrialStatus.RUNNING]
     to_come = max(0, sweep.budget.trials - len(ended) - len(running))
-    expected = so_far + to_come * usual + sum(max(0.0, usual - taken) for taken in running)
-    limit = sweep.budget.gpu_hours
-    return Cost(so_far, expected if limit is None else max(so_far, min(expected, limit)), trials)
+    expected = so_far + to_come * usual + sum(max(0.0, usual - amount) for amount in running)
+    return expected if limit is None else max(so_far, min(expected, limit))
 
 
 class Forecast:

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sweeper.records.forecast import HOUR_S, gpus_per_trial
+from sweeper.records.spending import spending_of
 from sweeper.records.status import SweepStatus, TrialStatus
 from sweeper.records.sweep_state import SweepState
+from sweeper.spec.cost import money_text
 from sweeper.spec.sweep import BudgetSpec
 
 __all__ = ["Limit", "last_failure", "limit_reached", "nothing_left"]
@@ -23,7 +25,7 @@ class Limit:
         message: The same as a sentence.
     """
 
-    name: Literal["trials", "hours", "gpu_hours", "max_failed"]
+    name: Literal["trials", "hours", "gpu_hours", "max_failed", "cost"]
     status: SweepStatus
     message: str
 
@@ -46,6 +48,10 @@ def limit_reached(budget: BudgetSpec, sweep: SweepState, now: float | None = Non
     if budget.gpu_hours is not None and gpus and sweep.trials_s(now) / HOUR_S * gpus >= budget.gpu_hours:
         message = f"budget.gpu_hours: the {budget.gpu_hours:g} GPU-hours are used up."
         return Limit("gpu_hours", SweepStatus.DONE, message)
+    spending = None if budget.cost is None else spending_of(sweep, now)
+    if budget.cost is not None and spending is not None and spending.by_trials >= budget.cost:
+        message = f"budget.cost: the {money_text(budget.cost, spending.currency)} are used up."
+        return Limit("cost", SweepStatus.DONE, message)
     failed = sweep.count(TrialStatus.FAILED)
     # A limit of 0 allows no failure, and is reached by the first one.
     if budget.max_failed is not None and failed >= max(1, budget.max_failed):

@@ -30,6 +30,7 @@ from sweeper.layout import INDEX, JOURNAL, UNFINISHED
 from sweeper.records.events import (
     Check,
     is_driver,
+    is_hours,
     is_info,
     is_mapping,
     is_mappings,
@@ -54,7 +55,7 @@ from sweeper.records.trial_state import TrialState
 
 __all__ = ["NoSweep", "list_sweeps", "read_summary", "refresh_index"]
 
-VERSION = 3
+VERSION = 4
 """The version of the index. An index of another version is ignored, and replaced.
 
 Raise it whenever `SweepState.apply` makes another state of the same events.
@@ -311,6 +312,7 @@ _SWEEP: Mapping[str, Check] = {
     "heard": is_time,
     "confirmation": is_mapping,
     "judgement": is_mapping,
+    "held_after": is_hours,
     "offset": is_whole,
     "_events_read": is_whole,
     "_lines_read": is_whole,
@@ -346,7 +348,9 @@ _TRIAL: Mapping[str, Check] = {
     "tried": is_mappings,
     "confirmed": _is_metrics,
     "judged": _is_metrics,
+    "node_types": is_texts,
     "_segment": is_time,
     "_ran_s": _is_seconds,
+    "_ran_on": is_hours,
 }
 """The fields of a trial's state in the index, and how each is checked."""

@@ -80,6 +80,7 @@ class SweepState:
             (`EventKind.CONFIRM_START` and `EventKind.CONFIRMED`); empty if there was none.
         judgement: The last judgement of finalists on a real robot, with all fields of its event
             (`EventKind.JUDGED`); empty if there was none.
+        held_after: GPU-hours and CPU-hours that confirmations held.
         offset: Byte of the journal up to which `update_sweep` has read it.
         keeps_series: Whether the trials have every value of the metrics of `tracked` (`TrialState.series`). A
             driver that resumes a sweep needs the values; to show a sweep the last and the best suffice.
@@ -100,6 +101,7 @@ class SweepState:
     heard: float = 0.0
     confirmation: Mapping[str, Any] = field(default_factory=dict)
     judgement: Mapping[str, Any] = field(default_factory=dict)
+    held_after: dict[str, float] = field(default_factory=dict)
     offset: int = 0
     keeps_series: bool = True
     _events_read: int = 0
@@ -225,6 +227,8 @@ class SweepState:
                 trial = self.trials[event["trial"]]
                 trial.stop_clock(event["time"])
                 trial.needs = event["needs"]
+            case EventKind.TRIAL_PLACED:
+                self.trials[event["trial"]].node_types = event["node_types"]
             case EventKind.TUNED:
                 self._tuned(self.trials[event["trial"]], event)
             case EventKind.CONFIRM_START:
@@ -333,6 +337,8 @@ class SweepState:
 
     def _confirmed(self, event: Event) -> None:
         self.confirmation = {**self.confirmation, **event}
+        for name, hours in event.get("held", {}).items():
+            self.held_after[name] = self.held_after.get(name, 0.0) + hours
         for one in event["finalists"]:
             metrics = {name: float(value) for name, value in one.get("metrics", {}).items()}
             self.trials[one["trial"]].confirmed = metrics

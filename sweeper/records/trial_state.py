@@ -43,6 +43,7 @@ class TrialState:
         tried: The result of every setting that was examined, a mapping for each.
         confirmed: The metrics of the last confirmation; empty if the trial was not confirmed.
         judged: The metrics of the last judgement on a real robot; empty if the trial was not judged.
+        node_types: The kind of machine of each worker, if machines have different prices; empty if unknown.
         first: Time and step of the first report since it last started; earlier reports do not count.
     """
 
@@ -73,8 +74,10 @@ class TrialState:
     tried: list[dict[str, Any]] = field(default_factory=list)
     confirmed: dict[str, float] = field(default_factory=dict)
     judged: dict[str, float] = field(default_factory=dict)
+    node_types: list[str] = field(default_factory=list)
     _segment: float = 0.0
     _ran_s: float = 0.0
+    _ran_on: dict[str, float] = field(default_factory=dict)
 
     def acting(self, name: str) -> Any:
         """The value of an inference field with which its policy acts."""
@@ -85,6 +88,14 @@ class TrialState:
         if self.status != TrialStatus.RUNNING or self.needs:
             return self._ran_s
         return self._ran_s + max(0.0, (time.time() if now is None else now) - self._segment)
+
+    def seconds_by_node_type(self, now: float | None = None) -> dict[str, float]:
+        """`duration_s`, divided among the kinds of machine by the number of workers there."""
+        found, kinds = dict(self._ran_on), self.node_types or [""]
+        last = self.duration_s(now) - self._ran_s
+        for kind in kinds:
+            found[kind] = found.get(kind, 0.0) + last / len(kinds)
+        return found
 
     def drop(self, folders: Sequence[str]) -> None:
         """Record that checkpoints are deleted: nothing may point at them any more."""
@@ -97,11 +108,12 @@ class TrialState:
     def start_clock(self, now: float) -> None:
         """Record that it starts, or starts again."""
         self.status, self.reason, self.message = TrialStatus.RUNNING, "", ""
-        self.ended, self.needs = None, ""
+        self.ended, self.needs, self.node_types = None, "", []
         self._segment, self.first = now, None
 
     def stop_clock(self, now: float) -> None:
         """Record that it ran until now."""
+        self._ran_on = self.seconds_by_node_type(now)
         self._ran_s = self.duration_s(now)
         self._segment = now
 

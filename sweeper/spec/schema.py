@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from sweeper.spec.cost import PRICES
 from sweeper.spec.sampler_options import SAMPLER_OPTIONS
 from sweeper.spec.space_file.fields import AUTO, SECTIONS, SETTINGS
 from sweeper.spec.stopper_options import STOPPER_OPTIONS
@@ -46,6 +47,7 @@ _SECTION_DOCS = {
     "keep": "Which checkpoints stay on the disk.",
     "inference": "Inference settings that are examined on each trained policy, without training it again.",
     "confirm": "The best trials are evaluated again on fresh starts when the sweep is done.",
+    "cost": "What GPUs and CPUs cost, to show the sweep in money and to limit it (budget.cost).",
     "tracking": "Where MLflow records the sweep.",
 }
 
@@ -66,8 +68,10 @@ def space_schema(trainable: Trainable) -> Schema:
         "objectives": {"type": "array", "items": metric, "minItems": 1},
         "inference": _inference_section(trainable.fields),
     }
+    prices = {name: _described(SETTINGS["cost"][name]) for name in PRICES}
+    sections["cost"]["properties"]["node_types"] |= {"additionalProperties": _closed(prices)}
     sections["early_stop"]["properties"]["metric"] = _metric_name(trainable.metrics)
-    _optional(sections, ("early_stop", "inference", "confirm"))
+    _optional(sections, ("early_stop", "inference", "confirm", "cost"))
     return {
         "$schema": DRAFT,
         "title": f"Space file of a sweep of {trainable.name}",

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from sweeper.spec.cost import CostSpec
 from sweeper.spec.space import Space
 from trainables.interface import EvaluatesPolicies, Trainable
 
@@ -132,12 +133,14 @@ class BudgetSpec:
         hours: Hours for which drivers run the sweep, pauses left out.
         gpu_hours: Hours times GPUs held.
         max_failed: Failed trials that end the sweep.
+        cost: Money spent on what trials held, in the currency of the section ``cost``.
     """
 
     trials: int
     hours: float | None = None
     gpu_hours: float | None = None
     max_failed: int | None = None
+    cost: float | None = None
 
 
 @dataclass(frozen=True)
@@ -383,6 +386,7 @@ class SweepSpec:
         keep: Which checkpoints stay.
         inference: Which inference settings are examined on each trained policy; None for none.
         confirm: How the best trials are confirmed when the sweep is done; None if they are not.
+        cost: What trials cost; None if the sweep is not shown in money.
         overrides: What the command line changed, as it was typed.
         notes: Changes that the user did not ask for.
         warnings: Settings that are legal but probably a mistake.
@@ -404,6 +408,7 @@ class SweepSpec:
     keep: KeepSpec = KeepSpec()
     inference: InferenceSpec | None = None
     confirm: ConfirmSpec | None = None
+    cost: CostSpec | None = None
     overrides: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -424,6 +429,7 @@ class SweepSpec:
             "keep": dataclasses.asdict(self.keep),
             "inference": None if self.inference is None else self.inference.to_dict(),
             "confirm": None if self.confirm is None else dataclasses.asdict(self.confirm),
+            "cost": None if self.cost is None else self.cost.to_dict(),
             "tracking": dataclasses.asdict(self.tracking),
             "folder": str(self.folder),
             "overrides": list(self.overrides),
@@ -436,6 +442,7 @@ class SweepSpec:
     def from_dict(plain: Mapping[str, Any], folder: Path | None = None) -> SweepSpec:
         """The sweep that `to_dict` wrote; ``folder`` is its present folder, if it was moved."""
         stop, inference, confirm = plain["early_stop"], plain.get("inference"), plain.get("confirm")
+        cost = plain.get("cost")
         return SweepSpec(
             name=plain["name"],
             trainable=plain["trainable"],
@@ -451,6 +458,7 @@ class SweepSpec:
             keep=KeepSpec(**plain.get("keep", {})),
             inference=None if inference is None else InferenceSpec.from_dict(inference),
             confirm=None if confirm is None else ConfirmSpec(**confirm),
+            cost=None if cost is None else CostSpec.from_dict(cost),
             tracking=TrackingSpec(**plain["tracking"]),
             folder=Path(plain["folder"]) if folder is None else folder,
             overrides=tuple(plain["overrides"]),

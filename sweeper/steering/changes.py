@@ -27,7 +27,7 @@ from sweeper.spec.sweep import BudgetSpec, ResourceSpec, SweepSpec
 from sweeper.text import nearest
 from trainables.interface import FieldInfo, NamesPlaces, Trainable
 
-__all__ = ["budget_words", "changed_budget", "changed_sweep"]
+__all__ = ["budget_words", "changed_budget", "changed_sweep", "require_prices"]
 
 _RELATIVE = re.compile(r"[+-](?=[0-9.])")
 _ENDS = {"min": "low", "max": "high"}
@@ -109,6 +109,7 @@ def changed_sweep(spec: SweepSpec, changes: Sequence[str], trainable: Trainable)
     for parameter in parameters.values():
         faults += _order_faults(parameter)
     _raise_any(faults)
+    require_prices(budget, spec.cost is not None)
     space = dataclasses.replace(spec.space, parameters=tuple(parameters.values()))
     return dataclasses.replace(
         spec,
@@ -118,6 +119,20 @@ def changed_sweep(spec: SweepSpec, changes: Sequence[str], trainable: Trainable)
         space=space,
         overrides=(*spec.overrides, *changes),
     )
+
+
+def require_prices(budget: BudgetSpec, has_prices: bool) -> None:
+    """Check that a limit in money can be kept.
+
+    Raises:
+        SpecError: If the sweep has no prices.
+    """
+    if budget.cost is not None and not has_prices:
+        problem = "needs prices, and this sweep was started without a section cost."
+        remedy = (
+            "Limit budget.hours or budget.gpu_hours, or add prices to the space file and launch it again."
+        )
+        raise SpecError([SpecFault("the changes", 0, "budget.cost", problem, remedy)])
 
 
 def _parsed(changes: Sequence[str], faults: list[SpecFault]) -> list[Override]:

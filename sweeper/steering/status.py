@@ -10,6 +10,7 @@ from typing import Any
 from sweeper.layout import STATE, trial_folder
 from sweeper.records.forecast import Forecast, cost_of, gpu_hours_json
 from sweeper.records.ranking import ORDER
+from sweeper.records.spending import spending_json, spending_of
 from sweeper.records.status import TrialStatus
 from sweeper.records.sweep_state import SweepState, events_after
 from sweeper.tracking.state import read_state
@@ -51,6 +52,7 @@ def status_of(sweep: SweepState) -> Plain:
         "trials": {status: sweep.count(status) for status in ORDER},
         "budget": _budget(sweep, now),
         "gpu_hours": _gpu_hours(sweep, now),
+        "cost": spending_json(spending_of(sweep, now)),
         "objective": dataclasses.asdict(forecast.objective),
         "best": _best(forecast),
         "running": [_running(forecast, trial.number, now) for trial in forecast.running()],
@@ -65,6 +67,7 @@ def _budget(sweep: SweepState, now: float) -> Plain:
         "hours": sweep.running_s(now) / 3600,
         "gpu_hours": cost_of(sweep, now).so_far,
         "max_failed": sweep.count(TrialStatus.FAILED),
+        "cost": 0.0 if (spending := spending_of(sweep, now)) is None else spending.by_trials,
     }
     limits = dataclasses.asdict(sweep.budget)
     return {

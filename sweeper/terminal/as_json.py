@@ -12,6 +12,7 @@ from typing import Any
 from sweeper.certainty.standing import Certainty, Standing
 from sweeper.layout import LOG, trial_folder
 from sweeper.records.forecast import Cost, cost_of, gpu_hours_json
+from sweeper.records.spending import spending_json, spending_of
 from sweeper.records.status import TrialStatus
 from sweeper.records.sweep_state import SweepState
 from sweeper.records.trial_state import TrialState
@@ -44,6 +45,7 @@ def to_json(sweep: SweepState, standing: Standing | None = None) -> dict[str, An
         "objectives": [{"name": item.name, "goal": item.goal} for item in sweep.objectives],
         "info": dict(sweep.info),
         "gpu_hours": gpu_hours_json(cost),
+        "cost": spending_json(spending_of(sweep)),
         "confirmation": dict(sweep.confirmation) or None,
         "judgement": dict(sweep.judgement) or None,
         "leader": standing.leader,

@@ -21,6 +21,7 @@ from rich.text import Text
 from sweeper.layout import trial_folder
 from sweeper.records.events import Event, EventKind
 from sweeper.records.forecast import Forecast
+from sweeper.records.spending import spending_of
 from sweeper.records.status import TrialStatus
 from sweeper.records.sweep_state import SweepState
 from sweeper.records.trial_state import TrialState
@@ -33,6 +34,7 @@ from sweeper.terminal.tables import (
     number_text,
     reason_text,
     short_names,
+    spending_text,
     stacked,
     trial_state_text,
     value_text,
@@ -269,6 +271,9 @@ def _title(board: Forecast, now: float) -> Text:
     left = None if sweep.steered else board.left_s(now)
     if left is not None and (running or sweep.ended_trials < board.budget):
         title.append(f", about {duration_text(left)} left")
+    spending = spending_of(sweep, now)
+    if spending is not None:
+        title.append(f", {spending_text(spending, runs=True)}")
     silent = board.silent_s(now)
     if silent is not None:
         title.append(f", last report {duration_text(silent)} ago")

@@ -10,6 +10,8 @@ from rich.text import Text
 
 from sweeper.evidence.planning import detectable_difference, episodes_needed
 from sweeper.machines.plan import Plan
+from sweeper.records.spending import NOT_INCLUDED
+from sweeper.spec.cost import money_text
 from sweeper.spec.space import describe_range, describe_scale
 from sweeper.spec.stopper_options import complete_stopper_options
 from sweeper.spec.sweep import ConfirmSpec, InferenceSpec
@@ -100,6 +102,7 @@ def _lines(plan: Plan) -> Iterable[tuple[str, str]]:
     each = f"{workers}, {_count(resources.gpu_per_trial, 'GPU')}, {_count(resources.cpu_per_trial, 'CPU')}"
     yield "each trial gets", each
     yield "parallel trials", _at_once(plan)
+    yield from _cost(plan)
     yield (
         "disk",
         (
@@ -113,6 +116,23 @@ def _lines(plan: Plan) -> Iterable[tuple[str, str]]:
         yield "", f"keep.trials={keep.trials} would save {saved}: up to {describe_size(needed)}"
     yield "folder", str(spec.folder)
     yield "tracking", _tracking(plan)
+
+
+def _cost(plan: Plan) -> Iterable[tuple[str, str]]:
+    """What trials cost per hour, and the most that the sweep may cost if a limit says so."""
+    prices = plan.prices
+    if prices is None:
+        return
+    trial, together = (money_text(amount, prices.currency) for amount in (prices.trial, prices.together))
+    words = f"{trial} per hour of a trial"
+    if plan.resources.at_once > 1:
+        words += f", up to {together} per hour with {plan.resources.at_once} at once"
+    yield "cost", words
+    if prices.most is not None:
+        yield "", f"at most {money_text(prices.most, prices.currency)} (budget.{prices.limit})"
+    for name, amount in prices.node_types.items():
+        yield "", f"{money_text(amount, prices.currency)} per hour of a trial on {name}"
+    yield "", f"held by trials, evaluations included; {NOT_INCLUDED}"
 
 
 def _told_apart(episodes: int) -> str:
@@ -160,6 +180,8 @@ def _trials(plan: Plan) -> str:
         limits.append(f"or {budget.hours:g} hours")
     if budget.gpu_hours is not None:
         limits.append(f"or {budget.gpu_hours:g} GPU-hours")
+    if budget.cost is not None and plan.spec.cost is not None:
+        limits.append(f"or {money_text(budget.cost, plan.spec.cost.currency)}")
     if budget.max_failed is not None:
         limits.append(f"or {budget.max_failed} failed trials")
     return ", ".join(limits)

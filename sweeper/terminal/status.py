@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from sweeper.records.summary import NoSweep
+from sweeper.spec.cost import money_text
 from sweeper.steering.status import Plain
 from sweeper.terminal.result import print_links, ui_command
 from sweeper.terminal.tables import (
@@ -40,7 +41,12 @@ def print_status(console: Console, status: Mapping[str, Any]) -> None:
         console.print(Text(f"{words}: {status['objective']['name']} {value} (trial {best['trial']}{where})"))
     if status["running"]:
         console.print(_running_table(status, console.width if console.is_terminal else None))
-    for line in (_budget_line(status), _mlflow_line(status), f"folder: {status['folder']}"):
+    for line in (
+        _budget_line(status),
+        *_cost_lines(status),
+        _mlflow_line(status),
+        f"folder: {status['folder']}",
+    ):
         console.print(Text(line, style="dim"), soft_wrap=True)
     links = status["mlflow"]["links"]
     print_links(console, None if links is None else Links(**links), ui_command(Path(status["folder"])))
@@ -97,12 +103,25 @@ def _running_table(status: Mapping[str, Any], width: int | None) -> Any:
 
 def _budget_line(status: Mapping[str, Any]) -> str:
     words = {"trials": "trials", "hours": "hours", "gpu_hours": "GPU-hours", "max_failed": "failed trials"}
+    cost = status.get("cost")  # a driver of an earlier version does not report it
+    words |= {} if cost is None else {"cost": cost["currency"]}
     parts = []
     for name, word in words.items():
         limit = status["budget"][name]
         if limit["of"] is not None:
             parts.append(f"{limit['used']:.3g} of {limit['of']:g} {word}")
     return "budget used: " + ", ".join(parts)
+
+
+def _cost_lines(status: Mapping[str, Any]) -> list[str]:
+    """What the sweep costs; empty if it has no prices."""
+    cost = status.get("cost")
+    if cost is None:
+        return []
+    words = money_text(cost["so_far"], cost["currency"])
+    if status["alive"] and cost["expected"] is not None:
+        words += f" of about {money_text(cost['expected'], cost['currency'])}"
+    return [f"cost: {words} ({cost['not_included']})"]
 
 
 def _mlflow_line(status: Mapping[str, Any]) -> str:

@@ -18,9 +18,11 @@ from sweeper.certainty.standing import Standing, standing_of
 from sweeper.layout import ERROR_TEXT, trial_folder
 from sweeper.records.forecast import cost_of, gpus_per_trial
 from sweeper.records.ranking import ORDER
+from sweeper.records.spending import Spending, spending_of
 from sweeper.records.status import SweepStatus, TrialStatus
 from sweeper.records.sweep_state import SweepState
 from sweeper.records.trial_state import TrialState
+from sweeper.spec.cost import money_text
 from sweeper.terminal.finalists.sentences import certainty_lines, interval_text
 from sweeper.terminal.long_table import LongTable
 from sweeper.text import duration_text, number_text, short_names, value_text
@@ -107,6 +109,8 @@ def _ranking_table(
     costs = cost_of(sweep).trials if gpus_per_trial(sweep) else {}
     columns += [Column("step", spare=1), Column("time", spare=3)]
     columns += [Column("GPU-\nhours", spare=4)] if costs else []
+    spending = spending_of(sweep)
+    columns += [] if spending is None else [Column(f"cost\n{spending.currency}", spare=4)]
     rows = [
         _cells(
             trial,
@@ -121,6 +125,9 @@ def _ranking_table(
     ]
     if costs:
         rows = [[*row, f"{costs[trial.number]:.2f}"] for row, trial in zip(rows, trials, strict=True)]
+    if spending is not None:
+        amounts = [spending.trials[trial.number] for trial in trials]
+        rows = [[*row, f"{amount:.2f}"] for row, amount in zip(rows, amounts, strict=True)]
     columns, rows = _stacked_table(columns, rows, width)
     return fitted_table(columns, rows, width, title=f"{sweep.name}: {_summary(sweep)}")
 
@@ -386,13 +393,27 @@ def _summary(sweep: SweepState) -> str:
 
 
 def _cost(sweep: SweepState) -> list[str]:
-    """GPU-hours so far, and expected ones; empty if no GPU is used."""
-    cost = cost_of(sweep)
-    if not cost.so_far:
-        return []
-    so_far = f"{number_text(cost.so_far)} GPU-hours"
-    still = sweep.status == SweepStatus.RUNNING and cost.expected is not None
-    return [f"{so_far} of about {number_text(cost.expected)}" if still else so_far]
+    """GPU-hours and money so far, and expected ones; empty if no GPU is used and there are no prices."""
+    cost, spending, runs = cost_of(sweep), spending_of(sweep), sweep.status == SweepStatus.RUNNING
+    words = []
+    if cost.so_far:
+        so_far = f"{number_text(cost.so_far)} GPU-hours"
+        words.append(
+            f"{so_far} of about {number_text(cost.expected)}"
+            if runs and cost.expected is not None
+            else so_far
+        )
+    if spending is not None:
+        words.append(spending_text(spending, runs))
+    return words
+
+
+def spending_text(spending: Spending, runs: bool) -> str:
+    """What a sweep costs, and is expected to cost while it runs."""
+    so_far = money_text(spending.so_far, spending.currency)
+    if not runs or spending.expected is None:
+        return so_far
+    return f"{so_far} of about {money_text(spending.expected, spending.currency)}"
 
 
 def state_text(status: str) -> Text:

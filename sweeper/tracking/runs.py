@@ -171,6 +171,10 @@ class Batch:
             self._add_metrics(run, {"cost/gpu_hours": event["gpu_hours"]}, 0, event)
             taken = {"cost/gpu_hours": event["sweep_gpu_hours"]}
             self._add_metrics(self.parent, taken, event["ended"], event)
+        if "cost" in event:
+            self._add_metrics(run, {"cost/money": event["cost"]}, 0, event)
+            self._add_metrics(self.parent, {"cost/money": event["sweep_cost"]}, event["ended"], event)
+            self._tags[self.parent]["cost.currency"] = event["currency"]
         self._tags[run] |= {name: event[name] for name in ("status", "reason", "message")}
         if event["status"] != TrialStatus.COMPLETED:
             self._tags[run][RUN_NAME] = _run_name(event["trial"], event["status"], event["step"])

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 
 from sweeper.layout import SWEEPS
 from sweeper.records.forecast import cost_of
+from sweeper.records.spending import NOT_INCLUDED, spending_of
 from sweeper.records.status import TrialStatus
 from sweeper.records.sweep_state import SweepState
 from sweeper.records.trial_state import TrialState
 from sweeper.report.markup import Html, join, tag
 from sweeper.report.sweep.standings import SUCCESS, Standing
+from sweeper.spec.cost import money_text
 from sweeper.text import duration_text, number_text, value_text
 
 __all__ = ["Answer", "answer", "measured", "setting_words"]
@@ -212,9 +214,15 @@ def _cost(given: Answer) -> Html:
         for status in TrialStatus
         if sweep.count(status)
     )
+    spending = spending_of(sweep)
+    money = [] if spending is None else [money_text(spending.so_far, spending.currency)]
+    left_out = [] if spending is None else [tag("p", f"Held by trials and confirmations; {NOT_INCLUDED}")]
+    first, *more = [*money, used]
     return _card(
         "What did it cost?",
-        tag("p", used, class_="figure-of-merit small"),
+        tag("p", first, class_="figure-of-merit small"),
+        *(tag("p", words) for words in more),
+        *left_out,
         tag("p", f"{duration_text(sweep.running_s())} by the clock, without pauses"),
         tag("p", f"{len(sweep.trials)} trials: {counts or 'none'}"),
     )

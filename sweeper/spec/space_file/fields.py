@@ -48,6 +48,7 @@ SECTIONS = (
     "keep",
     "inference",
     "confirm",
+    "cost",
     "tracking",
 )
 METHODS = tuple(SAMPLER_OPTIONS)
@@ -132,6 +133,14 @@ SETTINGS: Mapping[str, Mapping[str, FieldInfo]] = {
             ),
             FieldInfo(
                 "max_failed", "int", None, nullable=True, minimum=1, doc="Failed trials that end the sweep."
+            ),
+            FieldInfo(
+                "cost",
+                "float",
+                None,
+                nullable=True,
+                minimum=0.01,
+                doc="Money spent on what trials hold; needs the section cost.",
             ),
         ),
         "resources": (
@@ -239,6 +248,17 @@ SETTINGS: Mapping[str, Mapping[str, FieldInfo]] = {
                 0.0,
                 minimum=0.0,
                 doc="It ends if the leader is at most this much worse than any other; 0: never.",
+            ),
+        ),
+        "cost": (
+            FieldInfo("currency", "str", "USD", doc="What amounts are in. It is only shown."),
+            FieldInfo("per_gpu_hour", "float", 0.0, minimum=0, doc="Price of a GPU held for an hour."),
+            FieldInfo("per_cpu_hour", "float", 0.0, minimum=0, doc="Price of a CPU held for an hour."),
+            FieldInfo(
+                "node_types",
+                "dict",
+                {},
+                doc="Prices of kinds of machines, by node type of the cluster or by GPU type.",
             ),
         ),
         "tracking": (

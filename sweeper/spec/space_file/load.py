@@ -17,6 +17,7 @@ from sweeper.spec.space_file.overrides import apply_overrides, as_text
 from sweeper.spec.space_file.read_inference import read_confirm, read_inference
 from sweeper.spec.space_file.read_sections import (
     read_budget,
+    read_cost,
     read_early_stop,
     read_failures,
     read_keep,
@@ -129,6 +130,7 @@ def load_spec(
         check_combinations(document, space, places, resources.workers)
     grid = _grid_size(document, space) if search.method == "grid" and not len(document.faults) else None
     budget = read_budget(document, grid, may_be_missing=search.method == "grid")
+    cost = read_cost(document, budget)
     document.faults.raise_any()
     return SweepSpec(
         name=name,
@@ -147,6 +149,7 @@ def load_spec(
         keep=keep,
         inference=document.inference,
         confirm=confirm,
+        cost=cost,
         overrides=tuple(overrides),
         notes=tuple(document.notes),
         warnings=tuple(document.warnings),

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from sweeper.masking import has_password, masked
+from sweeper.spec.cost import PRICES, CostSpec, Price
 from sweeper.spec.sampler_options import SAMPLER_OPTIONS, option_clash
 from sweeper.spec.search_methods import missing_package
 from sweeper.spec.space_file.document import Document
@@ -38,6 +39,7 @@ from trainables.interface import EVAL_EVERY, LOG_EVERY, STEPS, FieldInfo
 __all__ = [
     "folder_name",
     "read_budget",
+    "read_cost",
     "read_early_stop",
     "read_failures",
     "read_keep",
@@ -49,6 +51,7 @@ __all__ = [
 ]
 
 _EPISODES = "rollout.episodes"
+LONGEST_CURRENCY = 8
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 
@@ -389,6 +392,45 @@ def read_resources(document: Document) -> ResourceSpec:
             document.place("resources", "gpu_per_worker"), "resources.gpu_per_worker", problem, remedy
         )
     return resources
+
+
+def read_cost(document: Document, budget: BudgetSpec) -> CostSpec | None:
+    """What trials cost; None if the file has no prices."""
+    entries = document.section("cost")
+    if entries is None:
+        if budget.cost is not None:
+            remedy = "Write e.g. `cost: {per_gpu_hour: 2.1, currency: EUR}`."
+            document.faults.add(
+                document.place("budget", "cost"), "budget.cost", "needs prices, and there are none.", remedy
+            )
+        return None
+    values = {key: node.value for key, node in entries.items()} | {"node_types": _node_types(document)}
+    cost = CostSpec(**values)
+    if not any((cost.per_gpu_hour, cost.per_cpu_hour, *cost.node_types.values())):
+        remedy = "Set per_gpu_hour, per_cpu_hour or both, or remove the section."
+        document.faults.add(document.place("cost"), "cost", "has no price.", remedy)
+    if not cost.currency.strip() or len(cost.currency) > LONGEST_CURRENCY:
+        problem = f"{cost.currency!r} is not a currency."
+        document.faults.add(document.place("cost", "currency"), "cost.currency", problem, "Write e.g. EUR.")
+    return cost
+
+
+def _node_types(document: Document) -> dict[str, Price]:
+    section = document.root["cost"].value
+    node = section.get("node_types") if isinstance(section, dict) else None
+    if node is None or not isinstance(node.value, dict):
+        return {}
+    known = {name: SETTINGS["cost"][name] for name in PRICES}
+    found = {}
+    for name, prices in node.value.items():
+        path = f"cost.node_types.{name}"
+        if isinstance(prices.value, dict):
+            entries = document.entries(path, prices.value, known)
+            found[str(name)] = Price(**{key: entry.value for key, entry in entries.items()})
+        else:
+            remedy = "Write `{per_gpu_hour: 2.1}`."
+            document.faults.add(prices.place, path, f"is {prices.plain()!r}, not a mapping.", remedy)
+    return found
 
 
 def read_failures(document: Document) -> FailureSpec:
