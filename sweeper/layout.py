@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 
 __all__ = [
+    "ALERTS",
     "DATABASE",
     "DRIVER_LOG",
     "ERROR",
@@ -64,6 +65,9 @@ INDEX = "journal.index"
 
 RESERVE = "journal.reserve"
 """Name of the file beside it that reserves some space on the disk."""
+
+ALERTS = "alerts.jsonl"
+"""Name of the file in a sweep's folder that records which alerts were delivered."""
 
 REPORT = "report.html"
 """Name of the report in a sweep's folder."""

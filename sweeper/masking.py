@@ -14,6 +14,8 @@ HIDDEN = "***"
 SHORTEST = 6
 """A shorter value is not a real secret, and would mask ordinary words."""
 _SECRET = re.compile(r"token|passw|secret|api_?key|access_?key|credential", re.IGNORECASE)
+_WEBHOOK = re.compile(r"webhook", re.IGNORECASE)
+"""Whoever has the address of a webhook can write to it, so it is a secret although it is an address."""
 _PLACE = re.compile(r"_(?:PATH|FILE|DIR|URL|URI|MODE)$")
 _LOGIN = re.compile(r"(?<![\w+.-])([a-zA-Z][\w+.-]*://)[^/@\s\"'\\]+@")
 """For addresses in a text, which end at a quote or a backslash."""
@@ -21,6 +23,8 @@ _OWN_LOGIN = re.compile(r"(?<=://)[^/@\s]+@")
 """For an address alone, whose password may contain these."""
 # Object stores have no ports, and the keys of some contain slashes.
 _STORE_LOGIN = re.compile(r"\b((?:s3a?|gs|gcs|az|abfss?)://)[^/@:\s\"'\\]+:[^@\s\"'\\]+@")
+_CHAT_HOOK = re.compile(r"(https?://[\w.-]+/(?:services|api/(?:v\d+/)?webhooks)/)[^\s\"'\\]+")
+"""The addresses of webhooks of Slack and Discord, whose path is a secret."""
 _GIVEN = re.compile(r"(--?[\w-]*|[\w.]*)(?:token|passw(?:or)?d|secret|api[_-]?key)[\w-]*", re.IGNORECASE)
 
 
@@ -42,6 +46,8 @@ def masked(text: str) -> str:
     """
     if "@" in text:
         text = _LOGIN.sub(rf"\g<1>{HIDDEN}@", _STORE_LOGIN.sub(rf"\g<1>{HIDDEN}@", text))
+    if "/services/" in text or "/webhooks/" in text:
+        text = _CHAT_HOOK.sub(rf"\g<1>{HIDDEN}", text)
     for secret in _secrets():
         if secret in text:
             text = text.replace(secret, HIDDEN)
@@ -71,7 +77,8 @@ def _secrets() -> list[str]:
     """The secrets of the environment, longest first: one may be the beginning of another."""
     found = set()
     for name, value in os.environ.items():
-        if len(value) >= SHORTEST and _SECRET.search(name) and not _PLACE.search(name):
+        named = _WEBHOOK.search(name) or (_SECRET.search(name) and not _PLACE.search(name))
+        if len(value) >= SHORTEST and named:
             found |= {value, json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]}
     for name in ("MLFLOW_TRACKING_URI", "HTTPS_PROXY", "HTTP_PROXY"):
         login = os.environ.get(name, "").rpartition("@")[0].rpartition("/")[2]

@@ -16,7 +16,7 @@ RANKS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("driver", "finalists", "publication"),
         ("terminal", "report"),
         ("steering",),
-        ("tracking", "certainty"),
+        ("tracking", "certainty", "alerts"),
         ("machines", "search", "records"),
         ("trial", "spec"),
         ("errors", "evidence", "gpus", "layout", "masking", "text"),

@@ -11,11 +11,14 @@ from typing import Annotated, Any
 
 import typer
 
+from sweeper.alerts.watcher import Watcher
 from sweeper.commands.options import Json, Sweep, SweepsFolder, open_console
 from sweeper.driver.resume import resume as resume_here
 from sweeper.driver.resume import without_driver
+from sweeper.errors import UserError
 from sweeper.records.summary import list_sweeps, read_summary
 from sweeper.records.sweep_state import SweepState, find_sweep
+from sweeper.spec.alerts import AlertsSpec
 from sweeper.steering import entrance
 from sweeper.steering.operations import LocalSweep, RunningSweep
 from sweeper.steering.status import forecast_of, status_of
@@ -102,11 +105,20 @@ def watch(
     address: Elsewhere = None,
     sweeps: SweepsFolder = Path("sweeps"),
     as_json: Json = False,
+    alerts: Annotated[
+        bool,
+        typer.Option(
+            "--alerts", help="Send the sweep's alerts if it falls silent or its driver dies (docs/alerts.md)."
+        ),
+    ] = False,
 ) -> None:
     """Follow a running sweep until it ends. Ctrl-C stops watching, not the sweep."""
     console = open_console()
     with _reach(sweep, sweeps, address) as reach, contextlib.suppress(KeyboardInterrupt):
         found, offset = _followed(reach)
+        if as_json and alerts:
+            raise UserError("--alerts cannot be used with --json.")
+        watcher = _watcher(found) if alerts else None
         if as_json:
             for event in _coming_events(reach):
                 typer.echo(json.dumps(event))
@@ -120,6 +132,8 @@ def watch(
             for event in _coming_events(reach, offset, driver):
                 found.apply(event)
                 display.tell(event)
+        if watcher is not None:
+            watcher.close(died=found.status == "running" and address is None)
         if found.trials:
             print_ranking(console, found)
         if found.status != "running":
@@ -133,6 +147,14 @@ def watch(
                 "The driver of this sweep has ended. The results are in the folder of the sweep.",
                 style="bold",
             )
+
+
+def _watcher(sweep: SweepState) -> Watcher:
+    """Sends the alerts of a sweep that its driver cannot send."""
+    plain = sweep.spec.get("alerts")
+    if plain is None:
+        raise UserError(f"{sweep.name} was started without a section alerts. See docs/alerts.md.")
+    return Watcher(AlertsSpec.from_dict(plain), sweep)
 
 
 def _followed(reach: RunningSweep) -> tuple[SweepState, int]:

@@ -29,13 +29,37 @@ def check(
     overrides: Overrides = None,
     sweeps: SweepsFolder = Path("sweeps"),
     as_json: Json = False,
+    send_test_alert: Annotated[
+        bool, typer.Option("--send-test-alert", help="Send a test alert to all receivers (alerts).")
+    ] = False,
 ) -> None:
     """Check a space file and show what would run. Starts nothing."""
     plan = make_plan(load_spec(space, overrides or (), sweeps))
+    if send_test_alert:
+        raise typer.Exit(_send_test_alert(plan.spec, as_json))
     if as_json:
         typer.echo(json.dumps(plan.to_dict(), indent=2))
         return
     print_plan(open_console(), plan)
+
+
+def _send_test_alert(spec: SweepSpec, as_json: bool) -> int:
+    """Send a test alert; returns the exit code."""
+    from sweeper.alerts.messages import trial_alert
+    from sweeper.alerts.sender import deliver
+    from sweeper.errors import UserError
+
+    if spec.alerts is None:
+        raise UserError("the space file has no section alerts. See docs/alerts.md.")
+    sent = deliver(spec.alerts, trial_alert(spec.name))
+    if as_json:
+        typer.echo(json.dumps([vars(one) for one in sent], indent=2))
+    console = open_console()
+    for one in [] if as_json else sent:
+        result = f"not delivered: {one.problem}" if one.problem else "delivered"
+        style = "red" if one.problem else "green"
+        console.print(f"{one.to}: {result}", style=style, markup=False, soft_wrap=True)
+    return int(any(one.problem for one in sent))
 
 
 def schema(

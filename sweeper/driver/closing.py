@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 
+from sweeper.alerts.sender import Alerts
 from sweeper.driver.opening import open_sweep
 from sweeper.driver.recorder import Recorder
 from sweeper.layout import RAY
@@ -63,8 +64,12 @@ def close(spec: SweepSpec, trainable: Trainable, sweep: SweepState) -> SweepResu
         if limit is not None and limit.name != "trials":
             status, message = limit.status, limit.message
         recorder.end_sweep(status, message)
+        alerts = Alerts(spec.alerts, recorder.sweep)
+        alerts.start()
+        alerts.ended(status, message)
         report, fault = remake_report(spec.folder)
         delivery = tracker.close(DELIVERY_S)
+        alerts.close()
         # What Ray keeps there is for a restore that we never do.
         shutil.rmtree(spec.folder / RAY, ignore_errors=True)
         links = tracker.links(recorder.sweep)

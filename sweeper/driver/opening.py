@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from sweeper.errors import SweepExistsError, SweepNotFoundError, UserError
 from sweeper.layout import (
+    ALERTS,
     DATABASE,
     DRIVER_LOG,
     JOURNAL,
@@ -165,7 +166,7 @@ def is_stillborn(folder: Path) -> bool:
     A driver that was killed at that time leaves this behind. None of it is of use.
     """
     databases = {f"{name}{end}" for name in (STUDY, DATABASE) for end in ("", "-journal", "-wal", "-shm")}
-    made = databases | {LOCK, DRIVER_LOG, JOURNAL, RESERVE, SPEC, STATE}
+    made = databases | {ALERTS, LOCK, DRIVER_LOG, JOURNAL, RESERVE, SPEC, STATE}
     names = {path.name.removesuffix(UNFINISHED) for path in folder.iterdir()}
     return names <= made and not read_journal(folder / JOURNAL).events
 

@@ -61,7 +61,7 @@ class Outcome:
 
 
 class Viewer(Protocol):
-    """Shows a running sweep, e.g. as a table on a terminal."""
+    """Shows a running sweep, e.g. as a table on a terminal, or sends alerts."""
 
     def tell(self, event: Event) -> None:
         """Show an event that was recorded and applied to the sweep."""
@@ -76,7 +76,7 @@ class Recorder:
         tracker: Uploads the journal to MLflow; None for a sweep without MLflow.
         spec: The sweep.
         sweep: The sweep so far, as read from the journal; None to read it now.
-        viewer: Shows every event after it was written.
+        viewers: Receive every event after it was written.
         slim: Makes a checkpoint smaller that nothing continues from; None to leave it.
 
     Attributes:
@@ -91,7 +91,7 @@ class Recorder:
         spec: SweepSpec,
         *,
         sweep: SweepState | None = None,
-        viewer: Viewer | None = None,
+        viewers: Sequence[Viewer] = (),
         slim: Callable[[Path], None] | None = None,
     ) -> None:
         self._slim = slim
@@ -102,7 +102,7 @@ class Recorder:
         self._journal = journal
         self._tracker = tracker
         self._spec = spec
-        self._viewer = viewer
+        self._viewers = viewers
         self._noted: set[tuple[int, str]] = set()
         self._untold: deque[Callable[[], None]] = deque()
         self._next_telling = -math.inf
@@ -366,5 +366,5 @@ class Recorder:
         self.sweep.apply(event)
         if self._tracker is not None:
             self._tracker.notify()
-        if self._viewer is not None:
-            self._viewer.tell(event)
+        for viewer in self._viewers:
+            viewer.tell(event)

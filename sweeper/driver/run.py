@@ -23,6 +23,7 @@ from ray import tune
 from ray.tune.schedulers import TrialScheduler
 from rich.console import Console
 
+from sweeper.alerts.sender import Alerts
 from sweeper.driver.callbacks import FreeSlots, RecorderCallback, make_stopper, trial_name
 from sweeper.driver.closing import DELIVERY_S, verdict
 from sweeper.driver.ending import Ending, Phase
@@ -61,6 +62,8 @@ __all__ = ["SweepRun", "recorded_in"]
 
 HASTY_DELIVERY_S = 3.0
 """How long the end waits for MLflow after a second Ctrl-C."""
+ALERTS_S = 15.0
+"""How long the end waits until the last alert was sent."""
 PAUSED_POLL_S = 0.2
 SIGNAL_S = 0.3
 """How long a signal takes to arrive that was sent to several processes."""
@@ -100,14 +103,15 @@ class SweepRun:
         self._group = f"{spec.name}-{sweep.sweep_id[:8]}"
         steps = trainable.fields[STEPS].default if STEPS in trainable.fields else None
         board = Forecast(sweep, resources.at_once, steps)
-        self._display = Display(console, board, lambda: records.tracker.problem)
+        self._alerts = Alerts(spec.alerts, sweep)
+        self._display = Display(console, board, lambda: records.tracker.problem or self._alerts.problem)
         self._recorder = Recorder(
             records.study,
             records.journal,
             records.tracker,
             spec,
             sweep=sweep,
-            viewer=self._display,
+            viewers=(self._display, self._alerts),
             slim=trainable.slim if isinstance(trainable, SlimsCheckpoints) else None,
         )
         self._ending = Ending(resources.at_once, sweep, signals)
@@ -118,6 +122,7 @@ class SweepRun:
         """Run trials until the sweep ends, record the end, and return the result."""
         tracker = self._records.tracker
         self._recorder.start_sweep(info)
+        self._alerts.start()
         entrance = None if self._cluster.local else open_entrance(self._sweep)
         status: SweepStatus = SweepStatus.FAILED
         message = "the driver failed"
@@ -140,9 +145,11 @@ class SweepRun:
             self._let_go()
             with contextlib.suppress(TrackingError):  # the next driver will find the same fault
                 self._recorder.end_sweep(status, message)
+            self._alerts.ended(status, message)
             self._requests.close()
             report, fault = (None, "") if patience_s == HASTY_DELIVERY_S else self._report()
             delivery = tracker.close(patience_s)
+            self._alerts.close(min(patience_s, ALERTS_S))
             # A trial that was just being started may have taken its place after all.
             self._let_go()
             # What Ray keeps there is for a restore that we never do.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import random
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 
 from sweeper.evidence.planning import detectable_difference
 from sweeper.machines.machine import Machine, find_machine
+from sweeper.spec.alerts import variable_of
 from sweeper.spec.space_file.fields import is_path
 from sweeper.spec.sweep import ConfirmSpec, KeepSpec, SettledResources, SweepSpec, trained_config
 from sweeper.text import counted, describe_size, is_there
@@ -268,6 +270,7 @@ def _warnings(plan: Plan, trainable: Trainable) -> list[str]:
         *_space_warnings(plan),
         *_objective_warnings(plan.spec, trainable),
         *_path_warnings(plan.spec, trainable),
+        *_alert_warnings(plan.spec),
     ]
 
 
@@ -313,6 +316,13 @@ def _resource_warnings(plan: Plan) -> list[str]:
     if plan.prices is not None and not plan.prices.together:
         found.append("cost: trials hold no GPU here, and CPUs have no price (cost.per_cpu_hour).")
     return found
+
+
+def _alert_warnings(spec: SweepSpec) -> list[str]:
+    name = None if spec.alerts is None else variable_of(spec.alerts.webhook)
+    if name is None or os.environ.get(name):
+        return []
+    return [f"alerts.webhook: the environment variable {name} is not set here. Set it where the driver runs."]
 
 
 def _space_warnings(plan: Plan) -> list[str]:

@@ -2,6 +2,7 @@
 
 - ``sweep``: `SweepSpec` and its parts
 - ``space``: parameters and constraints
+- ``alerts``: who hears of a sweep
 - ``cost``: prices of GPUs and CPUs
 - ``differences``: what makes it another sweep
 - ``expressions``: the language of conditions and constraints

@@ -48,6 +48,7 @@ _SECTION_DOCS = {
     "inference": "Inference settings that are examined on each trained policy, without training it again.",
     "confirm": "The best trials are evaluated again on fresh starts when the sweep is done.",
     "cost": "What GPUs and CPUs cost, to show the sweep in money and to limit it (budget.cost).",
+    "alerts": "A webhook and a command that hear of the sweep.",
     "tracking": "Where MLflow records the sweep.",
 }
 
@@ -71,7 +72,7 @@ def space_schema(trainable: Trainable) -> Schema:
     prices = {name: _described(SETTINGS["cost"][name]) for name in PRICES}
     sections["cost"]["properties"]["node_types"] |= {"additionalProperties": _closed(prices)}
     sections["early_stop"]["properties"]["metric"] = _metric_name(trainable.metrics)
-    _optional(sections, ("early_stop", "inference", "confirm", "cost"))
+    _optional(sections, ("early_stop", "inference", "confirm", "cost", "alerts"))
     return {
         "$schema": DRAFT,
         "title": f"Space file of a sweep of {trainable.name}",

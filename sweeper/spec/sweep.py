@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from sweeper.spec.alerts import AlertsSpec
 from sweeper.spec.cost import CostSpec
 from sweeper.spec.space import Space
 from trainables.interface import EvaluatesPolicies, Trainable
@@ -387,6 +388,7 @@ class SweepSpec:
         inference: Which inference settings are examined on each trained policy; None for none.
         confirm: How the best trials are confirmed when the sweep is done; None if they are not.
         cost: What trials cost; None if the sweep is not shown in money.
+        alerts: Who hears of the sweep; None for nobody.
         overrides: What the command line changed, as it was typed.
         notes: Changes that the user did not ask for.
         warnings: Settings that are legal but probably a mistake.
@@ -409,6 +411,7 @@ class SweepSpec:
     inference: InferenceSpec | None = None
     confirm: ConfirmSpec | None = None
     cost: CostSpec | None = None
+    alerts: AlertsSpec | None = None
     overrides: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -430,6 +433,7 @@ class SweepSpec:
             "inference": None if self.inference is None else self.inference.to_dict(),
             "confirm": None if self.confirm is None else dataclasses.asdict(self.confirm),
             "cost": None if self.cost is None else self.cost.to_dict(),
+            "alerts": None if self.alerts is None else self.alerts.to_dict(),
             "tracking": dataclasses.asdict(self.tracking),
             "folder": str(self.folder),
             "overrides": list(self.overrides),
@@ -442,7 +446,7 @@ class SweepSpec:
     def from_dict(plain: Mapping[str, Any], folder: Path | None = None) -> SweepSpec:
         """The sweep that `to_dict` wrote; ``folder`` is its present folder, if it was moved."""
         stop, inference, confirm = plain["early_stop"], plain.get("inference"), plain.get("confirm")
-        cost = plain.get("cost")
+        cost, alerts = plain.get("cost"), plain.get("alerts")
         return SweepSpec(
             name=plain["name"],
             trainable=plain["trainable"],
@@ -459,6 +463,7 @@ class SweepSpec:
             inference=None if inference is None else InferenceSpec.from_dict(inference),
             confirm=None if confirm is None else ConfirmSpec(**confirm),
             cost=None if cost is None else CostSpec.from_dict(cost),
+            alerts=None if alerts is None else AlertsSpec.from_dict(alerts),
             tracking=TrackingSpec(**plain["tracking"]),
             folder=Path(plain["folder"]) if folder is None else folder,
             overrides=tuple(plain["overrides"]),

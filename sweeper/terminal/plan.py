@@ -11,6 +11,7 @@ from rich.text import Text
 from sweeper.evidence.planning import detectable_difference, episodes_needed
 from sweeper.machines.plan import Plan
 from sweeper.records.spending import NOT_INCLUDED
+from sweeper.spec.alerts import AlertsSpec
 from sweeper.spec.cost import money_text
 from sweeper.spec.space import describe_range, describe_scale
 from sweeper.spec.stopper_options import complete_stopper_options
@@ -115,6 +116,8 @@ def _lines(plan: Plan) -> Iterable[tuple[str, str]]:
         saved = describe_size(plan.disk_gb - needed)
         yield "", f"keep.trials={keep.trials} would save {saved}: up to {describe_size(needed)}"
     yield "folder", str(spec.folder)
+    if spec.alerts is not None:
+        yield "alerts", _alerts(spec.alerts)
     yield "tracking", _tracking(plan)
 
 
@@ -235,6 +238,13 @@ def _early_stop(plan: Plan) -> str:
 
 def _count(number: float, what: str) -> str:
     return f"no {what}" if number == 0 else counted(number, what)
+
+
+def _alerts(alerts: AlertsSpec) -> str:
+    to = [f"webhook {alerts.webhook}"] if alerts.webhook is not None else []
+    to += ["a command"] if alerts.command is not None else []
+    events = [f"silent for {alerts.silent_minutes:g} min" if name == "silent" else name for name in alerts.on]
+    return f"{' and '.join(to)}: {', '.join(events).replace('_', ' ')}"
 
 
 def _tracking(plan: Plan) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from sweeper.spec.alerts import EVENTS, FORMATS
 from sweeper.spec.sampler_options import SAMPLER_OPTIONS
 from sweeper.spec.space_file.yaml_nodes import Node
 from sweeper.spec.stopper_options import STOPPER_OPTIONS
@@ -49,6 +50,7 @@ SECTIONS = (
     "inference",
     "confirm",
     "cost",
+    "alerts",
     "tracking",
 )
 METHODS = tuple(SAMPLER_OPTIONS)
@@ -259,6 +261,25 @@ SETTINGS: Mapping[str, Mapping[str, FieldInfo]] = {
                 "dict",
                 {},
                 doc="Prices of kinds of machines, by node type of the cluster or by GPU type.",
+            ),
+        ),
+        "alerts": (
+            FieldInfo(
+                "webhook",
+                "str",
+                None,
+                nullable=True,
+                doc="$NAME, an environment variable with the address; or an address without secrets.",
+            ),
+            FieldInfo("format", "str", "auto", choices=FORMATS, doc="What it receives; auto: by its host."),
+            FieldInfo("command", "str", None, nullable=True, doc="A command for the shell."),
+            FieldInfo("on", "list[str]", list(EVENTS), doc=f"Of which events: {', '.join(EVENTS)}."),
+            FieldInfo(
+                "silent_minutes",
+                "float",
+                30.0,
+                minimum=0.1,
+                doc="Minutes without a sign of running trials that count as silence.",
             ),
         ),
         "tracking": (

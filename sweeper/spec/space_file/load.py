@@ -16,6 +16,7 @@ from sweeper.spec.space_file.document import Document
 from sweeper.spec.space_file.overrides import apply_overrides, as_text
 from sweeper.spec.space_file.read_inference import read_confirm, read_inference
 from sweeper.spec.space_file.read_sections import (
+    read_alerts,
     read_budget,
     read_cost,
     read_early_stop,
@@ -130,7 +131,7 @@ def load_spec(
         check_combinations(document, space, places, resources.workers)
     grid = _grid_size(document, space) if search.method == "grid" and not len(document.faults) else None
     budget = read_budget(document, grid, may_be_missing=search.method == "grid")
-    cost = read_cost(document, budget)
+    cost, alerts = read_cost(document, budget), read_alerts(document)
     document.faults.raise_any()
     return SweepSpec(
         name=name,
@@ -150,6 +151,7 @@ def load_spec(
         inference=document.inference,
         confirm=confirm,
         cost=cost,
+        alerts=alerts,
         overrides=tuple(overrides),
         notes=tuple(document.notes),
         warnings=tuple(document.warnings),

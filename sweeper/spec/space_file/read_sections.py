@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from sweeper.masking import has_password, masked
+from sweeper.spec.alerts import EVENTS, AlertsSpec, secret_in, variable_of
 from sweeper.spec.cost import PRICES, CostSpec, Price
 from sweeper.spec.sampler_options import SAMPLER_OPTIONS, option_clash
 from sweeper.spec.search_methods import missing_package
@@ -38,6 +39,7 @@ from trainables.interface import EVAL_EVERY, LOG_EVERY, STEPS, FieldInfo
 
 __all__ = [
     "folder_name",
+    "read_alerts",
     "read_budget",
     "read_cost",
     "read_early_stop",
@@ -52,6 +54,7 @@ __all__ = [
 
 _EPISODES = "rollout.episodes"
 LONGEST_CURRENCY = 8
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 
@@ -431,6 +434,45 @@ def _node_types(document: Document) -> dict[str, Price]:
             remedy = "Write `{per_gpu_hour: 2.1}`."
             document.faults.add(prices.place, path, f"is {prices.plain()!r}, not a mapping.", remedy)
     return found
+
+
+def read_alerts(document: Document) -> AlertsSpec | None:
+    """Who hears of the sweep; None if the file does not say."""
+    entries = document.section("alerts")
+    if entries is None:
+        return None
+    values: dict[str, Any] = {key: node.value for key, node in entries.items()}
+    if "on" in values:
+        values["on"] = tuple(values["on"])
+        for name in (name for name in values["on"] if name not in EVENTS):
+            near = nearest(name, EVENTS)
+            remedy = f"Did you mean {near}?" if near else f"Events: {', '.join(EVENTS)}."
+            document.faults.add(entries["on"].place, "alerts.on", f"{name!r} is not an event.", remedy)
+    alerts = AlertsSpec(**values)
+    if alerts.webhook is None and alerts.command is None:
+        remedy = "Set alerts.webhook, alerts.command or both, or remove the section."
+        document.faults.add(document.place("alerts"), "alerts", "has no receiver.", remedy)
+    if alerts.webhook is not None:
+        _check_webhook(document, alerts.webhook)
+    return alerts
+
+
+def _check_webhook(document: Document, webhook: str) -> None:
+    place, name = document.place("alerts", "webhook"), variable_of(webhook)
+    if name is not None:
+        if not _VARIABLE.fullmatch(name):
+            problem = f"{webhook!r} does not name an environment variable."
+            document.faults.add(place, "alerts.webhook", problem, "Write e.g. $SWEEPER_WEBHOOK.")
+    elif has_password(webhook) or secret_in(webhook):
+        document.faults.add(
+            place,
+            "alerts.webhook",
+            "contains a secret, and the space file is copied to the sweep's folder and to MLflow.",
+            "Write `webhook: $SWEEPER_WEBHOOK`, and set that environment variable to the address.",
+        )
+    elif not webhook.startswith(("http://", "https://")):
+        problem = f"{masked(webhook)!r} is not the address of a webhook."
+        document.faults.add(place, "alerts.webhook", problem, "Write $SWEEPER_WEBHOOK, or http://HOST/PATH.")
 
 
 def read_failures(document: Document) -> FailureSpec:

@@ -33,7 +33,7 @@ class Driver:
         self.study = Study(spec)
         self.journal = Journal(spec.folder / JOURNAL)
         self.heard = []
-        self.recorder = Recorder(self.study, self.journal, None, spec, viewer=self, slim=slim)
+        self.recorder = Recorder(self.study, self.journal, None, spec, viewers=(self,), slim=slim)
         self.recorder.start_sweep(info or {"versions": {"torch": "2.14"}})
 
     def tell(self, event):

@@ -1,0 +1,54 @@
+"""A real web server that receives alerts, and answers as a test wants."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+class Hook:
+    """A webhook.
+
+    Attributes:
+        received: The bodies of the requests.
+        answers: The codes of the next answers; 200 if there are none left.
+        headers: Headers of every answer.
+        delay_s: Seconds before each answer.
+    """
+
+    def __init__(self, server: ThreadingHTTPServer) -> None:
+        self.received: list[dict[str, Any]] = []
+        self.answers: list[int] = []
+        self.headers: dict[str, str] = {}
+        self.delay_s = 0.0
+        self.url = f"http://127.0.0.1:{server.server_address[1]}/hook"
+
+
+@contextlib.contextmanager
+def hook_server() -> Iterator[Hook]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            time.sleep(hook.delay_s)
+            hook.received.append(json.loads(body))
+            self.send_response(hook.answers.pop(0) if hook.answers else 200)
+            for name, value in hook.headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    hook = Hook(server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield hook
+    finally:
+        server.shutdown()
+        server.server_close()
