@@ -22,7 +22,7 @@ from sweeper.machines.local_ray import temporary_folder
 from sweeper.machines.outage import full_disk
 from sweeper.records.status import TrialStatus
 from sweeper.search.early_stopping import StepScheduler
-from sweeper.trial.exchange import STOP, slot_of
+from sweeper.trial.exchange import STOP, own_slot_of
 from sweeper.trial.failure import RETRIED, Failure, failure_of, failure_of_actor, read_failure, write_failure
 from sweeper.trial.placement import free_groups
 
@@ -187,9 +187,15 @@ class FreeSlots(Callback):
         if not self._stopping():
             (trial_folder(self._folder, trial.config["trial"]) / STOP).unlink(missing_ok=True)
 
-    def on_trial_error(self, *, trial: Trial, **_info: Any) -> None:
+    def on_trial_error(self, *, trials: list[Trial], trial: Trial, **_info: Any) -> None:
         """Free what the trial held."""
-        slot = slot_of(trial_folder(self._folder, trial.config["trial"]))
+        number = trial.config["trial"]
+        others = (
+            trial_folder(self._folder, one.config["trial"])
+            for one in trials
+            if not one.is_finished() and one is not trial
+        )
+        slot = own_slot_of(trial_folder(self._folder, number), others)
         if slot:
             free_groups(self._group, slot)
 

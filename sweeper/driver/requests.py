@@ -15,7 +15,7 @@ from sweeper.machines.node_types import node_types_of_trials
 from sweeper.records.status import TrialStatus
 from sweeper.steering.changes import budget_words, changed_budget, require_prices
 from sweeper.steering.mailbox import Answer, Inbox, Request
-from sweeper.trial.exchange import request_stop, slot_of
+from sweeper.trial.exchange import own_slot_of, request_stop
 from sweeper.trial.placement import free_groups, waits_for
 
 __all__ = ["RequestLoop"]
@@ -76,8 +76,9 @@ class RequestLoop:
             for trial in self._sweep.trials.values()
             if trial.status == TrialStatus.RUNNING and not trial.node_types
         ]
-        if new:
-            for number, node_types in node_types_of_trials(self._group, new, known).items():
+        slots = {number: slot for number in new if (slot := self._slot_of(number))}
+        if slots:
+            for number, node_types in node_types_of_trials(self._group, slots, known).items():
                 self._recorder.place_trial(number, node_types)
 
     def close(self) -> None:
@@ -175,12 +176,17 @@ class RequestLoop:
         else:
             self._expected[number] = Outcome(TrialStatus.STOPPED_EARLY, "cancelled", "cancelled by request")
             request_stop(trial_folder(self._sweep.folder, number))
-            slot = slot_of(trial_folder(self._sweep.folder, number))
+            slot = self._slot_of(number)
             if slot:
                 free_groups(self._group, slot)
             text = f"Trial {number} ends now."
         self._recorder.steer(request.action, text, trial=number)
         return text
+
+    def _slot_of(self, number: int) -> str:
+        """The slot that a running trial has to itself; empty if it has none."""
+        others = (trial_folder(self._sweep.folder, one) for one in self._numbers() if one != number)
+        return own_slot_of(trial_folder(self._sweep.folder, number), others)
 
     def _numbers(self) -> list[int]:
         return sorted(

@@ -14,13 +14,13 @@ LABELS = ("ray.io/node-group", "ray.io/accelerator-type")
 
 
 def node_types_of_trials(
-    group: str, numbers: Collection[int], known: Collection[str]
+    group: str, slots: Mapping[int, str], known: Collection[str]
 ) -> dict[int, list[str]]:
     """The kind of machine of each worker, for those of the trials that have their place.
 
     Args:
         group: The name that the placement groups of the sweep share.
-        numbers: The trials.
+        slots: The slot in which each trial runs, by its number.
         known: The kinds that have prices of their own. All others are an empty text.
     """
     import ray
@@ -28,7 +28,7 @@ def node_types_of_trials(
 
     found: dict[int, list[str]] = {}
     kinds: dict[str, str] | None = None
-    prefixes = {number: group_prefix(group, number) for number in numbers}
+    prefixes = {number: group_prefix(group, slot) for number, slot in slots.items()}
     for entry in placement_group_table().values():
         trial = next((one for one, prefix in prefixes.items() if entry["name"].startswith(prefix)), None)
         if trial is None or entry["state"] != "CREATED":

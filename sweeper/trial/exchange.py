@@ -12,7 +12,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ __all__ = [
     "append_report",
     "metrics_of",
     "numbers_as_sent",
+    "own_slot_of",
     "phase_of",
     "progress_of",
     "read_reports",
@@ -126,6 +127,20 @@ def progress_of(folder: Path) -> str:
         return str(json.loads((folder / PROGRESS).read_text())["message"])
     except (OSError, ValueError, KeyError):
         return ""
+
+
+def own_slot_of(folder: Path, others: Iterable[Path]) -> str:
+    """The slot that the trial in ``folder`` has to itself; empty if it has none.
+
+    A trial that was just started again names the slot of its last attempt for a moment, and another trial may
+    run there by now.
+
+    Args:
+        folder: The trial's folder.
+        others: The folders of the other trials that run.
+    """
+    slot = slot_of(folder)
+    return "" if slot in {slot_of(other) for other in others} else slot
 
 
 def slot_of(folder: Path) -> str:

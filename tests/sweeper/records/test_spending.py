@@ -239,10 +239,10 @@ def test_the_end_of_a_trial_is_recorded_with_its_cost(tmp_path: Path) -> None:
 def test_the_driver_finds_the_machines_of_its_trials(cluster: Any) -> None:
     from ray.util.placement_group import placement_group, remove_placement_group
 
-    group = placement_group([{"CPU": 1}], name="sweeper/priced-1/3/1700-ab")
+    group = placement_group([{"CPU": 1}], name="sweeper/priced-1/ab12/1700-ab")
     try:
         assert group.wait(30)
-        assert node_types_of_trials("priced-1", [3, 4], {"spot"}) == {3: [""]}
+        assert node_types_of_trials("priced-1", {3: "ab12", 4: "ab"}, {"spot"}) == {3: [""]}
     finally:
         remove_placement_group(group)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from sweeper.trial.exchange import ProgressFile, phase_of, progress_of
+from sweeper.trial.exchange import ATTEMPT, ProgressFile, own_slot_of, phase_of, progress_of
 
 
 @pytest.mark.parametrize(
@@ -36,3 +37,14 @@ def test_within_a_phase_the_file_is_written_now_and_then(tmp_path: Path) -> None
     for number in range(1000):
         progress(f"decoding {number} of 1000")
     assert progress_of(tmp_path) == "decoding 0 of 1000"
+
+
+def test_a_slot_that_another_trial_has_by_now_is_not_the_trials_own(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in "abc"]
+    for folder, slot in zip(folders, ("1", "1", "2"), strict=True):
+        folder.mkdir()
+        (folder / ATTEMPT).write_text(json.dumps({"slot": slot}))
+    restarted, running, apart = folders
+    assert own_slot_of(restarted, [running, apart]) == ""
+    assert own_slot_of(apart, [restarted, running]) == "2"
+    assert own_slot_of(tmp_path / "not started", [running]) == ""
