@@ -19,8 +19,8 @@ report. LeRobot films up to ten episodes, this service four.
 
 CPU-seconds are those of all processes that the commands started, read twice a second. Parts are seconds of
 trials, added up over trials; with two trials at once they exceed the wall time. Set-up is the start and the
-end of a trial's processes. Idle is what the cores did not do for the sweep in its wall time; if the machine does
-other work, that is in it too.
+end of a trial's processes. Idle is what the cores did not do for the sweep in its wall time; if the machine
+does other work, that is in it too.
 """
 
 from __future__ import annotations
