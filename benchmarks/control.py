@@ -26,7 +26,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import machine
+from benchmarks import figures, machine
 from sweeper.evidence.intervals import mean_interval
 from sweeper.evidence.paired import compare_paired_values
 from trainables.deployment.control.settings import MODES, ControlSettings
@@ -161,7 +161,6 @@ def table_of(cells: Sequence[Cell]) -> Table:
 
 def draw(cells: Sequence[Cell], path: Path) -> None:
     """Draw the reward against the latency, a line per mode, with intervals."""
-    import matplotlib
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 4), layout="constrained")
@@ -191,10 +190,7 @@ def draw(cells: Sequence[Cell], path: Path) -> None:
     axes.set_title("Push-T at 10 Hz, the same starts in every mode")
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The same numbers give the same file.
-    with matplotlib.rc_context({"svg.hashsalt": "control"}):
-        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    figures.save(figure, path)
 
 
 def run(policy: Any, arguments: argparse.Namespace, console: Console) -> list[Cell]:

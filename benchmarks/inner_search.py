@@ -23,7 +23,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import machine
+from benchmarks import figures, machine
 from sweeper.layout import JOURNAL
 from sweeper.records.journal import read_journal
 from trainables.confidence import mean_interval
@@ -125,12 +125,35 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     return found
 
 
+def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw for each sweep what its search promised and what was confirmed, with the interval at 95 %."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for kind, colour, shift in zip(KINDS, ("tab:blue", "tab:orange"), (-0.12, 0.12), strict=True):
+        mine = [row for row in rows if row["kind"] == kind]
+        places = np.array([row["repetition"] for row in mine]) + shift
+        confirmed = np.array([row["confirmed"] for row in mine])
+        reach = np.array([[row["confirmed"] - row["low"], row["high"] - row["confirmed"]] for row in mine]).T
+        axes.errorbar(places, confirmed, yerr=reach, fmt="o", color=colour, label=f"{kind}: confirmed")
+        searched = [row["search"] for row in mine]
+        axes.plot(places, searched, "x", color=colour, label=f"{kind}: best of its search")
+    numbers = sorted({row["repetition"] for row in rows})
+    axes.set_xticks(numbers, [f"repetition {number + 1}" for number in numbers])
+    axes.set_ylabel("mean of the largest rewards")
+    axes.set_ylim(bottom=0)
+    figure.legend(loc="outside right upper", frameon=False)
+    figures.save(figure, path)
+
+
 def main() -> None:
     """Run it, show a table, and write JSON if asked to."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.inner_search", description=__doc__)
     parser.add_argument("folder", type=Path, help="where the sweeps are kept; a second call continues them")
     parser.add_argument("--repetitions", type=int, default=3, help="pairs of sweeps")
     parser.add_argument("--json", type=Path, help="write the results to this file too")
+    parser.add_argument("--figure", type=Path, help="draw the rewards into this file")
     arguments = parser.parse_args()
     console = Console()
     console.print(", ".join(f"{name} {value}" for name, value in machine.describe().items()))
@@ -143,6 +166,8 @@ def main() -> None:
     console.print(table)
     totals = summary(rows)
     console.print(", ".join(f"{name} {value:+.3f}" for name, value in totals.items()))
+    if arguments.figure is not None:
+        draw(rows, arguments.figure)
     if arguments.json is not None:
         everything = {"machine": machine.describe(), "sweeps": rows, "summary": totals}
         arguments.json.write_text(json.dumps(everything, indent=2) + "\n")
