@@ -533,7 +533,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if not (arguments.lerobot / "bin" / "lerobot-train").exists():
         parser.error(f"{arguments.lerobot} has no lerobot-train. Make it: make interop, or name another.")
-    console = Console()
+    console = Console(width=150)
     lerobot = arguments.lerobot.absolute()
     described = machine.describe() | versions(lerobot)
     console.print(", ".join(f"{name} {value}" for name, value in described.items()))
