@@ -146,6 +146,7 @@ def space(size: Size, root: Path, who: str) -> dict[str, Any]:
         rules = {"method": "asha", "metric": "rollout/avg_max_reward", "min_steps": rung, "reduction": 2}
         written["early_stop"] = rules
     if who == INNER:
+        del config["policy.n_action_steps"]  # the training takes the largest of these
         tried = {"policy.n_action_steps": {"values": [4, 6, EXECUTED]}}
         written["inference"] = {"parameters": tried, "episodes": size.episodes}
     return written

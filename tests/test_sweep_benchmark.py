@@ -27,7 +27,8 @@ def test_the_space_is_valid_and_trains_what_lerobot_trains(size: Size, who: str,
     assert spec.budget.trials == size.configurations
     trainable = registry.load(spec.trainable)
     for horizon, rate in sweep.configurations(size):
-        ours = spec.config | {"policy.horizon": horizon, "optimizer.lr": rate}
+        ours = {"policy.n_action_steps": sweep.EXECUTED, **spec.config}
+        ours |= {"policy.horizon": horizon, "optimizer.lr": rate}
         assert trainable.faults(ours) == []
         theirs = sweep.train_options(size, tmp_path, tmp_path, horizon, rate)
         assert theirs["policy.optimizer_lr"] == ours["optimizer.lr"]
