@@ -34,6 +34,8 @@ class Careless(Parabola):
         optimiser = torch.optim.AdamW(layer.parameters(), config["lr"])
         if context.world_size > 1:
             layer = torch.nn.parallel.DistributedDataParallel(layer)
+        distributed = torch.distributed
+        group = distributed.get_world_size() if distributed.is_initialized() else 0
         steps = config.get("train.steps", 5)
         for step in range(1, steps + 1):
             context.stop_requested()
@@ -46,7 +48,7 @@ class Careless(Parabola):
                 DRAWN: drawn,
                 LOSS: loss.item(),
                 "process/threads": float(torch.get_num_threads()),
-                "process/group": float(torch.distributed.get_world_size()),
+                "process/group": float(group),
             }
             time.sleep(config.get("pause_s", 0.0))
             yield Report(step, metrics, final=step == steps)
