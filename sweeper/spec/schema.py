@@ -115,7 +115,7 @@ def _value(info: FieldInfo) -> Schema:
         found = _number(info)
     else:
         found = {"type": _JSON_TYPES[info.kind]}
-    if info.name in AUTO:
+    if info.auto or info.name in AUTO:
         found = {"anyOf": [found, {"const": "auto"}]}
     return {"anyOf": [found, {"type": "null"}]} if info.nullable else found
 

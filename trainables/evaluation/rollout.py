@@ -21,9 +21,11 @@ import torch
 from trainables.confidence import mean_interval, wilson_interval
 from trainables.deployment.control.settings import ControlSettings, Mode
 from trainables.deployment.control.timeline import Request, Timeline
-from trainables.environment import Environment, Observation, SimulatorError
+from trainables.environment import Observation, SimulatorError
 from trainables.episodes import EpisodeRecord
-from trainables.evaluation.simulators import make_environment
+from trainables.evaluation.stepping.choice import Stepping, Workload, choose_simulators
+from trainables.evaluation.stepping.simulator import Play, Played, Start
+from trainables.evaluation.stepping.simulators import Simulators
 from trainables.features import PolicyFeatures
 from trainables.interface import TrainableError
 
@@ -143,6 +145,7 @@ def rollout(
     progress: Callable[[str], None] | None = None,
     noise: int = 0,
     control: DelayedControl | None = None,
+    stepping: Stepping | None = None,
 ) -> list[EpisodeResult]:
     """Run ``policy`` in episodes of an environment.
 
@@ -158,13 +161,15 @@ def rollout(
         progress: Receives after every chunk of actions how many episodes are finished.
         noise: Number of the run: above 0 the same starts are tried with other noise of the policy.
         control: How chunks are executed; None: the robot waits for each chunk, and no time passes.
+        stepping: In how many processes the environments are stepped, which does not change the result; None:
+            in this process.
 
     Returns:
         One result per episode, by index.
 
     Raises:
-        SimulatorError: If the environment cannot be made, has no step limit and ``max_steps`` is None, or
-            does not give what the policy needs.
+        SimulatorError: If the environment cannot be made, has no step limit and ``max_steps`` is None, does
+            not give what the policy needs, or fails twice in an episode.
         RolloutError: If an action is not finite.
         ValueError: If ``parallel`` is below 1, an index occurs twice or the policy is in training mode.
     """
@@ -176,33 +181,40 @@ def rollout(
     if getattr(policy, "training", False):
         raise ValueError("the policy is in training mode: call eval() before a rollout")
     pending = list(indices)
+    if not pending:
+        return []
     size = inference_batch(device)
+    seats = min(parallel, len(indices))
     results: list[EpisodeResult] = []
-    environments: list[Environment] = []
-    try:
-        for _ in range(min(parallel, len(indices))):
-            environments.append(make_environment(env_id, policy.features))  # noqa: PERF401 (closed below)
-        limit = _step_limit(env_id, environments, max_steps)
+    workload = Workload(env_id, policy.features, len(indices), seats, max_steps, policy.n_action_steps)
+    with choose_simulators(workload, stepping or Stepping()) as simulators:
+        limit = _step_limit(env_id, simulators, max_steps)
         conduct = (
             None if control is None or control.is_plain else _Conduct(control, policy, torch.device(device))
         )
-        resting = list(environments)
+        resting = set(range(seats))
         active: list[_Episode] = []
         while pending or active:
+            starting: list[_Episode] = []
             while pending and resting:
-                index = _next_index(pending, active, size)
+                index = _next_index(pending, [*active, *starting], size)
                 pending.remove(index)
-                active.append(_Episode(index, seed, resting.pop(), limit, policy.n_obs_steps, conduct))
-            _play_chunk(policy, active, (seed, noise), torch.device(device))
+                seat = _free_seat(resting, [*active, *starting], simulators.processes)
+                resting.remove(seat)
+                starting.append(
+                    _Episode(index, seed, seat, limit, simulators.fps, policy.n_obs_steps, conduct)
+                )
+            started = simulators.run({episode.seat: Start(episode.seed) for episode in starting})
+            for episode in starting:
+                episode.begin(started[episode.seat].observations[0])
+            active += starting
+            _play_chunk(policy, active, simulators, (seed, noise), torch.device(device))
             for episode in [episode for episode in active if episode.over]:
                 active.remove(episode)
-                resting.append(episode.environment)
+                resting.add(episode.seat)
                 results.append(episode.result())
             if progress is not None:
                 progress(f"rollout: {len(results)} of {len(indices)} episodes")
-    finally:
-        for environment in environments:
-            environment.close()
     return sorted(results, key=lambda result: result.record.episode)
 
 
@@ -251,28 +263,29 @@ class _Conduct:
         """Control steps from a request to its chunk."""
         if self._latency_s is None:
             self._latency_s = _measured_s(self._policy, episode, self._device)
-        return math.ceil(round(self._latency_s * episode.environment.fps, 6))
+        return math.ceil(round(self._latency_s * episode.fps, 6))
 
 
 class _Episode:
-    """One running episode: its environment, the last observations, and rewards and actions so far."""
+    """One running episode: its seat, the last observations, and rewards and actions so far."""
 
     def __init__(
         self,
         index: int,
         seed: int,
-        environment: Environment,
+        seat: int,
         limit: int,
+        fps: float,
         n_obs_steps: int,
         conduct: _Conduct | None = None,
     ) -> None:
         self.index = index
         self.seed = seed + index
-        self.environment = environment
+        self.seat = seat
+        self.fps = fps
         self.over = False
         self._limit = limit
-        first = environment.reset(self.seed)
-        self.observations: deque[Observation] = deque([first] * n_obs_steps, maxlen=n_obs_steps)
+        self.observations: deque[Observation] = deque(maxlen=n_obs_steps)
         self._actions: list[np.ndarray] = []
         self._rewards: list[float] = []
         self._chunks_s: list[float] = []
@@ -280,6 +293,7 @@ class _Episode:
         self.conduct = conduct
         self._timeline = None if conduct is None else conduct.timeline()
         self._delay = 0
+        self._planned_TA = np.empty((0, 0))
 
     @property
     def steps(self) -> int:
@@ -292,48 +306,52 @@ class _Episode:
         self._delay = self.conduct.delay(self) if self._timeline.has_started else 0
         return self._timeline.request(self._delay)
 
-    def execute(self, chunks_NTA: np.ndarray, predicted_s: float) -> None:
-        """Act until the next prediction is needed or the episode ends.
+    def begin(self, first: Observation) -> None:
+        """Take the first observation, which fills the window."""
+        self.observations.extend([first] * self._remembered)
+
+    def plan(self, chunks_NTA: np.ndarray, predicted_s: float) -> Play:
+        """The actions until the next prediction is needed or the episode ends.
 
         Args:
             chunks_NTA: The predicted chunk, one or more samples of it.
             predicted_s: Seconds that the prediction took.
         """
         self._chunks_s.append(predicted_s)
-        if self._timeline is not None:
-            self._act_on(self._timeline, chunks_NTA)
-            return
-        actions_TA = chunks_NTA[0]
-        remembered = self.observations.maxlen or 1
-        for position, action_A in enumerate(actions_TA):
-            # The policy sees only the last observations of the chunk; the earlier ones need not be drawn.
-            self._step(action_A, observe=position >= len(actions_TA) - remembered)
-            if self.over:
-                return
+        actions_TA = chunks_NTA[0] if self._timeline is None else self._ahead(self._timeline, chunks_NTA)
+        # The policy sees only the last observations of the chunk; the earlier ones need not be drawn.
+        observe_from = max(0, len(actions_TA) - self._remembered)
+        self._planned_TA = actions_TA[: self._limit - self.steps]
+        return Play(self._planned_TA, observe_from)
 
-    def _act_on(self, timeline: Timeline, chunks_NTA: np.ndarray) -> None:
-        """Act as planned before until the chunk has arrived, then as it says."""
+    def take(self, played: Played) -> None:
+        """Take what came of the planned actions."""
+        self.observations.extend(played.observations)
+        self._actions += list(self._planned_TA[: len(played.rewards)])
+        self._rewards += played.rewards
+        self._success = self._success or played.success
+        self.over = played.done or self.steps >= self._limit
+
+    def _ahead(self, timeline: Timeline, chunks_NTA: np.ndarray) -> np.ndarray:
+        """The actions planned before until the chunk has arrived, then those that it says."""
         left: int | None = self._delay
         # Without a delay a step must pass before the next request: no observation would be newer.
         may_ask = self._delay > 0
-        while not self.over:
+        actions: list[np.ndarray] = []
+        while self.steps + len(actions) < self._limit:
             if left == 0:
                 timeline.deliver(timeline.choose(chunks_NTA))
                 left = None
             if left is None and may_ask and timeline.wants():
-                return
+                break
             may_ask = True
-            self._step(timeline.advance(), observe=True)
+            actions.append(timeline.advance())
             left = None if left is None else left - 1
+        return np.stack(actions)
 
-    def _step(self, action_A: np.ndarray, *, observe: bool) -> None:
-        step = self.environment.step(action_A, observe=observe)
-        if step.observation is not None:
-            self.observations.append(step.observation)
-        self._actions.append(action_A)
-        self._rewards.append(step.reward)
-        self._success = self._success or step.success
-        self.over = step.done or self.steps >= self._limit
+    @property
+    def _remembered(self) -> int:
+        return self.observations.maxlen or 1
 
     def result(self) -> EpisodeResult:
         record = EpisodeRecord(
@@ -348,11 +366,17 @@ class _Episode:
         return EpisodeResult(record, np.stack(self._actions))
 
 
-def _step_limit(env_id: str, environments: Sequence[Environment], max_steps: int | None) -> int:
-    limit = max_steps if max_steps is not None or not environments else environments[0].max_steps
-    if limit is None and environments:
+def _step_limit(env_id: str, simulators: Simulators, max_steps: int | None) -> int:
+    limit = simulators.max_steps if max_steps is None else max_steps
+    if limit is None:
         raise SimulatorError(f"rollout.max_steps: is null, but {env_id!r} has no limit of its own. Set it.")
-    return limit or 0
+    return limit
+
+
+def _free_seat(resting: set[int], busy: Sequence[_Episode], processes: int) -> int:
+    """A free seat in the process with the fewest running episodes."""
+    load = Counter(episode.seat % processes for episode in busy)
+    return min(resting, key=lambda seat: (load[seat % processes], seat))
 
 
 def _next_index(pending: Sequence[int], active: Sequence[_Episode], size: int) -> int:
@@ -362,15 +386,23 @@ def _next_index(pending: Sequence[int], active: Sequence[_Episode], size: int) -
 
 
 def _play_chunk(
-    policy: RolloutPolicy, active: Sequence[_Episode], keys: tuple[int, int], device: torch.device
+    policy: RolloutPolicy,
+    active: Sequence[_Episode],
+    simulators: Simulators,
+    keys: tuple[int, int],
+    device: torch.device,
 ) -> None:
     """Predict a chunk for every active episode and execute it."""
+    plans: dict[int, Play] = {}
     for rows in _batches(active, inference_batch(device)):
         start_s = time.perf_counter()
         chunks_BNTA = _predict(policy, rows, keys, device)
         predicted_s = time.perf_counter() - start_s
         for row, episode in rows.items():
-            episode.execute(chunks_BNTA[row], predicted_s)
+            plans[episode.seat] = episode.plan(chunks_BNTA[row], predicted_s)
+    played = simulators.run(plans)
+    for episode in active:
+        episode.take(played[episode.seat])
 
 
 def _batches(active: Sequence[_Episode], size: int) -> list[dict[int, _Episode]]:

@@ -26,7 +26,7 @@ from trainables.environment import FIELD, IMAGE, Environment, Observation, Simul
 from trainables.features import ENVIRONMENT_STATE, STATE, FeatureType, PolicyFeatures
 from trainables.interface import Fault
 
-__all__ = ["GymnasiumEnvironment", "environment_faults", "make_environment"]
+__all__ = ["GymnasiumEnvironment", "environment_faults", "make_environment", "make_known"]
 
 PUSHT = "gym_pusht/PushT-v0"
 
@@ -99,6 +99,26 @@ def make_environment(env_id: str, features: PolicyFeatures) -> Environment:
     if separator and attribute.isidentifier():
         return _from_attribute(env_id, module_name, attribute, features)
     return _from_gymnasium(env_id, features)
+
+
+def make_known(env_id: str) -> str:
+    """Import the package of a gymnasium id, so that it can register itself.
+
+    Returns:
+        The id without a module: the name in gymnasium's registry, if it is there.
+
+    Raises:
+        SimulatorError: If the package cannot be imported.
+    """
+    import gymnasium
+
+    module_name, separator, name = env_id.rpartition(":")
+    namespace = name.partition("/")[0] if "/" in name else ""
+    if separator:
+        _import_package(module_name, env_id)
+    elif namespace and not any(known.startswith(f"{namespace}/") for known in gymnasium.registry):
+        _import_package(namespace, env_id)
+    return name
 
 
 def environment_faults(env_id: str, features: PolicyFeatures, max_steps: int | None = None) -> list[Fault]:
@@ -207,12 +227,7 @@ def _from_attribute(env_id: str, module_name: str, attribute: str, features: Pol
 def _from_gymnasium(env_id: str, features: PolicyFeatures) -> Environment:
     import gymnasium
 
-    module_name, separator, name = env_id.rpartition(":")
-    namespace = name.partition("/")[0] if "/" in name else ""
-    if separator:
-        _import_package(module_name, env_id)
-    elif namespace and not any(known.startswith(f"{namespace}/") for known in gymnasium.registry):
-        _import_package(namespace, env_id)
+    name = make_known(env_id)
     if name not in gymnasium.registry:
         near = difflib.get_close_matches(name, gymnasium.registry, n=1, cutoff=0.5)
         hint = f"Did you mean {near[0]!r}?" if near else "Name a registered id, or module:attribute."

@@ -165,7 +165,7 @@ def build(config: Mapping[str, Any]) -> DiffusionConfig:
             value = tuple(int(v) if kind == "list[int]" else v for v in value)
         elif value is not None and kind == "ranges":
             value = (value,)
-        elif value is not None and kind == "int":
+        elif value is not None and value != "auto" and kind == "int":
             value = int(value)
         elif value is not None and kind == "float":
             value = float(value)

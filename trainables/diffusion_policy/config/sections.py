@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from trainables.interface import Phase
 
@@ -52,6 +52,7 @@ def _field(
     unit: str = "",
     phase: Phase = "train",
     nullable: bool = False,
+    auto: bool = False,
 ) -> Any:
     metadata = {
         "kind": kind,
@@ -62,6 +63,7 @@ def _field(
         "unit": unit,
         "phase": phase,
         "nullable": nullable or default is None,
+        "auto": auto,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -397,6 +399,20 @@ class RolloutConfig:
         "int", None, "Episodes of the last evaluation; null: as many as episodes.", minimum=1
     )
     parallel: int = _field("int", 32, "Environments stepped at once; does not change the result.", minimum=1)
+    processes: int | Literal["auto"] = _field(
+        "int",
+        "auto",
+        "Processes that step them; 1: the policy's own; auto: by a measurement. Does not change the result.",
+        minimum=1,
+        auto=True,
+    )
+    timeout_s: float = _field(
+        "float",
+        300.0,
+        "How long a reset or a step in a process of its own may take before the episode is retried.",
+        minimum=1,
+        unit="s",
+    )
     seed: int = _field(
         "int", 100_000, "Episode i starts from seed + i: the same starts for every trial.", minimum=0
     )

@@ -22,6 +22,7 @@ from trainables.diffusion_policy.network.policy import DiffusionPolicy
 from trainables.episodes import EpisodeRecord, first_seed
 from trainables.evaluation.offline import OfflineSettings, SamplingPolicy, window_errors
 from trainables.evaluation.rollout import RolloutPolicy, rollout
+from trainables.evaluation.stepping.choice import Stepping
 from trainables.interface import EvaluationContext, FormatOptions
 
 __all__ = ["export_format"]
@@ -157,6 +158,7 @@ class _Judge:
             parallel=settings.parallel,
             max_steps=settings.max_steps,
             progress=self._context.progress,
+            stepping=Stepping(settings.processes, self._context.threads, settings.timeout_s),
         )
         return [result.record for result in results]
 

@@ -43,6 +43,7 @@ from trainables.evaluation.denoising import record_denoising
 from trainables.evaluation.offline import OfflineSettings, choose_windows, window_errors
 from trainables.evaluation.rollout import DelayedControl, EpisodeResult, RolloutError, rollout, summarise
 from trainables.evaluation.simulators import environment_faults, make_environment
+from trainables.evaluation.stepping.choice import Stepping
 from trainables.features import ACTION, FeatureType, PolicyFeatures
 from trainables.inspection import BenchRow, Comparison, DenoisingPicture, Latency
 from trainables.interface import ConfigError, EvaluationContext, Fault, ServeOptions, silent
@@ -306,6 +307,7 @@ class OpenedPolicy:
             control=DelayedControl.named(settings.control, settings.latency_ms, settings.replan),
             progress=self._context.progress,
             noise=noise,
+            stepping=Stepping(settings.processes, self._context.threads, settings.timeout_s),
         )
 
     def metrics_of(self, records: Sequence[EpisodeRecord]) -> dict[str, float]:

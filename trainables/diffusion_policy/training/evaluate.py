@@ -17,6 +17,7 @@ from trainables.episodes import EPISODES, EpisodeFile, Evaluated
 from trainables.evaluation.denoising import record_denoising
 from trainables.evaluation.offline import OfflineSettings, action_error, chunk_latency
 from trainables.evaluation.rollout import DelayedControl, rollout, summarise
+from trainables.evaluation.stepping.choice import Stepping
 from trainables.evaluation.video import film_episodes
 from trainables.features import ACTION
 from trainables.interface import TrainContext
@@ -118,6 +119,7 @@ def _rollouts(
         device=context.device,
         max_steps=settings.max_steps,
         control=DelayedControl.named(settings.control, settings.latency_ms, settings.replan),
+        stepping=Stepping(settings.processes, context.threads, settings.timeout_s),
         progress=lambda message: context.progress(f"step {step}: {message}"),
     )
     if context.world_size > 1:
