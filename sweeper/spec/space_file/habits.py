@@ -365,7 +365,7 @@ NOT_IN_THE_POLICY: Mapping[str, str] = {
     "push_to_hub policy.repo_id policy.private policy.tags policy.license": (
         "Remove it: `sweeper export NAME:TRIAL --to FOLDER` writes the policy."
     ),
-    "use_async_envs": "Remove it: `rollout.parallel` environments are stepped at once.",
+    "use_async_envs": "Remove it: `rollout.processes` is the number of processes that step the simulators.",
     "input_features": (
         "Remove it: the dataset has the features. `dataset.observations` selects some of them."
     ),

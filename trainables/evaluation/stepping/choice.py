@@ -27,8 +27,8 @@ from trainables.features import PolicyFeatures
 __all__ = ["StepCost", "Stepping", "Workload", "choose_simulators", "measured", "processes_for"]
 
 TIMEOUT_S = 300.0
-"""The default of ``rollout.timeout_s``: longer than any simulator's first step (loading, compiling shaders),
-shorter than the 30 minutes of silence after which the service ends a trial."""
+"""The default of ``rollout.timeout_s``: longer than a first step that loads assets or compiles shaders, much
+shorter than the hour after which a service takes the whole trial for hung."""
 MOST_WAITING = 16
 """Processes of simulators that mostly wait, at most: each takes about 100 MB."""
 START_CPU_S = 0.4

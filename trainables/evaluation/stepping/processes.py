@@ -22,7 +22,7 @@ from multiprocessing import connection as connections
 from multiprocessing.connection import Connection
 from typing import Any
 
-from trainables.environment import FIELD, SimulatorError
+from trainables.environment import FIELD, Observation, SimulatorError
 from trainables.evaluation.stepping.child import Crashed, Refused
 from trainables.evaluation.stepping.shared import SharedReader, anonymous_file
 from trainables.evaluation.stepping.simulator import Order, Played
@@ -164,9 +164,11 @@ class ProcessSimulators:
             work.later += self._again(seat, missing)
         elif wanted:
             placed, rewards, success, done = answer
-            seen = [child.memory.get(one) for one in placed]
+            seen: list[Observation] = [child.memory.get(one) for one in placed]
             answers[seat] = Played(seen, rewards, success, done)
             missing.discard(seat)
+            if done:
+                self._histories.finished(seat)
 
     def _again(self, seat: int, missing: set[int]) -> list[tuple[int, Order, bool]]:
         """What brings a new simulator to where a seat was, and answers its order if it has no answer yet."""

@@ -1,8 +1,8 @@
 """Many simulators at once, each in a seat, in this process.
 
 An error of a simulator costs its episode one retry: a new simulator starts the episode again, plays the
-actions so far, and continues. The same seed and the same actions give the same episode, so that nobody sees
-it in the results.
+actions so far, and continues. The same seed and the same actions give the same episode, so the results
+are the same.
 """
 
 from __future__ import annotations
@@ -74,13 +74,16 @@ class Histories:
             seat: The seat.
             answered: Whether the newest order was executed. If not, it is the last one here, to be answered.
         """
-        *before, newest = self._orders.get(seat, []) or [None]
-        quiet = [
-            Play(order.actions, len(order.actions)) if isinstance(order, Play) else order
-            for order in ([*before, newest] if answered else before)
-            if order is not None
+        orders = self._orders.get(seat, [])
+        before = orders if answered else orders[:-1]
+        quiet: list[Order] = [
+            Play(order.actions, len(order.actions)) if isinstance(order, Play) else order for order in before
         ]
-        return quiet if answered or newest is None else [*quiet, newest]
+        return [*quiet, *orders[len(before) :]]
+
+    def finished(self, seat: int) -> None:
+        """Forget the episode of a seat, which is over."""
+        self._orders.pop(seat, None)
 
     def failed(self, seat: int, what: str, details: str) -> None:
         """Charge a failure to the episode of a seat.
@@ -150,7 +153,7 @@ class LocalSimulators:
             try:
                 if seat not in self._simulators:
                     self._simulators[seat] = self._made()
-                return [self._simulators[seat].execute(order) for order in orders][-1]
+                played = [self._simulators[seat].execute(order) for order in orders][-1]
             except TrainableError:
                 raise
             except Exception as error:
@@ -161,6 +164,10 @@ class LocalSimulators:
                 what = f"{type(error).__name__}: {error}"
                 self._histories.failed(seat, what, traceback.format_exc())
                 orders = self._histories.again(seat, answered=False)
+            else:
+                if played.done:
+                    self._histories.finished(seat)
+                return played
 
     def _made(self) -> Simulator:
         return Simulator(self._env_id, self._features, _nothing)
