@@ -199,4 +199,4 @@ def sync(
         typer.echo(json.dumps(dataclasses.asdict(result), indent=2))
     else:
         console.print(str(result), soft_wrap=True)
-    raise typer.Exit(0 if result.complete or result.by_driver else 1)
+    raise typer.Exit(0 if (result.complete or result.by_driver) and not result.others else 1)

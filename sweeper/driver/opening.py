@@ -32,6 +32,7 @@ from sweeper.records.journal import Journal, read_journal
 from sweeper.records.sweep_state import SweepState, read_sweep, update_sweep
 from sweeper.search.study import Study
 from sweeper.spec.differences import differences
+from sweeper.spec.search_methods import TRACKERS
 from sweeper.spec.sweep import SweepSpec, trained_config
 from sweeper.text import counted
 from sweeper.tracking.tracker import Tracker
@@ -166,6 +167,7 @@ def is_stillborn(folder: Path) -> bool:
     A driver that was killed at that time leaves this behind. None of it is of use.
     """
     databases = {f"{name}{end}" for name in (STUDY, DATABASE) for end in ("", "-journal", "-wal", "-shm")}
+    databases |= {f"{name}{end}" for name in TRACKERS for end in (".json", ".lock", ".log")}
     made = databases | {ALERTS, LOCK, DRIVER_LOG, JOURNAL, RESERVE, SPEC, STATE}
     names = {path.name.removesuffix(UNFINISHED) for path in folder.iterdir()}
     return names <= made and not read_journal(folder / JOURNAL).events

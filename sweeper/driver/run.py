@@ -51,6 +51,7 @@ from sweeper.spec.sweep import SettledResources, SweepSpec
 from sweeper.steering.entrance import open_entrance
 from sweeper.terminal.live import RESUME_HINT, Display
 from sweeper.terminal.result import SweepResult
+from sweeper.tracking.also.feeder import Feeders
 from sweeper.trial.exchange import request_stop
 from sweeper.trial.inference import InferencePlan
 from sweeper.trial.placement import free_groups
@@ -104,7 +105,8 @@ class SweepRun:
         steps = trainable.fields[STEPS].default if STEPS in trainable.fields else None
         board = Forecast(sweep, resources.at_once, steps)
         self._alerts = Alerts(spec.alerts, sweep)
-        self._display = Display(console, board, lambda: records.tracker.problem or self._alerts.problem)
+        self._feeders = Feeders(spec.folder, spec.tracking.also)
+        self._display = Display(console, board, self._problem)
         self._recorder = Recorder(
             records.study,
             records.journal,
@@ -123,6 +125,7 @@ class SweepRun:
         tracker = self._records.tracker
         self._recorder.start_sweep(info)
         self._alerts.start()
+        self._feeders.start()
         entrance = None if self._cluster.local else open_entrance(self._sweep)
         status: SweepStatus = SweepStatus.FAILED
         message = "the driver failed"
@@ -149,6 +152,7 @@ class SweepRun:
             self._requests.close()
             report, fault = (None, "") if patience_s == HASTY_DELIVERY_S else self._report()
             delivery = tracker.close(patience_s)
+            missing = self._feeders.close(patience_s)
             self._alerts.close(min(patience_s, ALERTS_S))
             # A trial that was just being started may have taken its place after all.
             self._let_go()
@@ -156,7 +160,13 @@ class SweepRun:
             shutil.rmtree(self._spec.folder / RAY, ignore_errors=True)
             del entrance
         links = tracker.links(self._sweep)
-        return SweepResult(self._sweep, status, message, delivery, links, report=report, report_fault=fault)
+        return SweepResult(
+            self._sweep, status, message, delivery, links, report=report, report_fault=fault, missing=missing
+        )
+
+    def _problem(self) -> str:
+        """What is wrong beside the trials, in a line; empty if nothing is."""
+        return self._records.tracker.problem or self._feeders.problem or self._alerts.problem
 
     def _report(self) -> tuple[Path | None, str]:
         """Write the report of a sweep that has trials."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sweeper.spec.space import Parameter, Space
 from sweeper.spec.sweep import Objective, SearchSpec
@@ -14,6 +14,16 @@ MIN_CMAES_DIMENSIONS = 2
 """CMA-ES adapts a covariance; with one number there is none."""
 
 _PACKAGES = {"cmaes": ("cmaes",)}
+
+
+TRACKERS: Mapping[str, str] = {"wandb": "wandb", "trackio": "trackio", "tensorboard": "tensorboardX"}
+"""The trackers beside MLflow, and the package that each one needs."""
+
+
+def missing_tracker(name: str) -> str | None:
+    """The package that a tracker needs and that is not installed; None if there is none."""
+    package = TRACKERS[name]
+    return package if importlib.util.find_spec(package) is None else None
 
 
 def missing_package(method: str) -> str | None:

@@ -359,11 +359,13 @@ class TrackingSpec:
 
     Attributes:
         uri: Address of a server or database; None for SQLite in the sweep's folder (or MLFLOW_TRACKING_URI).
-        experiment: Name of the MLflow experiment.
+        experiment: Name of the MLflow experiment, and of the project of other trackers.
+        also: Trackers beside MLflow.
     """
 
     uri: str | None
     experiment: str
+    also: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -434,7 +436,7 @@ class SweepSpec:
             "confirm": None if self.confirm is None else dataclasses.asdict(self.confirm),
             "cost": None if self.cost is None else self.cost.to_dict(),
             "alerts": None if self.alerts is None else self.alerts.to_dict(),
-            "tracking": dataclasses.asdict(self.tracking),
+            "tracking": {**dataclasses.asdict(self.tracking), "also": list(self.tracking.also)},
             "folder": str(self.folder),
             "overrides": list(self.overrides),
             "notes": list(self.notes),
@@ -464,7 +466,7 @@ class SweepSpec:
             confirm=None if confirm is None else ConfirmSpec(**confirm),
             cost=None if cost is None else CostSpec.from_dict(cost),
             alerts=None if alerts is None else AlertsSpec.from_dict(alerts),
-            tracking=TrackingSpec(**plain["tracking"]),
+            tracking=TrackingSpec(**{**plain["tracking"], "also": tuple(plain["tracking"].get("also", ()))}),
             folder=Path(plain["folder"]) if folder is None else folder,
             overrides=tuple(plain["overrides"]),
             notes=tuple(plain["notes"]),

@@ -252,7 +252,8 @@ def _tracking(plan: Plan) -> str:
     where = (
         "MLflow, in the sweep's folder (or at MLFLOW_TRACKING_URI)" if tracking.uri is None else tracking.uri
     )
-    return f"{where}, experiment {tracking.experiment}"
+    also = f"; also {', '.join(tracking.also)}" if tracking.also else ""
+    return f"{where}, experiment {tracking.experiment}{also}"
 
 
 def _config(plan: Plan) -> Table:

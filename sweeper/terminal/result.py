@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +40,7 @@ class SweepResult:
         address: Ray cluster that the user named for it.
         report: Its report; None if there is none.
         report_fault: Why the report was not written, in a line; empty if it was, or if it is switched off.
+        missing: What trackers beside MLflow are still missing, in a sentence each.
     """
 
     sweep: SweepState
@@ -50,6 +51,7 @@ class SweepResult:
     address: str | None = None
     report: Path | None = None
     report_fault: str = ""
+    missing: Sequence[str] = ()
 
     @property
     def exit_code(self) -> int:
@@ -77,6 +79,8 @@ def print_result(console: Console, result: SweepResult) -> None:
         console.print(Text(fault, style="yellow"), soft_wrap=True)
     if not result.delivery.complete:
         console.print(Text(str(result.delivery), style="yellow"), soft_wrap=True)
+    for sentence in result.missing:
+        console.print(Text(sentence, style="yellow"), soft_wrap=True)
     print_links(console, result.links, ui_command(sweep.folder))
     if result.status == SweepStatus.INTERRUPTED or sweep.count(TrialStatus.INTERRUPTED):
         console.print(f"To continue it: {_resume_command(result)}", soft_wrap=True)

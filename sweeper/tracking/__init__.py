@@ -8,4 +8,5 @@
 - ``urls``: addresses of MLflow's pages
 - ``server``: MLflow's pages served on this machine
 - ``sync``: uploads what MLflow is missing
+- ``also/``: trackers beside MLflow
 """

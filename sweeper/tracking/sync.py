@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,12 +13,15 @@ from filelock import FileLock, Timeout
 from sweeper.errors import UserError
 from sweeper.layout import LOCK, STATE
 from sweeper.masking import safe_uri
-from sweeper.records.sweep_state import read_sweep
+from sweeper.records.sweep_state import SweepState, read_sweep
 from sweeper.spec.sweep import is_store
+from sweeper.tracking.also.feeder import Feeders
 from sweeper.tracking.state import Delivery
 from sweeper.tracking.tracker import Tracker
 
 __all__ = ["SyncResult", "sync_sweep"]
+
+OTHERS_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class SyncResult:
         artifacts: How many files are missing.
         refused: How many requests MLflow rejected for good.
         problem: Why, in one line.
+        others: What trackers beside MLflow are missing, in a sentence each.
     """
 
     uri: str
@@ -41,6 +46,7 @@ class SyncResult:
     artifacts: int
     refused: int
     problem: str
+    others: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         if self.by_driver:
@@ -49,7 +55,7 @@ class SyncResult:
                 f"{self.events} events and {self.artifacts} files at the moment."
             )
         delivery = Delivery(self.complete, self.events, self.artifacts, self.refused, self.problem)
-        return f"{self.uri}: {delivery}"
+        return "\n".join([f"{self.uri}: {delivery}", *self.others])
 
 
 def sync_sweep(folder: Path, to: str | None, tell: Callable[[str], object]) -> SyncResult:
@@ -78,9 +84,21 @@ def sync_sweep(folder: Path, to: str | None, tell: Callable[[str], object]) -> S
     tracker = Tracker(folder, own, experiment, state=STATE)
     try:
         with FileLock(folder / LOCK, timeout=0):
-            return _send(tracker, tell)
+            result = _send(tracker, tell)
+            return dataclasses.replace(result, others=_feed_others(sweep, tell))
     except Timeout:
         return _result(tracker, tracker.delivery(), by_driver=True)
+
+
+def _feed_others(sweep: SweepState, tell: Callable[[str], object]) -> tuple[str, ...]:
+    """Pass what is missing to the trackers beside MLflow; returns what is still missing."""
+    names = sweep.spec["tracking"].get("also", ())
+    if not names:
+        return ()
+    tell(f"Passing the rest to {', '.join(names)} …")
+    feeders = Feeders(sweep.folder, names)
+    feeders.start()
+    return tuple(feeders.close(OTHERS_S))
 
 
 def _send(tracker: Tracker, tell: Callable[[str], object]) -> SyncResult:

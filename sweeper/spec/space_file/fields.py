@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from sweeper.spec.alerts import EVENTS, FORMATS
 from sweeper.spec.sampler_options import SAMPLER_OPTIONS
+from sweeper.spec.search_methods import TRACKERS
 from sweeper.spec.space_file.yaml_nodes import Node
 from sweeper.spec.stopper_options import STOPPER_OPTIONS
 from sweeper.text import is_there, nearest
@@ -291,6 +292,7 @@ SETTINGS: Mapping[str, Mapping[str, FieldInfo]] = {
                 doc="MLflow server or database; null: SQLite in the sweep's folder, or MLFLOW_TRACKING_URI.",
             ),
             FieldInfo("experiment", "str", None, doc="MLflow experiment; left out: the sweep's name."),
+            FieldInfo("also", "list[str]", [], doc=f"Trackers beside MLflow: {', '.join(TRACKERS)}."),
         ),
     }.items()
 }

@@ -10,7 +10,7 @@ from sweeper.masking import has_password, masked
 from sweeper.spec.alerts import EVENTS, AlertsSpec, secret_in, variable_of
 from sweeper.spec.cost import PRICES, CostSpec, Price
 from sweeper.spec.sampler_options import SAMPLER_OPTIONS, option_clash
-from sweeper.spec.search_methods import missing_package
+from sweeper.spec.search_methods import TRACKERS, missing_package, missing_tracker
 from sweeper.spec.space_file.document import Document
 from sweeper.spec.space_file.fields import SETTINGS
 from sweeper.spec.space_file.read_inference import EPISODE_METRICS
@@ -511,4 +511,23 @@ def read_tracking(document: Document, name: str) -> TrackingSpec:
             "is empty.",
             "Remove it to use the sweep's name.",
         )
-    return TrackingSpec(uri, experiment)
+    return TrackingSpec(uri, experiment, _also(document, entries.get("also")))
+
+
+def _also(document: Document, node: Node | None) -> tuple[str, ...]:
+    """The trackers beside MLflow, each of which must be installed."""
+    if node is None:
+        return ()
+    names = list(dict.fromkeys(node.value))
+    for name in names:
+        if name not in TRACKERS:
+            near = nearest(name, TRACKERS)
+            remedy = f"Did you mean {near}?" if near else f"Trackers: {', '.join(TRACKERS)}."
+            document.faults.add(node.place, "tracking.also", f"{name!r} is not a tracker.", remedy)
+            continue
+        package = missing_tracker(name)
+        if package is not None:
+            problem = f"{name} needs the package {package}, which is not installed."
+            remedy = f"Run pip install 'diffusion-policy-sweeper[{name}]', or remove it from the list."
+            document.faults.add(node.place, "tracking.also", problem, remedy)
+    return tuple(names)

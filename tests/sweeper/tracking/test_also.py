@@ -1,0 +1,290 @@
+"""Trackers beside MLflow receive the journal once: late, after a crash, and after a resume.
+
+Every tracker is the real one, offline: TensorBoard's event files, Trackio's local database, offline runs of
+Weights & Biases.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from played_sweeps import Sweep
+from small_sweeps import SUCCESS
+
+from sweeper.errors import SpecError
+from sweeper.spec import search_methods
+from sweeper.spec.space_file.load import load_spec
+from sweeper.spec.sweep import SweepSpec
+from sweeper.tracking.also.__main__ import make_sink
+from sweeper.tracking.also.feed import Feed, state_path
+from sweeper.tracking.also.feeder import Feeders, missing_events
+
+TRACKERS = [
+    pytest.param(
+        name,
+        marks=[
+            pytest.mark.slow,
+            pytest.mark.skipif(
+                importlib.util.find_spec(package) is None, reason=f"{package} is not installed"
+            ),
+        ],
+    )
+    for name, package in search_methods.TRACKERS.items()
+]
+pytestmark = pytest.mark.filterwarnings("default")  # of the trackers' own
+
+
+@pytest.fixture(autouse=True)
+def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a network and without a login of the person who runs the tests."""
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL", "TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def played(tmp_path: Path) -> Sweep:
+    """A sweep of one completed trial with a picture and a film, and one that runs."""
+    from PIL import Image
+
+    made = Sweep(tmp_path / "small")
+    made.start()
+    folder = made.folder / "trials" / "0"
+    folder.mkdir(parents=True)
+    Image.new("RGB", (8, 6), "red").save(folder / "picture.png")
+    Image.new("RGB", (8, 6), "red").save(
+        folder / "film.gif", save_all=True, append_images=[Image.new("RGB", (8, 6), "blue")]
+    )
+    made.trial(0, status="", steps=2)
+    files = {"eval/denoising": str(folder / "picture.png"), "rollout/video": str(folder / "film.gif")}
+    made.report(0, 3, {"train/loss": 0.1, SUCCESS: 0.9}, artifacts=files)
+    made.end(0, 3)
+    made.trial(1, status="", steps=2)
+    return made
+
+
+def feed(folder: Path, tracker: str) -> None:
+    """What the process of a tracker does until the journal ends: in a process, as trackers keep threads."""
+    command = [sys.executable, "-m", "sweeper.tracking.also", str(folder), tracker]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def records(path: Path) -> Iterator[bytes]:
+    """The records of a file of TensorBoard: a length, a checksum, the data, a checksum."""
+    data = path.read_bytes()
+    while data:
+        length = int.from_bytes(data[:8], "little")
+        yield data[12 : 12 + length]
+        data = data[16 + length :]
+
+
+def tensorboard_scalars(folder: Path, run: str, name: str) -> list[tuple[int, float]]:
+    from tensorboardX.proto.event_pb2 import Event
+
+    found = []
+    for path in sorted((folder / "tensorboard" / run).glob("events.*")):
+        for record in records(path):
+            event = Event.FromString(record)
+            found += [(event.step, v.simple_value) for v in event.summary.value if v.tag == name]
+    return found
+
+
+def wandb_records(folder: Path) -> Iterator[list[Any]]:
+    """The records of each offline run: blocks of LevelDB's log after a header of seven bytes."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    for path in sorted((folder / "wandb").glob("offline-run-*/*.wandb")):
+        data, at, part, found = path.read_bytes(), 7, b"", []
+        while at + 7 <= len(data):
+            if 32768 - at % 32768 < 7:
+                at += 32768 - at % 32768  # what is left of a block is too small for a header
+                continue
+            length, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
+            part += data[at + 7 : at + 7 + length]
+            at += 7 + length
+            if kind in (1, 4):  # the whole of a record, or its last part
+                found.append(Record.FromString(part))
+                part = b""
+        yield found
+
+
+def wandb_history(folder: Path, run: str, name: str) -> list[tuple[int, float]]:
+    """The values of a metric in the offline runs, without those that the server would refuse: by step."""
+    found: dict[int, tuple[int, float]] = {}
+    for listed in wandb_records(folder):
+        if not any(record.run.display_name == run for record in listed):
+            continue
+        for record in listed:
+            items = {item.key or item.nested_key[0]: item.value_json for item in record.history.item}
+            if name in items:
+                at = int(json.loads(items["trial/step"]))
+                found.setdefault(record.history.step.num, (at, json.loads(items[name])))
+    return list(found.values())
+
+
+def trackio_logs(run: str) -> list[dict[str, Any]]:
+    program = (
+        "import json, sys; from trackio.sqlite_storage import SQLiteStorage as S\n"
+        "print(json.dumps(S.get_logs('small', sys.argv[1]), default=str))"
+    )
+    done = subprocess.run([sys.executable, "-c", program, run], capture_output=True, text=True, check=True)
+    return list(json.loads(done.stdout.splitlines()[-1]))
+
+
+def values(tracker: str, folder: Path, trial: int, name: str) -> list[tuple[int, float]]:
+    match tracker:
+        case "tensorboard":
+            found = tensorboard_scalars(folder, str(trial), name)
+        case "wandb":
+            found = wandb_history(folder, f"small trial {trial}", name)
+        case _:
+            logs = trackio_logs(f"small trial {trial} (0123)")
+            found = [(log["step"], log[name]) for log in logs if name in log]
+    return [(step, round(value, 5)) for step, value in found]
+
+
+@pytest.mark.parametrize("tracker", TRACKERS)
+def test_a_tracker_has_every_report_once_also_after_a_crash_and_a_resume(played: Sweep, tracker: str) -> None:
+    folder = played.folder
+    feed(folder, tracker)
+    assert missing_events(folder, tracker) == 0
+    before = state_path(folder, tracker).read_text()
+    played.report(1, 3, {"train/loss": 0.3, SUCCESS: 1.3})
+    feed(folder, tracker)
+    # A process that was killed before it stored its position passes its last events again.
+    state_path(folder, tracker).write_text(before)
+    played.end(1, 3)
+    played.finish()
+    feed(folder, tracker)
+    assert values(tracker, folder, 0, SUCCESS) == [(1, 0.1), (2, 0.2), (3, 0.9)]
+    assert values(tracker, folder, 1, SUCCESS) == [(1, 1.1), (2, 1.2), (3, 1.3)]
+    assert values(tracker, folder, 1, "train/loss") == [(1, 1.0), (2, 0.5), (3, 0.3)]
+
+
+@pytest.mark.parametrize("tracker", TRACKERS)
+def test_the_driver_feeds_a_tracker_until_it_ends(played: Sweep, tracker: str) -> None:
+    feeders = Feeders(played.folder, [tracker])
+    feeders.start()
+    played.end(1, 2)
+    played.finish()
+    assert feeders.close(120) == []
+    assert feeders._processes[tracker].returncode == 0
+    assert feeders.problem.startswith(f"{tracker} is not fed any more")
+    assert values(tracker, played.folder, 1, SUCCESS)[-1] == (2, 1.2)
+
+
+@pytest.mark.slow
+def test_a_tracker_is_fed_after_its_driver_was_killed(played: Sweep) -> None:
+    program = (
+        "import os, sys; from pathlib import Path; from sweeper.tracking.also.feeder import Feeders\n"
+        "f = Feeders(Path(sys.argv[1]), ['tensorboard']); f.start()\n"
+        "print(f._processes['tensorboard'].pid, flush=True); os.kill(os.getpid(), 9)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(played.folder)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == -9
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(int(done.stdout)).wait(60)
+    assert missing_events(played.folder, "tensorboard") == 0
+
+
+@pytest.mark.slow
+def test_tensorboard_shows_pictures_notes_and_final_values(played: Sweep) -> None:
+    feed(played.folder, "tensorboard")
+    from tensorboardX.proto.event_pb2 import Event
+
+    events = [
+        Event.FromString(record)
+        for path in (played.folder / "tensorboard" / "0").glob("events.*")
+        for record in records(path)
+    ]
+    shown = {value.tag: value for event in events for value in event.summary.value}
+    assert (shown["eval/denoising"].image.width, shown["eval/denoising"].image.height) == (8, 6)
+    assert "Trial 0 of small" in shown["about/text_summary"].tensor.string_val[0].decode()
+    assert shown[f"final/{SUCCESS}"].simple_value == pytest.approx(0.3)
+    assert "_hparams_/experiment" in shown
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="tensorboard is not installed")
+def test_tensorboard_itself_reads_the_files(played: Sweep) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    feed(played.folder, "tensorboard")
+    read = EventAccumulator(str(played.folder / "tensorboard" / "0"))
+    read.Reload()
+    assert [(event.step, round(event.value, 3)) for event in read.Scalars(SUCCESS)] == [
+        (1, 0.1),
+        (2, 0.2),
+        (3, 0.9),
+    ]
+    assert read.Tags()["images"] == ["eval/denoising"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="wandb is not installed")
+def test_wandb_has_groups_tags_notes_pictures_and_films(played: Sweep) -> None:
+    feed(played.folder, "wandb")
+    every = [record for listed in wandb_records(played.folder) for record in listed]
+    runs = {record.run.display_name: record.run for record in every if record.run.display_name}
+    keys = {item.key or item.nested_key[0] for record in every for item in record.history.item}
+    run = runs["small trial 0"]
+    assert (run.project, run.run_group, run.job_type) == ("small", "small", "trial")
+    assert set(run.tags) == {"trial", "diffusion_policy", "tpe"}
+    assert run.notes.startswith("Trial 0 of small")
+    assert {"eval/denoising", "rollout/video"} <= keys
+    assert runs["small"].job_type == "sweep"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("trackio") is None, reason="trackio is not installed")
+def test_trackio_has_pictures_films_and_final_values(played: Sweep) -> None:
+    feed(played.folder, "trackio")
+    logs = trackio_logs("small trial 0 (0123)")
+    shown = {name: value for log in logs for name, value in log.items()}
+    assert "trackio.image" in json.dumps(shown["eval/denoising"])
+    assert "trackio.video" in json.dumps(shown["rollout/video"])
+    assert shown[f"final/{SUCCESS}"] == pytest.approx(0.3)
+
+
+def test_trackers_are_checked_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SpecError, match=r"'wandbb' is not a tracker. Did you mean wandb\?"):
+        load_spec("pusht_quick", ["tracking.also=[wandbb]"])
+    monkeypatch.setattr(search_methods, "TRACKERS", {"wandb": "no_such_package"})
+    with pytest.raises(SpecError) as caught:
+        load_spec("pusht_quick", ["tracking.also=[wandb]"])
+    assert "wandb needs the package no_such_package" in str(caught.value)
+    assert "diffusion-policy-sweeper[wandb]" in str(caught.value)
+
+
+def test_trackers_survive_in_the_specification() -> None:
+    spec = load_spec("pusht_quick", ["tracking.also=[tensorboard, tensorboard]"])
+    assert spec.tracking.also == ("tensorboard",)
+    assert SweepSpec.from_dict(spec.to_dict()) == spec
+    plain = spec.to_dict()
+    del plain["tracking"]["also"]  # of an earlier version
+    assert SweepSpec.from_dict(plain).tracking.also == ()
+
+
+def test_a_damaged_position_starts_from_the_beginning(played: Sweep) -> None:
+    state_path(played.folder, "tensorboard").write_text('{"events": "x"}')
+    sink = make_sink("tensorboard", played.folder)
+    reader = Feed(played.folder, "tensorboard", sink)
+    while reader.step():
+        pass
+    sink.close()
+    assert missing_events(played.folder, "tensorboard") == 0
+    assert tensorboard_scalars(played.folder, "0", SUCCESS)[0] == (1, pytest.approx(0.1))
