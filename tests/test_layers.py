@@ -259,9 +259,9 @@ LIBRARIES = {
     ),
     "optuna": ("sweeper.search", "sweeper.report.sweep"),
     "plotly": ("sweeper.report.sweep",),
-    "mlflow": ("sweeper.tracking",),
+    "mlflow": ("sweeper.tracking", "sweeper.publication.mlflow_"),
     "rich": ("sweeper.terminal", "sweeper.commands", "sweeper.driver"),
-    "torch": ("trainables",),
+    "torch": ("trainables", "sweeper.publication.mlflow_policy"),  # it runs where MLflow loads a model
 }
 """The rooms that may import a library; all others must do without it."""
 

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from sweeper.commands.options import Json, SweepsFolder, open_console
+from sweeper.errors import UserError
 from sweeper.finalists.formats import (
     LEROBOT,
     FormatRequest,
@@ -16,6 +17,7 @@ from sweeper.finalists.formats import (
     export_formats,
     precisions_named,
 )
+from sweeper.publication.mlflow_model import log_policy
 from sweeper.publication.publish import Wanted, publish
 from sweeper.records.checkpoints import find_source
 from sweeper.terminal.finalists.formats import print_formats
@@ -109,6 +111,16 @@ def export(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="With --push: show what would be uploaded; contact nothing.")
     ] = False,
+    mlflow: Annotated[
+        bool,
+        typer.Option("--mlflow", help="Log the policy as a model of its trial's run in MLflow."),
+    ] = False,
+    register: Annotated[
+        str | None,
+        typer.Option(
+            help="With --mlflow: register the model under this name, as its next version.", metavar="NAME"
+        ),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace an existing export in DIR, or an existing bundle.")
     ] = False,
@@ -127,7 +139,10 @@ def export(
     wanted = Wanted(
         lerobot, bundle, push, target, card=card, private=private, dry_run=dry_run, ema=ema, force=force
     )
-    if lerobot is not None or not request.others or card or bundle or push or private or dry_run:
+    if register is not None and not mlflow:
+        raise UserError("--register belongs to --mlflow.")
+    more = card or bundle or push or private or dry_run
+    if lerobot is not None or more or not (request.others or mlflow):
         wanted.check()
     found = find_source(source, sweeps, checkpoint)
     console.print(f"{found.chosen}\n  {found.checkpoint}", soft_wrap=True, markup=False)
@@ -136,8 +151,14 @@ def export(
     with console.status("") as status:
         written = export_formats(found, request, status.update)
         published = publish(found, wanted, status.update)
+        logged = log_policy(found, ema=ema, register=register, progress=status.update) if mlflow else None
     if as_json:
-        typer.echo(json.dumps(published.to_json() | {"formats": written}, indent=2))
+        more_json = {} if logged is None else {"mlflow": logged.to_json()}
+        typer.echo(json.dumps(published.to_json() | {"formats": written} | more_json, indent=2))
         return
     print_formats(console, written)
     print_published(console, published.to_json())
+    if logged is not None:
+        console.print(f"MLflow: {logged.uri} at {logged.tracking_uri}", soft_wrap=True, markup=False)
+        if logged.registered:
+            console.print(f"Registered as models:/{logged.registered}", soft_wrap=True, markup=False)

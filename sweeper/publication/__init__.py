@@ -3,4 +3,6 @@
 facts.py    what the sweep and a short measurement know of a policy
 publish.py  an export with its model card, a bundle
 hub.py      upload an export to the hub, or show what would be uploaded
+mlflow_model.py   log a policy as a model of MLflow
+mlflow_policy.py  what MLflow runs to load and ask that model
 """

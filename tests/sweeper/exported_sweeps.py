@@ -31,8 +31,8 @@ CONFIG = {
 }
 
 
-def write_checkpoint(trial: Path, step: int, *, best: bool) -> Path:
-    """A checkpoint whose every weight is its step."""
+def write_checkpoint(trial: Path, step: int, *, best: bool, random: bool = False) -> Path:
+    """A checkpoint whose every weight is its step, or random."""
     features = PolicyFeatures.of(
         [
             Feature("observation.state", FeatureType.STATE, (2,)),
@@ -46,12 +46,14 @@ def write_checkpoint(trial: Path, step: int, *, best: bool) -> Path:
     }
     config = DiffusionConfig.from_flat(CONFIG)
     weights = build_policy(config.policy, features, statistics).state_dict()
-    model = {name: torch.full_like(value, float(step)) for name, value in weights.items()}
+    model = (
+        weights if random else {name: torch.full_like(value, float(step)) for name, value in weights.items()}
+    )
     snapshot = Snapshot(step, config, features, statistics, model, None, {}, {})
     return Checkpoints(trial / "checkpoints").save(snapshot, best=best)
 
 
-def write_sweep(folder: Path) -> None:
+def write_sweep(folder: Path, *, random: bool = False) -> None:
     """A sweep of two trials that completed, the second the better, and one that failed before it kept one."""
     folder.mkdir(parents=True)
     spec = sweep(folder, LR, objectives={ERROR: "minimize"}, config=CONFIG)
@@ -62,12 +64,17 @@ def write_sweep(folder: Path) -> None:
         journal.append(EventKind.TRIAL_START, trial=number, values={"optimizer.lr": 1e-4}, config=CONFIG)
         best = min(points, key=lambda step: points[step], default=None)
         for step, value in points.items():
-            checkpoint = write_checkpoint(folder / "trials" / str(number), step, best=step == best)
+            checkpoint = write_checkpoint(
+                folder / "trials" / str(number), step, best=step == best, random=random
+            )
             journal.append(
                 EventKind.REPORT, trial=number, step=step, metrics={ERROR: value}, checkpoint=str(checkpoint)
             )
         status, reason = ("completed", "") if points else ("failed", "oom")
-        journal.append(EventKind.TRIAL_END, trial=number, status=status, reason=reason, message=reason)
+        final = {ERROR: list(points.values())[-1]} if points else {}
+        told = {"final": final, "best": final, "sweep_best": final, "ended": number + 1}
+        told |= {"step": max(points, default=0), "status": status, "reason": reason, "message": reason}
+        journal.append(EventKind.TRIAL_END, trial=number, **told)
 
 
 def exported(*arguments: str) -> int:
