@@ -2,8 +2,11 @@
 
 `Study` joins two parts. The `StudyFile` on the disk decides which trials exist. The `Suggester` in memory has
 the sampler, which learns from every trial. A suggestion that violates a constraint, that the trainable
-refuses, or that repeats an earlier trial costs no trial: it becomes a failed trial in memory, and the sampler
-is asked again. Only a trial that is handed out is added to the file.
+refuses, or that repeats an earlier trial costs no trial: it is discarded, and the sampler is asked again.
+Only a trial that is handed out is added to the file.
+
+What is suggested for a trial depends on the seed of the search, on the number of the trial and on what was
+recorded by then. So a sweep that was interrupted and resumed tries what an undisturbed one tries.
 """
 
 from __future__ import annotations
@@ -93,12 +96,9 @@ class Study:
         self.file = StudyFile(spec.folder, spec.objectives, choices)
         try:
             earlier = self.file.trials()
-            # With the same seed again, a sampler would repeat its first suggestions.
-            seed = spec.search.seed
-            if earlier:
-                seed = (seed * 1_000_003 + len(earlier)) % 2**32
-            self._random = random.Random(seed)
-            self.suggester = Suggester(spec, codecs, earlier, seed)
+            self._seed = spec.search.seed
+            self._next_number = len(earlier)
+            self.suggester = Suggester(spec, codecs, earlier)
         except BaseException:
             self.close()
             raise
@@ -117,13 +117,17 @@ class Study:
             UserError: If no configuration that can be tried is found.
         """
         if not self._grid:
-            for _ in range(SAMPLER_ATTEMPTS):
-                asked, values = self.suggester.suggest()
+            for attempt in range(SAMPLER_ATTEMPTS):
+                asked, values = self.suggester.suggest(self._seed_of(attempt))
                 config = self._finish(self._space.complete(values, self._fixed))
                 if self._objection(config) is None:
                     return self._hand_out(asked, values, config)
-                self.suggester.end(asked, TrialState.FAIL)
+                self.suggester.discard(asked)
         return self._ask_without_sampler()
+
+    def _seed_of(self, attempt: int) -> int:
+        """The seed of a suggestion for the next trial."""
+        return random.Random(f"{self._seed} {self._next_number} {attempt}").getrandbits(32)
 
     def _ask_without_sampler(self) -> Suggestion | None:
         """Find a configuration that can be tried, and have the sampler adopt it."""
@@ -138,7 +142,7 @@ class Study:
                     for parameter in self._space.parameters
                     if self._space.exists(parameter, config)
                 }
-                asked = self.suggester.adopt(values)
+                asked, _ = self.suggester.adopt(values)
                 try:
                     return self._hand_out(asked, values, config)
                 except StudyBusyError:
@@ -155,11 +159,13 @@ class Study:
     def _candidates(self) -> Iterator[dict[str, Any]]:
         size = self._space.size()
         if size is None or size > LISTED:
-            return (self._space.draw(self._random, self._fixed) for _ in range(DRAWS))
+            generator = random.Random(self._seed_of(SAMPLER_ATTEMPTS))
+            return (self._space.draw(generator, self._fixed) for _ in range(DRAWS))
         if self._points is None:
-            # Shuffled, so that a budget smaller than the space covers all of it.
+            # Shuffled, so that a budget smaller than the space covers all of it. In the order of an earlier
+            # driver: what that one tried already is passed over.
             points = list(self._space.points(self._fixed))
-            self._random.shuffle(points)
+            random.Random(self._seed).shuffle(points)
             self._points = iter(points)
         return self._points
 
@@ -182,8 +188,9 @@ class Study:
         try:
             number = self.file.add(trial)
         except SweeperError:
-            self.suggester.end(asked, TrialState.FAIL)
+            self.suggester.discard(asked)
             raise
+        self._next_number = number + 1
         self._numbers_by_hash[config_hash(config)] = number
         self._live[number] = _LiveTrial(asked)
         return Suggestion(number, dict(values), dict(config))

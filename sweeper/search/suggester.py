@@ -1,7 +1,8 @@
 """What to try next: Optuna's sampler with a study in memory, from which it learns.
 
-The study in memory has more trials than the sweep. A suggestion that cannot be tried is a failed trial in
-memory, and not a trial of the sweep. So the numbers here are not those of the sweep.
+Each suggestion has a seed, and a new sampler is made for it: what is suggested depends on the seed and on the
+trials in memory, not on earlier suggestions of the same process. A suggestion that cannot be tried is
+discarded, and leaves nothing.
 """
 
 from __future__ import annotations
@@ -30,23 +31,14 @@ class Suggester:
         codecs: How each parameter is stored, by name.
         earlier: The trials of earlier drivers, by number. They have the same numbers here. Trials outside the
             present ranges are failed trials here if the method cannot learn from them.
-        seed: Seed of the sampler.
     """
 
-    def __init__(
-        self, spec: SweepSpec, codecs: Mapping[str, Codec], earlier: Sequence[FrozenTrial], seed: int
-    ) -> None:
+    def __init__(self, spec: SweepSpec, codecs: Mapping[str, Codec], earlier: Sequence[FrozenTrial]) -> None:
+        self._spec = spec
         self._space = spec.space
         self._fixed = dict(spec.config)
         self._codecs = codecs
-        self._storage = optuna.storages.InMemoryStorage()
-        self._study = optuna.create_study(
-            storage=self._storage,
-            sampler=build_sampler(spec.search, spec.space, spec.objectives, seed),
-            pruner=optuna.pruners.NopPruner(),
-            directions=[objective.goal for objective in spec.objectives],
-        )
-        self._study_id = self._storage.get_study_id_from_name(self._study.study_name)
+        self._new_study([])
         present = {name: codec.distribution() for name, codec in codecs.items()}
         self._ignored: set[int] = set()
         for trial in earlier:
@@ -60,12 +52,30 @@ class Suggester:
                 moved.system_attrs = {}
             self._study.add_trial(moved)
 
-    def suggest(self) -> tuple[int, dict[str, Any]]:
+    def _new_study(self, trials: Sequence[FrozenTrial]) -> None:
+        spec = self._spec
+        self._storage = optuna.storages.InMemoryStorage()
+        self._study = optuna.create_study(
+            storage=self._storage,
+            sampler=build_sampler(spec.search, spec.space, spec.objectives, spec.search.seed),
+            pruner=optuna.pruners.NopPruner(),
+            directions=[objective.goal for objective in spec.objectives],
+        )
+        self._study_id = self._storage.get_study_id_from_name(self._study.study_name)
+        for trial in trials:
+            self._study.add_trial(trial)
+
+    def suggest(self, seed: int) -> tuple[int, dict[str, Any]]:
         """Have the sampler choose the values of a new trial.
+
+        Args:
+            seed: Seed of what the sampler draws.
 
         Returns:
             The number of the trial in memory, and the values of the parameters that exist in it.
         """
+        spec = self._spec
+        self._study.sampler = build_sampler(spec.search, spec.space, spec.objectives, seed)
         trial = self._study.ask()
         values: dict[str, Any] = {}
         config = dict(self._fixed)
@@ -75,11 +85,14 @@ class Suggester:
                 values[parameter.name] = config[parameter.name] = value
         return trial.number, values
 
-    def adopt(self, values: Mapping[str, Any]) -> int:
-        """Add a trial whose values were chosen elsewhere, as if the sampler had suggested them."""
+    def adopt(self, values: Mapping[str, Any], seed: int = 0) -> tuple[int, dict[str, Any]]:
+        """Suggest a trial with these values; the sampler chooses those that are missing."""
         self._study.enqueue_trial({name: self._codecs[name].encode(value) for name, value in values.items()})
-        number, _ = self.suggest()
-        return number
+        return self.suggest(seed)
+
+    def discard(self, number: int) -> None:
+        """Forget the newest suggestion, because it cannot be tried."""
+        self._new_study(self.trials()[:number])
 
     def trial(self, number: int) -> FrozenTrial:
         """A trial with everything that the sampler stored in it. The caller must not change it."""
