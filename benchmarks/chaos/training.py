@@ -18,40 +18,51 @@ from benchmarks.chaos.checks import Tally
 from benchmarks.chaos.kinds import Order, begin, finish, wait_for_step
 from sweeper.records.sweep_state import read_sweep
 
-__all__ = ["TRAINING", "training"]
+__all__ = ["TRAINING", "beside", "training", "write_circles"]
 
 STEPS = 400
+VICTIMS = {"inline": ("worker", "driver"), "beside": ("worker", "driver", "evaluator")}
+"""What is killed in turns, by how the training is evaluated."""
 TIMED = ("train/samples_per_s", "train/data_wait_fraction", "eval/chunk_latency_ms", "eval/action_rate_hz")
 """Metrics that measure time, and so differ."""
 
 
 def training(order: Order) -> Tally:
     """Kill workers and drivers of a diffusion policy's training, and compare tensors and series."""
-    tally = Tally("real training: workers and drivers killed")
+    return _training(order, Tally("real training: workers and drivers killed"), "inline")
+
+
+def beside(order: Order) -> Tally:
+    """The same with evaluations beside training, whose processes are killed as well."""
+    return _training(order, Tally("evaluated beside: workers, drivers, evaluators killed"), "beside")
+
+
+def _training(order: Order, tally: Tally, evaluation: str) -> Tally:
     root = order.arena.folder / "circles"
-    _write_circles(root)
-    straight = _sweep(order, root, "straight")
+    write_circles(root)
+    straight = _sweep(order, root, "straight", "inline")
     finish(order, tally, straight, begin(order, tally, straight))
     wanted = _outcome(straight)
     rounds = 0
     while order.more(tally):
         rounds += 1
-        sweep = _sweep(order, root, f"killed-{rounds}")
+        sweep = _sweep(order, root, f"killed-{rounds}", evaluation)
         driver = begin(order, tally, sweep)
         while order.more(tally):
             if not wait_for_step(sweep, driver, time.time()):
                 break
             time.sleep(order.random.uniform(0.0, 1.5))
             when = time.time()
-            if tally.strikes % 2:
+            victim = VICTIMS[evaluation][tally.strikes % len(VICTIMS[evaluation])]
+            if victim == "driver":
                 driver.kill()
                 driver = begin(order, tally, sweep)
             else:
-                worker = sweep.worker(0)
-                if worker is None:
+                process = sweep.worker(0) if victim == "worker" else _evaluator(sweep)
+                if process is None:
                     continue
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    worker.kill()
+                    process.kill()
             tally.strikes += 1
             wait_for_step(sweep, driver, when)
         finish(order, tally, sweep, driver)
@@ -59,7 +70,17 @@ def training(order: Order) -> Tally:
     return tally
 
 
-def _sweep(order: Order, root: Path, name: str) -> SweepFolder:
+def _evaluator(sweep: SweepFolder) -> psutil.Process | None:
+    """The process that evaluates beside the training of the first trial."""
+    with contextlib.suppress(psutil.Error):
+        worker = sweep.worker(0)
+        for child in [] if worker is None else worker.children():
+            if any("beside.evaluator" in part for part in child.cmdline()):
+                return child
+    return None
+
+
+def _sweep(order: Order, root: Path, name: str, evaluation: str) -> SweepFolder:
     space: dict[str, Any] = {
         "name": name,
         "trainable": "diffusion_policy",
@@ -79,6 +100,7 @@ def _sweep(order: Order, root: Path, name: str) -> SweepFolder:
             "train.log_every": 7,
             "train.eval_every": 100,
             "train.checkpoint_every": 30,
+            "train.evaluation": evaluation,
             "eval.windows": 8,
             "eval.num_inference_steps": 4,
         },
@@ -129,7 +151,7 @@ def _compare(
     tally.figures["tensor files compared"] = sorted(wanted[0])
 
 
-def _write_circles(root: Path) -> None:
+def write_circles(root: Path) -> None:
     """A LeRobot dataset of an arm that runs round a circle."""
     from trainables.dataset.format.schema import DatasetFeature
     from trainables.dataset.format.write import DatasetWriter
@@ -142,5 +164,5 @@ def _write_circles(root: Path) -> None:
             writer.add_episode({"observation.state": place[:-1], "action": place[1:]}, task="Run round.")
 
 
-TRAINING: Mapping[str, Callable[[Order], Tally]] = {"training": training}
+TRAINING: Mapping[str, Callable[[Order], Tally]] = {"training": training, "beside": beside}
 """What can be asked for on the command line."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trainables.dataset.content import content_digest
 from trainables.dataset.doctor.preflight import preflight as dataset_faults
@@ -26,10 +27,62 @@ from trainables.features import PolicyFeatures
 from trainables.interface import ConfigError, Fault, is_url, silent
 from trainables.pusht import IMAGE, ensure_dataset
 
-__all__ = ["camera_faults", "describe", "image_sizes", "load_dataset", "preflight"]
+if TYPE_CHECKING:
+    from trainables.dataset.frames import FrameArray
+    from trainables.dataset.windows import Split, Windows
+
+__all__ = ["OpenData", "camera_faults", "describe", "image_sizes", "load_dataset", "open_data", "preflight"]
 
 COLOURS = 3
 """Channels of the pictures for LeRobot's encoders, and so for those of this policy."""
+
+
+@dataclass(frozen=True)
+class OpenData:
+    """The dataset of a configuration, its split by episode, and the decoded frames of its cameras."""
+
+    config: DiffusionConfig
+    dataset: LeRobotDataset
+    split: Split
+    frames: Mapping[str, FrameArray]
+
+    def training_windows(self) -> Windows:
+        """The samples to train on."""
+        return self._windows(self.split.train, drop=self.config.policy.drop_n_last_frames)
+
+    def heldout_windows(self) -> Windows | None:
+        """The samples of the held-out episodes; None if nothing is held out."""
+        if not self.split.holdout:
+            return None
+        return self._windows(self.split.holdout, drop=self.config.eval.window_steps - 1)
+
+    def _windows(self, episodes: tuple[int, ...], *, drop: int) -> Windows:
+        from trainables.dataset.windows import Windows
+
+        return Windows(
+            self.dataset,
+            episodes,
+            n_obs_steps=self.config.policy.n_obs_steps,
+            horizon=self.config.policy.horizon,
+            drop_n_last_frames=drop,
+            frames=self.frames,
+        )
+
+
+def open_data(config: DiffusionConfig, cache: Path, progress: Callable[[str], None] = silent) -> OpenData:
+    """Open the dataset of a configuration, split it, and decode what is not in the cache yet.
+
+    Raises:
+        DatasetError: If the dataset cannot be read.
+    """
+    from trainables.dataset.frames import open_frames
+    from trainables.dataset.windows import split_episodes
+
+    dataset = load_dataset(config.dataset, cache, progress)
+    split = split_episodes(dataset, config.dataset.holdout_fraction, config.dataset.split_seed)
+    sizes = image_sizes(config, dataset.policy_features)
+    frames = {name: open_frames(dataset, name, size, cache, progress) for name, size in sizes.items()}
+    return OpenData(config, dataset, split, frames)
 
 
 def load_dataset(

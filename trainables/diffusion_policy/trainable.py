@@ -5,7 +5,9 @@ Fields, metrics and checks work without torch; modules that need torch or the da
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,6 +97,9 @@ _METRICS = (
 OPTIMIZER = "optimizer.safetensors"
 """File of a checkpoint with the optimiser's moments: as large as its weights and their average."""
 
+EVALUATING = "evaluating.json"
+"""File that names the checkpoint that an evaluation beside training was running for."""
+
 ORIGINAL = "latest.ckpt"
 """Name of a file of the original code in a folder, by which it is found there."""
 
@@ -102,6 +107,7 @@ _N_ACTION_STEPS = "policy.n_action_steps"
 _BYTES_KEPT = 8  # weights and their average, in float32
 _BYTES_TRAINED = 8  # Adam's two moments
 _CHECKPOINTS = 3  # last and best, and a new one, which is complete before an old one is deleted
+_CHECKPOINTS_BESIDE = 2  # that of the evaluation beside training, and the one reported before it
 _BYTES_HELD = 16  # in training: a weight, its gradient, and Adam's two moments, in float32
 _BYTES_AVERAGE = 4
 _GB_EXTRAS = 0.01  # videos, logs, configuration
@@ -221,12 +227,18 @@ class DiffusionPolicyTrainable:
         The dataset is not opened, so the sizes of its features are assumed to be those of the checkpoint of
         ``policy.path``, or else those of a common arm; they are small compared with the U-Net's.
         """
-        kept, trained = _weights(self.resolved(config))
-        return _CHECKPOINTS * (kept * _BYTES_KEPT + trained * _BYTES_TRAINED) / 1e9 + _GB_EXTRAS
+        built = self.resolved(config)
+        kept, trained = _weights(built)
+        checkpoints = _CHECKPOINTS
+        if built.train.evaluation != "inline" and built.train.checkpoint_every is not None:
+            # Without checkpoints in between, the evaluated one is the last, and the one before is its last.
+            checkpoints += _CHECKPOINTS_BESIDE
+        return checkpoints * (kept * _BYTES_KEPT + trained * _BYTES_TRAINED) / 1e9 + _GB_EXTRAS
 
     def slim(self, checkpoint: Path) -> None:
-        """Delete the optimiser's state, which only a continuation needs."""
+        """Delete the optimiser's state and later checkpoints without a report: a continuation needs them."""
         (checkpoint / OPTIMIZER).unlink(missing_ok=True)
+        _drop_unreported(checkpoint)
 
     def policy_files(self, checkpoint: Path) -> Mapping[str, Path]:
         """The files of a checkpoint, in any format that can be read, without the optimiser's state.
@@ -418,6 +430,22 @@ def _weights(built: DiffusionConfig) -> tuple[int, int]:
         sizes |= start_sizes(built.policy.path)
     kept = parameter_count(built.policy, **sizes)
     return kept, kept - encoder_count(built.policy, sizes["cameras"]) if built.freezes_encoder else kept
+
+
+def _drop_unreported(checkpoint: Path) -> None:
+    """Delete the checkpoints after one whose run has ended, if an evaluation beside training was running.
+
+    Their reports never came, so nothing else refers to them.
+    """
+    pointer = checkpoint.parent / EVALUATING
+    try:
+        first = int(json.loads(pointer.read_text())["step"])
+    except (OSError, ValueError, KeyError):
+        return
+    for entry in checkpoint.parent.iterdir():
+        if entry.name.isdigit() and int(entry.name) >= max(first, int(checkpoint.name) + 1):
+            shutil.rmtree(entry, ignore_errors=True)
+    pointer.unlink(missing_ok=True)
 
 
 def _clip_remark(config: DiffusionConfig, dataset: LeRobotDataset | None) -> list[str]:

@@ -37,6 +37,7 @@ NORMALIZATIONS = ("MIN_MAX", "MEAN_STD", "QUANTILES", "IDENTITY")
 SAMPLERS = ("DDPM", "DDIM", "DPM-Solver++", "UniPC")
 TIMESTEP_SPACINGS = ("leading", "trailing", "linspace")
 PRECISIONS = ("fp32", "bf16", "fp16")
+EVALUATIONS = ("auto", "beside", "inline")
 PATH_OR_HUB = "path or hub id"
 """Unit of a field that takes either."""
 
@@ -364,6 +365,13 @@ class TrainConfig:
     eval_every: int = _field("int", 5_000, "Steps between evaluations.", minimum=1, unit="steps")
     eval_at_start: bool | None = _field(
         "bool", None, "Evaluate, and keep a checkpoint, before the first step; null: with policy.path."
+    )
+    evaluation: str = _field(
+        "str",
+        "auto",
+        "Evaluate in a process beside training, or inline, while training waits; auto: beside if a CPU is "
+        "idle. Does not change the result.",
+        choices=EVALUATIONS,
     )
     checkpoint_every: int | None = _field(
         "int", None, "Steps between checkpoints; null: at every evaluation.", minimum=1, unit="steps"

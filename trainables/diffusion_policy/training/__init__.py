@@ -5,6 +5,7 @@
 - ``stream``: batches by step
 - ``progress``: state between steps; divergence
 - ``evaluate``: held-out error and rollouts during training
+- ``beside/``: evaluation in another process, while training goes on
 - ``checkpoint``: everything an exact resume needs
 - ``saver``: writes them beside the training
 - ``distributed``: several workers

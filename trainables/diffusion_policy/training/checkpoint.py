@@ -1,6 +1,6 @@
 """Checkpoints: everything that training needs to continue exactly, either complete or absent.
 
-A trial's ``checkpoints/`` folder holds a folder per kept step and two pointers::
+A trial's ``checkpoints/`` folder holds a folder per kept step and pointers::
 
     checkpoints/
       000400/
@@ -11,6 +11,8 @@ A trial's ``checkpoints/`` folder holds a folder per kept step and two pointers:
         optimizer.safetensors   the optimiser's moments, by parameter name; see below
         statistics.safetensors  the normaliser's statistics
       last.json  best.json      {"step": 400, "folder": "000400", ...}
+      evaluating.json           while an evaluation runs beside training: its checkpoint,
+      reported.json             and the newest one before it
 
 The optimiser's moments are as large as all weights together. A run continues from ``last`` alone, and not
 after its last step: so the checkpoint of that step has none, and ``best`` loses them as soon as it is not
@@ -40,6 +42,7 @@ from torch import Tensor, nn
 
 from trainables.dataset.statistics import Statistics
 from trainables.diffusion_policy.config.diffusion_config import FIELDS, DiffusionConfig
+from trainables.diffusion_policy.training.ema import NUM_UPDATES
 from trainables.features import PolicyFeatures
 from trainables.files import put_in_place, write_json
 from trainables.interface import TrainableError
@@ -47,7 +50,8 @@ from trainables.interface import TrainableError
 __all__ = ["CheckpointError", "Checkpoints", "Snapshot"]
 
 FORMAT = 1
-_KEPT_BY_POINTER = ("last", "best")
+EVALUATING, REPORTED = "evaluating", "reported"
+_KEPT_BY_POINTER = ("last", "best", EVALUATING, REPORTED)
 _OPTIMIZER = "optimizer.safetensors"
 
 
@@ -94,8 +98,14 @@ class Checkpoints:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def save(self, snapshot: Snapshot, *, best: bool) -> Path:
+    def save(self, snapshot: Snapshot, *, best: bool, evaluating: bool = False) -> Path:
         """Write a checkpoint, point ``last`` (and ``best``) at it and delete those that nothing points at.
+
+        Args:
+            snapshot: Its content.
+            best: Whether it is the best so far.
+            evaluating: Whether its evaluation is still to come: it and the one before are kept until
+                :meth:`release`.
 
         Returns:
             The checkpoint's folder.
@@ -111,10 +121,43 @@ class Checkpoints:
             # The same step of the same run, written again after a restart: equal, but certainly complete.
             shutil.rmtree(final)
         put_in_place(beside, final)
-        for pointer in _KEPT_BY_POINTER if best else ("last",):
-            self._point(pointer, snapshot.step, name)
+        if evaluating:
+            previous = self.find("last")
+            if previous is not None and previous != final:
+                self._point(REPORTED, int(previous.name), previous.name)
+            self._point(EVALUATING, snapshot.step, name)
+        if best:
+            # Before `last`: if the process dies in between, the run repeats this step and is right again.
+            self._point("best", snapshot.step, name)
+        self._point("last", snapshot.step, name)
         self._drop_unused()
         return final
+
+    def at(self, step: int) -> Path | None:
+        """Folder of the checkpoint of a step, or None if there is none (any more)."""
+        found = self.folder_of(step)
+        return found if found.is_dir() else None
+
+    def judge(self, step: int, changes: Mapping[str, Any], *, best: bool) -> None:
+        """Record how the evaluation of a checkpoint ended that was saved before it.
+
+        Args:
+            step: The checkpoint's step.
+            changes: New values of the progress in the last checkpoint, from which the run would continue.
+            best: Whether it is the best so far.
+        """
+        if best:
+            self._point("best", step, self.folder_of(step).name)
+        last = self.find("last")
+        if last is not None:
+            state = json.loads((last / "state.json").read_text())
+            write_json(last / "state.json", state | {"progress": state["progress"] | dict(changes)})
+
+    def release(self) -> None:
+        """Keep no longer what was kept for an evaluation; its own checkpoint stays until the next one."""
+        (self.folder / f"{REPORTED}.json").unlink(missing_ok=True)
+        self._drop_unused()
+        (self.folder / f"{EVALUATING}.json").unlink(missing_ok=True)
 
     def folder_of(self, step: int) -> Path:
         """The folder of the checkpoint of a step, whether or not it exists."""
@@ -135,8 +178,8 @@ class Checkpoints:
         write_json(self.folder / f"{pointer}.json", {"step": step, "folder": name})
 
     def _drop_unused(self) -> None:
-        last, best = (self.find(pointer) for pointer in _KEPT_BY_POINTER)
-        kept = {found.name for found in (last, best) if found is not None}
+        last, best, *others = (self.find(pointer) for pointer in _KEPT_BY_POINTER)
+        kept = {found.name for found in (last, best, *others) if found is not None}
         for entry in self.folder.iterdir():
             if entry.is_dir() and entry.name not in kept:
                 shutil.rmtree(entry, ignore_errors=True)
@@ -169,6 +212,40 @@ def read(folder: Path) -> Snapshot:
             optimizer=load_file(folder / _OPTIMIZER) if state.get("continues", True) else None,
             progress=state["progress"],
             objective={name: value for name, value in recorded.items() if name not in FIELDS},
+        )
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise CheckpointError(f"the checkpoint {folder} cannot be read: {error}.") from error
+
+
+@dataclass(frozen=True)
+class StoredPolicy:
+    """The part of a checkpoint that its policy consists of.
+
+    Attributes:
+        features: What the policy sees and does.
+        statistics: The normaliser's statistics.
+        weights: The averaged weights if they were asked for and exist, else the weights as trained.
+    """
+
+    features: PolicyFeatures
+    statistics: Statistics
+    weights: Mapping[str, Tensor]
+
+
+def read_policy(folder: Path, *, averaged: bool) -> StoredPolicy:
+    """Read the policy of a checkpoint into the host's memory.
+
+    Raises:
+        CheckpointError: If a file is missing or damaged.
+    """
+    try:
+        described = json.loads((folder / "config.json").read_text())
+        ema = folder / "ema.safetensors"
+        weights = load_file(ema if averaged and ema.exists() else folder / "model.safetensors")
+        return StoredPolicy(
+            PolicyFeatures.from_json(described["features"]),
+            _unflatten(load_arrays(folder / "statistics.safetensors")),
+            {name: value for name, value in weights.items() if name != NUM_UPDATES},
         )
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"the checkpoint {folder} cannot be read: {error}.") from error

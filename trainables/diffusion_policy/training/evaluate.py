@@ -34,6 +34,8 @@ def evaluate(
     config: DiffusionConfig,
     context: TrainContext,
     step: int,
+    *,
+    timed: bool = True,
 ) -> tuple[dict[str, float], dict[str, Path]]:
     """Measure the held-out action error (rank 0) and roll out (every rank its share).
 
@@ -43,6 +45,7 @@ def evaluate(
         config: Says what to measure.
         context: Folders, rank and device of this process.
         step: Optimiser steps done.
+        timed: Whether to time a chunk: not beside training, which would slow it down.
 
     Returns:
         Metrics, and files worth keeping.
@@ -52,7 +55,8 @@ def evaluate(
     if heldout is not None and context.rank == 0:
         progress = partial(context.progress, f"step {step}: held-out action error")
         metrics |= action_error(policy, heldout, _offline_settings(config.eval), context.device, progress)
-        metrics |= chunk_latency(policy, heldout, context.device)
+        if timed:
+            metrics |= chunk_latency(policy, heldout, context.device)
         if step == config.train.steps and config.eval.denoising_picture:
             artifacts |= _denoising(policy, heldout, config.eval, context, step)
     if config.rollout.env is not None:

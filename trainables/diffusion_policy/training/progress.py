@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,14 +35,15 @@ class Progress:
         saved_step: Step of the newest checkpoint.
         first_loss: Loss of the first report; an explosion is a multiple of it.
         best: Best value of the objective so far.
-        due: The report that belongs to the newest checkpoint.
+        due: The reports that may not have been received, as JSON values: that of the newest checkpoint, and
+            those before it that wait for an evaluation (`trainables.diffusion_policy.training.beside`).
     """
 
     step: int = 0
     saved_step: int = 0
     first_loss: float | None = None
     best: float | None = None
-    due: dict[str, Any] | None = None
+    due: list[dict[str, Any]] = field(default_factory=list)
     data: str = ""
 
     def check_loss(self, loss: float) -> None:
@@ -82,12 +84,13 @@ class Progress:
     @staticmethod
     def from_json(step: int, values: Mapping[str, Any]) -> Progress:
         """Restore the state from JSON values."""
+        due = values["due"] or []
         return Progress(
             step,
             values["saved_step"],
             values["first_loss"],
             values["best"],
-            values["due"],
+            [due] if isinstance(due, dict) else due,  # earlier versions kept one report
             values.get("data", ""),
         )
 
@@ -123,6 +126,15 @@ class Interval:
         self.grad_norm = torch.zeros((), device=self.device)
         self.skipped = torch.zeros((), device=self.device)
         self.start_s = time.perf_counter()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave out the time that this lasts."""
+        since_s = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.start_s += time.perf_counter() - since_s
 
     def add_loss(self, loss: Tensor) -> None:
         """Add a (part of a) step's loss."""

@@ -45,12 +45,13 @@ class CheckpointSaver:
         self._copies: dict[str, Tensor] = {}
         self.pending = False
 
-    def save(self, snapshot: Snapshot | None, *, best: bool) -> Path | None:
+    def save(self, snapshot: Snapshot | None, *, best: bool, evaluating: bool = False) -> Path | None:
         """Copy the state of a run and start to write it; the last checkpoint must have been released.
 
         Args:
             snapshot: The state, whose tensors may change from now on; None on all ranks but the first.
             best: Whether it is the best so far.
+            evaluating: Whether its evaluation is still to come.
 
         Returns:
             The folder that the checkpoint will have; None on all ranks but the first.
@@ -60,7 +61,8 @@ class CheckpointSaver:
         self.pending = True
         if snapshot is None:
             return None
-        self._writing = self._thread.submit(self._store.save, self._on_host(snapshot), best=best)
+        copied = self._on_host(snapshot)
+        self._writing = self._thread.submit(self._store.save, copied, best=best, evaluating=evaluating)
         return self._store.folder_of(snapshot.step)
 
     def hold(self, report: Report) -> None:
@@ -71,15 +73,23 @@ class CheckpointSaver:
         """Whether nothing is being written by this rank."""
         return self._writing is None or self._writing.done()
 
-    def release(self) -> Iterator[Report]:
-        """Wait until the checkpoint is on the disk, and give the reports that were held, in their order.
+    def wait(self) -> None:
+        """Wait until nothing is being written by this rank.
 
         Raises:
             OSError: If the checkpoint could not be written.
         """
         if self._writing is not None:
             self._writing.result()
-            self._writing = None
+
+    def release(self) -> Iterator[Report]:
+        """Wait until the checkpoint is on the disk, and give the reports that were held, in their order.
+
+        Raises:
+            OSError: If the checkpoint could not be written.
+        """
+        self.wait()
+        self._writing = None
         if self._world_size > 1:
             dist.barrier()
         self.pending = False

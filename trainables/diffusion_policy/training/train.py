@@ -19,25 +19,24 @@ import torch.distributed as dist
 from diffusers.optimization import get_scheduler
 
 from trainables.dataset.content import content_digest
-from trainables.dataset.frames import open_frames
-from trainables.dataset.lerobot_dataset import LeRobotDataset
 from trainables.dataset.policy_statistics import policy_statistics
-from trainables.dataset.windows import Windows, split_episodes
 from trainables.diffusion_policy.config.clashes import batch_faults
 from trainables.diffusion_policy.config.diffusion_config import DiffusionConfig
-from trainables.diffusion_policy.data import image_sizes, load_dataset
+from trainables.diffusion_policy.data import open_data
 from trainables.diffusion_policy.finetuning.warm_start import START, WarmStart, read_warm_start, tell
 from trainables.diffusion_policy.network.policy import DiffusionPolicy, assemble_policy, build_networks
 from trainables.diffusion_policy.training import checkpoint as checkpoints
+from trainables.diffusion_policy.training.beside.evaluations import DueReport, Evaluations
+from trainables.diffusion_policy.training.beside.evaluator import prepare_process
 from trainables.diffusion_policy.training.distributed import distributed, synchronised
 from trainables.diffusion_policy.training.ema import Ema
 from trainables.diffusion_policy.training.evaluate import evaluate
 from trainables.diffusion_policy.training.objective import DENOISING, Objective
 from trainables.diffusion_policy.training.optimizer import build_optimizer, clip_gradients
-from trainables.diffusion_policy.training.process import arithmetic, keep_freed_memory
-from trainables.diffusion_policy.training.progress import Interval, Progress
+from trainables.diffusion_policy.training.progress import DivergedError, Interval, Progress
 from trainables.diffusion_policy.training.saver import CheckpointSaver
 from trainables.diffusion_policy.training.stream import BatchStream
+from trainables.evaluation.offline import chunk_latency
 from trainables.features import PolicyFeatures
 from trainables.files import write_json
 from trainables.interface import ConfigError, Fault, Report, TrainableError, TrainContext
@@ -47,8 +46,8 @@ __all__ = ["OutOfMemoryError", "train"]
 STOP_AGREED_EVERY = 10
 _PLACES = ("dataset.root", "dataset.repo_id", "dataset.revision", "policy.path")
 """Fields that name the places of data and checkpoints, and do not change the result."""
-_SAME_RESULT = ("train.gradient_accumulation_steps", "train.gradient_checkpointing")
-"""Fields that decide how much memory a step takes, and do not change the result."""
+_SAME_RESULT = ("train.gradient_accumulation_steps", "train.gradient_checkpointing", "train.evaluation")
+"""Fields that decide how much memory or time a step takes, and do not change the result."""
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -83,10 +82,14 @@ def train(
     try:
         with contextlib.ExitStack() as closing:
             closing.callback(saver.close)
+            evaluations = closing.enter_context(Evaluations(config, context))
             try:
-                yield from _train(config, context, objective, store, saver, closing)
-            except (TrainableError, torch.OutOfMemoryError):
-                yield from saver.release_at_error()
+                yield from _train(config, context, objective, store, saver, evaluations, closing)
+            except (TrainableError, torch.OutOfMemoryError) as error:
+                yield from evaluations.passed(saver.release_at_error())
+                if isinstance(error, DivergedError):
+                    # What training reported until then, with an evaluation that was still running.
+                    yield from evaluations.finished()
                 raise
     except torch.OutOfMemoryError as error:
         batch, accumulation = config.train.batch_size, config.train.gradient_accumulation_steps
@@ -102,31 +105,21 @@ def _train(
     objective: Objective,
     store: checkpoints.Checkpoints,
     saver: CheckpointSaver,
+    evaluations: Evaluations,
     closing: contextlib.ExitStack,
 ) -> Iterator[Report]:
     settings = config.train
     device = torch.device(context.device)
-    if context.threads > 0:
-        torch.set_num_threads(context.threads)
-    closing.enter_context(arithmetic(settings, device))
-    if device.type == "cpu":
-        keep_freed_memory()
+    prepare_process(config, context, closing)
     _check_group(config, context)
 
     # Data: windows of the training episodes, and of the held-out ones for the evaluation.
     context.progress("opening the dataset")
-    dataset = load_dataset(config.dataset, context.cache, context.progress)
+    opened = open_data(config, context.cache, context.progress)
+    dataset, split = opened.dataset, opened.split
     data = content_digest(dataset)
-    split = split_episodes(dataset, config.dataset.holdout_fraction, config.dataset.split_seed)
-    sizes = image_sizes(config, dataset.policy_features)
-    frames = {
-        name: open_frames(dataset, name, size, context.cache, context.progress)
-        for name, size in sizes.items()
-    }
-    training = _windows(dataset, split.train, config, frames, drop=config.policy.drop_n_last_frames)
-    heldout = None
-    if split.holdout:
-        heldout = _windows(dataset, split.holdout, config, frames, drop=config.eval.window_steps - 1)
+    training = opened.training_windows()
+    heldout = opened.heldout_windows()
     stream = BatchStream(
         training,
         settings.batch_size,
@@ -153,7 +146,7 @@ def _train(
         statistics = earlier.statistics
     else:
         statistics = policy_statistics(
-            dataset, split.train, use_imagenet_stats=config.dataset.use_imagenet_stats, frames=frames
+            dataset, split.train, use_imagenet_stats=config.dataset.use_imagenet_stats, frames=opened.frames
         )
     drawn = config.policy
     if earlier is not None and not (start is not None and start.fetches_backbone):
@@ -190,9 +183,8 @@ def _train(
         _restore(snapshot, policy, ema, optimizer, lr_scheduler, scaler)
         progress = Progress.from_json(snapshot.step, {**snapshot.progress, "data": data})
         snapshot = None
-        if progress.due is not None:
-            # The process may have died after it wrote this checkpoint and before it returned the report.
-            yield _due_report(progress.due, store.find("last"), final=progress.step >= settings.steps)
+    # The process may have died after it wrote this checkpoint and before it returned its reports.
+    yield from evaluations.begin(store, progress, saver.wait)
     if settings.compile:
         policy.compile_network(settings.compile_mode)
     passes = settings.gradient_accumulation_steps
@@ -210,27 +202,33 @@ def _train(
         policy.train()
         return measured
 
-    def saved(metrics: dict[str, float], artifacts: dict[str, Path], *, best: bool) -> Path | None:
+    def timed() -> dict[str, float]:
+        # While training waits: beside it a chunk would take longer than on the robot.
+        policy.eval()
+        with torch.no_grad():
+            latency = {} if heldout is None else chunk_latency(policy, heldout, context.device)
+        policy.train()
+        return latency
+
+    def saved(report: DueReport, *, best: bool) -> Path | None:
         progress.saved_step = progress.step
-        progress.due = {
-            "step": progress.step,
-            "metrics": metrics,
-            "artifacts": {name: str(path) for name, path in artifacts.items()},
-        }
+        progress.due = evaluations.due_at(report)
         state = None
         if context.rank == 0:
             state = _snapshot(
                 config, objective, policy, ema, optimizer, scaler, features, statistics, progress
             )
-        return saver.save(state, best=best)
+        return saver.save(state, best=best, evaluating=report.evaluating)
 
     policy.train()
     if fresh and config.evaluates_at_start:
         # The baseline: this checkpoint remains the best one if training makes it worse.
-        measured, artifacts = evaluated(0)
+        with evaluations.inline():
+            measured, artifacts = evaluated(0)
         metrics = {**measured, "trial/step": 0.0, "trial/epoch": 0.0}
         artifacts |= started or {}
-        written = saved(metrics, artifacts, best=progress.improves(metrics, context.objective))
+        best = progress.improves(metrics, context.objective)
+        written = saved(DueReport(0, metrics, artifacts), best=best)
         saver.hold(Report(0, metrics, artifacts, written))
 
     context.progress(f"training: steps {progress.step + 1} to {settings.steps}")
@@ -260,10 +258,12 @@ def _train(
         lr_scheduler.step()
         if ema is not None:
             ema.update(policy)
+        with interval.paused():
+            yield from evaluations.ready()
 
         stopping, release = _agreed(context, saver, step)
         if release:
-            yield from saver.release()
+            yield from evaluations.passed(saver.release())
         finished = step == settings.steps
         evaluating = finished or step % settings.eval_every == 0
         saving = (
@@ -278,21 +278,32 @@ def _train(
         progress.step = step
         progress.check_loss(metrics["train/loss"])
         artifacts = {}
+        if saving and saver.pending:
+            yield from evaluations.passed(saver.release())
         if evaluating:
-            measured, artifacts = evaluated(step)
+            # One runs at a time, and the last report has nothing after it.
+            yield from evaluations.finished() if finished else evaluations.evaluated()
+        beside = evaluating and not (finished or stopping) and evaluations.run_beside()
+        if beside:
+            metrics |= timed()
+        elif evaluating:
+            with evaluations.inline():
+                measured, artifacts = evaluated(step)
             metrics |= measured
+        report = DueReport(step, metrics, artifacts, evaluating=beside)
+        if beside:
+            evaluations.expect(step)
         written = None
         if saving:
-            if saver.pending:
-                yield from saver.release()
-            best = evaluating and progress.improves(metrics, context.objective)
-            written = saved(metrics, artifacts, best=best)
+            best = evaluating and not beside and progress.improves(metrics, context.objective)
+            written = saved(report, best=best)
         saver.hold(Report(step, metrics, artifacts, written, final=finished))
         if stopping or finished or not saver.pending:
-            yield from saver.release()
-        interval.restart()
+            yield from evaluations.passed(saver.release())
         if stopping:
+            yield from evaluations.finished()
             return
+        interval.restart()
 
 
 def _check_group(config: DiffusionConfig, context: TrainContext) -> None:
@@ -352,25 +363,6 @@ def _check_same_run(before: Mapping[str, Any], now: Mapping[str, Any], folder: P
         shown = ", ".join(f"{name} ({before.get(name)} -> {now[name]})" for name in changed[:5])
         remedy = "Use another folder, or the old configuration."
         raise ConfigError([Fault(str(folder), f"belongs to a run with other settings: {shown}.", remedy)])
-
-
-def _windows(
-    dataset: LeRobotDataset,
-    episodes: tuple[int, ...],
-    config: DiffusionConfig,
-    frames: Mapping[str, Any],
-    *,
-    drop: int,
-) -> Windows:
-    policy = config.policy
-    return Windows(
-        dataset,
-        episodes,
-        n_obs_steps=policy.n_obs_steps,
-        horizon=policy.horizon,
-        drop_n_last_frames=drop,
-        frames=frames,
-    )
 
 
 def _autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
@@ -438,8 +430,3 @@ def _restore(
     factors = zip(optimizer.param_groups, lr_scheduler.base_lrs, lr_scheduler.lr_lambdas, strict=True)
     for group, base, factor in factors:
         group["lr"] = base * factor(snapshot.step)
-
-
-def _due_report(due: Mapping[str, Any], folder: Path | None, *, final: bool) -> Report:
-    artifacts = {name: Path(path) for name, path in due["artifacts"].items()}
-    return Report(int(due["step"]), due["metrics"], artifacts, folder, final=final)

@@ -14,36 +14,17 @@ import numpy as np
 import pytest
 import torch
 from small_policy import small_settings
+from training_runs import context, run, tensors_of, untimed
 
 from trainables.diffusion_policy import TRAINABLE, lerobot
-from trainables.diffusion_policy.training import checkpoint as checkpoints
 from trainables.diffusion_policy.training.checkpoint import CheckpointError, Checkpoints
 from trainables.diffusion_policy.training.progress import DivergedError
-from trainables.interface import ConfigError, Report, TrainContext
-
-TIMED = {
-    "train/samples_per_s",
-    "train/data_wait_fraction",
-    "eval/chunk_latency_ms",
-    "eval/action_rate_hz",
-}
+from trainables.interface import ConfigError, Report
 
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
-
-
-def context(folder: Path, **changes: Any) -> TrainContext:
-    return TrainContext(folder=folder, cache=folder / "cache", threads=1, **changes)
-
-
-def run(config: Mapping[str, Any], folder: Path, **changes: Any) -> list[Report]:
-    return list(TRAINABLE.train(config, context(folder, **changes)))
-
-
-def untimed(report: Report) -> dict[str, float]:
-    return {name: value for name, value in report.metrics.items() if name not in TIMED}
 
 
 class Trained(NamedTuple):
@@ -63,14 +44,6 @@ def straight(circles: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained
     folder = tmp_path_factory.mktemp("straight") / "run"
     torch.set_num_threads(1)
     return Trained(folder, run(small_settings(circles), folder))
-
-
-def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
-    last = Checkpoints(folder / "checkpoints").find("last")
-    assert last is not None
-    snapshot = checkpoints.read(last)
-    groups = {"model": snapshot.model, "ema": snapshot.ema or {}, "optimizer": snapshot.optimizer or {}}
-    return {f"{group}/{name}": value for group, tensors in groups.items() for name, value in tensors.items()}
 
 
 @pytest.mark.slow
