@@ -230,7 +230,7 @@ class FieldInfo:
         phase: ``data`` fields decide what is read, ``train`` fields need training again when they change,
             ``inference`` fields can be changed on a trained checkpoint.
         doc: One line of documentation.
-        auto: Whether the text ``auto`` is a value as well.
+        word: A text that is a value as well, e.g. ``auto``; empty if there is none.
     """
 
     name: str
@@ -243,7 +243,7 @@ class FieldInfo:
     unit: str = ""
     phase: Phase = "train"
     doc: str = ""
-    auto: bool = False
+    word: str = ""
 
     def faults(self, value: Any) -> list[Fault]:
         """List the faults of ``value`` for this field; empty if it is legal."""
@@ -251,7 +251,7 @@ class FieldInfo:
             if self.nullable:
                 return []
             return [Fault(self.name, "is null.", f"Expected {self.expected()}.")]
-        if self.auto and value == "auto":
+        if self.word and value == self.word:
             return []
         problem = self._problem(value)
         return [] if problem is None else [Fault(self.name, f"{problem}.", f"Expected {self.expected()}.")]
@@ -278,7 +278,7 @@ class FieldInfo:
             words += f" of at most {self.maximum:g}"
         if self.unit:
             words += f" ({self.unit})"
-        return words + (", or auto" if self.auto else "") + (", or null" if self.nullable else "")
+        return words + (f", or {self.word}" if self.word else "") + (", or null" if self.nullable else "")
 
     def _problem(self, value: Any) -> str | None:
         if self.kind == "ranges":

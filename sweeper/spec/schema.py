@@ -115,8 +115,9 @@ def _value(info: FieldInfo) -> Schema:
         found = _number(info)
     else:
         found = {"type": _JSON_TYPES[info.kind]}
-    if info.auto or info.name in AUTO:
-        found = {"anyOf": [found, {"const": "auto"}]}
+    word = info.word or ("auto" if info.name in AUTO else "")
+    if word:
+        found = {"anyOf": [found, {"const": word}]}
     return {"anyOf": [found, {"type": "null"}]} if info.nullable else found
 
 

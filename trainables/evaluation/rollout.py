@@ -13,7 +13,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 import torch
@@ -92,16 +92,16 @@ class DelayedControl:
 
     Attributes:
         settings: How chunks are requested and executed.
-        latency_ms: How late a chunk arrives, rounded up to whole control steps; None: as long as a prediction
-            for one observation takes on this machine, on which results then depend. An episode begins when
-            its first chunk is there.
+        latency_ms: How late a chunk arrives, rounded up to whole control steps; ``measured``: as long as a
+            prediction for one observation takes on this machine, on which results then depend. An episode
+            begins when its first chunk is there.
     """
 
     settings: ControlSettings
-    latency_ms: float | None = 0.0
+    latency_ms: float | Literal["measured"] = 0.0
 
     @classmethod
-    def named(cls, mode: str, latency_ms: float | None, replan: float) -> DelayedControl:
+    def named(cls, mode: str, latency_ms: float | Literal["measured"], replan: float) -> DelayedControl:
         """Build it from the fields of a configuration.
 
         Raises:
@@ -253,7 +253,7 @@ class _Conduct:
         self.available: int = policy.available_actions
         self._policy = policy
         self._device = device
-        self._latency_s = None if control.latency_ms is None else control.latency_ms / 1e3
+        self._latency_s = None if control.latency_ms == "measured" else control.latency_ms / 1e3
 
     def timeline(self) -> Timeline:
         """The timeline of a new episode."""

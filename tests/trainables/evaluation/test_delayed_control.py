@@ -133,7 +133,7 @@ def test_no_number_of_parallel_environments_changes_a_bit(policy, mode):
 
 @pytest.mark.slow
 def test_the_latency_of_this_machine_is_measured_if_asked_for(policy):
-    (result,) = pushed(policy, DelayedControl(ControlSettings("async"), None), episodes=1)
+    (result,) = pushed(policy, DelayedControl(ControlSettings("async"), "measured"), episodes=1)
     assert len(result.actions) == 24
 
 

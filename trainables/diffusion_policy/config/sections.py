@@ -53,7 +53,7 @@ def _field(
     unit: str = "",
     phase: Phase = "train",
     nullable: bool = False,
-    auto: bool = False,
+    word: str = "",
 ) -> Any:
     metadata = {
         "kind": kind,
@@ -64,7 +64,7 @@ def _field(
         "unit": unit,
         "phase": phase,
         "nullable": nullable or default is None,
-        "auto": auto,
+        "word": word,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -412,7 +412,7 @@ class RolloutConfig:
         "auto",
         "Processes that step them; 1: the policy's own; auto: by a measurement. Does not change the result.",
         minimum=1,
-        auto=True,
+        word="auto",
     )
     timeout_s: float = _field(
         "float",
@@ -432,12 +432,13 @@ class RolloutConfig:
         "(ensemble), or continues the last one (rtc).",
         choices=("sync", "async", "ensemble", "rtc"),
     )
-    latency_ms: float | None = _field(
+    latency_ms: float | Literal["measured"] = _field(
         "float",
         0.0,
-        "How late a chunk arrives; null: as long as a prediction takes on this machine.",
+        "How late a chunk arrives; measured: as long as a prediction takes on this machine.",
         minimum=0,
         unit="ms",
+        word="measured",
     )
     replan: float = _field(
         "float",

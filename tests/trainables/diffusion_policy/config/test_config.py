@@ -131,3 +131,13 @@ def test_parameters_are_counted_as_lerobot_has_them(
 ) -> None:
     action, vector, cameras = sizes
     assert parameter_count(policy, action_dim=action, vector_dim=vector, cameras=cameras) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "word"), [("rollout.latency_ms", "measured"), ("rollout.processes", "auto")]
+)
+def test_a_field_may_have_a_word_beside_its_numbers(name: str, word: str) -> None:
+    field = FIELDS[name]
+    assert field.faults(word) == []
+    (fault,) = field.faults("fast")
+    assert f", or {word}" in fault.remedy

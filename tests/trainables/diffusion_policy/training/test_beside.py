@@ -352,7 +352,7 @@ def test_auto_evaluates_beside_training_if_it_is_worth_it_and_a_cpu_is_idle(
 
 def test_rollouts_that_depend_on_time_are_inline(tmp_path: Path) -> None:
     built = DiffusionConfig.from_flat({"dataset.root": "x"})
-    measured = dataclasses.replace(built.rollout, env="circle_world:CircleWorld", latency_ms=None)
+    measured = dataclasses.replace(built.rollout, env="circle_world:CircleWorld", latency_ms="measured")
     timed = dataclasses.replace(built, rollout=measured)
     found = why_inline(timed, context(tmp_path), 60.0, Meter(2.0), is_beside=False)
     assert found.startswith("rollout.latency_ms is measured")

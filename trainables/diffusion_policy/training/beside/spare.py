@@ -48,7 +48,7 @@ def why_inline(
         return f"the {context.world_size} workers of the trial share the episodes"
     if wanted == "beside":
         return ""
-    if config.rollout.env is not None and config.rollout.latency_ms is None:
+    if config.rollout.env is not None and config.rollout.latency_ms == "measured":
         return "rollout.latency_ms is measured, so rollouts depend on what else the machine does"
     if inline_s is None and not is_beside:
         return "the first one is timed"
