@@ -233,7 +233,9 @@ class DiffusionPolicyTrainable:
         if built.train.evaluation != "inline" and built.train.checkpoint_every is not None:
             # Without checkpoints in between, the evaluated one is the last, and the one before is its last.
             checkpoints += _CHECKPOINTS_BESIDE
-        return checkpoints * (kept * _BYTES_KEPT + trained * _BYTES_TRAINED) / 1e9 + _GB_EXTRAS
+        # The best one has no moments of the optimiser, unless it is the last one too.
+        moments = (checkpoints - 1) * trained * _BYTES_TRAINED
+        return (checkpoints * kept * _BYTES_KEPT + moments) / 1e9 + _GB_EXTRAS
 
     def slim(self, checkpoint: Path) -> None:
         """Delete the optimiser's state and later checkpoints without a report: a continuation needs them."""

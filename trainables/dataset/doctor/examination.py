@@ -71,7 +71,8 @@ def examine(
     Returns:
         The findings, errors first; and how many pictures of each camera were looked at.
     """
-    progress(f"{len(dataset.episodes):,} episodes: opening the videos")
+    if dataset.policy_features.cameras:
+        progress(f"{len(dataset.episodes):,} episodes: opening the videos")
     videos, books = open_videos(dataset), open_books(dataset)
     findings = [*dataset.notes, *quick_findings(dataset, videos)]
     findings += bookkeeping_findings(dataset, books, videos)
