@@ -285,8 +285,8 @@ def test_the_size_on_the_disk_is_the_checkpoints_and_less_with_a_frozen_encoder(
     frozen = TRAINABLE.disk_gb(config(checkpoint, **{"optimizer.vision_encoder_lr_multiplier": 0}))
 
     assert small < 0.1 * TRAINABLE.disk_gb({"dataset.root": "anywhere"})
-    # Adam keeps two numbers for each of the encoder's 11 million weights, in three checkpoints.
-    assert small - frozen == pytest.approx(3 * 8 * 11.18e6 / 1e9, rel=0.01)
+    # Adam keeps two numbers for each of the encoder's 11 million weights, in two of three checkpoints.
+    assert small - frozen == pytest.approx(2 * 8 * 11.18e6 / 1e9, rel=0.01)
 
 
 # The dataset's features.
