@@ -304,6 +304,7 @@ class FieldInfo:
             "bool": isinstance(value, bool),
             "str": isinstance(value, str),
             "dict": isinstance(value, dict),
+            "any": True,
         }[kind]
         if not fits:
             return f"{value!r} is not {'an' if kind == 'int' else 'a'} {kind}"

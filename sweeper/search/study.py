@@ -39,6 +39,8 @@ SAMPLER_ATTEMPTS = 20
 """Suggestions that the sampler is asked for before a configuration is drawn without it."""
 DRAWS = 10_000
 """Configurations that are then drawn at random from a space too large to be listed."""
+TRIED_FIRST = "tried_first"
+"""The user attribute of a trial that was listed in ``search.try_first``: a hash of the listed values."""
 LISTED = 20_000
 """Combinations up to which a space is listed instead: then it is certain when nothing is left."""
 
@@ -103,6 +105,10 @@ class Study:
             self.close()
             raise
         self._points: Iterator[dict[str, Any]] | None = None
+        tried = {trial.user_attrs.get(TRIED_FIRST) for trial in earlier}
+        self._first = {
+            key: values for values in spec.search.try_first if (key := config_hash(values)) not in tried
+        }
         self._numbers_by_hash = {config_hash(trial.user_attrs["config"]): trial.number for trial in earlier}
         self._live = {
             trial.number: _LiveTrial(trial.number, max(trial.intermediate_values, default=-1))
@@ -116,6 +122,9 @@ class Study:
         Raises:
             UserError: If no configuration that can be tried is found.
         """
+        listed = self._ask_listed()
+        if listed is not None:
+            return listed
         if not self._grid:
             for attempt in range(SAMPLER_ATTEMPTS):
                 asked, values = self.suggester.suggest(self._seed_of(attempt))
@@ -124,6 +133,31 @@ class Study:
                     return self._hand_out(asked, values, config)
                 self.suggester.discard(asked)
         return self._ask_without_sampler()
+
+    def _ask_listed(self) -> Suggestion | None:
+        """The next trial of ``search.try_first``; None if none is left.
+
+        Raises:
+            UserError: If it cannot be tried.
+        """
+        for key, values in list(self._first.items()):
+            refusal = ""
+            for attempt in range(SAMPLER_ATTEMPTS):
+                asked, chosen = self.suggester.adopt(values, self._seed_of(attempt))
+                config = self._finish(self._space.complete(chosen, self._fixed))
+                objection = self._objection(config)
+                if objection is None:
+                    found = self._hand_out(asked, chosen, config, {TRIED_FIRST: key})
+                    del self._first[key]
+                    return found
+                self.suggester.discard(asked)
+                refusal = "" if objection.repeats else str(objection)
+                if chosen.keys() <= values.keys():
+                    break  # nothing of it is drawn
+            if refusal:
+                raise UserError(f"search.try_first: {dict(values)} cannot be tried: {refusal}.")
+            del self._first[key]  # it was tried already
+        return None
 
     def _seed_of(self, attempt: int) -> int:
         """The seed of a suggestion for the next trial."""
@@ -182,9 +216,15 @@ class Study:
             return _Objection(str(faults[0]))
         return None
 
-    def _hand_out(self, asked: int, values: Mapping[str, Any], config: Mapping[str, Any]) -> Suggestion:
+    def _hand_out(
+        self,
+        asked: int,
+        values: Mapping[str, Any],
+        config: Mapping[str, Any],
+        notes: Mapping[str, Any] | None = None,
+    ) -> Suggestion:
         trial = copy.copy(self.suggester.trial(asked))
-        trial.user_attrs = {"values": dict(values), "config": dict(config)}
+        trial.user_attrs = {"values": dict(values), "config": dict(config), **(notes or {})}
         try:
             number = self.file.add(trial)
         except SweeperError:

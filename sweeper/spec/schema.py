@@ -107,6 +107,8 @@ def _value(info: FieldInfo) -> Schema:
         one = {"type": ["integer", "string"]}
         found = {"anyOf": [one, {"type": "array", "items": one}]}
     elif info.kind.startswith("list["):
+        if info.kind == "list[any]":
+            return {"type": "array"}
         element = FieldInfo("", info.kind[5:-1], None, minimum=info.minimum, maximum=info.maximum)
         found = {"type": "array", "items": _value(element)}
     elif info.choices is not None:
@@ -141,6 +143,8 @@ def _fixed_section(section: str) -> Schema:
         options = {name: [one.info for one in listed] for name, listed in SAMPLER_OPTIONS.items()}
     elif section == "early_stop":
         options = STOPPER_OPTIONS
+    if section == "search":
+        found["properties"]["try_first"]["items"] = {"anyOf": [{"type": "string"}, {"type": "object"}]}
     if options:
         every = {info.name: _setting(info) for listed in options.values() for info in listed}
         found["properties"]["options"] |= _closed(every)

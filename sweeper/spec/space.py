@@ -70,6 +70,18 @@ class Parameter:
             raise ValueError(f"{self.name} is a continuous range and has no grid")
         return [_clean(low + number * self.step) for number in range(count)]
 
+    def contains(self, value: Any) -> bool:
+        """Whether a value of the field's type can be searched."""
+        if self.kind == "categorical":
+            return any(type(one) is type(value) and one == value for one in self.values)
+        low, high = self.bounds()
+        if not low <= value <= high:
+            return False
+        if self.log or self.step is None:
+            return True
+        steps = (value - low) / self.step
+        return math.isclose(steps, round(steps), abs_tol=1e-9)
+
     def draw(self, generator: random.Random) -> Any:
         """One value at random: uniform over the range, on its scale, or over the choices."""
         if self.kind == "categorical":

@@ -68,12 +68,28 @@ class SearchSpec:
         seed: Seed of the sampler.
         startup_trials: Trials drawn at random before the sampler learns; random and grid have no use for it.
         options: Further arguments of the sampler, under Optuna's names.
+        try_first: Values of parameters that are tried before any other, a trial each. The sampler chooses
+            those that are missing.
     """
 
     method: Literal["tpe", "random", "grid", "cmaes", "gp"] = "tpe"
     seed: int = 0
     startup_trials: int = 10
     options: Mapping[str, Any] = field(default_factory=dict)
+    try_first: tuple[Mapping[str, Any], ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The search as plain types."""
+        plain = dataclasses.asdict(self) | {"options": dict(self.options)}
+        plain["try_first"] = [dict(values) for values in self.try_first]
+        if not self.try_first:
+            del plain["try_first"]  # as sweeps recorded it before this existed
+        return plain
+
+    @staticmethod
+    def from_dict(plain: Mapping[str, Any]) -> SearchSpec:
+        """The search that `to_dict` wrote."""
+        return SearchSpec(**{**plain, "try_first": tuple(plain.get("try_first", ()))})
 
 
 @dataclass(frozen=True)
@@ -426,7 +442,7 @@ class SweepSpec:
             "config": dict(self.config),
             "space": self.space.to_dict(),
             "objectives": [dataclasses.asdict(objective) for objective in self.objectives],
-            "search": {**dataclasses.asdict(self.search), "options": dict(self.search.options)},
+            "search": self.search.to_dict(),
             "early_stop": None if self.early_stop is None else self.early_stop.to_dict(),
             "budget": dataclasses.asdict(self.budget),
             "resources": dataclasses.asdict(self.resources),
@@ -455,7 +471,7 @@ class SweepSpec:
             config=dict(plain["config"]),
             space=Space.from_dict(plain["space"]),
             objectives=tuple(Objective(**objective) for objective in plain["objectives"]),
-            search=SearchSpec(**plain["search"]),
+            search=SearchSpec.from_dict(plain["search"]),
             early_stop=None if stop is None else EarlyStopSpec(**stop),
             budget=BudgetSpec(**plain["budget"]),
             resources=ResourceSpec(**plain["resources"]),

@@ -172,6 +172,8 @@ def _search(plan: Plan) -> str:
     words = f"{search.method}, seed {search.seed}"
     if search.method not in ("random", "grid"):
         words += f", first {search.startup_trials} trials random"
+    if search.try_first:
+        words = f"{counted(len(search.try_first), 'listed trial')} first, then {words}"
     options = ", ".join(f"{name} {value}" for name, value in search.options.items())
     return f"{words}, {options}" if options else words
 

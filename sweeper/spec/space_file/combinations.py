@@ -23,7 +23,7 @@ from sweeper.spec.sweep import trained_config
 from sweeper.text import describe_value
 from trainables.interface import Fault
 
-__all__ = ["check_combinations"]
+__all__ = ["check_combinations", "check_try_first"]
 
 MAX_ENUMERATED = 1500
 """Combinations up to which all are checked; a check must take well under a second."""
@@ -186,6 +186,28 @@ def _tried(document: Document, space: Space, config: dict[str, Any], workers: in
     }
     trained = trained_config(config, document.inference, document.trainable)
     return _Tried(searched, tuple(document.trainable.faults(trained, workers)))
+
+
+def check_try_first(
+    document: Document, space: Space, first: Sequence[Mapping[str, Any]], workers: int
+) -> None:
+    """Find trials of ``search.try_first`` that cannot be tried; those with values to draw are left out."""
+    place = document.place("search", "try_first")
+    for number, values in enumerate(first):
+        name = f"search.try_first[{number}]"
+        try:
+            config = space.complete(values, document.config)
+        except KeyError:
+            continue
+        absent = [own for own in values if own not in config]
+        if absent:
+            problem = f"{', '.join(absent)} is not searched with these values, because its `when` is false."
+            document.faults.add(place, name, problem, "Leave it out.")
+        for constraint in space.violated(config):
+            remedy = "Change the values or the constraint."
+            document.faults.add(place, name, f"the values violate `{constraint}`.", remedy)
+        for fault in _tried(document, space, config, workers).faults:
+            document.faults.add(place, name, f"{fault.where} {fault.problem}", fault.remedy)
 
 
 def _all_illegal(

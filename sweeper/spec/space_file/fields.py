@@ -76,6 +76,12 @@ SETTINGS: Mapping[str, Mapping[str, FieldInfo]] = {
                 "startup_trials", "int", 10, minimum=0, doc="Trials at random before the sampler learns."
             ),
             FieldInfo("options", "dict", {}, doc="Further arguments of the sampler, under Optuna's names."),
+            FieldInfo(
+                "try_first",
+                "list[any]",
+                [],
+                doc="Trials before all others: {field: value, ...} or the name of a preset, each.",
+            ),
         ),
         "early_stop": (
             FieldInfo(

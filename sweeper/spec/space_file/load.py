@@ -5,13 +5,14 @@ The format is described in docs/spaces.md. Nothing here imports torch, ray, optu
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 from sweeper.layout import SWEEPS
 from sweeper.spec.search_methods import method_faults
 from sweeper.spec.space import Space
-from sweeper.spec.space_file.combinations import check_combinations
+from sweeper.spec.space_file.combinations import check_combinations, check_try_first
 from sweeper.spec.space_file.document import Document
 from sweeper.spec.space_file.overrides import apply_overrides, as_text
 from sweeper.spec.space_file.read_inference import read_confirm, read_inference
@@ -33,6 +34,7 @@ from sweeper.spec.space_file.read_space import (
     read_inherited,
     read_preset,
     read_space,
+    read_try_first,
 )
 from sweeper.spec.space_file.translate import translate_document
 from sweeper.spec.space_file.yaml_nodes import Place, parse_override, read_file
@@ -127,10 +129,16 @@ def load_spec(
     search = read_search(document)
     if points_known and space.parameters:
         _check_search(document, search, space, objectives)
+        search = dataclasses.replace(search, try_first=read_try_first(document, space))
     if points_known:  # faults in other sections do not hide these
         check_combinations(document, space, places, resources.workers)
+        check_try_first(document, space, search.try_first, resources.workers)
     grid = _grid_size(document, space) if search.method == "grid" and not len(document.faults) else None
     budget = read_budget(document, grid, may_be_missing=search.method == "grid")
+    if len(search.try_first) > budget.trials:
+        problem = f"{len(search.try_first)} trials are listed, and budget.trials is {budget.trials}."
+        remedy = "Raise budget.trials, or list fewer."
+        document.faults.add(document.place("search", "try_first"), "search.try_first", problem, remedy)
     cost, alerts = read_cost(document, budget), read_alerts(document)
     document.faults.raise_any()
     return SweepSpec(

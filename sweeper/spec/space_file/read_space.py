@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from sweeper.errors import ExpressionError
 from sweeper.spec.expressions import Expression
-from sweeper.spec.space import Parameter, Space
+from sweeper.spec.space import Parameter, Space, describe_range, describe_scale
 from sweeper.spec.space_file.document import Document
 from sweeper.spec.space_file.fields import (
     PARAMETER_KEYS,
@@ -24,7 +24,7 @@ from sweeper.spec.space_file.yaml_nodes import Node, Place
 from sweeper.text import describe_value, nearest, shortened
 from trainables.interface import FieldInfo, HasPresets, StartsFromCheckpoints
 
-__all__ = ["SpacePlaces", "read_config", "read_inherited", "read_preset", "read_space"]
+__all__ = ["SpacePlaces", "read_config", "read_inherited", "read_preset", "read_space", "read_try_first"]
 
 
 @dataclass(frozen=True)
@@ -479,3 +479,90 @@ def _defaults(
 
 def _short(value: Any) -> str:
     return shortened("null" if value is None else repr(value), 60)
+
+
+# Trials that are tried before any other
+
+
+def read_try_first(document: Document, space: Space) -> tuple[dict[str, Any], ...]:
+    """The trials of ``search.try_first``, as values of parameters."""
+    entries = document.section("search") or {}
+    if "try_first" not in entries:
+        return ()
+    node, found = entries["try_first"], []
+    for number, entry in enumerate(node.value):
+        name = f"search.try_first[{number}]"
+        if not isinstance(entry, str | dict) or not entry:
+            remedy = "Write {field: value, ...}, or the name of a preset."
+            document.faults.add(node.place, name, f"{_short(entry)} is not a trial.", remedy)
+            continue
+        if isinstance(entry, str):
+            values = _of_preset(document, space, node.place, name, entry)
+        else:
+            values = _of_fields(document, space, node.place, name, entry)
+        if values and values in found:
+            remedy = "Remove one of them."
+            document.faults.add(node.place, name, "has the values of an earlier one.", remedy)
+        found.append(values)
+    return tuple(found)
+
+
+def _of_fields(
+    document: Document, space: Space, place: Place, name: str, entry: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The values that a trial gives to parameters."""
+    searched = {parameter.name: parameter for parameter in space.parameters}
+    values = {}
+    for key, value in entry.items():
+        own = document.own_name(key)
+        if own not in searched or document.trainable is None:
+            near = nearest(key, searched)
+            remedy = f"Did you mean {near}? " if near else ""
+            remedy += f"Searched are {', '.join(searched)}; other fields are set under config."
+            document.faults.add(place, f"{name}.{key}", f"{key} is not searched.", remedy)
+            continue
+        info = document.trainable.fields[own]
+        problem = value_problem(info, value)
+        if problem is not None:
+            document.faults.add(place, f"{name}.{key}", *problem)
+            continue
+        values[own] = coerce(info, value)
+        if not searched[own].contains(values[own]):
+            document.faults.add(place, f"{name}.{key}", *_outside(searched[own], value))
+    return values
+
+
+def _of_preset(document: Document, space: Space, place: Place, name: str, preset: str) -> dict[str, Any]:
+    """The values that parameters have in a preset; those that it does not set have their default."""
+    trainable = document.trainable
+    if trainable is None or not isinstance(trainable, HasPresets):
+        problem = f"{preset!r} is the name of a preset, and this trainable has none."
+        document.faults.add(place, name, problem, "Write {field: value, ...}.")
+        return {}
+    known = trainable.fields[trainable.preset_field].choices or ()
+    if preset not in known:
+        near = nearest(preset, known)
+        remedy = f"Did you mean {near}? " if near else ""
+        document.faults.add(
+            place, name, f"{preset!r} is not a preset.", f"{remedy}Known: {', '.join(known)}."
+        )
+        return {}
+    of_preset = trainable.preset({trainable.preset_field: preset})
+    config = dict(document.config)
+    values = {}
+    for parameter in space.parameters:
+        if not space.exists(parameter, config):
+            continue
+        own = parameter.name
+        value = coerce(trainable.fields[own], of_preset.get(own, trainable.fields[own].default))
+        values[own] = config[own] = value
+        if value is None or not parameter.contains(value):
+            problem, remedy = _outside(parameter, value)
+            document.faults.add(place, name, f"{own} of {preset}: {problem}", remedy)
+    return values
+
+
+def _outside(parameter: Parameter, value: Any) -> tuple[str, str]:
+    among = f"{describe_range(parameter)} ({describe_scale(parameter)})"
+    problem = f"{describe_value(value)} is not in the range that is searched: {among}."
+    return problem, "Widen the range under parameters, or give another value."

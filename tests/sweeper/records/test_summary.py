@@ -154,6 +154,8 @@ def events(draw: st.DrawFn) -> dict[str, Any] | bytes:
             return {"event": kind, "trial": trial, "status": status, "reason": "", "message": draw(text)}
         case "trial_wait":
             return {"event": kind, "trial": trial, "needs": draw(st.sampled_from(["", "1 GPU"]))}
+        case "trial_placed":
+            return {"event": kind, "trial": trial, "node_types": draw(st.lists(text, max_size=2))}
         case "steer":
             action = draw(st.sampled_from(["pause", "paused", "resume", "stop", "cancel", "budget"]))
             budget = {"trials": draw(st.integers(1, 9)), "hours": None, "gpu_hours": 2.5, "max_failed": None}

@@ -468,3 +468,49 @@ def test_trials_that_run_when_a_driver_dies_do_not_change_what_comes_next(tmp_pa
             study.complete(first.number, {SUCCESS: 0.5})
             asked.append([first, second, study.ask(), study.ask()])
     assert asked[0] == asked[1]
+
+
+@pytest.mark.parametrize("method", ["tpe", "random", "grid"])
+def test_listed_trials_come_first_once_and_the_sampler_adds_what_they_leave_out(tmp_path, method):
+    first = ({"policy.horizon": 24, "policy.n_action_steps": 5}, {"policy.horizon": 8})
+    spec = sweep(tmp_path, HORIZON, N_ACTION_STEPS, method=method, startup_trials=1, try_first=first)
+    with Study(spec) as study:
+        (alone,) = run(study, 1, value=lambda config: config["policy.horizon"])
+        assert alone.config == {"train.steps": 100, "policy.horizon": 24, "policy.n_action_steps": 5}
+        assert study.ask().values["policy.horizon"] == 8
+    # The second one was handed out: it is not tried again, whatever became of it.
+    longer = dataclasses.replace(spec.search, try_first=({"policy.horizon": 32}, *first))
+    with Study(dataclasses.replace(spec, search=longer)) as study:
+        later = run(study, 6, value=lambda config: config["policy.horizon"])
+    assert later[0].values["policy.horizon"] == 32
+    asked = [alone, *later]
+    assert len({config_hash(one.config) for one in asked}) == len(asked)
+
+
+def test_a_listed_trial_that_was_tried_or_is_refused(tmp_path):
+    listed = {"policy.horizon": 8, "policy.n_action_steps": 1}
+    spec = sweep(tmp_path, HORIZON, N_ACTION_STEPS, method="random", try_first=(listed,))
+
+    def refuses(config):
+        return [Fault("policy.horizon", "8 is too short.")] if config["policy.horizon"] == 8 else []
+
+    with Study(spec, accept=refuses) as study, pytest.raises(UserError, match=r"try_first.*8 is too short"):
+        study.ask()
+    with Study(dataclasses.replace(spec, search=dataclasses.replace(spec.search, try_first=()))) as study:
+        suggestions = run(study, 64, value=lambda config: config["policy.horizon"])
+    assert listed in [one.values for one in suggestions]
+    with Study(spec) as study:
+        assert study.ask() is None
+
+
+@pytest.mark.parametrize("method", ["tpe", pytest.param("cmaes", marks=pytest.mark.slow)])
+def test_an_interrupted_search_with_listed_trials_tries_what_an_undisturbed_one_tries(tmp_path, method):
+    first = ({"optimizer.lr": 1e-4}, {"policy.horizon": 16})
+    found = {}
+    for name, sizes in (("undisturbed", [8]), ("interrupted", [1, 3, 4])):
+        spec = sweep(tmp_path / name, *NUMBERS, method=method, startup_trials=2, try_first=first)
+        found[name] = []
+        for size in sizes:
+            with Study(spec) as study:
+                found[name] += run(study, size)
+    assert found["undisturbed"] == found["interrupted"]

@@ -768,3 +768,73 @@ def test_every_line_of_a_shipped_space_is_explained():
 def test_a_local_folder_replaces_the_built_in_demonstrations(tmp_path):
     spec = load_spec(packaged_spaces()["pusht_state"], [f"config.dataset.root={tmp_path}"])
     assert spec.config["dataset.root"] == str(tmp_path)
+
+
+# Trials that are tried first.
+
+
+def first_of(text: str) -> str:
+    """The good space with ``search.try_first``."""
+    rest = yaml.safe_load(GOOD)
+    return yaml.safe_dump({**rest, "search": {"method": "random", "try_first": yaml.safe_load(text)}})
+
+
+def test_listed_trials_are_values_of_parameters(write):
+    spec = load_spec(
+        write(first_of("[{optimizer.lr: 1.0e-4, policy.horizon: 16.0}, {policy.n_action_steps: 3}]"))
+    )
+    lr, horizon, actions = "optimizer.lr", "policy.horizon", "policy.n_action_steps"
+    assert spec.search.try_first == ({lr: 1e-4, horizon: 16}, {actions: 3})
+    assert isinstance(spec.search.try_first[0]["policy.horizon"], int)
+    plain = json.loads(json.dumps(spec.to_dict()))
+    assert SweepSpec.from_dict(plain, spec.folder).search == spec.search
+    assert "try_first" not in load_spec(write()).to_dict()["search"], "as older versions recorded it"
+
+
+def test_a_preset_is_tried_with_its_values(write):
+    (values,) = load_spec(write(first_of("[paper-lowdim]"))).search.try_first
+    assert values == {
+        "policy.horizon": 16,
+        "policy.n_action_steps": 8,
+        "policy.beta_schedule": "squaredcos_cap_v2",
+        "optimizer.lr": 1e-4,
+    }
+
+
+@pytest.mark.parametrize(
+    ("listed", "words"),
+    [
+        ("[lerobot-06]", "'lerobot-06' is not a preset"),
+        ("[lerobot-0.6]", "policy.horizon of lerobot-0.6: 64 is not in the range"),
+        ("[3]", "3 is not a trial"),
+        ("[{}]", "{} is not a trial"),
+        ("[{optimizer.lrr: 1.0e-4}]", "optimizer.lrr is not searched"),
+        ("[{policy.crop_ratio: 1.0}]", "policy.crop_ratio is not searched"),
+        ("[{optimizer.lr: 1}]", "1 is not in the range that is searched: 1e-05 … 0.001 (log)"),
+        ("[{optimizer.lr: fast}]", "'fast' is not a float"),
+        ("[{policy.horizon: 12}]", "12 is not in the range that is searched: 8, 16, 24, 32 (choice)"),
+        ("[{optimizer.lr: 1.0e-4}, {optimizer.lr: 0.0001}]", "has the values of an earlier one"),
+        (
+            "[{optimizer.lr: 1.0e-4, policy.horizon: 8, policy.n_action_steps: 8, "
+            "policy.beta_schedule: squaredcos_cap_v2}]",
+            "the values violate `policy.n_action_steps <= ",
+        ),
+        (
+            "[{optimizer.lr: 1.0e-4, policy.horizon: 16, policy.n_action_steps: 8, "
+            "policy.beta_schedule: squaredcos_cap_v2, policy.beta_end: 0.02}]",
+            "policy.beta_end is not searched with these values",
+        ),
+        ("paper-lowdim", "'paper-lowdim' is not a list"),
+    ],
+)
+def test_a_listed_trial_that_cannot_be_tried_is_refused(write, listed, words):
+    faults = faults_of(write(first_of(listed)))
+    names = {fault.name.partition("[")[0] for fault in faults if words in fault.problem}
+    assert names == {"search.try_first"}, faults
+
+
+def test_more_listed_trials_than_the_budget_has_are_refused(write):
+    (fault,) = faults_of(
+        write(first_of("[{optimizer.lr: 1.0e-4}, {optimizer.lr: 2.0e-4}]")), "budget.trials=1"
+    )
+    assert fault.problem == "2 trials are listed, and budget.trials is 1."
