@@ -67,10 +67,10 @@ def test_training_continues_while_a_checkpoint_is_written_and_reports_wait_for_i
     steps = Steps(10)
     save, continued = Checkpoints.save, []
 
-    def slow_save(self: Checkpoints, snapshot: Snapshot, *, best: bool) -> Path:
+    def slow_save(self: Checkpoints, snapshot: Snapshot, **how: Any) -> Path:
         if snapshot.step == 6:
             continued.append(steps.reached.wait(WAIT_S))
-        return save(self, snapshot, best=best)
+        return save(self, snapshot, **how)
 
     monkeypatch.setattr(Checkpoints, "save", slow_save)
     reports = TRAINABLE.train(small_config, context(tmp_path / "beside", stop_requested=steps))
@@ -133,9 +133,9 @@ def test_what_was_reported_before_a_divergence_is_not_lost(
     failing = threading.Event()
     save, check = Checkpoints.save, Interval.check_finite
 
-    def slow_save(self: Checkpoints, snapshot: Snapshot, *, best: bool) -> Path:
+    def slow_save(self: Checkpoints, snapshot: Snapshot, **how: Any) -> Path:
         assert failing.wait(WAIT_S)
-        return save(self, snapshot, best=best)
+        return save(self, snapshot, **how)
 
     def diverges(self: Interval, step: int, *rest: Any, **more: Any) -> None:
         if step == 8:
