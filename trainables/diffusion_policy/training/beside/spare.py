@@ -15,7 +15,7 @@ from trainables.interface import TrainContext
 __all__ = ["CpuMeter", "why_inline"]
 
 IDLE_CPUS = 0.8
-"""Idle CPUs with which an evaluation beside training costs it next to nothing (docs/performance.md)."""
+"""Idle CPUs that an evaluation needs so that training keeps its own; an estimate."""
 SHORT_S = 5.0
 """An evaluation that takes less is not worth a process, which loads torch first and stays in memory."""
 SHORTEST_S = 1.0
