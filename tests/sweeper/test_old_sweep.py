@@ -136,7 +136,7 @@ def test_it_is_continued_to_its_end(old, cluster, capsys):
     }
     # Another processor may round otherwise; what was learned is the same.
     final = {number: sweep.trials[number].final["eval/action_mse"] for number in (4, 5)}
-    assert final == pytest.approx({4: 15980, 5: 15020}, rel=0.02)
+    assert final == pytest.approx({4: 15980, 5: 13580}, rel=0.02)
     assert [trial.number for trial in sweep.ranking()] == [5, 4, 1, 0, 3, 2]
     # MLflow is sent everything, also what an earlier driver had sent to a database that is gone.
     assert json.loads((old / "mlflow.json").read_text())["offset"] == (old / JOURNAL).stat().st_size

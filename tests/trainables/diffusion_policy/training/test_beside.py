@@ -132,13 +132,17 @@ def test_training_goes_on_while_it_is_evaluated_and_reports_follow_in_order(
     events: list[tuple[str, int]] = []
     steps = itertools.count(1)
     records = tmp_path / "episodes" / "000004-search.jsonl"
+    last = tmp_path / "checkpoints" / "last.json"
 
     def stop_requested() -> bool:
         step = next(steps)
         events.append(("trained", step))
-        if step == 6:  # two steps after the evaluation began: it ends in the middle of training
+        if step == 5:  # its checkpoint is on the disk, so that it is handed over after this step
+            wait_until(lambda: last.exists() and '"000004"' in last.read_text())
+            time.sleep(1)
+        if step == 6:  # it ends in the middle of training
             wait_until(records.exists)
-            time.sleep(4)  # for the answer, on a busy machine
+            time.sleep(8)  # for the answer, on a busy machine
         return False
 
     given = []
