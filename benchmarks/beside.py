@@ -18,47 +18,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+__all__ = ["main"]
 
-from trainables.environment import Observation, Step
-from trainables.features import STATE, PolicyFeatures
-
-__all__ = ["SleepingWorld", "main"]
-
-SLEEP_S = 0.005
 KINDS = ("none", "beside", "inline")
 GOAL = 1.1
-
-
-class SleepingWorld:
-    """An arm that is where its last action sent it; each step takes 5 ms, in which the processor is free."""
-
-    action_shape = (2,)
-    max_steps: int | None = 40
-    fps = 10.0
-
-    def __init__(self, features: PolicyFeatures) -> None:  # noqa: ARG002
-        self._place = np.zeros(2, np.float32)
-
-    def reset(self, seed: int) -> Observation:
-        """Start on the circle."""
-        angle = np.random.default_rng(seed).uniform(0, 2 * np.pi)
-        self._place = np.array([100 * np.cos(angle), 50 * np.sin(angle)], np.float32)
-        return {STATE: self._place}
-
-    def step(self, action: np.ndarray, observe: bool = True) -> Step:
-        """Move, and sleep."""
-        time.sleep(SLEEP_S)
-        self._place = np.asarray(action, np.float32)
-        off = abs(float(np.hypot(self._place[0] / 100, self._place[1] / 50)) - 1)
-        return Step({STATE: self._place} if observe else None, 1 / (1 + off), False, off < 0.01)
-
-    def frame(self) -> np.ndarray:
-        """A black picture."""
-        return np.zeros((32, 32, 3), np.uint8)
-
-    def close(self) -> None:
-        """Nothing."""
 
 
 def run(rounds: int, steps: int, folder: Path) -> dict[str, list[dict[str, float]]]:
@@ -90,7 +53,8 @@ def _config(root: Path, kind: str, steps: int) -> dict[str, Any]:
         "train.checkpoint_every": steps // 3,
         "eval.windows": 64,
         "eval.denoising_picture": False,
-        "rollout.env": "benchmarks.beside:SleepingWorld",
+        "rollout.env": "benchmarks.sleeping:Sleeping",
+        "rollout.max_steps": 40,
         "rollout.episodes": 50,
         "rollout.final_episodes": 1,
         "rollout.video": "never",

@@ -261,7 +261,7 @@ def _command(lerobot: Path, name: str, options: Mapping[str, Any]) -> list[str]:
 
 
 def train_options(size: Size, root: Path, out: Path, horizon: int, rate: float) -> dict[str, Any]:
-    """What ``lerobot-train`` is told: the configuration of `space` in its terms."""
+    """The arguments of ``lerobot-train``: the configuration of `space` in its terms."""
     inputs = {name: FEATURES[name] for name in SEEN[size.task]}
     return {
         "dataset.repo_id": "local/pusht",
@@ -295,7 +295,7 @@ def train_options(size: Size, root: Path, out: Path, horizon: int, rate: float) 
 
 
 def eval_options(size: Size, trained: Path, out: Path) -> dict[str, Any]:
-    """What ``lerobot-eval`` is told."""
+    """The arguments of ``lerobot-eval``."""
     return {
         "policy.path": trained / "checkpoints" / "last" / "pretrained_model",
         "policy.device": "cpu",

@@ -15,7 +15,7 @@ SHORTEST = 6
 """A shorter value is not a real secret, and would mask ordinary words."""
 _SECRET = re.compile(r"token|passw|secret|api_?key|access_?key|credential", re.IGNORECASE)
 _WEBHOOK = re.compile(r"webhook", re.IGNORECASE)
-"""Whoever has the address of a webhook can write to it, so it is a secret although it is an address."""
+"""Anyone who has the address of a webhook can write to it, so it is a secret although it is an address."""
 _PLACE = re.compile(r"_(?:PATH|FILE|DIR|URL|URI|MODE)$")
 _LOGIN = re.compile(r"(?<![\w+.-])([a-zA-Z][\w+.-]*://)[^/@\s\"'\\]+@")
 """For addresses in a text, which end at a quote or a backslash."""

@@ -406,7 +406,7 @@ class SweepSpec:
         inference: Which inference settings are examined on each trained policy; None for none.
         confirm: How the best trials are confirmed when the sweep is done; None if they are not.
         cost: What trials cost; None if the sweep is not shown in money.
-        alerts: Who hears of the sweep; None for nobody.
+        alerts: Who receives alerts about the sweep; None: no one.
         overrides: What the command line changed, as it was typed.
         notes: Changes that the user did not ask for.
         warnings: Settings that are legal but probably a mistake.

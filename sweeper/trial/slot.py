@@ -55,7 +55,7 @@ class Kept:
             ray.util.remove_placement_group(self.group)
 
     def lives(self) -> bool:
-        """Whether all are there and answer, and nobody has freed their place."""
+        """Whether all exist and answer, and their place has not been freed."""
         if placement_group_table(self.group).get("state") != "CREATED":
             return False
         try:

@@ -25,7 +25,7 @@ LAST_ATTEMPTS = 3
 
 
 def make_sink(tracker: str, folder: Path) -> Sink:
-    """Open a tracker where it was left."""
+    """Open a tracker, to continue after what it has."""
     if tracker == "wandb":
         from sweeper.tracking.also.wandb_runs import WandbRuns
 
