@@ -83,8 +83,9 @@ def test_the_paper_setting_fills_a_node():
     assert made.disk_per_trial_gb > 1
     assert made.spec.keep.trials == 5
     assert made.smaller_keep is None
-    # Running: the best, the last and a new one with the optimiser's state; ended: best and last without it.
-    assert made.disk_per_ended_gb[2] == pytest.approx(made.disk_per_trial_gb / 3, rel=0.01)
+    # Running: the best, and the last and a new one with the moments of the optimiser, which are as large as
+    # weights and average together: five parts. Ended: the best and the last without moments, two parts.
+    assert made.disk_per_ended_gb[2] == pytest.approx(made.disk_per_trial_gb * 2 / 5, rel=0.01)
     assert made.disk_gb == pytest.approx(8 * made.disk_per_trial_gb + 5 * made.disk_per_ended_gb[2])
 
 
