@@ -54,6 +54,7 @@ _broken: list[bool] = []
 ATTEMPTS = 4
 PAUSE_S = 5.0
 """How long to wait after the first attempt; after the second twice as long, and so on."""
+COMMAND_LINE_TRIES = 20
 _reapers: list[Reaper] = []
 _servers: dict[str, psutil.Process] = {}
 """The processes of the private Ray without which it cannot work, by name."""
@@ -213,8 +214,21 @@ def _name(process: psutil.Process) -> str:
 
 def _is_rays(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.Error):
-        return any("/ray/" in word or word.startswith("ray::") for word in process.cmdline())
+        return any("/ray/" in word or word.startswith("ray::") for word in _command_line(process))
     return False
+
+
+def _command_line(process: psutil.Process) -> list[str]:
+    """The words that a process was started with; empty if it has ended, or for a thread of the kernel.
+
+    A process that is being started has none for a moment, though its number is known already.
+    """
+    for _ in range(COMMAND_LINE_TRIES):
+        words = process.cmdline()
+        if words:
+            return words
+        time.sleep(0.01)
+    return []
 
 
 def _end_remains(before: set[int]) -> None:

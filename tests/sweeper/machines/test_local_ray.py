@@ -47,6 +47,22 @@ def test_it_is_started_again_and_nothing_of_the_failed_attempts_is_left(slow_mac
     stop_ray()
 
 
+def test_a_process_whose_command_line_is_not_there_yet_is_recognised(
+    slow_machine: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, asked = psutil.Process.cmdline, set()
+
+    def cmdline(process: psutil.Process) -> list[str]:
+        first = process.pid not in asked
+        asked.add(process.pid)
+        return [] if first else real(process)
+
+    monkeypatch.setattr(psutil.Process, "cmdline", cmdline)
+    assert start_ray({}) == "context"
+    assert [process.wait(10) for process in slow_machine] == [-9, -9]
+    stop_ray()
+
+
 def test_after_some_attempts_an_error_of_ours_says_what_may_be_wrong(
     slow_machine: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
