@@ -339,8 +339,9 @@ def _space_warnings(plan: Plan) -> list[str]:
             "out of reach. Narrow the ranges instead."
         )
     if search.method in ("tpe", "gp", "cmaes") and trials <= search.startup_trials:
+        drawn = f"All {trials} trials are" if trials > 1 else "The only trial is"
         found.append(
-            f"All {trials} trials are drawn at random: search.startup_trials is {search.startup_trials}, so "
+            f"{drawn} drawn at random: search.startup_trials is {search.startup_trials}, so "
             f"{spec.search.method} never gets to learn."
         )
     return found
