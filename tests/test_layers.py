@@ -41,6 +41,7 @@ STDLIB_ONLY = (
     "files.py",
     "interface.py",
     "ranges.py",
+    "shares.py",
     "registry.py",
     "features.py",
     "deployment/__init__.py",

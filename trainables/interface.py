@@ -30,6 +30,7 @@ __all__ = [
     "CanReduceMemory",
     "Change",
     "ConfigError",
+    "CountsEpisodes",
     "DatasetExaminer",
     "DatasetRepairer",
     "EstimatesMemory",
@@ -1206,5 +1207,17 @@ class GivesPolicies(Protocol):
 
         Raises:
             TrainableError: If the setting is not possible.
+        """
+        ...
+
+
+@runtime_checkable
+class CountsEpisodes(Protocol):
+    """A trainable that can train on a share of the episodes of a dataset."""
+
+    def training_episodes(self, config: Mapping[str, Any]) -> tuple[int, int] | None:
+        """How many episodes a legal configuration trains on, and how many it could; opens no dataset.
+
+        None if it trains on all that it could, or if the numbers are not known.
         """
         ...

@@ -18,7 +18,14 @@ from sweeper.spec.space_file.fields import is_path
 from sweeper.spec.sweep import ConfirmSpec, KeepSpec, SettledResources, SweepSpec, trained_config
 from sweeper.text import counted, describe_size, is_there
 from trainables import registry
-from trainables.interface import STEPS, SlimsCheckpoints, StartsFromCheckpoints, Trainable, is_url
+from trainables.interface import (
+    STEPS,
+    CountsEpisodes,
+    SlimsCheckpoints,
+    StartsFromCheckpoints,
+    Trainable,
+    is_url,
+)
 
 __all__ = ["Plan", "Prices", "make_plan", "without_likes"]
 
@@ -75,6 +82,8 @@ class Plan:
         rungs: Steps at which trials are compared.
         disk_per_trial_gb: Most disk that a trial needs.
         disk_per_ended_gb: The same of a trial that ended, by the number of checkpoints that stay.
+        training_episodes: Fewest and most episodes that a trial trains on, and how many it could train on;
+            None if every trial trains on all, or if it is not known.
         final_episodes: Fewest episodes of a trial's last evaluation; None if there are no rollouts.
         warnings: What is legal and yet probably not meant, or will not run here.
         notes: What was changed on the way.
@@ -90,6 +99,7 @@ class Plan:
     rungs: tuple[int, ...]
     disk_per_trial_gb: float
     disk_per_ended_gb: Mapping[int, float]
+    training_episodes: tuple[int, int, int] | None
     final_episodes: int | None
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
@@ -156,6 +166,7 @@ class Plan:
             "combinations": self.combinations,
             "kept_share": round(self.kept_share, 4),
             "steps_per_trial": None if self.steps is None else list(self.steps),
+            "training_episodes": None if self.training_episodes is None else list(self.training_episodes),
             "rungs": list(self.rungs),
             "evidence": None
             if self.final_episodes is None
@@ -212,6 +223,7 @@ def make_plan(spec: SweepSpec, machine: Machine | None = None, trainable: Traina
         rungs=() if spec.early_stop is None else spec.early_stop.rungs(),
         disk_per_trial_gb=disk,
         disk_per_ended_gb=ended,
+        training_episodes=_training_episodes(trainable, kept[:REMARKED_DRAWS], resources.workers),
         final_episodes=_final_episodes(spec, trainable),
         warnings=(),
         notes=spec.notes,
@@ -243,6 +255,21 @@ def _ended_gb(trainable: Trainable, config: Mapping[str, Any], workers: int, che
 def _steps(spec: SweepSpec, trainable: Trainable) -> tuple[int, int] | None:
     values = _values(spec, trainable, STEPS)
     return (int(min(values)), int(max(values))) if values else None
+
+
+def _training_episodes(
+    trainable: Trainable, configs: Sequence[Mapping[str, Any]], workers: int
+) -> tuple[int, int, int] | None:
+    if not isinstance(trainable, CountsEpisodes):
+        return None
+    legal = [config for config in configs if not trainable.faults(config, workers)]
+    counts = [count for config in legal if (count := trainable.training_episodes(config)) is not None]
+    if not counts:
+        return None
+    most = max(there for _, there in counts)
+    # A trial whose number is not given trains on all.
+    trained = [number for number, _ in counts] + [most] * (len(counts) < len(legal))
+    return min(trained), max(trained), most
 
 
 def _final_episodes(spec: SweepSpec, trainable: Trainable) -> int | None:

@@ -31,7 +31,16 @@ if TYPE_CHECKING:
     from trainables.dataset.frames import FrameArray
     from trainables.dataset.windows import Split, Windows
 
-__all__ = ["OpenData", "camera_faults", "describe", "image_sizes", "load_dataset", "open_data", "preflight"]
+__all__ = [
+    "OpenData",
+    "camera_faults",
+    "describe",
+    "image_sizes",
+    "load_dataset",
+    "open_data",
+    "preflight",
+    "split_of",
+]
 
 COLOURS = 3
 """Channels of the pictures for LeRobot's encoders, and so for those of this policy."""
@@ -76,10 +85,9 @@ def open_data(config: DiffusionConfig, cache: Path, progress: Callable[[str], No
         DatasetError: If the dataset cannot be read.
     """
     from trainables.dataset.frames import open_frames
-    from trainables.dataset.windows import split_episodes
 
     dataset = load_dataset(config.dataset, cache, progress)
-    split = split_episodes(dataset, config.dataset.holdout_fraction, config.dataset.split_seed)
+    split = split_of(dataset, config.dataset)
     sizes = image_sizes(config, dataset.policy_features)
     frames = {name: open_frames(dataset, name, size, cache, progress) for name, size in sizes.items()}
     return OpenData(config, dataset, split, frames)
@@ -103,6 +111,18 @@ def load_dataset(
         tolerance_s=config.tolerance_s,
         progress=progress,
     )
+
+
+def split_of(dataset: LeRobotDataset, config: DatasetConfig) -> Split:
+    """Which episodes of an opened dataset a configuration trains on, and which it holds out.
+
+    Raises:
+        DatasetError: If there are too few episodes.
+    """
+    # Torch is loaded only when the split is needed.
+    from trainables.dataset.windows import split_episodes
+
+    return split_episodes(dataset, config.holdout_fraction, config.split_seed, config.fraction)
 
 
 def source(config: DatasetConfig, cache: Path, progress: Callable[[str], None] = silent) -> Sources:
@@ -150,6 +170,7 @@ def preflight(config: DiffusionConfig, cache: Path, progress: Callable[[str], No
         observations=dataset.observations,
         features=dataset.features,
         holdout_fraction=dataset.holdout_fraction,
+        fraction=dataset.fraction,
         tolerance_s=dataset.tolerance_s,
         progress=progress,
     )
@@ -188,11 +209,8 @@ def _start_faults(config: DiffusionConfig, cache: Path, progress: Callable[[str]
 
 def describe(config: DiffusionConfig, cache: Path) -> Mapping[str, Any]:
     """Identify the data of a configuration and the checkpoint that it starts from."""
-    # Torch is loaded only when the split is needed.
-    from trainables.dataset.windows import split_episodes
-
     dataset = load_dataset(config.dataset, cache)
-    split = split_episodes(dataset, config.dataset.holdout_fraction, config.dataset.split_seed)
+    split = split_of(dataset, config.dataset)
     named = config.dataset.root or config.dataset.repo_id
     revisions = [source.revision for source in dataset.sources]
     return {

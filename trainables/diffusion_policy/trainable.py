@@ -313,7 +313,7 @@ class DiffusionPolicyTrainable:
             return said
         built = self.resolved(config)
         if cache is None:
-            return [*said, *remarks(built), *_clip_remark(built, None)]
+            return [*said, *remarks(built), *_clip_remark(built, None), *_fraction_remark(built)]
         from trainables.dataset.doctor.preflight import warnings_of
         from trainables.diffusion_policy.data import load_dataset
 
@@ -323,6 +323,16 @@ class DiffusionPolicyTrainable:
             *_clip_remark(built, dataset),
             *warnings_of(dataset),
         ]
+
+    def training_episodes(self, config: Mapping[str, Any]) -> tuple[int, int] | None:
+        """How many episodes are trained on, and of how many; None if all are, or if it is not recorded."""
+        built = self.resolved(config)
+        if built.dataset.fraction == 1.0:
+            return None
+        # Needs numpy, which a check does not need in all other cases.
+        from trainables.diffusion_policy.fraction import training_episodes
+
+        return training_episodes(built.dataset)
 
     def memory_gb(self, config: Mapping[str, Any]) -> float:
         """The least memory that each process holds on its device while it trains, in gigabytes.
@@ -470,6 +480,15 @@ def _clip_remark(config: DiffusionConfig, dataset: LeRobotDataset | None) -> lis
         reach = extremes_reach(policy.normalization_action, start, start, source)
     problem = clip_problem(policy, reach)
     return [] if problem is None else [f"policy.clip_sample_range: {problem} {clip_remedy(reach)}"]
+
+
+def _fraction_remark(config: DiffusionConfig) -> list[str]:
+    """A warning if a share of the episodes is none; a dataset that is opened is refused for it."""
+    if config.dataset.fraction == 1.0:
+        return []
+    from trainables.diffusion_policy.fraction import fraction_problems
+
+    return [f"{fault.where}: {fault.problem} {fault.remedy}" for fault in fraction_problems(config.dataset)]
 
 
 def _missing_packages(root: Any) -> list[str]:

@@ -214,3 +214,17 @@ def test_without_rollouts_nothing_is_planned_about_episodes():
     assert made.final_episodes is None
     assert "evidence" not in dict(_lines(made))
     assert made.to_dict()["evidence"] is None
+
+
+def test_the_plan_has_the_episodes_of_each_fraction():
+    made = plan("parameters.dataset.fraction={values: [0.1, 0.5, 1.0]}", "config.dataset.split_seed=3")
+    assert made.training_episodes == (18, 180, 180)
+    assert dict(_lines(made))["trained on"] == "18 to 180 of 180 training episodes"
+    assert made.to_dict()["training_episodes"] == [18, 180, 180]
+    assert dict(_lines(plan("config.dataset.fraction=0.5")))["trained on"] == "90 of 180 training episodes"
+
+
+def test_a_plan_that_trains_on_all_episodes_does_not_count_them():
+    made = plan()
+    assert made.training_episodes is None
+    assert "trained on" not in dict(_lines(made))

@@ -42,6 +42,7 @@ def preflight(
     observations: Collection[str] | None = None,
     features: Renames | None = None,
     holdout_fraction: float = 0.0,
+    fraction: float = 1.0,
     cache: Path | None = None,
     tolerance_s: float = 1e-4,
     progress: Progress | None = None,
@@ -58,6 +59,7 @@ def preflight(
         observations: As for ``open_dataset``.
         features: As for ``open_dataset``.
         holdout_fraction: Share of the episodes to be held out.
+        fraction: Share of the other episodes to be trained on.
         cache: As for ``open_dataset``.
         tolerance_s: As for ``open_dataset``.
         progress: Told before something slow.
@@ -79,4 +81,4 @@ def preflight(
         )
     except DatasetError as error:
         return list(error.faults)
-    return dataset_faults(dataset, holdout_fraction)
+    return dataset_faults(dataset, holdout_fraction, fraction)

@@ -24,6 +24,7 @@ from trainables.dataset.doctor.wording import (
 )
 from trainables.dataset.format.assign import EXACT_S, FLOAT32_STEPS
 from trainables.interface import Fault, Finding
+from trainables.shares import fraction_faults
 
 if TYPE_CHECKING:
     from trainables.dataset.lerobot_dataset import LeRobotDataset
@@ -36,25 +37,28 @@ GAP_STEPS = 1.5
 """Recorders that keep up are a few per cent off their rate; from half a frame more on, one was dropped."""
 
 
-def dataset_faults(dataset: LeRobotDataset, holdout_fraction: float = 0.0) -> list[Fault]:
+def dataset_faults(
+    dataset: LeRobotDataset, holdout_fraction: float = 0.0, fraction: float = 1.0
+) -> list[Fault]:
     """Check an opened dataset: enough episodes, finite numbers, frames in order, whole videos.
 
     Args:
         dataset: The opened dataset.
         holdout_fraction: Share of the episodes to be held out.
+        fraction: Share of the other episodes to be trained on.
 
     Returns:
         Everything that keeps it from being trained on; empty if nothing does.
     """
     errors = [found for found in quick_findings(dataset, open_videos(dataset)) if found.severity == "error"]
     faults = [Fault(found.where, found.problem, found.remedy) for found in errors]
-    return [*_split_faults(dataset, holdout_fraction), *faults]
+    return [*_split_faults(dataset, holdout_fraction, fraction), *faults]
 
 
-def _split_faults(dataset: LeRobotDataset, holdout_fraction: float) -> list[Fault]:
+def _split_faults(dataset: LeRobotDataset, holdout_fraction: float, fraction: float) -> list[Fault]:
     count = len(dataset.episodes)
     if holdout_fraction <= 0 or count >= 2:
-        return []
+        return fraction_faults(count, holdout_fraction, fraction)
     problem = f"{holdout_fraction:g} of {count} episode cannot be held out."
     return [Fault("dataset.holdout_fraction", problem, "Use at least two episodes, or 0 to hold out none.")]
 

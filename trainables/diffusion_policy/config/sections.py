@@ -111,6 +111,15 @@ class DatasetConfig:
         maximum=0.5,
         phase="data",
     )
+    fraction: float = _field(
+        "float",
+        1.0,
+        "Share of the training episodes to train on, chosen by split_seed: a smaller share is a part of a "
+        "larger one. The held-out episodes stay the same.",
+        minimum=1e-6,
+        maximum=1.0,
+        phase="data",
+    )
     split_seed: int = _field("int", 0, "Seed of the split by episode.", minimum=0, phase="data")
     use_imagenet_stats: bool = _field(
         "bool", True, "Normalise images with ImageNet's mean and std, as LeRobot does.", phase="data"

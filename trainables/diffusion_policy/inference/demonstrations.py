@@ -13,10 +13,10 @@ from trainables.dataset.doctor.wording import dimension_names
 from trainables.dataset.errors import DatasetError
 from trainables.dataset.frames import open_frames
 from trainables.dataset.lerobot_dataset import LeRobotDataset
-from trainables.dataset.windows import Windows, split_episodes
+from trainables.dataset.windows import Windows
 from trainables.diffusion_policy.config.diffusion_config import DiffusionConfig
 from trainables.diffusion_policy.config.sections import DatasetConfig
-from trainables.diffusion_policy.data import image_sizes, load_dataset
+from trainables.diffusion_policy.data import image_sizes, load_dataset, split_of
 from trainables.evaluation.analysis import Source
 from trainables.features import ACTION, FeatureType, PolicyFeatures
 from trainables.inspection import TrainedOn
@@ -116,8 +116,9 @@ def _training_dataset(
 def _held_out(dataset: LeRobotDataset, training: Training) -> tuple[tuple[int, ...], TrainedOn, str]:
     """The episodes that the training did not see, or all if it saw all."""
     assert training.dataset is not None
-    fraction, seed = training.dataset.holdout_fraction, training.dataset.split_seed
-    episodes = split_episodes(dataset, fraction, seed).holdout
+    split = split_of(dataset, training.dataset)
+    # Without held-out episodes those that dataset.fraction left out judge, if there are any.
+    episodes = split.holdout or split.unused
     if not episodes:
         words = "The policy was trained on all of these episodes (dataset.holdout_fraction: 0): its errors "
         words += "on new episodes are larger."

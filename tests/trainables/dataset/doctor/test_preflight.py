@@ -98,6 +98,17 @@ def test_one_episode_cannot_be_split(make_dataset):
     assert only(preflight(root, episodes=[2], holdout_fraction=0.1)).where == "dataset.holdout_fraction"
 
 
+def test_a_fraction_of_the_episodes_must_be_an_episode(make_dataset):
+    root = make_dataset()
+    assert preflight(root, holdout_fraction=0.25, fraction=0.2) == []
+    fault = only(preflight(root, holdout_fraction=0.25, fraction=0.1))
+    assert fault.where == "dataset.fraction"
+    assert fault.problem == "0.1 of 3 training episodes is less than one episode."
+    assert (
+        only(preflight(root, fraction=0.1)).problem == "0.1 of 4 training episodes is less than one episode."
+    )
+
+
 @pytest.mark.parametrize(("feature", "bad"), [("action", np.nan), ("observation.state", -np.inf)])
 def test_numbers_that_are_none_are_found(make_dataset, feature, bad):
     values = states(1, 7)

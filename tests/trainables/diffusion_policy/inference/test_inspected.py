@@ -107,6 +107,16 @@ def test_it_is_said_plainly_if_the_policy_was_trained_on_the_episodes(trial: Pat
     assert "was trained on all of these" in found.provenance
 
 
+def test_episodes_that_a_fraction_left_out_are_held_out(trial: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(trial, tmp_path / "trial")
+    for file in copy.glob("checkpoints/*/config.json"):
+        whole = json.loads(file.read_text())
+        whole["config"] |= {"dataset.holdout_fraction": 0.0, "dataset.fraction": 0.75}
+        file.write_text(json.dumps(whole))
+    found = opened(copy).compare({}, QUICKLY)
+    assert (found.trained_on, len(found.episodes)) == ("no", 2)
+
+
 def test_a_checkpoint_that_does_not_say_what_it_was_trained_on(
     trial: Path,
 ) -> None:

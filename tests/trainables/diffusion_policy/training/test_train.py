@@ -16,7 +16,11 @@ import torch
 from small_policy import small_settings
 from training_runs import context, run, tensors_of, untimed
 
+from trainables.dataset.policy_statistics import policy_statistics
 from trainables.diffusion_policy import TRAINABLE, lerobot
+from trainables.diffusion_policy.config.diffusion_config import DiffusionConfig
+from trainables.diffusion_policy.data import open_data
+from trainables.diffusion_policy.training import checkpoint as checkpoints
 from trainables.diffusion_policy.training.checkpoint import CheckpointError, Checkpoints
 from trainables.diffusion_policy.training.progress import DivergedError
 from trainables.interface import ConfigError, Report
@@ -339,6 +343,65 @@ def test_held_out_error_asks_every_horizon_the_same_question(
 
     assert torch.equal(targets(2, 8), targets(1, 16))
     assert torch.equal(targets(2, 8), targets(3, 24))
+
+
+@pytest.mark.slow
+def test_a_fraction_trains_on_its_own_episodes_and_statistics_and_is_judged_on_the_same(
+    small_config: dict[str, Any], circles: Path, tmp_path: Path
+) -> None:
+    fraction = {**small_config, "dataset.fraction": 0.5}
+    opened = [
+        open_data(DiffusionConfig.from_flat(config), tmp_path / "cache")
+        for config in (small_config, fraction)
+    ]
+    whole, half = opened
+    assert (len(whole.split.train), len(half.split.train)) == (6, 3)
+    assert len(half.training_windows()) * 2 == len(whole.training_windows())
+    targets = [
+        data.heldout_windows().gather(np.arange(20))["action"] for data in opened if data.split.holdout
+    ]
+    assert torch.equal(*targets)
+    described = TRAINABLE.describe(fraction, tmp_path / "cache")
+    assert (described["train_episodes"], described["holdout_episodes"]) == (3, 2)
+
+    reports = run(fraction, tmp_path / "run")
+    assert reports[-1].metrics["trial/epoch"] == pytest.approx(12 * 16 / len(half.training_windows()))
+    last = Checkpoints(tmp_path / "run" / "checkpoints").find("last")
+    assert last is not None
+    used = checkpoints.read(last).statistics["observation.state"]
+    expected = policy_statistics(whole.dataset, half.split.train)["observation.state"]
+    np.testing.assert_array_equal(used["mean"], expected["mean"])
+    with pytest.raises(ConfigError, match=r"dataset\.fraction \(0\.5 -> 1\.0\)"):
+        run(small_config, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, None),
+        ({"dataset.fraction": 0.5}, (3, 6)),
+        ({"dataset.fraction": 0.5, "dataset.holdout_fraction": 0.0}, (4, 8)),
+        ({"dataset.fraction": 0.5, "dataset.episodes": ["0-4"], "dataset.exclude_episodes": [1]}, (2, 3)),
+        ({"dataset.fraction": 0.5, "dataset.root": None, "dataset.repo_id": "builtin/pusht"}, (75, 150)),
+        ({"dataset.fraction": 0.5, "dataset.root": None, "dataset.repo_id": "someone/set"}, None),
+    ],
+)
+def test_the_episodes_of_a_fraction_are_counted_without_opening_the_dataset(
+    small_config: dict[str, Any], changes: dict[str, Any], expected: tuple[int, int] | None
+) -> None:
+    assert TRAINABLE.training_episodes({**small_config, **changes}) == expected
+
+
+def test_a_fraction_of_no_episode_is_remarked_before_the_dataset_is_opened(
+    small_config: dict[str, Any], tmp_path: Path
+) -> None:
+    config = {**small_config, "dataset.fraction": 0.01}
+    (remark,) = TRAINABLE.remarks(config)
+    assert remark.startswith(
+        "dataset.fraction: 0.01 of 6 training episodes is less than one episode. Use 0.17"
+    )
+    (fault,) = TRAINABLE.preflight(config, tmp_path)
+    assert str(fault).startswith("dataset.fraction")
 
 
 @pytest.mark.slow

@@ -1,0 +1,55 @@
+"""How many episodes a share of the training episodes is, from the totals that a dataset's folder records.
+
+`sweeper check` shows it without opening the dataset.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trainables.dataset.format.recorded import recorded_totals
+from trainables.diffusion_policy.config.sections import BUILTIN_PUSHT, DatasetConfig
+from trainables.interface import Fault, is_url
+from trainables.pusht.task import EPISODES
+from trainables.ranges import parse_choice
+from trainables.shares import fraction_faults, split_sizes
+
+__all__ = ["fraction_problems", "training_episodes"]
+
+
+def training_episodes(config: DatasetConfig) -> tuple[int, int] | None:
+    """The number of episodes that are trained on, and of those that could be.
+
+    Returns:
+        None if a dataset is not a folder on this machine, or does not record how many episodes it has.
+    """
+    count = _episodes(config)
+    if count is None:
+        return None
+    trained, _ = split_sizes(count, config.holdout_fraction, config.fraction)
+    return trained, split_sizes(count, config.holdout_fraction)[0]
+
+
+def fraction_problems(config: DatasetConfig) -> list[Fault]:
+    """Why too few episodes would be trained on, as far as it is known without opening the dataset."""
+    count = _episodes(config)
+    return [] if count is None else fraction_faults(count, config.holdout_fraction, config.fraction)
+
+
+def _episodes(config: DatasetConfig) -> int | None:
+    """The number of chosen episodes."""
+    named = config.root if config.root is not None else config.repo_id
+    counts = [_recorded(place) for place in ((named,) if isinstance(named, str) else named or ())]
+    known = [count for count in counts if count is not None]
+    if not known or len(known) < len(counts):
+        return None
+    chosen = None if config.episodes is None else parse_choice(config.episodes)
+    left_out = parse_choice(config.exclude_episodes)
+    return sum((chosen is None or one in chosen) and one not in left_out for one in range(sum(known)))
+
+
+def _recorded(place: str) -> int | None:
+    """The number of episodes of a dataset."""
+    if place == BUILTIN_PUSHT:
+        return EPISODES
+    return None if is_url(place) else recorded_totals(Path(place).expanduser()).get("total_episodes")
