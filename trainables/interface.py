@@ -30,9 +30,10 @@ __all__ = [
     "CanReduceMemory",
     "Change",
     "ConfigError",
-    "CountsEpisodes",
     "DatasetExaminer",
     "DatasetRepairer",
+    "DerivedNumber",
+    "DerivesNumbers",
     "EstimatesMemory",
     "EvaluatesPolicies",
     "EvaluationContext",
@@ -1211,13 +1212,25 @@ class GivesPolicies(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class DerivedNumber:
+    """A number that follows from a configuration.
+
+    Attributes:
+        name: What it is, as a heading.
+        value: The number.
+        words: What follows it in a line, e.g. a unit.
+    """
+
+    name: str
+    value: float
+    words: str
+
+
 @runtime_checkable
-class CountsEpisodes(Protocol):
-    """A trainable that can train on a share of the episodes of a dataset."""
+class DerivesNumbers(Protocol):
+    """A trainable with numbers that follow from a configuration and are shown before it is trained."""
 
-    def training_episodes(self, config: Mapping[str, Any]) -> tuple[int, int] | None:
-        """How many episodes a legal configuration trains on, and how many it could; opens no dataset.
-
-        None if it trains on all that it could, or if the numbers are not known.
-        """
+    def derived(self, config: Mapping[str, Any]) -> Sequence[DerivedNumber]:
+        """Numbers that follow from the fields that a legal configuration names; opens no dataset."""
         ...

@@ -20,14 +20,14 @@ from sweeper.text import counted, describe_size, is_there
 from trainables import registry
 from trainables.interface import (
     STEPS,
-    CountsEpisodes,
+    DerivesNumbers,
     SlimsCheckpoints,
     StartsFromCheckpoints,
     Trainable,
     is_url,
 )
 
-__all__ = ["Plan", "Prices", "make_plan", "without_likes"]
+__all__ = ["DerivedRange", "Plan", "Prices", "make_plan", "without_likes"]
 
 DRAWS = 1000
 """Random configurations by which the share that keeps the constraints is estimated: ± 3 %."""
@@ -68,6 +68,23 @@ class Prices:
 
 
 @dataclass(frozen=True)
+class DerivedRange:
+    """A number that follows from the fields, in the trials of a sweep.
+
+    Attributes:
+        name: What it is.
+        low: Its least value in random combinations.
+        high: Its greatest value in them.
+        words: What follows it in a line.
+    """
+
+    name: str
+    low: float
+    high: float
+    words: str
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a sweep would do.
 
@@ -82,8 +99,7 @@ class Plan:
         rungs: Steps at which trials are compared.
         disk_per_trial_gb: Most disk that a trial needs.
         disk_per_ended_gb: The same of a trial that ended, by the number of checkpoints that stay.
-        training_episodes: Fewest and most episodes that a trial trains on, and how many it could train on;
-            None if every trial trains on all, or if it is not known.
+        derived: Numbers that follow from the fields.
         final_episodes: Fewest episodes of a trial's last evaluation; None if there are no rollouts.
         warnings: What is legal and yet probably not meant, or will not run here.
         notes: What was changed on the way.
@@ -99,7 +115,7 @@ class Plan:
     rungs: tuple[int, ...]
     disk_per_trial_gb: float
     disk_per_ended_gb: Mapping[int, float]
-    training_episodes: tuple[int, int, int] | None
+    derived: tuple[DerivedRange, ...]
     final_episodes: int | None
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
@@ -166,7 +182,7 @@ class Plan:
             "combinations": self.combinations,
             "kept_share": round(self.kept_share, 4),
             "steps_per_trial": None if self.steps is None else list(self.steps),
-            "training_episodes": None if self.training_episodes is None else list(self.training_episodes),
+            "derived": [asdict(one) for one in self.derived],
             "rungs": list(self.rungs),
             "evidence": None
             if self.final_episodes is None
@@ -223,7 +239,7 @@ def make_plan(spec: SweepSpec, machine: Machine | None = None, trainable: Traina
         rungs=() if spec.early_stop is None else spec.early_stop.rungs(),
         disk_per_trial_gb=disk,
         disk_per_ended_gb=ended,
-        training_episodes=_training_episodes(trainable, kept[:REMARKED_DRAWS], resources.workers),
+        derived=_derived(trainable, kept[:REMARKED_DRAWS], resources.workers),
         final_episodes=_final_episodes(spec, trainable),
         warnings=(),
         notes=spec.notes,
@@ -257,19 +273,18 @@ def _steps(spec: SweepSpec, trainable: Trainable) -> tuple[int, int] | None:
     return (int(min(values)), int(max(values))) if values else None
 
 
-def _training_episodes(
+def _derived(
     trainable: Trainable, configs: Sequence[Mapping[str, Any]], workers: int
-) -> tuple[int, int, int] | None:
-    if not isinstance(trainable, CountsEpisodes):
-        return None
-    legal = [config for config in configs if not trainable.faults(config, workers)]
-    counts = [count for config in legal if (count := trainable.training_episodes(config)) is not None]
-    if not counts:
-        return None
-    most = max(there for _, there in counts)
-    # A trial whose number is not given trains on all.
-    trained = [number for number, _ in counts] + [most] * (len(counts) < len(legal))
-    return min(trained), max(trained), most
+) -> tuple[DerivedRange, ...]:
+    if not isinstance(trainable, DerivesNumbers):
+        return ()
+    found: dict[tuple[str, str], list[float]] = {}
+    for config in configs:
+        for one in () if trainable.faults(config, workers) else trainable.derived(config):
+            found.setdefault((one.name, one.words), []).append(one.value)
+    return tuple(
+        DerivedRange(name, min(values), max(values), words) for (name, words), values in found.items()
+    )
 
 
 def _final_episodes(spec: SweepSpec, trainable: Trainable) -> int | None:

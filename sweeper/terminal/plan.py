@@ -89,10 +89,11 @@ def _lines(plan: Plan) -> Iterable[tuple[str, str]]:
     if plan.steps is not None:
         low, high = plan.steps
         yield "steps per trial", f"{low:,}" if low == high else f"{low:,} to {high:,}"
-    if plan.training_episodes is not None:
-        fewest, most, there = plan.training_episodes
-        trained = f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"
-        yield "trained on", f"{trained} of {there:,} training episodes"
+    for one in plan.derived:
+        low, high = (
+            f"{value:,.0f}" if value == int(value) else f"{value:.3g}" for value in (one.low, one.high)
+        )
+        yield one.name, f"{low if low == high else f'{low} to {high}'} {one.words}"
     yield "early stopping", _early_stop(plan)
     if spec.inference is not None:
         yield "inference", _inference(spec.inference)

@@ -33,6 +33,7 @@ from trainables.features import ENVIRONMENT_STATE, STATE
 from trainables.interface import (
     CacheEntry,
     ConfigError,
+    DerivedNumber,
     EvaluationContext,
     Examination,
     Fault,
@@ -56,7 +57,8 @@ __all__ = ["TRAINABLE", "DiffusionPolicyTrainable"]
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 """``owner/name``; absolute paths and paths with ``..`` do not match."""
 
-_HELDOUT = "dataset.holdout_fraction"
+_HELDOUT, _FRACTION = "dataset.holdout_fraction", "dataset.fraction"
+_LR_RULE = "optimizer.lr_batch_rule"
 
 
 def _interval(name: str, doc: str) -> tuple[Metric, ...]:
@@ -324,15 +326,21 @@ class DiffusionPolicyTrainable:
             *warnings_of(dataset),
         ]
 
-    def training_episodes(self, config: Mapping[str, Any]) -> tuple[int, int] | None:
-        """How many episodes are trained on, and of how many; None if all are, or if it is not recorded."""
+    def derived(self, config: Mapping[str, Any]) -> list[DerivedNumber]:
+        """The learning rate for the batch size, and the episodes of a share, as far as they are recorded."""
         built = self.resolved(config)
-        if built.dataset.fraction == 1.0:
-            return None
-        # Needs numpy, which a check does not need in all other cases.
-        from trainables.diffusion_policy.fraction import training_episodes
+        found = []
+        if _LR_RULE in config:
+            found.append(DerivedNumber("learning rate", built.learning_rate, f"by {_LR_RULE}"))
+        if _FRACTION in config:
+            # Needs numpy, which a check does not need in all other cases.
+            from trainables.diffusion_policy.fraction import training_episodes
 
-        return training_episodes(built.dataset)
+            counts = training_episodes(built.dataset)
+            if counts is not None:
+                words = f"of {counts[1]:,} training episodes"
+                found.append(DerivedNumber("trained on", counts[0], words))
+        return found
 
     def memory_gb(self, config: Mapping[str, Any]) -> float:
         """The least memory that each process holds on its device while it trains, in gigabytes.

@@ -19,6 +19,9 @@ LAPTOP = Machine(cpus=8, gpus=0, disk_gb=100.0)
 NODE = Machine(cpus=64, gpus=8, gpu_names=("NVIDIA H100",) * 8, disk_gb=5000.0)
 
 
+LR_OF_1E_4 = ("parameters.optimizer.lr={values: [1e-4]}",)
+
+
 def plan(*overrides, machine=LAPTOP, space="pusht_quick"):
     return make_plan(load_spec(packaged_spaces()[space], overrides), machine)
 
@@ -218,13 +221,23 @@ def test_without_rollouts_nothing_is_planned_about_episodes():
 
 def test_the_plan_has_the_episodes_of_each_fraction():
     made = plan("parameters.dataset.fraction={values: [0.1, 0.5, 1.0]}", "config.dataset.split_seed=3")
-    assert made.training_episodes == (18, 180, 180)
     assert dict(_lines(made))["trained on"] == "18 to 180 of 180 training episodes"
-    assert made.to_dict()["training_episodes"] == [18, 180, 180]
+    (derived,) = made.to_dict()["derived"]
+    assert (derived["low"], derived["high"]) == (18, 180)
     assert dict(_lines(plan("config.dataset.fraction=0.5")))["trained on"] == "90 of 180 training episodes"
 
 
-def test_a_plan_that_trains_on_all_episodes_does_not_count_them():
-    made = plan()
-    assert made.training_episodes is None
-    assert "trained on" not in dict(_lines(made))
+def test_the_plan_has_the_learning_rate_that_follows_from_the_batch_size():
+    fixed = plan("config.optimizer.lr_batch_rule=sqrt", "config.train.batch_size=256", *LR_OF_1E_4)
+    assert dict(_lines(fixed))["learning rate"] == "0.0002 by optimizer.lr_batch_rule"
+    searched = plan(
+        "config.optimizer.lr_batch_rule=linear",
+        "parameters.train.batch_size={values: [32, 64, 128]}",
+        *LR_OF_1E_4,
+    )
+    assert dict(_lines(searched))["learning rate"] == "5e-05 to 0.0002 by optimizer.lr_batch_rule"
+
+
+def test_a_plan_shows_only_what_follows_from_fields_that_are_named():
+    assert plan().derived == ()
+    assert plan(space="real_robot").derived == ()

@@ -75,6 +75,11 @@ class DiffusionConfig:
         return self.train.eval_at_start
 
     @property
+    def learning_rate(self) -> float:
+        """The peak learning rate: ``optimizer.lr``, or what follows from it for the batch size."""
+        return self.optimizer.lr_of(self.train.batch_size)
+
+    @property
     def freezes_encoder(self) -> bool:
         """Whether the vision encoder keeps the weights that it starts with."""
         return self.optimizer.vision_encoder_lr_multiplier == 0.0

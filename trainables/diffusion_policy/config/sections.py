@@ -10,6 +10,7 @@ if a default differs from LeRobot's, the field's text says so.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -303,6 +304,16 @@ class OptimizerConfig:
 
     name: str = _field("str", "adamw", "Optimiser (LeRobot: adam).", choices=("adamw", "adam"))
     lr: float = _field("float", 1e-4, "Peak learning rate.", minimum=0.0)
+    lr_batch_rule: str = _field(
+        "str",
+        "none",
+        "How lr follows train.batch_size; lr is then meant for a batch of lr_batch_reference. sqrt is usual "
+        "with Adam.",
+        choices=("none", "linear", "sqrt"),
+    )
+    lr_batch_reference: int = _field(
+        "int", 64, "Batch for which lr is meant, with lr_batch_rule.", minimum=1, unit="samples"
+    )
     betas: tuple[float, ...] = _field(
         "list[float]", (0.95, 0.999), "Adam's betas.", minimum=0.0, maximum=0.999999
     )
@@ -312,6 +323,15 @@ class OptimizerConfig:
     vision_encoder_lr_multiplier: float = _field(
         "float", 1.0, "Learning rate of the vision encoder, as a multiple of lr; 0: frozen.", minimum=0.0
     )
+
+    def lr_of(self, batch_size: int) -> float:
+        """The peak learning rate with a batch of so many samples.
+
+        Linear: Goyal et al., arXiv 1706.02677; sqrt: Krizhevsky, arXiv 1404.5997, and for Adam Malladi et
+        al., arXiv 2205.10287.
+        """
+        ratio = batch_size / self.lr_batch_reference
+        return self.lr * {"none": 1.0, "linear": ratio, "sqrt": math.sqrt(ratio)}[self.lr_batch_rule]
 
 
 @dataclass(frozen=True)

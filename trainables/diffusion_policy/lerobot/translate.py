@@ -7,11 +7,12 @@ written.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from trainables.diffusion_policy.config.sections import PolicyConfig
+from trainables.diffusion_policy.config.sections import OptimizerConfig, PolicyConfig, TrainConfig
 from trainables.diffusion_policy.network.policy import DiffusionPolicy
 from trainables.diffusion_policy.pretrained.lerobot_config import NORMALIZATION_FIELDS, POLICY_FIELDS, TARGETS
 from trainables.features import STATE, Feature, FeatureType
@@ -203,13 +204,23 @@ def _normalization(policy: DiffusionPolicy, notes: list[str]) -> dict[str, str]:
 
 def _training(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "optimizer_lr": settings.get("optimizer.lr", 1e-4),
+        "optimizer_lr": _learning_rate(settings),
         "optimizer_betas": list(settings.get("optimizer.betas", (0.95, 0.999))),
         "optimizer_eps": settings.get("optimizer.eps", 1e-8),
         "optimizer_weight_decay": settings.get("optimizer.weight_decay", 1e-6),
         "scheduler_name": _SCHEDULERS[settings.get("lr_scheduler.name", "cosine")],
         "scheduler_warmup_steps": settings.get("lr_scheduler.warmup_steps", 500),
     }
+
+
+def _learning_rate(settings: Mapping[str, Any]) -> float:
+    """The learning rate that was used: LeRobot has no rule for the batch size."""
+    given = {
+        item.name: settings[f"optimizer.{item.name}"]
+        for item in dataclasses.fields(OptimizerConfig)
+        if f"optimizer.{item.name}" in settings
+    }
+    return OptimizerConfig(**given).lr_of(settings.get("train.batch_size", TrainConfig.batch_size))
 
 
 def _note_replacements(

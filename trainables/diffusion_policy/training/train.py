@@ -165,7 +165,7 @@ def _train(
         if config.ema.enabled
         else None
     )
-    optimizer = build_optimizer(policy, config.optimizer)
+    optimizer = build_optimizer(policy, dataclasses.replace(config.optimizer, lr=config.learning_rate))
     lr_scheduler = get_scheduler(
         "constant_with_warmup" if config.lr_scheduler.name == "constant" else config.lr_scheduler.name,
         optimizer,

@@ -107,6 +107,16 @@ def test_the_settings_of_training_have_exactly_lerobots_fields(
 
 
 @pytest.mark.slow
+def test_the_exported_learning_rate_is_the_one_that_was_used(policy: DiffusionPolicy, tmp_path: Path) -> None:
+    rule = {"optimizer.lr_batch_rule": "sqrt", "optimizer.lr_batch_reference": 16}
+    checkpoint = own_checkpoint(policy, tmp_path, **{"optimizer.lr": 1e-4, "train.batch_size": 64, **rule})
+    TRAINABLE.export(checkpoint, tmp_path / "out", OLD)
+    assert config_of(tmp_path / "out")["optimizer_lr"] == 2e-4
+    written = json.loads((tmp_path / "out" / "train_config.json").read_text())
+    assert (written["optimizer"]["lr"], written["batch_size"]) == (2e-4, 64)
+
+
+@pytest.mark.slow
 def test_each_target_has_its_own_fields(policy: DiffusionPolicy, tmp_path: Path) -> None:
     for target in lerobot.TARGETS:
         lerobot.save(policy, tmp_path / target, target)

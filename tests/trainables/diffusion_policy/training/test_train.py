@@ -20,6 +20,7 @@ from trainables.dataset.policy_statistics import policy_statistics
 from trainables.diffusion_policy import TRAINABLE, lerobot
 from trainables.diffusion_policy.config.diffusion_config import DiffusionConfig
 from trainables.diffusion_policy.data import open_data
+from trainables.diffusion_policy.fraction import training_episodes
 from trainables.diffusion_policy.training import checkpoint as checkpoints
 from trainables.diffusion_policy.training.checkpoint import CheckpointError, Checkpoints
 from trainables.diffusion_policy.training.progress import DivergedError
@@ -253,6 +254,26 @@ def test_learning_rate_warms_up_and_follows_its_schedule(
     assert rates[4:] == pytest.approx(after[name])
 
 
+@pytest.mark.parametrize(
+    ("rule", "peak"), [("none", 1e-3), pytest.param("linear", 4e-3, marks=pytest.mark.slow), ("sqrt", 2e-3)]
+)
+def test_the_learning_rate_follows_the_batch_size_by_a_rule(
+    small_config: dict[str, Any], tmp_path: Path, rule: str, peak: float
+) -> None:
+    config = small_config | {
+        "lr_scheduler.name": "constant",
+        "lr_scheduler.warmup_steps": 0,
+        "optimizer.lr": 1e-3,
+        "optimizer.lr_batch_rule": rule,
+        "optimizer.lr_batch_reference": 4,
+        "train.steps": 1,
+        "train.log_every": 1,
+        "train.gradient_accumulation_steps": 2,  # the batch is that of the optimiser's step
+    }
+    (report,) = run(config, tmp_path)
+    assert report.metrics["train/lr"] == pytest.approx(peak)
+
+
 @pytest.mark.slow
 def test_only_best_and_last_checkpoints_are_kept(small_config: dict[str, Any], tmp_path: Path) -> None:
     config = small_config | {"train.steps": 15, "train.eval_every": 3}
@@ -378,7 +399,7 @@ def test_a_fraction_trains_on_its_own_episodes_and_statistics_and_is_judged_on_t
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({}, None),
+        ({}, (6, 6)),
         ({"dataset.fraction": 0.5}, (3, 6)),
         ({"dataset.fraction": 0.5, "dataset.holdout_fraction": 0.0}, (4, 8)),
         ({"dataset.fraction": 0.5, "dataset.episodes": ["0-4"], "dataset.exclude_episodes": [1]}, (2, 3)),
@@ -389,7 +410,11 @@ def test_a_fraction_trains_on_its_own_episodes_and_statistics_and_is_judged_on_t
 def test_the_episodes_of_a_fraction_are_counted_without_opening_the_dataset(
     small_config: dict[str, Any], changes: dict[str, Any], expected: tuple[int, int] | None
 ) -> None:
-    assert TRAINABLE.training_episodes({**small_config, **changes}) == expected
+    config = {**small_config, **changes}
+    assert training_episodes(DiffusionConfig.from_flat(config).dataset) == expected
+    shown = [(one.value, one.words) for one in TRAINABLE.derived(config)]
+    named = expected is not None and "dataset.fraction" in config
+    assert shown == ([(expected[0], f"of {expected[1]} training episodes")] if named and expected else [])
 
 
 def test_a_fraction_of_no_episode_is_remarked_before_the_dataset_is_opened(
