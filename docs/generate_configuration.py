@@ -45,6 +45,7 @@ SECTIONS = {
     "lr_scheduler": "The learning rate over time.",
     "ema": "The exponential moving average of the weights; evaluations and exports use it when it is on.",
     "train": "The training loop.",
+    "augment": "Random changes of pictures in training ([augmentation](training.md#image-augmentation)).",
     "eval": "Held-out action error: the same question to every trial.",
     "rollout": "Rollouts in a simulator.",
 }

@@ -315,7 +315,15 @@ class DiffusionPolicyTrainable:
             return said
         built = self.resolved(config)
         if cache is None:
-            return [*said, *remarks(built), *_clip_remark(built, None), *_fraction_remark(built)]
+            seen = built.dataset.observations
+            blind = seen is not None and not set(seen) - {STATE, ENVIRONMENT_STATE}
+            return [
+                *said,
+                *remarks(built),
+                *_clip_remark(built, None),
+                *_fraction_remark(built),
+                *_augment_remark(built, blind=blind),
+            ]
         from trainables.dataset.doctor.preflight import warnings_of
         from trainables.diffusion_policy.data import load_dataset
 
@@ -323,6 +331,7 @@ class DiffusionPolicyTrainable:
         return [
             *remarks(built, dataset.policy_features),
             *_clip_remark(built, dataset),
+            *_augment_remark(built, blind=not dataset.policy_features.cameras),
             *warnings_of(dataset),
         ]
 
@@ -497,6 +506,13 @@ def _fraction_remark(config: DiffusionConfig) -> list[str]:
     from trainables.diffusion_policy.fraction import fraction_problems
 
     return [f"{fault.where}: {fault.problem} {fault.remedy}" for fault in fraction_problems(config.dataset)]
+
+
+def _augment_remark(config: DiffusionConfig, *, blind: bool) -> list[str]:
+    """A warning if pictures are to be changed and the policy sees none."""
+    if not (blind and config.augment.is_on):
+        return []
+    return ["augment.*: the policy sees no pictures, so that nothing is changed. Remove these fields."]
 
 
 def _missing_packages(root: Any) -> list[str]:

@@ -24,6 +24,7 @@ from trainables.diffusion_policy.config.clashes import (
 )
 from trainables.diffusion_policy.config.presets import preset_values
 from trainables.diffusion_policy.config.sections import (
+    AugmentConfig,
     DatasetConfig,
     EmaConfig,
     EvalConfig,
@@ -38,6 +39,7 @@ from trainables.interface import ConfigError, Fault, FieldInfo
 __all__ = [
     "ALIASES",
     "FIELDS",
+    "AugmentConfig",
     "DatasetConfig",
     "DiffusionConfig",
     "EmaConfig",
@@ -64,6 +66,7 @@ class DiffusionConfig:
     lr_scheduler: LrSchedulerConfig = dataclasses.field(default_factory=LrSchedulerConfig)
     ema: EmaConfig = dataclasses.field(default_factory=EmaConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
     eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
     rollout: RolloutConfig = dataclasses.field(default_factory=RolloutConfig)
 
@@ -125,6 +128,7 @@ _SECTIONS: dict[str, type[Any]] = {
     "lr_scheduler": LrSchedulerConfig,
     "ema": EmaConfig,
     "train": TrainConfig,
+    "augment": AugmentConfig,
     "eval": EvalConfig,
     "rollout": RolloutConfig,
 }

@@ -21,6 +21,7 @@ __all__ = [
     "BUILTIN_PUSHT",
     "SAMPLERS",
     "TIMESTEP_SPACINGS",
+    "AugmentConfig",
     "DatasetConfig",
     "EmaConfig",
     "EvalConfig",
@@ -405,6 +406,52 @@ class TrainConfig:
     checkpoint_every: int | None = _field(
         "int", None, "Steps between checkpoints; null: at every evaluation.", minimum=1, unit="steps"
     )
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Random changes of the pictures in training, drawn evenly for each sample; none by default."""
+
+    brightness: float = _field(
+        "float", 0.0, "Change of brightness, by a factor within 1 ± this.", minimum=0.0, maximum=1.0
+    )
+    contrast: float = _field(
+        "float", 0.0, "Change of contrast, by a factor within 1 ± this.", minimum=0.0, maximum=1.0
+    )
+    saturation: float = _field(
+        "float", 0.0, "Change of saturation, by a factor within 1 ± this.", minimum=0.0, maximum=1.0
+    )
+    hue: float = _field(
+        "float", 0.0, "Change of hue, by up to ± this share of the colour circle.", minimum=0.0, maximum=0.5
+    )
+    sharpness: float = _field(
+        "float", 0.0, "Change of sharpness, by a factor within 1 ± this.", minimum=0.0, maximum=1.0
+    )
+    degrees: float = _field("float", 0.0, "Rotation, by up to ± this.", minimum=0.0, maximum=180.0, unit="°")
+    translate: float = _field(
+        "float", 0.0, "Shift, by up to ± this share of height and width.", minimum=0.0, maximum=0.5
+    )
+    scale: float = _field("float", 0.0, "Zoom, by a factor within 1 ± this.", minimum=0.0, maximum=0.9)
+    blur: float = _field(
+        "float",
+        0.0,
+        "Gaussian blur with a standard deviation of up to this.",
+        minimum=0.0,
+        maximum=10.0,
+        unit="px",
+    )
+    erasing: float = _field(
+        "float", 0.0, "Probability that a rectangle is made black.", minimum=0.0, maximum=1.0
+    )
+    erasing_scale: float = _field(
+        "float", 0.33, "Largest share of the picture that is made black.", minimum=0.02, maximum=1.0
+    )
+
+    @property
+    def is_on(self) -> bool:
+        """Whether anything is changed."""
+        changes = (item.name for item in dataclasses.fields(self) if item.name != "erasing_scale")
+        return any(getattr(self, name) for name in changes)
 
 
 @dataclass(frozen=True)

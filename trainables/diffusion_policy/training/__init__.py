@@ -3,6 +3,7 @@
 - ``train``: the loop, to be read top to bottom
 - ``objective``: what is minimised
 - ``stream``: batches by step
+- ``augmentation/``: random changes of the pictures
 - ``progress``: state between steps; divergence
 - ``evaluate``: held-out error and rollouts during training
 - ``beside/``: evaluation in another process, while training goes on

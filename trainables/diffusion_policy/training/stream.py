@@ -17,13 +17,15 @@ from torch import Tensor
 from trainables.dataset.windows import Windows
 from trainables.features import ACTION
 
-__all__ = ["NOISE", "TIMESTEPS", "Batch", "BatchStream", "Part"]
+__all__ = ["LOTS", "NOISE", "TIMESTEPS", "Batch", "BatchStream", "Part"]
 
+LOTS = "augmentation"
+"""Random numbers in [0, 1) for the changes of the pictures."""
 NOISE = "noise"
 TIMESTEPS = "timesteps"
 
 PAD = "action_is_pad"
-_NOISE, _CROPS = 1, 2  # separate the seeds of noise and crops
+_NOISE, _CROPS, _LOTS = 1, 2, 3  # separate the seeds
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Part:
     """The share of a batch that goes through the network at once.
 
     Attributes:
-        batch: Raw values under LeRobot's names, ``noise`` and ``timesteps``, on the device.
+        batch: Raw values under LeRobot's names, ``noise`` and ``timesteps``, on the device; perhaps ``LOTS``.
         weight: Its share of the step's loss.
         generator: Draws the crops; the parts of a step share it, in order.
     """
@@ -85,6 +87,7 @@ class BatchStream:
         world_size: Number of ranks; divides ``batch_size``.
         device: Device of the batches.
         num_train_timesteps: Timesteps are drawn below this.
+        lots: Cameras whose pictures are changed, and random numbers that each needs; None: none.
     """
 
     def __init__(
@@ -97,14 +100,17 @@ class BatchStream:
         rank: int,
         world_size: int,
         device: torch.device,
+        lots: tuple[int, int] | None = None,
     ) -> None:
         self._windows = windows
         self._batch_size = batch_size
         self._seed = seed
         self._rank = rank
         self._share = batch_size // world_size
+        self._own = slice(rank * self._share, (rank + 1) * self._share)
         self._device = device
         self._timesteps = num_train_timesteps
+        self._lots = lots
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
         self._ahead: tuple[int, Future[dict[str, Tensor]]] | None = None
         self._orders: dict[int, np.ndarray] = {}
@@ -142,6 +148,8 @@ class BatchStream:
     def _gather(self, step: int) -> dict[str, Tensor]:
         values = self._windows.gather(self.numbers(step))
         values |= self._noise(step, tuple(values[ACTION].shape[1:]))
+        if self._lots is not None:
+            values[LOTS] = self._draw_lots(step, *self._lots)
         if self._device.type == "cuda":
             # Pinned memory lets the copy run beside the computation.
             return {name: value.pin_memory() for name, value in values.items()}
@@ -156,8 +164,16 @@ class BatchStream:
         generator = torch.Generator().manual_seed(self._seed_of(_NOISE, step))
         noise = torch.randn((self._batch_size, *action_shape), generator=generator)
         timesteps = torch.randint(self._timesteps, (self._batch_size,), generator=generator)
-        share = slice(self._rank * self._share, (self._rank + 1) * self._share)
-        return {NOISE: noise[share], TIMESTEPS: timesteps[share]}
+        return {NOISE: noise[self._own], TIMESTEPS: timesteps[self._own]}
+
+    def _draw_lots(self, step: int, cameras: int, count: int) -> Tensor:
+        """Draw the whole step's random numbers for pictures, as `_noise` does: (B, S, L) of this rank.
+
+        The first of all samples are drawn first, so that numbers added later change none.
+        """
+        generator = torch.Generator().manual_seed(self._seed_of(_LOTS, step))
+        lots_LBS = torch.rand((count, self._batch_size, cameras), generator=generator)
+        return lots_LBS[:, self._own].permute(1, 2, 0).contiguous()
 
     def _seed_of(self, *key: int) -> int:
         state = np.random.SeedSequence([self._seed, *key]).generate_state(1, np.uint64)[0]

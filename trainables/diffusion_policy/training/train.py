@@ -1,7 +1,8 @@
 """Training of a Diffusion Policy: ``train(config, context)``, to be read top to bottom.
 
 Everything random at an optimiser step is a pure function of (seed, step): the sample order, the noise, the
-timesteps and the crops. So a resumed run equals a straight one, and nothing random is kept in a checkpoint.
+timesteps, the crops and the changes of the pictures. So a resumed run equals a straight one, and nothing
+random is kept in a checkpoint.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from trainables.diffusion_policy.data import open_data
 from trainables.diffusion_policy.finetuning.warm_start import START, WarmStart, read_warm_start, tell
 from trainables.diffusion_policy.network.policy import DiffusionPolicy, assemble_policy, build_networks
 from trainables.diffusion_policy.training import checkpoint as checkpoints
+from trainables.diffusion_policy.training.augmentation.augment import Augmentation
 from trainables.diffusion_policy.training.beside.evaluations import DueReport, Evaluations
 from trainables.diffusion_policy.training.beside.evaluator import prepare_process
 from trainables.diffusion_policy.training.distributed import distributed, synchronised
@@ -120,6 +122,7 @@ def _train(
     data = content_digest(dataset)
     training = opened.training_windows()
     heldout = opened.heldout_windows()
+    augmented = Augmentation(config.augment, [camera.name for camera in dataset.policy_features.cameras])
     stream = BatchStream(
         training,
         settings.batch_size,
@@ -128,6 +131,7 @@ def _train(
         rank=context.rank,
         world_size=context.world_size,
         device=device,
+        lots=augmented.lots,
     )
     closing.callback(stream.close)
 
@@ -241,9 +245,10 @@ def _train(
         optimizer.zero_grad(set_to_none=True)
         parts = batch.split(passes, masked=config.policy.do_mask_loss_for_padding)
         for number, part in enumerate(parts, start=1):
+            values = augmented(part.batch)
             with synchronised(loss_of, last=number == passes):
                 with autocast:
-                    loss = loss_of(part.batch, part.generator) * part.weight
+                    loss = loss_of(values, part.generator) * part.weight
                 scaler.scale(loss).backward()
             interval.add_loss(loss.detach())
         scaler.unscale_(optimizer)
