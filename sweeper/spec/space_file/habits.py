@@ -370,8 +370,9 @@ NOT_IN_THE_POLICY: Mapping[str, str] = {
         "Remove it: the dataset has the features. `dataset.observations` selects some of them."
     ),
     "output_features": "Remove it: the dataset has the features.",
-    "image_transforms": (
-        "Remove it: the only augmentation is the random crop (policy.crop_shape, policy.crop_is_random)."
+    "image_transforms image_transforms.enable image_transforms.max_num_transforms "
+    "image_transforms.random_order image_transforms.tfs": (
+        "Write the changes of the pictures as `augment.*` (docs/training.md#image-augmentation)."
     ),
     "num_epochs n_epochs epochs max_epochs": (
         "Training is counted in optimiser steps: `train.steps` is the number of epochs × frames / batch size."

@@ -1,4 +1,7 @@
-"""Parameters as other tools write them (distributions, functions, lists), in the form of a space file."""
+"""What other tools write, in the form of a space file.
+
+Parameters (distributions, functions, lists), and LeRobot's changes of pictures.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from typing import Any
 from sweeper.spec.space_file.fields import PARAMETER_KEYS
 from sweeper.spec.space_file.habits import FUNCTIONS, by_word
 
-__all__ = ["Form", "is_form", "number_in", "our_form"]
+__all__ = ["Form", "augmentation_of", "is_form", "number_in", "our_form"]
 
 _LOW = ("min", "low", "lower", "lower_bound", "minimum", "min_value", "start")
 _HIGH = ("max", "high", "upper", "upper_bound", "maximum", "max_value", "stop")
@@ -321,3 +324,87 @@ def _is_number(value: Any) -> bool:
 def _rounded(number: float, digits: int = 12) -> float | int:
     rounded = float(f"{number:.{digits}g}")
     return int(rounded) if rounded.is_integer() and abs(rounded) < 1e15 and digits == 12 else rounded
+
+
+_LEROBOT_CHANGES: Mapping[str, Any] = {
+    "brightness": {"type": "ColorJitter", "kwargs": {"brightness": [0.8, 1.2]}},
+    "contrast": {"type": "ColorJitter", "kwargs": {"contrast": [0.8, 1.2]}},
+    "saturation": {"type": "ColorJitter", "kwargs": {"saturation": [0.5, 1.5]}},
+    "hue": {"type": "ColorJitter", "kwargs": {"hue": [-0.05, 0.05]}},
+    "sharpness": {"type": "SharpnessJitter", "kwargs": {"sharpness": [0.5, 1.5]}},
+    "affine": {"type": "RandomAffine", "kwargs": {"degrees": [-5.0, 5.0], "translate": [0.05, 0.05]}},
+}
+"""The changes of pictures that LeRobot makes if its ``image_transforms`` are enabled and list none."""
+_CHANGES: Mapping[str, tuple[str, str, float | None]] = {
+    "ColorJitter.brightness": ("brightness", "range", 1.0),
+    "ColorJitter.contrast": ("contrast", "range", 1.0),
+    "ColorJitter.saturation": ("saturation", "range", 1.0),
+    "SharpnessJitter.sharpness": ("sharpness", "range", 1.0),
+    "ColorJitter.hue": ("hue", "range", 0.0),
+    "RandomAffine.degrees": ("affine_degrees", "range", 0.0),
+    "RandomAffine.scale": ("affine_scale", "range", 1.0),
+    "RandomAffine.translate": ("affine_translate", "equal", None),
+    "GaussianBlur.sigma": ("blur_sigma", "largest", None),
+    "RandomErasing.p": ("erasing", "largest", None),
+    "RandomErasing.scale": ("erasing_scale", "largest", None),
+}
+"""Arguments of torchvision's transforms: ours below ``augment``, how it follows from theirs, its centre."""
+_IGNORED = ("GaussianBlur.kernel_size", "RandomErasing.ratio", "RandomErasing.value", "RandomErasing.inplace")
+
+
+def augmentation_of(written: Mapping[str, Any]) -> tuple[dict[str, float], list[str]]:
+    """LeRobot's ``image_transforms`` as fields of ``augment``, and what to know about them.
+
+    Args:
+        written: Its settings: ``enable``, ``tfs`` and others.
+    """
+    if not written.get("enable"):
+        return {}, ["Remove it: it is not enabled."]
+    changes = written.get("tfs") or _LEROBOT_CHANGES
+    found: dict[str, float] = {}
+    remarks: list[str] = []
+    for name, change in changes.items() if isinstance(changes, Mapping) else ():
+        arguments = change.get("kwargs") if isinstance(change, Mapping) else None
+        kind = str(change.get("type")) if isinstance(change, Mapping) else ""
+        if kind == "Identity" or (isinstance(change, Mapping) and change.get("weight") == 0):
+            continue
+        if not isinstance(arguments, Mapping) or not any(key.startswith(f"{kind}.") for key in _CHANGES):
+            remarks.append(f"{name}: there is nothing here for {kind or change}.")
+            continue
+        if kind == "RandomErasing":
+            found.setdefault("erasing", 0.5)  # torchvision's default
+        for argument, value in arguments.items():
+            _put_change(found, remarks, name, f"{kind}.{argument}", value)
+    if found:
+        most = written.get("max_num_transforms", 3)
+        remarks.append(
+            f"LeRobot makes at most {most} of these changes to a picture. Here all of them are made; smaller "
+            "values make up for it."
+        )
+    return {f"augment.{name}": value for name, value in found.items()}, remarks
+
+
+def _put_change(found: dict[str, float], remarks: list[str], name: str, argument: str, value: Any) -> None:
+    if argument in _IGNORED or value is None:
+        return
+    if argument not in _CHANGES:
+        remarks.append(f"{name}: there is nothing here for {argument}.")
+        return
+    ours, rule, centre = _CHANGES[argument]
+    ends = value if isinstance(value, list) and len(value) == 2 else [value, value]
+    if not all(_is_number(end) for end in ends):
+        remarks.append(f"{name}: {value} is not a range.")
+    elif rule == "largest":
+        found[ours] = max(ends)
+    elif rule == "equal":
+        found[ours] = min(ends)
+        if ends[0] != ends[1]:
+            remarks.append(
+                f"{name}: augment.{ours} is the same for width and height: the smaller of {value}."
+            )
+    elif not isinstance(value, list):
+        found[ours] = abs(value)
+    elif centre is not None and math.isclose(ends[0] + ends[1], 2 * centre, abs_tol=1e-9):
+        found[ours] = _rounded((ends[1] - ends[0]) / 2)
+    else:
+        remarks.append(f"{name}: {value} is not symmetric around {centre:g}, as augment.{ours} is.")

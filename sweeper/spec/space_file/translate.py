@@ -25,7 +25,7 @@ from sweeper.spec.space_file.habits import (
     WRAPPERS,
     by_word,
 )
-from sweeper.spec.space_file.other_forms import Form, is_form, number_in, our_form
+from sweeper.spec.space_file.other_forms import Form, augmentation_of, is_form, number_in, our_form
 from sweeper.spec.space_file.read_sections import folder_name
 from sweeper.spec.space_file.yaml_nodes import Node, Place
 from sweeper.spec.stopper_options import REDUCING, STOPPER_OPTIONS
@@ -331,6 +331,9 @@ def _collect_named(
     if path[-1].lower() == "command" and isinstance(plain, list):
         _command(document, found, plain)
         return
+    if path[-1].lower() == "image_transforms" and isinstance(plain, dict):
+        _augmentation(document, found, plain)
+        return
     if path[-1].lower() == "env" and isinstance(plain, dict) and {"type", "task"} <= set(plain):
         # LeRobot names a simulator in two parts.
         plain = {**plain, "type": f"gym_{plain['type']}/{plain['task']}"}
@@ -556,6 +559,17 @@ def _early_stop(document: Document, found: Translation, plain: Any) -> None:
     if options:
         found.entries["early_stop.options"] = options
     found.remarks.append(remark)
+
+
+def _augmentation(document: Document, found: Translation, plain: Mapping[str, Any]) -> None:
+    """LeRobot's changes of pictures in training, as our fields."""
+    values, remarks = augmentation_of(plain)
+    for own, value in values.items():
+        if _info(document, own) is None:
+            found.unknown.append(own)
+        else:
+            _put_field(document, found, own, value, searched=False)
+    found.remarks += remarks
 
 
 def _min_steps(document: Document, settings: Mapping[str, Any], reduction: Any) -> tuple[int, str]:

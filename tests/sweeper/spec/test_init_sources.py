@@ -414,6 +414,70 @@ def test_a_crop_that_lerobot_ignores_is_not_carried_over():
     assert "policy.crop_shape" not in draft.config
 
 
+def with_transforms(**transforms: Any) -> Draft:
+    dataset = {"repo_id": "lerobot/pusht", "image_transforms": transforms}
+    return draft_of_training(TRAINING | {"dataset": dataset}, "train_config.json", TRAINABLE)
+
+
+def augmented(draft: Draft) -> dict[str, Any]:
+    return {name: entry.value for name, entry in draft.config.items() if name.startswith("augment.")}
+
+
+def test_lerobots_changes_of_pictures_are_carried_over():
+    draft = with_transforms(enable=True, max_num_transforms=2)
+    assert augmented(draft) == {
+        "augment.brightness": 0.2,
+        "augment.contrast": 0.2,
+        "augment.saturation": 0.5,
+        "augment.hue": 0.05,
+        "augment.sharpness": 0.5,
+        "augment.affine_degrees": 5,
+        "augment.affine_translate": 0.05,
+    }
+    assert any("LeRobot makes at most 2 of these changes" in note for note in draft.notes)
+    assert not [left for left in draft.left if "image_transforms" in left.name]
+    space_of(draft)
+
+
+def test_each_form_of_a_change_is_understood_or_named():
+    kinds: dict[str, tuple[str, dict[str, Any]]] = {
+        "a": ("ColorJitter", {"brightness": 0.3, "contrast": [0.7, 1.3]}),
+        "b": ("RandomAffine", {"degrees": 8, "translate": [0.1, 0.05], "scale": [0.9, 1.1], "shear": 3}),
+        "c": ("GaussianBlur", {"kernel_size": 5, "sigma": [0.1, 2.0]}),
+        "d": ("RandomErasing", {"scale": [0.02, 0.2]}),
+        "e": ("ColorJitter", {"hue": [0.0, 0.1]}),
+        "f": ("RandomPosterize", {"bits": 4}),
+        "g": ("Identity", {}),
+        "h": ("SharpnessJitter", {"sharpness": [0.0, 2.0]}),
+    }
+    tfs: dict[str, dict[str, Any]] = {
+        name: {"weight": 1.0, "type": kind, "kwargs": kwargs} for name, (kind, kwargs) in kinds.items()
+    }
+    tfs["h"]["weight"] = 0
+    draft = with_transforms(enable=True, tfs=tfs)
+
+    assert augmented(draft) == {
+        "augment.brightness": 0.3,
+        "augment.contrast": 0.3,
+        "augment.affine_degrees": 8,
+        "augment.affine_translate": 0.05,
+        "augment.affine_scale": 0.1,
+        "augment.blur_sigma": 2.0,
+        "augment.erasing": 0.5,
+        "augment.erasing_scale": 0.2,
+    }
+    said = " ".join(draft.notes)
+    for words in ("for RandomAffine.shear", "the smaller of [0.1, 0.05]", "for RandomPosterize"):
+        assert words in said
+    assert "[0.0, 0.1] is not symmetric around 0" in said
+
+
+def test_changes_of_pictures_that_are_not_enabled_are_not_mentioned():
+    draft = with_transforms(enable=False, tfs={"a": {"type": "ColorJitter", "kwargs": {"hue": 0.1}}})
+    assert augmented(draft) == {}
+    assert not [left for left in draft.left if "image_transforms" in left.name]
+
+
 def test_another_policy_is_refused():
     with pytest.raises(UserError, match="type 'act'"):
         draft_of_training({"policy": {"type": "act"}}, "train_config.json", TRAINABLE)

@@ -427,12 +427,14 @@ class AugmentConfig:
     sharpness: float = _field(
         "float", 0.0, "Change of sharpness, by a factor within 1 ± this.", minimum=0.0, maximum=1.0
     )
-    degrees: float = _field("float", 0.0, "Rotation, by up to ± this.", minimum=0.0, maximum=180.0, unit="°")
-    translate: float = _field(
+    affine_degrees: float = _field(
+        "float", 0.0, "Rotation, by up to ± this.", minimum=0.0, maximum=180.0, unit="°"
+    )
+    affine_translate: float = _field(
         "float", 0.0, "Shift, by up to ± this share of height and width.", minimum=0.0, maximum=0.5
     )
-    scale: float = _field("float", 0.0, "Zoom, by a factor within 1 ± this.", minimum=0.0, maximum=0.9)
-    blur: float = _field(
+    affine_scale: float = _field("float", 0.0, "Zoom, by a factor within 1 ± this.", minimum=0.0, maximum=0.9)
+    blur_sigma: float = _field(
         "float",
         0.0,
         "Gaussian blur with a standard deviation of up to this.",

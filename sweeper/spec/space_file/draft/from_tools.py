@@ -84,6 +84,7 @@ def draft_of_training(
     tracked = stated.get("wandb")
     if isinstance(tracked, Mapping) and not tracked.get("enable"):
         del stated["wandb"]  # its project is a default, too
+    _drop_unused_transforms(stated)
     draft = _translated(_node(Place(""), stated).value, source, trainable)
     if isinstance(trainable, ProposesSpaces) and all(policy.get(name) for name in FEATURES):
         _read_policy(draft, trainable, policy)
@@ -96,6 +97,15 @@ def draft_of_training(
     if "ema.enabled" not in draft.config:
         draft.note(NO_AVERAGE)
     return draft
+
+
+def _drop_unused_transforms(stated: dict[str, Any]) -> None:
+    """LeRobot lists its changes of pictures even if they are not enabled."""
+    dataset = stated.get("dataset")
+    if isinstance(dataset, dict):
+        transforms = dataset.get("image_transforms")
+        if isinstance(transforms, Mapping) and not transforms.get("enable"):
+            del dataset["image_transforms"]
 
 
 _FEATURE_NAMES = tuple(f"policy.{name}" for name in FEATURES)

@@ -15,8 +15,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from small_policy import small_batch, small_policy, small_settings
 
-from trainables.dataset.format.schema import DatasetFeature
-from trainables.dataset.format.write import DatasetWriter
 from trainables.diffusion_policy import TRAINABLE
 from trainables.diffusion_policy.config.sections import BUILTIN_PUSHT, OptimizerConfig
 from trainables.diffusion_policy.lerobot import read_checkpoint
@@ -270,29 +268,6 @@ def test_a_frozen_encoder_costs_no_gradients_no_moments_and_stays(use_group_norm
     assert not any(name.startswith(ENCODER) for name in changed)
     assert policy.training
     assert not any(module.training for encoder in policy.diffusion.encoders for module in encoder.modules())
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A LeRobot dataset with a camera: a bright square that moves, and where it goes next."""
-    root = tmp_path_factory.mktemp("data") / "pictures"
-    shape = {
-        "observation.images.front": DatasetFeature("video", (64, 64, 3), ["height", "width", "channel"]),
-        "observation.state": DatasetFeature("float32", (2,)),
-        "action": DatasetFeature("float32", (2,)),
-    }
-    with DatasetWriter(root, fps=10, features=shape) as writer:
-        for number in range(3):
-            place = np.linspace(0, 40, 17)[:, None] * np.array([1.0, 1.0 - 0.3 * number])
-            video = np.zeros((16, 64, 64, 3), np.uint8)
-            for frame, (x, y) in zip(video, place.astype(int), strict=False):
-                frame[y : y + 16, x : x + 16] = 255
-            values = {"observation.state": place[:-1], "action": place[1:]}
-            writer.add_episode(
-                {"observation.images.front": video, **{k: v.astype(np.float32) for k, v in values.items()}},
-                task="Move.",
-            )
-    return root
 
 
 @pytest.mark.slow

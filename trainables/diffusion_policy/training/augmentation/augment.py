@@ -3,8 +3,8 @@
 The random numbers come with the batch (`BatchStream`), drawn for the whole step on every worker: neither the
 number of workers nor gradient accumulation changes a sample's pictures.
 
-Shapes: ``B`` samples, ``To`` observation steps, ``S`` cameras, ``L`` random numbers of a camera, ``N`` pictures
-of a camera (B * To), ``C``, ``H``, ``W`` a picture.
+Shapes: ``B`` samples, ``To`` observation steps, ``S`` cameras, ``L`` random numbers of a camera, ``N`` its
+pictures (B * To), ``C``, ``H``, ``W`` a picture.
 """
 
 from __future__ import annotations
@@ -86,14 +86,14 @@ class Augmentation:
             x = shift_hue(x, _within(wanted.hue, lots[HUE]))
         if wanted.sharpness:
             x = change_sharpness(x, 1 + _within(wanted.sharpness, lots[SHARPNESS]))
-        if wanted.degrees or wanted.translate or wanted.scale:
+        if wanted.affine_degrees or wanted.affine_translate or wanted.affine_scale:
             height, width = x.shape[-2:]
-            shifts = [_within(wanted.translate * width, lots[RIGHT])]
-            shifts.append(_within(wanted.translate * height, lots[DOWN]))
-            scales = 1 + _within(wanted.scale, lots[SCALE])
-            x = move(x, _within(wanted.degrees, lots[DEGREES]), torch.stack(shifts, dim=1), scales)
-        if wanted.blur:
-            x = blur(x, wanted.blur * lots[BLUR], wanted.blur)
+            shifts = [_within(wanted.affine_translate * width, lots[RIGHT])]
+            shifts.append(_within(wanted.affine_translate * height, lots[DOWN]))
+            scales = 1 + _within(wanted.affine_scale, lots[SCALE])
+            x = move(x, _within(wanted.affine_degrees, lots[DEGREES]), torch.stack(shifts, dim=1), scales)
+        if wanted.blur_sigma:
+            x = blur(x, wanted.blur_sigma * lots[BLUR], wanted.blur_sigma)
         if wanted.erasing:
             x = erase(x, self._boxes(lots, (x.shape[-2], x.shape[-1])))
         # Pictures as a camera gives them: cropping and normalising are the same as without changes.
