@@ -7,10 +7,12 @@ Nothing is kept between pages, so threads can draw at the same time.
 from __future__ import annotations
 
 import math
+import re
 from bisect import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,8 @@ __all__ = [
     "Page",
     "draw_histograms",
     "fitted",
+    "plain_name",
+    "save_page",
 ]
 
 PAPER, INK, SOFT, FAINT, SHADE = "#ffffff", "#1c2733", "#5d6b7a", "#dfe5ec", "#f1f4f8"
@@ -183,6 +187,19 @@ def fitted(text: str, size: int, room: float) -> str:
 
     text = "".join(letter if ord(letter) in _letters() else "?" for letter in " ".join(text.split()))
     return shortened(max(0, bisect(range(len(text) + 1), False, key=too_wide) - 1))
+
+
+def plain_name(name: str) -> str:
+    """A name without characters that files should not have."""
+    return re.sub(r"[^\w.-]", "_", name)
+
+
+def save_page(page: Image.Image, path: Path) -> Path:
+    """Write a picture, whole or not at all."""
+    building = path.with_name(f".{path.name}.building")
+    page.save(building, "PNG")
+    building.replace(path)
+    return path
 
 
 def draw_histograms(title: str, subtitle: str, groups: Sequence[HistogramGroup]) -> Image.Image:

@@ -5,7 +5,6 @@ Nothing is written into the dataset. A sheet decodes a few dozen pictures, howev
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +25,8 @@ from trainables.dataset.drawing import (
     Page,
     draw_histograms,
     fitted,
+    plain_name,
+    save_page,
 )
 from trainables.dataset.errors import DatasetError
 from trainables.dataset.statistics import evenly
@@ -67,18 +68,11 @@ def portray(dataset: LeRobotDataset, folder: Path, progress: Progress = silent) 
     written = []
     for camera in dataset.policy_features.cameras:
         progress(f"{camera.name}: contact sheet")
-        plain = re.sub(r"[^\w.-]", "_", camera.name)
-        written.append(_save(_contact_sheet(dataset, camera.name), folder / f"contact-sheet-{plain}.png"))
+        path = folder / f"contact-sheet-{plain_name(camera.name)}.png"
+        written.append(save_page(_contact_sheet(dataset, camera.name), path))
     progress("states and actions")
-    written.append(_save(_distributions(dataset), folder / "distributions.png"))
+    written.append(save_page(_distributions(dataset), folder / "distributions.png"))
     return described | {"pictures": [str(path) for path in written]}
-
-
-def _save(page: Image.Image, path: Path) -> Path:
-    building = path.with_name(f".{path.name}.building")
-    page.save(building, "PNG")
-    building.replace(path)
-    return path
 
 
 # -- numbers

@@ -188,6 +188,8 @@ class DiffusionPolicyTrainable:
     ) -> Mapping[str, Any]:
         """Describe the dataset of a configuration as JSON values; draws pictures of it into ``folder``.
 
+        With ``augment.*`` also how training changes some of them.
+
         Raises:
             ConfigError: If the configuration itself is wrong.
             DatasetError: If the dataset cannot be opened.
@@ -195,8 +197,14 @@ class DiffusionPolicyTrainable:
         from trainables.dataset.portrait import portray
         from trainables.diffusion_policy.data import load_dataset
 
-        dataset = load_dataset(resolve(config).dataset, cache, progress)
-        return portray(dataset, folder, progress)
+        built = resolve(config)
+        dataset = load_dataset(built.dataset, cache, progress)
+        portrait = portray(dataset, folder, progress)
+        if built.augment.is_on:
+            from trainables.diffusion_policy.training.augmentation.sheet import draw_changes
+
+            portrait["pictures"] += map(str, draw_changes(dataset, built, folder, progress))
+        return portrait
 
     def repair(
         self,

@@ -332,7 +332,7 @@ def _collect_named(
         _command(document, found, plain)
         return
     if path[-1].lower() == "image_transforms" and isinstance(plain, dict):
-        _augmentation(document, found, plain)
+        _augmentation(document, found, path, plain)
         return
     if path[-1].lower() == "env" and isinstance(plain, dict) and {"type", "task"} <= set(plain):
         # LeRobot names a simulator in two parts.
@@ -561,14 +561,14 @@ def _early_stop(document: Document, found: Translation, plain: Any) -> None:
     found.remarks.append(remark)
 
 
-def _augmentation(document: Document, found: Translation, plain: Mapping[str, Any]) -> None:
+def _augmentation(document: Document, found: Translation, path: list[str], plain: Mapping[str, Any]) -> None:
     """LeRobot's changes of pictures in training, as our fields."""
     values, remarks = augmentation_of(plain)
+    if any(_info(document, own) is None for own in values):
+        found.unknown.append(".".join(path))
+        return
     for own, value in values.items():
-        if _info(document, own) is None:
-            found.unknown.append(own)
-        else:
-            _put_field(document, found, own, value, searched=False)
+        _put_field(document, found, own, value, searched=False)
     found.remarks += remarks
 
 

@@ -9,12 +9,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torchvision.transforms.v2.functional as reference
+from PIL import Image
 from torch import Tensor
 from training_runs import context, run, tensors_of, untimed
 
+from trainables.dataset.drawing import HEADER, MARGIN
 from trainables.dataset.open import open_dataset
 from trainables.dataset.windows import Windows
 from trainables.diffusion_policy import TRAINABLE
@@ -33,6 +36,7 @@ from trainables.diffusion_policy.training.augmentation.colour import (
 )
 from trainables.diffusion_policy.training.augmentation.filters import REACH, blur, change_sharpness
 from trainables.diffusion_policy.training.augmentation.geometry import erase, move
+from trainables.diffusion_policy.training.augmentation.sheet import CELL_PX
 from trainables.diffusion_policy.training.stream import LOTS, BatchStream
 
 EVERYTHING = AugmentConfig(
@@ -383,3 +387,22 @@ def test_changes_without_pictures_are_remarked(
     assert not remarked(config), "the dataset may have a camera"
     assert remarked(config | {"dataset.observations": ["observation.state"]})
     assert not remarked(small_config, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_portrait_shows_pictures_as_training_changes_them(
+    camera_config: dict[str, Any], tmp_path: Path
+) -> None:
+    portrait = TRAINABLE.portray(camera_config, tmp_path / "out", tmp_path / "cache")
+    sheet = Path(portrait["pictures"][-1])
+    assert sheet.name == "augmented-observation.images.front.png"
+    with Image.open(sheet) as page:
+        pixels = np.asarray(page.convert("RGB"))
+    first = pixels[HEADER + MARGIN // 2 + 22 :][:CELL_PX]
+    cells = [first[:, MARGIN + column * (CELL_PX + 8) :][:, :CELL_PX] for column in range(8)]
+    assert all(not np.array_equal(cells[0], cell) for cell in cells[1:])
+    assert len({cell.tobytes() for cell in cells}) == 8
+
+    off = {name: value for name, value in camera_config.items() if not name.startswith("augment.")}
+    plain = TRAINABLE.portray(off, tmp_path / "plain", tmp_path / "cache")
+    assert not any("augmented" in path for path in plain["pictures"])
