@@ -132,7 +132,9 @@ def test_help_and_check_load_nothing_heavy() -> None:
         "assert code == 0, code\n"
         "print('LOADED', *sorted(set(sys.modules) & {heavy!r}))\n"
     )
-    for arguments in (["--help"], ["check", str(ROOT / "search_spaces" / "pusht_state.yaml")]):
+    space = ["check", str(ROOT / "search_spaces" / "pusht_state.yaml")]
+    fields = ["config.dataset.fraction=0.5", "config.optimizer.lr_batch_rule=sqrt", "config.augment.hue=0.1"]
+    for arguments in (["--help"], space, [*space, *fields]):
         run = subprocess.run(
             [sys.executable, "-c", program.format(arguments=arguments, heavy=HEAVY)],
             capture_output=True,

@@ -10,11 +10,13 @@ from pathlib import Path
 from trainables.dataset.format.recorded import recorded_totals
 from trainables.diffusion_policy.config.sections import BUILTIN_PUSHT, DatasetConfig
 from trainables.interface import Fault, is_url
-from trainables.pusht.task import EPISODES
 from trainables.ranges import parse_choice
 from trainables.shares import fraction_faults, split_sizes
 
-__all__ = ["fraction_problems", "training_episodes"]
+__all__ = ["BUILTIN_EPISODES", "fraction_problems", "training_episodes"]
+
+BUILTIN_EPISODES = 200
+"""Demonstrations of the built-in dataset; `trainables.pusht` has them, which loads pyarrow."""
 
 
 def training_episodes(config: DatasetConfig) -> tuple[int, int] | None:
@@ -38,8 +40,10 @@ def fraction_problems(config: DatasetConfig) -> list[Fault]:
 
 def _episodes(config: DatasetConfig) -> int | None:
     """The number of chosen episodes."""
-    named = config.root if config.root is not None else config.repo_id
-    counts = [_recorded(place) for place in ((named,) if isinstance(named, str) else named or ())]
+    if config.root is not None:
+        counts = [_recorded(place) for place in _each(config.root)]
+    else:
+        counts = [BUILTIN_EPISODES if name == BUILTIN_PUSHT else None for name in _each(config.repo_id or ())]
     known = [count for count in counts if count is not None]
     if not known or len(known) < len(counts):
         return None
@@ -48,8 +52,10 @@ def _episodes(config: DatasetConfig) -> int | None:
     return sum((chosen is None or one in chosen) and one not in left_out for one in range(sum(known)))
 
 
-def _recorded(place: str) -> int | None:
-    """The number of episodes of a dataset."""
-    if place == BUILTIN_PUSHT:
-        return EPISODES
-    return None if is_url(place) else recorded_totals(Path(place).expanduser()).get("total_episodes")
+def _each(named: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (named,) if isinstance(named, str) else named
+
+
+def _recorded(root: str) -> int | None:
+    """The number of episodes that a folder records."""
+    return None if is_url(root) else recorded_totals(Path(root).expanduser()).get("total_episodes")

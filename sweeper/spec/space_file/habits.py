@@ -30,6 +30,7 @@ FIELDS: Mapping[str, str] = {
     "dataset.holdout_fraction": (
         "val_ratio val_fraction val_split validation_split validation_fraction eval_split test_size"
     ),
+    "dataset.fraction": "data_fraction dataset_fraction train_data_fraction",
     "dataset.features": "rename_map",
     "dataset.split_seed": "task.dataset.seed",
     "policy.path": (

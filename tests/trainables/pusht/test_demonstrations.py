@@ -14,7 +14,7 @@ from trainables.pusht import ensure_dataset
 from trainables.pusht.demonstrations import Demonstrations, DemonstrationsError, load_demonstrations
 from trainables.pusht.environment import PushTSimulator
 from trainables.pusht.geometry import SIZE_PX
-from trainables.pusht.task import EPISODES, FPS, IMAGE, TASK
+from trainables.pusht.task import FPS, IMAGE, TASK
 
 
 def replayed(episode: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, bool]:
@@ -45,7 +45,7 @@ def check_replay(episode: int) -> None:
 def test_shipped_table_is_small_and_its_parts_fit_together() -> None:
     table = load_demonstrations()
     frames = int(table.lengths.sum())
-    assert len(table) == EPISODES == 200
+    assert len(table) == 200
     assert table.seeds.shape == (200,)
     assert table.starts.shape == (200, 5)
     assert len(set(table.seeds.tolist())) == 200

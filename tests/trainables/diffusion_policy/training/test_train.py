@@ -20,11 +20,12 @@ from trainables.dataset.policy_statistics import policy_statistics
 from trainables.diffusion_policy import TRAINABLE, lerobot
 from trainables.diffusion_policy.config.diffusion_config import DiffusionConfig
 from trainables.diffusion_policy.data import open_data
-from trainables.diffusion_policy.fraction import training_episodes
+from trainables.diffusion_policy.fraction import BUILTIN_EPISODES, training_episodes
 from trainables.diffusion_policy.training import checkpoint as checkpoints
 from trainables.diffusion_policy.training.checkpoint import CheckpointError, Checkpoints
 from trainables.diffusion_policy.training.progress import DivergedError
 from trainables.interface import ConfigError, Report
+from trainables.pusht.demonstrations import load_demonstrations
 
 
 @pytest.fixture(autouse=True)
@@ -415,6 +416,10 @@ def test_the_episodes_of_a_fraction_are_counted_without_opening_the_dataset(
     shown = [(one.value, one.words) for one in TRAINABLE.derived(config)]
     named = expected is not None and "dataset.fraction" in config
     assert shown == ([(expected[0], f"of {expected[1]} training episodes")] if named and expected else [])
+
+
+def test_the_built_in_demonstrations_are_as_many_as_is_said() -> None:
+    assert len(load_demonstrations()) == BUILTIN_EPISODES
 
 
 def test_a_fraction_of_no_episode_is_remarked_before_the_dataset_is_opened(
