@@ -90,10 +90,10 @@ def _lines(plan: Plan) -> Iterable[tuple[str, str]]:
         low, high = plan.steps
         yield "steps per trial", f"{low:,}" if low == high else f"{low:,} to {high:,}"
     for one in plan.derived:
-        low, high = (
+        least, most = (
             f"{value:,.0f}" if value == int(value) else f"{value:.3g}" for value in (one.low, one.high)
         )
-        yield one.name, f"{low if low == high else f'{low} to {high}'} {one.words}"
+        yield one.name, f"{least if least == most else f'{least} to {most}'} {one.words}"
     yield "early stopping", _early_stop(plan)
     if spec.inference is not None:
         yield "inference", _inference(spec.inference)

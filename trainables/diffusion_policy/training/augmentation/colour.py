@@ -53,8 +53,8 @@ def shift_hue(images_NCHW: Tensor, turns_N: Tensor) -> Tensor:
 
 def _grey(images_NCHW: Tensor) -> Tensor:
     """(N, 1, H, W)."""
-    red, green, blue = images_NCHW.split(1, dim=1)
-    return RED * red + GREEN * green + BLUE * blue
+    red, green, blue = images_NCHW.unbind(1)
+    return (RED * red + GREEN * green + BLUE * blue).unsqueeze(1)
 
 
 def _spread(numbers_N: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ def _sheet(config: DiffusionConfig, camera: str, pictures_NCHW: NDArray[np.uint8
     generator = torch.Generator().manual_seed(config.train.seed)
     repeated = torch.from_numpy(pictures_NCHW).repeat_interleave(CHANGES, dim=0)
     lots = torch.rand((len(repeated), LOTS_PER_CAMERA), generator=generator)
-    changed = Augmentation(config.augment, [camera]).change(repeated, lots).unflatten(0, (count, CHANGES))
+    changed = Augmentation(config.augment, [camera]).change(repeated, lots)
     cell = (CELL_PX, max(1, round(CELL_PX * height / width)))
     page = Page(
         2 * MARGIN + (1 + CHANGES) * (cell[0] + GAP) - GAP,
@@ -71,7 +71,8 @@ def _sheet(config: DiffusionConfig, camera: str, pictures_NCHW: NDArray[np.uint8
     top = HEADER + MARGIN // 2
     page.write(MARGIN, top, "as recorded", 12, SOFT)
     page.write(MARGIN + cell[0] + GAP, top, "changed at random, before the crop", 12, SOFT)
-    for row, (picture_CHW, variants_CHW) in enumerate(zip(pictures_NCHW, changed.numpy(), strict=True)):
+    variants = changed.numpy().reshape(count, CHANGES, *pictures_NCHW.shape[1:])
+    for row, (picture_CHW, variants_CHW) in enumerate(zip(pictures_NCHW, variants, strict=True)):
         for column, shown_CHW in enumerate([picture_CHW, *variants_CHW]):
             image = Image.fromarray(np.ascontiguousarray(np.moveaxis(shown_CHW, 0, -1))).resize(cell)
             left = MARGIN + column * (cell[0] + GAP)
