@@ -369,7 +369,7 @@ def augmentation_of(written: Mapping[str, Any]) -> tuple[dict[str, float], list[
         if kind == "Identity" or (isinstance(change, Mapping) and change.get("weight") == 0):
             continue
         if not isinstance(arguments, Mapping) or not any(key.startswith(f"{kind}.") for key in _CHANGES):
-            remarks.append(f"{name}: there is nothing here for {kind or change}.")
+            remarks.append(f"There is nothing here for {kind or change} ({name}).")
             continue
         if kind == "RandomErasing":
             found.setdefault("erasing", 0.5)  # torchvision's default
@@ -388,23 +388,25 @@ def _put_change(found: dict[str, float], remarks: list[str], name: str, argument
     if argument in _IGNORED or value is None:
         return
     if argument not in _CHANGES:
-        remarks.append(f"{name}: there is nothing here for {argument}.")
+        remarks.append(f"There is nothing here for {argument} ({name}).")
         return
     ours, rule, centre = _CHANGES[argument]
     ends = value if isinstance(value, list) and len(value) == 2 else [value, value]
     if not all(_is_number(end) for end in ends):
-        remarks.append(f"{name}: {value} is not a range.")
+        remarks.append(f"The value {value} of {name} is not a range.")
     elif rule == "largest":
         found[ours] = max(ends)
     elif rule == "equal":
         found[ours] = min(ends)
         if ends[0] != ends[1]:
             remarks.append(
-                f"{name}: augment.{ours} is the same for width and height: the smaller of {value}."
+                f"The smaller of {value} is used: augment.{ours} is the same for width and height."
             )
     elif not isinstance(value, list):
         found[ours] = abs(value)
     elif centre is not None and math.isclose(ends[0] + ends[1], 2 * centre, abs_tol=1e-9):
         found[ours] = _rounded((ends[1] - ends[0]) / 2)
     else:
-        remarks.append(f"{name}: {value} is not symmetric around {centre:g}, as augment.{ours} is.")
+        remarks.append(
+            f"The range {value} of {name} is not symmetric around {centre:g}, as augment.{ours} is."
+        )

@@ -569,7 +569,7 @@ def _augmentation(document: Document, found: Translation, path: list[str], plain
         return
     for own, value in values.items():
         _put_field(document, found, own, value, searched=False)
-    found.remarks += remarks
+    found.remarks += [_about(path, remark) for remark in remarks]
 
 
 def _min_steps(document: Document, settings: Mapping[str, Any], reduction: Any) -> tuple[int, str]:

@@ -467,9 +467,9 @@ def test_each_form_of_a_change_is_understood_or_named():
         "augment.erasing_scale": 0.2,
     }
     said = " ".join(draft.notes)
-    for words in ("for RandomAffine.shear", "the smaller of [0.1, 0.05]", "for RandomPosterize"):
+    for words in ("for RandomAffine.shear", "The smaller of [0.1, 0.05]", "for RandomPosterize"):
         assert words in said
-    assert "[0.0, 0.1] is not symmetric around 0" in said
+    assert "The range [0.0, 0.1] of e is not symmetric around 0" in said
 
 
 def test_changes_of_pictures_that_are_not_enabled_are_not_mentioned():

@@ -362,7 +362,6 @@ def test_accumulation_changes_the_pictures_as_the_whole_batch(
 @pytest.mark.slow
 def test_a_policy_of_pictures_learns_with_changed_ones(camera_config: dict[str, Any], tmp_path: Path) -> None:
     config = camera_config | {
-        "dataset.observations": ["observation.images.front"],
         "optimizer.lr": 1e-3,
         "train.batch_size": 8,
         "train.steps": 60,
