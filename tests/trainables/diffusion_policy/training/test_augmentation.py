@@ -244,6 +244,18 @@ def test_a_samples_pictures_do_not_depend_on_the_samples_beside_it() -> None:
             assert torch.equal(part[camera], whole[camera][start:stop])
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no GPU here")
+def test_a_gpu_changes_pictures_as_a_cpu_does() -> None:
+    batch = batch_of(16)
+    augmentation = Augmentation(EVERYTHING, CAMERAS)
+    expected = augmentation(batch)
+    found = augmentation({name: value.to("cuda:0") for name, value in batch.items()})
+    for camera in CAMERAS:
+        difference = (found[camera].cpu().int() - expected[camera].int()).abs()
+        assert (difference <= 1).float().mean() > 0.999
+
+
 @pytest.mark.parametrize(("settings", "cameras"), [(AugmentConfig(), CAMERAS), (EVERYTHING, ())])
 def test_a_batch_stays_as_it_is_if_nothing_is_to_be_changed(
     settings: AugmentConfig, cameras: tuple[str, ...]
