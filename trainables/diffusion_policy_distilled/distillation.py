@@ -45,6 +45,7 @@ class Distillation:
         self, settings: DistillSettings, teacher: str, progress: Callable[[str], None] = silent
     ) -> None:
         self.settings: Mapping[str, Any] = settings.to_flat()
+        self.recordable = False
         self._distill = settings
         self._path = teacher
         self._progress = progress

@@ -372,9 +372,18 @@ class TrainConfig:
     gradient_accumulation_steps: int = _field("int", 1, "Backward passes per optimiser step.", minimum=1)
     precision: str = _field("str", "fp32", "Arithmetic of the forward pass.", choices=PRECISIONS)
     gradient_checkpointing: bool = _field("bool", False, "Compute activations again to save memory.")
-    compile: bool = _field("bool", False, "torch.compile the network.")
+    compile: bool | Literal["graph"] = _field(
+        "bool",
+        False,
+        "torch.compile the network; graph: record the whole step as one CUDA graph, on one GPU without "
+        "accumulation and fp16 (otherwise plain steps, and the trial says why).",
+        word="graph",
+    )
     compile_mode: str = _field(
-        "str", "default", "Mode of torch.compile.", choices=("default", "reduce-overhead", "max-autotune")
+        "str",
+        "default",
+        "Mode of torch.compile, if train.compile is true.",
+        choices=("default", "reduce-overhead", "max-autotune"),
     )
     tf32: bool | None = _field(
         "bool",

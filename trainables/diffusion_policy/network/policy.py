@@ -412,7 +412,8 @@ class DiffusionPolicy(nn.Module):
         crop = self.config.crop_size(size)
         # Cropped as uint8 and before normalising: fewer bytes, the same values.
         if crop is not None and crop_offsets is not None:
-            images_NCHW = crop_images(images_NCHW, crop_offsets.repeat_interleave(seen, dim=0), crop)
+            offsets_N2 = crop_offsets.unsqueeze(1).expand(-1, seen, -1).flatten(0, 1)
+            images_NCHW = crop_images(images_NCHW, offsets_N2, crop)
         elif crop is not None:
             top, left = center_offset(size, crop)
             images_NCHW = images_NCHW[..., top : top + crop[0], left : left + crop[1]]
@@ -423,7 +424,10 @@ class DiffusionPolicy(nn.Module):
         return torch.randint(self.process.num_train_timesteps, (count,), generator=generator, device=device)
 
     def draw_crop_offsets(self, count: int, generator: torch.Generator | None) -> Tensor | None:
-        """Draw offsets (B, S, 2) of a batch's random crops; None if crops are centred or there are none."""
+        """Draw offsets (B, S, 2) of a batch's random crops; None if crops are centred or there are none.
+
+        They are drawn on the generator's device and are on the policy's then; a GPU is not waited for.
+        """
         cameras = self.features.cameras
         if not (cameras and self.training and self.config.crop_is_random):
             return None
@@ -432,10 +436,16 @@ class DiffusionPolicy(nn.Module):
         if crop is None:
             return None
         if self.config.crop_per == "sample":
-            return draw_crop_offsets((count, len(cameras)), size, crop, generator)
+            return self._moved(draw_crop_offsets((count, len(cameras)), size, crop, generator))
         # LeRobot draws once for each call of an encoder.
         once = draw_crop_offsets((1, len(self.diffusion.encoders)), size, crop, generator)
-        return once.expand(count, len(cameras), 2)
+        return self._moved(once).expand(count, len(cameras), 2)
+
+    def _moved(self, drawn: Tensor) -> Tensor:
+        """Numbers that were drawn, on the policy's device; a GPU takes them from pinned memory."""
+        if self.device.type == "cuda" and drawn.device.type == "cpu":
+            drawn = drawn.pin_memory()
+        return drawn.to(self.device, non_blocking=True)
 
     def _value(self, batch: Values, name: str) -> Tensor:
         if name not in batch:

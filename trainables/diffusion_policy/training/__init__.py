@@ -1,6 +1,7 @@
 """Training.
 
 - ``train``: the loop, to be read top to bottom
+- ``graphed_step``: the step as one CUDA graph
 - ``objective``: what is minimised
 - ``stream``: batches by step
 - ``augmentation/``: random changes of the pictures

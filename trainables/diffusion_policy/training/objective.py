@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from trainables.diffusion_policy.network.policy import DiffusionPolicy
-from trainables.diffusion_policy.training.stream import NOISE, TIMESTEPS
+from trainables.diffusion_policy.training.stream import CROPS, NOISE, TIMESTEPS
 
 __all__ = ["DENOISING", "Denoising", "Objective"]
 
@@ -20,9 +20,12 @@ class Objective(Protocol):
     Attributes:
         settings: Its fields besides those of the configuration, by dotted name: recorded in every checkpoint,
             and compared when a run continues.
+        recordable: Whether a step can be recorded as a CUDA graph: its loss reads no value on the host, and
+            takes the crops of a batch (``CROPS``) instead of drawing them.
     """
 
     settings: Mapping[str, Any]
+    recordable: bool
 
     def prepare(self, policy: DiffusionPolicy) -> None:
         """Change the policy's initial weights in place; not called when a run continues."""
@@ -41,6 +44,7 @@ class Denoising:
     """The loss of a Diffusion Policy: predict what noise hides."""
 
     settings: Mapping[str, Any] = {}
+    recordable = True
 
     def prepare(self, policy: DiffusionPolicy) -> None:
         """Leave the weights as they are."""
@@ -56,7 +60,7 @@ class _Loss(nn.Module):
         self.policy = policy
 
     def forward(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
-        return self.policy.loss(batch, noise=batch[NOISE], timesteps=batch[TIMESTEPS], generator=generator)
+        return self.policy.loss(batch, batch[NOISE], batch[TIMESTEPS], generator, batch.get(CROPS))
 
 
 DENOISING = Denoising()

@@ -1,7 +1,8 @@
 """Batches of a run by step: a pure function of (seed, step), fetched one step ahead.
 
 What is random is drawn on the CPU, whatever the device: a GPU's generator gives other numbers, and gives the
-parts of a batch other crops than the whole, so that gradient accumulation would change the training.
+parts of a batch other crops than the whole, so that gradient accumulation would change the training. The
+numbers are few. They are copied to a GPU from pinned memory, and the loop does not wait for that.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from torch import Tensor
 from trainables.dataset.windows import Windows
 from trainables.features import ACTION
 
-__all__ = ["LOTS", "NOISE", "TIMESTEPS", "Batch", "BatchStream", "Part"]
+__all__ = ["CROPS", "LOTS", "NOISE", "TIMESTEPS", "Batch", "BatchStream", "Part"]
 
 LOTS = "augmentation"
 """Random numbers in [0, 1) for the changes of the pictures."""
 NOISE = "noise"
 TIMESTEPS = "timesteps"
+CROPS = "crop_offsets"
+"""Name of the crops (B, S, 2) in a batch for which they have been drawn already; see `GraphedStep`."""
 
 PAD = "action_is_pad"
 _NOISE, _CROPS, _LOTS = 1, 2, 3  # separate the seeds

@@ -33,6 +33,7 @@ from trainables.diffusion_policy.training.beside.evaluator import prepare_proces
 from trainables.diffusion_policy.training.distributed import distributed, synchronised
 from trainables.diffusion_policy.training.ema import Ema
 from trainables.diffusion_policy.training.evaluate import evaluate
+from trainables.diffusion_policy.training.graphed_step import GraphedStep, why_no_graph
 from trainables.diffusion_policy.training.objective import DENOISING, Objective
 from trainables.diffusion_policy.training.optimizer import build_optimizer, clip_gradients
 from trainables.diffusion_policy.training.progress import DivergedError, Interval, Progress
@@ -189,11 +190,16 @@ def _train(
         snapshot = None
     # The process may have died after it wrote this checkpoint and before it returned its reports.
     yield from evaluations.begin(store, progress, saver.wait)
-    if settings.compile:
+    if settings.compile is True:
         policy.compile_network(settings.compile_mode)
     passes = settings.gradient_accumulation_steps
     loss_of = distributed(objective.loss_of(policy), context, passes)
     autocast = _autocast(settings.precision, device)
+    graphed = None
+    if settings.compile == "graph" and _recorded(config, context, objective):
+        graphed = GraphedStep(
+            policy, loss_of, optimizer, autocast, config.optimizer.grad_clip_norm, context.progress
+        )
 
     def averaged() -> contextlib.AbstractContextManager[Any]:
         use = ema is not None and config.policy.use_ema
@@ -242,24 +248,30 @@ def _train(
         batch = stream.batch(step - 1)
         interval.wait_s += time.perf_counter() - wait_start_s
 
-        optimizer.zero_grad(set_to_none=True)
-        parts = batch.split(passes, masked=config.policy.do_mask_loss_for_padding)
-        for number, part in enumerate(parts, start=1):
-            values = augmented(part.batch)
-            with synchronised(loss_of, last=number == passes):
-                with autocast:
-                    loss = loss_of(values, part.generator) * part.weight
-                scaler.scale(loss).backward()
-            interval.add_loss(loss.detach())
-        scaler.unscale_(optimizer)
-        grad_norm = clip_gradients(policy, config.optimizer.grad_clip_norm, clipping)
+        lr = float(optimizer.param_groups[0]["lr"])
+        if graphed is None:
+            optimizer.zero_grad(set_to_none=True)
+            parts = batch.split(passes, masked=config.policy.do_mask_loss_for_padding)
+            for number, part in enumerate(parts, start=1):
+                values = augmented(part.batch)
+                with synchronised(loss_of, last=number == passes):
+                    with autocast:
+                        loss = loss_of(values, part.generator) * part.weight
+                    scaler.scale(loss).backward()
+                interval.add_loss(loss.detach())
+            scaler.unscale_(optimizer)
+            grad_norm = clip_gradients(policy, config.optimizer.grad_clip_norm, clipping)
+        else:
+            # The same, and the optimiser's step.
+            loss, grad_norm = graphed(batch)
+            interval.add_loss(loss)
         interval.add_grad_norm(grad_norm, scaled=scaler.is_enabled())
         if device.type == "cpu" or interval.steps == 1:
             # On a GPU this waits for the device, so there it is checked twice an interval: first and last.
             interval.check_finite(step, policy, scaled=scaler.is_enabled())
-        lr = float(optimizer.param_groups[0]["lr"])
-        scaler.step(optimizer)
-        scaler.update()
+        if graphed is None:
+            scaler.step(optimizer)
+            scaler.update()
         lr_scheduler.step()
         if ema is not None:
             ema.update(policy)
@@ -315,6 +327,14 @@ def _check_group(config: DiffusionConfig, context: TrainContext) -> None:
     faults = batch_faults(config.train, context.world_size)
     if faults:
         raise ConfigError(faults)
+
+
+def _recorded(config: DiffusionConfig, context: TrainContext, objective: Objective) -> bool:
+    """Whether steps become a CUDA graph; if not, the reason is told."""
+    reason = why_no_graph(config.train, context, objective)
+    if reason:
+        context.progress(f"training without a CUDA graph: {reason}")
+    return not reason
 
 
 def _last_snapshot(

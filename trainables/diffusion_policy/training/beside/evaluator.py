@@ -77,7 +77,7 @@ class CheckpointEvaluator:
         stored = read_policy(folder, averaged=averaged)
         policy = policy_from_weights(config.policy, stored.features, stored.statistics, stored.weights)
         policy.to(self._context.device)
-        if config.train.compile:
+        if config.train.compile is True:
             policy.compile_network(config.train.compile_mode)
         policy.eval()
         with torch.no_grad():
