@@ -12,7 +12,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["MEGABYTE", "Gpu", "driver_version", "first_device", "gpu_load", "visible_gpus"]
+__all__ = [
+    "MEGABYTE",
+    "Gpu",
+    "driver_version",
+    "first_device",
+    "gpu_load",
+    "smallest_gpu_gb",
+    "visible_gpus",
+]
 
 MEGABYTE = 1e6
 
@@ -39,6 +47,12 @@ def visible_gpus() -> tuple[Gpu, ...]:
 def first_device() -> str:
     """The device on which one policy is evaluated: the first visible GPU, else the CPU."""
     return "cuda:0" if visible_gpus() else "cpu"
+
+
+def smallest_gpu_gb() -> float | None:
+    """Memory of the smallest visible GPU; None without one, or if the driver does not report it."""
+    sizes = [gpu.memory_gb for gpu in visible_gpus()]
+    return min((size for size in sizes if size is not None), default=None) if None not in sizes else None
 
 
 def _memory_gb(device: Any) -> float | None:

@@ -34,6 +34,7 @@ __all__ = [
     "DatasetRepairer",
     "DerivedNumber",
     "DerivesNumbers",
+    "EstimatesGpuNeed",
     "EstimatesMemory",
     "EvaluatesPolicies",
     "EvaluationContext",
@@ -47,6 +48,7 @@ __all__ = [
     "FormatParts",
     "FormatPrecision",
     "GivesPolicies",
+    "GpuNeed",
     "HasPresets",
     "InspectablePolicy",
     "Metric",
@@ -554,6 +556,30 @@ class EstimatesMemory(Protocol):
         Weights, gradients and the optimiser's state, which do not depend on the batch. It must not be an
         overestimate, since a sweep that does not fit is refused.
         """
+        ...
+
+
+@dataclass(frozen=True)
+class GpuNeed:
+    """What a training process needs of a GPU: an estimate, by which trials share one.
+
+    Attributes:
+        memory_gb: Memory with activations, libraries and an evaluation; rather too much than too little.
+        busy: Share of the time that a GPU of the middle class would compute, from 0 to 1.
+        alone: Why no other training should share its GPU; empty if one may.
+    """
+
+    memory_gb: float
+    busy: float
+    alone: str = ""
+
+
+@runtime_checkable
+class EstimatesGpuNeed(Protocol):
+    """A trainable that estimates what its training needs of a GPU; trials of all others have GPUs alone."""
+
+    def gpu_need(self, config: Mapping[str, Any]) -> GpuNeed:
+        """Estimate what each process needs while it trains with a legal configuration."""
         ...
 
 

@@ -32,9 +32,10 @@ from sweeper.errors import INTERRUPTED
 from sweeper.layout import DRIVER_LOG
 from sweeper.machines.cluster import Cluster, settle, this_machine
 from sweeper.machines.connection import connect, disconnect, is_connected
+from sweeper.machines.gpu_share import gpu_share
 from sweeper.machines.identity import information
 from sweeper.machines.local_ray import abandon_start, check_temporary_folder, temporary_folder
-from sweeper.machines.machine import usable_cache
+from sweeper.machines.machine import find_machine, usable_cache
 from sweeper.records.limits import nothing_left
 from sweeper.records.sweep_state import SweepState
 from sweeper.spec.sweep import SweepSpec
@@ -101,10 +102,12 @@ def _run_sweep(
     if earlier is not None and nothing_left(spec.budget, earlier) is not None:
         return close(spec, trainable, earlier)
     cluster = settled = None
+    wanted = spec.resources
     remote = address or os.environ.get("RAY_ADDRESS")
     if not remote or remote == "local":
         check_temporary_folder()
-        settled = settle(spec.resources, this_machine(spec.folder), left)
+        wanted = gpu_share(spec, trainable, find_machine(spec.folder)).of(wanted)
+        settled = settle(wanted, this_machine(spec.folder), left)
     cache = usable_cache()
     with checking(console, spec.name) as progress:
         checked = preflight(spec, trainable, cache, progress)
@@ -119,7 +122,7 @@ def _run_sweep(
     with contextlib.ExitStack() as stack:
         if remote:
             cluster = _connected(stack, address, console)
-            settle(spec.resources, cluster, left)
+            settle(wanted, cluster, left)
         records = stack.enter_context(open_sweep(spec, trainable, earlier))
         stack.enter_context(quiet_ray(spec.folder / DRIVER_LOG, console))
         waits = partial(console.print, WAITS_FOR_RAY, style="bold", soft_wrap=True)
@@ -130,7 +133,7 @@ def _run_sweep(
             with _starting(console), noticing_signals(waits, at_once):
                 cluster = cluster or _connected(stack, address, console)
             # As many at once as possible, even if fewer are left: the budget may be raised.
-            resources = settle(spec.resources, cluster)
+            resources = settle(wanted, cluster)
             opened.result()
         # Ray replaces the handler of SIGTERM when it starts; ours must come afterwards.
         signals = stack.enter_context(ended_by_signals())

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from sweeper.errors import ResourceError, UserError
-from sweeper.gpus import visible_gpus
+from sweeper.gpus import smallest_gpu_gb
 from sweeper.machines.identity import DataChange, data_changes
 from sweeper.machines.machine import find_machine
 from sweeper.machines.plan import without_likes
@@ -268,7 +268,7 @@ def check_memory(
         return
     held_gb = trainable.memory_gb(config)
     if resources.gpu_per_worker:
-        there_gb, where = _gpu_gb(), "GPU memory"
+        there_gb, where = smallest_gpu_gb(), "GPU memory"
         on_each = math.floor(1 / resources.gpu_per_worker + 1e-9)
         one_gb, all_gb = held_gb, min(on_each, resources.at_once) * held_gb
     else:
@@ -300,9 +300,3 @@ def _host_gb() -> float | None:
     except (OSError, ValueError):
         pass  # no cgroup v2 here, or one without a limit
     return free / 1e9
-
-
-def _gpu_gb() -> float | None:
-    """Memory of the smallest GPU here; None without one, or if the driver does not report it."""
-    sizes = [gpu.memory_gb for gpu in visible_gpus()]
-    return min((size for size in sizes if size is not None), default=None) if None not in sizes else None

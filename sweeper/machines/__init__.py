@@ -8,6 +8,7 @@
 - ``reaper``: ends what a private Ray leaves behind; runs as a script and imports nothing of ours
 - ``identity``: versions, git commit, digest of the code; ``python -m sweeper.machines.identity``
 - ``plan``: what a sweep would do on a machine
+- ``gpu_share``: how many trials share a GPU
 - ``ssh``: the head of a cluster over SSH
 - ``jobs``: sweeps as Ray jobs
 - ``doctor/``: examines every node

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from sweeper.errors import UserError
-from sweeper.gpus import visible_gpus
+from sweeper.gpus import smallest_gpu_gb, visible_gpus
 from sweeper.text import is_there
 
 __all__ = ["Machine", "cache_folder", "files_in_use", "find_machine", "usable_cache"]
@@ -28,19 +28,21 @@ class Machine:
         gpus: GPUs that this process may use.
         gpu_names: What they are, e.g. ``NVIDIA H100 80GB HBM3``.
         disk_gb: Free disk in the folder of the sweep, in GB.
+        gpu_memory_gb: Memory of the smallest of them; None if it is not known.
     """
 
     cpus: int
     gpus: int
     gpu_names: tuple[str, ...] = ()
     disk_gb: float = math.inf
+    gpu_memory_gb: float | None = None
 
 
 def find_machine(folder: Path = Path()) -> Machine:
     """Look at this machine: its CPUs, GPUs, and the disk that holds ``folder``. Loads no torch."""
     names = tuple(gpu.name for gpu in visible_gpus())
     free = shutil.disk_usage(_existing(folder)).free / 1e9
-    return Machine(_cpus(), len(names), names, free)
+    return Machine(_cpus(), len(names), names, free, smallest_gpu_gb())
 
 
 def _existing(folder: Path) -> Path:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.evidence.planning import detectable_difference
+from sweeper.machines.gpu_share import GpuShare, gpu_share
 from sweeper.machines.machine import Machine, find_machine
 from sweeper.spec.alerts import variable_of
 from sweeper.spec.space_file.fields import is_path
@@ -92,6 +93,7 @@ class Plan:
         spec: The sweep.
         machine: Where it would run.
         resources: What a trial gets there.
+        share: How many trials share a GPU there.
         combinations: Distinct combinations that keep the constraints; None for a continuous space.
         size: Combinations before conditions and constraints; None for a continuous space.
         kept_share: Share of random combinations that keep the constraints.
@@ -108,6 +110,7 @@ class Plan:
     spec: SweepSpec
     machine: Machine
     resources: SettledResources
+    share: GpuShare
     combinations: int | None
     size: int | None
     kept_share: float
@@ -197,6 +200,7 @@ class Plan:
                 "gpu_per_trial": self.resources.gpu_per_trial,
                 "cpu_per_trial": self.resources.cpu_per_trial,
             },
+            "gpu_share": asdict(self.share),
             "machine": machine,
             "cost": None if self.prices is None else asdict(self.prices),
             "disk_per_trial_gb": round(self.disk_per_trial_gb, 3),
@@ -219,7 +223,8 @@ def make_plan(spec: SweepSpec, machine: Machine | None = None, trainable: Traina
     size = spec.space.size()
     counted = size is not None and size <= MAX_COUNTED
     combinations = sum(1 for _ in spec.space.points(spec.config)) if counted else size
-    resources = spec.resources.settled(machine.cpus, machine.gpus, spec.budget.trials)
+    share = gpu_share(spec, trainable, machine)
+    resources = share.of(spec.resources).settled(machine.cpus, machine.gpus, spec.budget.trials)
     drawn = _draws(spec, trainable)
     kept = [config for config in drawn if not spec.space.violated(config)]
     disk = max((_disk_gb(trainable, config, resources.workers) for config in kept[:DISK_DRAWS]), default=0.0)
@@ -232,6 +237,7 @@ def make_plan(spec: SweepSpec, machine: Machine | None = None, trainable: Traina
         spec=spec,
         machine=machine,
         resources=resources,
+        share=share,
         combinations=combinations,
         size=size,
         kept_share=len(kept) / len(drawn),

@@ -234,7 +234,8 @@ class ResourceSpec:
     def settled(self, cpus: float, gpus: float, trials: int | None = None) -> SettledResources:
         """Settle every ``auto`` for a machine or cluster of ``cpus`` and ``gpus``.
 
-        A worker gets a GPU if there is one, and its fair share of the CPUs.
+        A worker gets a GPU if there is one, and its fair share of the CPUs. Whether trials share a GPU is
+        decided before that (`sweeper.machines.gpu_share`).
 
         Args:
             cpus: CPUs that trials may use.

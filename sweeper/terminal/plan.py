@@ -107,6 +107,11 @@ def _lines(plan: Plan) -> Iterable[tuple[str, str]]:
     workers = "1 worker" if resources.workers == 1 else f"{resources.workers} workers"
     each = f"{workers}, {_count(resources.gpu_per_trial, 'GPU')}, {_count(resources.cpu_per_trial, 'CPU')}"
     yield "each trial gets", each
+    if plan.share.why:
+        yield "", plan.share.why
+    if plan.share.trials > 1:
+        runs = "runs: they compute at the same time" if plan.share.mps else "does not run: they take turns"
+        yield "", f"NVIDIA's MPS {runs}"
     yield "parallel trials", _at_once(plan)
     yield from _cost(plan)
     yield (

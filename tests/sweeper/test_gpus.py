@@ -16,8 +16,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from sweeper import gpus
-from sweeper.driver.preflight import _gpu_gb
-from sweeper.gpus import Gpu, driver_version, gpu_load, visible_gpus
+from sweeper.gpus import Gpu, driver_version, gpu_load, smallest_gpu_gb, visible_gpus
 from sweeper.machines.machine import find_machine
 from sweeper.trial.system_metrics import system_metrics
 
@@ -154,7 +153,7 @@ def test_gpus_are_those_that_cuda_may_see(driver, visible, names):
 def test_of_a_divided_gpu_a_process_uses_one_part(driver, visible):
     driver(DIVIDED, visible=visible)
     assert visible_gpus() == (Gpu("H100 MIG 1g.10gb", 10.0),)
-    assert _gpu_gb() == 10.0
+    assert smallest_gpu_gb() == 10.0
     assert list(gpu_load()) == [{"memory_usage_megabytes": 2500.0, "memory_usage_percentage": 25.0}]
 
 
@@ -176,11 +175,11 @@ def test_the_load_has_the_names_that_mlflow_knows(driver):
 
 def test_the_smallest_gpu_counts_and_an_unknown_size_makes_no_statement(driver):
     driver(A, B)
-    assert _gpu_gb() == 24.0
+    assert smallest_gpu_gb() == 24.0
     driver(A, Device("shared memory", "GPU-ee55", reports=("load",)))
-    assert _gpu_gb() is None
+    assert smallest_gpu_gb() is None
     driver()
-    assert _gpu_gb() is None
+    assert smallest_gpu_gb() is None
 
 
 def test_the_driver_has_a_version(driver):
@@ -190,7 +189,7 @@ def test_the_driver_has_a_version(driver):
 
 def test_a_broken_driver_means_no_gpus(driver):
     driver(A, broken=True)
-    assert (visible_gpus(), list(gpu_load()), driver_version(), _gpu_gb()) == ((), [], None, None)
+    assert (visible_gpus(), list(gpu_load()), driver_version(), smallest_gpu_gb()) == ((), [], None, None)
     driver(A, Device("lost", "GPU-ff66", reports=()))
     assert [gpu.name for gpu in visible_gpus()] == ["A"]
 

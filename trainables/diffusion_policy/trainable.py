@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from trainables.addresses import missing_package
 from trainables.diffusion_policy.config.diffusion_config import ALIASES, FIELDS, DiffusionConfig
 from trainables.diffusion_policy.config.presets import PRESET_FIELD, preset_values
+from trainables.diffusion_policy.config.sections import PolicyConfig
 from trainables.diffusion_policy.finetuning.resolve import resolve, resolve_faults
 from trainables.diffusion_policy.finetuning.starting_point import (
     inherited,
@@ -23,6 +24,7 @@ from trainables.diffusion_policy.finetuning.starting_point import (
     start_statistics,
 )
 from trainables.diffusion_policy.network.clipping import clip_problem, clip_remedy, extremes_reach, is_safe
+from trainables.diffusion_policy.network.gpu_need import step_need
 from trainables.diffusion_policy.network.shapes import encoder_count, parameter_count
 from trainables.diffusion_policy.pretrained.lerobot_config import (
     TARGETS,
@@ -39,6 +41,7 @@ from trainables.interface import (
     Fault,
     FieldInfo,
     FormatOptions,
+    GpuNeed,
     Metric,
     Proposal,
     Repair,
@@ -106,6 +109,7 @@ ORIGINAL = "latest.ckpt"
 """Name of a file of the original code in a folder, by which it is found there."""
 
 _N_ACTION_STEPS = "policy.n_action_steps"
+_UNKNOWN_IMAGE = (224, 224)
 _BYTES_KEPT = 8  # weights and their average, in float32
 _BYTES_TRAINED = 8  # Adam's two moments
 _CHECKPOINTS = 3  # last and best, and a new one, which is complete before an old one is deleted
@@ -113,6 +117,8 @@ _CHECKPOINTS_BESIDE = 2  # that of the evaluation beside training, and the one r
 _BYTES_HELD = 16  # in training: a weight, its gradient, and Adam's two moments, in float32
 _BYTES_AVERAGE = 4
 _GB_EXTRAS = 0.01  # videos, logs, configuration
+_GB_LIBRARIES = 1.5  # of a GPU, in a process: CUDA's context, its libraries' workspaces, an evaluation
+_ACTIVATIONS = 2.0  # what the allocator holds, as a multiple of what the backward pass needs
 
 
 class DiffusionPolicyTrainable:
@@ -370,6 +376,31 @@ class DiffusionPolicyTrainable:
         weights = parameter_count(built.policy, action_dim=1, vector_dim=1, cameras=0)
         return weights * (_BYTES_HELD + (_BYTES_AVERAGE if built.ema.enabled else 0)) / 1e9
 
+    def gpu_need(self, config: Mapping[str, Any]) -> GpuNeed:
+        """Estimate what a training process needs of a GPU, by the sizes of the network and of the batch.
+
+        Sizes of features are assumed as for `disk_gb`. No GPU has confirmed the estimate.
+        """
+        built = self.resolved(config)
+        sizes, image = _sizes(built), _encoded_image(built.policy)
+        needed = step_need(
+            built.policy,
+            batch_size=built.train.batch_size,
+            passes=built.train.gradient_accumulation_steps,
+            image=image or _UNKNOWN_IMAGE,
+            **sizes,
+        )
+        held = needed.weights * (_BYTES_HELD + (_BYTES_AVERAGE if built.ema.enabled else 0)) / 1e9
+        memory_gb = held + _ACTIVATIONS * needed.activations_gb + _GB_LIBRARIES
+        alone = ""
+        if built.train.compile:
+            alone = "train.compile leaves few launches that another trial could hide"
+        elif built.rollout.env is not None and built.rollout.latency_ms == "measured":
+            alone = "rollout.latency_ms is measured"
+        elif sizes["cameras"] and image is None:
+            alone = "the size of the images is known only from the dataset"
+        return GpuNeed(memory_gb, needed.busy, alone)
+
     def lighter(self, config: Mapping[str, Any], workers: int = 1) -> Mapping[str, Any] | None:
         """The same training in twice as many passes of half the size; None if a pass cannot be halved."""
         batch_size, parts = (
@@ -460,13 +491,27 @@ class DiffusionPolicyTrainable:
 
 def _weights(built: DiffusionConfig) -> tuple[int, int]:
     """Number of a policy's weights, and number of its trained ones; features as for `disk_gb`."""
+    sizes = _sizes(built)
+    kept = parameter_count(built.policy, **sizes)
+    return kept, kept - encoder_count(built.policy, sizes["cameras"]) if built.freezes_encoder else kept
+
+
+def _sizes(built: DiffusionConfig) -> dict[str, int]:
+    """Sizes of a policy's features before the dataset is opened: of its checkpoint, or of a common arm."""
     observations = built.dataset.observations
     cameras = 1 if observations is None else len(set(observations) - {STATE, ENVIRONMENT_STATE})
     sizes = {"action_dim": 6, "vector_dim": 12, "cameras": cameras}
     if built.policy.path is not None:
         sizes |= start_sizes(built.policy.path)
-    kept = parameter_count(built.policy, **sizes)
-    return kept, kept - encoder_count(built.policy, sizes["cameras"]) if built.freezes_encoder else kept
+    return sizes
+
+
+def _encoded_image(policy: PolicyConfig) -> tuple[int, int] | None:
+    """(height, width) of the images that the encoders get; None if only the dataset has it."""
+    if policy.resize_shape is None:
+        return None if policy.crop_shape is None else (policy.crop_shape[0], policy.crop_shape[1])
+    size = (policy.resize_shape[0], policy.resize_shape[1])
+    return policy.crop_size(size) or size
 
 
 def _drop_unreported(checkpoint: Path) -> None:

@@ -160,7 +160,7 @@ SETTINGS: Mapping[str, Mapping[str, FieldInfo]] = {
                 "auto",
                 minimum=0,
                 maximum=1,
-                doc="0, a share of a GPU, or 1; auto: 1 if there is a GPU.",
+                doc="0, a share of a GPU, or 1; auto: 1 if there is a GPU, or a share if trials are small.",
             ),
             FieldInfo(
                 "cpu_per_worker",

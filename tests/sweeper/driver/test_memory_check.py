@@ -43,7 +43,7 @@ def test_a_trial_larger_than_this_machines_memory_is_refused() -> None:
 def test_trials_that_fit_alone_and_not_together_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "_host_gb", lambda: 8.0)
     assert "Lower resources.max_concurrent" in said(2.0, SettledResources(1, 0, 1, 4))
-    monkeypatch.setattr(memory, "_gpu_gb", lambda: 8.0)
+    monkeypatch.setattr(memory, "smallest_gpu_gb", lambda: 8.0)
     assert said(7.0, SettledResources(1, 1, 1, 4)) == ""
     assert "of GPU memory" in said(5.0, SettledResources(1, 0.5, 1, 4))
     with pytest.raises(ResourceError, match="of GPU memory"):
