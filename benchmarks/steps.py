@@ -17,11 +17,10 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from benchmarks import machine
 from benchmarks.gpu.beside_lerobot import lerobot_policy, normalized
@@ -35,6 +34,10 @@ from trainables.diffusion_policy.training.optimizer import build_optimizer, clip
 from trainables.diffusion_policy.training.process import keep_freed_memory
 from trainables.diffusion_policy.training.saver import CheckpointSaver
 from trainables.features import ACTION, ENVIRONMENT_STATE, STATE, Feature, FeatureType, PolicyFeatures
+
+if TYPE_CHECKING:
+    # Imported on use: the kit for GPUs does without it.
+    from rich.table import Table
 
 CAMERA = "observation.image"
 KEYPOINTS = 16
@@ -218,9 +221,16 @@ def parts(config: PolicyConfig, camera: bool, batch_size: int, rounds: int) -> d
     return found
 
 
-def checkpoint(config: PolicyConfig, camera: bool, rounds: int) -> dict[str, float]:
-    """Wall milliseconds for which training waits for a checkpoint: written in the loop, or beside it."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def checkpoint(config: PolicyConfig, camera: bool, rounds: int, on: str | None = None) -> dict[str, float]:
+    """Wall milliseconds for which training waits for a checkpoint: written in the loop, or beside it.
+
+    Args:
+        config: The policy.
+        camera: Whether it sees a camera, or else keypoints.
+        rounds: The smallest time of so many counts, after one more for the memory.
+        on: The device; None: a GPU if there is one.
+    """
+    device = torch.device(on or ("cuda" if torch.cuda.is_available() else "cpu"))
     ours = _Ours(config, camera, 2, device)
     ours.step()
     least: dict[str, float] = {}
@@ -250,6 +260,8 @@ def checkpoint(config: PolicyConfig, camera: bool, rounds: int) -> dict[str, flo
 
 def main() -> None:
     """Measure, show the tables, and write JSON if it is asked for."""
+    from rich.console import Console
+
     parser = argparse.ArgumentParser(prog="python -m benchmarks.steps", description=__doc__)
     parser.add_argument("--batches", type=int, nargs="+", default=BATCHES, help="samples per step")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="the smallest time of so many counts")
@@ -277,6 +289,8 @@ def main() -> None:
 
 
 def _table(title: str, rows: Mapping[str, Mapping[str, float]]) -> Table:
+    from rich.table import Table
+
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
     table = Table(title=title, title_justify="left")
     table.add_column("")

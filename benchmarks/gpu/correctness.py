@@ -97,6 +97,11 @@ def cases(setting: Setting) -> Iterator[Case]:
     for sampler, steps in SAMPLERS:
         yield Case(f"actions, {sampler} {steps} steps", bind(_actions, setting, sampler, steps))
     yield Case("rollouts twice, 2 or 4 at once: rewards", bind(_rollouts, setting))
+    for precision in ("fp32", "bf16"):
+        yield Case(
+            f"CUDA graph of a step, {precision}: losses and evaluations", bind(_graph, setting, precision)
+        )
+    yield Case("CUDA graph of a step, resumed after 4 of 8 steps: losses", bind(_resumed_graph, setting))
     for mode in ("default", "reduce-overhead"):
         yield Case(f"compiled ({mode}): losses and evaluations", bind(_compiled, setting, mode))
         yield Case(f"compiled ({mode}): actions, DPM-Solver++", bind(_compiled_actions, setting, mode))
@@ -380,15 +385,34 @@ def _compiled(setting: Setting, mode: str) -> Mapping[str, Value]:
     config = config_of(setting, _size(setting), TRAINING, small, {"train.steps": 4})
     eager = train(config, setting, f"eager-{mode}")
     compiled = config | {"train.compile": True, "train.compile_mode": mode}
-    found = train(compiled, setting, f"compiled-{mode}")
+    return _compared_runs(train(compiled, setting, f"compiled-{mode}"), eager)
+
+
+def _compared_runs(found: Sequence[Report], plain: Sequence[Report]) -> Mapping[str, Value]:
     errors = [
         abs(report.metrics["eval/action_mse"] / expected.metrics["eval/action_mse"] - 1)
-        for report, expected in zip(found, eager, strict=True)
+        for report, expected in zip(found, plain, strict=True)
         if "eval/action_mse" in expected.metrics
     ]
     return compared(
-        max(_worst_loss(found, eager), *errors), LAST_EVALUATION_TOLERANCE, of="losses and errors, relative"
+        max(_worst_loss(found, plain), *errors), LAST_EVALUATION_TOLERANCE, of="losses and errors, relative"
     )
+
+
+def _graph(setting: Setting, precision: str) -> Mapping[str, Value]:
+    _check_mode(setting, "reduce-overhead")
+    changes = {"train.precision": precision, "train.compile": "graph"}
+    found = train(config_of(setting, _size(setting), TRAINING, changes), setting, f"graph-{precision}")
+    return _compared_runs(found, _straight(setting, precision))
+
+
+def _resumed_graph(setting: Setting) -> Mapping[str, Value]:
+    _check_mode(setting, "reduce-overhead")
+    config = config_of(setting, _size(setting), TRAINING, {"train.compile": "graph"})
+    train(config, setting, "graph-cut", reports=5)
+    found = train(config, setting, "graph-cut")
+    difference = _worst_loss(found, _straight(setting, "fp32"))
+    return compared(difference, LAST_EVALUATION_TOLERANCE, of="largest of the losses, relative")
 
 
 def _compiled_actions(setting: Setting, mode: str) -> Mapping[str, Value]:

@@ -104,6 +104,12 @@ def never() -> bool:
     return False
 
 
+def _refuse_plain_steps(message: str) -> None:
+    """Fail if steps are plain that should be a CUDA graph."""
+    if "without a CUDA graph" in message:
+        raise RuntimeError(message)
+
+
 def train(
     config: Mapping[str, Any],
     setting: Setting,
@@ -128,6 +134,7 @@ def train(
         cache=setting.folder / "cache",
         device=device or setting.device,
         stop_requested=stop_requested,
+        progress=_refuse_plain_steps,
     )
     running = TRAINABLE.train(config, context)
     try:

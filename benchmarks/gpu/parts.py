@@ -23,6 +23,7 @@ from benchmarks.gpu.correctness import cases as correctness_cases
 from benchmarks.gpu.inference import cases as inference_cases
 from benchmarks.gpu.memory import cases as memory_cases
 from benchmarks.gpu.steps import cases as step_cases
+from benchmarks.gpu.trials import cases as trial_cases
 
 __all__ = ["PARTS", "Part", "run_parts"]
 
@@ -46,11 +47,12 @@ class Part:
 
 
 PARTS: Mapping[str, Part] = {
-    "correctness": Part("Correctness against the CPU", correctness_cases, 0.35),
-    "steps": Part("Optimiser steps", step_cases, 0.33),
-    "inference": Part("Action chunks", inference_cases, 0.14),
-    "lerobot": Part("Beside LeRobot 0.6.1", lerobot_cases, 0.10),
-    "memory": Part("Memory of training", memory_cases, 0.08),
+    "correctness": Part("Correctness against the CPU", correctness_cases, 0.30),
+    "steps": Part("Optimiser steps", step_cases, 0.28),
+    "trials": Part("Trials: evaluations, checkpoints, several on one GPU", trial_cases, 0.20),
+    "inference": Part("Action chunks", inference_cases, 0.10),
+    "lerobot": Part("Beside LeRobot 0.6.1", lerobot_cases, 0.06),
+    "memory": Part("Memory of training", memory_cases, 0.06),
 }
 
 

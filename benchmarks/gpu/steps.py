@@ -1,4 +1,4 @@
-"""How long an optimiser step takes: precision, compilation, channels-last weights, batch, size.
+"""How long an optimiser step takes: precision, compilation, CUDA graph, channels-last weights, batch, size.
 
 The training loop is the trainable's own, data and average included. No evaluation and no checkpoint falls
 into what is timed. The trainable has no option for channels-last weights: the kit sets them around it.
@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from benchmarks.gpu.arithmetic import channels_last, train_precision
-from benchmarks.gpu.cases import Case, Setting, Value
+from benchmarks.gpu.cases import Case, NotHereError, Setting, Value
 from benchmarks.gpu.clock import Peak, StepClock
 from benchmarks.gpu.materials import config_of, sizes, train
 
@@ -23,6 +23,9 @@ WARMUP, STEPS = 8, 30
 QUICK_WARMUP, QUICK_STEPS = 2, 3
 COMPILED_FIRST = ("bf16", "TF32")
 """Compiling takes about a minute: these are compiled before the rest."""
+
+GRAPH = "graph"
+"""The whole step as a CUDA graph, among the modes of compilation."""
 
 SWITCHES: Mapping[str, Mapping[str, Any]] = {
     "cuDNN benchmark": {"train.cudnn_benchmark": True},
@@ -37,6 +40,8 @@ def cases(setting: Setting) -> Iterator[Case]:
     precisions = ("fp32", "bf16") if setting.quick else ("fp32", "TF32", "bf16")
     for size, batch, precision, nhwc in itertools.product(sizes(setting), batches, precisions, (False, True)):
         yield _case(setting, size, batch, precision, "eager", nhwc)
+    for size, batch, precision in itertools.product(sizes(setting), batches, precisions):
+        yield _case(setting, size, batch, precision, GRAPH, True)
     modes = ("default",) if setting.quick else ("default", "reduce-overhead")
     compiled = itertools.product(
         sizes(setting), batches, COMPILED_FIRST[:1] if setting.quick else COMPILED_FIRST
@@ -69,14 +74,16 @@ def _measure(
     nhwc: bool,
     changes: Mapping[str, Any] | None = None,
 ) -> Mapping[str, Value]:
+    if mode == GRAPH and not setting.on_gpu:
+        raise NotHereError("only a GPU has CUDA graphs")
     warmup, steps = (QUICK_WARMUP, QUICK_STEPS) if setting.quick else (WARMUP, STEPS)
     clock, peak = StepClock(setting.device), Peak(setting.device)
     endless: dict[str, Any] = {
         "train.batch_size": batch,
         "train.precision": train_precision(precision),
         "train.tf32": precision == "TF32",
-        "train.compile": mode != "eager",
-        "train.compile_mode": "default" if mode == "eager" else mode,
+        "train.compile": GRAPH if mode == GRAPH else mode != "eager",
+        "train.compile_mode": "default" if mode in ("eager", GRAPH) else mode,
         "train.steps": 1_000_000,
         "train.eval_every": 1_000_000,
         "train.log_every": warmup + steps,

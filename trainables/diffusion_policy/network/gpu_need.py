@@ -38,8 +38,8 @@ class StepNeed:
         weights: Number of the weights of convolutions and linear layers, which are nearly all.
         operations: Multiplications and additions of these layers.
         activations_gb: Memory that a backward pass needs from the forward pass.
-        busy: Share of the time that a GPU of the middle class would compute, from 0 to 1. It waits for launches
-            in the rest.
+        busy: Share of the time that a GPU of the middle class would compute, from 0 to 1. In the rest it
+            waits for launches.
     """
 
     weights: int

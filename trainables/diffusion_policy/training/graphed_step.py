@@ -18,7 +18,7 @@ from trainables.diffusion_policy.config.sections import TrainConfig
 from trainables.diffusion_policy.network.policy import DiffusionPolicy
 from trainables.diffusion_policy.training.objective import Objective
 from trainables.diffusion_policy.training.optimizer import clip_gradients
-from trainables.diffusion_policy.training.stream import CROPS, Batch
+from trainables.diffusion_policy.training.stream import CROPS
 from trainables.interface import TrainContext, silent
 
 __all__ = ["GraphedStep", "why_no_graph"]
@@ -111,22 +111,24 @@ class GraphedStep:
         self._recording: Recording | None = None
         self._failed = False
 
-    def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def __call__(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Do a step.
 
         Args:
-            batch: Of the same shapes in every step.
+            batch: What `DiffusionPolicy.loss` takes, ``noise`` and ``timesteps``, on the device; of the same
+                shapes in every step.
+            generator: Draws the crops.
 
         Returns:
             The loss, and the norm of the gradients before clipping. The next step may write over them.
         """
-        values = self._with_crops(batch)
+        values = self._with_crops(batch, generator)
         if self._recording is None and not self._failed and self._plain_steps >= WARM_UP:
             self._record(values)
         if self._recording is None:
             self._plain_steps += 1
             with self._beside():
-                return self._step(values, batch.generator)
+                return self._step(values, generator)
         for name, buffer in self._values.items():
             buffer.copy_(values[name])
         for lr, group in zip(self._lrs, self._optimizer.param_groups, strict=True):
@@ -134,10 +136,9 @@ class GraphedStep:
         self._recording.replay()
         return self._loss, self._norm
 
-    def _with_crops(self, batch: Batch) -> dict[str, Tensor]:
-        count = len(next(iter(batch.values.values())))
-        crops = self._policy.draw_crop_offsets(count, batch.generator)
-        return batch.values if crops is None else batch.values | {CROPS: crops}
+    def _with_crops(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> Mapping[str, Tensor]:
+        crops = self._policy.draw_crop_offsets(len(next(iter(batch.values()))), generator)
+        return batch if crops is None else {**batch, CROPS: crops}
 
     def _step(self, values: Mapping[str, Tensor], generator: Any) -> tuple[Tensor, Tensor]:
         self._optimizer.zero_grad(set_to_none=True)

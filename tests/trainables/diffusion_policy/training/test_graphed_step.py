@@ -202,7 +202,7 @@ def test_every_step_has_its_own_batch_and_crops() -> None:
     work, expected = graphed(one, Repeating, told), graphed(other, None, told)
 
     for batch, again in zip(steps, batches(one, WARM_UP + 3), strict=True):
-        loss, norm = work(batch)
+        loss, norm = work(batch.values, batch.generator)
         plain_loss, plain_norm = expected._step(again.values, again.generator)
         torch.testing.assert_close(loss, plain_loss, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(norm, plain_norm, rtol=1e-4, atol=1e-6)
@@ -216,12 +216,12 @@ def test_a_learning_rate_that_changes_reaches_the_recorded_step() -> None:
     work = graphed(policy, Repeating, [])
     steps = batches(policy, WARM_UP + 2)
     for batch in steps[:-1]:
-        work(batch)
+        work(batch.values, batch.generator)
     before = [parameter.detach().clone() for parameter in policy.parameters()]
     for group in work._optimizer.param_groups:
         assert isinstance(group["lr"], float)
         group["lr"] = 0.0
-    work(steps[-1])
+    work(steps[-1].values, steps[-1].generator)
     assert all(torch.equal(*pair) for pair in zip(before, policy.parameters(), strict=True))
 
 
@@ -233,7 +233,7 @@ def test_a_step_that_cannot_be_recorded_is_done_without() -> None:
     told: list[str] = []
     work, expected = graphed(one, fails, told), graphed(other, None, [])
     for batch in batches(one, WARM_UP + 3):
-        loss, _ = work(batch)
+        loss, _ = work(batch.values, batch.generator)
         assert torch.equal(loss, expected._step(batch.values, batch.generator)[0])
     assert told == [
         "training without a CUDA graph: the step cannot be recorded: operation not permitted when stream is "
@@ -259,7 +259,7 @@ def test_a_number_that_is_drawn_within_a_step_prevents_its_recording() -> None:
     work = graphed(policy, records, told)
     work._loss_of = DrawsCrops(policy)
     for batch in batches(policy, WARM_UP + 2):
-        work(batch)
+        work(batch.values, batch.generator)
     assert told == [
         "training without a CUDA graph: the step cannot be recorded: a number is drawn within the step"
     ]
