@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.gpu import steps, trials
 from benchmarks.gpu.arithmetic import another_arithmetic, channels_last, tf32
 from benchmarks.gpu.cases import Case, NotHereError, Setting, compared, read_rows, run_cases
-from benchmarks.gpu.materials import TINY_SIZE, build, config_of, sizes
+from benchmarks.gpu.materials import TINY_SIZE, build, config_of, sizes, train
 from benchmarks.gpu.report import as_markdown
 from trainables.diffusion_policy.trainable import TRAINABLE
 
@@ -106,6 +107,29 @@ def test_the_networks_are_those_that_the_page_names(setting: Setting) -> None:
     with torch.device("meta"):
         count = sum(p.numel() for p in build(config_of(real, sizes(real)["262.7 M"]), "meta").parameters())
     assert count == 262_709_026
+
+
+@pytest.mark.slow
+def test_trials_at_once_are_measured_while_all_of_them_train(setting: Setting) -> None:
+    found = trials._together(setting, trials.QUICK_STATE_ONLY, 2, "two of them")
+    assert found["steps/s of all"] > 0
+    assert 0 < found["busy, estimated"] < 1
+
+
+@pytest.mark.slow
+def test_an_evaluation_beside_training_is_measured(setting: Setting) -> None:
+    found = trials._evaluated(setting, "inline")
+    # Four episodes of a simulator that sleeps are played within the steps.
+    assert found["longest step, s"] > trials.EPISODE_STEPS * trials.SLEEP_S
+    assert found["s, first step to last"] > 2 * trials.EPISODE_STEPS * trials.SLEEP_S
+
+
+def test_a_graph_is_not_measured_by_plain_steps(setting: Setting) -> None:
+    config = config_of(setting, trials.QUICK_STATE_ONLY, {"train.compile": "graph"})
+    with pytest.raises(RuntimeError, match="without a CUDA graph: a CUDA graph needs a GPU"):
+        train(config, setting, "graph", reports=1)
+    with pytest.raises(NotHereError, match="only a GPU has CUDA graphs"):
+        steps._measure(setting, "tiny", 4, "bf16", "graph", True)
 
 
 @pytest.mark.slow

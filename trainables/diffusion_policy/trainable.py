@@ -328,6 +328,7 @@ class DiffusionPolicyTrainable:
         if self.faults(config):
             return said
         built = self.resolved(config)
+        said += _graph_remark(built)
         if cache is None:
             seen = built.dataset.observations
             blind = seen is not None and not set(seen) - {STATE, ENVIRONMENT_STATE}
@@ -343,6 +344,7 @@ class DiffusionPolicyTrainable:
 
         dataset = load_dataset(built.dataset, cache)
         return [
+            *said,
             *remarks(built, dataset.policy_features),
             *_clip_remark(built, dataset),
             *_augment_remark(built, blind=not dataset.policy_features.cameras),
@@ -528,6 +530,18 @@ def _drop_unreported(checkpoint: Path) -> None:
         if entry.name.isdigit() and int(entry.name) >= max(first, int(checkpoint.name) + 1):
             shutil.rmtree(entry, ignore_errors=True)
     pointer.unlink(missing_ok=True)
+
+
+def _graph_remark(built: DiffusionConfig) -> list[str]:
+    """A warning if steps cannot be recorded as a CUDA graph whatever the machine."""
+    clashes = []
+    if built.train.gradient_accumulation_steps > 1:
+        clashes.append("train.gradient_accumulation_steps above 1")
+    if built.train.precision == "fp16":
+        clashes.append("train.precision: fp16")
+    if built.train.compile != "graph" or not clashes:
+        return []
+    return [f"train.compile: graph has no effect with {' and '.join(clashes)}."]
 
 
 def _clip_remark(config: DiffusionConfig, dataset: LeRobotDataset | None) -> list[str]:

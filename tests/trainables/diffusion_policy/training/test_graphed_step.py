@@ -110,6 +110,13 @@ def test_only_true_false_and_graph_are_values_of_compile(small_config: dict[str,
     assert fault.remedy == "Expected true or false, or graph."
 
 
+def test_a_check_warns_of_settings_that_prevent_a_graph(small_config: dict[str, Any]) -> None:
+    prevented = "train.compile: graph has no effect with train.precision: fp16."
+    assert prevented in TRAINABLE.remarks(small_config | GRAPH | {"train.precision": "fp16"})
+    for changes in (GRAPH, {"train.precision": "fp16"}):
+        assert [said for said in TRAINABLE.remarks(small_config | changes) if "graph" in said] == []
+
+
 @pytest.mark.slow
 def test_a_cpu_trains_with_plain_steps_and_says_why(small_config: dict[str, Any], tmp_path: Path) -> None:
     told: list[str] = []
