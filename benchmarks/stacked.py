@@ -284,6 +284,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.stacked", description=__doc__)
     parser.add_argument("--batches", type=int, nargs="+", default=BATCHES, help="samples per step and policy")
     parser.add_argument("--counts", type=int, nargs="+", default=COUNTS, help="policies trained as one")
+    parser.add_argument("--only", default="", help="networks whose name contains this text")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="the smallest time of so many counts")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch")
     parser.add_argument("--json", type=Path, help="write the results to this file too")
@@ -298,6 +299,8 @@ def main() -> None:
         table.add_column(column, justify="left" if column == "network" else "right")
     results = []
     for name, network in NETWORKS.items():
+        if arguments.only not in name:
+            continue
         for size in arguments.batches:
             for count in arguments.counts:
                 found = measure(network, count, size, arguments.rounds)

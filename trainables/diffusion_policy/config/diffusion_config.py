@@ -169,14 +169,16 @@ def build(config: Mapping[str, Any]) -> DiffusionConfig:
     sections: dict[str, dict[str, Any]] = {section: {} for section in _SECTIONS}
     for name, value in {**preset_values(config), **config}.items():
         section, _, item = name.partition(".")
-        kind = FIELDS[name].kind
+        kind, word = FIELDS[name].kind, FIELDS[name].word
         if isinstance(value, (list, tuple)):
             value = tuple(int(v) if kind == "list[int]" else v for v in value)
-        elif value is not None and kind == "ranges":
+        elif value is None or (word and value == word):
+            pass
+        elif kind == "ranges":
             value = (value,)
-        elif value is not None and value != "auto" and kind == "int":
+        elif kind == "int":
             value = int(value)
-        elif value is not None and kind == "float":
+        elif kind == "float":
             value = float(value)
         sections[section][item] = value
     return DiffusionConfig(**{section: cls(**sections[section]) for section, cls in _SECTIONS.items()})

@@ -104,7 +104,9 @@ class GraphedStep:
         self._recorder = recorder or record
         self._device = policy.device
         self._clips = optimizer if self._device.type == "cuda" else None
-        self._side = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
+        self._side: torch.cuda.Stream | None = None
+        if self._device.type == "cuda":
+            self._side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         self._plain_steps = 0
         self._values: dict[str, Tensor] = {}
         self._lrs: list[Tensor] = []

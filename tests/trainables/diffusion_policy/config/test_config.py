@@ -134,10 +134,13 @@ def test_parameters_are_counted_as_lerobot_has_them(
 
 
 @pytest.mark.parametrize(
-    ("name", "word"), [("rollout.latency_ms", "measured"), ("rollout.processes", "auto")]
+    ("name", "word"),
+    [("rollout.latency_ms", "measured"), ("rollout.processes", "auto"), ("train.compile", "graph")],
 )
 def test_a_field_may_have_a_word_beside_its_numbers(name: str, word: str) -> None:
     field = FIELDS[name]
     assert field.faults(word) == []
+    flat = {"dataset.repo_id": "builtin/pusht", name: word}
+    assert DiffusionConfig.from_flat(flat).to_flat()[name] == word
     (fault,) = field.faults("fast")
     assert f", or {word}" in fault.remedy

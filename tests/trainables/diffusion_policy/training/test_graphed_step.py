@@ -178,8 +178,9 @@ def test_a_resumed_run_with_a_graph_equals_a_straight_one(
     list(itertools.islice(TRAINABLE.train(config, context(tmp_path / "cut")), 2))
     resumed = run(config, tmp_path / "cut")
 
-    # The resumed run, from step 6 on, warms up again.
-    assert [recording.replayed for recording in recorded] == [12 - WARM_UP, 6 - WARM_UP, 6 - WARM_UP]
+    # The resumed run, from step 6 on, warms up again. The cut one may have gone some steps further.
+    assert len(recorded) == 3
+    assert (recorded[0].replayed, recorded[2].replayed) == (12 - WARM_UP, 6 - WARM_UP)
     close(resumed, straight[-len(resumed) :], rel=1e-4)
     close_tensors(tmp_path / "cut", tmp_path / "straight", 1e-4)
 
