@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.gpu import steps, trials
+from benchmarks.gpu import correctness, steps, trials
 from benchmarks.gpu.arithmetic import another_arithmetic, channels_last, tf32
 from benchmarks.gpu.cases import Case, NotHereError, Setting, compared, read_rows, run_cases
 from benchmarks.gpu.materials import TINY_SIZE, build, config_of, sizes, train
@@ -122,6 +122,12 @@ def test_an_evaluation_beside_training_is_measured(setting: Setting) -> None:
     # Four episodes of a simulator that sleeps are played within the steps.
     assert found["longest step, s"] > trials.EPISODE_STEPS * trials.SLEEP_S
     assert found["s, first step to last"] > 2 * trials.EPISODE_STEPS * trials.SLEEP_S
+
+
+@pytest.mark.slow
+def test_rollouts_are_the_same_in_processes_and_side_by_side(setting: Setting) -> None:
+    for found in (trials._rollouts(setting, 2), correctness._rollouts(setting)):
+        assert found["difference"] == found["tolerance"] == 0
 
 
 def test_a_graph_is_not_measured_by_plain_steps(setting: Setting) -> None:

@@ -362,7 +362,7 @@ def _rollouts(setting: Setting) -> Mapping[str, Value]:
     policy = build(config_of(setting, _size(setting)), setting.device).eval()
     rewards = [
         [
-            episode.sum_reward
+            episode.record.sum_reward
             for episode in rollout(
                 policy,
                 "gym_pusht/PushT-v0",

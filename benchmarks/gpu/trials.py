@@ -179,7 +179,7 @@ def _rollouts(setting: Setting, processes: int) -> Mapping[str, Value]:
             stepping=Stepping(each),
         )
         took_s.append(time.perf_counter() - start_s)
-        rewards.append([result.sum_reward for result in results])
+        rewards.append([result.record.sum_reward for result in results])
     difference = max(abs(one - other) for one, other in zip(*rewards, strict=True))
     asleep_s = episodes * EPISODE_STEPS * SLEEP_S
     return compared(difference, 0.0, of="largest of the episodes") | {

@@ -375,8 +375,8 @@ class TrainConfig:
     compile: bool | Literal["graph"] = _field(
         "bool",
         False,
-        "torch.compile the network; graph: record the whole step as one CUDA graph, on one GPU without "
-        "accumulation and fp16 (otherwise plain steps, and the trial says why).",
+        "torch.compile the network; graph: record the whole step as a CUDA graph (one GPU, no accumulation, "
+        "no fp16; plain steps otherwise).",
         word="graph",
     )
     compile_mode: str = _field(
