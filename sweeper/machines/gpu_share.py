@@ -79,7 +79,9 @@ def gpu_share(spec: SweepSpec, trainable: Trainable, machine: Machine) -> GpuSha
         f"a trial needs {takes}": USABLE * memory_gb / needed_gb,
         f"a trial keeps it busy for {works}": 1 / max(busy, 0.01),
         f"a trial needs {counted(cpus, 'CPU')} of {machine.cpus:g}": machine.cpus / cpus / machine.gpus,
-        f"{at_once} run at once": math.ceil(at_once / machine.gpus),
+        f"{counted(at_once, 'trial')} at once, on {counted(machine.gpus, 'GPU')}": math.ceil(
+            at_once / machine.gpus
+        ),
         f"at most {MOST} share one": MOST,
     }
     limit, most = min(limits.items(), key=lambda one: math.floor(one[1]))
