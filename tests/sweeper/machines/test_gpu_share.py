@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from sweeper.machines import gpu_share as sharing
+from sweeper.machines.cluster import Cluster, Node, settle
 from sweeper.machines.gpu_share import GpuShare, gpu_share, mps_is_running
 from sweeper.machines.machine import Machine
 from sweeper.machines.plan import make_plan
@@ -90,6 +91,12 @@ def test_trials_that_share_get_equal_parts_of_the_gpus_and_of_the_cpus() -> None
     assert settled.gpu_per_worker == pytest.approx(1 / 3)
     assert (settled.at_once, settled.cpu_per_worker) == (6, 8)
     assert GpuShare(1, "").of(ResourceSpec()) == ResourceSpec()
+
+
+@pytest.mark.parametrize("trials", [1, 2, 3, 4])
+def test_as_many_trials_run_at_once_as_share_the_gpus(trials: int) -> None:
+    cluster = Cluster((Node(NODE.cpus, NODE.gpus, "this machine"),))
+    assert settle(GpuShare(trials, "").of(ResourceSpec()), cluster).at_once == trials * NODE.gpus
 
 
 def test_the_heaviest_configuration_of_the_space_counts() -> None:
