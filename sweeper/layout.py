@@ -14,6 +14,7 @@ __all__ = [
     "ALERTS",
     "DATABASE",
     "DRIVER_LOG",
+    "EARLIER",
     "ERROR",
     "ERROR_TEXT",
     "INDEX",
@@ -68,6 +69,9 @@ RESERVE = "journal.reserve"
 
 ALERTS = "alerts.jsonl"
 """Name of the file in a sweep's folder that records which alerts were delivered."""
+
+EARLIER = "earlier.json"
+"""Name of the file in a sweep's folder with what it takes from earlier sweeps (``search.from``)."""
 
 REPORT = "report.html"
 """Name of the report in a sweep's folder."""

@@ -11,6 +11,7 @@ import typer
 
 from sweeper.commands.options import Address, Json, Overrides, SpaceFile, SweepsFolder, open_console
 from sweeper.machines.plan import make_plan
+from sweeper.records.earlier import earlier_for_plan
 from sweeper.spec.schema import schema_text, space_schema
 from sweeper.spec.space_file.load import DEFAULT, DEMO, load_spec, packaged_spaces
 from sweeper.terminal.plan import print_plan
@@ -37,10 +38,11 @@ def check(
     plan = make_plan(load_spec(space, overrides or (), sweeps))
     if send_test_alert:
         raise typer.Exit(_send_test_alert(plan.spec, as_json))
+    taken = earlier_for_plan(plan.spec, load(plan.spec.trainable))
     if as_json:
-        typer.echo(json.dumps(plan.to_dict(), indent=2))
+        typer.echo(json.dumps({**plan.to_dict(), "earlier": taken.to_dict()}, indent=2))
         return
-    print_plan(open_console(), plan)
+    print_plan(open_console(), plan, taken)
 
 
 def _send_test_alert(spec: SweepSpec, as_json: bool) -> int:

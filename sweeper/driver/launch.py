@@ -10,11 +10,13 @@ import dataclasses
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 from sweeper.driver.closing import close
 from sweeper.driver.opening import earlier_sweep, open_sweep
@@ -33,12 +35,14 @@ from sweeper.layout import DRIVER_LOG
 from sweeper.machines.cluster import Cluster, settle, this_machine
 from sweeper.machines.connection import connect, disconnect, is_connected
 from sweeper.machines.gpu_share import gpu_share
-from sweeper.machines.identity import information
+from sweeper.machines.identity import data_changes, information
 from sweeper.machines.local_ray import abandon_start, check_temporary_folder, temporary_folder
 from sweeper.machines.machine import find_machine, usable_cache
+from sweeper.records.earlier import read_taken, take_earlier
 from sweeper.records.limits import nothing_left
 from sweeper.records.sweep_state import SweepState
 from sweeper.spec.sweep import SweepSpec
+from sweeper.spec.taken import Taken
 from sweeper.terminal.faults import checking
 from sweeper.terminal.quiet import quiet_ray
 from sweeper.terminal.result import SweepResult, print_result
@@ -115,6 +119,9 @@ def _run_sweep(
     base = checked[0]
     if earlier is not None:
         check_same_data(earlier, data, spec, console)
+    taken = _taken(spec, trainable, earlier, data)
+    for source in taken.sources if earlier is None else ():
+        console.print(Text(source.words), soft_wrap=True)
     remark(spec, trainable, base, cache, console)
     check_disk(spec, trainable.disk_gb(base), ended_gb(trainable, base, spec.keep), left, console)
     if settled is not None:
@@ -123,7 +130,7 @@ def _run_sweep(
         if remote:
             cluster = _connected(stack, address, console)
             settle(wanted, cluster, left)
-        records = stack.enter_context(open_sweep(spec, trainable, earlier))
+        records = stack.enter_context(open_sweep(spec, trainable, earlier, taken))
         stack.enter_context(quiet_ray(spec.folder / DRIVER_LOG, console))
         waits = partial(console.print, WAITS_FOR_RAY, style="bold", soft_wrap=True)
         at_once = partial(abandon_start, INTERRUPTED)
@@ -146,7 +153,28 @@ def _run_sweep(
             "resources": dataclasses.asdict(resources),
             "steps": steps_of_all(spec, trainable),
         }
+        if taken.sources:
+            info["earlier"] = "\n".join(source.words for source in taken.sources)
         return dataclasses.replace(run.to_the_end(info), address=address)
+
+
+def _taken(
+    spec: SweepSpec, trainable: Trainable, earlier: SweepState | None, data: Mapping[str, Any]
+) -> Taken:
+    """What the sweep takes from earlier ones: selected for a new sweep, and else as it was then.
+
+    Raises:
+        UserError: If it cannot be taken or read.
+    """
+    if earlier is not None:
+        return read_taken(spec)
+
+    def data_changed(other: SweepState) -> bool | None:
+        described = other.info.get("data")
+        changes = data_changes(described, data) if isinstance(described, Mapping) else []
+        return any(not change.same for change in changes) if changes else None
+
+    return take_earlier(spec, trainable, data_changed)
 
 
 def steps_of_all(spec: SweepSpec, trainable: Trainable) -> int | None:

@@ -18,6 +18,7 @@ from sweeper.layout import (
     ALERTS,
     DATABASE,
     DRIVER_LOG,
+    EARLIER,
     JOURNAL,
     LOCK,
     RESERVE,
@@ -28,12 +29,14 @@ from sweeper.layout import (
     write_whole,
 )
 from sweeper.masking import masked
+from sweeper.records.earlier import store_taken
 from sweeper.records.journal import Journal, read_journal
 from sweeper.records.sweep_state import SweepState, read_sweep, update_sweep
 from sweeper.search.study import Study
 from sweeper.spec.differences import differences
 from sweeper.spec.search_methods import TRACKERS
 from sweeper.spec.sweep import SweepSpec, trained_config
+from sweeper.spec.taken import Taken
 from sweeper.text import counted
 from sweeper.tracking.tracker import Tracker
 from trainables.interface import Trainable
@@ -59,8 +62,17 @@ class OpenSweep:
 
 
 @contextlib.contextmanager
-def open_sweep(spec: SweepSpec, trainable: Trainable, earlier: SweepState | None) -> Iterator[OpenSweep]:
-    """Open the sweep's folder. A new folder in which no trial was recorded is deleted again at the end."""
+def open_sweep(
+    spec: SweepSpec, trainable: Trainable, earlier: SweepState | None, taken: Taken | None = None
+) -> Iterator[OpenSweep]:
+    """Open the sweep's folder. A new folder in which no trial was recorded is deleted again at the end.
+
+    Args:
+        spec: The sweep.
+        trainable: What its trials train.
+        earlier: The sweep so far; None for a new one.
+        taken: What it takes from earlier sweeps, if trials will be asked for. A new sweep stores it.
+    """
     existed = spec.folder.exists()
     try:
         spec.folder.mkdir(parents=True, exist_ok=True)
@@ -80,10 +92,13 @@ def open_sweep(spec: SweepSpec, trainable: Trainable, earlier: SweepState | None
         accept = partial(trainable.faults, workers=spec.resources.workers)
         finish = partial(trained_config, inference=spec.inference, trainable=trainable)
         with (
-            Study(spec, accept=accept, finish=finish, defaults=defaults) as study,
+            Study(spec, accept=accept, finish=finish, defaults=defaults, taken=taken) as study,
             Journal(spec.folder / JOURNAL) as journal,
         ):
             ours = True
+            if earlier is None and taken is not None and taken.sources:
+                # Before the first event of the journal: whoever finds one finds this file, too.
+                store_taken(spec.folder, taken)
             write_spec(spec.folder, spec.to_dict())
             sweep = SweepState(spec.folder) if earlier is None else earlier
             # Another driver may have run the sweep since it was read. From here on the lock keeps others out.
@@ -168,7 +183,7 @@ def is_stillborn(folder: Path) -> bool:
     """
     databases = {f"{name}{end}" for name in (STUDY, DATABASE) for end in ("", "-journal", "-wal", "-shm")}
     databases |= {f"{name}{end}" for name in TRACKERS for end in (".json", ".lock", ".log")}
-    made = databases | {ALERTS, LOCK, DRIVER_LOG, JOURNAL, RESERVE, SPEC, STATE}
+    made = databases | {ALERTS, EARLIER, LOCK, DRIVER_LOG, JOURNAL, RESERVE, SPEC, STATE}
     names = {path.name.removesuffix(UNFINISHED) for path in folder.iterdir()}
     return names <= made and not read_journal(folder / JOURNAL).events
 

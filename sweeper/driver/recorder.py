@@ -181,7 +181,9 @@ class Recorder:
             return
         space = self._spec.space
         values = {p.name: config[p.name] for p in space.parameters if space.exists(p, config)}
-        self._write(EventKind.TRIAL_START, trial=number, config=config, values=values)
+        origin = self._study.origin(number)
+        taken = {"origin": origin} if origin else {}
+        self._write(EventKind.TRIAL_START, trial=number, config=config, values=values, **taken)
         if trial is not None:
             # Its worker may have reported more than the killed driver received.
             self.catch_up(number)

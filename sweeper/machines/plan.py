@@ -386,7 +386,8 @@ def _space_warnings(plan: Plan) -> list[str]:
             f"Only {plan.kept_share:.1%} of random combinations keep the constraints: most of the space is "
             "out of reach. Narrow the ranges instead."
         )
-    if search.method in ("tpe", "gp", "cmaes") and trials <= search.startup_trials:
+    learns_at_once = bool(search.from_sweeps) and search.method != "cmaes"
+    if search.method in ("tpe", "gp", "cmaes") and trials <= search.startup_trials and not learns_at_once:
         drawn = f"All {trials} trials are" if trials > 1 else "The only trial is"
         found.append(
             f"{drawn} drawn at random: search.startup_trials is {search.startup_trials}, so "

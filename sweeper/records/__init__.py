@@ -6,6 +6,7 @@
 - ``summary``: the same without the series of trials, through an index; lists sweeps
 - ``trial_state``: the state of a trial
 - ``ranking``: the order of the trials
+- ``earlier``: what a sweep takes from earlier sweeps
 - ``forecast``: GPU-hours and time, used so far and expected
 - ``spending``: what a sweep costs in money
 - ``checkpoints``: which checkpoints are kept, and finding and exporting one

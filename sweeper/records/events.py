@@ -44,7 +44,8 @@ class EventKind(StrEnum):
         ``sweep``, ``sweep_id``, ``spec``, ``space`` (the YAML text), ``info`` (versions, git commit, identity
         of the data), ``driver`` (host, pid, started). Written again each time a driver continues the sweep.
     ``trial_start``
-        ``trial``, ``config`` (all of it), ``values`` (what was searched).
+        ``trial``, ``config`` (all of it), ``values`` (what was searched); ``origin`` if the search did not
+        choose the values: where they were taken from, in words.
     ``report``
         ``trial``, ``step``, ``metrics``; ``artifacts`` and ``checkpoint`` if there are any.
     ``trial_retry``
@@ -330,7 +331,12 @@ _FIELDS: Mapping[str, Mapping[str, tuple[Check, str, bool]]] = {
         "info": (is_info, "information with numbers of resources", True),
         "driver": (is_driver, "a process", True),
     },
-    EventKind.TRIAL_START: {"trial": _TRIAL, "config": _MAPPING, "values": _MAPPING},
+    EventKind.TRIAL_START: {
+        "trial": _TRIAL,
+        "config": _MAPPING,
+        "values": _MAPPING,
+        "origin": (is_text, "a text", False),
+    },
     EventKind.REPORT: {
         "trial": _TRIAL,
         "step": _STEP,

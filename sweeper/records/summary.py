@@ -55,7 +55,7 @@ from sweeper.records.trial_state import TrialState
 
 __all__ = ["NoSweep", "list_sweeps", "read_summary", "refresh_index"]
 
-VERSION = 4
+VERSION = 5
 """The version of the index. An index of another version is ignored, and replaced.
 
 Raise it whenever `SweepState.apply` makes another state of the same events.
@@ -348,6 +348,7 @@ _TRIAL: Mapping[str, Check] = {
     "tried": is_mappings,
     "confirmed": _is_metrics,
     "judged": _is_metrics,
+    "origin": is_text,
     "node_types": is_texts,
     "_segment": is_time,
     "_ran_s": _is_seconds,

@@ -290,7 +290,9 @@ class SweepState:
         number = event["trial"]
         if number not in self.trials:
             config = interned(event["config"])
-            self.trials[number] = TrialState(number, event["values"], config, event["time"])
+            started = TrialState(number, event["values"], config, event["time"])
+            started.origin = event.get("origin", "")
+            self.trials[number] = started
         self.trials[number].start_clock(event["time"])
 
     def _trial_retry(self, trial: TrialState, event: Event) -> None:

@@ -43,6 +43,7 @@ class TrialState:
         tried: The result of every setting that was examined, a mapping for each.
         confirmed: The metrics of the last confirmation; empty if the trial was not confirmed.
         judged: The metrics of the last judgement on a real robot; empty if the trial was not judged.
+        origin: Where its values were taken from, in words; empty if the search chose them.
         node_types: The kind of machine of each worker, if machines have different prices; empty if unknown.
         first: Time and step of the first report since it last started; earlier reports do not count.
     """
@@ -74,6 +75,7 @@ class TrialState:
     tried: list[dict[str, Any]] = field(default_factory=list)
     confirmed: dict[str, float] = field(default_factory=dict)
     judged: dict[str, float] = field(default_factory=dict)
+    origin: str = ""
     node_types: list[str] = field(default_factory=list)
     _segment: float = 0.0
     _ran_s: float = 0.0

@@ -31,6 +31,7 @@ from sweeper.search.suggester import Suggester
 from sweeper.search.suggestion import Suggestion
 from sweeper.spec.search_methods import method_faults
 from sweeper.spec.sweep import SweepSpec, objective_fault
+from sweeper.spec.taken import Taken
 from trainables.interface import Fault
 
 __all__ = ["Study", "config_hash"]
@@ -41,6 +42,10 @@ DRAWS = 10_000
 """Configurations that are then drawn at random from a space too large to be listed."""
 TRIED_FIRST = "tried_first"
 """The user attribute of a trial that was listed in ``search.try_first``: a hash of the listed values."""
+ORIGIN = "origin"
+"""The user attribute with the place from which the values of a trial were taken, in words."""
+LISTED_BY_USER = "search.try_first"
+"""The origin of a trial that the user listed."""
 LISTED = 20_000
 """Combinations up to which a space is listed instead: then it is certain when nothing is left."""
 
@@ -63,6 +68,7 @@ class Study:
         accept: Returns the faults that the trainable finds in a configuration. One with faults is not tried.
         finish: Makes the configuration that is trained of the one that was searched.
         defaults: The trainable's defaults, for constraints that mention fields that are not set.
+        taken: What the sweep takes from earlier ones; the same each time that the study is opened.
 
     Attributes:
         objectives: The objectives of the sweep.
@@ -82,7 +88,9 @@ class Study:
         accept: Callable[[Mapping[str, Any]], list[Fault]] = _no_faults,
         finish: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
         defaults: Mapping[str, Any] | None = None,
+        taken: Taken | None = None,
     ) -> None:
+        taken = Taken() if taken is None else taken
         faults = method_faults(spec.search, spec.space, spec.objectives)
         if faults:
             raise UserError("search.method: " + "\nsearch.method: ".join(faults))
@@ -100,15 +108,23 @@ class Study:
             earlier = self.file.trials()
             self._seed = spec.search.seed
             self._next_number = len(earlier)
-            self.suggester = Suggester(spec, codecs, earlier)
+            self.suggester = Suggester(spec, codecs, earlier, taken.known)
         except BaseException:
             self.close()
             raise
         self._points: Iterator[dict[str, Any]] | None = None
         tried = {trial.user_attrs.get(TRIED_FIRST) for trial in earlier}
-        self._first = {
-            key: values for values in spec.search.try_first if (key := config_hash(values)) not in tried
-        }
+        listed = [_Listed(values, LISTED_BY_USER) for values in spec.search.try_first]
+        listed += [
+            _Listed(one.values, str(one), wanted=False)
+            for one in taken.first
+            if spec.space.contains(one.values)
+        ]
+        self._first: dict[str, _Listed] = {}
+        for one in listed:
+            if one.key not in tried:
+                self._first.setdefault(one.key, one)
+        self._origins = {trial.number: str(trial.user_attrs.get(ORIGIN, "")) for trial in earlier}
         self._numbers_by_hash = {config_hash(trial.user_attrs["config"]): trial.number for trial in earlier}
         self._live = {
             trial.number: _LiveTrial(trial.number, max(trial.intermediate_values, default=-1))
@@ -135,28 +151,28 @@ class Study:
         return self._ask_without_sampler()
 
     def _ask_listed(self) -> Suggestion | None:
-        """The next trial of ``search.try_first``; None if none is left.
+        """The next trial of ``search.try_first`` or of an earlier sweep; None if none is left.
 
         Raises:
-            UserError: If it cannot be tried.
+            UserError: If the user listed it, and it cannot be tried.
         """
-        for key, values in list(self._first.items()):
-            refusal = ""
+        for key, one in list(self._first.items()):
+            values, refusal = one.values, ""
             for attempt in range(SAMPLER_ATTEMPTS):
                 asked, chosen = self.suggester.adopt(values, self._seed_of(attempt))
                 config = self._finish(self._space.complete(chosen, self._fixed))
                 objection = self._objection(config)
                 if objection is None:
-                    found = self._hand_out(asked, chosen, config, {TRIED_FIRST: key})
+                    found = self._hand_out(asked, chosen, config, {TRIED_FIRST: key, ORIGIN: one.origin})
                     del self._first[key]
                     return found
                 self.suggester.discard(asked)
                 refusal = "" if objection.repeats else str(objection)
                 if chosen.keys() <= values.keys():
                     break  # nothing of it is drawn
-            if refusal:
+            if refusal and one.wanted:
                 raise UserError(f"search.try_first: {dict(values)} cannot be tried: {refusal}.")
-            del self._first[key]  # it was tried already
+            del self._first[key]  # it was tried already, or no longer fits
         return None
 
     def _seed_of(self, attempt: int) -> int:
@@ -232,6 +248,7 @@ class Study:
             raise
         self._next_number = number + 1
         self._numbers_by_hash[config_hash(config)] = number
+        self._origins[number] = str(trial.user_attrs.get(ORIGIN, ""))
         self._live[number] = _LiveTrial(asked)
         return Suggestion(number, dict(values), dict(config))
 
@@ -286,6 +303,10 @@ class Study:
         """Add notes to a running trial, as user attributes."""
         self.file.annotate(number, notes)
 
+    def origin(self, number: int) -> str:
+        """Where the values of a trial were taken from, in words; empty if the search chose them."""
+        return self._origins.get(number, "")
+
     def is_running(self, number: int) -> bool:
         """Whether a trial was handed out and has not ended."""
         return number in self._live
@@ -327,6 +348,26 @@ class _LiveTrial:
     last_step: int = -1
     ended: bool = False
     values: list[float] | None = None
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """A trial that is tried before those that the sampler suggests.
+
+    Attributes:
+        values: Its values; the sampler chooses those that are missing.
+        origin: Where they were taken from, in words.
+        wanted: Whether the user listed it: then it is an error if it cannot be tried.
+    """
+
+    values: Mapping[str, Any]
+    origin: str
+    wanted: bool = True
+
+    @property
+    def key(self) -> str:
+        """Identifies it, however often the study is opened."""
+        return config_hash(self.values)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ discarded, and leaves nothing.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sweeper.search.sampler import Codec, build_sampler
 from sweeper.spec.sweep import SweepSpec
+from sweeper.spec.taken import TakenTrial
 
 __all__ = ["Suggester"]
 
@@ -31,13 +32,24 @@ class Suggester:
         codecs: How each parameter is stored, by name.
         earlier: The trials of earlier drivers, by number. They have the same numbers here. Trials outside the
             present ranges are failed trials here if the method cannot learn from them.
+        known: Trials of earlier sweeps, from which the sampler learns. They have no numbers here, and are not
+            among `trials`. Those outside the present ranges are left out.
     """
 
-    def __init__(self, spec: SweepSpec, codecs: Mapping[str, Codec], earlier: Sequence[FrozenTrial]) -> None:
+    def __init__(
+        self,
+        spec: SweepSpec,
+        codecs: Mapping[str, Codec],
+        earlier: Sequence[FrozenTrial],
+        known: Iterable[TakenTrial] = (),
+    ) -> None:
         self._spec = spec
         self._space = spec.space
         self._fixed = dict(spec.config)
         self._codecs = codecs
+        self._known = [
+            _as_optuna_has_it(trial, codecs) for trial in known if self._space.contains(trial.values)
+        ]
         self._new_study([])
         present = {name: codec.distribution() for name, codec in codecs.items()}
         self._ignored: set[int] = set()
@@ -62,7 +74,7 @@ class Suggester:
             directions=[objective.goal for objective in spec.objectives],
         )
         self._study_id = self._storage.get_study_id_from_name(self._study.study_name)
-        for trial in trials:
+        for trial in (*self._known, *trials):
             self._study.add_trial(trial)
 
     def suggest(self, seed: int) -> tuple[int, dict[str, Any]]:
@@ -83,7 +95,7 @@ class Suggester:
             if self._space.exists(parameter, config):
                 value = self._codecs[parameter.name].suggest(trial)
                 values[parameter.name] = config[parameter.name] = value
-        return trial.number, values
+        return trial.number - len(self._known), values
 
     def adopt(self, values: Mapping[str, Any], seed: int = 0) -> tuple[int, dict[str, Any]]:
         """Suggest a trial with these values; the sampler chooses those that are missing."""
@@ -99,8 +111,8 @@ class Suggester:
         return self._storage.get_trial(self._trial_id(number))
 
     def trials(self) -> list[FrozenTrial]:
-        """Every trial in memory, by number. The caller must not change them."""
-        return self._study.get_trials(deepcopy=False)
+        """The trials of this sweep in memory, by number. The caller must not change them."""
+        return self._study.get_trials(deepcopy=False)[len(self._known) :]
 
     def report(self, number: int, step: int, value: float) -> None:
         """Report the objective's value at a step of a running trial."""
@@ -115,15 +127,31 @@ class Suggester:
             Its objective values. Optuna gives a pruned trial the last value that was reported.
         """
         if number not in self._ignored:
-            return self._study.tell(number, values, state=state).values
+            return self._study.tell(self._place(number), values, state=state).values
         reports = self.trial(number).intermediate_values
-        self._study.tell(number, state=TrialState.FAIL)
+        self._study.tell(self._place(number), state=TrialState.FAIL)
         if state is TrialState.PRUNED and reports:
             return [reports[max(reports)]]
         return None if values is None else list(values)
 
     def _trial_id(self, number: int) -> int:
-        return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+        return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, self._place(number))
+
+    def _place(self, number: int) -> int:
+        """Where a trial is in memory: behind those of earlier sweeps."""
+        return len(self._known) + number
+
+
+def _as_optuna_has_it(trial: TakenTrial, codecs: Mapping[str, Codec]) -> FrozenTrial:
+    """A trial of an earlier sweep as if its values had been drawn from the present ranges."""
+    reports = {} if trial.stopped_at is None else {trial.stopped_at: trial.objectives[0]}
+    return optuna.trial.create_trial(
+        state=TrialState.COMPLETE if trial.stopped_at is None else TrialState.PRUNED,
+        values=list(trial.objectives),
+        params={name: codecs[name].encode(value) for name, value in trial.values.items()},
+        distributions={name: codecs[name].distribution() for name in trial.values},
+        intermediate_values=reports,
+    )
 
 
 def _in_present_ranges(

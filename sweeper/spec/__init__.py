@@ -5,6 +5,7 @@
 - ``alerts``: who hears of a sweep
 - ``cost``: prices of GPUs and CPUs
 - ``differences``: what makes it another sweep
+- ``taken``: what a sweep takes from earlier ones
 - ``expressions``: the language of conditions and constraints
 - ``search_methods``: what each search method can search
 - ``sampler_options``: the options of each search method and their defaults

@@ -14,7 +14,7 @@ __all__ = ["differences", "written_form"]
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """The differences between two sweeps (`SweepSpec.to_dict`), each in a few words.
 
-    Budget, machines, sampler and tracking may differ.
+    Budget, machines, sampler and tracking may differ; not so the earlier sweeps that a search takes from.
     """
     found = [] if before["trainable"] == now["trainable"] else [_was("trainable", before, now)]
     old, new = before["config"], now["config"]
@@ -23,6 +23,9 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     old_goals, new_goals = (_objectives(plain["objectives"]) for plain in (before, now))
     if old_goals != new_goals:
         found.append(f"metric was {old_goals} and is now {new_goals}")
+    sources = [plain["search"].get("from", []) for plain in (before, now)]
+    if sources[0] != sources[1]:
+        found.append(f"search.from was {_value(sources[0])} and is now {_value(sources[1])}")
     for section in ("early_stop", "inference"):
         found += _section_differences(section, before.get(section), now.get(section))
     return found

@@ -183,6 +183,11 @@ class Space:
                 config[parameter.name] = values[parameter.name]
         return config
 
+    def contains(self, values: Mapping[str, Any]) -> bool:
+        """Whether each value is one that its parameter can have; conditions and constraints left aside."""
+        parameters = {parameter.name: parameter for parameter in self.parameters}
+        return all(name in parameters and parameters[name].contains(value) for name, value in values.items())
+
     def violated(self, config: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> list[str]:
         """The constraints that do not hold for a full configuration, as their texts.
 

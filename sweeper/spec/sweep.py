@@ -70,6 +70,7 @@ class SearchSpec:
         options: Further arguments of the sampler, under Optuna's names.
         try_first: Values of parameters that are tried before any other, a trial each. The sampler chooses
             those that are missing.
+        from_sweeps: Earlier sweeps whose trials inform this one (``from`` in a space file), by name or path.
     """
 
     method: Literal["tpe", "random", "grid", "cmaes", "gp"] = "tpe"
@@ -77,19 +78,22 @@ class SearchSpec:
     startup_trials: int = 10
     options: Mapping[str, Any] = field(default_factory=dict)
     try_first: tuple[Mapping[str, Any], ...] = ()
+    from_sweeps: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The search as plain types."""
         plain = dataclasses.asdict(self) | {"options": dict(self.options)}
         plain["try_first"] = [dict(values) for values in self.try_first]
-        if not self.try_first:
-            del plain["try_first"]  # as sweeps recorded it before this existed
-        return plain
+        plain["from"] = list(plain.pop("from_sweeps"))
+        # As sweeps recorded it before these existed.
+        return {name: value for name, value in plain.items() if value or name not in ("try_first", "from")}
 
     @staticmethod
     def from_dict(plain: Mapping[str, Any]) -> SearchSpec:
         """The search that `to_dict` wrote."""
-        return SearchSpec(**{**plain, "try_first": tuple(plain.get("try_first", ()))})
+        own = {name: value for name, value in plain.items() if name != "from"}
+        own["try_first"], own["from_sweeps"] = (tuple(plain.get(name, ())) for name in ("try_first", "from"))
+        return SearchSpec(**own)
 
 
 @dataclass(frozen=True)

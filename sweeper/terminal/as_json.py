@@ -136,6 +136,7 @@ def _trial_json(
         "best": _finite(trial.best),
         **_certainty_json(certainty),
         "values": dict(trial.values),
+        "origin": trial.origin,
         "setting": dict(trial.setting),
         "untuned": _finite(trial.untuned),
         "confirmed": _finite(trial.confirmed),

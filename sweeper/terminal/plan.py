@@ -16,6 +16,7 @@ from sweeper.spec.cost import money_text
 from sweeper.spec.space import describe_range, describe_scale
 from sweeper.spec.stopper_options import complete_stopper_options
 from sweeper.spec.sweep import ConfirmSpec, InferenceSpec
+from sweeper.spec.taken import Taken
 from sweeper.terminal.faults import indented
 from sweeper.text import counted, describe_size, describe_value
 
@@ -25,8 +26,9 @@ TARGETS = (0.2, 0.1, 0.05)
 """Differences of success rates, of which the first one that the planned episodes cannot show is explained."""
 
 
-def print_plan(console: Console, plan: Plan) -> None:
-    """Print what a sweep would do."""
+def print_plan(console: Console, plan: Plan, taken: Taken | None = None) -> None:
+    """Print what a sweep would do, and what it takes from earlier sweeps."""
+    taken = Taken() if taken is None else taken
     spec = plan.spec
     objectives = ", ".join(f"{objective.goal} {objective.name}" for objective in spec.objectives)
     console.print(
@@ -35,7 +37,7 @@ def print_plan(console: Console, plan: Plan) -> None:
     console.print()
     console.print(indented(_parameters(plan), 2))
     console.print()
-    console.print(indented(_facts(plan), 2))
+    console.print(indented(_facts(plan, taken), 2))
     if spec.config:
         console.print()
         console.print(indented(_config(plan), 2))
@@ -72,19 +74,21 @@ def _parameters(plan: Plan) -> Table:
     return table
 
 
-def _facts(plan: Plan) -> Table:
+def _facts(plan: Plan, taken: Taken) -> Table:
     grid = Table.grid(padding=(0, 2))
-    for title, text in _lines(plan):
+    for title, text in _lines(plan, taken):
         grid.add_row(Text(title, style="dim"), Text(text))
     return grid
 
 
-def _lines(plan: Plan) -> Iterable[tuple[str, str]]:
+def _lines(plan: Plan, taken: Taken) -> Iterable[tuple[str, str]]:
     spec, resources, machine = plan.spec, plan.resources, plan.machine
     yield "space", _space(plan)
     for number, constraint in enumerate(spec.space.constraints):
         yield "" if number else "constraints", constraint.text
-    yield "search", _search(plan)
+    yield "search", _search(plan, taken)
+    for number, source in enumerate(taken.sources):
+        yield "" if number else "earlier sweeps", source.words
     yield "trials", _trials(plan)
     if plan.steps is not None:
         low, high = plan.steps
@@ -177,11 +181,13 @@ def _space(plan: Plan) -> str:
     return words
 
 
-def _search(plan: Plan) -> str:
+def _search(plan: Plan, taken: Taken) -> str:
     search = plan.spec.search
     words = f"{search.method}, seed {search.seed}"
     if search.method not in ("random", "grid"):
-        words += f", first {search.startup_trials} trials random"
+        words += f", first {max(0, search.startup_trials - len(taken.known))} trials random"
+    if taken.first:
+        words = f"{counted(len(taken.first), 'trial')} of earlier sweeps first, then {words}"
     if search.try_first:
         words = f"{counted(len(search.try_first), 'listed trial')} first, then {words}"
     options = ", ".join(f"{name} {value}" for name, value in search.options.items())

@@ -323,6 +323,10 @@ def _remarks(sweep: SweepState, ranking: Sequence[TrialState]) -> list[Text]:
         remarks.append(
             Text(f"{len(failed) - FAILURES_SHOWN} more trials failed; --json shows all.", style="red")
         )
+    first = sorted((trial for trial in ranking if trial.origin), key=lambda trial: trial.number)
+    if first:
+        listed = ", ".join(f"trial {trial.number} ({trial.origin})" for trial in first)
+        remarks.append(Text(f"tried first: {listed}", style="dim"))
     for trial in ranking:
         if trial.retries:
             reasons = ", ".join(f"{reason} ({count}×)" for reason, count in trial.retries.items())

@@ -82,6 +82,9 @@ SETTINGS: Mapping[str, Mapping[str, FieldInfo]] = {
                 [],
                 doc="Trials before all others: {field: value, ...} or the name of a preset, each.",
             ),
+            FieldInfo(
+                "from", "texts", [], doc="Earlier sweeps whose trials inform this one, by name or path."
+            ),
         ),
         "early_stop": (
             FieldInfo(

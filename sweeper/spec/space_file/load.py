@@ -126,7 +126,7 @@ def load_spec(
     points_known = points_known and len(document.faults) == others
     confirm = read_confirm(document)
     tracking = read_tracking(document, name)
-    search = read_search(document)
+    search = read_search(document, name)
     if points_known and space.parameters:
         _check_search(document, search, space, objectives)
         search = dataclasses.replace(search, try_first=read_try_first(document, space))

@@ -170,8 +170,8 @@ def _metric(
     return Objective(name, goal or cast(Goal, known.goal))
 
 
-def read_search(document: Document) -> SearchSpec:
-    """How trials are chosen."""
+def read_search(document: Document, name: str) -> SearchSpec:
+    """How trials of the sweep called ``name`` are chosen."""
     entries = document.section("search") or {}
     method: Any = entries["method"].value if "method" in entries else "tpe"
     package = missing_package(method)
@@ -186,7 +186,34 @@ def read_search(document: Document) -> SearchSpec:
         seed=entries["seed"].value if "seed" in entries else 0,
         startup_trials=entries["startup_trials"].value if "startup_trials" in entries else 10,
         options=_search_options(document, method),
+        from_sweeps=_earlier_sweeps(document, name),
     )
+
+
+def _earlier_sweeps(document: Document, name: str) -> tuple[str, ...]:
+    """The sweeps of ``search.from``. Whether they exist is checked when the sweep is launched."""
+    entries = document.section("search") or {}
+    if "from" not in entries:
+        return ()
+    node = entries["from"]
+    found: list[str] = node.value if isinstance(node.value, list) else [node.value]
+    for position, sweep in enumerate(found):
+        problem = remedy = ""
+        if not sweep.strip():
+            problem, remedy = (
+                "an empty text is not a sweep.",
+                "Write the name of a sweep, or the path of its folder.",
+            )
+        elif sweep == name:
+            problem, remedy = (
+                f"{sweep} is this sweep itself.",
+                "Name an earlier one, or give this one another name.",
+            )
+        elif sweep in found[:position]:
+            problem, remedy = f"{sweep} is listed twice.", "Remove one of them."
+        if problem:
+            document.faults.add(node.place, "search.from", problem, remedy)
+    return tuple(found)
 
 
 def _search_options(document: Document, method: str) -> dict[str, Any]:
