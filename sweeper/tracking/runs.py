@@ -128,6 +128,7 @@ class Batch:
             "sweep.id": self.sweep_id,
             "sweep.kind": "trial",
             "sweep.trial": number,
+            **({"sweep.origin": event["origin"]} if event.get("origin") else {}),
         }
         first = number not in self.runs
         run = self.runs.get(number) or self._run(_run_name(event["trial"]), tags, event)

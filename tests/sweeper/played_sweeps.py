@@ -32,8 +32,8 @@ class Sweep:
         spec = sweep(self.folder, *(parameters or (LR, SCHEDULE)), **changes)
         begin(self.journal, spec, sweep_id=self.sweep_id, space="name: small\n", info=INFO)
 
-    def trial(self, number, lr=1e-4, steps=3, status="completed", reason="", **config):
-        values = {"optimizer.lr": lr}
+    def trial(self, number, lr=1e-4, steps=3, status="completed", reason="", values=None, **config):
+        values = {"optimizer.lr": lr, **(values or {})}
         self.journal.append(
             EventKind.TRIAL_START,
             trial=number,

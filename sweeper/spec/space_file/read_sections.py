@@ -198,21 +198,18 @@ def _earlier_sweeps(document: Document, name: str) -> tuple[str, ...]:
     node = entries["from"]
     found: list[str] = node.value if isinstance(node.value, list) else [node.value]
     for position, sweep in enumerate(found):
-        problem = remedy = ""
         if not sweep.strip():
             problem, remedy = (
                 "an empty text is not a sweep.",
-                "Write the name of a sweep, or the path of its folder.",
+                "Write a name, or the path of a sweep's folder.",
             )
         elif sweep == name:
-            problem, remedy = (
-                f"{sweep} is this sweep itself.",
-                "Name an earlier one, or give this one another name.",
-            )
+            problem, remedy = f"{sweep} is this sweep itself.", "Give this one another name."
         elif sweep in found[:position]:
             problem, remedy = f"{sweep} is listed twice.", "Remove one of them."
-        if problem:
-            document.faults.add(node.place, "search.from", problem, remedy)
+        else:
+            continue
+        document.faults.add(node.place, "search.from", problem, remedy)
     return tuple(found)
 
 

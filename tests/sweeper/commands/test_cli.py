@@ -10,7 +10,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from command_line import ended, plain_console, printed, run_in
+from played_sweeps import Sweep
+from small_sweeps import LR
 
 from sweeper import __version__
 from sweeper.cli import COMMANDS, load_command
@@ -317,10 +320,54 @@ def test_the_wheel_contains_the_built_in_spaces(tmp_path):
     assert all(str(tmp_path / "installed") in line for line in lines)
 
 
+def space_from(folder: Path, *, steps: int = 100) -> str:
+    """A space file that takes from the sweep ``sweeps/old``, of which six trials completed; its path."""
+    config = {"dataset.repo_id": "builtin/pusht", "train.steps": 100}
+    old = Sweep(folder / "sweeps" / "old")
+    old.start(LR, config=config)
+    for number in range(6):
+        old.trial(number, lr=(number + 1) * 1e-4)
+    text = {
+        "trainable": "diffusion_policy",
+        "config": {**config, "train.steps": steps, "rollout.env": "gym_pusht/PushT-v0"},
+        "parameters": {"optimizer.lr": {"min": 1e-5, "max": 5e-4, "log": True}},
+        "metric": {"name": "rollout/success_rate"},
+        "budget": {"trials": 20},
+        "search": {"from": "old"},
+    }
+    (folder / "space.yaml").write_text(yaml.safe_dump(text))
+    return str(folder / "space.yaml")
+
+
+def test_check_says_what_is_taken_from_earlier_sweeps(tmp_path, capsys):
+    path = space_from(tmp_path)
+    assert ended("check", path) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "1 trial of earlier sweeps first, then tpe" in text
+    assert "old: the best of 5 trials tried first, because its values are not compared" in text
+    assert "(rollout.env was null and is gym_pusht/PushT-v0); left out: 1 × optimizer.lr outside" in text
+    assert ended("check", path, "search.from=nothing") == 2
+    text = " ".join(capsys.readouterr().err.split())
+    assert "search.from: no sweep is called 'nothing' in sweeps. There are: old." in text
+
+
+def test_check_prints_json_of_what_is_taken(tmp_path, capsys):
+    assert ended("check", space_from(tmp_path), "--json") == 0
+    taken = json.loads(capsys.readouterr().out)["earlier"]
+    assert [source["taken"] for source in taken["sources"]] == [1]
+    assert taken["first"][0]["number"] == 4
+    assert ended("check", "pusht_quick", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["earlier"] == {"sources": [], "known": [], "first": []}
+
+
 @pytest.mark.slow
-def test_check_loads_no_heavy_package():
+@pytest.mark.parametrize(
+    ("space", "words"), [("pusht_image", "✓ pusht-image"), ("space.yaml", "old: the best of 5 trials")]
+)
+def test_check_loads_no_heavy_package(tmp_path, space, words):
+    space_from(tmp_path)
     program = (
-        "import sys; sys.argv = ['sweeper', 'check', 'pusht_image']\n"
+        f"import sys; sys.argv = ['sweeper', 'check', {space!r}]\n"
         "from sweeper.cli import main\n"
         "try: main()\n"
         "except SystemExit as end: assert not end.code\n"
@@ -329,4 +376,4 @@ def test_check_loads_no_heavy_package():
     )
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr
-    assert "✓ pusht-image" in answer.stdout
+    assert words in " ".join(answer.stdout.split())

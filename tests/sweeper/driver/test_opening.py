@@ -14,7 +14,7 @@ from small_trainable import TRAINABLE
 from sweeper.driver.opening import earlier_sweep, is_stillborn, open_sweep
 from sweeper.driver.recorder import Recorder
 from sweeper.errors import SweepExistsError, UserError
-from sweeper.layout import DATABASE, JOURNAL, LOCK, RESERVE, STUDY
+from sweeper.layout import DATABASE, EARLIER, JOURNAL, LOCK, RESERVE, STUDY
 from sweeper.records.events import EventKind
 from sweeper.spec.sweep import SweepSpec
 
@@ -26,7 +26,16 @@ def small(folder: Path) -> SweepSpec:
 @pytest.fixture
 def stillborn(tmp_path: Path) -> Path:
     """The folder of a driver that was killed while it made its databases."""
-    for name in (LOCK, RESERVE, "spec.yaml.new", JOURNAL, DATABASE, f"{DATABASE}-journal"):
+    for name in (
+        LOCK,
+        RESERVE,
+        EARLIER,
+        f"{EARLIER}.new",
+        "spec.yaml.new",
+        JOURNAL,
+        DATABASE,
+        f"{DATABASE}-journal",
+    ):
         (tmp_path / name).touch()
     with contextlib.closing(sqlite3.connect(tmp_path / STUDY)) as database:
         database.execute("create table studies (study_id integer)")

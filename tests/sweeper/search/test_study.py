@@ -26,6 +26,7 @@ from sweeper.errors import UserError
 from sweeper.layout import STUDY
 from sweeper.search.study import Study, config_hash
 from sweeper.spec.space import Parameter
+from sweeper.spec.taken import Taken, TakenTrial
 from trainables.interface import Fault
 
 GP = pytest.param("gp", marks=pytest.mark.slow)  # it imports torch, and fits a process for every suggestion
@@ -514,3 +515,121 @@ def test_an_interrupted_search_with_listed_trials_tries_what_an_undisturbed_one_
             with Study(spec) as study:
                 found[name] += run(study, size)
     assert found["undisturbed"] == found["interrupted"]
+
+
+# What is taken from earlier sweeps
+
+
+def known_at(rate: float, horizon: int, value: float, stopped_at: int | None = None) -> TakenTrial:
+    """A trial of an earlier sweep from which the sampler learns."""
+    values = {"optimizer.lr": rate, "optimizer.weight_decay": 1e-6, "policy.horizon": horizon}
+    return TakenTrial("old", 0, values, (value,), stopped_at)
+
+
+WELL_KNOWN = tuple(
+    known_at(10 ** -(3 + place / 10), horizon, -abs(place / 10 - 0.2))
+    for place in range(20)
+    for horizon in (8, 16)
+)
+"""Trials of which those with a learning rate near 6e-4 are the best."""
+
+
+@pytest.mark.parametrize("method", ["tpe", GP])
+def test_the_sampler_knows_trials_of_earlier_sweeps_from_the_first_one_on(tmp_path, method):
+    asked = {}
+    for name, known in (("with", WELL_KNOWN), ("without", ())):
+        spec = sweep(tmp_path / name, *NUMBERS, method=method, startup_trials=5)
+        with Study(spec, taken=Taken(known=known)) as study:
+            asked[name] = run(study, 5)
+            assert states(study) == ["completed"] * 5, "the file has the trials of this sweep only"
+            assert len(study.suggester.trials()) == 5
+    assert [one.number for one in asked["with"]] == list(range(5))
+    rates = {name: [one.config["optimizer.lr"] for one in found] for name, found in asked.items()}
+    assert min(rates["without"]) < 1e-4, "at random over two decades"
+    assert min(rates["with"]) > 2e-4, "near the best that is known"
+
+
+def test_what_is_known_of_trials_that_were_stopped_early_counts_too(tmp_path):
+    stopped = tuple(known_at(1e-5 * (1 + place), 8, 0.0, stopped_at=10) for place in range(30))
+    good = tuple(known_at(5e-4 + 1e-5 * place, 8, 1.0) for place in range(8))
+    asked = []
+    for name, known in (("a", good), ("b", (*good, *stopped))):
+        spec = sweep(tmp_path / name, *NUMBERS, startup_trials=10)
+        with Study(spec, taken=Taken(known=known)) as study:
+            asked += run(study, 1)
+    assert asked[0] != asked[1], "eight trials are too few to begin with, and with those stopped they are not"
+    assert asked[1].config["optimizer.lr"] > 3e-4
+
+
+@pytest.mark.parametrize("method", ["tpe", GP])
+def test_an_interrupted_search_that_knows_earlier_trials_tries_what_an_undisturbed_one_tries(
+    tmp_path, method
+):
+    rule = "policy.n_action_steps <= policy.horizon - 8 + 1"
+    known = tuple(
+        TakenTrial("old", number, {"policy.horizon": 24, "policy.n_action_steps": number}, (float(number),))
+        for number in range(1, 12)
+    )
+    found = {}
+    for name, sizes in (("undisturbed", [12]), ("interrupted", [1, 3, 8])):
+        spec = sweep(
+            tmp_path / name, HORIZON, N_ACTION_STEPS, method=method, startup_trials=3, constraints=(rule,)
+        )
+        found[name] = []
+        for size in sizes:
+            with Study(spec, taken=Taken(known=known)) as study:
+                for _ in range(size):
+                    asked = study.ask()
+                    found[name].append(asked)
+                    study.report(asked.number, 10, asked.config["policy.n_action_steps"])
+                    if asked.number % 4 == 3:
+                        study.prune(asked.number)
+                    else:
+                        study.complete(asked.number, {SUCCESS: asked.config["policy.n_action_steps"]})
+    assert [one.number for one in found["interrupted"]] == list(range(12))
+    assert found["interrupted"] == found["undisturbed"]
+
+
+def test_a_narrower_range_forgets_the_trials_outside_it(tmp_path):
+    spec = sweep(tmp_path, *NUMBERS, startup_trials=5)
+    with Study(spec, taken=Taken(known=WELL_KNOWN, first=(known_at(1e-3, 8, 0.0),))) as study:
+        assert study.ask().values["optimizer.lr"] == 1e-3
+    narrow = dataclasses.replace(LR, high=9e-5)
+    spec = sweep(tmp_path, narrow, *NUMBERS[1:], startup_trials=5)
+    first = (known_at(1e-3, 8, 0.0), known_at(5e-4, 8, 0.0), known_at(5e-5, 8, 0.0))
+    with Study(spec, taken=Taken(known=WELL_KNOWN, first=first)) as study:
+        asked = run(study, 3)
+    assert asked[0].values["optimizer.lr"] == 5e-5
+    assert all(one.config["optimizer.lr"] <= 9e-5 for one in asked)
+
+
+@pytest.mark.parametrize("method", ["tpe", "random", "grid", CMAES])
+def test_the_best_of_earlier_sweeps_come_after_what_the_user_listed_once(tmp_path, method):
+    first = (
+        TakenTrial("old", 7, {"policy.horizon": 24, "policy.n_action_steps": 5}),
+        TakenTrial("old", 3, {"policy.horizon": 16, "policy.n_action_steps": 2}),
+        TakenTrial("old", 4, {"policy.horizon": 16, "policy.n_action_steps": 9}),
+    )
+    listed = ({"policy.horizon": 8, "policy.n_action_steps": 1}, first[1].values)
+    parts = {"method": method, "startup_trials": 1, "try_first": listed}
+    spec = sweep(tmp_path, HORIZON, N_ACTION_STEPS, **parts)
+    asked = []
+    for size in (1, 2, 3):
+        with Study(spec, taken=Taken(first=first)) as study:
+            asked += run(study, size, value=lambda config: config["policy.horizon"])
+            origins = [study.origin(number) for number in range(len(asked) + 1)]
+    assert [one.values for one in asked[:4]] == [*listed, first[0].values, first[2].values]
+    assert origins[:4] == ["search.try_first", "search.try_first", "trial 7 of old", "trial 4 of old"]
+    assert origins[4:] == ["", "", ""]
+    assert len({config_hash(one.config) for one in asked}) == 6
+
+
+def test_a_configuration_of_an_earlier_sweep_that_is_refused_is_passed_over(tmp_path):
+    first = (TakenTrial("old", 7, {"policy.horizon": 8}), TakenTrial("old", 3, {"policy.horizon": 24}))
+
+    def refuses(config):
+        return [Fault("policy.horizon", "8 is too short.")] if config["policy.horizon"] == 8 else []
+
+    with Study(sweep(tmp_path, HORIZON), accept=refuses, taken=Taken(first=first)) as study:
+        assert study.ask().values == {"policy.horizon": 24}
+        assert study.origin(0) == "trial 3 of old"

@@ -63,6 +63,7 @@ STOP = EarlyStopSpec("asha", SUCCESS, "maximize", 10, 3, 100)
             ],
         ),
         ({"budget": BudgetSpec(trials=99), "search": SearchSpec(seed=3)}, []),
+        ({"search": SearchSpec(from_sweeps=("old",))}, ["search.from was [] and is now [old]"]),
     ],
 )
 def test_each_difference_is_named(tmp_path: Path, changes: dict[str, Any], words: list[str]):

@@ -833,6 +833,31 @@ def test_a_listed_trial_that_cannot_be_tried_is_refused(write, listed, words):
     assert names == {"search.try_first"}, faults
 
 
+@pytest.mark.parametrize("written", ["old", "[old]"])
+def test_earlier_sweeps_are_named_alone_or_in_a_list(write, written):
+    spec = load_spec(write(), [f"search.from={written}"])
+    assert spec.search.from_sweeps == ("old",)
+    plain = json.loads(json.dumps(spec.to_dict()))
+    assert plain["search"]["from"] == ["old"]
+    assert SweepSpec.from_dict(plain, spec.folder).search == spec.search
+    assert "from" not in load_spec(write()).to_dict()["search"], "as older versions recorded it"
+
+
+@pytest.mark.parametrize(
+    ("written", "problem"),
+    [
+        ("[a, b, a]", "a is listed twice."),
+        ("pusht-diffusion", "pusht-diffusion is this sweep itself."),
+        ("['']", "an empty text is not a sweep."),
+        ("{old: 1}", "{'old': 1} is not a text."),
+        ("[3]", "element 0 of [3] is not a text."),
+    ],
+)
+def test_what_is_not_an_earlier_sweep_is_refused(write, written, problem):
+    (fault,) = faults_of(write(), f"search.from={written}")
+    assert (fault.name, fault.problem) == ("search.from", problem)
+
+
 def test_more_listed_trials_than_the_budget_has_are_refused(write):
     (fault,) = faults_of(
         write(first_of("[{optimizer.lr: 1.0e-4}, {optimizer.lr: 2.0e-4}]")), "budget.trials=1"
