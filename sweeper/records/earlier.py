@@ -238,8 +238,8 @@ def _differences(
     """Why the values of a sweep cannot be used as values of this one; empty if they can."""
     found = []
     # An objective that both have has the same goal in both.
-    optimised = {objective.name: None for objective in sweep.objectives}
-    if optimised.keys() != {objective.name for objective in spec.objectives}:
+    optimised = [objective.name for objective in sweep.objectives]
+    if set(optimised) != {objective.name for objective in spec.objectives}:
         found.append(f"it optimised {', '.join(optimised)}")
     places = set(trainable.places) if isinstance(trainable, NamesPlaces) else set()
     passed_over = {*NOT_COMPARED, *sweep.varying, *spec.space.names}
@@ -325,12 +325,11 @@ def _value_in(parameter: Parameter, value: Any) -> tuple[Any, ...]:
         return tuple(
             one for one in parameter.values if type(_plain(one)) is type(value) and _plain(one) == value
         )
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not parameter.contains(value):
         return ()
-    if parameter.kind == "int" and value != int(value):
-        return ()
-    number = int(value) if parameter.kind == "int" else float(value)
-    return (number,) if parameter.contains(number) else ()
+    if parameter.kind == "float":
+        return (float(value),)
+    return (int(value),) if value == int(value) else ()
 
 
 def _complete(trainable: Trainable, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -71,9 +71,9 @@ class Source:
     def words(self) -> str:
         """What is taken from it, in a sentence."""
         if self.differs:
-            which = "the best" if self.taken == 1 else f"the best {self.taken}"
-            found = f"{self.name}: {which} of {counted(self.fitting, 'trial')} tried first, because "
-            found += f"its values are not compared with those of this sweep ({'; '.join(self.differs)})"
+            which = {0: "none", 1: "the best"}.get(self.taken, f"the best {self.taken}")
+            found = f"{self.name}: {which} of {counted(self.fitting, 'trial')} tried first, "
+            found += f"values not used ({'; '.join(self.differs)})"
         else:
             found = f"{self.name}: the sampler learns from {counted(self.taken, 'trial')}"
         if not self.left_out:

@@ -199,7 +199,8 @@ def event_line(board: Forecast, event: Event) -> str:
     numbers = _numbers(board, trial)
     match event["event"]:
         case EventKind.TRIAL_START:
-            return f"trial {trial.number} started: {_values(trial.values)}"
+            origin = f" ({trial.origin})" if trial.origin else ""
+            return f"trial {trial.number} started{origin}: {_values(trial.values)}"
         case EventKind.TRIAL_WAIT if trial.needs:
             return f"trial {trial.number} is waiting for {trial.needs}"
         case EventKind.REPORT if {item.name for item in board.sweep.tracked} & set(event["metrics"]):

@@ -185,7 +185,8 @@ def _search(plan: Plan, taken: Taken) -> str:
     search = plan.spec.search
     words = f"{search.method}, seed {search.seed}"
     if search.method not in ("random", "grid"):
-        words += f", first {max(0, search.startup_trials - len(taken.known))} trials random"
+        at_random = search.startup_trials - len(taken.known)
+        words += f", first {at_random} trials random" if at_random > 0 or not taken.known else ""
     if taken.first:
         words = f"{counted(len(taken.first), 'trial')} of earlier sweeps first, then {words}"
     if search.try_first:

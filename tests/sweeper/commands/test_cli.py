@@ -344,7 +344,7 @@ def test_check_says_what_is_taken_from_earlier_sweeps(tmp_path, capsys):
     assert ended("check", path) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "1 trial of earlier sweeps first, then tpe" in text
-    assert "old: the best of 5 trials tried first, because its values are not compared" in text
+    assert "old: the best of 5 trials tried first, values not used" in text
     assert "(rollout.env was null and is gym_pusht/PushT-v0); left out: 1 × optimizer.lr outside" in text
     assert ended("check", path, "search.from=nothing") == 2
     text = " ".join(capsys.readouterr().err.split())

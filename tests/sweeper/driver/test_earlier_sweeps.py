@@ -19,13 +19,15 @@ from sweeper.driver.launch import run_sweep
 from sweeper.driver.opening import earlier_sweep, open_sweep
 from sweeper.driver.recorder import Outcome, Recorder
 from sweeper.errors import SweepExistsError, UserError
-from sweeper.layout import EARLIER, STUDY
+from sweeper.layout import EARLIER, JOURNAL, STUDY
 from sweeper.records.earlier import read_taken, take_earlier
+from sweeper.records.journal import read_journal
 from sweeper.records.summary import read_summary
 from sweeper.records.sweep_state import read_sweep
 from sweeper.spec.space import Parameter
 from sweeper.spec.sweep import BudgetSpec, ResourceSpec, SearchSpec, SweepSpec
 from sweeper.terminal.as_json import to_json
+from sweeper.terminal.live import events_as_lines
 from sweeper.terminal.tables import print_ranking
 
 CONFIG = {"train.steps": 20}
@@ -85,6 +87,8 @@ def test_the_records_say_where_the_first_trials_came_from(tmp_path, old):
     for sweep_state in (read_sweep(spec.folder), read_summary(spec.folder)):
         assert [trial.origin for trial in sweep_state.trials.values()] == origins
     found = read_sweep(spec.folder)
+    lines = events_as_lines(read_journal(spec.folder / JOURNAL).events)
+    assert any("trial 1 started (trial 11 of old): lr=" in line for line in lines)
     console = plain_console(200)
     print_ranking(console, found)
     assert "tried first: trial 0 (search.try_first), trial 1 (trial 11 of old), trial 2" in printed(console)
