@@ -182,7 +182,7 @@ class Recorder:
         space = self._spec.space
         values = {p.name: config[p.name] for p in space.parameters if space.exists(p, config)}
         origin = self._study.origin(number)
-        taken = {"origin": origin} if origin else {}
+        taken: dict[str, Any] = {"origin": origin} if origin else {}
         self._write(EventKind.TRIAL_START, trial=number, config=config, values=values, **taken)
         if trial is not None:
             # Its worker may have reported more than the killed driver received.

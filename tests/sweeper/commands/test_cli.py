@@ -320,16 +320,16 @@ def test_the_wheel_contains_the_built_in_spaces(tmp_path):
     assert all(str(tmp_path / "installed") in line for line in lines)
 
 
-def space_from(folder: Path, *, steps: int = 100) -> str:
+def space_from(folder: Path) -> str:
     """A space file that takes from the sweep ``sweeps/old``, of which six trials completed; its path."""
-    config = {"dataset.repo_id": "builtin/pusht", "train.steps": 100}
+    config = {"dataset.repo_id": "builtin/pusht", "train.steps": 1000}
     old = Sweep(folder / "sweeps" / "old")
     old.start(LR, config=config)
     for number in range(6):
         old.trial(number, lr=(number + 1) * 1e-4)
     text = {
         "trainable": "diffusion_policy",
-        "config": {**config, "train.steps": steps, "rollout.env": "gym_pusht/PushT-v0"},
+        "config": {**config, "rollout.env": "gym_pusht/PushT-v0"},
         "parameters": {"optimizer.lr": {"min": 1e-5, "max": 5e-4, "log": True}},
         "metric": {"name": "rollout/success_rate"},
         "budget": {"trials": 20},

@@ -67,6 +67,7 @@ def drive(spec: SweepSpec, trials: int) -> list[Mapping[str, Any]]:
     return configs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "steps"), [("tpe", 20), ("tpe", 30), ("random", 20)])
 def test_it_continues_the_same_although_the_earlier_sweep_was_deleted(tmp_path, old, method, steps):
     undisturbed = drive(new(tmp_path / "undisturbed", method=method, steps=steps), 10)
@@ -88,7 +89,7 @@ def test_the_records_say_where_the_first_trials_came_from(tmp_path, old):
         assert [trial.origin for trial in sweep_state.trials.values()] == origins
     found = read_sweep(spec.folder)
     lines = events_as_lines(read_journal(spec.folder / JOURNAL).events)
-    assert any("trial 1 started (trial 11 of old): lr=" in line for line in lines)
+    assert any("trial 1 started (trial 11 of old): " in line for line in lines)
     console = plain_console(200)
     print_ranking(console, found)
     assert "tried first: trial 0 (search.try_first), trial 1 (trial 11 of old), trial 2" in printed(console)

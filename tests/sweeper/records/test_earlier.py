@@ -21,7 +21,7 @@ from sweeper.spec.taken import Taken
 from trainables import registry
 
 TRAINABLE = registry.load("diffusion_policy")
-DATA = {"dataset.repo_id": "builtin/pusht", "train.steps": 100}
+DATA = {"dataset.repo_id": "builtin/pusht", "train.steps": 1000}
 RATES = (1e-4, 2e-4, 3e-4, 4e-4, 5e-4)
 
 
@@ -78,15 +78,15 @@ def test_values_outside_the_space_are_left_out_with_the_reason(tmp_path, old):
 
 
 def test_a_parameter_that_is_new_has_the_value_that_the_earlier_sweep_trained_with(tmp_path, old):
-    fixed = played(tmp_path / "fixed", config={**DATA, "policy.horizon": 8})
+    fixed = played(tmp_path / "fixed", config={**DATA, "policy.horizon": 24})
     fixed.trial(0, lr=6e-4)
-    horizon = Parameter("policy.horizon", "int", 8, 16, step=8)
+    horizon = Parameter("policy.horizon", "int", 16, 24, step=8)
     found = taken(tmp_path, LR, horizon, named=("old", "fixed"))
     assert TRAINABLE.fields["policy.horizon"].default == 16
-    assert [trial.values["policy.horizon"] for trial in found.known] == [16] * 5 + [8]
+    assert [trial.values["policy.horizon"] for trial in found.known] == [16] * 5 + [24]
     # A space without that value has no place for these trials.
     with pytest.raises(UserError, match=r"none of the 5 trials of old is in this space: 5 × policy\.horizon"):
-        taken(tmp_path, LR, dataclasses.replace(horizon, high=8, step=1))
+        taken(tmp_path, LR, dataclasses.replace(horizon, low=24))
 
 
 def test_a_parameter_that_is_fixed_now_must_have_had_this_value(tmp_path):
@@ -130,7 +130,7 @@ def test_tpe_also_learns_from_trials_that_were_stopped_early(tmp_path, old):
     assert found.known[-1].objectives == (pytest.approx(5.2),)
     assert len(taken(tmp_path, method="gp").known) == 5
     # How far it came says nothing about the best.
-    assert len(taken(tmp_path, config={**DATA, "train.steps": 200}).first) == 2
+    assert len(taken(tmp_path, config={**DATA, "train.steps": 2000}).first) == 2
 
 
 INFERENCE = InferenceSpec({"policy.num_inference_steps": (4, 8)}, SUCCESS, "maximize")
@@ -139,7 +139,7 @@ INFERENCE = InferenceSpec({"policy.num_inference_steps": (4, 8)}, SUCCESS, "maxi
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"config": {**DATA, "train.steps": 200}}, "train.steps was 100 and is 200"),
+        ({"config": {**DATA, "train.steps": 2000}}, "train.steps was 1000 and is 2000"),
         (
             {"config": {**DATA, "dataset.repo_id": "lerobot/pusht"}},
             "dataset.repo_id was builtin/pusht and is lerobot/pusht",
@@ -213,14 +213,14 @@ def test_the_trials_that_are_tried_first_are_few(tmp_path):
 
 
 def test_one_sweep_may_be_learned_from_and_the_best_of_another_be_tried(tmp_path, old):
-    longer = played(tmp_path / "longer", config={**DATA, "train.steps": 900})
+    longer = played(tmp_path / "longer", config={**DATA, "train.steps": 9000})
     longer.trial(0, lr=7e-4)
     found = taken(tmp_path, named=("longer", "old"))
     assert rates(found.first) == [7e-4]
     assert len(found.known) == 5
     assert [source.taken for source in found.sources] == [1, 5]
     assert found.sources[0].words == (
-        "longer: the best of 1 trial tried first, values not used (train.steps was 900 and is 100)"
+        "longer: the best of 1 trial tried first, values not used (train.steps was 9000 and is 1000)"
     )
 
 
@@ -253,7 +253,11 @@ def test_a_sweep_that_is_starting_or_damaged_cannot_be_taken_from(tmp_path, old)
 
 
 def test_a_sweep_without_completed_trials_is_refused(tmp_path):
-    played(tmp_path / "old").trial(0, status="failed", reason="diverged")
+    old = played(tmp_path / "old")
+    old.trial(0, status="failed", reason="diverged")
+    with pytest.raises(UserError, match=r"search\.from: old has no completed trial\. Wait until"):
+        taken(tmp_path)
+    old.finish("failed")
     with pytest.raises(UserError, match=r"search\.from: old has no completed trial\. Remove it\."):
         taken(tmp_path)
 
@@ -293,7 +297,7 @@ def test_what_was_taken_is_read_back_equal(tmp_path):
     old = played(tmp_path / "old", LR, choice("policy.down_dims", [32, 64], [64, 128]))
     old.trial(0, values={"policy.down_dims": [64, 128]})
     old.trial(1, lr=2e-4, values={"policy.down_dims": [32, 64]}, steps=1, status="stopped_early")
-    other = played(tmp_path / "other", config={**DATA, "train.steps": 7})
+    other = played(tmp_path / "other", config={**DATA, "train.steps": 7000})
     other.trial(0, **{"policy.down_dims": [32, 64]})
     dims = choice("policy.down_dims", [32, 64], [64, 128], [512, 1024, 2048])
     spec = new(tmp_path, LR, dims, named=("old", "other"))

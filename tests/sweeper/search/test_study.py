@@ -384,6 +384,7 @@ def test_wider_ranges_keep_all_that_the_search_was_told(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["cmaes", "gp"])
 @pytest.mark.parametrize("before", [5, 12])
+@pytest.mark.slow
 def test_a_narrower_range_is_still_searched_by_the_sampler(tmp_path, caplog, method, before):
     parts = (*NUMBERS[:2], N_ACTION_STEPS)
     with Study(sweep(tmp_path, *parts, method=method, startup_trials=1)) as study:
@@ -534,6 +535,7 @@ WELL_KNOWN = tuple(
 """Trials of which those with a learning rate near 6e-4 are the best."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["tpe", GP])
 def test_the_sampler_knows_trials_of_earlier_sweeps_from_the_first_one_on(tmp_path, method):
     asked = {}
@@ -549,6 +551,7 @@ def test_the_sampler_knows_trials_of_earlier_sweeps_from_the_first_one_on(tmp_pa
     assert min(rates["with"]) > 2e-4, "near the best that is known"
 
 
+@pytest.mark.slow
 def test_what_is_known_of_trials_that_were_stopped_early_counts_too(tmp_path):
     stopped = tuple(known_at(1e-5 * (1 + place), 8, 0.0, stopped_at=10) for place in range(30))
     good = tuple(known_at(5e-4 + 1e-5 * place, 8, 1.0) for place in range(8))
@@ -561,6 +564,7 @@ def test_what_is_known_of_trials_that_were_stopped_early_counts_too(tmp_path):
     assert asked[1].config["optimizer.lr"] > 3e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["tpe", GP])
 def test_an_interrupted_search_that_knows_earlier_trials_tries_what_an_undisturbed_one_tries(
     tmp_path, method
@@ -590,6 +594,7 @@ def test_an_interrupted_search_that_knows_earlier_trials_tries_what_an_undisturb
     assert found["interrupted"] == found["undisturbed"]
 
 
+@pytest.mark.slow
 def test_a_narrower_range_forgets_the_trials_outside_it(tmp_path):
     spec = sweep(tmp_path, *NUMBERS, startup_trials=5)
     with Study(spec, taken=Taken(known=WELL_KNOWN, first=(known_at(1e-3, 8, 0.0),))) as study:
@@ -603,6 +608,7 @@ def test_a_narrower_range_forgets_the_trials_outside_it(tmp_path):
     assert all(one.config["optimizer.lr"] <= 9e-5 for one in asked)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["tpe", "random", "grid", CMAES])
 def test_the_best_of_earlier_sweeps_come_after_what_the_user_listed_once(tmp_path, method):
     first = (

@@ -850,7 +850,7 @@ def test_earlier_sweeps_are_named_alone_or_in_a_list(write, written):
         ("pusht-diffusion", "pusht-diffusion is this sweep itself."),
         ("['']", "an empty text is not a sweep."),
         ("{old: 1}", "{'old': 1} is not a text."),
-        ("[3]", "element 0 of [3] is not a text."),
+        ("[3]", "3 is not a text."),
     ],
 )
 def test_what_is_not_an_earlier_sweep_is_refused(write, written, problem):
