@@ -343,8 +343,8 @@ def test_check_says_what_is_taken_from_earlier_sweeps(tmp_path, capsys):
     path = space_from(tmp_path)
     assert ended("check", path) == 0
     text = " ".join(capsys.readouterr().out.split())
-    assert "1 trial of earlier sweeps first, then tpe" in text
-    assert "old: the best of 5 trials tried first, values not used" in text
+    assert "2 trials of earlier sweeps first, then tpe" in text
+    assert "old: the best 2 of 5 trials tried first, values not used" in text
     assert "(rollout.env was null and is gym_pusht/PushT-v0); left out: 1 × optimizer.lr outside" in text
     assert ended("check", path, "search.from=nothing") == 2
     text = " ".join(capsys.readouterr().err.split())
@@ -354,7 +354,7 @@ def test_check_says_what_is_taken_from_earlier_sweeps(tmp_path, capsys):
 def test_check_prints_json_of_what_is_taken(tmp_path, capsys):
     assert ended("check", space_from(tmp_path), "--json") == 0
     taken = json.loads(capsys.readouterr().out)["earlier"]
-    assert [source["taken"] for source in taken["sources"]] == [1]
+    assert [source["taken"] for source in taken["sources"]] == [2]
     assert taken["first"][0]["number"] == 4
     assert ended("check", "pusht_quick", "--json") == 0
     assert json.loads(capsys.readouterr().out)["earlier"] == {"sources": [], "known": [], "first": []}
@@ -362,7 +362,7 @@ def test_check_prints_json_of_what_is_taken(tmp_path, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("space", "words"), [("pusht_image", "✓ pusht-image"), ("space.yaml", "old: the best of 5 trials")]
+    ("space", "words"), [("pusht_image", "✓ pusht-image"), ("space.yaml", "old: the best 2 of 5 trials")]
 )
 def test_check_loads_no_heavy_package(tmp_path, space, words):
     space_from(tmp_path)
