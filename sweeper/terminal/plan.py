@@ -25,10 +25,12 @@ __all__ = ["print_plan"]
 TARGETS = (0.2, 0.1, 0.05)
 """Differences of success rates, of which the first one that the planned episodes cannot show is explained."""
 
+NOTHING = Taken()
+"""What a sweep without ``search.from`` takes."""
 
-def print_plan(console: Console, plan: Plan, taken: Taken | None = None) -> None:
+
+def print_plan(console: Console, plan: Plan, taken: Taken = NOTHING) -> None:
     """Print what a sweep would do, and what it takes from earlier sweeps."""
-    taken = Taken() if taken is None else taken
     spec = plan.spec
     objectives = ", ".join(f"{objective.goal} {objective.name}" for objective in spec.objectives)
     console.print(
@@ -81,7 +83,7 @@ def _facts(plan: Plan, taken: Taken) -> Table:
     return grid
 
 
-def _lines(plan: Plan, taken: Taken) -> Iterable[tuple[str, str]]:
+def _lines(plan: Plan, taken: Taken = NOTHING) -> Iterable[tuple[str, str]]:
     spec, resources, machine = plan.spec, plan.resources, plan.machine
     yield "space", _space(plan)
     for number, constraint in enumerate(spec.space.constraints):
