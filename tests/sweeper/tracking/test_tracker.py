@@ -24,6 +24,7 @@ from small_sweeps import SUCCESS
 from sweeper.errors import UserError
 from sweeper.layout import DATABASE, STATE
 from sweeper.machines.ssh import unused_port
+from sweeper.records.events import EventKind
 from sweeper.records.sweep_state import read_sweep
 from sweeper.tracking.state import read_state
 from sweeper.tracking.tracker import Tracker, tracking_uri
@@ -49,6 +50,18 @@ def _own_environment(monkeypatch):
 
 def parent_run_id(tracker):
     return tracker._state.parent
+
+
+def test_a_run_says_where_the_values_of_its_trial_were_taken_from(tmp_path):
+    played = Sweep(tmp_path)
+    played.start()
+    fields = {"values": {"optimizer.lr": 1e-4}, "config": {"optimizer.lr": 1e-4}}
+    played.journal.append(EventKind.TRIAL_START, trial=0, origin="trial 7 of old", **fields)
+    played.trial(1)
+    tracker, _ = played.deliver()
+    runs = tracker._state.runs
+    tags = [client_of(tmp_path).get_run(runs[number]).data.tags for number in ("0", "1")]
+    assert [found.get("sweep.origin") for found in tags] == ["trial 7 of old", None]
 
 
 def test_a_sweep_is_one_parent_run_with_a_child_for_each_trial(tmp_path):
