@@ -27,7 +27,7 @@ from trainables.diffusion_policy.config.sections import BUILTIN_PUSHT
 from trainables.diffusion_policy.trainable import TRAINABLE
 from trainables.interface import TrainContext
 
-__all__ = ["ERROR", "RUNGS", "SPACE", "STEPS", "TABLE", "read_table"]
+__all__ = ["ERROR", "EVERY", "RUNGS", "SPACE", "STEPS", "TABLE", "draw", "read_table"]
 
 TABLE = Path(__file__).with_name("learning_curves.json")
 ERROR = "eval/action_mse"
@@ -119,8 +119,8 @@ def main() -> None:
     trials = read_table(arguments.file)["trials"] if arguments.file.exists() else []
     for number in range(len(trials), arguments.trials):
         trials.append(train(draw(number), arguments.cache))
-        said = trials[-1]
-        print(number, said["cpu_s"], said[ERROR][-1], said["values"], flush=True)
+        newest = trials[-1]
+        print(number, newest["cpu_s"], newest[ERROR][-1], newest["values"], flush=True)
         _write(arguments.file, trials)
 
 

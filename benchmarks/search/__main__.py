@@ -1,0 +1,163 @@
+"""Which search method ends with better policies: ``python -m benchmarks.search [--json FILE]``.
+
+Plays sweeps with our samplers and our rules of early stopping, each combination with the same seeds and the
+same budget of optimiser steps. Trials report learning curves that were recorded on Push-T
+(`benchmarks.learning_curves`), in two ways: ``fitted`` predicts the curve of any configuration and adds the
+noise of a recorded one, ``recorded`` uses the nearest recorded curve. Prints the tables of docs/search.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks import machine
+from benchmarks.learning_curves import TABLE, read_table
+from benchmarks.search.comparison import Method, Row, bootstrap, rows
+from benchmarks.search.curves import Curves, Fitted, Recorded
+from benchmarks.search.sweeps import SAMPLERS, STOPPERS, Played, play
+
+SLOW = ("gp",)
+SLOW_STOPPERS = ("none", "asha", "promotion")
+"""Rules with which slow samplers are played."""
+PATIENCE = (5, 10, 15, 20, 30)
+"""Values of ``budget.stagnation`` that are compared."""
+
+
+def methods(samplers: Sequence[str], stoppers: Sequence[str]) -> list[Method]:
+    """The combinations that are played."""
+    return [
+        (sampler, stopper)
+        for sampler in samplers
+        for stopper in stoppers
+        if sampler not in SLOW or stopper in SLOW_STOPPERS
+    ]
+
+
+def compare(
+    curves: Curves, chosen: Sequence[Method], sweeps: int, trainings: int
+) -> tuple[list[Row], Mapping[Method, list[Played]]]:
+    """Play the sweeps of each method."""
+    played: dict[Method, list[Played]] = {}
+    for method in chosen:
+        began = time.process_time()
+        played[method] = [play(curves, *method, seed, trainings) for seed in range(sweeps)]
+        print(f"  {', '.join(method)}: {time.process_time() - began:.0f} s of CPU", flush=True)
+    return rows(played, curves.best), played
+
+
+def stagnation(sweeps: Sequence[Played], best: float) -> list[dict[str, Any]]:
+    """What a sweep that ends when nothing improves any more saves, and what it loses."""
+    found = []
+    for patience in PATIENCE:
+        ends, losses, ended = [], [], 0
+        for sweep in sweeps:
+            stop = _stop(sweep, patience)
+            ended += stop < len(sweep.ends)
+            ends.append(stop)
+            losses.append(100 * (_chosen(sweep, stop) - _chosen(sweep, len(sweep.ends))) / best)
+        low, high = bootstrap(np.array(losses))
+        found.append(
+            {
+                "stagnation": patience,
+                "sweeps that ended": ended,
+                "of": len(sweeps),
+                "trials": float(np.mean(ends)),
+                "of trials": float(np.mean([len(sweep.ends) for sweep in sweeps])),
+                "worse by": float(np.mean(losses)),
+                "low": low,
+                "high": high,
+            }
+        )
+    return found
+
+
+def _stop(sweep: Played, patience: int) -> int:
+    """The number of trials after which the last ones brought no improvement."""
+    best, since = np.inf, 0
+    for number, (reported, _) in enumerate(sweep.ends):
+        since = 0 if reported < best else since + 1
+        best = min(best, reported)
+        if since >= patience:
+            return number + 1
+    return len(sweep.ends)
+
+
+def _chosen(sweep: Played, trials: int) -> float:
+    """The true error of the best of the first trials."""
+    return min(sweep.ends[:trials])[1]
+
+
+def table(found: Sequence[Row]) -> str:
+    """The rows as Markdown."""
+    lines = [
+        "| sampler | early stopping | trials begun | completed | above the best | less than random, none | "
+        "less than the same sampler with asha |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in found:
+        gains = [_gain(row, name) for name in ("random, none", "the same sampler, asha")]
+        low, high = row.interval
+        lines.append(
+            f"| {row.sampler} | {row.stopper} | {row.begun:.0f} | {row.completed:.1f} | "
+            f"{row.error:.2f} % ({low:.2f} to {high:.2f}) | {gains[0]} | {gains[1]} |"
+        )
+    return "\n".join(lines)
+
+
+def _gain(row: Row, name: str) -> str:
+    if name not in row.gain:
+        return ""
+    low, high = row.gain_interval[name]
+    return f"{row.gain[name]:+.2f} ({low:+.2f} to {high:+.2f})"
+
+
+def main() -> None:
+    """Print the tables, and write JSON if asked to."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.search", description=__doc__)
+    parser.add_argument("--sweeps", type=int, default=100, help="simulated sweeps of each method")
+    parser.add_argument("--trainings", type=int, default=12, help="budget of a sweep, in whole trainings")
+    parser.add_argument("--long", type=int, default=60, help="the same of the sweeps for budget.stagnation")
+    parser.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=SAMPLERS)
+    parser.add_argument("--stoppers", nargs="+", choices=STOPPERS, default=STOPPERS)
+    parser.add_argument("--curves", nargs="+", choices=("fitted", "recorded"), default=("fitted", "recorded"))
+    parser.add_argument("--table", type=Path, default=TABLE, help="the recorded learning curves")
+    parser.add_argument("--json", type=Path, help="write the results to this file too")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    trials = read_table(arguments.table)["trials"]
+    fitted = Fitted(trials)
+    kinds: dict[str, Curves] = {"fitted": fitted, "recorded": Recorded(trials, fitted.lengths)}
+    said: dict[str, Any] = {
+        "machine": machine.describe() | machine.versions("optuna", "cmaes", "scipy"),
+        "recorded trials": len(trials),
+        "sweeps": arguments.sweeps,
+        "trainings": arguments.trainings,
+        "length scales": fitted.lengths.tolist(),
+        "noise of the last error": float(fitted.unexplained()[-1]),
+    }
+    print(json.dumps(said))
+    for kind in arguments.curves:
+        chosen = methods(arguments.samplers, arguments.stoppers)
+        print(f"{kind} curves, {arguments.sweeps} sweeps of {arguments.trainings} trainings", flush=True)
+        found, _ = compare(kinds[kind], chosen, arguments.sweeps, arguments.trainings)
+        print(table(found), flush=True)
+        said[kind] = [dataclasses.asdict(row) for row in found]
+    if arguments.long:
+        long = [play(fitted, "tpe", "none", seed, arguments.long) for seed in range(arguments.sweeps)]
+        said["stagnation"] = stagnation(long, fitted.best)
+        print(json.dumps(said["stagnation"], indent=1))
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(said, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
