@@ -50,7 +50,7 @@ def close(spec: SweepSpec, trainable: Trainable, sweep: SweepState) -> SweepResu
     if sweep.is_closed:
         what, more = "This sweep is complete", "budget.trials"
         if limit is not None and limit.name != "trials":
-            what, more = "The budget of this sweep is used up", "it"
+            what, more = "The budget of this sweep is used up", f"budget.{limit.name}"
         message = f"{what}: {sweep.ended_trials} trials have ended. Raise {more} for more trials, "
         message += "or choose another name for a new sweep."
         as_before: SweepStatus = sweep.status if sweep.status == SweepStatus.FAILED else SweepStatus.DONE

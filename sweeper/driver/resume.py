@@ -25,6 +25,7 @@ _LARGER: Mapping[str, tuple[str, str]] = {
     "gpu_hours": ("budget.gpu_hours=+10", "gives it 10 more"),
     "cost": ("budget.cost=+10", "allows 10 more"),
     "max_failed": ("budget.max_failed=+5", "allows 5 more"),
+    "stagnation": ("budget.stagnation=null", "continues without this limit"),
 }
 """The change that lets a sweep continue that has reached a limit, and what the change does."""
 

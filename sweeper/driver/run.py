@@ -41,6 +41,7 @@ from sweeper.machines.outage import outage, ray_is_gone
 from sweeper.records.events import EventKind
 from sweeper.records.forecast import Forecast
 from sweeper.records.journal import read_journal
+from sweeper.records.limits import stagnation_reached
 from sweeper.records.status import SweepStatus, TrialStatus
 from sweeper.report.remake import remake_report
 from sweeper.search.early_stopping import Ended, Recorded, Reported, make_scheduler
@@ -201,9 +202,18 @@ class SweepRun:
             time.sleep(PAUSED_POLL_S)
         return self._ending.try_continue()
 
-    def _left(self) -> int:
-        """The number of trials that may still come to their end."""
-        return 0 if self._ending.draining else self._sweep.budget.trials - self._sweep.ended_trials
+    def _limit(self, ended_before: int, unfinished: int) -> int:
+        """The number of trials that a Tune run may start.
+
+        Args:
+            ended_before: The number of trials that had ended when it began.
+            unfinished: The number of trials that had begun and not ended then; they are started first.
+        """
+        if self._ending.draining:
+            return 0
+        if stagnation_reached(self._sweep.budget, self._sweep) is not None:
+            return unfinished
+        return self._sweep.budget.trials - ended_before
 
     def _tune(self) -> bool:
         """Run trials with Tune until the sweep ends or pauses; whether the space has no more configurations.
@@ -211,16 +221,17 @@ class SweepRun:
         Raises:
             SweeperError: If the study cannot suggest more trials.
         """
-        if self._ending.check() or self._left() <= 0:
+        ended_before, unfinished = self._sweep.ended_trials, self._unfinished()
+        limit = self._limit(ended_before, len(unfinished))
+        if self._ending.check() or limit <= 0:
             return False  # a signal came while Ray started
         scheduler = self._scheduler()
-        searcher = StudySearcher(self._records.study, self._unfinished(), self._left())
+        searcher = StudySearcher(self._records.study, unfinished, limit)
         retries = Retries(self._spec, self._trainable, self._recorder, searcher, self._ending)
-        ended_before = self._sweep.ended_trials
         tuner = self._tuner(
             searcher,
             scheduler,
-            make_stopper(lambda: self._turn(searcher, ended_before)),
+            make_stopper(lambda: self._turn(searcher, ended_before, len(unfinished))),
             [
                 FreeSlots(self._spec.folder, self._group, lambda: self._ending.stopping),
                 RecorderCallback(self._recorder, scheduler, self._expected, retries),
@@ -300,12 +311,13 @@ class SweepRun:
             trials_per_process=spec.resources.trials_per_process,
         )
 
-    def _turn(self, searcher: StudySearcher, ended_before: int) -> bool:
+    def _turn(self, searcher: StudySearcher, ended_before: int, unfinished: int) -> bool:
         """What the driver does in every turn of Tune's loop; whether the Tune run is over.
 
         Args:
             searcher: That of the Tune run; its limit follows the budget.
             ended_before: The number of trials that had ended when the Tune run started.
+            unfinished: The number of trials that had begun and not ended then.
         """
         self._check_ray()
         self._requests.poll()
@@ -313,7 +325,7 @@ class SweepRun:
         if self._records.journal.problem:
             self._ending.give_up(self._records.journal.problem)
         self._recorder.tell_study()
-        searcher.limit = 0 if self._ending.draining else self._sweep.budget.trials - ended_before
+        searcher.limit = self._limit(ended_before, unfinished)
         if self._ending.check():
             self._display.say(self._ending.notice())
         if self._ending.stopping:
@@ -354,6 +366,9 @@ class SweepRun:
             return SweepStatus.DONE, f"Stopped by request: {ended} of {sweep.budget.trials} trials ended."
         if ended >= sweep.budget.trials or (ended and sweep.count(TrialStatus.FAILED) == ended):
             return verdict(sweep)
+        stagnation = stagnation_reached(sweep.budget, sweep)
+        if stagnation is not None:
+            return stagnation.status, stagnation.message
         if not exhausted:
             log = self._spec.folder / DRIVER_LOG
             return (

@@ -244,7 +244,7 @@ def _is_budget(value: Any) -> bool:
         made = BudgetSpec(**value)
     except TypeError:
         return False
-    limits = (made.hours, made.gpu_hours, made.max_failed, made.cost)
+    limits = (made.hours, made.gpu_hours, made.max_failed, made.cost, made.stagnation)
     return is_whole(made.trials) and all(map(_is_limit, limits))
 
 

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sweeper.records.forecast import HOUR_S, gpus_per_trial
+from sweeper.records.ranking import ranked, without_gain
 from sweeper.records.spending import spending_of
 from sweeper.records.status import SweepStatus, TrialStatus
 from sweeper.records.sweep_state import SweepState
 from sweeper.spec.cost import money_text
 from sweeper.spec.sweep import BudgetSpec
 
-__all__ = ["Limit", "last_failure", "limit_reached", "nothing_left"]
+__all__ = ["Limit", "last_failure", "limit_reached", "nothing_left", "stagnation_reached"]
 
 
 @dataclass(frozen=True)
@@ -25,15 +26,15 @@ class Limit:
         message: The same as a sentence.
     """
 
-    name: Literal["trials", "hours", "gpu_hours", "max_failed", "cost"]
+    name: Literal["trials", "hours", "gpu_hours", "max_failed", "cost", "stagnation"]
     status: SweepStatus
     message: str
 
 
 def limit_reached(budget: BudgetSpec, sweep: SweepState, now: float | None = None) -> Limit | None:
-    """Return the first limit, other than the number of trials, that a sweep has reached; None if none.
+    """Return the first limit that a sweep has reached and at which running trials end; None if none.
 
-    Running trials end when one of these is reached. At the number of trials they continue.
+    At the other limits, the number of trials and `stagnation_reached`, running trials continue to their end.
 
     Args:
         budget: The budget; that of the sweep, or a changed one.
@@ -65,7 +66,29 @@ def nothing_left(budget: BudgetSpec, sweep: SweepState) -> Limit | None:
     ended = sweep.ended_trials
     if ended >= budget.trials:
         return Limit("trials", SweepStatus.DONE, f"budget.trials: {ended} of {budget.trials} trials ended.")
-    return limit_reached(budget, sweep, sweep.heard)
+    limit = limit_reached(budget, sweep, sweep.heard)
+    if limit is None and not sweep.count(TrialStatus.RUNNING, TrialStatus.INTERRUPTED):
+        return stagnation_reached(budget, sweep)
+    return limit
+
+
+def stagnation_reached(budget: BudgetSpec, sweep: SweepState) -> Limit | None:
+    """Return the limit ``stagnation`` if the last trials brought no gain; None if not, or if it is not set.
+
+    Depends on the trials that ended only, so that the next driver decides alike.
+    """
+    if budget.stagnation is None:
+        return None
+    since = without_gain(list(sweep.trials.values()), sweep.objectives)
+    if since < budget.stagnation:
+        return None
+    if len(sweep.objectives) > 1:
+        gain = "is on the Pareto front of the others"
+    else:
+        best = ranked(sweep.trials.values(), sweep.objectives)[0]
+        gain = f"is better than trial {best.number}"
+    message = f"budget.stagnation: none of the last {since} trials {gain}."
+    return Limit("stagnation", SweepStatus.DONE, message)
 
 
 def last_failure(sweep: SweepState) -> str:

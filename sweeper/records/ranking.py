@@ -13,7 +13,7 @@ from sweeper.records.status import TrialStatus
 from sweeper.records.trial_state import TrialState
 from sweeper.spec.sweep import Objective
 
-__all__ = ["ORDER", "is_better", "ranked"]
+__all__ = ["ORDER", "is_better", "ranked", "since_gain", "without_gain"]
 
 ORDER = (
     TrialStatus.COMPLETED,
@@ -79,6 +79,39 @@ def _fronts(trials: Sequence[TrialState], objectives: Sequence[Objective]) -> di
 
 def _is_undominated(costs: tuple[float, ...], front: _Front) -> bool:
     return not front.dominates(costs)
+
+
+def without_gain(trials: Iterable[TrialState], objectives: Sequence[Objective]) -> int:
+    """How many trials have ended since the last gain, as `since_gain` counts them.
+
+    Failed trials do not count: they show nothing about the space.
+    """
+    ended = [t for t in trials if t.status in (TrialStatus.COMPLETED, TrialStatus.STOPPED_EARLY)]
+    ended.sort(key=lambda trial: (trial.ended or 0.0, trial.number))
+    nothing = (math.inf,) * len(objectives)
+    return since_gain(
+        _costs(trial, objectives) if trial.status == TrialStatus.COMPLETED else nothing for trial in ended
+    )
+
+
+def since_gain(ended: Iterable[tuple[float, ...]]) -> int:
+    """How many of the last trials brought no gain: an earlier one is as good in every objective.
+
+    With one objective a gain is a new best value, with several it is a new trial on the Pareto front. Counted
+    from the first trial that was completed.
+
+    Args:
+        ended: The costs of each trial, in the order in which they ended; infinite if it was stopped early.
+    """
+    front: list[tuple[float, ...]] = []
+    since = 0
+    for costs in ended:
+        if math.inf in costs or any(all(map(operator.le, member, costs)) for member in front):
+            since += bool(front)
+        else:
+            front.append(costs)
+            since = 0
+    return since
 
 
 class _Front(Protocol):

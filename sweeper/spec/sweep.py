@@ -155,6 +155,8 @@ class BudgetSpec:
         gpu_hours: Hours times GPUs held.
         max_failed: Failed trials that end the sweep.
         cost: Money spent on what trials held, in the currency of the section ``cost``.
+        stagnation: Trials in a row without a gain after which no other trial starts. Running trials continue,
+            and if one of them brings a gain, so does the sweep.
     """
 
     trials: int
@@ -162,6 +164,7 @@ class BudgetSpec:
     gpu_hours: float | None = None
     max_failed: int | None = None
     cost: float | None = None
+    stagnation: int | None = None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from sweeper.layout import STATE, trial_folder
 from sweeper.records.forecast import Forecast, cost_of, gpu_hours_json
-from sweeper.records.ranking import ORDER
+from sweeper.records.ranking import ORDER, without_gain
 from sweeper.records.spending import spending_json, spending_of
 from sweeper.records.status import TrialStatus
 from sweeper.records.sweep_state import SweepState, events_after
@@ -68,6 +68,7 @@ def _budget(sweep: SweepState, now: float) -> Plain:
         "gpu_hours": cost_of(sweep, now).so_far,
         "max_failed": sweep.count(TrialStatus.FAILED),
         "cost": 0.0 if (spending := spending_of(sweep, now)) is None else spending.by_trials,
+        "stagnation": without_gain(sweep.trials.values(), sweep.objectives),
     }
     limits = dataclasses.asdict(sweep.budget)
     return {

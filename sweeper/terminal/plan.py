@@ -208,6 +208,8 @@ def _trials(plan: Plan) -> str:
         limits.append(f"or {money_text(budget.cost, plan.spec.cost.currency)}")
     if budget.max_failed is not None:
         limits.append(f"or {budget.max_failed} failed trials")
+    if budget.stagnation is not None:
+        limits.append(f"or {budget.stagnation} in a row without a gain")
     return ", ".join(limits)
 
 

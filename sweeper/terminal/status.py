@@ -105,10 +105,11 @@ def _budget_line(status: Mapping[str, Any]) -> str:
     words = {"trials": "trials", "hours": "hours", "gpu_hours": "GPU-hours", "max_failed": "failed trials"}
     cost = status.get("cost")  # a driver of an earlier version does not report it
     words |= {} if cost is None else {"cost": cost["currency"]}
+    words["stagnation"] = "trials without a gain"
     parts = []
     for name, word in words.items():
-        limit = status["budget"][name]
-        if limit["of"] is not None:
+        limit = status["budget"].get(name)
+        if limit is not None and limit["of"] is not None:
             parts.append(f"{limit['used']:.3g} of {limit['of']:g} {word}")
     return "budget used: " + ", ".join(parts)
 

@@ -154,6 +154,14 @@ SETTINGS: Mapping[str, Mapping[str, FieldInfo]] = {
                 minimum=0.01,
                 doc="Money spent on what trials hold; needs the section cost.",
             ),
+            FieldInfo(
+                "stagnation",
+                "int",
+                None,
+                nullable=True,
+                minimum=1,
+                doc="Trials in a row without a gain after which no other one starts.",
+            ),
         ),
         "resources": (
             FieldInfo("workers", "int", 1, minimum=1, doc="Processes that train one trial together."),

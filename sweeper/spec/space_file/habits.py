@@ -165,6 +165,7 @@ SETTINGS_OF_OTHERS: Mapping[str, str] = {
     ),
     "budget.hours": "hours max_hours timeout timeout_s time_budget_s max_duration_s timeout_min",
     "budget.max_failed": "max_failed max_failed_trials max_failed_trial_count",
+    "budget.stagnation": "stagnation max_stagnation_trials",
     "resources.max_concurrent": (
         "n_jobs max_concurrent_trials max_concurrent max_parallel parallelism trial_concurrency "
         "num_parallel_trials parallel_trials concurrency max_parallel_trials"

@@ -21,6 +21,7 @@ from small_sweeps import LOSS, as_optuna_reads_it, choice, spec
 
 from sweeper.driver.launch import launch, run_sweep, steps_of_all
 from sweeper.driver.preflight import preflight
+from sweeper.driver.resume import resume
 from sweeper.errors import ResourceError, SweepExistsError, UserError
 from sweeper.layout import JOURNAL
 from sweeper.records.journal import read_journal
@@ -217,6 +218,28 @@ def test_a_sweep_whose_trials_all_fail_gives_up_and_says_why(cluster: Any, tmp_p
     assert "ValueError: the parabola is flat here" in printed(console)
     assert read_sweep(sweep.folder).status == "failed"
     assert read_sweep(sweep.folder).count("failed") >= 1
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_sweep_without_gains_ends_and_continues_without_that_limit(cluster: Any, tmp_path: Path) -> None:
+    sweep = spec(
+        tmp_path / "stagnant",
+        choice("optimizer.lr", 0.4, 0.1, 0.05, 0.01),
+        search=SearchSpec(method="grid", try_first=({"optimizer.lr": 0.4}, {"optimizer.lr": 0.01})),
+        resources=ResourceSpec(1, 0, 1, max_concurrent=1),
+        budget=BudgetSpec(trials=4, stagnation=2),
+    )
+    console = quiet()
+    assert launch(sweep, console=console) == 0
+    ended = "budget.stagnation: none of the last 2 trials is better than trial 0."
+    assert ended in printed(console)
+    first = read_sweep(sweep.folder)
+    assert (first.status, first.message, first.ended_trials) == ("done", ended, 3)
+    with pytest.raises(UserError, match=r"stagnant budget.stagnation=null` continues without this limit"):
+        resume(first, [], None, quiet())
+    assert resume(first, ["budget.stagnation=null"], None, quiet()) == 0
+    assert read_sweep(sweep.folder).ended_trials == 4
 
 
 # What is refused before anything starts
