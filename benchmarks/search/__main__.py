@@ -12,7 +12,7 @@ import argparse
 import dataclasses
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from benchmarks.learning_curves import TABLE, read_table
 from benchmarks.search.comparison import Method, Row, bootstrap, rows
 from benchmarks.search.curves import Curves, Fitted, Recorded
 from benchmarks.search.sweeps import SAMPLERS, STOPPERS, Played, play
+from sweeper.records.ranking import since_gain
 
 SLOW = ("gp",)
 SLOW_STOPPERS = ("none", "asha", "promotion")
@@ -42,53 +43,43 @@ def methods(samplers: Sequence[str], stoppers: Sequence[str]) -> list[Method]:
     ]
 
 
-def compare(
-    curves: Curves, chosen: Sequence[Method], sweeps: int, trainings: int
-) -> tuple[list[Row], Mapping[Method, list[Played]]]:
+def compare(curves: Curves, chosen: Sequence[Method], sweeps: int, trainings: int) -> list[Row]:
     """Play the sweeps of each method."""
     played: dict[Method, list[Played]] = {}
     for method in chosen:
         began = time.process_time()
         played[method] = [play(curves, *method, seed, trainings) for seed in range(sweeps)]
         print(f"  {', '.join(method)}: {time.process_time() - began:.0f} s of CPU", flush=True)
-    return rows(played, curves.best), played
+    return rows(played, curves.best)
 
 
 def stagnation(sweeps: Sequence[Played], best: float) -> list[dict[str, Any]]:
     """What a sweep that ends when nothing improves any more saves, and what it loses."""
     found = []
+    lengths = np.array([len(sweep.ends) for sweep in sweeps])
+    whole = np.array([_chosen(sweep, len(sweep.ends)) for sweep in sweeps])
     for patience in PATIENCE:
-        ends, losses, ended = [], [], 0
-        for sweep in sweeps:
-            stop = _stop(sweep, patience)
-            ended += stop < len(sweep.ends)
-            ends.append(stop)
-            losses.append(100 * (_chosen(sweep, stop) - _chosen(sweep, len(sweep.ends))) / best)
-        low, high = bootstrap(np.array(losses))
+        stops = np.array([_stop(sweep, patience) for sweep in sweeps])
+        chosen = np.array([_chosen(sweep, stop) for sweep, stop in zip(sweeps, stops, strict=True)])
+        lost = 100 * (chosen - whole) / best
         found.append(
             {
                 "stagnation": patience,
-                "sweeps that ended": ended,
-                "of": len(sweeps),
-                "trials": float(np.mean(ends)),
-                "of trials": float(np.mean([len(sweep.ends) for sweep in sweeps])),
-                "worse by": float(np.mean(losses)),
-                "low": low,
-                "high": high,
+                "sweeps ended by it": float((stops < lengths).mean()),
+                "trials": float(stops.mean()),
+                "trials without it": float(lengths.mean()),
+                "worse by": float(lost.mean()),
+                "interval": bootstrap(lost),
             }
         )
     return found
 
 
 def _stop(sweep: Played, patience: int) -> int:
-    """The number of trials after which the last ones brought no improvement."""
-    best, since = np.inf, 0
-    for number, (reported, _) in enumerate(sweep.ends):
-        since = 0 if reported < best else since + 1
-        best = min(best, reported)
-        if since >= patience:
-            return number + 1
-    return len(sweep.ends)
+    """The number of trials after which the last ones brought no gain."""
+    ended = [(reported,) for reported, _ in sweep.ends]
+    counts = range(patience, len(ended))
+    return next((count for count in counts if since_gain(ended[:count]) >= patience), len(ended))
 
 
 def _chosen(sweep: Played, trials: int) -> float:
@@ -125,7 +116,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.search", description=__doc__)
     parser.add_argument("--sweeps", type=int, default=100, help="simulated sweeps of each method")
     parser.add_argument("--trainings", type=int, default=12, help="budget of a sweep, in whole trainings")
-    parser.add_argument("--long", type=int, default=60, help="the same of the sweeps for budget.stagnation")
+    parser.add_argument("--long", type=int, default=48, help="the same of the sweeps for budget.stagnation")
     parser.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=SAMPLERS)
     parser.add_argument("--stoppers", nargs="+", choices=STOPPERS, default=STOPPERS)
     parser.add_argument("--curves", nargs="+", choices=("fitted", "recorded"), default=("fitted", "recorded"))
@@ -148,13 +139,13 @@ def main() -> None:
     for kind in arguments.curves:
         chosen = methods(arguments.samplers, arguments.stoppers)
         print(f"{kind} curves, {arguments.sweeps} sweeps of {arguments.trainings} trainings", flush=True)
-        found, _ = compare(kinds[kind], chosen, arguments.sweeps, arguments.trainings)
-        print(table(found), flush=True)
-        said[kind] = [dataclasses.asdict(row) for row in found]
-    if arguments.long:
-        long = [play(fitted, "tpe", "none", seed, arguments.long) for seed in range(arguments.sweeps)]
-        said["stagnation"] = stagnation(long, fitted.best)
-        print(json.dumps(said["stagnation"], indent=1))
+        compared = compare(kinds[kind], chosen, arguments.sweeps, arguments.trainings)
+        print(table(compared), flush=True)
+        said[kind] = [dataclasses.asdict(row) for row in compared]
+    for stopper in ("none", "asha") if arguments.long else ():
+        long = [play(fitted, "tpe", stopper, seed, arguments.long) for seed in range(arguments.sweeps)]
+        said[f"stagnation, tpe, {stopper}"] = found = stagnation(long, fitted.best)
+        print(f"budget.stagnation, tpe, {stopper}, {arguments.long} trainings at most", *found, sep="\n")
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(said, indent=1) + "\n")
 

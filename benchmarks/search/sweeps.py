@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import Any, Literal
 
 from optuna.trial import TrialState
 
-from benchmarks.learning_curves import ERROR, EVERY, RUNGS, SPACE, STEPS
+from benchmarks.learning_curves import ERROR, EVERY, SPACE, STEPS
 from benchmarks.search.curves import Curves
 from benchmarks.search.promotion import Promotion
 from sweeper.search.pruners import make_rule
@@ -69,7 +70,7 @@ class Played:
         error: The true error of the chosen trial.
         begun: Trials that began.
         completed: Trials that reached their end.
-        ends: Reported and true error of the completed trials, in the order in which they ended.
+        ends: Reported and true error of the trials that ended, in this order; infinite if stopped early.
     """
 
     error: float
@@ -159,6 +160,7 @@ class _Sweep:
                 self._rule.complete(number)
         elif why is not None:
             trial.state = "stopped"
+            self._ended.append(number)
             self._suggester.end(trial.asked, TrialState.PRUNED)
         elif self._promotion is not None and self._promotion.pauses(number, trial.step, error):
             trial.state = "paused"
@@ -168,13 +170,14 @@ class _Sweep:
         trials = self._trials
         chosen = min((trial for trial in trials if trial.errors), key=lambda t: (-t.step, t.errors[-1]))
         true = self._curves.true(chosen.values)[len(chosen.errors) - 1]
-        ends = [(trials[number], self._curves.true(trials[number].values)[-1]) for number in self._ended]
-        return Played(
-            float(true),
-            len(trials),
-            len(ends),
-            tuple((trial.errors[-1], float(error)) for trial, error in ends),
-        )
+        completed = sum(trial.state == "completed" for trial in trials)
+        return Played(float(true), len(trials), completed, tuple(map(self._end, self._ended)))
+
+    def _end(self, number: int) -> tuple[float, float]:
+        trial = self._trials[number]
+        if trial.state != "completed":
+            return math.inf, math.inf
+        return trial.errors[-1], float(self._curves.true(trial.values)[-1])
 
 
 def _grid(seed: int) -> Iterator[dict[str, Any]]:
@@ -194,7 +197,7 @@ def _spec(sampler: str, stop: EarlyStopSpec | None, seed: int) -> SweepSpec:
         objectives=(Objective(ERROR, "minimize"),),
         search=SearchSpec(method, seed),
         early_stop=stop,
-        budget=BudgetSpec(trials=RUNGS),
+        budget=BudgetSpec(trials=1),
         resources=ResourceSpec(),
         tracking=TrackingSpec(None, "simulated"),
         folder=Path("simulated"),
