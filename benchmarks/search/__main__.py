@@ -27,7 +27,7 @@ from benchmarks.search.sweeps import SAMPLERS, STOPPERS, Played, play
 from sweeper.records.ranking import since_gain
 
 SLOW = ("gp",)
-SLOW_STOPPERS = ("none", "asha", "promotion")
+SLOW_STOPPERS = ("none", "asha", "asha, later")
 """Rules with which slow samplers are played."""
 PATIENCE = (5, 10, 15, 20, 30)
 """Values of ``budget.stagnation`` that are compared."""
@@ -118,7 +118,7 @@ def main() -> None:
     parser.add_argument("--trainings", type=int, default=12, help="budget of a sweep, in whole trainings")
     parser.add_argument("--long", type=int, default=48, help="the same of the sweeps for budget.stagnation")
     parser.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=SAMPLERS)
-    parser.add_argument("--stoppers", nargs="+", choices=STOPPERS, default=STOPPERS)
+    parser.add_argument("--stoppers", nargs="+", choices=STOPPERS, default=tuple(STOPPERS))
     parser.add_argument("--curves", nargs="+", choices=("fitted", "recorded"), default=("fitted", "recorded"))
     parser.add_argument("--table", type=Path, default=TABLE, help="the recorded learning curves")
     parser.add_argument("--json", type=Path, help="write the results to this file too")

@@ -35,8 +35,24 @@ AT_ONCE = 4
 FIRST = EVERY
 """The first rung: a ninth of a whole trial, as in the spaces that come with the package."""
 SAMPLERS = ("random", "grid", "tpe", "cmaes", "gp")
-STOPPERS = ("none", "asha", "hyperband", "successive_halving", "percentile", "median", "patient", "promotion")
-"""Rules of early stopping, without wilcoxon: it compares episodes, and the recorded trials have none."""
+LATER = 3 * EVERY
+"""A first rung that is further up: a third of a whole trial."""
+STOPPERS: Mapping[str, tuple[str, int]] = {
+    "none": ("", 0),
+    "asha": ("asha", FIRST),
+    "asha, later": ("asha", LATER),
+    "hyperband": ("hyperband", FIRST),
+    "successive_halving": ("successive_halving", FIRST),
+    "percentile": ("percentile", FIRST),
+    "median": ("median", FIRST),
+    "patient": ("patient", FIRST),
+    "promotion": ("asha", FIRST),
+    "promotion, later": ("asha", LATER),
+}
+"""Rules of early stopping, and the step from which on each may stop or pause a trial.
+
+Without wilcoxon: it compares episodes, and the recorded trials have none.
+"""
 GRID = Space(
     (
         Parameter("optimizer.lr", "categorical", values=(1e-4, 4e-4, 1.6e-3, 6e-3, 2.5e-2)),
@@ -100,10 +116,11 @@ class _Sweep:
         self._rule: StoppingRule | None = None
         self._promotion: Promotion | None = None
         stop: EarlyStopSpec | None = None
-        if stopper != "none":
-            method: Any = "asha" if stopper == "promotion" else stopper
-            stop = EarlyStopSpec(method, ERROR, "minimize", min_steps=FIRST, max_steps=STEPS)
-            if stopper == "promotion":
+        method: Any
+        method, first = STOPPERS[stopper]
+        if method:
+            stop = EarlyStopSpec(method, ERROR, "minimize", min_steps=first, max_steps=STEPS)
+            if stopper.startswith("promotion"):
                 self._promotion = Promotion(stop.rungs(), stop.reduction)
             else:
                 self._rule = make_rule(stop, lambda _trial, _step: {})
