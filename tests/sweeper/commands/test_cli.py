@@ -84,6 +84,11 @@ def test_check_prints_the_plan_of_a_valid_space_and_exits_with_0(capsys):
     assert list(Path().iterdir()) == []
 
 
+def test_check_names_the_trials_without_a_gain_that_end_a_sweep(capsys):
+    assert ended("check", "pusht_quick", "budget.stagnation=7") == 0
+    assert "or 7 in a row without a gain" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_a_printed_plan_matches_its_golden_file(golden):
     Path("space.yaml").write_text(

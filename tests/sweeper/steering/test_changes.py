@@ -24,6 +24,7 @@ BUDGET = BudgetSpec(trials=8, hours=2.0)
         (["trials=-3", "hours=+0.5"], BudgetSpec(5, 2.5)),
         (["budget.trials=20", "hours=null"], BudgetSpec(20)),
         (["gpu_hours=7", "max_failed=3"], BudgetSpec(8, 2.0, 7.0, 3)),
+        (["stagnation=20"], BudgetSpec(8, 2.0, stagnation=20)),
     ],
 )
 def test_a_budget_can_be_set_raised_and_lowered(changes: list[str], budget: BudgetSpec) -> None:
