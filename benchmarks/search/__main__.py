@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import torch
 
 from benchmarks import machine
@@ -115,7 +116,7 @@ def main() -> None:
     """Print the tables, and write JSON if asked to."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.search", description=__doc__)
     parser.add_argument("--sweeps", type=int, default=100, help="simulated sweeps of each method")
-    parser.add_argument("--trainings", type=int, default=12, help="budget of a sweep, in whole trainings")
+    parser.add_argument("--trainings", type=int, default=16, help="budget of a sweep, in whole trainings")
     parser.add_argument("--long", type=int, default=48, help="the same of the sweeps for budget.stagnation")
     parser.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=SAMPLERS)
     parser.add_argument("--stoppers", nargs="+", choices=STOPPERS, default=tuple(STOPPERS))
@@ -124,6 +125,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the results to this file too")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     trials = read_table(arguments.table)["trials"]
     fitted = Fitted(trials)
     kinds: dict[str, Curves] = {"fitted": fitted, "recorded": Recorded(trials, fitted.lengths)}
