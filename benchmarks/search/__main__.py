@@ -12,7 +12,7 @@ import argparse
 import dataclasses
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,21 @@ def table(found: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def stagnation_table(found: Sequence[Mapping[str, Any]]) -> str:
+    """What `stagnation` found as Markdown."""
+    lines = [
+        "| `budget.stagnation` | sweeps that it ended | trials, mean | instead of | worse by |",
+        "|---|---|---|---|---|",
+    ]
+    for row in found:
+        low, high = row["interval"]
+        lines.append(
+            f"| {row['stagnation']} | {100 * row['sweeps ended by it']:.0f} % | {row['trials']:.0f} | "
+            f"{row['trials without it']:.0f} | {row['worse by']:.2f} % ({low:.2f} to {high:.2f}) |"
+        )
+    return "\n".join(lines)
+
+
 def _gain(row: Row, name: str) -> str:
     if name not in row.gain:
         return ""
@@ -147,7 +162,8 @@ def main() -> None:
     for stopper in ("none", "asha") if arguments.long else ():
         long = [play(fitted, "tpe", stopper, seed, arguments.long) for seed in range(arguments.sweeps)]
         said[f"stagnation, tpe, {stopper}"] = found = stagnation(long, fitted.best)
-        print(f"budget.stagnation, tpe, {stopper}, {arguments.long} trainings at most", *found, sep="\n")
+        print(f"budget.stagnation, tpe, {stopper}, {arguments.long} trainings at most")
+        print(stagnation_table(found), flush=True)
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(said, indent=1) + "\n")
 
