@@ -71,6 +71,7 @@ def _row(method: Method, sweeps: Sequence[Played], above: Mapping[Method, np.nda
         "the same sampler, none": (sampler, "none"),
         "the same sampler, asha": (sampler, "asha"),
         "tpe, asha": ("tpe", "asha"),
+        "the same with asha": (sampler, stopper.replace("promotion", "asha")),
     }
     gains = {
         name: above[other] - above[method]
