@@ -31,9 +31,7 @@ from rich.table import Table
 
 from trainables.interface import Fault, FieldInfo, Metric, Report, TrainContext
 
-STEPS = 2
-PAUSE_S = 0.5
-"""Between the steps: the reports of a trial do not come all at once."""
+STEPS, PAUSE_S = "train.steps", "pause_s"
 FIRST_STEP, LOSS = "clock/first_step_s", "train/loss"
 LOOK_S = 0.1
 STARTING = 2
@@ -44,7 +42,15 @@ class Instant:
     """Steps of a linear layer, and the time of the first one."""
 
     name = "instant"
-    fields: Mapping[str, FieldInfo] = {"seed": FieldInfo("seed", "int", 0, minimum=0)}
+    fields: Mapping[str, FieldInfo] = {
+        field.name: field
+        for field in (
+            FieldInfo("seed", "int", 0, minimum=0),
+            FieldInfo(STEPS, "int", 2, minimum=1),
+            # The reports of a trial do not come all at once.
+            FieldInfo(PAUSE_S, "float", 0.5, minimum=0.0, doc="Sleep between the steps."),
+        )
+    }
     aliases: Mapping[str, str] = {}
     metrics: Mapping[str, Metric] = {
         LOSS: Metric(LOSS, "minimize", "log"),
@@ -71,17 +77,18 @@ class Instant:
         """Train, and report every step."""
         import torch
 
+        config = {name: config.get(name, field.default) for name, field in self.fields.items()}
         torch.manual_seed(config["seed"])
         layer = torch.nn.Linear(4, 1)
         first = 0.0
-        for step in range(1, STEPS + 1):
+        for step in range(1, config[STEPS] + 1):
             if first:
-                time.sleep(PAUSE_S)
+                time.sleep(config[PAUSE_S])
             first = first or time.time()
             loss = layer(torch.ones(4)).square().mean()
             loss.backward()
             context.stop_requested()
-            yield Report(step, {LOSS: loss.item(), FIRST_STEP: first}, final=step == STEPS)
+            yield Report(step, {LOSS: loss.item(), FIRST_STEP: first}, final=step == config[STEPS])
 
 
 TRAINABLE = Instant()

@@ -181,6 +181,8 @@ class FreeSlots(Callback):
         self._group = group
         self._stopping = stopping
         self._used: dict[str, float] = {}
+        self._seen = 0
+        self._unfinished: list[Trial] = []
 
     def on_trial_start(self, *, trial: Trial, **_info: Any) -> None:
         """Forget a request to stop that an earlier attempt received."""
@@ -202,7 +204,10 @@ class FreeSlots(Callback):
     def on_step_end(self, *, trials: list[Trial], **_info: Any) -> None:
         """Free what slots hold that have had no trial for some time."""
         now = time.monotonic()
-        actors = (trial.temporary_state.ray_actor for trial in trials if not trial.is_finished())
+        # Tune keeps every trial and calls this after each report: a trial that finished is not asked again.
+        candidates = [*self._unfinished, *trials[self._seen :]]
+        self._seen, self._unfinished = len(trials), [one for one in candidates if not one.is_finished()]
+        actors = (trial.temporary_state.ray_actor for trial in self._unfinished)
         self._used |= {actor._actor_id.hex(): now for actor in actors if actor is not None}
         for slot, used in list(self._used.items()):
             if now - used > IDLE_S:

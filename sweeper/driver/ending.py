@@ -8,9 +8,10 @@ from enum import StrEnum
 
 from sweeper.driver.signals import Signals
 from sweeper.layout import trial_folder
-from sweeper.records.limits import last_failure, limit_reached
+from sweeper.records.limits import Limit, last_failure, limit_reached
 from sweeper.records.status import SweepStatus, TrialStatus
 from sweeper.records.sweep_state import SweepState
+from sweeper.spec.sweep import BudgetSpec
 from sweeper.text import counted
 from sweeper.trial.exchange import request_stop
 
@@ -24,6 +25,8 @@ CANARIES = 3
 """When this many trials ended (or all that run at once, if more) and all failed alike, the sweep gives up."""
 CANARIES_APART = 3
 """Trials that all failed, but in several ways, must be this many times more."""
+COST_S = 1.0
+"""How often the cost of a sweep is compared with its budget while no trial ends: all trials are counted."""
 
 
 class Phase(StrEnum):
@@ -117,6 +120,8 @@ class Ending:
         self._cancelled = False
         self._deadline = 0.0
         self._asked: set[int] = set()
+        self._checked: tuple[BudgetSpec, int] | None = None
+        self._next_check = 0.0
         # A user who resumes a sweep of which everything failed knows that.
         self._before = sweep.ended_trials
 
@@ -209,9 +214,7 @@ class Ending:
         return time.monotonic() < self._deadline
 
     def _running(self) -> list[int]:
-        return [
-            trial.number for trial in list(self._sweep.trials.values()) if trial.status == TrialStatus.RUNNING
-        ]
+        return [trial.number for trial in self._sweep.running()]
 
     def _why(self) -> tuple[SweepStatus, str] | None:
         if self._given_up:
@@ -220,10 +223,18 @@ class Ending:
             return SweepStatus.INTERRUPTED, "Interrupted."
         if self._cancelled:
             return SweepStatus.INTERRUPTED, "Cancelled."
-        limit = limit_reached(self._sweep.budget, self._sweep)
+        limit = self._limit()
         if limit is not None:
             return limit.status, limit.message
         return self._all_failed()
+
+    def _limit(self) -> Limit | None:
+        budget, now = self._sweep.budget, time.monotonic()
+        situation = (budget, self._sweep.ended_trials)
+        if budget.cost is not None and situation == self._checked and now < self._next_check:
+            return None
+        self._checked, self._next_check = situation, now + COST_S
+        return limit_reached(budget, self._sweep)
 
     def _all_failed(self) -> tuple[SweepStatus, str] | None:
         sweep = self._sweep

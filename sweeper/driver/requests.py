@@ -55,7 +55,7 @@ class RequestLoop:
         if now < self._next_poll:
             return
         self._next_poll = now + POLL_S
-        for trial in [trial for trial in self._sweep.trials.values() if trial.status == TrialStatus.RUNNING]:
+        for trial in self._sweep.running():
             self._recorder.wait_trial(trial.number, waits_for(trial_folder(self._sweep.folder, trial.number)))
         self._place_trials()
         for request in self._inbox.take():
@@ -71,11 +71,7 @@ class RequestLoop:
         known = (self._sweep.spec.get("cost") or {}).get("node_types")
         if not known:
             return
-        new = [
-            trial.number
-            for trial in self._sweep.trials.values()
-            if trial.status == TrialStatus.RUNNING and not trial.node_types
-        ]
+        new = [trial.number for trial in self._sweep.running() if not trial.node_types]
         slots = {number: slot for number in new if (slot := self._slot_of(number))}
         if slots:
             for number, node_types in node_types_of_trials(self._group, slots, known).items():
@@ -189,9 +185,7 @@ class RequestLoop:
         return own_slot_of(trial_folder(self._sweep.folder, number), others)
 
     def _numbers(self) -> list[int]:
-        return sorted(
-            trial.number for trial in self._sweep.trials.values() if trial.status == TrialStatus.RUNNING
-        )
+        return sorted(trial.number for trial in self._sweep.running())
 
 
 def _trials(numbers: list[int]) -> str:

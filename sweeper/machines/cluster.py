@@ -22,7 +22,7 @@ from sweeper.text import counted
 __all__ = ["Cluster", "Kind", "Node", "settle"]
 
 DRIVER = "sweep_driver"
-"""Custom resource that limits where and how many trials' drivers may run (see cluster.yaml)."""
+"""Custom resource that limits where and how many trials' drivers may run (see docs/clusters.md)."""
 HEAD = "node:__internal_head__"
 HEAD_SHARE = 0.001
 BOOTSTRAP = "ray_bootstrap_config.yaml"
@@ -37,11 +37,13 @@ class Node:
         cpus: CPUs that Ray gives out there.
         gpus: GPUs that Ray gives out there.
         name: Host name or address.
+        drivers: Drivers of trials that may run there.
     """
 
     cpus: float
     gpus: float
     name: str = ""
+    drivers: float = 0.0
 
     def workers(self, cpu: float, gpu: float) -> int:
         """How many workers that take this much fit at the same time."""
@@ -76,7 +78,6 @@ class Cluster:
         nodes: The machines that are up.
         kinds: What an autoscaler may start; empty if nothing is scaled.
         at_most: Machines beside the head that it may start, of all kinds together.
-        drivers: Most trials whose drivers the cluster takes; None for as many as there are.
         local: Whether this is a Ray of our own on this machine.
         address: Address of the cluster's head.
     """
@@ -84,7 +85,6 @@ class Cluster:
     nodes: tuple[Node, ...]
     kinds: tuple[Kind, ...] = ()
     at_most: int = 0
-    drivers: int | None = None
     local: bool = True
     address: str = ""
 
@@ -97,6 +97,15 @@ class Cluster:
     def gpus(self) -> float:
         """GPUs of all machines that are up, or that an autoscaler may reach."""
         return max(sum(node.gpus for node in self.nodes), self._reached(lambda node: node.gpus))
+
+    @property
+    def drivers(self) -> int | None:
+        """Most trials whose drivers fit on machines that are up or may come; None if nothing limits them."""
+        up = sum(node.drivers for node in self.nodes)
+        # A head without training stays beside what the autoscaler starts.
+        head = sum(node.drivers for node in self.nodes if not node.cpus and not node.gpus)
+        most = max(up, head + self._reached(lambda node: node.drivers))
+        return int(most) or None
 
     @property
     def scaled(self) -> bool:
@@ -204,6 +213,7 @@ def scaled_kinds(file: Path | None) -> tuple[tuple[Kind, ...], int]:
                     float((kind.get("resources") or {}).get("CPU", 0)),
                     float((kind.get("resources") or {}).get("GPU", 0)),
                     f"each {name}",
+                    float((kind.get("resources") or {}).get(DRIVER, 0)),
                 ),
                 int(kind.get("max_workers", at_most)),
             )

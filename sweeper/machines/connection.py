@@ -137,12 +137,12 @@ def _look(local: bool, address: str) -> Cluster:
             node["Resources"].get("CPU", 0.0),
             node["Resources"].get("GPU", 0.0),
             node.get("NodeManagerHostname") or node["NodeManagerAddress"],
+            node["Resources"].get(DRIVER, 0.0),
         )
         for node in resources
     )
-    drivers = sum(node["Resources"].get(DRIVER, 0.0) for node in resources)
     kinds, at_most = ((), 0) if local else scaled_kinds(cluster_file())
-    return Cluster(nodes, kinds, at_most, int(drivers) if drivers else None, local, address)
+    return Cluster(nodes, kinds, at_most, local, address)
 
 
 def _object_store_bytes() -> int:

@@ -128,7 +128,7 @@ class Forecast:
 
     def running(self) -> list[TrialState]:
         """The running trials."""
-        return [trial for trial in self.trials() if trial.status == TrialStatus.RUNNING]
+        return self.sweep.running()
 
     def best(self) -> TrialState | None:
         """The trial with the best value so far, running or ended; None if none has a value."""

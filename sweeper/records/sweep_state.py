@@ -50,6 +50,27 @@ STRETCH_BYTES = 256 * 1024
 """Bytes of a journal that are read at a time: few enough that their events fit the cache of a processor."""
 
 
+OVER = (TrialStatus.COMPLETED, TrialStatus.STOPPED_EARLY, TrialStatus.FAILED)
+"""The statuses of a trial that has ended by itself, and never runs again."""
+
+
+@dataclass(frozen=True)
+class _Census:
+    """The trials of a sweep by whether they are over.
+
+    Attributes:
+        seen: How many trials were looked at, in the order in which they started.
+        over: How many of them have each status of `OVER`.
+        over_s: Seconds for which these ran.
+        others: The other ones.
+    """
+
+    seen: int = 0
+    over: Mapping[TrialStatus, int] = field(default_factory=dict)
+    over_s: float = 0.0
+    others: tuple[TrialState, ...] = ()
+
+
 class Digest(Protocol):
     """A digest of `hashlib`."""
 
@@ -109,6 +130,7 @@ class SweepState:
     _tracked: tuple[Objective, ...] = field(default=(), repr=False, compare=False)
     _since: float | None = None
     _ran_s: float = 0.0
+    _census: _Census = field(default_factory=_Census, repr=False, compare=False)
 
     def running_s(self, now: float | None = None) -> float:
         """Seconds for which drivers ran it, without pauses and the time between drivers."""
@@ -119,7 +141,8 @@ class SweepState:
 
     def trials_s(self, now: float | None = None) -> float:
         """Seconds for which its trials ran, all together."""
-        return sum(trial.duration_s(now) for trial in list(self.trials.values()))
+        census = self._counted()
+        return census.over_s + sum(trial.duration_s(now) for trial in census.others)
 
     @property
     def budget(self) -> BudgetSpec:
@@ -166,12 +189,35 @@ class SweepState:
 
     def count(self, *statuses: TrialStatus) -> int:
         """How many trials have one of these statuses."""
-        return sum(trial.status in statuses for trial in self.trials.values())
+        census = self._counted()
+        over = sum(census.over.get(status, 0) for status in statuses)
+        return over + sum(trial.status in statuses for trial in census.others)
 
     @property
     def ended_trials(self) -> int:
         """Trials that ended by themselves: completed, stopped early or failed."""
-        return self.count(TrialStatus.COMPLETED, TrialStatus.STOPPED_EARLY, TrialStatus.FAILED)
+        return self.count(*OVER)
+
+    def running(self) -> list[TrialState]:
+        """The trials that run, by number."""
+        return [trial for trial in self._counted().others if trial.status == TrialStatus.RUNNING]
+
+    def _counted(self) -> _Census:
+        """The trials by whether they are over.
+
+        A driver asks this several times for every report. Therefore a trial that is over is looked at once.
+        """
+        before, trials = self._census, list(self.trials.values())
+        others, over, over_s = [], before.over, before.over_s
+        for trial in (*before.others, *trials[before.seen :]):
+            if trial.status in OVER:
+                over = {**over, trial.status: over.get(trial.status, 0) + 1}
+                over_s += trial.duration_s()
+            else:
+                others.append(trial)
+        # Several threads ask: what one of them has counted is replaced as a whole.
+        census = self._census = _Census(len(trials), over, over_s, tuple(others))
+        return census
 
     @property
     def is_closed(self) -> bool:
@@ -293,6 +339,8 @@ class SweepState:
             started = TrialState(number, event["values"], config, event["time"])
             started.origin = event.get("origin", "")
             self.trials[number] = started
+        elif self.trials[number].status in OVER:
+            self._census = _Census()  # no driver does this
         self.trials[number].start_clock(event["time"])
 
     def _trial_retry(self, trial: TrialState, event: Event) -> None:

@@ -95,7 +95,7 @@ class Display:
     def __enter__(self) -> Display:
         if self._console.is_terminal:
             self._live = Live(
-                get_renderable=self._render,
+                get_renderable=self.render,
                 console=self._console,
                 refresh_per_second=REFRESH_PER_S,
                 redirect_stdout=False,
@@ -140,7 +140,8 @@ class Display:
     def _print(self, text: str) -> None:
         self._console.print(text, soft_wrap=True, markup=False)
 
-    def _render(self) -> RenderableType:
+    def render(self) -> RenderableType:
+        """The table as it is at the moment."""
         now = time.time()
         every = self._board.trials()
         trials = self._board.shown(max(FEWEST_ROWS, self._console.height - OTHER_ROWS))

@@ -279,13 +279,15 @@ def _placed_controller(
         def _create_placement_group(self, scaling_config: Any, worker_group_context: Any) -> Any:  # noqa: ARG002
             group = self._taken.group if self._taken else None
             if group is None:
+                strategy, beside = _beside(len(self._bundles()), worker_group_context.placement_strategy)
                 group = acquire_placement_group(
                     group_name,
                     self._bundles(),
-                    worker_group_context.placement_strategy,
+                    strategy,
                     folder=folder,
                     given_up=is_over,
                     bundle_label_selector=worker_group_context.label_selector,
+                    **beside,
                 )
             return DefaultPlacementGroupHandle(group)
 
@@ -327,6 +329,17 @@ def _placed_controller(
             return status
 
     return PlacedController
+
+
+def _beside(workers: int, strategy: str) -> tuple[str, dict[str, Any]]:
+    """The strategy and options with which a single worker is placed on this machine, if it has room.
+
+    This process may run on a machine that trains. If that machine is lost, so are the trials that it trains,
+    and no others. Ray takes such a wish for groups that stay on one machine only.
+    """
+    if workers > 1:
+        return strategy, {}
+    return "STRICT_PACK", {"_soft_target_node_id": ray.get_runtime_context().get_node_id()}
 
 
 def interface_of(address: str, interfaces: Mapping[str, Any] | None = None) -> str | None:

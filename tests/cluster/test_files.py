@@ -99,6 +99,8 @@ def test_spot_machines_are_asked_for_first_and_others_stand_in(path: Path) -> No
     head = filled["available_node_types"]["head"]["resources"]
     assert head["CPU"] == 0
     assert head["sweep_driver"] >= 1
+    # However many machines there are, each brings room for the drivers of its trials.
+    assert all(kind["resources"]["sweep_driver"] == kind["resources"]["GPU"] for kind in kinds.values())
     # Longer than a machine takes to pull its image and to install the packages.
     assert filled["idle_timeout_minutes"] >= 15
 
@@ -168,6 +170,8 @@ def test_the_sweep_counts_on_the_machines_that_kuberay_may_start(tmp_path: Path)
     limits = workers["template"]["spec"]["containers"][0]["resources"]["limits"]
     assert (kind.node.cpus, kind.node.gpus) == (int(limits["cpu"]), int(limits["nvidia.com/gpu"]))
     assert kind.most == at_most == workers["maxReplicas"]
+    assert yaml.safe_load(workers["rayStartParams"]["resources"]) == '{"sweep_driver": 1}'
+    assert kind.node.drivers == kind.node.gpus == 1
 
 
 def test_the_job_of_kubernetes_runs_on_the_same_cluster() -> None:

@@ -234,3 +234,20 @@ def test_sigterm_interrupts_even_where_ray_took_the_signal_for_itself() -> None:
     assert signal.getsignal(signal.SIGTERM) is before
     with pytest.raises(SystemExit), interrupted_by_sigterm():
         sys.exit(2)
+
+
+def test_the_cost_of_a_sweep_is_counted_when_a_trial_ends_and_once_a_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep_ending, state, _ = make(tmp_path, ["completed", "running"], gpus=1.0, cost=100.0)
+    looks: list[None] = []
+    monkeypatch.setattr(ending, "limit_reached", lambda *_: looks.append(None))
+    for _ in range(50):
+        assert not sweep_ending.check()
+    assert len(looks) == 1
+    state.trials[1].status = "completed"
+    sweep_ending.check()
+    assert len(looks) == 2
+    sweep_ending._next_check = 0.0
+    sweep_ending.check()
+    assert len(looks) == 3

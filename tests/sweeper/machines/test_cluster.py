@@ -19,8 +19,9 @@ from sweeper.spec.sweep import ResourceSpec
 ROOT = Path(__file__).parents[3]
 
 
-def cluster(*nodes: tuple[float, float], **more: Any) -> Cluster:
-    named = tuple(Node(cpus, gpus, f"node-{number}") for number, (cpus, gpus) in enumerate(nodes))
+def cluster(*nodes: tuple[float, ...], **more: Any) -> Cluster:
+    """A cluster of nodes, each as CPUs, GPUs and, if it takes any, drivers of trials."""
+    named = tuple(Node(*node[:2], f"node-{number}", *node[2:]) for number, node in enumerate(nodes))
     return Cluster(named, **more)
 
 
@@ -59,7 +60,7 @@ def test_trials_at_once_keep_every_limit() -> None:
     assert settle(ResourceSpec(1, 0, 1), eight).at_once == 8
     assert settle(ResourceSpec(1, 0, 1), eight, trials=3).at_once == 3
     assert settle(ResourceSpec(1, 0, 1, max_concurrent=2), eight).at_once == 2
-    assert settle(ResourceSpec(1, 0, 1), cluster((8, 0), drivers=5)).at_once == 5
+    assert settle(ResourceSpec(1, 0, 1), cluster((8, 0, 5))).at_once == 5
 
 
 def test_machines_that_an_autoscaler_may_add_count() -> None:
@@ -117,7 +118,20 @@ def test_a_trial_that_can_never_fit_is_refused_in_words(
 
 def test_drivers_of_trials_take_no_cpu_and_go_where_the_cluster_wants_them() -> None:
     assert cluster((2, 0)).driver_resources() == {"node:__internal_head__": 0.001}
-    assert cluster((2, 0), drivers=16).driver_resources() == {"sweep_driver": 1.0}
+    assert cluster((2, 0, 16)).driver_resources() == {"sweep_driver": 1.0}
+
+
+def test_drivers_of_trials_may_run_on_the_machines_that_train() -> None:
+    one_gpu = ResourceSpec(1, 1, 4)
+    assert settle(one_gpu, cluster((0, 0, 2), (32, 8, 0))).at_once == 2
+    assert settle(one_gpu, cluster((0, 0, 2), (32, 8, 4))).at_once == 6
+    # Machines that an autoscaler may start count beside the head, and those that are up only once.
+    head, machine = Node(0, 0, "head", 2), Node(4, 1, "each", 1)
+    kinds = (Kind(machine, 4),)
+    assert settle(one_gpu, Cluster((head,), kinds, 4)).at_once == 4
+    assert Cluster((head,), kinds, 4).drivers == 6
+    assert Cluster((head, machine, machine), kinds, 4).drivers == 6
+    assert Cluster((Node(4, 1),), (Kind(Node(4, 1), 4),), 4).drivers is None
 
 
 def test_this_machine_has_at_least_one_cpu(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ class Story:
 
     def rendered(self) -> str:
         console = Console(file=io.StringIO(), width=140, height=40, color_system=None)
-        console.print(self.display._render())
+        console.print(self.display.render())
         return console.file.getvalue()  # type: ignore[attr-defined]
 
 

@@ -1,0 +1,50 @@
+"""The driver's work in a turn of Tune's loop depends on the trials that run, not on all before them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.slow  # importing Ray Tune takes seconds
+
+
+class Trial:
+    """A trial of Tune's that remembers how often it was asked whether it is finished."""
+
+    def __init__(self, slot: str) -> None:
+        actor = SimpleNamespace(_actor_id=SimpleNamespace(hex=lambda: slot))
+        self.temporary_state: Any = SimpleNamespace(ray_actor=actor)
+        self.finished = False
+        self.asked = 0
+
+    def is_finished(self) -> bool:
+        self.asked += 1
+        return self.finished
+
+
+def test_finished_trials_are_asked_once_and_idle_slots_are_freed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sweeper.driver import callbacks
+
+    freed: list[str] = []
+    monkeypatch.setattr(callbacks, "free_groups", lambda _group, slot: freed.append(slot))
+    slots = callbacks.FreeSlots(tmp_path, "sweep", lambda: False)
+    trials = [Trial("long"), Trial("short")]
+    for _ in range(200):
+        slots.on_step_end(trials=trials)
+        trials[-1].finished = True
+        trials.append(Trial("short"))  # Tune only adds to its list
+    slots.on_step_end(trials=trials)
+    assert freed == []
+    assert trials[0].asked > 200
+    assert {trial.asked for trial in trials if trial.finished} == {2}
+    # A slot without a trial loses its workers, and one with a trial keeps them.
+    trials[-1].finished = True
+    monkeypatch.setattr(callbacks, "IDLE_S", -1.0)
+    trials[0].temporary_state.ray_actor = None
+    slots.on_step_end(trials=trials)
+    assert set(freed) == {"long", "short"}
