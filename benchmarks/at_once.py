@@ -175,9 +175,7 @@ def main() -> None:
             console.print(rows[-1])
     table = Table(*rows[0], title="the head of a cluster", title_justify="left")
     for row in rows:
-        table.add_row(
-            *(f"{one:,.2f}" if isinstance(one, float) else str(one) for one in row.values())
-        )
+        table.add_row(*(f"{one:,.2f}" if isinstance(one, float) else str(one) for one in row.values()))
     console.print(table)
     if arguments.json is not None:
         arguments.json.write_text(json.dumps({"machine": about, "rows": rows}, indent=2) + "\n")

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import gc
 import json
 import math
@@ -184,9 +185,17 @@ class Clock:
         return time.process_time() - time.thread_time()
 
 
-def play(sweeps: Path, trials: int, reports: int) -> list[Row]:
-    """Play a sweep into its records; a row for each mark."""
+def play(sweeps: Path, trials: int, reports: int, tracking: str | None = None) -> list[Row]:
+    """Play a sweep into its records; a row for each mark.
+
+    Args:
+        sweeps: Receives the folder of the sweep.
+        trials: Trials of the sweep.
+        reports: Reports of each.
+        tracking: MLflow's server or database; None for SQLite in the folder.
+    """
     spec = load_spec("pusht_state", ["name=played", f"budget.trials={trials}"], sweeps)
+    spec = dataclasses.replace(spec, tracking=dataclasses.replace(spec.tracking, uri=tracking))
     trainable = registry.load(spec.trainable)
     rows: list[Row] = []
     with open_sweep(spec, trainable, None) as records, Path(os.devnull).open("w") as nowhere:
@@ -307,16 +316,17 @@ def run_commands(sweeps: Path) -> list[Row | dict[str, Any]]:
 
 
 def _sizes(folder: Path) -> Row:
-    return {f"{name}, MB": (folder / name).stat().st_size / 1e6 for name in (JOURNAL, STUDY, DATABASE)}
+    files = [folder / name for name in (JOURNAL, STUDY, DATABASE)]
+    return {f"{file.name}, MB": file.stat().st_size / 1e6 for file in files if file.exists()}
 
 
-def run(trials: int, reports: int, parts: Sequence[str]) -> dict[str, Any]:
+def run(trials: int, reports: int, parts: Sequence[str], tracking: str | None = None) -> dict[str, Any]:
     """Run the parts; the rows of each."""
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="scale-") as temporary:
         sweeps = Path(temporary)
         if "records" in parts or "commands" in parts:
-            found["records"] = play(sweeps, trials, reports)
+            found["records"] = play(sweeps, trials, reports, tracking)
             found["files"] = [_sizes(sweeps / "played")]
         if "commands" in parts:
             found["commands"] = run_commands(sweeps)
@@ -346,11 +356,12 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=TRIALS, help="trials of the largest sweep")
     parser.add_argument("--reports", type=int, default=REPORTS, help="reports of each trial that is played")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="the parts to run")
+    parser.add_argument("--tracking", metavar="URI", help="MLflow's server or database for the played sweep")
     parser.add_argument("--json", type=Path, help="write the results to this file too")
     arguments = parser.parse_args()
     if arguments.trials < 2:
         parser.error(f"--trials is {arguments.trials}: at least 2 are needed.")
-    results = run(arguments.trials, arguments.reports, arguments.only)
+    results = run(arguments.trials, arguments.reports, arguments.only, arguments.tracking)
     # Imports torch, which the memory of the played sweep must not contain.
     from benchmarks import machine
 
