@@ -57,7 +57,7 @@ others=$((SLURM_JOB_NUM_NODES - 1))
 if [ "$others" -gt 0 ]; then
     srun --nodes="$others" --ntasks="$others" --exclude="$head" --export=ALL \
         ray start --block --address="$address:$port" --num-cpus="$cpus" --num-gpus="$gpus" \
-        --resources='{"sweep_driver": 64}' --object-store-memory=500000000 >>"ray-$SLURM_JOB_ID.log" 2>&1 &
+        --resources="{\"sweep_driver\": $gpus}" --object-store-memory=500000000 >>"ray-$SLURM_JOB_ID.log" 2>&1 &
     servers="$servers $!"
     trap 'kill $servers 2>/dev/null || true; wait || true; rm -f "$RAY_AUTH_TOKEN_PATH"' EXIT
     for _ in $(seq 1 60); do
