@@ -78,11 +78,13 @@ class RecorderCallback(Callback):
         # It reached its end before it saw the request to stop.
         self._expected.pop(number, None)
         self._recorder.end_trial(number, outcome)
+        forget_results(trial)
 
     def on_trial_error(self, *, trial: Any, **_info: Any) -> None:
         """Record that a trial failed, or its actor did, unless it is retried."""
         number = trial.config["trial"]
         outcome = error_outcome(trial, trial_folder(self._recorder.sweep.folder, number))
+        forget_results(trial)
         expected = self._expected.pop(number, None)
         if expected is not None and (outcome.status == TrialStatus.INTERRUPTED or outcome.reason in RETRIED):
             self._recorder.end_trial(number, expected)
@@ -104,6 +106,18 @@ class RecorderCallback(Callback):
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its settings for a restore that we never do.
         return {}
+
+
+def forget_results(trial: Trial) -> None:
+    """Release what Tune has of a trial that is over: it keeps every trial, and nothing asks for this again.
+
+    That is its configuration, in three places, and the averages of every metric that it reported.
+    """
+    trial.config = {"trial": trial.config["trial"]}
+    trial.evaluated_params, trial.experiment_tag = {}, ""
+    metadata = trial.run_metadata
+    metadata.last_result = {"done": True}  # without any, Tune would ask the trial's process
+    metadata.metric_analysis, metadata.metric_n_steps = {}, {}
 
 
 def error_outcome(trial: Any, folder: Path) -> Outcome:

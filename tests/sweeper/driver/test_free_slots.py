@@ -48,3 +48,26 @@ def test_finished_trials_are_asked_once_and_idle_slots_are_freed(
     trials[0].temporary_state.ray_actor = None
     slots.on_step_end(trials=trials)
     assert set(freed) == {"long", "short"}
+
+
+def test_nothing_that_grows_with_a_trial_is_kept_by_tune(tmp_path: Path) -> None:
+    from ray.tune.experiment import Trial
+    from ray.tune.schedulers import FIFOScheduler
+
+    from sweeper.driver.callbacks import RecorderCallback
+
+    recorder: Any = SimpleNamespace(end_trial=lambda *_: None, sweep=SimpleNamespace(folder=tmp_path))
+    callback = RecorderCallback(recorder, FIFOScheduler())
+    (tmp_path / "trials" / "7").mkdir(parents=True)
+    for end in (callback.on_trial_complete, callback.on_trial_error):
+        config = {"trial": 7, "config": {f"field.{number}": number for number in range(100)}}
+        trial = Trial("small", stub=True, config=config, evaluated_params=dict(config), experiment_tag="1")
+        reported = {f"train/metric_{number}": 1.0 for number in range(50)}
+        trial.update_last_result({**reported, "config": config, "training_iteration": 1})
+        assert len(trial.metric_analysis) >= 50
+        end(trial=trial)
+        assert trial.config == {"trial": 7}
+        assert trial.last_result == {"done": True}
+        kept = trial.get_json_state()
+        assert "metric_" not in kept
+        assert "field." not in kept
