@@ -41,7 +41,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.overhead import LOSS, PAUSE_S
-from benchmarks.reading import METRICS, SUCCESS, measure
+from benchmarks.reading import METRICS, SUCCESS
 from sweeper.driver.ending import Ending
 from sweeper.driver.opening import open_sweep
 from sweeper.driver.recorder import Outcome, Recorder
@@ -68,6 +68,8 @@ TABLES = 5
 """The live table is drawn so often at each mark."""
 SIZE = {"width": 160, "height": 50}
 DELIVERY_S = 1800.0
+
+MEASURE = "import json, sys; from benchmarks.reading import measure; print(json.dumps(measure(sys.argv[1:])))"
 
 Row = dict[str, float]
 
@@ -301,23 +303,26 @@ def _deliver(tracker: Any) -> None:
         time.sleep(1.0)
 
 
-def run_commands(sweeps: Path) -> list[Row | dict[str, Any]]:
+def run_commands(sweeps: Path) -> list[dict[str, Any]]:
     """Measure the commands that read a sweep; a row for each, without its index and with it."""
-    folder = sweeps / "played"
-    rows: list[Row | dict[str, Any]] = []
+    rows = []
     for command in (["results", "played"], ["results", "played", "--json"], ["status", "played"], ["list"]):
-        what = [word for word in command if word != "played"]
+        row: dict[str, Any] = {"command": " ".join(word for word in command if word != "played")}
         for index in ("no index", "index"):
             if index == "no index":
-                (folder / INDEX).unlink(missing_ok=True)
-            found = measure([*command, "--sweeps", str(sweeps)])
-            rows.append({"command": f"{' '.join(what)}, {index}"} | found)
+                (sweeps / "played" / INDEX).unlink(missing_ok=True)
+            # From a small process: the peak of a child includes that of its parent.
+            call = [sys.executable, "-c", MEASURE, *command, "--sweeps", str(sweeps)]
+            found = json.loads(subprocess.run(call, check=True, stdout=subprocess.PIPE).stdout)
+            row |= {f"CPU s, {index}": found["cpu_s"], f"peak MB, {index}": found["peak_mb"]}
+        rows.append(row)
     return rows
 
 
-def _sizes(folder: Path) -> Row:
+def _sizes(folder: Path, trials: int) -> Row:
     files = [folder / name for name in (JOURNAL, STUDY, DATABASE)]
-    return {f"{file.name}, MB": file.stat().st_size / 1e6 for file in files if file.exists()}
+    sizes = {f"{file.name}, MB": file.stat().st_size / 1e6 for file in files if file.exists()}
+    return {"trials": trials, **sizes}
 
 
 def run(trials: int, reports: int, parts: Sequence[str], tracking: str | None = None) -> dict[str, Any]:
@@ -327,7 +332,7 @@ def run(trials: int, reports: int, parts: Sequence[str], tracking: str | None = 
         sweeps = Path(temporary)
         if "records" in parts or "commands" in parts:
             found["records"] = play(sweeps, trials, reports, tracking)
-            found["files"] = [_sizes(sweeps / "played")]
+            found["files"] = [_sizes(sweeps / "played", trials)]
         if "commands" in parts:
             found["commands"] = run_commands(sweeps)
     if "driver" in parts:
@@ -336,11 +341,14 @@ def run(trials: int, reports: int, parts: Sequence[str], tracking: str | None = 
 
 
 def _show(console: Console, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """A line for each thing that was measured, and a column for each row; the first one is the head."""
+    head, *names = rows[0]
     table = Table(title=title, title_justify="left")
-    for name in rows[0]:
-        table.add_column(name, justify="left" if name == "command" else "right")
+    table.add_column(head)
     for row in rows:
-        table.add_row(*(_text(value) for value in row.values()))
+        table.add_column(_text(row[head]), justify="right")
+    for name in names:
+        table.add_row(name, *(_text(row[name]) for row in rows))
     console.print(table)
 
 

@@ -447,7 +447,7 @@ def test_readers_at_the_same_time_do_not_disturb_one_another_or_the_driver(tmp_p
 
 def test_the_index_has_every_field_of_a_state(tmp_path):
     of_sweep = {field.name for field in dataclasses.fields(SweepState)}
-    assert of_sweep - summary._SWEEP.keys() == {"folder", "trials", "keeps_series", "_tracked"}
+    assert of_sweep - summary._SWEEP.keys() == {"folder", "trials", "keeps_series", "_tracked", "_census"}
     of_trial = {field.name for field in dataclasses.fields(TrialState)}
     assert of_trial - summary._TRIAL.keys() == {"series"}
 
