@@ -62,10 +62,12 @@ def test_nothing_that_grows_with_a_trial_is_kept_by_tune(tmp_path: Path) -> None
     for end in (callback.on_trial_complete, callback.on_trial_error):
         config = {"trial": 7, "config": {f"field.{number}": number for number in range(100)}}
         trial = Trial("small", stub=True, config=config, evaluated_params=dict(config), experiment_tag="1")
+        trial.storage = SimpleNamespace(trial_driver_staging_path=str(tmp_path))
         reported = {f"train/metric_{number}": 1.0 for number in range(50)}
         trial.update_last_result({**reported, "config": config, "training_iteration": 1})
         assert len(trial.metric_analysis) >= 50
         end(trial=trial)
+        trial.storage = None
         assert trial.config == {"trial": 7}
         assert trial.last_result.keys() == {"done", "trial_id"}
         kept = trial.get_json_state()

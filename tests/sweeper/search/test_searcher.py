@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from small_sweeps import LR, SUCCESS, choice, sweep
@@ -186,6 +187,7 @@ def test_a_trial_that_was_asked_to_stop_ends_as_stopped_unless_it_ended_by_itsel
         trial_id = "abc"
         config = {"trial": 0, "config": {"kind": "good"}}  # noqa: RUF012
         pickled_error_file = str(error_file)
+        run_metadata = SimpleNamespace()
 
     spec = sweep(tmp_path, choice("kind", "good"), method="grid")
     with Study(spec) as study, Journal(tmp_path / JOURNAL) as journal:
