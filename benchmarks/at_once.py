@@ -173,9 +173,10 @@ def main() -> None:
             console.print(f"[dim]{trials} trials, drivers on {place} …[/dim]")
             rows.append(run(place, trials))
             console.print(rows[-1])
-    table = Table(*rows[0], title="the head of a cluster", title_justify="left")
-    for row in rows:
-        table.add_row(*(f"{one:,.2f}" if isinstance(one, float) else str(one) for one in row.values()))
+    table = Table(title="the head of a cluster", title_justify="left", show_header=False)
+    for name in rows[0]:
+        values = [row[name] for row in rows]
+        table.add_row(name, *(f"{one:,.2f}" if isinstance(one, float) else str(one) for one in values))
     console.print(table)
     if arguments.json is not None:
         arguments.json.write_text(json.dumps({"machine": about, "rows": rows}, indent=2) + "\n")
