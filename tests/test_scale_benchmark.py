@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
+# MLflow and SQLAlchemy warn of their own habits.
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
 
 def test_a_played_sweep_and_its_commands_are_measured(
@@ -33,6 +34,7 @@ def test_a_played_sweep_and_its_commands_are_measured(
     assert "memory, MB" in capsys.readouterr().out
 
 
+@pytest.mark.ray
 def test_the_driver_of_a_real_sweep_is_followed() -> None:
     from benchmarks import scale
 
