@@ -29,7 +29,7 @@ from trainables.deployment.bundle import (
 from trainables.deployment.card import PolicyFacts, model_card
 from trainables.interface import BundlesPolicies, ExportsCheckpoints, TrainableError, silent
 
-__all__ = ["Bundled", "Published", "Wanted", "publish"]
+__all__ = ["Bundled", "Published", "Wanted", "lerobot_folder", "publish"]
 
 USE_EMA = "policy.use_ema"
 PUSHT = "gym_pusht/"
@@ -238,7 +238,9 @@ def _bundle(
     assert isinstance(trainable, BundlesPolicies)
     missing: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="sweeper-bundle-") as temporary:
-        lerobot = _lerobot(source, Path(temporary) / "lerobot", wanted, missing, progress)
+        lerobot = lerobot_folder(
+            source, Path(temporary) / "lerobot", wanted.target, missing, progress, ema=wanted.ema
+        )
         report = _report(source, missing, progress)
         progress(f"writing {file}")
         named = shlex.quote(file.name)
@@ -259,18 +261,33 @@ def _bundle(
     return Bundled(str(file), digest, file.stat().st_size, missing)
 
 
-def _lerobot(
+def lerobot_folder(
     source: Source,
     folder: Path,
-    wanted: Wanted,
+    target: str | None,
     missing: dict[str, str],
-    progress: Callable[[str], None],
+    progress: Callable[[str], None] = silent,
+    *,
+    ema: bool = True,
 ) -> Exported | None:
+    """Export a policy in LeRobot's format as a part of a bundle.
+
+    Args:
+        source: The policy.
+        folder: The folder to create.
+        target: The version of LeRobot; None: the default.
+        missing: Receives the reason if the policy cannot be expressed.
+        progress: Receives a message for each step.
+        ema: Use averaged weights if there are any.
+
+    Returns:
+        The export; None if the policy cannot be expressed.
+    """
     if not isinstance(registry.load(source.trainable), ExportsCheckpoints):
         missing["lerobot"] = f"{source.trainable}: this trainable does not export checkpoints."
         return None
     try:
-        return export(source, folder, wanted.target, ema=wanted.ema, progress=progress)
+        return export(source, folder, target, ema=ema, progress=progress)
     except TrainableError as error:
         missing["lerobot"] = str(error)
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -28,12 +28,20 @@ from sweeper.finalists.judging.session import (
     new_session,
     wanted_policies,
 )
+from sweeper.finalists.judging.sheet import enter_sheet, read_sheet, session_of, sheet_text
 from sweeper.finalists.judging.web import JudgePage
 from sweeper.finalists.recording import Recording, recording
+from sweeper.publication.unnamed import write_unnamed_policies
+from sweeper.records.checkpoints import Source, find_source
 from sweeper.records.events import EventKind
-from sweeper.records.sweep_state import find_sweep, read_sweep
+from sweeper.records.sweep_state import SweepState, find_sweep, read_sweep
 from sweeper.report.remake import remake_report
-from sweeper.terminal.finalists.judgement import print_judgement, print_session
+from sweeper.terminal.finalists.judgement import (
+    print_bundles,
+    print_judgement,
+    print_recorded,
+    print_session,
+)
 
 __all__ = ["judge"]
 
@@ -64,6 +72,18 @@ def judge(
             metavar="HOST:PORT",
         ),
     ] = "127.0.0.1:8000",
+    bundles: Annotated[
+        Path | None,
+        typer.Option(
+            help="Judge on another machine: write bundles of the policies under neutral names, and a sheet "
+            "to fill in.",
+            metavar="FOLDER",
+        ),
+    ] = None,
+    record: Annotated[
+        Path | None,
+        typer.Option(help="Record the outcomes of such a sheet: CSV, or JSON.", metavar="FILE"),
+    ] = None,
     web: Annotated[bool, typer.Option("--web", help="Ask on a web page instead of in the terminal.")] = False,
     web_address: Annotated[
         str | None,
@@ -93,32 +113,49 @@ def judge(
 ) -> None:
     """Compare the best trials on the real robot: you judge each episode without knowing the policy."""
     console = open_console(stderr=as_json)
+    on_page = web or web_address is not None
+    elsewhere = {"--web": on_page, "--bundles": bundles is not None, "--record": record is not None}
+    if sum(elsewhere.values()) > 1:
+        raise UserError(f"{' and '.join(name for name, given in elsewhere.items() if given)}: choose one.")
     state = read_sweep(find_sweep(sweep, sweeps))
+    if record is not None:
+        asked = {"--trial": bool(trial), "--seed": seed is not None, "--new": new}
+        _record_sheet(state, record, epsilon, asked, console, as_json)
+        return
     page_at = address_of(web_address or "127.0.0.1:8080", "--web-address")
     serve_at = None if serve == "none" else address_of(serve, "--serve")
     wanted, missing = wanted_policies(state, top, trial or ())
     for reason in missing:
         console.print(f"! {reason}", style="yellow", soft_wrap=True, markup=False)
-    with recording(state) as record:
+    with recording(state) as opened:
         session = _session(state.folder, wanted, new, seed, partial(_show, console))
         judging = Judging(session, JudgeOptions(episodes, epsilon))
+        if bundles is not None:
+            _write_bundles(judging, state.name, bundles, console, as_json)
+            return
         page = JudgePage(judging, state.name, page_at, token, say=partial(_show, console))
         with _ended_by_interrupt(console), _serving(judging, serve_at, console) as served:
             print_session(console, session.letters, episodes, len(judging.history()), served)
-            if web or web_address is not None:
+            if on_page:
                 page.servers = served
                 _ask_on_page(page, console)
             else:
                 converse(judging, console.input, partial(_show, console))
         result = judging.result()
         if result is not None:
-            _record(record, judging, result)
+            _record(opened, judging, result)
+    _show_result(state, result, console, as_json)
+    raise typer.Exit(0 if result is not None and result.complete else INTERRUPTED)
+
+
+def _show_result(state: SweepState, result: Judgement | None, console: Console, as_json: bool) -> None:
+    """Print a result that was recorded, and pass it on to the report and the trackers."""
     if result is None:
         console.print(
             "No start was judged with every policy yet, so there is no result. The same command continues.",
             soft_wrap=True,
         )
-        raise typer.Exit(INTERRUPTED)
+        return
     _, fault = remake_report(state.folder)
     if fault:
         console.print(f"! The report was not written: {fault}.", style="yellow", soft_wrap=True, markup=False)
@@ -126,7 +163,54 @@ def judge(
     print_judgement(console, state.judgement, state.name)
     if as_json:
         typer.echo(json.dumps(dict(state.judgement), indent=2))
-    raise typer.Exit(0 if result.complete else INTERRUPTED)
+
+
+def _write_bundles(judging: Judging, name: str, folder: Path, console: Console, as_json: bool) -> None:
+    """Write what another machine needs for the episodes that are left."""
+    session = judging.session
+    if judging.question() is None:
+        raise UserError(
+            f"{name}: nothing is left to judge in session {session.number}. Continue it with a larger "
+            "--episodes, or start another one: --new."
+        )
+    policies = {letter: _source(session, letter) for letter in judging.left()}
+    with console.status("") as status:
+        made = write_unnamed_policies(policies, sheet_text(judging), name, folder, status.update)
+    if as_json:
+        values = {"session": session.number, "bundles": [dataclasses.asdict(one) for one in made]}
+        typer.echo(json.dumps(values, indent=2))
+    else:
+        print_bundles(console, name, folder, made)
+
+
+def _source(session: Session, letter: str) -> Source:
+    policy = session.policy(letter)
+    source = find_source(f"{session.folder.absolute()}:{policy.trial}", session.folder.parent, None)
+    return dataclasses.replace(source, setting=policy.setting)
+
+
+def _record_sheet(
+    state: SweepState,
+    file: Path,
+    epsilon: float,
+    asked: Mapping[str, bool],
+    console: Console,
+    as_json: bool,
+) -> None:
+    """Record the outcomes of a sheet in the session that it was written for."""
+    wrong = [name for name, given in asked.items() if given]
+    if wrong:
+        raise UserError(f"{', '.join(wrong)}: the session is that of the sheet. Leave it out with --record.")
+    with recording(state) as opened:
+        sheet = read_sheet(file)
+        judging = Judging(session_of(sheet, state.folder), JudgeOptions(sheet.starts, epsilon))
+        before = len(judging.history())
+        given = enter_sheet(judging, sheet)
+        print_recorded(console, file, before, len(given), judging.question())
+        result = judging.result()
+        if result is not None:
+            _record(opened, judging, result)
+    _show_result(state, result, console, as_json)
 
 
 def _session(

@@ -5,6 +5,7 @@
 - ``judging``: which episode is next, and what the answers so far say.
 - ``dialogue``: asks in the terminal.
 - ``web``, ``page``: ask on a web page, also on a phone.
+- ``sheet``: asks on a sheet that is filled in elsewhere.
 - ``addresses``: where a server listens.
 - ``servers``: serve the policies under their neutral names.
 """

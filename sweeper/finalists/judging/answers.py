@@ -10,13 +10,15 @@ from typing import Literal
 from sweeper.finalists.judging.session import JudgedPolicy, Session
 from trainables.episodes import EpisodeFile, EpisodeRecord, Evaluated, Judged, read_answers
 
-__all__ = ["LONGEST_TAG", "Answers", "Given", "Outcome", "Word", "valid_answers"]
+__all__ = ["LONGEST_TAG", "Answers", "Given", "Outcome", "Word", "kind_of_answer", "valid_answers"]
 
 ENVIRONMENT = "real robot"
 
 LONGEST_TAG = 80
 
 Word = Literal["success", "failure", "score", "void"]
+
+SHORT: dict[str, Word] = {"s": "success", "f": "failure", "v": "void"}
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,16 @@ class Outcome:
         """In words."""
         text = f"score {self.score:g}" if self.word == "score" else self.word
         return f"{text} ({self.tag})" if self.tag else text
+
+
+def kind_of_answer(typed: str) -> Word | None:
+    """The kind of answer that a word or a number is, also in short; None if it is not an answer."""
+    word = typed.lower()
+    if word in SHORT:
+        return SHORT[word]
+    if word[:1].isdigit() or word[:1] in ("-", ".", ","):
+        return "score"
+    return next((known for known in SHORT.values() if known == word), None)
 
 
 def _score(text: str) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sweeper.errors import UserError
-from sweeper.finalists.judging.answers import Given, Outcome
+from sweeper.finalists.judging.answers import Given, Outcome, kind_of_answer
 from sweeper.finalists.judging.judging import Judging, Question, StaleError
 
 __all__ = ["converse", "given_text"]
@@ -23,8 +23,6 @@ HELP = """\
   c START POLICY ...  correct an earlier answer, e.g. `c 3 B f dropped it`
   l                   list the last answers
   q                   stop; the same command continues"""
-
-WORDS = {"s": "success", "f": "failure", "v": "void"}
 
 LISTED = 12
 
@@ -132,13 +130,10 @@ def given_text(given: Given) -> str:
 
 def _outcome(typed: str) -> Outcome:
     word, _, tag = typed.partition(" ")
-    word = word.lower()
-    word = WORDS.get(word, word)
-    if word in WORDS.values():
-        return Outcome.of(word, tag=tag)
-    if word[:1].isdigit() or word[:1] in ("-", ".", ","):
-        return Outcome.of("score", word, tag)
-    raise ValueError(f"{typed!r} is not an answer. Answers are:\n{HELP}")
+    kind = kind_of_answer(word)
+    if kind is None:
+        raise ValueError(f"{typed!r} is not an answer. Answers are:\n{HELP}")
+    return Outcome.of(kind, word, tag)
 
 
 def _correction(judging: Judging, typed: str) -> tuple[int, str, Outcome]:

@@ -169,6 +169,20 @@ class Judging:
                 )
             return self._answers.add(letter, start, outcome)
 
+    def enter(self, letter: str, start: int, outcome: Outcome) -> Given:
+        """Record the outcome of an episode that was judged elsewhere, whichever question is the present one.
+
+        Args:
+            letter: The neutral name of the policy.
+            start: The start of the episode, from 0.
+            outcome: The outcome of the episode; an earlier one is kept.
+
+        Raises:
+            OSError: If the disk does not take it.
+        """
+        with self._lock:
+            return self._answers.add(letter, start, outcome)
+
     def undo(self, key: str) -> Given | None:
         """Take back the last answer.
 

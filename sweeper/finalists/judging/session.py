@@ -17,7 +17,16 @@ from sweeper.layout import trial_folder, write_whole
 from sweeper.records.sweep_state import SweepState
 from trainables.episodes import EPISODES
 
-__all__ = ["REAL", "JudgedPolicy", "Session", "last_session", "new_session", "wanted_policies"]
+__all__ = [
+    "REAL",
+    "STARTS_PER_SESSION",
+    "JudgedPolicy",
+    "Session",
+    "last_session",
+    "new_session",
+    "saved_session",
+    "wanted_policies",
+]
 
 REAL = "real"
 """Name of the folder in a sweep's folder with the sessions."""
@@ -193,9 +202,20 @@ def last_session(folder: Path) -> Session | None:
     Raises:
         UserError: If its file is damaged.
     """
-    number = max(_numbers(folder), default=0)
-    if not number:
-        return None
+    numbers = _numbers(folder)
+    return saved_session(folder, max(numbers)) if numbers else None
+
+
+def saved_session(folder: Path, number: int) -> Session:
+    """A session of a sweep by its number.
+
+    Raises:
+        UserError: If there is none, or its file is damaged.
+    """
+    numbers = sorted(_numbers(folder))
+    if number not in numbers:
+        known = ", ".join(str(one) for one in numbers) or "none"
+        raise UserError(f"{folder.name} has no session {number} on the real robot. Its sessions: {known}.")
     path = folder / REAL / f"{number}.json"
     try:
         values = json.loads(path.read_text())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from rich.console import Console
@@ -11,8 +13,9 @@ from rich.text import Text
 
 from sweeper.terminal.finalists.sentences import interval_text
 from sweeper.terminal.tables import Column, fitted_table, number_text
+from sweeper.text import counted
 
-__all__ = ["print_judgement", "print_session"]
+__all__ = ["print_bundles", "print_judgement", "print_recorded", "print_session"]
 
 
 class ServedAt(Protocol):
@@ -32,6 +35,80 @@ class ServedAt(Protocol):
     def token(self) -> str | None:
         """What it must send; None if it needs none."""
         ...
+
+
+class Packed(Protocol):
+    """A bundle that was written."""
+
+    @property
+    def file(self) -> str:
+        """Its path."""
+        ...
+
+    @property
+    def sha256(self) -> str:
+        """Its SHA-256."""
+        ...
+
+    @property
+    def bytes(self) -> int:
+        """Its size."""
+        ...
+
+
+class Open(Protocol):
+    """An episode that has no outcome."""
+
+    @property
+    def letter(self) -> str:
+        """The neutral name of the policy."""
+        ...
+
+    @property
+    def start(self) -> int:
+        """The start, from 0."""
+        ...
+
+
+def print_bundles(console: Console, name: str, folder: Path, bundles: Sequence[Packed]) -> None:
+    """Print what was written for another machine, and how the outcomes come back.
+
+    Args:
+        console: Where to print.
+        name: Name of the sweep.
+        folder: The folder that was written.
+        bundles: The bundles in it.
+    """
+    console.print(f"Written into {folder}", style="bold", soft_wrap=True, markup=False)
+    for one in bundles:
+        file = Path(one.file).name
+        console.print(
+            f"  {file}  {one.bytes / 1e6:.1f} MB, SHA-256 {one.sha256}", soft_wrap=True, markup=False
+        )
+    console.print("  sheet.csv: which policy is next, and a place for each outcome", soft_wrap=True)
+    console.print("  README.md: what to do on the robot's computer", soft_wrap=True)
+    back = f"sweeper judge {shlex.quote(name)} --record {shlex.quote(str(folder / 'sheet.csv'))}"
+    console.print(f"When it is filled in, also in part: {back}", soft_wrap=True, markup=False)
+
+
+def print_recorded(console: Console, file: Path, before: int, recorded: int, left: Open | None) -> None:
+    """Print what was recorded of a sheet.
+
+    Args:
+        console: Where to print.
+        file: The sheet.
+        before: How many outcomes the session had.
+        recorded: How many were recorded.
+        left: The first episode that has no outcome; None if the session has ended.
+    """
+    words = f"Recorded {counted(recorded, 'outcome')} of {file}; the session had {before} before."
+    console.print(words, style="bold", soft_wrap=True, markup=False)
+    if left is not None:
+        console.print(
+            f"The first episode without an outcome is start {left.start + 1} with policy {left.letter}. "
+            "Later starts count when it has one.",
+            soft_wrap=True,
+        )
 
 
 def print_judgement(console: Console, judgement: Mapping[str, Any], name: str) -> None:
