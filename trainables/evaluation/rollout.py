@@ -20,7 +20,7 @@ import torch
 
 from trainables.confidence import mean_interval, wilson_interval
 from trainables.deployment.control.settings import ControlSettings, Mode
-from trainables.deployment.control.timeline import Request, Timeline
+from trainables.deployment.control.timeline import Request, Timeline, skipped_steps
 from trainables.environment import Observation, SimulatorError
 from trainables.episodes import EpisodeRecord
 from trainables.evaluation.stepping.choice import Stepping, Workload, choose_simulators
@@ -189,9 +189,7 @@ def rollout(
     workload = Workload(env_id, policy.features, len(indices), seats, max_steps, policy.n_action_steps)
     with choose_simulators(workload, stepping or Stepping()) as simulators:
         limit = _step_limit(env_id, simulators, max_steps)
-        conduct = (
-            None if control is None or control.is_plain else _Conduct(control, policy, torch.device(device))
-        )
+        conduct = _conduct(control, policy, torch.device(device))
         resting = set(range(seats))
         active: list[_Episode] = []
         while pending or active:
@@ -243,12 +241,19 @@ def summarise(records: Sequence[EpisodeRecord]) -> dict[str, float]:
     return metrics
 
 
+def _conduct(control: DelayedControl | None, policy: RolloutPolicy, device: torch.device) -> _Conduct | None:
+    """How chunks are requested and executed; None if the robot waits for each, which depends on no other."""
+    chosen = control or DelayedControl(ControlSettings())
+    return None if chosen.is_plain and not skipped_steps(policy) else _Conduct(chosen, policy, device)
+
+
 class _Conduct:
     """How the chunks of all episodes are requested and executed."""
 
     def __init__(self, control: DelayedControl, policy: RolloutPolicy, device: torch.device) -> None:
         if not hasattr(policy, "available_actions"):
             raise ValueError("rollout.control: the policy cannot predict more actions than it executes")
+        self.skipped = skipped_steps(policy)
         self.settings = control.settings
         self.available: int = policy.available_actions
         self._policy = policy
@@ -262,8 +267,17 @@ class _Conduct:
     def delay(self, episode: _Episode) -> int:
         """Control steps from a request to its chunk."""
         if self._latency_s is None:
-            self._latency_s = _measured_s(self._policy, episode, self._device)
+            self._latency_s = _measured_s(self._policy, episode, self._device, self.warm([episode]))
         return math.ceil(round(self._latency_s * episode.fps, 6))
+
+    def warm(self, episodes: Sequence[_Episode | None]) -> dict[str, Any]:
+        """What a prediction is given to begin from the last chunk of each episode; None: any actions."""
+        if not self.skipped:
+            return {}
+        rests = [None if episode is None else episode.rest() for episode in episodes]
+        shape = next(rest.shape for rest in rests if rest is not None)
+        previous_BKA = np.stack([np.zeros(shape, np.float32) if rest is None else rest for rest in rests])
+        return {"previous": torch.from_numpy(previous_BKA), "skipped_steps": self.skipped}
 
 
 class _Episode:
@@ -305,6 +319,20 @@ class _Episode:
         assert self.conduct is not None
         self._delay = self.conduct.delay(self) if self._timeline.has_started else 0
         return self._timeline.request(self._delay)
+
+    @property
+    def begins_warm(self) -> bool:
+        """Whether the next prediction begins from the last chunk."""
+        return (
+            self._timeline is not None
+            and self.conduct is not None
+            and self.conduct.skipped > 0
+            and self._timeline.has_started
+        )
+
+    def rest(self) -> np.ndarray | None:
+        """What the last chunk has from the present on, (K, A); None before the first."""
+        return None if self._timeline is None else self._timeline.rest()
 
     def begin(self, first: Observation) -> None:
         """Take the first observation, which fills the window."""
@@ -394,7 +422,9 @@ def _play_chunk(
 ) -> None:
     """Predict a chunk for every active episode and execute it."""
     plans: dict[int, Play] = {}
-    for rows in _batches(active, inference_batch(device)):
+    # The first chunk of an episode takes more denoising steps than those that begin from the last one.
+    apart = [[one for one in active if one.begins_warm is warm] for warm in (False, True)]
+    for rows in [rows for alike in apart for rows in _batches(alike, inference_batch(device))]:
         start_s = time.perf_counter()
         chunks_BNTA = _predict(policy, rows, keys, device)
         predicted_s = time.perf_counter() - start_s
@@ -453,6 +483,8 @@ def _options(rows: Mapping[int, _Episode], size: int, conduct: _Conduct | None) 
         return {}
     requests = {row: episode.request() for row, episode in rows.items()}
     options: dict[str, Any] = {"n_action_steps": conduct.available}
+    if next(iter(rows.values())).begins_warm:
+        options |= conduct.warm([rows.get(row) for row in range(size)])
     given = next((request.known for request in requests.values() if request.known is not None), None)
     if given is not None:
         known_BKA = np.zeros((size, *given.shape), dtype=np.float32)
@@ -464,7 +496,9 @@ def _options(rows: Mapping[int, _Episode], size: int, conduct: _Conduct | None) 
     return options
 
 
-def _measured_s(policy: RolloutPolicy, episode: _Episode, device: torch.device) -> float:
+def _measured_s(
+    policy: RolloutPolicy, episode: _Episode, device: torch.device, options: Mapping[str, Any]
+) -> float:
     """The median time of a prediction for one observation, in seconds."""
     observation = {
         feature.name: _stack(feature.name, [episode], device) for feature in policy.features.inputs
@@ -473,7 +507,9 @@ def _measured_s(policy: RolloutPolicy, episode: _Episode, device: torch.device) 
     for _ in range(TIMED + 1):
         start_s = time.perf_counter()
         with torch.inference_mode():
-            policy.predict_action(observation, generator=[torch.Generator().manual_seed(0)]).cpu()
+            cast("Any", policy).predict_action(
+                observation, generator=[torch.Generator().manual_seed(0)], **options
+            ).cpu()
         times_s.append(time.perf_counter() - start_s)
     return float(np.median(times_s[1:]))
 

@@ -20,7 +20,7 @@ import torch
 
 from trainables.deployment.control.safety import Safety
 from trainables.deployment.control.settings import ControlSettings
-from trainables.deployment.control.timeline import Request, Timeline
+from trainables.deployment.control.timeline import Request, Timeline, skipped_steps
 from trainables.features import STATE, PolicyFeatures
 
 __all__ = ["ControlStatistics", "ControlledPolicy", "Controller", "KeepsEncodings", "request_seed"]
@@ -245,9 +245,10 @@ class Controller:
     def _predict(self) -> None:
         """Request a chunk; wait for it if the robot has nothing else to do."""
         waits = self.settings.mode == "sync" or not self._timeline.has_started
+        previous_KA = self._timeline.rest() if skipped_steps(self._policy) else None
         request = self._timeline.request(self._expected_delay())
         number = self._timeline.predictions
-        self._future = self._worker.submit(self._predicted, list(self._history), request, number)
+        self._future = self._worker.submit(self._predicted, list(self._history), request, number, previous_KA)
         if waits:
             moves = self._timeline.has_started
             self._receive()
@@ -265,7 +266,9 @@ class Controller:
             return 1
         return math.ceil(max(self._latencies_s[-REMEMBERED:]) * self._rate_hz)
 
-    def _predicted(self, history: list[_Seen], request: Request, number: int) -> np.ndarray:
+    def _predicted(
+        self, history: list[_Seen], request: Request, number: int, previous_KA: np.ndarray | None
+    ) -> np.ndarray:
         """Predict the chunks (N, K, A) of a request; runs on the other thread."""
         start_s = self._clock()
         policy, count = self._policy, self.settings.samples
@@ -276,6 +279,9 @@ class Controller:
         if request.known is not None and request.kept is not None:
             options["known"] = torch.from_numpy(request.known).expand(count, -1, -1)
             options["kept"] = torch.from_numpy(request.kept)
+        if previous_KA is not None:
+            options["previous"] = torch.from_numpy(previous_KA).expand(count, -1, -1)
+            options["skipped_steps"] = skipped_steps(policy)
         with torch.inference_mode():
             if isinstance(policy, KeepsEncodings):
                 options["condition"] = self._condition(history).expand(count, -1)

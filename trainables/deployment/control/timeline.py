@@ -15,7 +15,7 @@ import numpy as np
 
 from trainables.deployment.control.settings import ControlSettings
 
-__all__ = ["Request", "Timeline", "soft_mask"]
+__all__ = ["Request", "Timeline", "skipped_steps", "soft_mask"]
 
 COHERENCE_DECAY = 0.5
 """Weight of each later action in the distance of two chunks; rho in bidirectional decoding."""
@@ -127,6 +127,13 @@ class Timeline:
         coherence_N = distance_NK @ COHERENCE_DECAY ** np.arange(overlap)
         return np.asarray(chunks_NKA[int(coherence_N.argmin())])
 
+    def rest(self) -> np.ndarray | None:
+        """What the last chunk has from the present on, (K, A), its last action repeated; None without one.
+
+        A policy with a warm start begins its next chunk there.
+        """
+        return self._rest(self._chunks[-1]) if self._chunks else None
+
     def advance(self, hold_A: np.ndarray | None = None) -> np.ndarray:
         """The action (A,) to execute at this tick.
 
@@ -180,10 +187,23 @@ class Timeline:
 
     def _continuation(self, chunk: _Chunk, delay: int) -> Request:
         size = len(chunk.actions)
-        first = math.floor(chunk.position)
-        known_KA = np.repeat(chunk.actions[-1:], size, axis=0)
-        known_KA[: size - first] = chunk.actions[first:]
-        return Request(known_KA, soft_mask(size, delay, size - first))
+        return Request(self._rest(chunk), soft_mask(size, delay, size - math.floor(chunk.position)))
+
+    @staticmethod
+    def _rest(chunk: _Chunk) -> np.ndarray:
+        size, first = len(chunk.actions), math.floor(chunk.position)
+        rest_KA = np.repeat(chunk.actions[-1:], size, axis=0)
+        rest_KA[: size - first] = chunk.actions[first:]
+        return rest_KA
+
+
+def skipped_steps(policy: object) -> int:
+    """The first denoising steps of a policy that the rest of its last chunk replaces; 0 for no warm start.
+
+    A policy that has ``warm_start_steps`` above 0 takes ``previous`` (B, K, A) and ``skipped_steps`` in
+    ``predict_action``.
+    """
+    return int(getattr(policy, "warm_start_steps", 0))
 
 
 def soft_mask(size: int, delay: int, planned: int) -> np.ndarray:

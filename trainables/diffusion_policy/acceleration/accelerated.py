@@ -24,11 +24,10 @@ from trainables.diffusion_policy.acceleration.backends import (
 from trainables.diffusion_policy.acceleration.cuda_graph import GraphedChunk
 from trainables.diffusion_policy.acceleration.modulations import Modulations, StepTable
 from trainables.diffusion_policy.acceleration.networks import make_network
-from trainables.diffusion_policy.network.noise import Generators, randn
+from trainables.diffusion_policy.network.noise import Generators, check_skipped, randn
 from trainables.diffusion_policy.network.policy import DiffusionPolicy, Values
 from trainables.diffusion_policy.network.sampler_steps import run_steps
 from trainables.features import ACTION, FeatureType, PolicyFeatures
-from trainables.interface import ConfigError, Fault
 
 __all__ = ["AcceleratedPolicy", "Acceleration", "accelerate"]
 
@@ -104,6 +103,11 @@ class AcceleratedPolicy:
         return self.policy.available_actions
 
     @property
+    def warm_start_steps(self) -> int:
+        """First denoising steps that the rest of the last chunk replaces in an episode."""
+        return self.policy.warm_start_steps
+
+    @property
     def action_dim(self) -> int:
         """Numbers per action."""
         return self.policy.action_dim
@@ -129,12 +133,20 @@ class AcceleratedPolicy:
     ) -> Tensor:
         """Predict the next actions to execute; arguments as for `DiffusionPolicy.predict_action`.
 
-        ``previous`` and ``skipped_steps`` are those of :meth:`predict_horizon`. A chunk that continues known
-        actions is predicted by the plain loop.
+        A chunk that continues known actions is predicted by the plain loop.
         """
         if known is not None:
             return self.policy.predict_action(
-                observation, noise, generator, sampler, num_inference_steps, n_action_steps, known, kept
+                observation,
+                noise,
+                generator,
+                sampler,
+                num_inference_steps,
+                n_action_steps,
+                known,
+                kept,
+                previous=previous,
+                skipped_steps=skipped_steps,
             )
         executed = self.policy.executed(n_action_steps)
         horizon_BTA = self.predict_horizon(
@@ -143,7 +155,7 @@ class AcceleratedPolicy:
             generator,
             sampler,
             num_inference_steps,
-            previous=previous,
+            previous=self.policy.with_past(previous),
             skipped_steps=skipped_steps,
         )
         return horizon_BTA[:, executed]
@@ -180,13 +192,17 @@ class AcceleratedPolicy:
         config = self.policy.config
         sampler = config.inference_sampler if sampler is None else sampler
         count = num_inference_steps or config.inference_steps
-        if (previous is None) != (skipped_steps == 0) or not 0 <= skipped_steps < count:
-            remedy = f"Use 1 to {count - 1} with a previous horizon, and 0 without one."
-            raise ConfigError([Fault("skipped_steps", f"{skipped_steps} steps cannot be skipped.", remedy)])
-        if self._plain and not skipped_steps:
-            return self.policy.predict_horizon(observation, noise, generator, sampler, count)
+        check_skipped(previous, skipped_steps, count)
         if self._plain:
-            raise ConfigError([Fault("skipped_steps", "the plain loop has no warm start.", "Use 0.")])
+            return self.policy.predict_horizon(
+                observation,
+                noise,
+                generator,
+                sampler,
+                count,
+                previous=previous,
+                skipped_steps=skipped_steps,
+            )
         self.policy.check_pixels(observation)
         table = self._table(sampler, count, skipped_steps)
         shape = (self._batch(observation), self.horizon, self.action_dim)
@@ -236,12 +252,7 @@ class AcceleratedPolicy:
         return self._graphs[key](named, noise_BTA, draws)
 
     def _noised(self, previous_BTA: Tensor, noise_BTA: Tensor, timestep: int) -> Tensor:
-        if tuple(previous_BTA.shape) != tuple(noise_BTA.shape):
-            raise ValueError(
-                f"the previous horizon has shape {tuple(previous_BTA.shape)}, "
-                f"expected {tuple(noise_BTA.shape)}"
-            )
-        clean_BTA = self.policy.normalizer.normalize(ACTION, previous_BTA.to(self.device))
+        clean_BTA = self.policy.scaled(previous_BTA, tuple(noise_BTA.shape))
         timesteps_B = torch.full((len(clean_BTA),), timestep, device=self.device)
         return self.policy.process.add_noise(clean_BTA, noise_BTA, timesteps_B)
 

@@ -193,6 +193,10 @@ def diffusion_faults(policy: PolicyConfig, evaluation: EvalConfig) -> list[Fault
         if count > policy.num_train_timesteps:
             remedy = f"It must be at most policy.num_train_timesteps = {policy.num_train_timesteps}."
             faults.append(Fault(name, f"{count} is too many.", remedy))
+    if policy.warm_start_steps >= policy.inference_steps:
+        problem = f"{policy.warm_start_steps} of {policy.inference_steps} denoising steps cannot be skipped."
+        remedy = f"Use at most {policy.inference_steps - 1}, or more policy.num_inference_steps."
+        faults.append(Fault("policy.warm_start_steps", problem, remedy))
     solver = policy.inference_sampler not in ("DDPM", "DDIM")
     if solver and policy.inference_spacing == "leading":
         # diffusers divides the process into one part more than there are steps.

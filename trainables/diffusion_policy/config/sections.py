@@ -240,6 +240,10 @@ class PolicyConfig:
         "str", None, "Which timesteps a sampler takes; null: leading (DDPM, DDIM), linspace (others).",
         choices=TIMESTEP_SPACINGS, phase="inference",
     )  # fmt: skip
+    warm_start_steps: int = _field(
+        "int", 0, "First denoising steps that the rest of the last chunk replaces; 0: begin from noise.",
+        minimum=0, unit="steps", phase="inference",
+    )  # fmt: skip
     use_ema: bool = _field(
         "bool", True, "Act with the averaged weights, if the training keeps them.", phase="inference"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -76,6 +76,7 @@ class Material:
         real: Whether they are recorded ones.
         judge: Measures variants that are not fp32.
         about: The checkpoint and the training, for the report.
+        notes: What the export leaves out of the policy, in a sentence each.
     """
 
     observations: Mapping[str, Tensor]
@@ -83,6 +84,7 @@ class Material:
     real: bool
     judge: Judge
     about: Mapping[str, Any]
+    notes: Sequence[str] = ()
 
 
 def write_format(
@@ -257,7 +259,7 @@ def _description(
 
 
 def _notes(wanted: FormatOptions, material: Material) -> list[str]:
-    notes = []
+    notes = list(material.notes)
     if not material.real:
         notes.append(f"Compared on random observations: {material.source}.")
     others = [precision for precision in wanted.precisions if precision != "fp32"]

@@ -19,7 +19,14 @@ import psutil
 import torch
 from torch import Tensor
 
-from trainables.diffusion_policy.acceleration import BACKENDS, PRECISIONS, Backend, Precision, accelerate
+from trainables.diffusion_policy.acceleration import (
+    BACKENDS,
+    PRECISIONS,
+    Backend,
+    Precision,
+    accelerate,
+    shift_chunk,
+)
 from trainables.diffusion_policy.lerobot.beside import LeRobotProcess
 from trainables.diffusion_policy.network.policy import DiffusionPolicy
 from trainables.features import ACTION
@@ -59,13 +66,24 @@ class Observations:
 
 @dataclass
 class _Way:
-    """One row while it is measured: ``chunk`` gives the horizon, ``timed_ms`` predicts once and times it."""
+    """One row while it is measured.
+
+    Attributes:
+        row: Makes the row of the latency and the difference.
+        policy: The policy with the row's setting.
+        chunk: Gives the horizon for an observation.
+        compared: The observations at which it is compared with the plain loop.
+        timed_ms: Predicts once and times it.
+        warm: What the plain loop is given to begin from the last chunk.
+        times_ms: The times.
+    """
 
     row: Callable[[Latency, float], BenchRow]
     policy: DiffusionPolicy
     chunk: Callable[[Batch], Tensor]
     compared: Sequence[Batch]
     timed_ms: Callable[[], float]
+    warm: Mapping[str, Any] = field(default_factory=dict)
     times_ms: list[float] = field(default_factory=list)
 
 
@@ -117,7 +135,8 @@ def bench(
             for backend, width in asked:
                 progress(f"warming up {backend}, {_named(policy)}")
                 ways.append(_ours(setting, policy, every, backend, width))
-            if lerobot is not None:
+            # LeRobot has no warm start, so it would compute something else.
+            if lerobot is not None and not policy.warm_start_steps:
                 progress(f"starting LeRobot, {_named(policy)}")
                 folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="sweeper-bench-")))
                 process = LeRobotProcess(lerobot, policy, folder, first, _noise(policy))
@@ -143,11 +162,11 @@ def _ours(
 ) -> _Way:
     before_mb = _memory_mb(policy)
     made = accelerate(policy, backend, precision)
-    noise = _noise(policy)
+    noise, warm = _noise(policy), _last_chunk(policy, observations[0])
 
     def chunk(observation: Batch) -> Tensor:
         # The copy back waits for the device, as sending the actions to the robot does.
-        return made.predict_horizon(observation, noise, [torch.Generator().manual_seed(1)]).cpu()
+        return made.predict_horizon(observation, noise, [torch.Generator().manual_seed(1)], **warm).cpu()
 
     def timed_ms() -> float:
         start_s = time.perf_counter()
@@ -172,7 +191,16 @@ def _ours(
             made.how.why if replaced else "",
         )
 
-    return _Way(row, policy, chunk, observations, timed_ms)
+    return _Way(row, policy, chunk, observations, timed_ms, warm)
+
+
+def _last_chunk(policy: DiffusionPolicy, observation: Batch) -> dict[str, Any]:
+    """What a warm start begins from: a chunk for an observation; nothing if the policy begins from noise."""
+    if not policy.warm_start_steps:
+        return {}
+    last_BTA = policy.predict_horizon(observation, generator=[torch.Generator().manual_seed(2)])
+    shifted_BTA = shift_chunk(last_BTA, policy.n_action_steps)
+    return {"previous": shifted_BTA, "skipped_steps": policy.warm_start_steps}
 
 
 def _theirs(setting: Setting, policy: DiffusionPolicy, process: LeRobotProcess, observation: Batch) -> _Way:
@@ -199,7 +227,9 @@ def _difference(way: _Way) -> float:
 
 def _difference_at(way: _Way, observation: Batch) -> float:
     policy = way.policy
-    expected = policy.predict_horizon(observation, _noise(policy), [torch.Generator().manual_seed(1)]).cpu()
+    expected = policy.predict_horizon(
+        observation, _noise(policy), [torch.Generator().manual_seed(1)], **way.warm
+    ).cpu()
     found = way.chunk(observation)
     if found.shape != expected.shape:  # LeRobot gives the executed actions only
         expected = expected[:, policy.executed()]

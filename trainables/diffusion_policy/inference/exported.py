@@ -17,7 +17,7 @@ from trainables.diffusion_policy.formats.parts import example_observation
 from trainables.diffusion_policy.formats.place import check_place
 from trainables.diffusion_policy.formats.running import ExportedPolicy
 from trainables.diffusion_policy.formats.write import FORMATS, Material, write_format
-from trainables.diffusion_policy.inference.opened import OpenedPolicy, open_policy
+from trainables.diffusion_policy.inference.opened import WARM_START, OpenedPolicy, open_policy
 from trainables.diffusion_policy.network.policy import DiffusionPolicy
 from trainables.episodes import EpisodeRecord, first_seed
 from trainables.evaluation.offline import OfflineSettings, SamplingPolicy, window_errors
@@ -48,6 +48,9 @@ def export_format(
     opened = open_policy(checkpoint, wanted.config, dataclasses.replace(context, device="cpu"))
     _check_episodes(opened, wanted)
     setting = {**wanted.setting, **({} if wanted.ema else {"policy.use_ema": False})}
+    # An export has no last chunk, so it is compared with the policy that begins from noise.
+    warm_steps = opened.policy(setting).warm_start_steps
+    setting |= {WARM_START: 0} if warm_steps else {}
     policy = opened.policy(setting).eval()
     numbers, source = opened.moments(FEWEST)
     windows = opened.heldout if len(numbers) else None
@@ -68,6 +71,7 @@ def export_format(
             "step": opened.step,
             "setting": {**opened.trained_setting, **setting},
         },
+        [f"{WARM_START} {warm_steps} is left out: every chunk begins from noise."] if warm_steps else [],
     )
     return write_format(policy, folder, wanted, material, context.progress)
 

@@ -51,8 +51,9 @@ from trainables.interface import ConfigError, EvaluationContext, Fault, ServeOpt
 if TYPE_CHECKING:
     from trainables.deployment.server.running import RunningServer
 
-__all__ = ["OpenedPolicy", "open_policy"]
+__all__ = ["WARM_START", "OpenedPolicy", "open_policy"]
 
+WARM_START = "policy.warm_start_steps"
 WARM_UP = 3
 FEWEST_RUNS = 5
 SPEED_RUNS, SPEED_S = 20, 2.0
@@ -136,7 +137,7 @@ class OpenedPolicy:
         self._training = training or Training()
         self._weights = {True: policy}
         self._settings: dict[str, DiffusionPolicy] = {}
-        self._speeds: dict[tuple[str, int, str], float] = {}
+        self._speeds: dict[tuple[str, int, str, int], float] = {}
 
     @property
     def features(self) -> PolicyFeatures:
@@ -328,6 +329,9 @@ class OpenedPolicy:
                 [Fault("dataset.root", "there are no held-out episodes for a comparison.", remedy)]
             )
         policy = self.policy(setting)
+        if policy.warm_start_steps:
+            problem = "makes no difference at single moments, which have no last chunk."
+            raise ConfigError([Fault(WARM_START, problem, "Compare it in episodes: name a simulator.")])
         offline = OfflineSettings(
             windows=self.config.eval.windows,
             window_steps=self.config.eval.window_steps,
@@ -350,7 +354,8 @@ class OpenedPolicy:
         """
         policy = self.policy(setting)
         config = policy.config
-        cost = (config.inference_sampler, config.inference_steps, config.inference_spacing)
+        sampler, steps, spacing = config.inference_sampler, config.inference_steps, config.inference_spacing
+        cost = (sampler, steps, spacing, config.warm_start_steps)
         if cost not in self._speeds:
             self._speeds[cost] = statistics.median(self.latency_ms(setting, SPEED_RUNS, SPEED_S))
         latency_ms = self._speeds[cost]
@@ -367,6 +372,7 @@ class OpenedPolicy:
         """
         policy = self.policy(setting)
         observation = self._any_observation()
+        warm = _warm(policy)
         times_ms: list[float] = []
         begin_s = time.perf_counter()
         for run in range(-WARM_UP, runs):
@@ -375,7 +381,7 @@ class OpenedPolicy:
             generator = [torch.Generator().manual_seed(run + WARM_UP)]
             start_s = time.perf_counter()
             # The copy back waits for the device, as sending the actions to the robot does.
-            policy.predict_action(observation, generator=generator).cpu()
+            policy.predict_action(observation, generator=generator, **warm).cpu()
             if run >= 0:
                 times_ms.append(1e3 * (time.perf_counter() - start_s))
         return times_ms
@@ -461,8 +467,13 @@ class OpenedPolicy:
         # websockets, msgpack and prometheus_client are an extra.
         from trainables.deployment.server.running import start_server
 
+        policy = self.policy(setting)
+        if policy.warm_start_steps:
+            problem = f"is {policy.warm_start_steps}, but a server begins each chunk from noise."
+            remedy = f"Serve it without: --setting {WARM_START}=0. A Controller begins from the last chunk."
+            raise ConfigError([Fault(WARM_START, problem, remedy)])
         description = {"step": self.step, "setting": {**self.trained_setting, **setting}}
-        return start_server(self.policy(setting), options, description, report)
+        return start_server(policy, options, description, report)
 
     def repeat(
         self, setting: Mapping[str, Any], purpose: Purpose, episodes: Sequence[int], run: int
@@ -550,3 +561,11 @@ class OpenedPolicy:
             drop_n_last_frames=config.eval.window_steps - 1,
             frames=frames,
         )
+
+
+def _warm(policy: DiffusionPolicy) -> dict[str, Any]:
+    """What a prediction is given to begin from a last chunk; its values do not change the time."""
+    if not policy.warm_start_steps:
+        return {}
+    shape = (1, policy.available_actions, policy.action_dim)
+    return {"previous": torch.zeros(shape), "skipped_steps": policy.warm_start_steps}

@@ -242,6 +242,11 @@ def _note_replacements(
             f"policy.timestep_spacing {config.inference_spacing} is replaced with leading, since LeRobot has "
             "no other: the actions differ from those that were evaluated, most with few steps."
         )
+    if config.warm_start_steps:
+        notes.append(
+            f"policy.warm_start_steps {config.warm_start_steps} is left out, since LeRobot begins every "
+            "chunk from noise: the actions differ from those that were evaluated, and take more steps."
+        )
     if config.pretrained_backbone_weights is not None:
         notes.append(
             "pretrained_backbone_weights is null: the encoder's weights are in the file, and LeRobot would "

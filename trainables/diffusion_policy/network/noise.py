@@ -23,7 +23,16 @@ from torch import Tensor
 from trainables.diffusion_policy.config.sections import SAMPLERS
 from trainables.interface import ConfigError, Fault
 
-__all__ = ["SOLVERS", "Generators", "Known", "NoiseProcess", "clean_action", "randn"]
+__all__ = [
+    "SOLVERS",
+    "Generators",
+    "Known",
+    "NoiseProcess",
+    "WarmStart",
+    "check_skipped",
+    "clean_action",
+    "randn",
+]
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
 """One generator for a batch, or one per sample, or None for torch's global one."""
@@ -65,6 +74,19 @@ class Known:
     def mixed(self, free_BTA: Tensor, known_BTA: Tensor) -> Tensor:
         """Free and known values, by weight."""
         return torch.lerp(free_BTA, known_BTA, self.kept[..., None].to(free_BTA.dtype))
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """Actions that a denoising begins from, noised to the timestep of a later step.
+
+    Attributes:
+        actions: The actions (B, T, A), in normalised units.
+        skipped_steps: The first denoising steps, which they take the place of; at least 1.
+    """
+
+    actions: Tensor
+    skipped_steps: int
 
 
 class NoiseProcess:
@@ -139,6 +161,7 @@ class NoiseProcess:
         generator: Generators = None,
         watch: Callable[[Tensor, int], None] | None = None,
         known: Known | None = None,
+        warm: WarmStart | None = None,
     ) -> Tensor:
         """Turn noise into actions.
 
@@ -154,6 +177,7 @@ class NoiseProcess:
                 with the noise of that timestep, as RePaint does (Lugmayr et al., arXiv 2201.09865, without
                 its resampling), and with the noise that the denoising starts from, so that nothing more is
                 drawn.
+            warm: Actions in normalised units to begin from.
 
         Returns:
             Actions (B, T, A) in normalised units, float32.
@@ -163,8 +187,15 @@ class NoiseProcess:
         """
         scheduler = self.scheduler(sampler, num_inference_steps)
         per_step = {} if sampler != "DDPM" or generator is None else {"generator": _for_diffusers(generator)}
-        sample_BTA = noise_BTA
-        for timestep in scheduler.timesteps.tolist():
+        sample_BTA, timesteps = noise_BTA, scheduler.timesteps.tolist()
+        if warm is not None:
+            check_skipped(warm.actions, warm.skipped_steps, len(timesteps))
+            timesteps = timesteps[warm.skipped_steps :]
+            if sampler in SOLVERS:
+                scheduler.set_begin_index(warm.skipped_steps)
+            timesteps_B = torch.full((len(noise_BTA),), timesteps[0], device=noise_BTA.device)
+            sample_BTA = self.add_noise(warm.actions, noise_BTA, timesteps_B)
+        for timestep in timesteps:
             if known is not None:
                 timesteps_B = torch.full((len(noise_BTA),), timestep, device=noise_BTA.device)
                 sample_BTA = known.mixed(sample_BTA, self.add_noise(known.actions, noise_BTA, timesteps_B))
@@ -242,6 +273,22 @@ class NoiseProcess:
         share = scheduler.alphas_cumprod[timestep]
         action_BTA = clean_action(self.prediction_type, sample_BTA, predicted_BTA, share)
         return action_BTA if self.clip_range is None else action_BTA.clamp(-self.clip_range, self.clip_range)
+
+
+def check_skipped(previous: Tensor | None, skipped_steps: int, steps: int) -> None:
+    """Check a warm start.
+
+    Args:
+        previous: The actions to begin from; None for noise.
+        skipped_steps: The first denoising steps, which they take the place of.
+        steps: All denoising steps.
+
+    Raises:
+        ConfigError: If no step is left, or there are skipped steps without actions to begin from.
+    """
+    if (previous is None) != (skipped_steps == 0) or not 0 <= skipped_steps < steps:
+        remedy = f"Use 1 to {steps - 1} with a previous horizon, and 0 without one."
+        raise ConfigError([Fault("skipped_steps", f"{skipped_steps} steps cannot be skipped.", remedy)])
 
 
 def clean_action(prediction_type: str, noisy: Tensor, predicted: Tensor, share: Tensor) -> Tensor:

@@ -19,7 +19,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainables.diffusion_policy.config.sections import PolicyConfig
-from trainables.diffusion_policy.network.noise import Generators, Known, NoiseProcess, randn
+from trainables.diffusion_policy.network.noise import (
+    Generators,
+    Known,
+    NoiseProcess,
+    WarmStart,
+    check_skipped,
+    randn,
+)
 from trainables.diffusion_policy.network.normalize import Normalizer, Statistics
 from trainables.diffusion_policy.network.unet import ConditionalUnet1d
 from trainables.diffusion_policy.network.vision import (
@@ -95,6 +102,11 @@ class DiffusionPolicy(nn.Module):
     def available_actions(self) -> int:
         """Actions of a chunk that lie in the future: the horizon without the steps before the present."""
         return self.config.available_actions
+
+    @property
+    def warm_start_steps(self) -> int:
+        """First denoising steps that the rest of the last chunk replaces in an episode."""
+        return self.config.warm_start_steps
 
     @property
     def action_dim(self) -> int:
@@ -200,11 +212,14 @@ class DiffusionPolicy(nn.Module):
         known: Tensor | None = None,
         kept: Tensor | None = None,
         condition: Tensor | None = None,
+        previous: Tensor | None = None,
+        skipped_steps: int = 0,
     ) -> Tensor:
         """Predict the next actions to execute: (B, n_action_steps, A) in original units.
 
         Takes the arguments of :meth:`predict_horizon`, and ``n_action_steps`` to replace the configuration's.
         ``known`` (B, K, A) and ``kept`` (K,) or (B, K) begin with the next action; K is `available_actions`.
+        So does ``previous`` (B, K, A).
 
         Raises:
             ConfigError: If the horizon has fewer actions, and as for :meth:`predict_horizon`.
@@ -215,9 +230,28 @@ class DiffusionPolicy(nn.Module):
             past = executed.start
             known, kept = F.pad(known, (0, 0, past, 0)), F.pad(kept, (past, 0))
         horizon_BTA = self.predict_horizon(
-            observation, noise, generator, sampler, num_inference_steps, None, known, kept, condition
+            observation,
+            noise,
+            generator,
+            sampler,
+            num_inference_steps,
+            None,
+            known,
+            kept,
+            condition,
+            self.with_past(previous),
+            skipped_steps,
         )
         return horizon_BTA[:, executed]
+
+    def with_past(self, previous: Tensor | None) -> Tensor | None:
+        """The horizon (B, T, A) to start from, of actions (B, K, A) that begin with the next one.
+
+        The first of them stands for those before the present, which were executed.
+        """
+        if previous is None:
+            return None
+        return torch.cat([previous[:, :1].expand(-1, self.n_obs_steps - 1, -1), previous], dim=1)
 
     def executed(self, n_action_steps: int | None = None) -> slice:
         """The actions of a horizon that are executed; ``n_action_steps`` replaces the configuration's.
@@ -246,6 +280,8 @@ class DiffusionPolicy(nn.Module):
         known: Tensor | None = None,
         kept: Tensor | None = None,
         condition: Tensor | None = None,
+        previous: Tensor | None = None,
+        skipped_steps: int = 0,
     ) -> Tensor:
         """Predict the whole horizon, which starts ``n_obs_steps - 1`` steps ago.
 
@@ -266,17 +302,23 @@ class DiffusionPolicy(nn.Module):
             kept: (T,) or (B, T): weight of each of them, from 0 (free) to 1 (the prediction has it).
             condition: (B, G), encodings of the observation steps, flattened (:meth:`encode`): then
                 ``observation`` is not looked at.
+            previous: (B, T, A), the last horizon in original units, shifted to the present
+                (`acceleration.shift_chunk`): a warm start.
+            skipped_steps: With ``previous``, the first denoising steps, which it takes the place of.
 
         Returns:
             (B, T, A) in original units.
 
         Raises:
-            ConfigError: If the sampler is unknown or cannot take this number of steps.
+            ConfigError: If the sampler is unknown or cannot take this number of steps, or ``skipped_steps``
+                leaves no step, or comes without ``previous``.
             KeyError: If an observation is missing.
             ValueError: If an observation or the noise has the wrong shape.
         """
         if condition is None:
             self.check_pixels(observation)
+        count = num_inference_steps or self.config.inference_steps
+        check_skipped(previous, skipped_steps, count)
         with self.evaluation():
             condition_BG = self.condition(observation) if condition is None else condition.to(self.device)
             shape = (len(condition_BG), self.horizon, self.action_dim)
@@ -292,10 +334,11 @@ class DiffusionPolicy(nn.Module):
                 predict,
                 noise_BTA,
                 sampler=self.config.inference_sampler if sampler is None else sampler,
-                num_inference_steps=num_inference_steps or self.config.inference_steps,
+                num_inference_steps=count,
                 generator=generator,
                 watch=None if watch is None else lambda noisy, t: watch(self._unscaled(noisy), t),
                 known=self._known(known, kept, shape),
+                warm=None if previous is None else WarmStart(self.scaled(previous, shape), skipped_steps),
             )
         return self._unscaled(action_BTA)
 
@@ -328,6 +371,16 @@ class DiffusionPolicy(nn.Module):
             prepared = self.prepare(observation, any_steps=True)
             first = self._value(observation, self.features.inputs[0].name)
             return self._encoded(prepared, first.shape[1])
+
+    def scaled(self, previous_BTA: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """The last horizon in normalised units.
+
+        Raises:
+            ValueError: If it has another shape.
+        """
+        if tuple(previous_BTA.shape) != shape:
+            raise ValueError(f"the previous horizon has shape {tuple(previous_BTA.shape)}, expected {shape}")
+        return self.normalizer.normalize(ACTION, previous_BTA.to(self.device, torch.float32))
 
     def _unscaled(self, action_BTA: Tensor) -> Tensor:
         return self.normalizer.unnormalize(ACTION, action_BTA)
