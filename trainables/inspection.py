@@ -213,6 +213,8 @@ class Played:
         max_reward: Mean of the largest rewards.
         difference: Mean difference of the largest reward to the first row, on the same starts; None for it.
         difference_interval: Interval of that; None if all differences are equal.
+        success_difference: Difference of the success rate to the first row, on the same starts; None for it.
+        success_difference_interval: Interval of that (Tango's); None for it.
     """
 
     episodes: int
@@ -221,6 +223,8 @@ class Played:
     max_reward: float
     difference: float | None
     difference_interval: tuple[float, float] | None
+    success_difference: float | None = None
+    success_difference_interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ import numpy as np
 import psutil
 
 from sweeper.errors import UserError
+from sweeper.evidence.comparison import Comparison
+from sweeper.evidence.paired import compare_paired_successes
 from sweeper.finalists.candidates import Candidate
 from sweeper.gpus import first_device, visible_gpus
 from trainables import registry
@@ -120,6 +122,7 @@ def _played(records: Sequence[EpisodeRecord], first: Sequence[EpisodeRecord]) ->
     successes = sum(record.success for record in records)
     rewards = np.array([record.max_reward for record in records])
     apart = rewards - np.array([record.max_reward for record in first]) if first else None
+    paired = _successes_apart(records, first) if first else None
     return Played(
         episodes=len(records),
         success_rate=successes / len(records),
@@ -127,6 +130,14 @@ def _played(records: Sequence[EpisodeRecord], first: Sequence[EpisodeRecord]) ->
         max_reward=float(rewards.mean()),
         difference=None if apart is None else float(apart.mean()),
         difference_interval=None if apart is None or len(apart) < FEWEST else mean_interval(apart),
+        success_difference=None if paired is None else paired.difference,
+        success_difference_interval=None if paired is None else (paired.interval.low, paired.interval.high),
+    )
+
+
+def _successes_apart(records: Sequence[EpisodeRecord], first: Sequence[EpisodeRecord]) -> Comparison:
+    return compare_paired_successes(
+        [float(record.success) for record in records], [float(record.success) for record in first]
     )
 
 

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from sweeper.terminal.tables import number_text
 from sweeper.text import counted, describe_value
-from trainables.inspection import Benched, BenchedRow, Played
+from trainables.inspection import Benched, BenchedRow
 
 __all__ = ["print_bench"]
 
@@ -31,7 +31,9 @@ def print_bench(console: Console, found: Benched) -> None:
     for title in titles:
         table.add_column(title)
     numbers = ["p50 ms", "p95 ms", "Hz", "memory MB", "difference"]
-    for title in numbers + (["success", "95 %", "reward", "to row 1", "front"] if with_episodes else []):
+    for title in numbers + (
+        ["success", "95 %", "to row 1", "reward", "to row 1", "front"] if with_episodes else []
+    ):
         table.add_column(title, justify="right")
     for row in found.rows:
         table.add_row(*_cells(row, varying), *(_episodes(row) if with_episodes else ()))
@@ -64,24 +66,27 @@ def _cells(row: BenchedRow, varying: list[str]) -> list[str | Text]:
 def _episodes(row: BenchedRow) -> list[str]:
     played = row.played
     if played is None:
-        return [""] * 5
+        return [""] * 6
     low, high = played.success_interval
     return [
         f"{played.success_rate:.0%}",
         f"{low:.0%} – {high:.0%}",
+        _apart(played.success_difference, played.success_difference_interval, percent=True),
         number_text(played.max_reward),
-        _difference(played),
+        _apart(played.difference, played.difference_interval),
         "*" if row.front else "",
     ]
 
 
-def _difference(played: Played) -> str:
-    if played.difference is None:
+def _apart(difference: float | None, interval: tuple[float, float] | None, *, percent: bool = False) -> str:
+    """The difference to the first row, with its interval if there is one."""
+    if difference is None:
         return ""
-    if played.difference_interval is None:
-        return f"{played.difference:+.3g}"
-    low, high = played.difference_interval
-    return f"{played.difference:+.3g} ({low:+.2g} – {high:+.2g})"
+    shown = f"{difference:+.0%}" if percent else f"{difference:+.3g}"
+    if interval is None:
+        return shown
+    low, high = (f"{end:+.0%}" if percent else f"{end:+.2g}" for end in interval)
+    return f"{shown} ({low} – {high})"
 
 
 def _remarks(console: Console, found: Benched) -> None:
@@ -102,6 +107,7 @@ def _remarks(console: Console, found: Benched) -> None:
     if counts:
         console.print(
             f"Reward: the mean of the largest rewards of {counts.pop()} episodes from the same starts. "
-            "Front (*): no other row is faster and at least as good.",
+            "To row 1: the difference on these starts. Front (*): no other row is faster and has at least "
+            "the same reward.",
             style="dim",
         )

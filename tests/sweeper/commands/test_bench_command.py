@@ -10,8 +10,10 @@ import pytest
 from command_line import ended, plain_console, printed
 from test_eval_command import trial as trial
 
+from sweeper.evidence.paired import tango_interval
 from sweeper.finalists import bench as benching
 from sweeper.terminal.finalists.bench import print_bench
+from trainables.episodes import EpisodeRecord
 from trainables.inspection import Benched, BenchedRow, BenchRow, Latency, Played
 
 TAKES_SECONDS = pytest.mark.slow
@@ -36,7 +38,8 @@ def row(backend: str, ms: float, reward: float | None = None, **played: object) 
     )
     if reward is None:
         return BenchedRow(speed)
-    return BenchedRow(speed, Played(20, 0.5, (0.3, 0.7), reward, 0.01, (-0.02, 0.04)), True)
+    played = Played(20, 0.5, (0.3, 0.7), reward, 0.01, (-0.02, 0.04), 0.05, (-0.1, 0.2))
+    return BenchedRow(speed, played, True)
 
 
 def test_the_table_has_a_row_for_each_way() -> None:
@@ -55,9 +58,10 @@ def test_the_table_has_a_row_for_each_way() -> None:
 
 
 def test_episodes_have_their_intervals_and_the_difference_to_the_first_row() -> None:
-    console = plain_console(160)
+    console = plain_console(180)
     print_bench(console, Benched("small:0", "/c", {"busy_share": 0.0, "cpus": 2}, (row("plain", 20.0, 0.4),)))
-    assert "50%  30% – 70%     0.4  +0.01 (-0.02 – +0.04)" in printed(console)
+    shown = " ".join(printed(console).split())
+    assert "50% 30% – 70% +5% (-10% – +20%) 0.4 +0.01 (-0.02 – +0.04) *" in shown
     assert "20 episodes from the same starts" in printed(console)
 
 
@@ -86,6 +90,41 @@ def test_a_trial_is_benched(trial: Path, capsys: pytest.CaptureFixture[str]) -> 
         assert one["played"]["episodes"] == 2
     assert found["rows"][0]["played"]["difference"] is None
     assert any(one["front"] for one in found["rows"])
+
+
+def episodes(*outcomes: float) -> list[EpisodeRecord]:
+    return [
+        EpisodeRecord(number, number, reward == 1.0, reward, reward, length=3, chunk_ms=1.0)
+        for number, reward in enumerate(outcomes)
+    ]
+
+
+def test_success_is_compared_start_by_start() -> None:
+    first, other = episodes(1.0, 0.2, 1.0, 0.4), episodes(1.0, 1.0, 0.5, 1.0)
+    alone, beside = benching._played(first, []), benching._played(other, first)
+    assert (alone.success_difference, alone.success_difference_interval) == (None, None)
+    assert beside.success_difference == pytest.approx(0.25)
+    expected = tango_interval(only_a=2, only_b=1, pairs=4)
+    assert beside.success_difference_interval == (expected.low, expected.high)
+    assert beside.difference == pytest.approx(0.225)
+
+
+@TAKES_SECONDS
+def test_a_warm_start_is_timed_and_played(trial: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["policy.num_inference_steps=4", "policy.warm_start_steps=0,3", "--backend", "plain"]
+    arguments += ["--backend", "steps", "--runs", "20", "--episodes", "2", "--json"]
+    assert ended("bench", "small:0", *arguments) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    named = [(one["speed"]["setting"]["policy.warm_start_steps"], one["speed"]["backend"]) for one in rows]
+    assert named == [(0, "plain"), (0, "steps"), (3, "plain"), (3, "steps")]
+    assert all(one["speed"]["difference"] < 1e-5 for one in rows)
+    # One step of four is left: this is far from the noise of timing.
+    fastest = [min(one["speed"]["latency"]["times_ms"]) for one in rows]
+    assert fastest[2] < 0.8 * fastest[0]
+    assert rows[0]["played"] != rows[2]["played"]
+    assert ended("bench", "small:0", "policy.num_inference_steps=4", "policy.warm_start_steps=4") == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "policy.warm_start_steps: 4 of 4 denoising steps cannot be skipped. Use at most 3" in said
 
 
 @TAKES_SECONDS

@@ -11,6 +11,7 @@ from reach_simulator import PUSHT_STATE
 
 from trainables.deployment import ControlSettings
 from trainables.diffusion_policy.config.sections import PolicyConfig
+from trainables.diffusion_policy.network.inference_settings import with_setting
 from trainables.diffusion_policy.network.policy import DiffusionPolicy, build_policy
 from trainables.environment import Step
 from trainables.evaluation.rollout import DelayedControl, EpisodeResult, rollout
@@ -82,6 +83,55 @@ def test_a_robot_that_waits_stands_still_for_the_latency():
     assert ticks("sync", 100)[:12] == [0, 1, 2, 3, 3, 4, 5, 6, 7, 7, 9, 10]  # seen at step 9
 
 
+class Warm(Foreseeing):
+    """A policy that begins from its last chunk, and remembers what it was given."""
+
+    warm_start_steps = 3
+
+    def __init__(self) -> None:
+        self.given: list[tuple[list[float], Any]] = []
+
+    def predict_action(self, observation: Any, *, generator: Any, **options: Any) -> torch.Tensor:
+        previous = options.get("previous")
+        assert options.get("skipped_steps", 0) == (0 if previous is None else 3)
+        rest = None if previous is None else previous[:, :, 0].tolist()
+        self.given.append((observation[STATE][:, -1, 0].tolist(), rest))
+        return super().predict_action(observation, generator=generator, **options)
+
+
+@pytest.mark.parametrize(
+    ("mode", "latency_ms", "ahead"), [("sync", 0, 4), ("async", 0, 6), ("async", 150, 4), ("rtc", 0, 6)]
+)
+def test_a_warm_start_begins_from_what_the_last_chunk_has_from_the_present_on(
+    mode: str, latency_ms: float, ahead: int
+) -> None:
+    policy = Warm()
+    control = DelayedControl(ControlSettings(mode), latency_ms)
+    here = f"{__name__}:Ticks"
+    rollout(policy, here, episode_indices=[3], seed=0, parallel=1, control=control)
+    (_, first), *later = policy.given
+    assert first is None, "the first chunk begins from noise"
+    assert len(later) >= 4
+    for seen, rest in later:
+        assert rest is not None
+        now = seen[3]  # the row of the episode
+        assert rest[3] == [now + min(step, ahead - 1) for step in range(8)]
+
+
+def test_a_warm_start_needs_no_other_field_of_the_rollout() -> None:
+    policy = Warm()
+    (result,) = rollout(policy, f"{__name__}:Ticks", episode_indices=[3], seed=0, parallel=1)
+    assert result.actions[:, 0].tolist() == list(range(30))
+    assert [rest is None for _, rest in policy.given] == [True, *[False] * 7]
+
+
+def test_episodes_that_begin_take_the_whole_denoising_beside_others_that_do_not() -> None:
+    policy = Warm()
+    rollout(policy, f"{__name__}:Ticks", episode_indices=range(3), seed=0, parallel=2, max_steps=30)
+    # Episodes 0 and 1 end together; episode 2 begins alone, from noise.
+    assert [rest is None for _, rest in policy.given] == [True, *[False] * 7, True, *[False] * 7]
+
+
 @pytest.fixture(scope="module")
 def policy() -> DiffusionPolicy:
     sizes = {STATE: 2, "observation.environment_state": 16, "action": 2}
@@ -129,6 +179,31 @@ def test_no_number_of_parallel_environments_changes_a_bit(policy, mode):
     for other in results[1:]:
         assert all(np.array_equal(a.actions, b.actions) for a, b in zip(results[0], other, strict=True))
     assert not np.array_equal(results[0][0].actions, pushed(policy, None, episodes=1)[0].actions)
+
+
+@pytest.mark.slow
+def test_no_number_of_parallel_environments_changes_a_bit_of_warm_starts(policy: DiffusionPolicy) -> None:
+    warm = with_setting(policy, {"policy.warm_start_steps": 2})
+    results = [pushed(warm, None, parallel) for parallel in (1, 3, 5)]
+    for other in results[1:]:
+        assert all(np.array_equal(a.actions, b.actions) for a, b in zip(results[0], other, strict=True))
+    cold = pushed(policy, None)
+    for a, b in zip(results[0], cold, strict=True):
+        assert np.array_equal(a.actions[:6], b.actions[:6]), "the first chunk begins from noise"
+        assert not np.array_equal(a.actions[6:], b.actions[6:])
+
+
+@pytest.mark.slow
+def test_the_latency_of_a_warm_start_is_measured_with_it(policy: DiffusionPolicy) -> None:
+    warm = with_setting(policy, {"policy.warm_start_steps": 2})
+    asked: list[int] = []
+    hook = warm.diffusion.unet.register_forward_pre_hook(lambda _, inputs: asked.append(len(inputs[0])))
+    try:
+        pushed(warm, DelayedControl(ControlSettings("async"), "measured"), episodes=1)
+    finally:
+        hook.remove()
+    alone = [rows for rows in asked if rows == 1]
+    assert len(alone) == 10, "ten timed predictions of one step each"
 
 
 @pytest.mark.slow

@@ -185,12 +185,23 @@ def _checked(graph: onnx.GraphProto) -> onnx.ModelProto:
     from onnx import checker, helper
 
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
-    checker.check_model(model)
+    size = model.ByteSize()
+    if not 0 < size < LARGEST_B:
+        raise FormatError(
+            f"{graph.name}.onnx would be {size / 1e9:.1f} GB, and an ONNX file ends at 2 GiB. "
+            "Use --precision fp16, or --format torch."
+        )
+    try:
+        checker.check_model(model)
+    except Exception as error:  # the checker raises what its C++ raises
+        raise FormatError(f"{graph.name}.onnx is not valid ONNX: {first_line(error)}") from error
     return model
 
 
 IR_VERSION = 10
 """Version of the file: what a runtime of the opset's time still reads."""
+LARGEST_B = 2**31 - 2**20
+"""A file of ONNX without external data is a message of protobuf, which ends at 2 GiB."""
 
 
 def _graph(

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from trainables.diffusion_policy.formats.errors import need_onnx
+from trainables.diffusion_policy.formats.errors import FormatError, first_line, need_onnx
 from trainables.diffusion_policy.formats.parts import (
     ACTION_CHUNK,
     CONDITION,
@@ -109,28 +108,38 @@ def onnx_files(files: Sequence[Path], denoising: Denoising, threads: int = 0) ->
         threads: Threads to compute with; 0 for ONNX Runtime's choice.
 
     Raises:
-        FormatError: If ONNX Runtime is not installed.
+        FormatError: If ONNX Runtime is not installed, or cannot load a file; the run, if it cannot run one.
     """
     need_onnx()
     import onnxruntime
 
+    def fault(file: Path, verb: str, error: Exception) -> FormatError:
+        version = onnxruntime.__version__
+        return FormatError(f"ONNX Runtime {version} cannot {verb} {file.name}: {first_line(error)}")
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    sessions = [
-        onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"]) for file in files
-    ]
 
-    def runner(session: Any) -> Run:
+    def runner(file: Path) -> Run:
+        try:
+            session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime has an exception for each of its status codes
+            raise fault(file, "load", error) from error
         outputs = [output.name for output in session.get_outputs()]
         inputs = [value.name for value in session.get_inputs()]
 
         def run(values: Arrays) -> dict[str, np.ndarray]:
-            return dict(zip(outputs, session.run(None, {name: values[name] for name in inputs}), strict=True))
+            given = {name: values[name] for name in inputs}
+            try:
+                results = session.run(None, given)
+            except Exception as error:
+                raise fault(file, "run", error) from error
+            return dict(zip(outputs, results, strict=True))
 
         return run
 
-    return _whole([runner(session) for session in sessions], denoising)
+    return _whole([runner(file) for file in files], denoising)
 
 
 def torch_files(files: Sequence[Path], denoising: Denoising) -> Run:

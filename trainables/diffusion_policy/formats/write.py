@@ -50,8 +50,6 @@ __all__ = ["EXAMPLE", "FORMATS", "REPORT", "Judge", "Material", "write_format"]
 
 FORMATS = ("onnx", "torch")
 REPORT, README, PROGRAM, EXAMPLE = "report.json", "README.md", "run.py", "example.npz"
-LARGEST_B = 2**31 - 2**20
-"""A file of ONNX without external data is a message of protobuf, which ends at 2 GiB."""
 
 
 class Judge(Protocol):
@@ -191,12 +189,6 @@ def _converted(
 
 
 def _save(model: onnx.ModelProto, file: Path) -> Path:
-    size = model.ByteSize()
-    if not 0 < size < LARGEST_B:
-        raise FormatError(
-            f"{file.name} would be {size / 1e9:.1f} GB, and an ONNX file ends at 2 GiB. "
-            "Use --precision fp16, or --format torch."
-        )
     file.write_bytes(model.SerializeToString())
     return file
 

@@ -172,8 +172,10 @@ class OpenedPolicy:
             windows = self._heldout
         except (ConfigError, DatasetError) as error:
             return none, f"the dataset cannot be opened: {error}"
-        if windows is None or len(windows) < fewest:
+        if windows is None:
             return none, "no dataset with held-out episodes is named"
+        if len(windows) < fewest:
+            return none, f"the held-out episodes have {len(windows)} moments, and {fewest} are needed"
         named = self.config.dataset.root or self.config.dataset.repo_id
         shown = ", ".join(named) if isinstance(named, tuple) else named
         return np.random.default_rng(0).permutation(len(windows)), f"held-out episodes of {shown}"

@@ -216,3 +216,34 @@ def test_wrong_observations_and_arguments_are_refused():
     policy.training = True
     with pytest.raises(ValueError, match="training mode"):
         Controller(policy, rate_hz=10)
+
+
+def test_a_policy_with_a_warm_start_is_given_the_rest_of_its_last_chunk():
+    policy = Counting()
+    policy.warm_start_steps = 3  # type: ignore[attr-defined]
+    with Controller(policy, rate_hz=10) as controller:
+        actions(controller, range(9))
+    first, second, third = policy.options
+    assert "previous" not in first, "the first chunk begins from noise"
+    # Chunks of 6 actions, of which 4 are executed: the last 2 are left.
+    assert second["previous"][0, :, 0].tolist() == [4, 5, 5, 5, 5, 5]
+    assert third["previous"][0, :, 0].tolist() == [8, 9, 9, 9, 9, 9]
+    assert (second["skipped_steps"], third["skipped_steps"]) == (3, 3)
+
+
+@pytest.mark.slow
+def test_a_warm_start_takes_encoded_observations_and_several_samples():
+    from trainables.diffusion_policy.config.sections import PolicyConfig
+    from trainables.diffusion_policy.network.policy import build_policy
+
+    statistics = {name: {"min": np.zeros(2), "max": np.ones(2)} for name in (STATE, ACTION)}
+    config = PolicyConfig(
+        down_dims=(16,), n_groups=4, horizon=8, n_action_steps=4, num_inference_steps=4, warm_start_steps=3
+    )
+    policy = build_policy(config, FEATURES, statistics).eval()
+    asked: list[int] = []
+    policy.diffusion.unet.register_forward_pre_hook(lambda _, inputs: asked.append(len(inputs[0])))
+    with Controller(policy, ControlSettings(samples=3), rate_hz=10) as controller:
+        moved = [controller.step(observation(0.5)) for _ in range(8)]
+    assert np.isfinite(moved).all()
+    assert asked == [3] * 4 + [3] * 1, "four steps for the first chunk, one for the second"

@@ -128,6 +128,43 @@ def test_a_warm_start_takes_the_place_of_the_first_steps() -> None:
     assert not torch.allclose(found, other), "the last chunk made no difference"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("backend", ON_CPU)
+def test_a_warm_start_is_that_of_the_plain_loop(backend: str, sampler: str) -> None:
+    policy = small_policy(prediction_type="sample").eval()
+    observation, previous = small_batch(policy, 2), 40 * torch.randn(2, policy.available_actions, 2)
+    found = []
+    for one in (policy, AcceleratedPolicy(policy, backend, "fp32")):
+        found.append(
+            one.predict_action(
+                observation,
+                generator=generators(1, 2),
+                sampler=sampler,
+                num_inference_steps=6,
+                previous=previous,
+                skipped_steps=4,
+            )
+        )
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=1e-5 * RANGE)
+    cold = policy.predict_action(
+        observation, generator=generators(1, 2), sampler=sampler, num_inference_steps=6
+    )
+    assert not torch.allclose(found[0], cold, atol=1e-2 * RANGE), "the last chunk made no difference"
+
+
+def test_the_plain_loop_skips_the_first_steps_of_a_warm_start() -> None:
+    policy = small_policy().eval()
+    asked: list[int] = []
+    policy.diffusion.unet.register_forward_pre_hook(lambda _, inputs: asked.append(int(inputs[1][0])))
+    arguments = {"generator": generators(1), "sampler": "DDIM", "num_inference_steps": 5}
+    policy.predict_action(small_batch(policy, 1), **arguments)
+    whole, previous = asked.copy(), torch.zeros(1, policy.available_actions, 2)
+    asked.clear()
+    policy.predict_action(small_batch(policy, 1), **arguments, previous=previous, skipped_steps=3)
+    assert asked == whole[3:]
+
+
 def test_a_chunk_is_shifted_by_what_was_executed() -> None:
     horizon = torch.arange(5.0).view(1, 5, 1)
     assert shift_chunk(horizon, 2).flatten().tolist() == [2, 3, 4, 4, 4]
@@ -137,13 +174,13 @@ def test_impossible_warm_starts_are_refused() -> None:
     policy = small_policy().eval()
     observation = small_batch(policy, 1)
     last = policy.predict_horizon(observation, num_inference_steps=2)
-    fast = AcceleratedPolicy(policy, "steps", "fp32")
-    with pytest.raises(ConfigError, match=r"2 steps cannot be skipped\. Use 1 to 1 with a previous horizon"):
-        fast.predict_horizon(observation, num_inference_steps=2, previous=last, skipped_steps=2)
-    with pytest.raises(ConfigError, match="1 steps cannot be skipped"):
-        fast.predict_horizon(observation, num_inference_steps=2, skipped_steps=1)
-    with pytest.raises(ValueError, match=r"the previous horizon has shape \(1, 3, 2\), expected \(1, 8, 2\)"):
-        fast.predict_horizon(observation, num_inference_steps=2, previous=last[:, :3], skipped_steps=1)
+    for one in (policy, AcceleratedPolicy(policy, "steps", "fp32")):
+        with pytest.raises(ConfigError, match=r"2 steps cannot be skipped\. Use 1 to 1 with a previous hor"):
+            one.predict_horizon(observation, num_inference_steps=2, previous=last, skipped_steps=2)
+        with pytest.raises(ConfigError, match="1 steps cannot be skipped"):
+            one.predict_horizon(observation, num_inference_steps=2, skipped_steps=1)
+        with pytest.raises(ValueError, match=r"previous horizon has shape \(1, 3, 2\), expected \(1, 8, 2\)"):
+            one.predict_horizon(observation, num_inference_steps=2, previous=last[:, :3], skipped_steps=1)
 
 
 def test_values_are_checked_as_by_the_policy() -> None:

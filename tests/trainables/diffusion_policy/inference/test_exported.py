@@ -91,3 +91,22 @@ def test_without_the_dataset_the_comparison_says_so(tmp_path: Path) -> None:
     report = TRAINABLE.export_format(checkpoint, tmp_path / "out", FormatOptions("torch"), context)
     assert "random observations, because the dataset cannot be opened" in report["compared_on"]
     assert report["notes"]
+
+
+@pytest.mark.slow
+def test_a_warm_start_is_left_out_and_said_so(tmp_path: Path) -> None:
+    policy = small_policy(environment=2, num_inference_steps=3, warm_start_steps=2)
+    checkpoint = own_checkpoint(policy, tmp_path / "trial")
+    context = EvaluationContext(tmp_path / "cache")
+    report = TRAINABLE.export_format(checkpoint, tmp_path / "out", FormatOptions("torch"), context)
+    assert report["notes"][0] == "policy.warm_start_steps 2 is left out: every chunk begins from noise."
+    assert report["policy"]["setting"]["policy.warm_start_steps"] == 0
+
+
+@pytest.mark.slow
+def test_too_few_moments_to_calibrate_with_are_counted(trained: Path, tmp_path: Path) -> None:
+    opened = TRAINABLE.open_policy(trained, {}, EvaluationContext(tmp_path / "cache"))
+    count = len(opened.heldout)
+    numbers, words = opened.moments(fewest=count + 1)
+    assert not len(numbers)
+    assert words == f"the held-out episodes have {count} moments, and {count + 1} are needed"

@@ -12,7 +12,13 @@ from trainables.diffusion_policy.network.inference_settings import INFERENCE_FIE
 from trainables.episodes import read_episodes
 from trainables.evaluation.rollout import summarise
 from trainables.evaluation.simulators import make_environment
-from trainables.interface import ConfigError, EvaluatesPolicies, EvaluationContext, TrainContext
+from trainables.interface import (
+    ConfigError,
+    EvaluatesPolicies,
+    EvaluationContext,
+    ServeOptions,
+    TrainContext,
+)
 
 REACH = "reach_simulator:make_reach"
 pytestmark = pytest.mark.slow
@@ -187,5 +193,37 @@ def test_what_can_change_on_a_trained_policy() -> None:
         "sampler",
         "num_inference_steps",
         "timestep_spacing",
+        "warm_start_steps",
         "use_ema",
     }
+
+
+WARM = {"policy.warm_start_steps": 3}
+
+
+def test_a_warm_start_is_played_and_timed(opened: Any) -> None:
+    assert opened.rollout(WARM, "look", range(4)) != opened.rollout({}, "look", range(4))
+    asked: list[int] = []
+    policy = opened.policy(WARM)
+    hook = policy.diffusion.unet.register_forward_pre_hook(lambda *_: asked.append(1))
+    try:
+        opened.latency_ms(WARM, runs=5)
+    finally:
+        hook.remove()
+    assert len(asked) == 3 + 5, "one of the four steps is left"
+
+
+def test_a_warm_start_that_leaves_no_step_is_refused(opened: Any) -> None:
+    (fault,) = opened.setting_faults({"policy.warm_start_steps": 4})
+    assert str(fault) == (
+        "policy.warm_start_steps: 4 of 4 denoising steps cannot be skipped. Use at most 3, or more "
+        "policy.num_inference_steps."
+    )
+    assert opened.setting_faults({**WARM, "policy.num_inference_steps": 2})
+
+
+def test_a_warm_start_is_refused_if_there_is_no_last_chunk(opened: Any) -> None:
+    with pytest.raises(ConfigError, match=r"warm_start_steps: makes no difference at single moments"):
+        opened.action_errors(WARM, [0])
+    with pytest.raises(ConfigError, match=r"a server begins each chunk from noise\. Serve it without: --set"):
+        opened.serve(WARM, ServeOptions(port=0))

@@ -201,11 +201,12 @@ def test_a_share_without_a_resize_is_written_as_the_crop_it_gives(tmp_path: Path
 
 @pytest.mark.slow
 def test_what_lerobot_lacks_is_replaced_and_reported(tmp_path: Path) -> None:
-    policy = small_policy(environment=3, sampler="DPM-Solver++", num_inference_steps=5)
+    policy = small_policy(environment=3, sampler="DPM-Solver++", num_inference_steps=5, warm_start_steps=2)
     notes = " ".join(lerobot.save(policy, tmp_path / "out", settings={"train.precision": "bf16"}))
     config = config_of(tmp_path / "out")
     assert (config["noise_scheduler_type"], config["num_inference_steps"]) == ("DDIM", 5)
     assert "DPM-Solver++ is replaced with DDIM of 5 steps" in notes
+    assert "policy.warm_start_steps 2 is left out, since LeRobot begins every chunk from noise" in notes
     assert "bf16" in notes
     assert "ENV" in notes
     assert config["normalization_mapping"]["ENV"] == "MIN_MAX"
