@@ -100,7 +100,7 @@ class Warm(Foreseeing):
 
 
 @pytest.mark.parametrize(
-    ("mode", "latency_ms", "ahead"), [("sync", 0, 4), ("async", 0, 6), ("async", 150, 4), ("rtc", 0, 6)]
+    ("mode", "latency_ms", "ahead"), [("sync", 0, 4), ("async", 0, 6), ("async", 150, 6), ("rtc", 0, 6)]
 )
 def test_a_warm_start_begins_from_what_the_last_chunk_has_from_the_present_on(
     mode: str, latency_ms: float, ahead: int

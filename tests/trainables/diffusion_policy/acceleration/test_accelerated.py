@@ -134,18 +134,17 @@ def test_a_warm_start_takes_the_place_of_the_first_steps() -> None:
 def test_a_warm_start_is_that_of_the_plain_loop(backend: str, sampler: str) -> None:
     policy = small_policy(prediction_type="sample").eval()
     observation, previous = small_batch(policy, 2), 40 * torch.randn(2, policy.available_actions, 2)
-    found = []
-    for one in (policy, AcceleratedPolicy(policy, backend, "fp32")):
-        found.append(
-            one.predict_action(
-                observation,
-                generator=generators(1, 2),
-                sampler=sampler,
-                num_inference_steps=6,
-                previous=previous,
-                skipped_steps=4,
-            )
+    found = [
+        one.predict_action(
+            observation,
+            generator=generators(1, 2),
+            sampler=sampler,
+            num_inference_steps=6,
+            previous=previous,
+            skipped_steps=4,
         )
+        for one in (policy, AcceleratedPolicy(policy, backend, "fp32"))
+    ]
     torch.testing.assert_close(found[1], found[0], rtol=0, atol=1e-5 * RANGE)
     cold = policy.predict_action(
         observation, generator=generators(1, 2), sampler=sampler, num_inference_steps=6
