@@ -1,11 +1,12 @@
 """What distillation is worth: students of 1, 2 and 4 steps beside their teacher with DDIM 1 to 16.
 
-``python -m benchmarks.distillation [--teacher PATH] [--steps N] [--episodes N] [--folder PATH]``; most of an
-hour on an idle core, so `make bench` leaves it out. The task is Push-T from positions. Without ``--teacher``
-a policy as in `sweeper demo` is trained first. All policies play the same episodes from the same starts, with
-the same noise: rewards are compared episode by episode. Latencies are taken in turn, one prediction of each
-policy after the other, so that other work on the machine meets all of them. With ``--folder`` a run that was
-interrupted continues.
+``python -m benchmarks.distillation [--teacher PATH] [--steps N] [--episodes N] [--folder PATH]
+[--page FILE]``; most of an hour on an idle core, so `make bench` leaves it out. The task is Push-T from
+positions. Without ``--teacher`` a policy as in `sweeper demo` is trained first. All policies play the same
+episodes from the same starts, with the same noise: rewards are compared episode by episode. Latencies are taken
+in turn, one prediction of each policy after the other, so that other work on the machine meets all of them.
+With ``--folder`` a run that was interrupted continues, with the episodes that were played. ``--page
+docs/deployment.md`` puts the table there.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from trainables.diffusion_policy.inference.opened import OpenedPolicy
 from trainables.diffusion_policy.network.policy import DiffusionPolicy
 from trainables.diffusion_policy.trainable import TRAINABLE as PLAIN
 from trainables.diffusion_policy_distilled.trainable import TRAINABLE as DISTILLED
+from trainables.files import write_json
 from trainables.interface import EvaluationContext, TrainContext
 
 STUDENTS = (1, 2, 4)
@@ -42,6 +44,8 @@ REFERENCE = "teacher, DDIM 16, trailing"
 LATENCY_RUNS = 60
 WIDTH = 120
 """Columns that the table needs."""
+BEGIN, END = "<!-- from here on: python -m benchmarks.distillation --page -->", "<!-- to here -->"
+"""The table of a page is between these lines."""
 DATA: dict[str, Any] = {
     "dataset.repo_id": BUILTIN_PUSHT,
     "dataset.observations": ["observation.state", "observation.environment_state"],
@@ -143,11 +147,17 @@ def run(
         settings[f"student of {number}"] = (_open(str(folder / f"student-{number}"), cache), {})
 
     rewards, successes = {}, {}
+    lengths = f"{teacher_steps}-{steps}-{episodes}"
     for name, (policy, setting) in settings.items():
-        console.print(f"[dim]{name}: {episodes} episodes …[/dim]")
-        records = policy.rollout(setting, "confirm", range(episodes))
-        rewards[name] = np.array([record.max_reward for record in records])
-        successes[name] = np.array([record.success for record in records])
+        kept = folder / "episodes" / f"{name.replace(', ', '-').replace(' ', '-')}-{lengths}.json"
+        if not kept.exists():
+            console.print(f"[dim]{name}: {episodes} episodes …[/dim]")
+            records = policy.rollout(setting, "confirm", range(episodes))
+            played = [(record.max_reward, record.success) for record in records]
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            write_json(kept, played)
+        reward_column, success_column = zip(*json.loads(kept.read_text()), strict=True)
+        rewards[name], successes[name] = np.array(reward_column), np.array(success_column)
     times = _latencies({name: policy.policy(setting) for name, (policy, setting) in settings.items()})
     return [_row(name, rewards, successes, times[name]) for name in settings]
 
@@ -247,8 +257,53 @@ def table_of(rows: Sequence[Row]) -> Table:
     return table
 
 
+def page_text(rows: Sequence[Row], episodes: int, steps: int, described: Mapping[str, str]) -> str:
+    """The rows as a table of Markdown, and how they were measured.
+
+    Args:
+        rows: The rows.
+        episodes: Episodes of each.
+        steps: Optimiser steps of a student.
+        described: The machine.
+    """
+    lines = [
+        f"`python -m benchmarks.distillation` on Push-T from positions: students of {steps:,} optimiser steps,",
+        f"{episodes} episodes of each policy from the same starts, with 95 % intervals. The difference is that",
+        f"of the largest reward to {REFERENCE}, episode by episode. Latency: the median of one",
+        f"chunk, and the fastest. {', '.join(f'{name} {value}' for name, value in described.items())}.",
+        "",
+        "| policy | largest reward | success | difference | ms, fastest |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        difference = f"{row.difference:+.3f} ({row.difference_low:+.2f} to {row.difference_high:+.2f})"
+        cells = [
+            row.name,
+            f"{row.reward:.3f} ({row.reward_low:.2f} to {row.reward_high:.2f})",
+            f"{row.success:.3f} ({row.success_low:.2f} to {row.success_high:.2f})",
+            "" if row.name == REFERENCE else difference,
+            f"{row.latency_ms:.1f}, {row.fastest_ms:.1f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def put_into(page: Path, text: str) -> None:
+    """Replace what a page has between `BEGIN` and `END`.
+
+    Raises:
+        SystemExit: If it does not have these lines.
+    """
+    whole = page.read_text(encoding="utf-8")
+    before, begin, rest = whole.partition(f"{BEGIN}\n")
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise SystemExit(f"{page} has no line {BEGIN} with {END} after it: the table has no place.")
+    page.write_text(f"{before}{begin}{text}\n{end}{after}", encoding="utf-8")
+
+
 def main() -> None:
-    """Run it, show a table, and write JSON where asked."""
+    """Run it, show a table, and write JSON and a page if asked for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.distillation", description=__doc__)
     parser.add_argument("--teacher", help="checkpoint of the teacher; without it one is trained")
     parser.add_argument("--teacher-steps", type=int, default=4800, help="optimiser steps of that training")
@@ -257,6 +312,7 @@ def main() -> None:
     parser.add_argument("--no-leading", action="store_true", help="leave out the teacher's leading timesteps")
     parser.add_argument("--folder", type=Path, help="keep the runs here, and continue those that are there")
     parser.add_argument("--json", type=Path, help="write the results to this file too")
+    parser.add_argument("--page", type=Path, help="replace the table of this page, e.g. docs/deployment.md")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     console = Console()
@@ -278,6 +334,9 @@ def main() -> None:
     if arguments.json is not None:
         everything = {"machine": machine.describe(), "rows": [asdict(row) for row in rows]}
         arguments.json.write_text(json.dumps(everything, indent=2) + "\n")
+    if arguments.page is not None:
+        described = machine.describe()
+        put_into(arguments.page, page_text(rows, arguments.episodes, arguments.steps, described))
 
 
 if __name__ == "__main__":
