@@ -3,9 +3,9 @@
 ``python -m benchmarks.distillation [--teacher PATH] [--steps N] [--episodes N] [--folder PATH]
 [--page FILE]``; most of an hour on an idle core, so `make bench` leaves it out. The task is Push-T from
 positions. Without ``--teacher`` a policy as in `sweeper demo` is trained first. All policies play the same
-episodes from the same starts, with the same noise: rewards are compared episode by episode. Latencies are taken
-in turn, one prediction of each policy after the other, so that other work on the machine meets all of them.
-With ``--folder`` a run that was interrupted continues, with the episodes that were played. ``--page
+episodes from the same starts, with the same noise: rewards are compared episode by episode. Latencies are
+taken in turn, one prediction of each policy after the other, so that other work on the machine meets all of
+them. With ``--folder`` a run that was interrupted continues, with the episodes that were played. ``--page
 docs/deployment.md`` puts the table there.
 """
 
@@ -267,9 +267,9 @@ def page_text(rows: Sequence[Row], episodes: int, steps: int, described: Mapping
         described: The machine.
     """
     lines = [
-        f"`python -m benchmarks.distillation` on Push-T from positions: students of {steps:,} optimiser steps,",
-        f"{episodes} episodes of each policy from the same starts, with 95 % intervals. The difference is that",
-        f"of the largest reward to {REFERENCE}, episode by episode. Latency: the median of one",
+        f"`python -m benchmarks.distillation` on Push-T from positions: students of {steps:,} optimiser",
+        f"steps, {episodes} episodes of each policy from the same starts, 95 % intervals. The difference",
+        f"is that of the largest reward to {REFERENCE}, episode by episode. Latency: the median of one",
         f"chunk, and the fastest. {', '.join(f'{name} {value}' for name, value in described.items())}.",
         "",
         "| policy | largest reward | success | difference | ms, fastest |",
