@@ -37,16 +37,15 @@ pytestmark = pytest.mark.filterwarnings("default")  # MLflow warns of its own ha
 SERVED = pytest.mark.skipif("serve" not in COMMANDS, reason="this version has no `sweeper serve`")
 
 
-@pytest.fixture
-def pusht(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A sweep whose two policies act in Push-T; the second one plans again sooner."""
-    run_in(tmp_path, monkeypatch)
-    folder = tmp_path / "sweeps" / "pusht"
+def write_pusht_sweep(
+    folder: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch, *action_steps: int
+) -> Path:
+    """A sweep whose policies act in Push-T, with one trial for each number of executed actions."""
     folder.mkdir(parents=True)
-    dataset = write_dataset(tmp_path / "set")
+    write_dataset(dataset)
     with Journal(folder / JOURNAL) as journal:
-        begin(journal, sweep(folder, LR, config=CONFIG), name="pusht")
-        for number, steps in enumerate((4, 1)):
+        begin(journal, sweep(folder, LR, config=CONFIG), name=folder.name)
+        for number, steps in enumerate(action_steps):
             monkeypatch.setitem(CONFIG, "policy.n_action_steps", steps)
             checkpoint = write_checkpoint(trial_folder(folder, number), dataset)
             at = {"trial": number}
@@ -61,6 +60,13 @@ def pusht(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             )  # fmt: skip
         journal.append(EventKind.SWEEP_END, status="done", message="")
     return folder
+
+
+@pytest.fixture
+def pusht(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A sweep whose two policies act in Push-T; the second one plans again sooner."""
+    run_in(tmp_path, monkeypatch)
+    return write_pusht_sweep(tmp_path / "sweeps" / "pusht", tmp_path / "set", monkeypatch, 4, 1)
 
 
 def opened(folder: Path, trial: int) -> Any:
