@@ -131,14 +131,15 @@ ON_A_PAGE = ("sweeper judge pusht-quick --web-address 0.0.0.0:8080",)
 BACK = ("sweeper judge pusht-quick --record robot/sheet.csv",)
 ELSEWHERE = {
     "pip install 'diffusion-policy-sweeper[onnx]'": ("tests/test_install.py", "install"),
-    "sweeper bench NAME --lerobot '~/lerobot/bin/python'": ("tests/interop/run.py", "lerobot"),
-    "sweeper bench NAME --lerobot ~/lerobot/bin/python": ("tests/interop/run.py", "lerobot"),
     "sweeper export pusht --push my-lab/pusht --private": (
         "tests/sweeper/commands/test_publishing.py",
         '"--push"',
     ),
 }
-"""Commands that need a package index, another Python or the hub, and where they are tested."""
+"""Commands that need a package index or the hub, and where they are tested."""
+BESIDE = shlex.join(["sweeper", "bench", "NAME", "--lerobot", "~/lerobot/bin/python"])
+PYTHON = "LEROBOT_PYTHON"
+"""The variable that names a Python with LeRobot."""
 
 
 def real(command: str) -> list[str]:
@@ -161,9 +162,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_every_command_of_the_page_has_a_way_to_run() -> None:
     found = set(commands())
     assert len(found) > 30, "the commands were not found"
-    known = {*WAYS, *SERVED, *CURLED, *ON_A_PAGE, *BACK, *ELSEWHERE}
-    assert found - known == set()
-    assert {*WAYS, *SERVED, *ON_A_PAGE, *BACK} - found == set()
+    known = {*WAYS, *SERVED, *CURLED, *ON_A_PAGE, *BACK, *ELSEWHERE, BESIDE}
+    assert found == known
     for path, word in ELSEWHERE.values():
         assert word in (ROOT / path).read_text(encoding="utf-8").lower()
 
@@ -189,10 +189,17 @@ def test_a_command_of_the_page_runs(
             assert code == way.code, f"{one}\n{out.out}\n{out.err}"
 
 
+@pytest.mark.skipif(PYTHON not in os.environ, reason=f"{PYTHON} names no Python with LeRobot")
+def test_lerobot_is_timed_beside_the_policy(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    *command, _ = real(BESIDE)
+    assert ended(*command[1:], os.environ[PYTHON], "--backend", "plain", "--runs", "2") == 0
+    assert re.search(r"^lerobot \d+\.\d+", capsys.readouterr().out, re.MULTILINE)
+
+
 def test_a_sheet_of_the_page_comes_back(place: Path) -> None:
     assert ended(*real(BUNDLES)[1:], "--episodes", "1") == 0
     sheet = place / "robot" / "sheet.csv"
-    example = blocks("").pop if False else re.search(r"```\n(session,start.*?)```", PAGE, re.DOTALL)
+    example = re.search(r"```\n(session,start.*?)```", PAGE, re.DOTALL)
     assert example is not None
     head, *_ = sheet.read_text().splitlines()
     assert example[1].splitlines()[0] == head
