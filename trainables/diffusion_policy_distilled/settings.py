@@ -105,7 +105,7 @@ def _decided(steps: int) -> dict[str, Any]:
     }
 
 
-NOT_INHERITED = frozenset(_decided(1)) | frozenset(_SCHEDULE)
+NOT_INHERITED = frozenset(_decided(1)) | frozenset(_SCHEDULE) | {"policy.warm_start_steps"}
 """Fields of the student that are never the teacher's."""
 
 

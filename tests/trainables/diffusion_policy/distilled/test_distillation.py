@@ -127,6 +127,21 @@ def test_the_student_has_the_teachers_network_and_a_process_of_its_own_steps(
     assert policy.beta_schedule == "squaredcos_cap_v2", "the teacher's is for many timesteps"
 
 
+@pytest.mark.slow
+def test_the_teachers_warm_start_is_not_the_students(
+    student: dict[str, Any], teacher: Path, tmp_path: Path
+) -> None:
+    warm = tmp_path / "warm"
+    shutil.copytree(last(teacher), warm)
+    stored = json.loads((warm / "config.json").read_text())
+    stored["config"]["policy.warm_start_steps"] = 3
+    (warm / "config.json").write_text(json.dumps(stored))
+    config = student | {"policy.path": str(warm)}
+    assert TRAINABLE.resolved(config).policy.warm_start_steps == 0
+    assert TRAINABLE.resolved(config | {"policy.warm_start_steps": 1}).policy.warm_start_steps == 1
+    assert TRAINABLE.faults(config) == []
+
+
 def test_what_the_distillation_decides_is_not_taken_from_the_teacher(student: dict[str, Any]) -> None:
     # As a space file does: fields that are searched are named, without a value.
     found = TRAINABLE.inherited({**student, "distill.steps": None})
