@@ -120,7 +120,9 @@ def read_sheet(path: Path) -> Sheet:
     except UnicodeDecodeError:
         raise UserError(f"{path} is not UTF-8. Save it as CSV in UTF-8.") from None
     found = _from_json(path, text) if path.suffix == ".json" else _from_csv(path, text)
-    rows, sessions, faults = [], set(), []
+    rows: list[Row] = []
+    sessions: set[str] = set()
+    faults: list[str] = []
     for where, cells in found:
         try:
             sessions.add(_text(cells, "session"))

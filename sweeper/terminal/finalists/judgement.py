@@ -56,7 +56,7 @@ class Packed(Protocol):
         ...
 
 
-class Open(Protocol):
+class Unanswered(Protocol):
     """An episode that has no outcome."""
 
     @property
@@ -91,7 +91,7 @@ def print_bundles(console: Console, name: str, folder: Path, bundles: Sequence[P
     console.print(f"When it is filled in, also in part: {back}", soft_wrap=True, markup=False)
 
 
-def print_recorded(console: Console, file: Path, before: int, recorded: int, left: Open | None) -> None:
+def print_recorded(console: Console, file: Path, before: int, recorded: int, left: Unanswered | None) -> None:
     """Print what was recorded of a sheet.
 
     Args:
