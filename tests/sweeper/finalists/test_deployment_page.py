@@ -55,12 +55,14 @@ class Way:
         before: Commands of the page that come before it.
         typed: What the user types.
         code: Its exit code.
+        on_ray: Whether it runs on the Ray of the tests.
     """
 
     short: tuple[str, ...] = ()
     before: tuple[str, ...] = ()
     typed: str = ""
     code: int = 0
+    on_ray: bool = False
 
 
 FEW = ("--episodes", "2")
@@ -83,8 +85,8 @@ SHORT_TRAINING = (
     "config.eval.windows=8",
 )
 WAYS = {
-    "sweeper confirm NAME": Way(("--episodes", "20")),
-    "sweeper tune NAME": Way(("policy.n_action_steps=1,4", "--episodes", "4")),
+    "sweeper confirm NAME": Way(("--episodes", "20"), on_ray=True),
+    "sweeper tune NAME": Way(("policy.n_action_steps=1,4", "--episodes", "4"), on_ray=True),
     "sweeper bench NAME": BENCH,
     "sweeper export NAME --to DIR": Way(),
     "sweeper judge NAME": JUDGED,
@@ -95,7 +97,9 @@ WAYS = {
     "sweeper bench NAME policy.num_inference_steps=8 policy.warm_start_steps=0,4,6 --episodes 100": Way(
         ("--runs", "2", "--backend", "steps", *FEW)
     ),
-    "sweeper tune NAME policy.num_inference_steps=8,16 policy.warm_start_steps=0,4": Way(("--episodes", "4")),
+    "sweeper tune NAME policy.num_inference_steps=8,16 policy.warm_start_steps=0,4": Way(
+        ("--episodes", "4"), on_ray=True
+    ),
     EXPORT: Way(),
     "python exported/run.py": Way(before=(EXPORT,)),
     "sweeper export pusht-quick --format lerobot --format torch --parts steps --to exported-all": Way(),
@@ -115,8 +119,8 @@ WAYS = {
     "sweeper judge pusht-quick --bundles robot": Way(),
     BUNDLES: Way(("--episodes", "1")),
     "sweeper check pusht_distilled config.policy.path=sweeps/pusht-quick/trials/2": Way(),
-    DISTIL: Way(SHORT_TRAINING),
-    "sweeper export pusht-distilled --to exported": Way(before=(DISTIL,)),
+    DISTIL: Way(SHORT_TRAINING, on_ray=True),
+    "sweeper export pusht-distilled --to exported": Way(before=(DISTIL,), on_ray=True),
 }
 """The commands that end by themselves."""
 
@@ -168,13 +172,26 @@ def test_every_command_of_the_page_has_a_way_to_run() -> None:
         assert word in (ROOT / path).read_text(encoding="utf-8").lower()
 
 
-@pytest.mark.parametrize("command", WAYS)
+@pytest.mark.parametrize("command", [one for one, way in WAYS.items() if not way.on_ray])
 def test_a_command_of_the_page_runs(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    run_command(place, monkeypatch, capsys, command)
+
+
+@pytest.mark.parametrize("command", [one for one, way in WAYS.items() if way.on_ray])
+def test_a_command_of_the_page_runs_on_ray(
     place: Path,
     cluster: Any,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     command: str,
+) -> None:
+    run_command(place, monkeypatch, capsys, command)
+
+
+def run_command(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
     for one in (*WAYS[command].before, command):
         way = WAYS[one]
