@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import json
+import os
 import re
 import signal
 import subprocess
@@ -13,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import run_in
+from command_line import ended, run_in
 from real_robot import Phone, page_of, start_judge
 from small_sweeps import LR, SUCCESS, begin, sweep
 
@@ -26,7 +29,7 @@ from sweeper.records.sweep_state import read_sweep
 from trainables import registry
 from trainables.episodes import read_episodes
 from trainables.evaluation.simulators import make_environment
-from trainables.interface import EvaluationContext
+from trainables.interface import EvaluationContext, ServeOptions
 
 sys.path.append(str(Path(__file__).parents[1] / "commands"))
 
@@ -198,3 +201,57 @@ def test_the_servers_of_a_session_that_is_killed_end_with_it(pusht: Path) -> Non
     while any(is_served(url) for url in urls) and time.monotonic() < until:
         time.sleep(0.2)
     assert not any(is_served(url) for url in urls)
+
+
+@contextlib.contextmanager
+def served_bundle(readme: str, letter: str, folder: Path) -> Iterator[str]:
+    """Serve a policy with its command of the README on a machine without the sweep; gives its address."""
+    (command,) = re.findall(rf"^sweeper (serve policy-{letter}.zip .*) --port \\d+$", readme, re.MULTILINE)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sweeper.cli", *command.split(), "--port", "0", "--threads", "1", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+    )
+    assert process.stdout is not None
+    try:
+        yield json.loads(process.stdout.readline())["url"]
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+
+
+@SERVED
+@pytest.mark.slow
+def test_the_policies_are_judged_on_another_machine(pusht: Path, tmp_path: Path) -> None:
+    assert ended("judge", "pusht", "--bundles", "robot", "--episodes", "2", "--seed", "2") == 0
+    there = tmp_path / "there"
+    (tmp_path / "robot").rename(there)
+    readme = (there / "README.md").read_text()
+    with (there / "sheet.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4
+    with served_bundle(readme, "A", there) as first, served_bundle(readme, "B", there) as second:
+        for row in rows:
+            url = first if row["policy"] == "A" else second
+            score = run_once(url, int(row["start"]) - 1, row["policy"])
+            row["outcome"] = repr(min(score, 1.0))
+    with (there / "sheet.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    assert ended("judge", "pusht", "--record", str(there / "sheet.csv")) == 0
+    session = last_session(pusht)
+    assert session is not None
+    with contextlib.ExitStack() as opened_servers:
+        # The same policies, served from their trials, see and do the same.
+        for policy in session.policies:
+            server = opened(pusht, policy.trial).serve({}, ServeOptions(port=0, name=policy.letter, batch=1))
+            opened_servers.enter_context(server)
+            expected = [run_once(server.url, start, policy.letter) for start in range(2)]
+            (path,) = (trial_folder(pusht, policy.trial) / "episodes").glob("*-real.jsonl")
+            found = [record.max_reward for record in read_episodes(path)[1]]
+            assert found == pytest.approx([min(one, 1.0) for one in expected], abs=1e-6)
+    assert read_sweep(pusht).judgement["complete"]
