@@ -206,7 +206,7 @@ def test_the_servers_of_a_session_that_is_killed_end_with_it(pusht: Path) -> Non
 @contextlib.contextmanager
 def served_bundle(readme: str, letter: str, folder: Path) -> Iterator[str]:
     """Serve a policy with its command of the README on a machine without the sweep; gives its address."""
-    (command,) = re.findall(rf"^sweeper (serve policy-{letter}.zip .*) --port \\d+$", readme, re.MULTILINE)
+    (command,) = re.findall(rf"^sweeper (serve policy-{letter}.zip .*) --port \d+$", readme, re.MULTILINE)
     process = subprocess.Popen(
         [sys.executable, "-m", "sweeper.cli", *command.split(), "--port", "0", "--threads", "1", "--json"],
         stdout=subprocess.PIPE,
