@@ -285,7 +285,8 @@ def test_a_server_of_the_page_answers_the_program_of_the_page(
 def test_the_judges_page_is_answered_by_the_program_of_the_page(place: Path) -> None:
     (program,) = [block for block in blocks("python") if 'ask("/state")' in block]
     sweep = place / "sweeps" / "pusht-quick"
-    process = start_judge(sweep, "--serve", "127.0.0.1:0", "--web-address", "127.0.0.1:0", "--episodes", "1")
+    ports = ("--serve", "127.0.0.1:0", "--web-address", "127.0.0.1:0")
+    process = start_judge(sweep, *ports, "--episodes", "2", "--top", "1")
     try:
         phone, _ = page_of(process)
         names: dict[str, Any] = {}
