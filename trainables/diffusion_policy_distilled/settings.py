@@ -52,8 +52,8 @@ DISTILL_FIELDS: Mapping[str, FieldInfo] = {
 }
 """The fields that `diffusion_policy` does not have, by dotted name."""
 
-_SCHEDULE = ("policy.beta_schedule", "policy.beta_start", "policy.beta_end")
-"""The student's noise levels: free, but not the teacher's, which are for many timesteps."""
+_OWN = ("policy.beta_schedule", "policy.beta_start", "policy.beta_end", "policy.warm_start_steps")
+"""The student's noise levels and warm start: free, but not the teacher's, which are for many timesteps."""
 _TEACHER_FIELDS = (
     "policy.horizon",
     "policy.normalization_visual",
@@ -105,15 +105,15 @@ def _decided(steps: int) -> dict[str, Any]:
     }
 
 
-NOT_INHERITED = frozenset(_decided(1)) | frozenset(_SCHEDULE) | {"policy.warm_start_steps"}
+NOT_INHERITED = frozenset(_decided(1)) | frozenset(_OWN)
 """Fields of the student that are never the teacher's."""
 
 
 def as_plain(config: Mapping[str, Any]) -> dict[str, Any]:
     """The student as a configuration of `diffusion_policy`: its fields alone, the decided ones included."""
     rest = {name: value for name, value in config.items() if name not in DISTILL_FIELDS}
-    schedule = {name: FIELDS[name].default for name in _SCHEDULE}
-    return {**schedule, **rest, **_decided(settings_of(config).steps)}
+    own = {name: FIELDS[name].default for name in _OWN}
+    return {**own, **rest, **_decided(settings_of(config).steps)}
 
 
 def distill_faults(config: Mapping[str, Any]) -> list[Fault]:
