@@ -67,15 +67,14 @@ def test_packages_that_are_not_installed_are_named_before_anything_is_written(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("broken", "said"),
+    ("broken", "said", "kind"),
     [
-        ("torch.onnx.export", "cannot be exported to ONNX: Unsupported: aten.nope"),
-        (HALVE, "cannot be converted to fp16: Unsupported: aten.nope"),
-        (QUANTISE, "cannot be quantised: Unsupported: aten.nope"),
-        (SESSION, r"ONNX Runtime \S+ cannot load chunk.onnx: Unsupported: aten.nope"),
+        ("torch.onnx.export", "cannot be exported to ONNX: Unsupported: aten.nope", CAMERA),
+        (HALVE, "cannot be converted to fp16: Unsupported: aten.nope", STATE),
+        (QUANTISE, "cannot be quantised: Unsupported: aten.nope", CAMERA),
+        (SESSION, r"ONNX Runtime \S+ cannot load chunk.onnx: Unsupported: aten.nope", STATE),
     ],
 )
-@pytest.mark.parametrize("kind", [STATE, CAMERA], ids=["state", "camera"])
 def test_a_converter_that_fails_is_named_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str, said: str, kind: dict[str, Any]
 ) -> None:
