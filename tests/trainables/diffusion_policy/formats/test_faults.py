@@ -20,7 +20,7 @@ from trainables.diffusion_policy.formats.write import Material, write_format
 from trainables.diffusion_policy.network.policy import DiffusionPolicy
 from trainables.interface import FormatOptions
 
-STATE: dict[str, Any] = {"environment": 2, "num_inference_steps": 2}
+STATE: dict[str, Any] = {"environment": 2, "sampler": "DDIM", "num_inference_steps": 2}
 CAMERA: dict[str, Any] = {"cameras": 1, "image": (40, 48), "crop_shape": (33, 40), "num_inference_steps": 2}
 INT8 = FormatOptions("onnx", precisions=("fp32", "fp16", "int8"), episodes=0)
 QUANTISE = "onnxruntime.quantization.quantize_static"
