@@ -286,7 +286,7 @@ class DenoisingPicture:
     picture: Path
     film: Path | None
     samples: int
-    timesteps: tuple[int, ...]
+    timesteps: tuple[float, ...]
     observation: str
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainables.addresses import missing_package
+from trainables.diffusion_policy.config.clashes import flow_remarks
 from trainables.diffusion_policy.config.diffusion_config import ALIASES, FIELDS, DiffusionConfig
 from trainables.diffusion_policy.config.presets import PRESET_FIELD, preset_values
 from trainables.diffusion_policy.config.sections import PolicyConfig
@@ -320,7 +321,7 @@ class DiffusionPolicyTrainable:
             return {}  # which `faults` reports
 
     def remarks(self, config: Mapping[str, Any], cache: Path | None = None) -> list[str]:
-        """Warnings about the checkpoint, the clip of actions, and the dataset.
+        """Warnings about the checkpoint, the clip of actions, fields without effect, and the dataset.
 
         The dataset is read if there is a cache; otherwise only the package for its store is checked.
         """
@@ -329,6 +330,7 @@ class DiffusionPolicyTrainable:
             return said
         built = self.resolved(config)
         said += _graph_remark(built)
+        said += flow_remarks(built.policy, config)
         if cache is None:
             seen = built.dataset.observations
             blind = seen is not None and not set(seen) - {STATE, ENVIRONMENT_STATE}

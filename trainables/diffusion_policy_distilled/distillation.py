@@ -1,9 +1,10 @@
 """What a distillation minimises: the distance of the student's actions from those of the teacher.
 
-For each observation and each noise the teacher's DDIM gives one action chunk. The student learns this map
-(Luhman and Luhman, "Knowledge Distillation in Iterative Generative Models", arXiv 2101.02388): at each of its
-own steps it predicts the teacher's chunk for the noise that it started from. The states in which it learns
-the later steps are those that its own sampler reaches, so that it learns to correct its own errors.
+For each observation and each noise the teacher's DDIM gives one action chunk (of a flow: Euler's method). The
+student learns this map (Luhman and Luhman, "Knowledge Distillation in Iterative Generative Models",
+arXiv 2101.02388): at each of its own steps it predicts the teacher's chunk for the noise that it started
+from. The states in which it learns the later steps are those that its own sampler reaches, so that it learns
+to correct its own errors.
 
 Shapes: ``B`` samples, ``T`` action steps of the horizon, ``A`` action dimension, ``E`` size of the timestep's
 embedding, ``N`` steps of the student.
@@ -11,7 +12,7 @@ embedding, ``N`` steps of the student.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainables.diffusion_policy.network.inference_settings import with_setting
+from trainables.diffusion_policy.network.noise import NoiseProcess
 from trainables.diffusion_policy.network.policy import PAD, DiffusionPolicy
 from trainables.diffusion_policy.network.unet import ConditionalUnet1d
 from trainables.diffusion_policy.pretrained.read import policy_of, read_checkpoint
@@ -53,9 +55,7 @@ class Distillation:
     def prepare(self, policy: DiffusionPolicy) -> None:
         """Let each step of the student begin as the teacher's step at about the same noise."""
         teacher = self._read(torch.device("cpu"))
-        relabel_timesteps(
-            policy.diffusion.unet, _even_timesteps(teacher.process.num_train_timesteps, self._distill.steps)
-        )
+        relabel_timesteps(policy.diffusion.unet, _even_timesteps(teacher.process, self._distill.steps))
 
     def loss_of(self, policy: DiffusionPolicy) -> nn.Module:
         """The loss of a student; reads the teacher.
@@ -129,7 +129,7 @@ def _denoised(
 ) -> Tensor:
     """The actions of DDIM in normalised units; ``states`` receives what it is at before each step."""
 
-    def predict(noisy_BTA: Tensor, timestep: int) -> Tensor:
+    def predict(noisy_BTA: Tensor, timestep: float) -> Tensor:
         timesteps_B = torch.full((len(noisy_BTA),), timestep, device=noisy_BTA.device)
         return policy.diffusion.unet(noisy_BTA, timesteps_B, condition_BG)
 
@@ -148,13 +148,14 @@ def _distance(predicted_BTA: Tensor, taught_BTA: Tensor, kind: str) -> Tensor:
     return F.huber_loss(predicted_BTA, taught_BTA, reduction="none", delta=HUBER_DELTA)
 
 
-def _even_timesteps(timesteps: int, steps: int) -> list[int]:
+def _even_timesteps(process: NoiseProcess, steps: int) -> list[float]:
     """The timestep of a long process at the end of each of so many equal parts."""
-    return [round((step + 1) * timesteps / steps) - 1 for step in range(steps)]
+    ends = [(step + 1) * process.num_train_timesteps / steps for step in range(steps)]
+    return ends if process.is_flow else [round(end) - 1 for end in ends]
 
 
 @torch.no_grad()
-def relabel_timesteps(unet: ConditionalUnet1d, timesteps: list[int]) -> None:
+def relabel_timesteps(unet: ConditionalUnet1d, timesteps: Sequence[float]) -> None:
     """Change a U-Net so that timestep ``i`` does what ``timesteps[i]`` did.
 
     The smallest change of the first layer after the embedding that does it. The embedding has at least as

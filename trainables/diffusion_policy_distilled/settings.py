@@ -93,6 +93,7 @@ def _decided(steps: int) -> dict[str, Any]:
     """The fields of the student that the distillation decides, by dotted name."""
     return {
         "policy.prediction_type": "sample",
+        "policy.time_sampling": "uniform",
         "policy.noise_scheduler_type": "DDIM",
         "policy.num_train_timesteps": steps,
         "policy.sampler": "DDIM",

@@ -38,7 +38,7 @@ class DenoisedPolicy(Protocol):
         generator: list[torch.Generator],
         sampler: str | None = None,
         num_inference_steps: int | None = None,
-        watch: Callable[[Tensor, int], None] | None = None,
+        watch: Callable[[Tensor, float], None] | None = None,
     ) -> Tensor:
         """Predict (B, T, A) actions in original units from (B, To, ...) observations."""
 
@@ -49,7 +49,7 @@ class Denoising:
 
     Attributes:
         noisy: (K, S, T, A) the chunks before each denoising step, in original units.
-        timesteps: (K,) the diffusion timestep of each.
+        timesteps: (K,) the timestep of each: an integer of a diffusion, a real number of a flow.
         chunks: (S, T, A) the result.
         current: Place of the current step in the horizon.
         executed: Actions from there on that are executed.
@@ -58,7 +58,7 @@ class Denoising:
     """
 
     noisy: NDArray[np.float64]
-    timesteps: tuple[int, ...]
+    timesteps: tuple[float, ...]
     chunks: NDArray[np.float64]
     current: int
     executed: int
@@ -103,10 +103,10 @@ def record_denoising(
     Returns:
         None if the time was used up.
     """
-    kept: list[tuple[int, NDArray[np.float64]]] = []
+    kept: list[tuple[float, NDArray[np.float64]]] = []
     begin_s = time.perf_counter()
 
-    def watch(noisy_BTA: Tensor, timestep: int) -> None:
+    def watch(noisy_BTA: Tensor, timestep: float) -> None:
         if most_s is not None and kept and time.perf_counter() - begin_s > most_s:
             raise _OutOfTimeError
         kept.append((timestep, noisy_BTA.detach().double().cpu().numpy()))

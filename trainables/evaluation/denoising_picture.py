@@ -53,7 +53,7 @@ class _Moving:
             self.line.set_ydata(chunk_TA[:, self.dimension])
 
 
-def draw_picture(denoising: Denoising, path: Path) -> tuple[int, ...]:
+def draw_picture(denoising: Denoising, path: Path) -> tuple[float, ...]:
     """Draw chosen timesteps side by side, the result last; writes a PNG that appears whole.
 
     Returns:
@@ -65,7 +65,7 @@ def draw_picture(denoising: Denoising, path: Path) -> tuple[int, ...]:
     if not denoising.is_finite:
         raise ValueError("the actions are not finite")
     places = _places(len(denoising.timesteps), PANELS - 1)
-    drawn = [(f"timestep {denoising.timesteps[place]}", denoising.noisy[place]) for place in places]
+    drawn = [(f"timestep {denoising.timesteps[place]:g}", denoising.noisy[place]) for place in places]
     drawn.append(("result", denoising.chunks))
     plane = len(denoising.dimensions) == 2
     rows = 1 if plane else min(len(denoising.dimensions), MOST_DIMENSIONS)
@@ -112,7 +112,7 @@ def _frames(denoising: Denoising) -> Iterator[NDArray[np.uint8]]:
     axes = figure.subplots(rows, 1, squeeze=False)
     canvas = FigureCanvasAgg(figure)
     places = _places(len(denoising.timesteps), FILM_FRAMES)
-    shown = [(f"timestep {denoising.timesteps[place]}", denoising.noisy[place]) for place in places]
+    shown = [(f"timestep {denoising.timesteps[place]:g}", denoising.noisy[place]) for place in places]
     shown.append(("result", denoising.chunks))
     title = axes[0][0].set_title(shown[0][0], fontsize=12, color=INK)
     if plane:

@@ -257,6 +257,7 @@ VALUES: Mapping[str, Mapping[object, str]] = {
         "epsilon": "eps noise",
         "sample": "x0 x_start",
         "v_prediction": "v velocity",
+        "flow": "flow_prediction flow_matching flow-matching rectified_flow cfm",
     },
     "policy.beta_schedule": {
         "squaredcos_cap_v2": "cosine squaredcos",

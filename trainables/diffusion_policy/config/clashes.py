@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from trainables.addresses import address_faults
 from trainables.diffusion_policy.config.sections import (
     BUILTIN_PUSHT,
+    FLOW,
     DatasetConfig,
     EmaConfig,
     EvalConfig,
@@ -14,6 +16,7 @@ from trainables.diffusion_policy.config.sections import (
     OptimizerConfig,
     PolicyConfig,
     TrainConfig,
+    sampler_problem,
 )
 from trainables.interface import Fault, is_url
 from trainables.ranges import parse_choice
@@ -23,6 +26,7 @@ __all__ = [
     "crop_faults",
     "dataset_faults",
     "diffusion_faults",
+    "flow_remarks",
     "image_faults",
     "network_faults",
     "scratch_faults",
@@ -32,6 +36,13 @@ __all__ = [
 
 FINAL_CONV_GROUPS = 8
 """Groups of the U-Net's last GroupNorm: fixed in LeRobot and in the original code."""
+DIFFUSION_FIELDS = (
+    "policy.noise_scheduler_type",
+    "policy.beta_schedule",
+    "policy.beta_start",
+    "policy.beta_end",
+)
+"""Fields of a diffusion that mean nothing to a flow."""
 MIN_CROP_COVERAGE = 0.25
 """A crop that keeps less of the (resized) image than this is refused as a mistake."""
 
@@ -185,6 +196,7 @@ def network_faults(policy: PolicyConfig) -> list[Fault]:
 def diffusion_faults(policy: PolicyConfig, evaluation: EvalConfig) -> list[Fault]:
     """Denoising takes at most as many steps as training has timesteps, and noise must grow."""
     faults = []
+    faults += _sampler_faults(policy, evaluation)
     counts = {
         "policy.num_inference_steps": policy.inference_steps,
         "eval.num_inference_steps": evaluation.num_inference_steps,
@@ -197,7 +209,7 @@ def diffusion_faults(policy: PolicyConfig, evaluation: EvalConfig) -> list[Fault
         problem = f"{policy.warm_start_steps} of {policy.inference_steps} denoising steps cannot be skipped."
         remedy = f"Use at most {policy.inference_steps - 1}, or more policy.num_inference_steps."
         faults.append(Fault("policy.warm_start_steps", problem, remedy))
-    solver = policy.inference_sampler not in ("DDPM", "DDIM")
+    solver = not policy.is_flow and policy.inference_sampler not in ("DDPM", "DDIM")
     if solver and policy.inference_spacing == "leading":
         # diffusers divides the process into one part more than there are steps.
         most = policy.num_train_timesteps - 1
@@ -205,12 +217,50 @@ def diffusion_faults(policy: PolicyConfig, evaluation: EvalConfig) -> list[Fault
             problem = f"{policy.inference_steps} is too many for {policy.sampler} with leading timesteps."
             remedy = f"Use at most {most}, or set policy.timestep_spacing to trailing or linspace."
             faults.append(Fault("policy.num_inference_steps", problem, remedy))
-    if policy.beta_schedule != "squaredcos_cap_v2" and policy.beta_start >= policy.beta_end:
+    schedule = policy.beta_schedule != "squaredcos_cap_v2" and not policy.is_flow
+    if schedule and policy.beta_start >= policy.beta_end:
         remedy = "Noise grows over the timesteps: beta_start must be below beta_end."
         faults.append(
             Fault("policy.beta_start", f"{policy.beta_start} is not below {policy.beta_end}.", remedy)
         )
     return faults
+
+
+def _sampler_faults(policy: PolicyConfig, evaluation: EvalConfig) -> list[Fault]:
+    """Diffusions and flows have separate samplers and training times."""
+    faults = []
+    for name, sampler in (("policy.sampler", policy.inference_sampler), ("eval.sampler", evaluation.sampler)):
+        problem = sampler_problem(policy.prediction_type, sampler)
+        if problem is not None:
+            faults.append(Fault(name, *problem))
+    if policy.is_flow and policy.timestep_spacing == "leading":
+        problem = "leading begins below the noise, and a flow must begin at it."
+        faults.append(Fault("policy.timestep_spacing", problem, "Use trailing, linspace or null."))
+    if not policy.is_flow and policy.time_sampling != "uniform":
+        problem = (
+            f"{policy.time_sampling} needs policy.prediction_type: {FLOW}, not {policy.prediction_type}."
+        )
+        remedy = f"Remove it, or search it with `when: policy.prediction_type == '{FLOW}'`."
+        faults.append(Fault("policy.time_sampling", problem, remedy))
+    return faults
+
+
+def flow_remarks(policy: PolicyConfig, named: Mapping[str, Any]) -> list[str]:
+    """Fields that a configuration names and that flow matching does not use.
+
+    Args:
+        policy: The completed policy.
+        named: The configuration's values by dotted name.
+    """
+    if not policy.is_flow:
+        return []
+    defaults = PolicyConfig()
+    return [
+        f"{name}: {named[name]} has no effect with policy.prediction_type: {FLOW}. Remove it, or search it "
+        f"with `when: policy.prediction_type != '{FLOW}'`."
+        for name in DIFFUSION_FIELDS
+        if name in named and named[name] != getattr(defaults, name.removeprefix("policy."))
+    ]
 
 
 def image_faults(policy: PolicyConfig) -> list[Fault]:

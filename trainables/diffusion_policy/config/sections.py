@@ -19,8 +19,11 @@ from trainables.interface import Phase
 
 __all__ = [
     "BUILTIN_PUSHT",
+    "FLOW",
+    "FLOW_SAMPLERS",
     "SAMPLERS",
     "TIMESTEP_SPACINGS",
+    "TIME_SAMPLINGS",
     "AugmentConfig",
     "DatasetConfig",
     "EmaConfig",
@@ -30,6 +33,7 @@ __all__ = [
     "PolicyConfig",
     "RolloutConfig",
     "TrainConfig",
+    "sampler_problem",
 ]
 
 BUILTIN_PUSHT = "builtin/pusht"
@@ -37,7 +41,13 @@ BUILTIN_PUSHT = "builtin/pusht"
 
 NORMALIZATIONS = ("MIN_MAX", "MEAN_STD", "QUANTILES", "IDENTITY")
 SAMPLERS = ("DDPM", "DDIM", "DPM-Solver++", "UniPC")
+"""Samplers of a diffusion."""
+FLOW_SAMPLERS = ("Euler", "Heun")
+"""Samplers of a flow; DDIM is Euler's method there."""
+FLOW = "flow"
+"""The ``policy.prediction_type`` of flow matching."""
 TIMESTEP_SPACINGS = ("leading", "trailing", "linspace")
+TIME_SAMPLINGS = ("uniform", "logit_normal", "beta")
 PRECISIONS = ("fp32", "bf16", "fp16")
 EVALUATIONS = ("auto", "beside", "inline")
 PATH_OR_HUB = "path or hub id"
@@ -69,6 +79,19 @@ def _field(
         "word": word,
     }
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def sampler_problem(prediction_type: str, sampler: str) -> tuple[str, str] | None:
+    """Why a sampler cannot sample what is predicted, and what to do; None if it can."""
+    if prediction_type == FLOW:
+        # DDIM too, so that one sampler can be named for diffusions and flows.
+        possible, right = FLOW_SAMPLERS, sampler in (*FLOW_SAMPLERS, "DDIM")
+    else:
+        possible, right = SAMPLERS, sampler in SAMPLERS
+    if right:
+        return None
+    problem = f"{sampler!r} is not a sampler for policy.prediction_type: {prediction_type}."
+    return problem, f"Use one of {', '.join(possible)}."
 
 
 @dataclass(frozen=True)
@@ -223,21 +246,30 @@ class PolicyConfig:
     beta_start: float = _field("float", 1e-4, "First beta (linear schedules).", minimum=1e-8, maximum=0.999)
     beta_end: float = _field("float", 0.02, "Last beta (linear schedules).", minimum=1e-8, maximum=0.999)
     prediction_type: str = _field(
-        "str", "epsilon", "What the U-Net predicts.", choices=("epsilon", "sample", "v_prediction")
+        "str",
+        "epsilon",
+        "What the U-Net predicts; flow: the velocity from actions to noise (flow matching).",
+        choices=("epsilon", "sample", "v_prediction", FLOW),
     )
+    time_sampling: str = _field(
+        "str", "uniform", "How the times of flow matching are drawn in training; beta: more noise, as in π0.",
+        choices=TIME_SAMPLINGS,
+    )  # fmt: skip
     clip_sample: bool = _field("bool", True, "Clip the predicted action while denoising.", phase="inference")
     clip_sample_range: float = _field(
         "float", 1.0, "Bound of that clip, in normalised units.", minimum=1e-3, phase="inference"
     )
     sampler: str | None = _field(
-        "str", None, "Sampler at inference; null: as in training.", choices=SAMPLERS,
+        "str", None, "Sampler at inference; null: as in training, Euler with flow (where DDIM is the same).",
+        choices=(*SAMPLERS, *FLOW_SAMPLERS),
         phase="inference", nullable=True,
     )  # fmt: skip
     num_inference_steps: int | None = _field(
         "int", None, "Denoising steps at inference; null: num_train_timesteps.", minimum=1, phase="inference"
     )
     timestep_spacing: str | None = _field(
-        "str", None, "Which timesteps a sampler takes; null: leading (DDPM, DDIM), linspace (others).",
+        "str", None, "Which timesteps a sampler takes; null: leading (DDPM, DDIM), trailing (flow), "
+        "linspace (others).",
         choices=TIMESTEP_SPACINGS, phase="inference",
     )  # fmt: skip
     warm_start_steps: int = _field(
@@ -283,15 +315,24 @@ class PolicyConfig:
         return self.num_train_timesteps if self.num_inference_steps is None else self.num_inference_steps
 
     @property
+    def is_flow(self) -> bool:
+        """Whether it is trained by flow matching."""
+        return self.prediction_type == FLOW
+
+    @property
     def inference_sampler(self) -> str:
         """Sampler at inference."""
-        return self.noise_scheduler_type if self.sampler is None else self.sampler
+        if self.sampler is not None:
+            return self.sampler
+        return "Euler" if self.is_flow else self.noise_scheduler_type
 
     @property
     def inference_spacing(self) -> str:
         """How the timesteps of inference are spaced: diffusers' default of the sampler unless it is set."""
         if self.timestep_spacing is not None:
             return self.timestep_spacing
+        if self.is_flow:
+            return "trailing"
         return "leading" if self.inference_sampler in ("DDPM", "DDIM") else "linspace"
 
     def crop_size(self, image: tuple[int, int]) -> tuple[int, int] | None:
@@ -480,7 +521,10 @@ class EvalConfig:
     samples: int = _field(
         "int", 2, "Action chunks drawn per window; 2 or more give eval/action_std.", minimum=1
     )
-    sampler: str = _field("str", "DDIM", "Sampler of every trial.", choices=SAMPLERS)
+    sampler: str = _field(
+        "str", "DDIM", "Sampler of every trial; with flow, DDIM is Euler's method.",
+        choices=(*SAMPLERS, *FLOW_SAMPLERS),
+    )  # fmt: skip
     num_inference_steps: int = _field("int", 10, "Denoising steps of every trial.", minimum=1)
     seed: int = _field("int", 0, "Seed of windows and noise.", minimum=0)
     denoising_picture: bool = _field(

@@ -122,6 +122,11 @@ def _config_reasons(config: PolicyConfig) -> list[str]:
     reasons = []
     if config.prediction_type == "v_prediction":
         reasons.append("policy.prediction_type is v_prediction; LeRobot supports epsilon and sample.")
+    if config.is_flow:
+        reasons.append(
+            "policy.prediction_type is flow; LeRobot's diffusion policy supports epsilon and sample. "
+            "What can be exported is a student of this policy: distil it (docs/deployment.md)."
+        )
     if config.horizon % config.downsampling:
         reasons.append(
             f"policy.horizon {config.horizon} is not a multiple of {config.downsampling}, as LeRobot "

@@ -1,7 +1,8 @@
-"""The diffusion process: noise in training, denoising at inference.
+"""The diffusion process, or the flow: noise in training, denoising at inference.
 
 The schedules and the samplers are those of diffusers. They receive the same arguments as in LeRobot, so that
-a checkpoint means the same there and here; all others keep diffusers' defaults.
+a checkpoint means the same there and here; all others keep diffusers' defaults. With the prediction type
+``flow`` the process is that of `network.flow`, which LeRobot's diffusion policy does not have.
 
 Shapes: ``B`` samples, ``T`` action steps of the horizon, ``A`` action dimension.
 """
@@ -20,7 +21,13 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor
 
-from trainables.diffusion_policy.config.sections import SAMPLERS
+from trainables.diffusion_policy.config.sections import FLOW, sampler_problem
+from trainables.diffusion_policy.network.flow import (
+    clipped_velocity,
+    draw_levels,
+    flow_scheduler,
+    set_levels,
+)
 from trainables.interface import ConfigError, Fault
 
 __all__ = [
@@ -31,6 +38,7 @@ __all__ = [
     "WarmStart",
     "check_skipped",
     "clean_action",
+    "draw_timesteps",
     "randn",
 ]
 
@@ -57,6 +65,28 @@ def randn(shape: tuple[int, ...], generator: Generators, device: torch.device) -
         )
     drawn = [torch.randn(shape[1:], generator=each, device=each.device) for each in generator]
     return torch.stack(drawn).to(device)
+
+
+def draw_timesteps(
+    count: int,
+    num_train_timesteps: int,
+    time_sampling: str | None,
+    generator: torch.Generator | None,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Draw the timesteps (count,) of training samples.
+
+    Args:
+        count: How many.
+        num_train_timesteps: Timesteps of the process.
+        time_sampling: How a flow draws them, as real numbers up to ``num_train_timesteps``; None: integers
+            below that, each as likely, for a diffusion.
+        generator: Draws them; None: torch's global one.
+        device: Device of the generator.
+    """
+    if time_sampling is None:
+        return torch.randint(num_train_timesteps, (count,), generator=generator, device=device)
+    return num_train_timesteps * draw_levels(count, time_sampling, generator, device)
 
 
 @dataclass(frozen=True)
@@ -98,12 +128,14 @@ class NoiseProcess:
         beta_schedule: ``linear``, ``scaled_linear`` or ``squaredcos_cap_v2``.
         beta_start: First beta (linear schedules).
         beta_end: Last beta (linear schedules).
-        prediction_type: What the network predicts: ``epsilon``, ``sample`` or ``v_prediction``.
+        prediction_type: What the network predicts: ``epsilon``, ``sample``, ``v_prediction`` or ``flow``. A
+            flow has no betas and no ``noise_scheduler_type``.
         clip_sample: Whether the predicted action is clipped while denoising.
         clip_sample_range: Bound of that clip.
         timestep_spacing: Which timesteps the samplers take: ``leading``, ``trailing`` or ``linspace`` (Lin et
             al., "Common Diffusion Noise Schedules and Sample Steps are Flawed", arXiv 2305.08891); None:
-            diffusers' default of each sampler.
+            diffusers' default of each sampler, and equal steps for a flow.
+        time_sampling: How a flow draws the times of training; see `draw_levels`.
     """
 
     def __init__(
@@ -118,9 +150,13 @@ class NoiseProcess:
         clip_sample: bool,
         clip_sample_range: float,
         timestep_spacing: str | None = None,
+        time_sampling: str = "uniform",
     ) -> None:
         self.num_train_timesteps = num_train_timesteps
         self.prediction_type = prediction_type
+        self.is_flow = prediction_type == FLOW
+        self._flow_spacing = timestep_spacing or "trailing"
+        self._time_sampling = time_sampling if self.is_flow else None
         self.clip_range = clip_sample_range if clip_sample else None
         self._betas = {
             "num_train_timesteps": num_train_timesteps,
@@ -136,12 +172,20 @@ class NoiseProcess:
         self._spacing = {} if timestep_spacing is None else {"timestep_spacing": timestep_spacing}
         # Adding noise moves a scheduler's tables to the device. The samplers' tables stay on the CPU, so that
         # reading one number does not wait for the device. Hence training has a separate scheduler.
-        self._training = self._build(noise_scheduler_type)
+        self._training = None if self.is_flow else self._build(noise_scheduler_type)
         self._samplers: dict[str, Any] = {}
+
+    def draw_timesteps(self, count: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
+        """Draw the timesteps (count,) of training samples; see the function of this name."""
+        return draw_timesteps(count, self.num_train_timesteps, self._time_sampling, generator, device)
 
     def add_noise(self, action_BTA: Tensor, noise_BTA: Tensor, timesteps_B: Tensor) -> Tensor:
         """Mix clean actions and noise for the given timesteps (B,)."""
-        return self._training.add_noise(action_BTA, noise_BTA, timesteps_B)
+        if self._training is None:
+            levels_B11 = (timesteps_B / self.num_train_timesteps).view(-1, 1, 1)
+            return torch.lerp(action_BTA, noise_BTA, levels_B11.to(noise_BTA.dtype))
+        mixed: Tensor = self._training.add_noise(action_BTA, noise_BTA, timesteps_B)
+        return mixed
 
     def target(self, action_BTA: Tensor, noise_BTA: Tensor, timesteps_B: Tensor) -> Tensor:
         """The target of the network's prediction."""
@@ -149,26 +193,31 @@ class NoiseProcess:
             return noise_BTA
         if self.prediction_type == "sample":
             return action_BTA
-        return self._training.get_velocity(action_BTA, noise_BTA, timesteps_B)
+        if self._training is None:
+            return noise_BTA - action_BTA
+        velocity: Tensor = self._training.get_velocity(action_BTA, noise_BTA, timesteps_B)
+        return velocity
 
     def denoise(
         self,
-        predict: Callable[[Tensor, int], Tensor],
+        predict: Callable[[Tensor, float], Tensor],
         noise_BTA: Tensor,
         *,
         sampler: str,
         num_inference_steps: int,
         generator: Generators = None,
-        watch: Callable[[Tensor, int], None] | None = None,
+        watch: Callable[[Tensor, float], None] | None = None,
         known: Known | None = None,
         warm: WarmStart | None = None,
     ) -> Tensor:
         """Turn noise into actions.
 
         Args:
-            predict: The network, given noisy actions (B, T, A) and the timestep that they are at.
+            predict: The network, given noisy actions (B, T, A) and the timestep that they are at: an integer
+                for a diffusion, a real number for a flow.
             noise_BTA: Standard normal noise.
-            sampler: One of ``SAMPLERS``. DDPM draws noise at every step, the others none.
+            sampler: One of ``SAMPLERS``, of ``FLOW_SAMPLERS`` for a flow. DDPM draws noise at every step, the
+                others none. DDIM of a flow is Euler's method.
             num_inference_steps: The largest number of evaluations of the network.
             generator: Draws the noise of the steps.
             watch: Receives the noisy actions (B, T, A), in normalised units, and their timestep before each
@@ -204,6 +253,9 @@ class NoiseProcess:
             predicted_BTA = predict(sample_BTA, timestep).float()
             if sampler in SOLVERS:
                 predicted_BTA = self._clipped_action(predicted_BTA, sample_BTA, timestep, scheduler)
+            elif self.is_flow and self.clip_range is not None:
+                level = timestep / self.num_train_timesteps
+                predicted_BTA = clipped_velocity(predicted_BTA, sample_BTA, level, self.clip_range)
             sample_BTA = scheduler.step(predicted_BTA, timestep, sample_BTA, **per_step).prev_sample
         return sample_BTA if known is None else known.mixed(sample_BTA, known.actions)
 
@@ -214,9 +266,15 @@ class NoiseProcess:
             ConfigError: If the sampler is unknown or the number of steps is not possible.
         """
         self._check(sampler, num_inference_steps)
+        if self.is_flow and sampler == "DDIM":
+            # With a straight path, a step of DDIM and one of Euler are the same.
+            sampler = "Euler"
         if sampler not in self._samplers:
             self._samplers[sampler] = self._build(sampler)
         scheduler = self._samplers[sampler]
+        if self.is_flow:
+            set_levels(scheduler, num_inference_steps, self._flow_spacing)
+            return scheduler
         if sampler not in SOLVERS:
             scheduler.set_timesteps(num_inference_steps)
             return scheduler
@@ -232,16 +290,9 @@ class NoiseProcess:
         raise AssertionError(f"{sampler}: the timesteps of {num_inference_steps} steps are not distinct")
 
     def _check(self, sampler: str, num_inference_steps: int) -> None:
-        if sampler not in SAMPLERS:
-            raise ConfigError(
-                [
-                    Fault(
-                        "policy.sampler",
-                        f"{sampler!r} is not a sampler.",
-                        f"Use one of {', '.join(SAMPLERS)}.",
-                    )
-                ]
-            )
+        problem = sampler_problem(self.prediction_type, sampler)
+        if problem is not None:
+            raise ConfigError([Fault("policy.sampler", *problem)])
         if not 1 <= num_inference_steps <= self.num_train_timesteps:
             remedy = f"Use 1 to {self.num_train_timesteps} (policy.num_train_timesteps)."
             problem = f"{num_inference_steps} denoising steps are not possible."
@@ -252,6 +303,8 @@ class NoiseProcess:
             return self._scheduler(kind)
 
     def _scheduler(self, kind: str) -> Any:
+        if self.is_flow:
+            return flow_scheduler(kind, self.num_train_timesteps)
         if kind == "DDPM":
             return DDPMScheduler(**self._betas, **self._prediction, **self._spacing)
         if kind == "DDIM":

@@ -168,7 +168,7 @@ class DiffusionPolicy(nn.Module):
                 images as uint8 or as floats in [0, 1]; ``action`` (B, T, A); ``action_is_pad`` (B, T) if
                 padding is left out of the loss. Other entries are ignored.
             noise: (B, T, A) standard normal; drawn if None.
-            timesteps: (B,) integers below num_train_timesteps; drawn if None.
+            timesteps: (B,) integers below num_train_timesteps, or the real numbers of a flow; drawn if None.
             generator: Draws noise, timesteps and crops, in this order; None: torch's global one.
             crop_offsets: (B, S, 2) top and left of each sample's crop; drawn if None.
 
@@ -185,9 +185,11 @@ class DiffusionPolicy(nn.Module):
         if noise is None:
             noise = randn(tuple(action_BTA.shape), generator, self.device)
         if timesteps is None:
-            timesteps = self._draw_timesteps(len(action_BTA), generator)
+            device = self.device if generator is None else generator.device
+            timesteps = self.process.draw_timesteps(len(action_BTA), generator, device)
         noise_BTA = self.starting_noise(noise, tuple(action_BTA.shape))
-        timesteps_B = torch.as_tensor(timesteps).to(self.device, torch.long)
+        kind = torch.float32 if self.process.is_flow else torch.long
+        timesteps_B = torch.as_tensor(timesteps).to(self.device, kind)
         if crop_offsets is None:
             crop_offsets = self.draw_crop_offsets(len(action_BTA), generator)
 
@@ -276,7 +278,7 @@ class DiffusionPolicy(nn.Module):
         generator: Generators = None,
         sampler: str | None = None,
         num_inference_steps: int | None = None,
-        watch: Callable[[Tensor, int], None] | None = None,
+        watch: Callable[[Tensor, float], None] | None = None,
         known: Tensor | None = None,
         kept: Tensor | None = None,
         condition: Tensor | None = None,
@@ -293,7 +295,7 @@ class DiffusionPolicy(nn.Module):
             noise: (B, T, A) standard normal to start from; drawn if None.
             generator: One, or one per sample: then all of sample i's noise comes from generator i, and its
                 actions do not depend on the rest of the batch.
-            sampler: One of ``SAMPLERS``; None: the configuration's.
+            sampler: One of ``SAMPLERS``, or of ``FLOW_SAMPLERS`` for a flow; None: the configuration's.
             num_inference_steps: Denoising steps; None: the configuration's.
             watch: Receives the noisy actions (B, T, A), in original units, and their timestep before each
                 denoising step.
@@ -326,7 +328,7 @@ class DiffusionPolicy(nn.Module):
                 noise = randn(shape, generator, self.device)
             noise_BTA = self.starting_noise(noise, shape)
 
-            def predict(noisy_action_BTA: Tensor, timestep: int) -> Tensor:
+            def predict(noisy_action_BTA: Tensor, timestep: float) -> Tensor:
                 timesteps_B = torch.full((shape[0],), timestep, device=self.device)
                 return self.diffusion.unet(noisy_action_BTA, timesteps_B, condition_BG)
 
@@ -472,10 +474,6 @@ class DiffusionPolicy(nn.Module):
             images_NCHW = images_NCHW[..., top : top + crop[0], left : left + crop[1]]
         return self.normalizer.normalize(camera.name, images_NCHW)
 
-    def _draw_timesteps(self, count: int, generator: torch.Generator | None) -> Tensor:
-        device = self.device if generator is None else generator.device
-        return torch.randint(self.process.num_train_timesteps, (count,), generator=generator, device=device)
-
     def draw_crop_offsets(self, count: int, generator: torch.Generator | None) -> Tensor | None:
         """Draw offsets (B, S, 2) of a batch's random crops; None if crops are centred or there are none.
 
@@ -615,6 +613,7 @@ def assemble_policy(
         clip_sample=config.clip_sample,
         clip_sample_range=config.clip_sample_range,
         timestep_spacing=config.timestep_spacing,
+        time_sampling=config.time_sampling,
     )
     normalizer = Normalizer(features, statistics, modes)
     return DiffusionPolicy(config, features, networks, normalizer, process)

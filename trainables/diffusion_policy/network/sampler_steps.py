@@ -32,7 +32,8 @@ class Mix:
         clean: Of the clean action that the prediction stands for, clipped.
         earlier: Of the clean action of the step before.
         before_that: Of the clean action two steps before.
-        anchor: Of the anchor that the step before left (UniPC's corrected sample).
+        anchor: Of the anchor that the step before left: UniPC's corrected sample, or what Heun's second
+            evaluation adds the rest of its step to.
         noise: Of new noise.
     """
 
@@ -68,7 +69,7 @@ class SamplerStep:
         anchor: The anchor for the next step; None if it needs none.
     """
 
-    timestep: int
+    timestep: float
     clean: Mix
     following: Mix
     anchor: Mix | None = None
@@ -86,9 +87,10 @@ def read_steps(
 
     Args:
         process: Whose schedule, prediction type and spacing of timesteps hold.
-        sampler: One of ``SAMPLERS``.
+        sampler: One of ``SAMPLERS``, or of ``FLOW_SAMPLERS`` for a flow.
         num_inference_steps: Denoising steps of the whole denoising.
-        first: The step to begin with. The solvers of second order begin there without a history.
+        first: The step to begin with. The solvers of second order begin there without a history. A step of
+            Heun is two evaluations: with the number of a second one, the step after it is the first.
 
     Raises:
         ConfigError: If the sampler is unknown or the number of steps is not possible.
@@ -98,6 +100,11 @@ def read_steps(
     timesteps = scheduler.timesteps.tolist()
     if not 0 <= first < len(timesteps):
         raise ValueError(f"step {first} does not exist; the steps are 0 to {len(timesteps) - 1}")
+    if process.is_flow:
+        # Of Heun's evaluations, those with even numbers begin a step; Euler's are steps.
+        first += (first % 2) * (scheduler.order - 1)
+        scheduler.set_begin_index(first)
+        return _flow_steps(scheduler, timesteps[first:], process.num_train_timesteps)
     timesteps = timesteps[first:]
     if sampler in SOLVERS:
         scheduler.set_begin_index(first)
@@ -220,4 +227,24 @@ def _solver_steps(scheduler: Any, timesteps: Sequence[int], prediction_type: str
                 None if left is None or is_last else _weights(left),
             )
         )
+    return tuple(steps)
+
+
+def _flow_steps(
+    scheduler: Any, timesteps: Sequence[float], num_train_timesteps: int
+) -> tuple[SamplerStep, ...]:
+    """The evaluations of Euler's or Heun's method, with the velocity towards the clipped action."""
+    steps = []
+    for number, timestep in enumerate(timesteps):
+        level = timestep / num_train_timesteps
+        velocity = (_basis("noisy") - _basis("clean")) / level
+        if not getattr(scheduler, "state_in_first_order", True):
+            # The scheduler remembers where the step began and its first velocity; the anchor has both.
+            scheduler.sample, scheduler.prev_derivative = _basis("anchor"), torch.zeros_like(velocity)
+        following = scheduler.step(velocity, timestep, _basis("noisy")).prev_sample
+        anchor = None
+        if not getattr(scheduler, "state_in_first_order", True) and number + 1 < len(timesteps):
+            anchor = _weights(_basis("noisy") + 0.5 * scheduler.dt * velocity)
+        clean = Mix(noisy=1.0, predicted=-level)
+        steps.append(SamplerStep(timestep, clean, _weights(following), anchor))
     return tuple(steps)

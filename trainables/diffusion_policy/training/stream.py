@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from trainables.dataset.windows import Windows
+from trainables.diffusion_policy.network.noise import draw_timesteps
 from trainables.features import ACTION
 
 __all__ = ["CROPS", "LOTS", "NOISE", "TIMESTEPS", "Batch", "BatchStream", "Part"]
@@ -90,6 +91,7 @@ class BatchStream:
         world_size: Number of ranks; divides ``batch_size``.
         device: Device of the batches.
         num_train_timesteps: Timesteps are drawn below this.
+        time_sampling: How a flow draws them; None for a diffusion.
         lots: Cameras whose pictures are changed, and random numbers that each needs; None: none.
     """
 
@@ -103,6 +105,7 @@ class BatchStream:
         rank: int,
         world_size: int,
         device: torch.device,
+        time_sampling: str | None = None,
         lots: tuple[int, int] | None = None,
     ) -> None:
         self._windows = windows
@@ -113,6 +116,7 @@ class BatchStream:
         self._own = slice(rank * self._share, (rank + 1) * self._share)
         self._device = device
         self._timesteps = num_train_timesteps
+        self._time_sampling = time_sampling
         self._lots = lots
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
         self._ahead: tuple[int, Future[dict[str, Tensor]]] | None = None
@@ -166,7 +170,7 @@ class BatchStream:
         # A separate generator: this runs in parallel with the step before, which draws its crops.
         generator = torch.Generator().manual_seed(self._seed_of(_NOISE, step))
         noise = torch.randn((self._batch_size, *action_shape), generator=generator)
-        timesteps = torch.randint(self._timesteps, (self._batch_size,), generator=generator)
+        timesteps = draw_timesteps(self._batch_size, self._timesteps, self._time_sampling, generator)
         return {NOISE: noise[self._own], TIMESTEPS: timesteps[self._own]}
 
     def _draw_lots(self, step: int, cameras: int, count: int) -> Tensor:

@@ -128,6 +128,7 @@ def _train(
         training,
         settings.batch_size,
         num_train_timesteps=config.policy.num_train_timesteps,
+        time_sampling=config.policy.time_sampling if config.policy.is_flow else None,
         seed=settings.seed,
         rank=context.rank,
         world_size=context.world_size,
