@@ -28,7 +28,7 @@ from trainables.diffusion_policy.training.stream import NOISE, TIMESTEPS
 from trainables.diffusion_policy_distilled.settings import DistillSettings
 from trainables.interface import silent
 
-__all__ = ["Distillation", "DistillationLoss", "relabel_timesteps"]
+__all__ = ["Distillation", "DistillationLoss", "even_timesteps", "relabel_timesteps"]
 
 HUBER_DELTA = 0.05
 """Normalised distance from which on the loss ``huber`` grows linearly: 2.5 % of the actions' range."""
@@ -55,7 +55,7 @@ class Distillation:
     def prepare(self, policy: DiffusionPolicy) -> None:
         """Let each step of the student begin as the teacher's step at about the same noise."""
         teacher = self._read(torch.device("cpu"))
-        relabel_timesteps(policy.diffusion.unet, _even_timesteps(teacher.process, self._distill.steps))
+        relabel_timesteps(policy.diffusion.unet, even_timesteps(teacher.process, self._distill.steps))
 
     def loss_of(self, policy: DiffusionPolicy) -> nn.Module:
         """The loss of a student; reads the teacher.
@@ -148,7 +148,7 @@ def _distance(predicted_BTA: Tensor, taught_BTA: Tensor, kind: str) -> Tensor:
     return F.huber_loss(predicted_BTA, taught_BTA, reduction="none", delta=HUBER_DELTA)
 
 
-def _even_timesteps(process: NoiseProcess, steps: int) -> list[float]:
+def even_timesteps(process: NoiseProcess, steps: int) -> list[float]:
     """The timestep of a long process at the end of each of so many equal parts."""
     ends = [(step + 1) * process.num_train_timesteps / steps for step in range(steps)]
     return ends if process.is_flow else [round(end) - 1 for end in ends]

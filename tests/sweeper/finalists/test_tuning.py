@@ -58,7 +58,7 @@ def test_arguments_are_read_as_the_section(tmp_path: Path) -> None:
     [
         ("policy.n_actions=1", "is not a field"),
         ("optimizer.lr=1e-4", "cannot be changed on a trained policy"),
-        ("policy.sampler=Euler", "not a known value"),
+        ("policy.sampler=PNDM", "not a known value"),
         ("policy.n_action_steps=2,2", "2 is listed twice"),
         ("policy.n_action_steps", "is not an override"),
         ("policy.n_action_steps=", "has no value"),
@@ -73,7 +73,7 @@ def test_wrong_arguments_are_reported_with_the_words_of_the_section(argument: st
 
 def test_all_wrong_arguments_are_reported_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
-        read("policy.n_actions=1", "policy.sampler=Euler", limits=("eval/latency=1",))
+        read("policy.n_actions=1", "policy.sampler=PNDM", limits=("eval/latency=1",))
     assert len(caught.value.faults) == 3
 
 

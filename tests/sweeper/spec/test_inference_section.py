@@ -75,7 +75,7 @@ def test_settings_are_compared_by_what_is_named_else_by_the_objective(load):
         ("{values: [2, 8, 12]}", "{min: 1, max: 4}", "policy.n_action_steps", "is not values"),
         ("{values: [2, 8, 12]}", "{values: [2, 2]}", "policy.n_action_steps.values", "2 is listed twice"),
         ("{values: [2, 8, 12]}", "{values: [0]}", "policy.n_action_steps.values", "0 is too small"),
-        ("DPM-Solver++", "Euler", "policy.sampler.values", "not a known value"),
+        ("DPM-Solver++", "PNDM", "policy.sampler.values", "not a known value"),
         ("eval/chunk_latency_ms", "eval/latency", "limits.eval/latency", "cannot be limited"),
         ("{eval/chunk_latency_ms: 50}", "{eval/chunk_latency_ms: -1}", "chunk_latency_ms", "is not a limit"),
         ("episodes: 64", "episodes: 1", "episodes", "too small"),

@@ -32,11 +32,11 @@ def alphas_cumprod(process: NoiseProcess) -> Tensor:
     return process.add_noise(clean, torch.zeros_like(clean), timesteps).flatten().square()
 
 
-def asked_timesteps(process: NoiseProcess, sampler: str, num_inference_steps: int) -> list[int]:
+def asked_timesteps(process: NoiseProcess, sampler: str, num_inference_steps: int) -> list[float]:
     """The timesteps at which a sampler evaluates the network, in order."""
-    asked = []
+    asked: list[float] = []
 
-    def predict(noisy: Tensor, timestep: int) -> Tensor:
+    def predict(noisy: Tensor, timestep: float) -> Tensor:
         asked.append(timestep)
         return 0.5 * noisy
 

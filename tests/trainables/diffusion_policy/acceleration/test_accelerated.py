@@ -10,7 +10,7 @@ from trainables.diffusion_policy.acceleration import accelerate, networks, shift
 from trainables.diffusion_policy.acceleration.accelerated import AcceleratedPolicy
 from trainables.diffusion_policy.acceleration.backends import StepNetwork, UnavailableError
 from trainables.diffusion_policy.acceleration.cuda_graph import GraphedChunk
-from trainables.diffusion_policy.config.sections import SAMPLERS
+from trainables.diffusion_policy.config.sections import FLOW_SAMPLERS, SAMPLERS
 from trainables.diffusion_policy.network.policy import DiffusionPolicy
 from trainables.interface import ConfigError
 
@@ -22,6 +22,8 @@ ON_CPU = ["steps", "onnx"]
 def policy_of_kind(kind: str) -> DiffusionPolicy:
     # An untrained network that predicts noise ends at the clip, where all ways agree.
     changed = {"prediction_type": "sample", "use_film_scale_modulation": kind != "bias only"}
+    if kind == "flow":
+        return small_policy(**changed | {"prediction_type": "flow"}).eval()
     if kind == "two cameras":
         return small_policy(cameras=2, crop_shape=(32, 36), environment=2, **changed).eval()
     return small_policy(**changed).eval()
@@ -29,12 +31,12 @@ def policy_of_kind(kind: str) -> DiffusionPolicy:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ON_CPU)
-@pytest.mark.parametrize("kind", ["state", "bias only", "two cameras"])
+@pytest.mark.parametrize("kind", ["state", "bias only", "two cameras", "flow"])
 def test_actions_are_those_of_the_plain_loop(backend: str, kind: str) -> None:
     policy = policy_of_kind(kind)
     fast = AcceleratedPolicy(policy, backend, "fp32")
     observation = small_batch(policy, 3)
-    for sampler in SAMPLERS if kind == "state" else ("DDPM",):
+    for sampler in {"state": SAMPLERS, "flow": (*FLOW_SAMPLERS, "DDIM")}.get(kind, ("DDPM",)):
         for count in (1, 6):
             expected, found = (
                 one.predict_action(

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from trainables.diffusion_policy import TRAINABLE
 from trainables.diffusion_policy.config.diffusion_config import (
     ALIASES,
     FIELDS,
@@ -36,6 +37,10 @@ DATA = {"dataset.root": "somewhere"}
         ("policy.kernel_size", 4, ["4 is even", "odd"]),
         ("policy.num_inference_steps", 200, ["200", "at most policy.num_train_timesteps = 100"]),
         ("policy.pretrained_backbone_weights", "ResNet18_Weights.IMAGENET1K_V1", ["GroupNorm"]),
+        ("policy.prediction_type", "flow_matching", ["epsilon, sample, v_prediction, flow"]),
+        ("policy.sampler", "Euler", ["'Euler' is not a sampler for policy.prediction_type: epsilon", "DDIM"]),
+        ("eval.sampler", "Heun", ["'Heun' is not a sampler for policy.prediction_type: epsilon"]),
+        ("policy.time_sampling", "beta", ["beta needs policy.prediction_type: flow, not epsilon", "`when:"]),
         ("optimizer.lr", -1.0, ["-1.0", "too small", "at least 0"]),
         ("optimizer.lr", float("nan"), ["nan"]),
         ("optimizer.betas", [0.9], ["two numbers"]),
@@ -144,3 +149,49 @@ def test_a_field_may_have_a_word_beside_its_numbers(name: str, word: str) -> Non
     assert DiffusionConfig.from_flat(flat).to_flat()[name] == word
     (fault,) = field.faults("fast")
     assert f", or {word}" in fault.remedy
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        (
+            "policy.sampler",
+            "DDPM",
+            "'DDPM' is not a sampler for policy.prediction_type: flow. Use one of Euler, Heun.",
+        ),
+        ("policy.sampler", "UniPC", "'UniPC' is not a sampler"),
+        ("eval.sampler", "DPM-Solver++", "'DPM-Solver++' is not a sampler"),
+        ("policy.timestep_spacing", "leading", "leading begins below the noise"),
+        ("policy.num_inference_steps", 101, "101 is too many"),
+    ],
+)
+def test_what_a_flow_cannot_have_is_a_fault(name: str, value: Any, words: str) -> None:
+    flow = DATA | {"policy.prediction_type": "flow"}
+    assert config_faults(flow) == []
+    faults = config_faults(flow | {name: value})
+    assert [fault.where for fault in faults] == [name]
+    assert words in str(faults[0])
+
+
+def test_a_flow_has_its_own_sampler_and_takes_that_of_a_mixed_space() -> None:
+    flow = DATA | {"policy.prediction_type": "flow"}
+    policy = DiffusionConfig.from_flat(flow).policy
+    assert (policy.inference_sampler, policy.inference_spacing) == ("Euler", "trailing")
+    # The same lines serve epsilon and flow.
+    mixed = {"policy.sampler": "DDIM", "policy.num_inference_steps": 8, "policy.timestep_spacing": "trailing"}
+    for prediction in ("epsilon", "flow"):
+        assert config_faults(DATA | mixed | {"policy.prediction_type": prediction}) == []
+    for sampling in ("uniform", "logit_normal", "beta"):
+        assert config_faults(flow | {"policy.time_sampling": sampling}) == []
+    # What only a diffusion has is not compared either.
+    assert config_faults(flow | {"policy.beta_schedule": "linear", "policy.beta_start": 0.5}) == []
+
+
+def test_fields_without_effect_on_a_flow_are_reported() -> None:
+    flow = DATA | {"policy.prediction_type": "flow"}
+    named = {"policy.beta_schedule": "linear", "policy.beta_end": 0.05, "policy.noise_scheduler_type": "DDPM"}
+    remarks = TRAINABLE.remarks(flow | named)
+    assert [remark.split(":")[0] for remark in remarks] == ["policy.beta_schedule", "policy.beta_end"]
+    assert "linear has no effect with policy.prediction_type: flow" in remarks[0]
+    assert "`when: policy.prediction_type != 'flow'`" in remarks[0]
+    assert TRAINABLE.remarks(DATA | named) == []

@@ -31,6 +31,7 @@ from trainables.diffusion_policy_distilled import TRAINABLE
 from trainables.diffusion_policy_distilled.distillation import (
     Distillation,
     DistillationLoss,
+    even_timesteps,
     relabel_timesteps,
 )
 from trainables.diffusion_policy_distilled.settings import DistillSettings, settings_of
@@ -400,3 +401,29 @@ def test_a_teacher_that_is_gone_is_named(tmp_path: Path) -> None:
     distillation = Distillation(settings(1, 4), str(tmp_path / "gone"))
     with pytest.raises(ConfigError, match="gone"):
         distillation.loss_of(few_steps(small_policy(), 1))
+
+
+# A teacher of flow matching
+
+
+@pytest.mark.slow
+def test_a_flow_teaches_the_actions_of_eulers_method() -> None:
+    teacher = small_policy(prediction_type="flow", num_train_timesteps=20, clip_sample=False).eval()
+    batch = batch_of(teacher, [0, 0, 0])
+    taught = DistillationLoss(few_steps(teacher, 1), teacher, settings(1, 4))._taught(batch, None)
+
+    state, condition = batch[NOISE], teacher.condition(batch)
+    for time in (20.0, 15.0, 10.0, 5.0):
+        velocity = teacher.diffusion.unet(state, torch.full((3,), time), condition)
+        state = state - velocity / 4
+    torch.testing.assert_close(taught, state, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_students_steps_begin_as_the_flows_at_their_noise() -> None:
+    teacher = small_policy(prediction_type="flow", num_train_timesteps=20).eval()
+    student = few_steps(teacher, 2)
+    before = teacher.diffusion.unet.diffusion_step_encoder(torch.tensor([10.0, 20.0]))
+    relabel_timesteps(student.diffusion.unet, even_timesteps(teacher.process, 2))
+    after = student.diffusion.unet.diffusion_step_encoder(torch.tensor([0, 1]))
+    torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5)

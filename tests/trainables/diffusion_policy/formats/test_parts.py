@@ -11,7 +11,7 @@ import pytest
 import torch
 from small_policy import small_policy
 
-from trainables.diffusion_policy.config.sections import SAMPLERS
+from trainables.diffusion_policy.config.sections import FLOW_SAMPLERS, SAMPLERS
 from trainables.diffusion_policy.formats.checks import action_range
 from trainables.diffusion_policy.formats.errors import FormatError, need_onnx
 from trainables.diffusion_policy.formats.parts import (
@@ -49,11 +49,15 @@ def generators() -> list[torch.Generator]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", [*SAMPLERS, *FLOW_SAMPLERS])
 @pytest.mark.parametrize("cameras", [0, 2])
 def test_parts_and_chunk_give_the_policys_actions_with_its_noise(sampler: str, cameras: int) -> None:
     policy = small_policy(
-        cameras=cameras, environment=0 if cameras else 2, sampler=sampler, num_inference_steps=5
+        cameras=cameras,
+        environment=0 if cameras else 2,
+        sampler=sampler,
+        num_inference_steps=5,
+        prediction_type="flow" if sampler in FLOW_SAMPLERS else "epsilon",
     ).eval()
     denoising = denoising_of(policy)
     observation = example_observation(policy, COUNT)

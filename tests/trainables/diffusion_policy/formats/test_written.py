@@ -15,7 +15,7 @@ import pytest
 import torch
 from small_policy import small_policy
 
-from trainables.diffusion_policy.config.sections import SAMPLERS
+from trainables.diffusion_policy.config.sections import FLOW_SAMPLERS, SAMPLERS
 from trainables.diffusion_policy.formats.checks import ALLOWED, parity
 from trainables.diffusion_policy.formats.onnx_graphs import (
     chunk_model,
@@ -53,11 +53,12 @@ def shared_graphs() -> dict[tuple[int, str], Any]:
 
 
 @pytest.mark.parametrize("cameras", CAMERAS)
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", [*SAMPLERS, *FLOW_SAMPLERS])
 def test_onnx_is_the_policy(
     tmp_path: Path, shared_graphs: dict[tuple[int, str], Any], sampler: str, cameras: int
 ) -> None:
-    policy = small_policy(cameras=cameras, sampler=sampler, num_inference_steps=6, **CAMERAS[cameras]).eval()
+    kind = {"prediction_type": "flow" if sampler in FLOW_SAMPLERS else "epsilon", **CAMERAS[cameras]}
+    policy = small_policy(cameras=cameras, sampler=sampler, num_inference_steps=6, **kind).eval()
     denoising = denoising_of(policy)
     graphs = {}
     for name, part in policy_parts(policy, denoising).items():

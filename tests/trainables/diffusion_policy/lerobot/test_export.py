@@ -235,13 +235,17 @@ def two_sizes() -> DiffusionPolicy:
     ("make", "said"),
     [
         (lambda: small_policy(environment=3, prediction_type="v_prediction"), "v_prediction"),
+        (
+            lambda: small_policy(environment=3, prediction_type="flow"),
+            "flow; LeRobot's diffusion policy supports",
+        ),
         (lambda: small_policy(), "neither an image nor observation.environment_state"),
         (lambda: small_policy(environment=3, horizon=6, n_action_steps=4), "is not a multiple of 4"),
         (lambda: small_policy(environment=3, n_action_steps=8), "silently execute fewer"),
         (lambda: small_policy(cameras=1, resize_shape=(30, 36), crop_shape=(20, 36)), "crop_ratio"),
         (two_sizes, "40×48"),
     ],
-    ids=["v_prediction", "state_only", "horizon", "actions", "crop", "two_sizes"],
+    ids=["v_prediction", "flow", "state_only", "horizon", "actions", "crop", "two_sizes"],
 )
 def test_what_lerobot_cannot_express_is_refused_and_leaves_nothing(
     make: Any, said: str, tmp_path: Path

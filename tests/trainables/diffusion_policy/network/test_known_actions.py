@@ -6,13 +6,16 @@ import pytest
 import torch
 from small_policy import generators, small_batch, small_policy
 
-from trainables.diffusion_policy.config.sections import SAMPLERS
+from trainables.diffusion_policy.config.sections import FLOW_SAMPLERS, SAMPLERS
+
+KINDS = [*(("epsilon", sampler) for sampler in SAMPLERS), *(("flow", sampler) for sampler in FLOW_SAMPLERS)]
+"""What is predicted, and a sampler for it."""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_a_prediction_has_the_actions_that_it_must_have(sampler):
-    policy = small_policy(num_inference_steps=5).eval()
+@pytest.mark.parametrize(("prediction", "sampler"), KINDS)
+def test_a_prediction_has_the_actions_that_it_must_have(prediction, sampler):
+    policy = small_policy(num_inference_steps=5, prediction_type=prediction).eval()
     batch, ours = small_batch(policy, 3), generators(1, 2, 3)
     free = policy.predict_action(batch, generator=ours, sampler=sampler)
     known = 20 * torch.randn(3, policy.available_actions, policy.action_dim)
@@ -27,9 +30,9 @@ def test_a_prediction_has_the_actions_that_it_must_have(sampler):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_weights_of_zero_change_no_bit(sampler):
-    policy = small_policy(num_inference_steps=5).eval()
+@pytest.mark.parametrize(("prediction", "sampler"), KINDS)
+def test_weights_of_zero_change_no_bit(prediction, sampler):
+    policy = small_policy(num_inference_steps=5, prediction_type=prediction).eval()
     batch = small_batch(policy, 2)
     free = policy.predict_action(batch, generator=generators(1, 2), sampler=sampler)
     known = torch.randn(2, policy.available_actions, policy.action_dim)

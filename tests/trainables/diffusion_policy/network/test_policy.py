@@ -102,6 +102,7 @@ ARCHITECTURES: list[Any] = [
     pytest.param({"cameras": 1, "use_group_norm": False, "crop_shape": (32, 32)}, marks=pytest.mark.slow),
     {"n_obs_steps": 3, "use_film_scale_modulation": False, "kernel_size": 3, "down_dims": (16, 24, 32)},
     {"noise_scheduler_type": "DDIM", "beta_schedule": "linear", "prediction_type": "v_prediction"},
+    {"prediction_type": "flow"},
 ]
 
 
@@ -127,6 +128,7 @@ def test_every_architecture_trains_and_predicts(architecture: dict[str, Any]) ->
         pytest.param("sample", 60, 3.0, marks=pytest.mark.slow),
         pytest.param("epsilon", 400, 12.0, marks=pytest.mark.slow),
         pytest.param("v_prediction", 400, 6.0, marks=pytest.mark.slow),
+        pytest.param("flow", 400, 6.0, marks=pytest.mark.slow),
     ],
 )
 def test_one_batch_can_be_learned(prediction: str, steps: int, error: float) -> None:
