@@ -16,9 +16,10 @@ from trainables.dataset.open import Sources, open_dataset
 from trainables.dataset.sources.find import fetch_source
 from trainables.diffusion_policy.config.clashes import crop_faults
 from trainables.diffusion_policy.config.diffusion_config import DiffusionConfig
-from trainables.diffusion_policy.config.sections import BUILTIN_PUSHT, DatasetConfig
+from trainables.diffusion_policy.config.sections import BUILTIN_PUSHT, DatasetConfig, PolicyConfig
 from trainables.diffusion_policy.finetuning.compatibility import feature_faults
 from trainables.diffusion_policy.finetuning.starting_point import checkpoint_faults
+from trainables.diffusion_policy.network.backbone_file import ready_file
 from trainables.diffusion_policy.pretrained.digest import checkpoint_digest
 from trainables.diffusion_policy.pretrained.find import find_checkpoint
 from trainables.diffusion_policy.pretrained.read_config import read_config
@@ -177,7 +178,7 @@ def preflight(config: DiffusionConfig, cache: Path, progress: Callable[[str], No
     if faults:
         return faults
     features = load_dataset(dataset, cache).policy_features
-    faults = camera_faults(config, features)
+    faults = camera_faults(config, features) + _backbone_faults(config.policy, features, progress)
     if config.rollout.env is not None:
         faults += environment_faults(config.rollout.env, features, config.rollout.max_steps)
     return faults
@@ -205,6 +206,21 @@ def _start_faults(config: DiffusionConfig, cache: Path, progress: Callable[[str]
     asked = dataset.observations
     inputs = [feature for feature in found.inputs if asked is None or feature.name in asked]
     return feature_faults(config, start, PolicyFeatures(tuple(inputs), found.action))
+
+
+def _backbone_faults(
+    policy: PolicyConfig, features: PolicyFeatures, progress: Callable[[str], None]
+) -> list[Fault]:
+    """Why the backbone's pretrained weights cannot be loaded here; fetches them if they are missing."""
+    named = policy.pretrained_backbone_weights
+    # With a checkpoint the backbone's weights are its own, unless its layers do not fit.
+    if named is None or policy.path is not None or not features.cameras:
+        return []
+    try:
+        ready_file(policy.vision_backbone, named, progress)
+    except ConfigError as error:
+        return list(error.faults)
+    return []
 
 
 def describe(config: DiffusionConfig, cache: Path) -> Mapping[str, Any]:

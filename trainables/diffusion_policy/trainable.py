@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainables.addresses import missing_package
-from trainables.diffusion_policy.config.clashes import flow_remarks
+from trainables.diffusion_policy.config.backbones import FIELD, is_path
+from trainables.diffusion_policy.config.clashes import flow_remarks, pretrained_remarks
 from trainables.diffusion_policy.config.diffusion_config import ALIASES, FIELDS, DiffusionConfig
 from trainables.diffusion_policy.config.presets import PRESET_FIELD, preset_values
 from trainables.diffusion_policy.config.sections import PolicyConfig
@@ -24,6 +25,7 @@ from trainables.diffusion_policy.finetuning.starting_point import (
     start_sizes,
     start_statistics,
 )
+from trainables.diffusion_policy.network.backbone_file import REMEDY, file_problem
 from trainables.diffusion_policy.network.clipping import clip_problem, clip_remedy, extremes_reach, is_safe
 from trainables.diffusion_policy.network.gpu_need import step_need
 from trainables.diffusion_policy.network.shapes import encoder_count, parameter_count
@@ -329,8 +331,12 @@ class DiffusionPolicyTrainable:
         if self.faults(config):
             return said
         built = self.resolved(config)
-        said += _graph_remark(built)
-        said += flow_remarks(built.policy, config)
+        said += [
+            *_graph_remark(built),
+            *flow_remarks(built.policy, config),
+            *pretrained_remarks(built.policy, built.dataset),
+            *_backbone_remark(built),
+        ]
         if cache is None:
             seen = built.dataset.observations
             blind = seen is not None and not set(seen) - {STATE, ENVIRONMENT_STATE}
@@ -544,6 +550,20 @@ def _graph_remark(built: DiffusionConfig) -> list[str]:
     if built.train.compile != "graph" or not clashes:
         return []
     return [f"train.compile: graph has no effect with {' and '.join(clashes)}."]
+
+
+def _backbone_remark(config: DiffusionConfig) -> list[str]:
+    """The file with the pretrained weights of the backbone, if it is missing on this machine or wrong."""
+    policy, observations = config.policy, config.dataset.observations
+    named = policy.pretrained_backbone_weights
+    sees = observations is None or set(observations) - {STATE, ENVIRONMENT_STATE}
+    if named is None or policy.path is not None or not sees:
+        return []
+    problem = file_problem(policy.vision_backbone, named)
+    if problem is None:
+        return []
+    way = "" if is_path(named) else " A launch fetches it, and so does each other machine at its first trial."
+    return [f"{FIELD}: {problem}{way} {REMEDY}"]
 
 
 def _clip_remark(config: DiffusionConfig, dataset: LeRobotDataset | None) -> list[str]:

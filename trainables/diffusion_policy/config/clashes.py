@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trainables.addresses import address_faults
+from trainables.diffusion_policy.config.backbones import FIELD, weights_fault
 from trainables.diffusion_policy.config.sections import (
     BUILTIN_PUSHT,
     FLOW,
@@ -29,6 +30,7 @@ __all__ = [
     "flow_remarks",
     "image_faults",
     "network_faults",
+    "pretrained_remarks",
     "scratch_faults",
     "training_faults",
     "window_faults",
@@ -190,6 +192,9 @@ def network_faults(policy: PolicyConfig) -> list[Fault]:
                 "Set policy.use_group_norm: false, or policy.pretrained_backbone_weights: null.",
             )
         )
+    if policy.pretrained_backbone_weights is not None:
+        fault = weights_fault(policy.vision_backbone, policy.pretrained_backbone_weights)
+        faults += [] if fault is None else [fault]
     return faults
 
 
@@ -260,6 +265,23 @@ def flow_remarks(policy: PolicyConfig, named: Mapping[str, Any]) -> list[str]:
         f"with `when: policy.prediction_type != '{FLOW}'`."
         for name in DIFFUSION_FIELDS
         if name in named and named[name] != getattr(defaults, name.removeprefix("policy."))
+    ]
+
+
+def pretrained_remarks(policy: PolicyConfig, dataset: DatasetConfig) -> list[str]:
+    """Images that a pretrained backbone gets on another scale than that of its training."""
+    if policy.pretrained_backbone_weights is None:
+        return []
+    wrong = []
+    if not dataset.use_imagenet_stats:
+        wrong.append("dataset.use_imagenet_stats: false")
+    if policy.normalization_visual != "MEAN_STD":
+        wrong.append(f"policy.normalization_visual: {policy.normalization_visual}")
+    if not wrong:
+        return []
+    return [
+        f"{FIELD}: the weights were trained on images with ImageNet's mean and std, and "
+        f"{' and '.join(wrong)} gives the encoder others."
     ]
 
 

@@ -193,7 +193,10 @@ class PolicyConfig:
         "str", "resnet18", "Image backbone.", choices=("resnet18", "resnet34", "resnet50", "resnet101")
     )
     pretrained_backbone_weights: str | None = _field(
-        "str", None, "torchvision weights of the backbone, e.g. ResNet18_Weights.IMAGENET1K_V1."
+        "str",
+        None,
+        "Weights that the backbone starts from: torchvision's name, e.g. ResNet18_Weights.IMAGENET1K_V1 (in "
+        "torch hub's cache, or fetched), or a .pth file.",
     )
     resize_shape: tuple[int, ...] | None = _field(
         "list[int]",

@@ -11,7 +11,7 @@ feature map, ``P`` keypoints, ``F`` features of an image.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import cast
 
@@ -20,6 +20,8 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from trainables.diffusion_policy.network.backbone_file import ready_file, weights_error
 
 __all__ = [
     "RgbEncoder",
@@ -36,6 +38,11 @@ STEM = 4
 """Modules of a ResNet before its first stage: convolution, norm, ReLU, pooling."""
 BACKBONE_STRIDE = 32
 """Pixels per cell of a ResNet's last feature map."""
+
+CLASSIFIER = "fc."
+WEIGHTS_REMEDY = (
+    "Use torchvision's file for this backbone: the state dict of its ResNet, written with torch.save."
+)
 
 log = logging.getLogger(__name__)
 
@@ -124,10 +131,13 @@ class RgbEncoder(nn.Module):
 
     Args:
         vision_backbone: A ResNet of torchvision, e.g. ``resnet18``.
-        pretrained_backbone_weights: torchvision's name of weights to start from, or None.
+        pretrained_backbone_weights: Weights to start from, by torchvision's name or as a file; None: random.
         use_group_norm: GroupNorm instead of BatchNorm.
         num_keypoints: Keypoints of the spatial softmax; an image has twice as many features.
         image_size: (height, width) of the images that :meth:`forward` takes: after resizing and cropping.
+
+    Raises:
+        ConfigError: If the pretrained weights are missing, damaged, or another network's.
     """
 
     def __init__(
@@ -140,7 +150,9 @@ class RgbEncoder(nn.Module):
         image_size: tuple[int, int],
     ) -> None:
         super().__init__()
-        resnet = torchvision.models.get_model(vision_backbone, weights=pretrained_backbone_weights)
+        resnet = torchvision.models.get_model(vision_backbone, weights=None)
+        if pretrained_backbone_weights is not None:
+            _load_backbone(resnet, vision_backbone, pretrained_backbone_weights)
         self.backbone = nn.Sequential(*list(resnet.children())[:-2])
         if use_group_norm:
             _replace_batch_norm(self.backbone)
@@ -168,6 +180,38 @@ class RgbEncoder(nn.Module):
         for stage in (self.backbone[:STEM], *self.backbone[STEM:]):
             x = _checkpointed(stage, x)
         return x
+
+
+def _load_backbone(resnet: nn.Module, backbone: str, named: str) -> None:
+    """Load pretrained weights into a ResNet; its classifier, which no encoder has, is left as it is."""
+    file = ready_file(backbone, named)
+    try:
+        found = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises what its parsers raise
+        reason = str(error).partition("\n")[0]
+        raise weights_error(f"{file} cannot be read: {reason}", WEIGHTS_REMEDY) from error
+    wanted = {name: value for name, value in resnet.state_dict().items() if not name.startswith(CLASSIFIER)}
+    problems = _weights_problems(wanted, found)
+    if problems:
+        problem = f"{file} does not have the weights of policy.vision_backbone: {backbone}. {problems}"
+        raise weights_error(problem, WEIGHTS_REMEDY)
+    resnet.load_state_dict({name: found[name] for name in wanted if name in found}, strict=False)
+
+
+def _weights_problems(wanted: Mapping[str, Tensor], found: object) -> str:
+    """How tensors that were read differ from those of a network, in words; empty if they do not."""
+    if not isinstance(found, Mapping):
+        return f"It has a {type(found).__name__}, not tensors by name."
+    # Files of old versions of PyTorch do not count BatchNorm's batches.
+    missing = [name for name in wanted if name not in found and not name.endswith("num_batches_tracked")]
+    unknown = [str(name) for name in found if name not in wanted and not str(name).startswith(CLASSIFIER)]
+    other = [
+        name
+        for name, value in wanted.items()
+        if name in found and getattr(found[name], "shape", None) != value.shape
+    ]
+    kinds = (("missing", missing), ("unknown", unknown), ("of another shape", other))
+    return "; ".join(f"{len(names)} tensors are {words}, e.g. {names[0]}" for words, names in kinds if names)
 
 
 def _replace_batch_norm(module: nn.Module) -> None:

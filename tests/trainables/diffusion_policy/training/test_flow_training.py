@@ -1,4 +1,4 @@
-"""Training by flow matching: it learns, from times that only seed and step decide, and is kept and resumed."""
+"""Training by flow matching: it learns, resumes, and its times follow from seed and step alone."""
 
 from __future__ import annotations
 
