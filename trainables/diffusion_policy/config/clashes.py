@@ -60,9 +60,12 @@ def scratch_faults(policy: PolicyConfig, optimizer: OptimizerConfig) -> list[Fau
     if policy.stats == "checkpoint":
         remedy = "Set policy.path, or policy.stats: dataset."
         faults.append(Fault("policy.stats", "'checkpoint' needs policy.path, which is not set.", remedy))
-    if optimizer.vision_encoder_lr_multiplier == 0.0:
+    if optimizer.vision_encoder_lr_multiplier == 0.0 and policy.pretrained_backbone_weights is None:
         problem = "0 would freeze an encoder with random weights."
-        remedy = "Set policy.path to a checkpoint with a trained encoder, or use a number above 0."
+        remedy = (
+            "Set policy.path to a checkpoint with a trained encoder, or policy.pretrained_backbone_weights, "
+            "or use a number above 0."
+        )
         faults.append(Fault("optimizer.vision_encoder_lr_multiplier", problem, remedy))
     return faults
 

@@ -370,7 +370,11 @@ class OptimizerConfig:
     weight_decay: float = _field("float", 1e-6, "Weight decay.", minimum=0.0)
     grad_clip_norm: float = _field("float", 10.0, "Clip the gradient's norm to this; 0: never.", minimum=0.0)
     vision_encoder_lr_multiplier: float = _field(
-        "float", 1.0, "Learning rate of the vision encoder, as a multiple of lr; 0: frozen.", minimum=0.0
+        "float",
+        1.0,
+        "Learning rate of the vision encoder, as a multiple of lr; 0: frozen (only the backbone if it has "
+        "pretrained_backbone_weights).",
+        minimum=0.0,
     )
 
     def lr_of(self, batch_size: int) -> float:

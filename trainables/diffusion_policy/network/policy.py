@@ -81,7 +81,7 @@ class DiffusionPolicy(nn.Module):
         self.diffusion = networks
         self.normalizer = normalizer
         self.process = process
-        self._encoders_frozen = False
+        self._frozen: list[nn.Module] = []
 
     @property
     def n_obs_steps(self) -> int:
@@ -123,11 +123,16 @@ class DiffusionPolicy(nn.Module):
         """The statistics of the normalisation of observations and actions."""
         return {name: dict(entry) for name, entry in self.normalizer.statistics.items()}
 
-    def freeze_encoders(self) -> None:
-        """Freeze the image encoders: no gradients, and BatchNorm's running statistics do not change."""
-        self._encoders_frozen = True
-        for encoder in self.diffusion.encoders:
-            encoder.requires_grad_(False)
+    def freeze_encoders(self, *, backbones_only: bool = False) -> None:
+        """Freeze the image encoders: no gradients, and BatchNorm's running statistics do not change.
+
+        Args:
+            backbones_only: Whether their last layers, which no pretrained backbone has, are trained.
+        """
+        encoders = self.diffusion.encoders
+        self._frozen = [encoder.backbone if backbones_only else encoder for encoder in encoders]
+        for module in self._frozen:
+            module.requires_grad_(False)
         self.train(self.training)
 
     def encoder_parameters(self) -> list[nn.Parameter]:
@@ -135,11 +140,10 @@ class DiffusionPolicy(nn.Module):
         return [parameter for encoder in self.diffusion.encoders for parameter in encoder.parameters()]
 
     def train(self, mode: bool = True) -> DiffusionPolicy:
-        """Set training mode; encoders that are frozen stay in evaluation mode."""
+        """Set training mode; what is frozen stays in evaluation mode."""
         super().train(mode)
-        if self._encoders_frozen:
-            for encoder in self.diffusion.encoders:
-                encoder.eval()
+        for module in self._frozen:
+            module.eval()
         return self
 
     def set_gradient_checkpointing(self, enabled: bool) -> None:

@@ -60,7 +60,8 @@ def _parameter_groups(policy: DiffusionPolicy, settings: OptimizerConfig) -> lis
     trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     multiplier = settings.vision_encoder_lr_multiplier
     encoders = {id(parameter) for parameter in policy.encoder_parameters() if parameter.requires_grad}
-    if not encoders or multiplier == 1.0:
+    # With 0 the encoders, or their pretrained backbones, are frozen; the rest is trained like the U-Net.
+    if not encoders or multiplier in (0.0, 1.0):
         return [{"params": trained}]
     # The U-Net's group first: train/lr is its learning rate.
     return [

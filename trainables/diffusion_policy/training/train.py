@@ -164,7 +164,7 @@ def _train(
         objective.prepare(policy)
     earlier = start = None  # the weights are in the policy now
     if config.freezes_encoder:
-        policy.freeze_encoders()
+        policy.freeze_encoders(backbones_only=config.policy.path is None)
     policy.set_gradient_checkpointing(settings.gradient_checkpointing)
     ema = (
         Ema(policy, config.ema.inv_gamma, config.ema.power, config.ema.max_decay, config.ema.every)

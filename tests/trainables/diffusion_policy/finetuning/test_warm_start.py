@@ -18,6 +18,7 @@ from small_policy import small_batch, small_policy, small_settings
 from trainables.diffusion_policy import TRAINABLE
 from trainables.diffusion_policy.config.sections import BUILTIN_PUSHT, OptimizerConfig
 from trainables.diffusion_policy.lerobot import read_checkpoint
+from trainables.diffusion_policy.network import vision
 from trainables.diffusion_policy.network.shapes import DERIVED_BUFFER, layer_of
 from trainables.diffusion_policy.training import checkpoint as checkpoints
 from trainables.diffusion_policy.training.checkpoint import Checkpoints, Snapshot
@@ -358,8 +359,6 @@ def test_on_the_other_half_of_push_t_the_first_rollouts_are_those_of_the_old_pol
 def test_pretrained_weights_of_the_backbone_are_not_fetched_if_the_checkpoint_has_them(
     pictures: Path, small_config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import torchvision
-
     config = {
         **small_config,
         "dataset.root": str(pictures),
@@ -372,16 +371,10 @@ def test_pretrained_weights_of_the_backbone_are_not_fetched_if_the_checkpoint_ha
         "eval.windows": 4,
     }
     run(config, tmp_path / "learnt")
-    build, asked = torchvision.models.get_model, []
-
-    def watched(name: str, weights: str | None = None) -> torch.nn.Module:
-        asked.append(weights)
-        return build(name, weights=weights)
-
-    monkeypatch.setattr(torchvision.models, "get_model", watched)
+    asked: list[str] = []
+    monkeypatch.setattr(vision, "ready_file", lambda backbone, named: asked.append(named))
     named = {"policy.path": str(tmp_path / "learnt"), "train.eval_at_start": False}
     named["policy.pretrained_backbone_weights"] = "ResNet18_Weights.IMAGENET1K_V1"
     run({**config, **named}, tmp_path / "tuned")
 
-    assert asked
-    assert set(asked) == {None}
+    assert asked == []

@@ -64,20 +64,6 @@ def test_norm_of_the_backbone_is_chosen() -> None:
     assert len(norms(grouped, nn.GroupNorm)) == len(norms(batched, nn.BatchNorm2d)) == 20
 
 
-def test_pretrained_weights_are_requested_from_torchvision_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-    real = torchvision.models.get_model
-
-    def get_model(name: str, weights: str | None) -> nn.Module:
-        asked.append((name, weights))
-        return real(name, weights=None)
-
-    monkeypatch.setattr(torchvision.models, "get_model", get_model)
-    with torch.device("meta"):
-        encoder(use_group_norm=False, pretrained_backbone_weights="ResNet18_Weights.IMAGENET1K_V1")
-    assert asked == [("resnet18", "ResNet18_Weights.IMAGENET1K_V1")]
-
-
 def test_spatial_softmax_finds_where_a_feature_is() -> None:
     pool = SpatialSoftmax(2, (3, 5), num_keypoints=2)
     with torch.no_grad():
