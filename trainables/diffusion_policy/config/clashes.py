@@ -238,9 +238,9 @@ def _sampler_faults(policy: PolicyConfig, evaluation: EvalConfig) -> list[Fault]
     """Diffusions and flows have separate samplers and training times."""
     faults = []
     for name, sampler in (("policy.sampler", policy.inference_sampler), ("eval.sampler", evaluation.sampler)):
-        problem = sampler_problem(policy.prediction_type, sampler)
-        if problem is not None:
-            faults.append(Fault(name, *problem))
+        found = sampler_problem(policy.prediction_type, sampler)
+        if found is not None:
+            faults.append(Fault(name, *found))
     if policy.is_flow and policy.timestep_spacing == "leading":
         problem = "leading begins below the noise, and a flow must begin at it."
         faults.append(Fault("policy.timestep_spacing", problem, "Use trailing, linspace or null."))

@@ -83,12 +83,10 @@ def _field(
 
 def sampler_problem(prediction_type: str, sampler: str) -> tuple[str, str] | None:
     """Why a sampler cannot sample what is predicted, and what to do; None if it can."""
-    if prediction_type == FLOW:
-        # DDIM too, so that one sampler can be named for diffusions and flows.
-        possible, right = FLOW_SAMPLERS, sampler in (*FLOW_SAMPLERS, "DDIM")
-    else:
-        possible, right = SAMPLERS, sampler in SAMPLERS
-    if right:
+    flow = prediction_type == FLOW
+    possible: tuple[str, ...] = FLOW_SAMPLERS if flow else SAMPLERS
+    # DDIM of a flow too, so that one sampler can be named for diffusions and flows.
+    if sampler in possible or (flow and sampler == "DDIM"):
         return None
     problem = f"{sampler!r} is not a sampler for policy.prediction_type: {prediction_type}."
     return problem, f"Use one of {', '.join(possible)}."

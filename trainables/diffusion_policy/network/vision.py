@@ -193,7 +193,7 @@ def _load_backbone(resnet: nn.Module, backbone: str, named: str) -> None:
     wanted = {name: value for name, value in resnet.state_dict().items() if not name.startswith(CLASSIFIER)}
     problems = _weights_problems(wanted, found)
     if problems:
-        problem = f"{file} does not have the weights of policy.vision_backbone: {backbone}. {problems}"
+        problem = f"{file} does not have the weights of policy.vision_backbone: {backbone}. {problems}."
         raise weights_error(problem, WEIGHTS_REMEDY)
     resnet.load_state_dict({name: found[name] for name in wanted if name in found}, strict=False)
 
@@ -201,7 +201,7 @@ def _load_backbone(resnet: nn.Module, backbone: str, named: str) -> None:
 def _weights_problems(wanted: Mapping[str, Tensor], found: object) -> str:
     """How tensors that were read differ from those of a network, in words; empty if they do not."""
     if not isinstance(found, Mapping):
-        return f"It has a {type(found).__name__}, not tensors by name."
+        return f"It has a {type(found).__name__}, not tensors by name"
     # Files of old versions of PyTorch do not count BatchNorm's batches.
     missing = [name for name in wanted if name not in found and not name.endswith("num_batches_tracked")]
     unknown = [str(name) for name in found if name not in wanted and not str(name).startswith(CLASSIFIER)]
