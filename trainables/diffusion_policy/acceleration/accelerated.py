@@ -251,7 +251,7 @@ class AcceleratedPolicy:
             self._graphs[key] = GraphedChunk(chunk, named, noise_BTA, draws)
         return self._graphs[key](named, noise_BTA, draws)
 
-    def _noised(self, previous_BTA: Tensor, noise_BTA: Tensor, timestep: int) -> Tensor:
+    def _noised(self, previous_BTA: Tensor, noise_BTA: Tensor, timestep: float) -> Tensor:
         clean_BTA = self.policy.scaled(previous_BTA, tuple(noise_BTA.shape))
         timesteps_B = torch.full((len(clean_BTA),), timestep, device=self.device)
         return self.policy.process.add_noise(clean_BTA, noise_BTA, timesteps_B)

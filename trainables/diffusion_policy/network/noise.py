@@ -290,9 +290,9 @@ class NoiseProcess:
         raise AssertionError(f"{sampler}: the timesteps of {num_inference_steps} steps are not distinct")
 
     def _check(self, sampler: str, num_inference_steps: int) -> None:
-        problem = sampler_problem(self.prediction_type, sampler)
-        if problem is not None:
-            raise ConfigError([Fault("policy.sampler", *problem)])
+        found = sampler_problem(self.prediction_type, sampler)
+        if found is not None:
+            raise ConfigError([Fault("policy.sampler", *found)])
         if not 1 <= num_inference_steps <= self.num_train_timesteps:
             remedy = f"Use 1 to {self.num_train_timesteps} (policy.num_train_timesteps)."
             problem = f"{num_inference_steps} denoising steps are not possible."
