@@ -64,26 +64,3 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_config(circles: Path) -> dict[str, Any]:
     """A configuration that trains for a few seconds on one core."""
     return small_settings(circles)
-
-
-@pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A LeRobot dataset with a camera: a bright square that moves, and where it goes next."""
-    root = tmp_path_factory.mktemp("data") / "pictures"
-    shape = {
-        "observation.images.front": DatasetFeature("video", (64, 64, 3), ["height", "width", "channel"]),
-        "observation.state": DatasetFeature("float32", (2,)),
-        "action": DatasetFeature("float32", (2,)),
-    }
-    with DatasetWriter(root, fps=10, features=shape) as writer:
-        for number in range(3):
-            place = np.linspace(0, 40, 17)[:, None] * np.array([1.0, 1.0 - 0.3 * number])
-            video = np.zeros((16, 64, 64, 3), np.uint8)
-            for frame, (x, y) in zip(video, place.astype(int), strict=False):
-                frame[y : y + 16, x : x + 16] = 255
-            values = {"observation.state": place[:-1], "action": place[1:]}
-            writer.add_episode(
-                {"observation.images.front": video, **{k: v.astype(np.float32) for k, v in values.items()}},
-                task="Move.",
-            )
-    return root
