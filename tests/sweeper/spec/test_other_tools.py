@@ -450,7 +450,7 @@ def test_the_metric_of_inference_settings_is_answered_too(faults):
         ("keep: 5", "Write `keep: {trials: 5}`."),
         ("failures: 0", "Write `failures: {retries: 0}`."),
         ("tracking: http://host:5000", 'Write `tracking: {uri: "http://host:5000"}`.'),
-        ("search: 3", "Keys: method, seed, startup_trials, options, try_first."),
+        ("search: 3", "Keys: method, seed, startup_trials, options, try_first, from."),
     ],
 )
 def test_a_section_that_is_a_single_value_comes_with_the_setting(faults, section, words):

@@ -264,7 +264,7 @@ def _train(
             grad_norm = clip_gradients(policy, config.optimizer.grad_clip_norm, clipping)
         else:
             # The same, and the optimiser's step.
-            loss, grad_norm = graphed(batch.values, batch.generator)
+            loss, grad_norm = graphed(augmented(batch.values), batch.generator)
             interval.add_loss(loss)
         interval.add_grad_norm(grad_norm, scaled=scaler.is_enabled())
         if device.type == "cpu" or interval.steps == 1:

@@ -170,6 +170,30 @@ def test_replayed_steps_equal_plain_ones(
 
 
 @pytest.mark.slow
+def test_replayed_steps_train_on_changed_pictures(
+    small_config: dict[str, Any], pictures: Path, tmp_path: Path, recorded: list[Repeating]
+) -> None:
+    config = small_config | {
+        "dataset.root": str(pictures),
+        "dataset.holdout_fraction": 0.34,
+        "policy.spatial_softmax_num_keypoints": 4,
+        "policy.crop_shape": [56, 56],
+        "train.batch_size": 4,
+        "train.steps": WARM_UP + 2,
+        "train.eval_every": WARM_UP + 2,
+        "train.log_every": 1,
+        "lr_scheduler.warmup_steps": 1,
+        "eval.windows": 4,
+    }
+    changed = config | {"augment.brightness": 0.5, "augment.erasing": 1.0}
+    graphed = run(changed | GRAPH, tmp_path / "graph")
+    assert [recording.replayed for recording in recorded] == [2]
+    close(graphed, run(changed, tmp_path / "plain"), rel=1e-4)
+    untouched = run(config, tmp_path / "untouched")
+    assert graphed[0].metrics["train/loss"] != pytest.approx(untouched[0].metrics["train/loss"], rel=1e-3)
+
+
+@pytest.mark.slow
 def test_a_resumed_run_with_a_graph_equals_a_straight_one(
     small_config: dict[str, Any], tmp_path: Path, recorded: list[Repeating]
 ) -> None:
