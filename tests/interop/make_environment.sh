@@ -27,6 +27,10 @@ is_wanted() {
 if ! is_wanted "$python"; then
     # uv finds Pythons that are not on the PATH.
     python=$(uv python find "$wanted" 2>/dev/null || true)
+    # Those of pyenv are behind commands that fail unless a version has been chosen.
+    for one in "${PYENV_ROOT:-$HOME/.pyenv}/versions/$wanted".*/bin/python; do
+        if is_wanted "$one" && ! is_wanted "$python"; then python=$one; fi
+    done
     is_wanted "$python" || {
         echo "The versions for LeRobot $version are pinned for Python $wanted, which was not found." >&2
         echo "Try: $0 $version /path/to/python$wanted" >&2
