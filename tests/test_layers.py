@@ -319,3 +319,10 @@ def test_the_search_uses_public_names_of_optuna_only() -> None:
         and not (isinstance(node.value, ast.Name) and node.value.id == "self")
     ]
     assert private == []
+
+
+def test_files_of_tests_have_different_names() -> None:
+    """Pytest collects one of two with the same name, depending on which it imports first."""
+    count = Counter(file.name for file in (ROOT / "tests").rglob("test_*.py"))
+    assert count, "the walk did not find the tests"
+    assert [name for name, files in count.items() if files > 1] == []
