@@ -130,6 +130,7 @@ def test_rollouts_are_the_same_in_processes_and_side_by_side(setting: Setting) -
         assert found["difference"] == found["tolerance"] == 0
 
 
+@pytest.mark.slow
 def test_a_graph_is_not_measured_by_plain_steps(setting: Setting) -> None:
     config = config_of(setting, trials.QUICK_STATE_ONLY, {"train.compile": "graph"})
     with pytest.raises(RuntimeError, match="without a CUDA graph: a CUDA graph needs a GPU"):

@@ -40,8 +40,9 @@ def compare_evaluation(
     recorded = _evaluate(lerobot, checkpoint, policy, record=record)
     if twice:
         plain = _evaluate(lerobot, checkpoint, policy, record=None)
-        same = plain["max_rewards"] == recorded["max_rewards"]
-        checks.holds("lerobot-eval, and recorded: same rewards", same, _listed(plain["max_rewards"]))
+        # Two runs of the command itself differ in the last bits now and then.
+        same = np.allclose(plain["max_rewards"], recorded["max_rewards"], rtol=0, atol=REWARD)
+        checks.holds("lerobot-eval, and recorded: same rewards", bool(same), _listed(plain["max_rewards"]))
 
     theirs = [_Batch.read(read_arrays(record), number, SEED) for number in range(EPISODES // BATCH)]
     _compare_simulator(checks, policy, theirs)

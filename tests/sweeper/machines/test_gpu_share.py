@@ -43,6 +43,7 @@ def share(need: GpuNeed, *overrides: str, machine: Machine = NODE) -> GpuShare:
     return gpu_share(load_spec(packaged_spaces()[STATE], overrides), Needy(need), machine)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("need", "machine", "overrides", "trials", "why"),
     [
@@ -111,6 +112,7 @@ def test_the_heaviest_configuration_of_the_space_counts() -> None:
     assert gpu_share(spec, ByBatch(), NODE).trials == 4
 
 
+@pytest.mark.slow
 def test_the_check_says_how_many_share_and_whether_mps_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = load_spec(packaged_spaces()[STATE], [])
 

@@ -107,6 +107,7 @@ def test_every_part_is_there(thirty):
     assert all(figure["data"] for figure in thirty.figures)
 
 
+@pytest.mark.slow
 def test_figures_leave_their_ground_to_the_page(thirty):
     for figure in thirty.figures:
         layout = figure["layout"]

@@ -472,6 +472,7 @@ def test_trials_that_run_when_a_driver_dies_do_not_change_what_comes_next(tmp_pa
     assert asked[0] == asked[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["tpe", "random", "grid"])
 def test_listed_trials_come_first_once_and_the_sampler_adds_what_they_leave_out(tmp_path, method):
     first = ({"policy.horizon": 24, "policy.n_action_steps": 5}, {"policy.horizon": 8})
@@ -489,6 +490,7 @@ def test_listed_trials_come_first_once_and_the_sampler_adds_what_they_leave_out(
     assert len({config_hash(one.config) for one in asked}) == len(asked)
 
 
+@pytest.mark.slow
 def test_a_listed_trial_that_was_tried_or_is_refused(tmp_path):
     listed = {"policy.horizon": 8, "policy.n_action_steps": 1}
     spec = sweep(tmp_path, HORIZON, N_ACTION_STEPS, method="random", try_first=(listed,))

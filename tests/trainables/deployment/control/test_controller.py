@@ -142,6 +142,7 @@ def test_a_failure_of_the_policy_reaches_the_caller():
         until = time.monotonic() + 60
         while time.monotonic() < until:
             controller.step(observation(0))
+            time.sleep(0.001)  # leaves the processor to the thread that predicts
 
     with (
         Controller(Failing(), ControlSettings("async"), rate_hz=10) as controller,

@@ -143,6 +143,7 @@ def test_the_teachers_warm_start_is_not_the_students(
     assert TRAINABLE.faults(config) == []
 
 
+@pytest.mark.slow
 def test_what_the_distillation_decides_is_not_taken_from_the_teacher(student: dict[str, Any]) -> None:
     # As a space file does: fields that are searched are named, without a value.
     found = TRAINABLE.inherited({**student, "distill.steps": None})

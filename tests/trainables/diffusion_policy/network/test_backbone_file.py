@@ -127,6 +127,7 @@ def test_names_and_paths_are_legal(named: str) -> None:
 # The file
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by_name", [True, False])
 def test_the_weights_of_a_file_are_those_of_the_encoder(
     weights: dict[str, Tensor], hub: Path, monkeypatch: pytest.MonkeyPatch, by_name: bool
@@ -154,6 +155,7 @@ def test_the_weights_of_a_file_are_those_of_the_encoder(
     )
 
 
+@pytest.mark.slow
 def test_every_encoder_of_a_policy_has_them_and_the_state_dict_keeps_lerobots_names(
     weights: dict[str, Tensor], hub: Path
 ) -> None:
@@ -175,6 +177,7 @@ def test_files_without_a_classifier_or_a_count_of_batches_are_accepted(
     assert torch.equal(loaded.backbone[0].weight, weights["conv1.weight"])
 
 
+@pytest.mark.slow
 def test_a_file_that_is_not_what_its_name_says_is_refused(weights: dict[str, Tensor], hub: Path) -> None:
     file = written(weights, hub)
     content = bytearray(file.read_bytes())
@@ -188,6 +191,7 @@ def test_a_file_that_is_not_what_its_name_says_is_refused(weights: dict[str, Ten
     assert "is damaged" in refusal(lambda: encoder(str(file)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -256,6 +256,7 @@ def test_samplers_of_the_other_kind_are_refused(prediction: str, sampler: str, w
 # The solvers as constants
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", FLOW_SAMPLERS)
 @pytest.mark.parametrize("clip", [True, False])
 def test_the_constants_give_what_the_schedulers_give(sampler: str, clip: bool) -> None:

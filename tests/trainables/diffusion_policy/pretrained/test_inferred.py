@@ -100,6 +100,7 @@ def test_missing_fields_are_inferred_from_the_weights(folder: Path, name: str, v
     assert checked(folder) == ""
 
 
+@pytest.mark.slow
 def test_defaults_are_listed_with_their_version_and_those_of_others(folder: Path) -> None:
     change(folder, pretrained_revision=None)
     drop(folder, "horizon", "num_train_timesteps")

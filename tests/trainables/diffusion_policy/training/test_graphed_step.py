@@ -227,6 +227,7 @@ def graphed(policy: DiffusionPolicy, recorder: Any, told: list[str]) -> GraphedS
     return GraphedStep(policy, loss, optimizer, autocast, 1.0, told.append, recorder)
 
 
+@pytest.mark.slow
 def test_every_step_has_its_own_batch_and_crops() -> None:
     one, other = small_policy(**CAMERA).train(), small_policy(**CAMERA).train()
     told: list[str] = []
@@ -273,6 +274,7 @@ def test_a_step_that_cannot_be_recorded_is_done_without() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_number_that_is_drawn_within_a_step_prevents_its_recording() -> None:
     class DrawsCrops(torch.nn.Module):
         def __init__(self, policy: DiffusionPolicy) -> None:

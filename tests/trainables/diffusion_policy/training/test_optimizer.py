@@ -23,6 +23,7 @@ def with_gradients(scale: float) -> DiffusionPolicy:
     return policy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1e-6, 1e-3, 1.0, 1e6])
 @pytest.mark.parametrize("bound", [0.5, 1.0])
 def test_gradients_are_clipped_bit_for_bit_as_pytorch_does(scale: float, bound: float) -> None:
@@ -35,6 +36,7 @@ def test_gradients_are_clipped_bit_for_bit_as_pytorch_does(scale: float, bound: 
         assert torch.equal(one.grad, other.grad)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bound", [0.1, 0.0, math.inf])
 @pytest.mark.parametrize("name", ["adam", "adamw"])
 def test_a_fused_step_that_clips_equals_clipping_and_stepping(name: str, bound: float) -> None:
