@@ -81,7 +81,13 @@ def test_teacher_and_students_are_measured_and_a_second_run_repeats_nothing(
     for one in first:
         assert one.difference == pytest.approx(one.reward - reference.reward)
         assert 0 < one.fastest_ms <= one.latency_ms
+
+    def written() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*.safetensors")}
+
+    trained = written()
+    assert trained
     second, said = measured()
     assert "episodes …" not in said
-    assert "step " not in said, "nothing is trained again"
+    assert written() == trained, "nothing is trained again"
     assert [one.reward for one in second] == [one.reward for one in first]

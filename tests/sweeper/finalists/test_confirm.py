@@ -37,7 +37,8 @@ def confirmed(sweep: SweepState, top: int = 8, **options: Any) -> Any:
 
 
 def records_of(sweep: SweepState) -> dict[str, Any]:
-    files = sorted(sweep.folder.glob("trials/*/episodes/*"))
+    # A process that is killed while it writes leaves an unfinished file, which is not read.
+    files = sorted(sweep.folder.glob("trials/*/episodes/*.jsonl"))
     return {str(path.relative_to(sweep.folder)): read_episodes(path) for path in files}
 
 
