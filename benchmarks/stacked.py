@@ -227,7 +227,7 @@ def grouped(unets: Sequence[ConditionalUnet1d], batch: Batch, target: Tensor) ->
 
 
 class _Stacked(nn.Module):
-    """Parameters by number: names with dots are no names of parameters."""
+    """Parameters by number: a name with a dot cannot be that of a parameter."""
 
     def __init__(self, values: Sequence[Tensor]) -> None:
         super().__init__()

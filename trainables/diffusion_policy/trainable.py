@@ -338,14 +338,12 @@ class DiffusionPolicyTrainable:
             *_backbone_remark(built),
         ]
         if cache is None:
-            seen = built.dataset.observations
-            blind = seen is not None and not set(seen) - {STATE, ENVIRONMENT_STATE}
             return [
                 *said,
                 *remarks(built),
                 *_clip_remark(built, None),
                 *_fraction_remark(built),
-                *_augment_remark(built, blind=blind),
+                *_augment_remark(built, blind=not _may_see(built)),
             ]
         from trainables.dataset.doctor.preflight import warnings_of
         from trainables.diffusion_policy.data import load_dataset
@@ -552,12 +550,16 @@ def _graph_remark(built: DiffusionConfig) -> list[str]:
     return [f"train.compile: graph has no effect with {' and '.join(clashes)}."]
 
 
+def _may_see(config: DiffusionConfig) -> bool:
+    """Whether the policy may get pictures, as far as is known before the dataset is opened."""
+    observations = config.dataset.observations
+    return observations is None or bool(set(observations) - {STATE, ENVIRONMENT_STATE})
+
+
 def _backbone_remark(config: DiffusionConfig) -> list[str]:
     """The file with the pretrained weights of the backbone, if it is missing on this machine or wrong."""
-    policy, observations = config.policy, config.dataset.observations
-    named = policy.pretrained_backbone_weights
-    sees = observations is None or set(observations) - {STATE, ENVIRONMENT_STATE}
-    if named is None or policy.path is not None or not sees:
+    policy, named = config.policy, config.policy.pretrained_backbone_weights
+    if named is None or policy.path is not None or not _may_see(config):
         return []
     problem = file_problem(policy.vision_backbone, named)
     if problem is None:
