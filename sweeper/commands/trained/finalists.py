@@ -20,6 +20,7 @@ from sweeper.driver.launch import launch
 from sweeper.driver.signals import interrupted_by_sigterm
 from sweeper.errors import INTERRUPTED, SweeperError, UserError
 from sweeper.finalists import compare as comparing
+from sweeper.finalists.candidates import finalists
 from sweeper.finalists.confirm import choose_finalists, confirmed_metric
 from sweeper.finalists.confirm import confirm as run
 from sweeper.finalists.evaluators import evaluators
@@ -141,6 +142,8 @@ def _said_to_continue(console: Console) -> Iterator[None]:
 def confirm_after(folder: Path, console: Console, address: str | None = None) -> int:
     """Confirm the best trials of a sweep that is done, as its space file asks; once for the same trials.
 
+    If only one trial can be confirmed, it is measured alone: nobody is there to ask for that afterwards.
+
     Returns:
         The exit code: 0 if nothing is left to do, 130 if it was interrupted.
 
@@ -152,12 +155,18 @@ def confirm_after(folder: Path, console: Console, address: str | None = None) ->
     if asked is None:
         return 0
     before = state.confirmation
-    chosen = {one.trial for one in choose_finalists(state, asked.top)[0]}
+    found, _ = finalists(state, asked.top)
+    alone = [found[0].trial] if len(found) == 1 and found[0].trial is not None else []
+    chosen = {one.trial for one in choose_finalists(state, asked.top, alone)[0]}
     same = before.get("options", {}).get("episodes") == asked.episodes
     if before.get("complete") and same and chosen == {one["trial"] for one in before["finalists"]}:
         return 0
     console.print()
-    return 0 if confirm_sweep(state, asked, console, address=address) else INTERRUPTED
+    if alone and asked.top > 1:
+        reason = f"! Only trial {alone[0]} has completed with a checkpoint: it is compared with no other."
+        console.print(reason, style="yellow", soft_wrap=True, markup=False)
+    complete = confirm_sweep(state, asked, console, address=address, trials=alone)
+    return 0 if complete else INTERRUPTED
 
 
 def compare(

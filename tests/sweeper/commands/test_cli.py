@@ -157,7 +157,7 @@ def test_check_prints_json(capsys):
     plan = json.loads(capsys.readouterr().out)
     assert plan["trials"] == 3
     assert plan["sweep"]["config"]["dataset.repo_id"] == "builtin/pusht"
-    assert plan["rungs"] == [500, 1000]
+    assert plan["rungs"] == [600, 1200]
     assert plan["warnings"] == [
         "All 3 trials are drawn at random: search.startup_trials is 4, so tpe never gets to learn."
     ]

@@ -190,3 +190,18 @@ def test_a_sweep_confirms_its_winner_if_the_space_asks_for_it(
     events = (sweep.folder / JOURNAL).read_text().count('"confirm_start"')
     assert ended("launch", "space.yaml") == 0
     assert (sweep.folder / JOURNAL).read_text().count('"confirm_start"') == events
+
+
+@pytest.mark.slow
+def test_a_sweep_of_which_one_trial_is_left_measures_that_one_alone(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_in(tmp_path, monkeypatch)
+    (tmp_path / "space.yaml").write_text(SPACE)
+    assert ended("launch", "space.yaml", "budget.trials=1") == 0
+    said = capsys.readouterr().out
+    assert "Only trial 0 has completed with a checkpoint: it is compared with no other." in said
+    assert "measured alone" in said
+    sweep = read_sweep(tmp_path / "sweeps" / "asked")
+    assert [one["trial"] for one in sweep.confirmation["finalists"]] == [0]
+    assert sweep.confirmation["finalists"][0]["metrics"]["episodes"] == 96

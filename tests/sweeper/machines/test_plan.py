@@ -67,8 +67,8 @@ def test_the_demo_fits_a_laptop():
     assert made.resources.at_once >= 2
     assert made.resources.gpu_per_trial == 0
     assert made.warnings == ()
-    assert made.rungs == (500, 1000)
-    assert made.steps == (2000, 2000)
+    assert made.rungs == (600, 1200)
+    assert made.steps == (1800, 1800)
     assert 0 < made.disk_per_trial_gb < 0.2
     running, ended = made.disk_per_trial_gb, made.disk_per_ended_gb[2]
     at_once = made.resources.at_once
