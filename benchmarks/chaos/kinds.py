@@ -38,7 +38,7 @@ __all__ = [
 
 NOTICE_S = 10
 """How long before its end a machine is said to be taken back: clouds give from half a minute to two."""
-LEFT_S = 60.0
+LEFT_S = 200.0
 """How long after the end of a driver a process of its may still be there."""
 
 

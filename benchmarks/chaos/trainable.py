@@ -17,7 +17,7 @@ from typing import Any
 
 from trainables.interface import Fault, FieldInfo, Metric, Report, TrainContext
 
-__all__ = ["CHILD", "LOSS", "PLACE", "TRAINABLE", "Walk", "straight"]
+__all__ = ["CHILD", "LOSS", "PLACE", "TRAINABLE", "Walk", "release", "straight"]
 
 PLACE, LOSS = "walk/place", "walk/loss"
 CHILD = "left-behind-by-a-walk"
@@ -55,6 +55,7 @@ class Walk:
             FieldInfo("train.save_every", "int", 5, minimum=1),
             FieldInfo("pause_s", "float", 0.05, minimum=0.0, doc="Sleep in every step."),
             FieldInfo("fault", "str", None, nullable=True, doc="What goes wrong halfway: raise, child."),
+            FieldInfo("hold_step", "int", 0, minimum=0, doc="Wait at this step for `release`; 0: never."),
         )
     }
     aliases: Mapping[str, str] = {}
@@ -92,6 +93,8 @@ class Walk:
             time.sleep(config["pause_s"])
             if state["step"] == config["train.steps"] // 2:
                 _go_wrong(config["fault"])
+            if state["step"] == config["hold_step"]:
+                _hold(context)
             last = state["step"] == config["train.steps"]
             stopped = context.stop_requested()
             saved = last or stopped or state["step"] % config["train.save_every"] == 0
@@ -102,6 +105,20 @@ class Walk:
             yield Report(state["step"], metrics, checkpoint=checkpoint, final=last)
             if stopped:
                 return
+
+
+def release(sweep: Path) -> None:
+    """Let the walks of a sweep's folder continue from their `hold_step`."""
+    _released(sweep).touch()
+
+
+def _released(sweep: Path) -> Path:
+    return sweep.with_name(f"{sweep.name}.released")
+
+
+def _hold(context: TrainContext) -> None:
+    while not _released(context.folder.parents[1]).exists() and not context.stop_requested():
+        time.sleep(0.05)
 
 
 def _save(file: Path, state: Mapping[str, int]) -> None:

@@ -54,7 +54,7 @@ _broken: list[bool] = []
 ATTEMPTS = 4
 PAUSE_S = 5.0
 """How long to wait after the first attempt; after the second twice as long, and so on."""
-COMMAND_LINE_TRIES = 20
+COMMAND_LINE_TRIES = 500
 _reapers: list[Reaper] = []
 _servers: dict[str, psutil.Process] = {}
 """The processes of the private Ray without which it cannot work, by name."""

@@ -33,7 +33,8 @@ class Reaper:
     """
 
     def __init__(self, processes: Iterable[psutil.Process]) -> None:
-        named = [f"{process.pid}:{process.create_time()!r}" for process in processes]
+        self._processes = list(processes)
+        named = [f"{process.pid}:{process.create_time()!r}" for process in self._processes]
         self._process = subprocess.Popen(
             # Without the current folder: its files must not replace a library.
             [sys.executable, "-P", __file__, *named],
@@ -51,8 +52,10 @@ class Reaper:
         try:
             self._process.wait(END_S)
         except subprocess.TimeoutExpired:
+            # It did not even start in this time: the machine is very busy.
             self._process.kill()
             self._process.wait()
+            _end(self._processes)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -62,7 +65,11 @@ def main(arguments: Sequence[str]) -> None:
     until = time.monotonic() + GRACE_S
     while any(process.is_running() for process in left) and time.monotonic() < until:
         time.sleep(LOOK_S)
-    for process in left:
+    _end(left)
+
+
+def _end(processes: Iterable[psutil.Process]) -> None:
+    for process in processes:
         with contextlib.suppress(psutil.Error):
             process.kill()  # never one that only has the same number: psutil compares when it began
 

@@ -23,7 +23,8 @@ from sweeper.tracking.urls import HOST
 __all__ = ["follow", "serve_study"]
 
 PACKAGE = "optuna_dashboard"
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 300.0
+"""How long the server may take to start on a machine that is busy with trials."""
 REFRESH_S = 10.0
 
 PROGRAM = (

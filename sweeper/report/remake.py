@@ -17,7 +17,8 @@ __all__ = ["SWITCH", "remake_report"]
 SWITCH = "SWEEPER_REPORT"
 """If this environment variable is ``off``, sweeps end without a report."""
 
-LIMIT_S = 120.0
+LIMIT_S = 300.0
+"""How long a report may take: seconds, but the machine may be busy with trials."""
 
 
 def remake_report(folder: Path, limit_s: float | None = None) -> tuple[Path | None, str]:

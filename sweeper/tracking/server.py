@@ -24,7 +24,8 @@ from sweeper.tracking.urls import HOST, PORT
 
 __all__ = ["Pages", "free_port", "serve"]
 
-START_TIMEOUT_S = 120
+START_TIMEOUT_S = 300
+"""How long the server may take to start: it imports much, and the machine may be busy with trials."""
 
 END_TIMEOUT_S = 10
 
@@ -64,7 +65,7 @@ class Pages:
         """Wait until the pages can be opened.
 
         Raises:
-            SweeperError: If the server ends first, or does not answer in two minutes.
+            SweeperError: If the server ends first, or does not answer in time.
         """
         until = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < until:

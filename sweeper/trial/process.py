@@ -28,7 +28,7 @@ from sweeper.trial.system_metrics import system_metrics
 
 __all__ = ["begin", "left_trial", "vacate"]
 
-SETTLE_S = 1.0
+SETTLE_S = 3.0
 """How long threads and children of a trial that has ended may take to end, too."""
 LOOK_S = 0.02
 HELD_BYTES = 256 * 2**20

@@ -20,9 +20,10 @@ from ray.util.placement_group import PlacementGroup, placement_group_table
 
 __all__ = ["Kept", "Slot", "the_slot"]
 
-LEAVE_S = 5.0
+LEAVE_S = 10.0
 """How long the training of a trial that was stopped may take to leave: the length of a few steps."""
-ANSWER_S = 10.0
+ANSWER_S = 60.0
+"""How long a worker may take to answer on a busy machine; one that is gone is noticed at once."""
 
 log = logging.getLogger(__name__)
 

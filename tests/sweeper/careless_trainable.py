@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from small_trainable import Parabola
+from small_trainable import Parabola, hold
 
 from trainables.interface import Report, TrainContext
 
@@ -39,6 +39,8 @@ class Careless(Parabola):
         steps = config.get("train.steps", 5)
         for step in range(1, steps + 1):
             context.stop_requested()
+            if step == config.get("hold_step", 0):
+                hold(context)
             loss = layer(torch.randn(4, 8)).square().mean()
             optimiser.zero_grad()
             loss.backward()

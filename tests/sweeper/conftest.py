@@ -31,9 +31,14 @@ def cluster() -> Iterator[Any]:
     from sweeper.machines.connection import connect, disconnect
 
     found = connect(cpus=2)
+    from sweeper.driver import run
+
     # Trials that fail on purpose would fill the terminal with Tune's tracebacks.
     logging.getLogger("ray").setLevel(logging.CRITICAL)
-    yield found
+    with pytest.MonkeyPatch.context() as patch:
+        # A busy machine may need longer than half a minute for what MLflow is still to receive at the end.
+        patch.setattr(run, "DELIVERY_S", 400.0)
+        yield found
     disconnect()
 
 
@@ -71,10 +76,10 @@ def golden(request: pytest.FixtureRequest) -> GoldenFiles:
 
 @pytest.fixture
 def settles() -> Callable[[Callable[[], bool]], bool]:
-    """Wait until something that is under way becomes true; whether it did within half a minute."""
+    """Wait until something that is under way becomes true; whether it did, even on a busy machine."""
 
     def wait(condition: Callable[[], bool]) -> bool:
-        until = time.monotonic() + 30
+        until = time.monotonic() + 200
         while not condition():
             if time.monotonic() > until:
                 return False

@@ -136,7 +136,7 @@ class Sweep:
     def tracker(self, uri=None):
         return Tracker(self.folder, uri, "small")
 
-    def deliver(self, uri=None, deadline_s=60.0):
+    def deliver(self, uri=None, deadline_s=300.0):
         tracker = self.tracker(uri)
         assert tracker.start() == ""
         return tracker, tracker.close(deadline_s)
@@ -152,9 +152,8 @@ def history(client, run_id, metric):
     return [(point.step, point.value) for point in client.get_metric_history(run_id, metric)]
 
 
-def wait_until(condition, attempts=600):
-    for _ in range(attempts):
-        if condition():
-            return
+def wait_until(condition, seconds=300.0):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it never happened"
         time.sleep(0.1)
-    raise AssertionError("it never happened")

@@ -61,7 +61,7 @@ class Phone:
         self, method: str, path: str, form: Mapping[str, Any] | None = None, **headers: str
     ) -> tuple[int, dict[str, str], str]:
         """A request; returns status, headers and text."""
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=30)
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=200)
         try:
             kind = {"Content-Type": "application/x-www-form-urlencoded"} if form is not None else {}
             body = None if form is None else urlencode(form)

@@ -34,6 +34,7 @@ class Parabola:
             FieldInfo("fault_step", "int", 10),
             FieldInfo("train.save_every", "int", None, nullable=True, doc="Checkpoints; null: at reports."),
             FieldInfo("parts", "int", 1, minimum=1, doc="Passes of a step; 2 fit into memory."),
+            FieldInfo("hold_step", "int", 0, minimum=0, doc="Wait after this step for `release`; 0: never."),
         )
     }
     aliases: Mapping[str, str] = {}
@@ -77,6 +78,8 @@ class Parabola:
             time.sleep(config["pause_s"])
             if state["step"] == config["fault_step"]:
                 _go_wrong(config["fault"], context, config["parts"])
+            if state["step"] == config["hold_step"]:
+                hold(context)
             deaf = config["fault"] == "deaf" and context.rank == 0
             stopped = _agreed(not deaf and context.stop_requested(), context)
             if state["step"] % config["train.log_every"] == 0 or state["step"] == steps or stopped:
@@ -94,6 +97,29 @@ class Parabola:
                 )
             if stopped:
                 return
+
+
+LONGEST_HOLD_S = 500.0
+
+
+def _released(folder: Path) -> Path:
+    """The file, beside the sweep's folder, that the trial of a folder waits for at its `hold_step`."""
+    sweep = folder.absolute().parents[1]
+    return sweep.with_name(f"{sweep.name}-{folder.name}.released")
+
+
+def hold(context: TrainContext) -> None:
+    """Wait for `release`, or until the trial is to stop: a test then is never too late for a trial."""
+    until = time.monotonic() + LONGEST_HOLD_S
+    while not _released(context.folder).exists() and not context.stop_requested():
+        if time.monotonic() > until:
+            raise TimeoutError("the test has not released this trial")
+        time.sleep(0.05)
+
+
+def release(folder: Path) -> None:
+    """Let the trial of a folder continue from its `hold_step`, in this attempt and in every later one."""
+    _released(folder).touch()
 
 
 def _agreed(stop: bool, context: TrainContext) -> bool:

@@ -30,18 +30,20 @@ def arena(tmp_path: Path) -> Iterator[Arena]:
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # several drivers, one after the other, each with minutes to start and to end
 def test_whoever_is_killed_every_trial_ends_and_every_series_is_exact(
     cluster: Any, arena: Arena, settles: Any
 ) -> None:
     import ray
 
-    order = Order(3, time.monotonic() + 300, random.Random(7), print, arena)
+    order = Order(3, time.monotonic() + 1200, random.Random(7), print, arena)
     tally = mixed(order, trials=3, steps=40, address=cluster.address)
     assert tally.notes == []
     assert tally.strikes == 3
     assert tally.figures["struck"] == {"worker": 1, "driver": 1, "trial driver": 1}
-    # Two metrics of three trials, in the journal and in MLflow.
-    assert tally.points == 2 * 2 * 3 * 40
+    # Two metrics of three trials, in the journal and in MLflow. A slow machine may need a second sweep.
+    assert tally.sweeps >= 1
+    assert tally.points == 2 * 2 * 3 * 40 * tally.sweeps
     assert settles(lambda: ray.available_resources().get("CPU", 0) == 2.0)
 
 

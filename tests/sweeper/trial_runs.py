@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from sweeper.trial.run import run_trial
 from sweeper.trial.worker import TrialSettings
 
@@ -31,12 +33,24 @@ class Observer:
 
 
 def run(
-    settings: TrialSettings, configs: list[dict[str, Any]], stop_at: int | None = None, at_once: int = 2
+    settings: TrialSettings,
+    configs: list[dict[str, Any]],
+    stop_at: int | None = None,
+    at_once: int = 2,
+    idle_s: float = 300.0,
 ) -> tuple[Any, Observer]:
-    """Run one trial for each configuration, numbered from 0; those in question stop early at a step."""
+    """Run one trial for each configuration, numbered from 0; those in question stop early at a step.
+
+    Args:
+        settings: What the trials share.
+        configs: The configuration of each trial.
+        stop_at: The step at which trials with a `pause_s` stop.
+        at_once: The number of trials that run at once.
+        idle_s: How long a slot may have no trial: on a busy machine the next one may take long to come.
+    """
     from ray import tune
 
-    from sweeper.driver.callbacks import FreeSlots
+    from sweeper.driver import callbacks
     from sweeper.trial.placement import free_groups
 
     observer = Observer()
@@ -68,11 +82,13 @@ def run(
             name="tune",
             storage_path=str(settings.folder / "ray"),
             verbose=0,
-            callbacks=[FreeSlots(settings.folder, settings.group, lambda: False), Tell()],
+            callbacks=[callbacks.FreeSlots(settings.folder, settings.group, lambda: False), Tell()],
             stop=stop,
         ),
     )
     try:
-        return tuner.fit(), observer
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(callbacks, "IDLE_S", idle_s)
+            return tuner.fit(), observer
     finally:
         free_groups(settings.group)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -18,14 +17,17 @@ class Hook:
         received: The bodies of the requests.
         answers: The codes of the next answers; 200 if there are none left.
         headers: Headers of every answer.
-        delay_s: Seconds before each answer.
+        arrived: The number of requests that have come, answered or not.
+        answering: Cleared: requests wait for their answer until it is set.
     """
 
     def __init__(self, server: ThreadingHTTPServer) -> None:
         self.received: list[dict[str, Any]] = []
         self.answers: list[int] = []
         self.headers: dict[str, str] = {}
-        self.delay_s = 0.0
+        self.arrived = 0
+        self.answering = threading.Event()
+        self.answering.set()
         self.url = f"http://127.0.0.1:{server.server_address[1]}/hook"
 
 
@@ -34,7 +36,8 @@ def hook_server() -> Iterator[Hook]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            time.sleep(hook.delay_s)
+            hook.arrived += 1
+            hook.answering.wait(300)
             hook.received.append(json.loads(body))
             self.send_response(hook.answers.pop(0) if hook.answers else 200)
             for name, value in hook.headers.items():
@@ -50,5 +53,6 @@ def hook_server() -> Iterator[Hook]:
     try:
         yield hook
     finally:
+        hook.answering.set()
         server.shutdown()
         server.server_close()

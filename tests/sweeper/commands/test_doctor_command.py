@@ -139,7 +139,7 @@ def test_every_node_of_a_cluster_is_asked(two_nodes: str, tmp_path: Path) -> Non
     environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
     command = [sys.executable, "-m", "sweeper.cli", "doctor", "--json", "--address", two_nodes]
     done = subprocess.run(
-        [*command, "--sweeps", str(tmp_path)], capture_output=True, text=True, timeout=200, env=environment
+        [*command, "--sweeps", str(tmp_path)], capture_output=True, text=True, timeout=500, env=environment
     )
     assert done.stdout, done.stderr
     diagnoses = json.loads(done.stdout)

@@ -51,12 +51,12 @@ def test_a_trial_is_served_until_a_signal(trial: Path, number: signal.Signals) -
         assert described["name"] == "small:0"
         assert described["setting"]["policy.n_action_steps"] == 3
         assert described["token"] is None
-        with RemotePolicy(str(described["url"])) as policy:
+        with RemotePolicy(str(described["url"]), timeout_s=200) as policy:
             assert policy.infer(OBSERVATION)["actions"].shape == (3, 2)
             with pytest.raises(RemotePolicyError, match="is missing"):
                 policy.infer({})
             process.send_signal(number)
-            _, err = process.communicate(timeout=60)
+            _, err = process.communicate(timeout=400)
             with pytest.raises(RemotePolicyError, match="the server is ending"):
                 policy.infer(OBSERVATION)
     finally:
@@ -82,7 +82,7 @@ def test_a_checkpoint_is_served_without_its_simulator_to_other_machines(trial: P
         console = plain_console(200)
         print_serving(console, "here", {}, server, show_token=True)
         url = server.url.replace("0.0.0.0", "127.0.0.1")
-        with RemotePolicy(url, server.token) as policy:
+        with RemotePolicy(url, server.token, timeout_s=200) as policy:
             assert policy.infer(OBSERVATION)["actions"].shape == (4, 2)
     out = printed(console)
     assert f"Serving here at {reachable(server.url)}" in out

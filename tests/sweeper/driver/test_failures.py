@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from held_diffusion import HOLD_STEP
 from rich.console import Console
 from small_sweeps import as_optuna_reads_it, choice, spec
+from small_trainable import release
 
 from sweeper.driver.launch import run_sweep
 from sweeper.layout import JOURNAL, LOG, trial_folder
@@ -64,7 +66,14 @@ def driver_of(folder: Path) -> psutil.Process | None:
 
 
 class Killer(threading.Thread):
-    """Kills a process as soon as a trial has reported a step, once."""
+    """Kills a process of a trial that waits for it at its `hold_step`, once, and releases the trial.
+
+    Args:
+        sweep: The sweep.
+        trial: The number of the trial.
+        step: The trial has reported this step when it is killed.
+        find: Finds the process in the trial's folder.
+    """
 
     def __init__(
         self, sweep: SweepSpec, trial: int, step: int, find: Callable[[Path], psutil.Process | None]
@@ -76,12 +85,14 @@ class Killer(threading.Thread):
 
     def run(self) -> None:
         until = time.monotonic() + 900
+        folder = trial_folder(self._sweep.folder, self._trial)
         while time.monotonic() < until:
             if any(event["step"] >= self._step for event in events(self._sweep, "report", self._trial)):
-                process = self._find(trial_folder(self._sweep.folder, self._trial))
+                process = self._find(folder)
                 if process is not None:
                     process.send_signal(signal.SIGKILL)
                     self.killed += 1
+                    release(folder)
                     return
             time.sleep(0.02)
 
@@ -97,11 +108,12 @@ def stormy(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     sweep = spec(
         folder,
         choice("fault", "sleep", "wait", "die_always", "memory"),
-        config={"train.steps": 120, "pause_s": 0.05, "train.log_every": 10, "train.save_every": 20},
+        config={"train.steps": 120, "hold_step": 55, "train.log_every": 10, "train.save_every": 20},
         failures=FailureSpec(retries=1, lighten=1),
         keep=KeepSpec(trials=1),
     )
     numbers = order(sweep)
+    release(trial_folder(folder, numbers["memory"]))
     killers = [
         Killer(sweep, numbers["sleep"], 30, worker_of),
         Killer(sweep, numbers["wait"], 50, driver_of),
@@ -210,7 +222,9 @@ def test_ctrl_c_twice_while_workers_start_leaves_nothing(
 ) -> None:
     import ray
 
-    sweep = spec(tmp_path / "cut", choice("optimizer.lr", 0.1, 0.2), trials=2)
+    # Trials that do not hear of the first signal: without the second one the sweep would go on for long.
+    endless = {"train.steps": 1_000_000, "pause_s": 0.05, "fault": "deaf"}
+    sweep = spec(tmp_path / "cut", choice("optimizer.lr", 0.1, 0.2), trials=2, config=endless)
 
     def interrupt() -> None:
         while not events(sweep, "trial_start"):
@@ -293,11 +307,12 @@ def test_a_trial_whose_worker_was_killed_equals_a_straight_one_bit_for_bit(
     sweep = dataclasses.replace(
         # Without a simulator this parameter changes nothing: both trials train the same.
         spec(tmp_path / "twice", choice("rollout.episodes", 8, 16), trials=2),
-        trainable="diffusion_policy",
+        trainable="held_diffusion:TRAINABLE",
         config=config,
         objectives=(Objective("eval/action_mse", "minimize"),),
     )
-    killer = Killer(sweep, 1, 100, worker_of)
+    release(trial_folder(sweep.folder, 0))
+    killer = Killer(sweep, 1, HOLD_STEP, worker_of)
     result = run(sweep)
     assert killer.killed == 1
     straight, killed = (result.sweep.trials[number] for number in (0, 1))

@@ -18,12 +18,13 @@ import pytest
 from command_line import plain_console, printed
 from rich.console import Console
 from small_sweeps import LOSS, as_optuna_reads_it, choice, spec
+from small_trainable import release
 
 from sweeper.driver.launch import launch, run_sweep, steps_of_all
 from sweeper.driver.preflight import preflight
 from sweeper.driver.resume import resume
 from sweeper.errors import ResourceError, SweepExistsError, UserError
-from sweeper.layout import JOURNAL
+from sweeper.layout import JOURNAL, trial_folder
 from sweeper.records.journal import read_journal
 from sweeper.records.sweep_state import read_sweep
 from sweeper.spec.expressions import Expression
@@ -58,20 +59,26 @@ def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def swept(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A sweep of one good trial, three bad ones, and one that fails."""
     folder = tmp_path_factory.mktemp("sweeps") / "a sweep"
+    good = {"optimizer.lr": 0.3, "fault": None, "hold_step": 0}
     sweep = spec(
         folder,
         choice("optimizer.lr", 0.3, 1e-3, 2e-3, 3e-3),
         choice("fault", None, "diverge"),
-        config={"train.steps": 400, "pause_s": 0.02},
+        # The bad ones wait to be stopped, however long the driver takes to see that they are bad.
+        choice("hold_step", 0, 25),
+        config={"train.steps": 400},
         trials=5,
-        # With this seed the good trial is the first, so that the bad ones are seen to be bad.
-        search=SearchSpec(method="grid", seed=5),
+        # The good trial is the first, and ends before the bad ones, which then are seen to be bad.
+        search=SearchSpec(method="grid", try_first=(good,)),
+        resources=ResourceSpec(1, 0, 1, max_concurrent=1),
         early_stop=EarlyStopSpec("asha", LOSS, "minimize", min_steps=20, reduction=4, max_steps=400),
     )
-    only_one_diverges = Expression("fault != 'diverge' or optimizer.lr == 0.3")
-    sweep = dataclasses.replace(
-        sweep, space=dataclasses.replace(sweep.space, constraints=(only_one_diverges,))
+    constraints = (
+        Expression("fault != 'diverge' or optimizer.lr == 0.3"),
+        Expression("optimizer.lr == 0.3 or hold_step == 25"),
+        Expression("optimizer.lr != 0.3 or hold_step == 0"),
     )
+    sweep = dataclasses.replace(sweep, space=dataclasses.replace(sweep.space, constraints=constraints))
     console = quiet()
     result = run_sweep(sweep, console=console)
     print_result(console, result)
@@ -169,11 +176,11 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(cluster: Any, tmp_pat
         tmp_path / "interrupted",
         choice("optimizer.lr", 0.1),
         trials=1,
-        config={"train.steps": 200, "pause_s": 0.05},
+        config={"train.steps": 200, "hold_step": 100},
     )
 
     def interrupt() -> None:
-        until = time.monotonic() + 120
+        until = time.monotonic() + 400
         while time.monotonic() < until:
             if any(e["event"] == "report" for e in read_journal(sweep.folder / JOURNAL).events):
                 os.kill(os.getpid(), signal.SIGINT)
@@ -193,7 +200,7 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(cluster: Any, tmp_pat
     with contextlib.closing(sqlite3.connect(sweep.folder / "study.db")) as database:
         assert database.execute("select state from trials").fetchall() == [("RUNNING",)]
 
-    # Nothing needs to pause now.
+    release(trial_folder(sweep.folder, 0))
     console = quiet()
     assert launch(sweep, console=console) == 0
     trial = read_sweep(sweep.folder).trials[0]
@@ -358,12 +365,15 @@ def test_every_combination_of_searched_data_fields_is_checked(tmp_path: Path) ->
     assert sorted(seen) == ["die", "preflight", "raise"]
 
 
-def test_a_log_hears_of_a_slow_check_now_and_then(tmp_path: Path) -> None:
+def test_a_log_hears_of_a_slow_check_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sweeper.terminal.faults.CHECKING_EVERY_S", 3600.0)
     console = plain_console(width=80)
     with checking(console, "slow") as progress:
         for number in range(100):
             progress(f"episode {number} [of 100]")
-    assert printed(console).splitlines() == ["Checking slow …", "episode 0 [of 100]"]
+        monkeypatch.setattr("sweeper.terminal.faults.CHECKING_EVERY_S", 0.0)
+        progress("episode 100 [of 100]")
+    assert printed(console).splitlines() == ["Checking slow …", "episode 0 [of 100]", "episode 100 [of 100]"]
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from benchmarks.chaos.arena import Arena, Driver, SweepFolder, eventually
+from benchmarks.chaos.arena import PATIENCE_S, Arena, Driver, SweepFolder, eventually
 from benchmarks.chaos.outages import fill, small_disk
+from benchmarks.chaos.trainable import release
 from sweeper.driver.signals import noticing_signals
 
 SEVERAL_REPORTS = 6
@@ -40,7 +41,7 @@ def in_the_middle(arena: Arena, sweep: SweepFolder) -> Driver:
 
 def ended_in_order(driver: Driver, sweep: SweepFolder, message: str) -> None:
     """Check that a sweep failed for a reason that is not a trial's fault, with one sentence for the user."""
-    assert driver.ends_within(180), driver.printed()
+    assert driver.ends_within(PATIENCE_S), driver.printed()
     printed = driver.printed()
     assert "Traceback" not in printed
     assert "bug in sweeper" not in printed
@@ -51,7 +52,7 @@ def ended_in_order(driver: Driver, sweep: SweepFolder, message: str) -> None:
     ends = [event for event in sweep.events() if event["event"] == "trial_end"]
     assert {event["status"] for event in ends} == {"interrupted"}
     assert sweep.events()[-1]["event"] == "sweep_end"
-    assert driver.cleaned() is not None, driver.left()
+    assert driver.cleaned(PATIENCE_S) is not None, driver.left()
 
 
 @pytest.mark.ray
@@ -78,7 +79,7 @@ def test_a_sweep_whose_disk_fills_up_ends_in_order_and_continues(arena: Arena, f
         driver = arena.drive(sweep)
         assert eventually(lambda: "report" in kinds(sweep)[before:] or not driver.alive), driver.printed()
         os.killpg(driver.process.pid, signal.SIGINT)
-        assert driver.ends_within(120)
+        assert driver.ends_within(PATIENCE_S)
         assert (driver.process.returncode, "Traceback" in driver.printed()) == (130, False)
 
 
@@ -86,13 +87,14 @@ def test_a_sweep_whose_disk_fills_up_ends_in_order_and_continues(arena: Arena, f
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["raylet", "gcs_server"])
 def test_a_sweep_whose_ray_is_killed_ends_in_order_and_continues(arena: Arena, name: str) -> None:
-    sweep = arena.sweep(trials=2, steps=120, config={"train.save_every": 2})
+    sweep = arena.sweep(trials=2, steps=40, config={"train.save_every": 2, "hold_step": 10})
     driver = in_the_middle(arena, sweep)
     (server,) = [process for process in driver.left() if process.name() == name]
     server.kill()
     ended_in_order(driver, sweep, f"Ray's process {name} was killed or crashed")
+    release(sweep.path)
     again = arena.drive(sweep)
-    assert again.ends_within(300), again.printed()
+    assert again.ends_within(PATIENCE_S), again.printed()
     assert again.process.returncode == 0
     assert sweep.ended()
 
@@ -100,24 +102,29 @@ def test_a_sweep_whose_ray_is_killed_ends_in_order_and_continues(arena: Arena, n
 @pytest.mark.ray
 @pytest.mark.slow
 def test_ctrl_c_while_ray_starts_ends_at_once_and_leaves_nothing(arena: Arena) -> None:
-    sweep = arena.sweep(trials=2)
-    driver = arena.drive(sweep)
-
-    def starting() -> bool:
-        names = []
-        for process in driver.left():
-            with contextlib.suppress(psutil.Error):
-                names.append(process.name())
-        return "gcs_server" in names
-
-    assert eventually(lambda: starting() or not driver.alive)
-    os.killpg(driver.process.pid, signal.SIGINT)
-    assert driver.ends_within(60), driver.printed()
+    for _ in range(5):
+        sweep = arena.sweep(trials=2)
+        driver = arena.drive(sweep)
+        assert eventually(lambda driver=driver: starts_ray(driver) or not driver.alive)
+        os.killpg(driver.process.pid, signal.SIGINT)
+        assert driver.ends_within(PATIENCE_S), driver.printed()
+        if not kinds(sweep):
+            break
+        # This process was stopped for so long that the sweep had begun before the signal.
     assert driver.process.returncode == 130
     assert driver.printed().splitlines()[-1] == "Interrupted before a trial started."
     assert "Traceback" not in driver.printed()
     assert not sweep.path.exists()
-    assert driver.cleaned(90) is not None, driver.left()
+    assert driver.cleaned(PATIENCE_S) is not None, driver.left()
+
+
+def starts_ray(driver: Driver) -> bool:
+    """Whether the first process of a driver's Ray is there."""
+    names = []
+    for process in driver.left():
+        with contextlib.suppress(psutil.Error):
+            names.append(process.name())
+    return "gcs_server" in names
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -147,7 +154,7 @@ def test_signals_are_heard_although_the_main_thread_does_not_return(monkeypatch:
             for event in (waits, second):
                 with contextlib.suppress(BaseException):
                     os.kill(os.getpid(), signal.SIGINT)
-                heard += [second.is_set(), event.wait(30)]
+                heard += [second.is_set(), event.wait(200)]
         return heard
 
     try:

@@ -131,7 +131,7 @@ def test_a_confirmation_that_is_killed_at_random_ends_as_one_that_was_not(tmp_pa
             [*command, str(killed.folder)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
         wanted = len(records_of(killed)) + 1
-        until = time.monotonic() + 120
+        until = time.monotonic() + 400
         while process.poll() is None and len(records_of(killed)) < wanted and time.monotonic() < until:
             time.sleep(0.05)
         time.sleep(drawn.uniform(0, 0.3))

@@ -198,7 +198,7 @@ def run_command(
         monkeypatch.setattr("sys.stdin", io.StringIO(way.typed))
         program, *arguments = real(one)
         if program == "python":
-            subprocess.run([sys.executable, *arguments], check=True, cwd=place, timeout=300)
+            subprocess.run([sys.executable, *arguments], check=True, cwd=place, timeout=500)
         else:
             assert program == "sweeper"
             code = ended(*arguments, *way.short)
@@ -255,7 +255,7 @@ def serving(command: str, *more: str) -> Iterator[tuple[str, str]]:
         yield address[1], "" if token is None else token[1]
     finally:
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=60)
+        process.communicate(timeout=400)
     assert process.returncode == 0
 
 
@@ -277,7 +277,7 @@ def test_a_server_of_the_page_answers_the_program_of_the_page(
             if token and "Authorization:" not in line:
                 asked += ["-H", f"Authorization: Bearer {token}"]
             answered = subprocess.run(
-                [*asked, "--silent", "--fail"], capture_output=True, text=True, check=True, timeout=60
+                [*asked, "--silent", "--fail"], capture_output=True, text=True, check=True, timeout=300
             )
             assert answered.stdout
 
@@ -295,7 +295,7 @@ def test_the_judges_page_is_answered_by_the_program_of_the_page(place: Path) -> 
         assert names["state"]["question"] != names["question"]
     finally:
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=60)
+        process.communicate(timeout=400)
     session = last_session(sweep)
     assert session is not None
     (answers,) = sweep.glob("trials/*/episodes/*-real.jsonl")
@@ -314,7 +314,7 @@ def test_the_judges_page_is_served_to_a_phone(place: Path) -> None:
         while state["question"] is not None:
             state = phone.answer(state, word="success")
         phone.answer(state, "/finish")
-        out, _ = process.communicate(timeout=120)
+        out, _ = process.communicate(timeout=400)
     finally:
         process.kill()
         process.wait()

@@ -209,7 +209,7 @@ def test_programs_read_the_next_episode_and_end_the_session(page: JudgePage, jud
     while state["question"] is not None:
         state = phone.answer(state, word="success")
     _, text = press(phone, "/finish")
-    assert page.ended.wait(10)
+    assert page.ended.wait(200)
     assert {int(found) for found in re.findall(r"was trial (\d+)", text)} == {0, 1}
     status, _, text = phone.send("POST", "/answer", {}, Accept="application/json")
     assert (status, "error" in text) == (403, True)
@@ -267,7 +267,7 @@ def test_the_command_asks_on_the_page_until_the_person_ends_it(tmp_path: Path) -
             word = verdict(robot(question["letter"], question["start"])).word
             state = phone.answer(state, word=word)
         assert "Trial 1 is the best of 2 policies" in phone.answer(state, "/finish")["text"]
-        out, _ = process.communicate(timeout=120)
+        out, _ = process.communicate(timeout=400)
     finally:
         process.kill()
         process.wait()
@@ -290,7 +290,7 @@ def test_a_signal_ends_the_page_and_keeps_the_answers(tmp_path: Path, number: si
         state = phone.answer(phone.state(), word="success")
         phone.answer(state, word="failure")
         process.send_signal(number)
-        out, _ = process.communicate(timeout=120)
+        out, _ = process.communicate(timeout=400)
     finally:
         process.kill()
         process.wait()

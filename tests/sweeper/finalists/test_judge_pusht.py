@@ -109,7 +109,7 @@ def test_push_t_is_judged_in_the_terminal_and_then_on_the_page(pusht: Path) -> N
         process.stdin.flush()
     process.stdin.close()
     process.stdin = None
-    process.communicate(timeout=120)
+    process.communicate(timeout=400)
     assert process.returncode == 130
     process = start_judge(pusht, *arguments, "--web-address", "127.0.0.1:0")
     try:
@@ -120,7 +120,7 @@ def test_push_t_is_judged_in_the_terminal_and_then_on_the_page(pusht: Path) -> N
             score = robot(question["letter"], question["start"])
             state = phone.answer(state, word="score", score=repr(score))
         phone.answer(state, "/finish")
-        out, _ = process.communicate(timeout=120)
+        out, _ = process.communicate(timeout=400)
     finally:
         process.kill()
         process.wait()
@@ -138,7 +138,7 @@ def run_once(url: str, start: int, letter: str) -> float:
     """Run a served policy in Push-T for some steps; returns the largest reward."""
     from trainables.deployment import RemotePolicy
 
-    with RemotePolicy(url) as policy:
+    with RemotePolicy(url, timeout_s=200) as policy:
         assert policy.metadata["name"] == letter
         environment = make_environment(PUSHT, policy.features)
         with contextlib.closing(environment):
@@ -150,14 +150,14 @@ def run_once(url: str, start: int, letter: str) -> float:
 
 def finish(phone: Phone, process: subprocess.Popen[str]) -> str:
     phone.answer(phone.state(), "/finish")
-    return process.communicate(timeout=120)[0]
+    return process.communicate(timeout=400)[0]
 
 
 def is_served(url: str) -> bool:
     from trainables.deployment import RemotePolicy, RemotePolicyError
 
     try:
-        RemotePolicy(url, timeout_s=2).close()
+        RemotePolicy(url, timeout_s=120).close()
     except RemotePolicyError:
         return False
     return True
@@ -193,11 +193,11 @@ def test_the_servers_of_a_session_that_is_killed_end_with_it(pusht: Path) -> Non
         urls = [one["url"] for one in phone.state()["servers"].values()]
         assert all(is_served(url) for url in urls)
         process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=60)
+        process.communicate(timeout=400)
     finally:
         process.kill()
         process.wait()
-    until = time.monotonic() + 60
+    until = time.monotonic() + 400
     while any(is_served(url) for url in urls) and time.monotonic() < until:
         time.sleep(0.2)
     assert not any(is_served(url) for url in urls)
@@ -220,7 +220,7 @@ def served_bundle(readme: str, letter: str, folder: Path) -> Iterator[str]:
         yield json.loads(process.stdout.readline())["url"]
     finally:
         process.terminate()
-        process.communicate(timeout=60)
+        process.communicate(timeout=400)
 
 
 @SERVED

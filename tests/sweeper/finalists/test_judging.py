@@ -458,7 +458,7 @@ def test_a_session_that_is_killed_at_random_ends_as_one_that_was_not(tmp_path: P
                 process.send_signal(signal.SIGKILL)
             else:
                 assert "Trial" in phone.answer(phone.state(), "/finish")["text"]
-            out, _ = process.communicate(timeout=120)
+            out, _ = process.communicate(timeout=400)
         finally:
             process.kill()
             process.wait()

@@ -151,7 +151,7 @@ def test_a_ray_of_our_own_offers_what_it_was_told(cluster: Cluster) -> None:
 def test_a_cluster_that_does_not_answer_is_said_at_once() -> None:
     # In a process of its own: this one may be connected already.
     code = "from sweeper.machines.connection import connect; connect('127.0.0.1:1')"
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=400)
     assert "UserError: --address: no Ray cluster can be used at '127.0.0.1:1'" in ended.stderr
     assert "Connection refused" in ended.stderr
     code, environment = (
@@ -162,7 +162,7 @@ def test_a_cluster_that_does_not_answer_is_said_at_once() -> None:
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=400,
         env=os.environ | environment,
     )
     assert "UserError: RAY_ADDRESS: no Ray cluster can be used at '127.0.0.1:1'" in ended.stderr

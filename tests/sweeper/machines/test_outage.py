@@ -35,7 +35,7 @@ def test_an_error_by_a_full_disk_is_understood_although_the_disk_has_space_again
 def test_a_process_of_ray_that_was_killed_is_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, settles: Callable[..., bool], name: str
 ) -> None:
-    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])
     monkeypatch.setattr(local_ray, "_servers", {name: psutil.Process(process.pid)})
     assert local_ray.gone_process() == ""
     process.kill()

@@ -15,14 +15,14 @@ from sweeper.machines.reaper import Reaper
 
 
 def sleeper() -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])
 
 
 @pytest.mark.slow
 def test_what_does_not_end_by_itself_is_ended() -> None:
     process = sleeper()
     Reaper([psutil.Process(process.pid)]).close()
-    assert process.wait(30) == -9
+    assert process.wait(200) == -9
 
 
 @pytest.mark.slow
@@ -33,7 +33,14 @@ def test_what_lies_in_the_current_folder_takes_no_librarys_place(
     monkeypatch.chdir(tmp_path)
     process = sleeper()
     Reaper([psutil.Process(process.pid)]).close()
-    assert process.wait(30) == -9
+    assert process.wait(200) == -9
+
+
+def test_what_is_left_is_ended_even_if_the_reaper_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sweeper.machines.reaper.END_S", 0.0)
+    process = sleeper()
+    Reaper([psutil.Process(process.pid)]).close()
+    assert process.wait(200) == -9
 
 
 def test_a_process_that_only_has_the_number_of_another_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,12 +62,12 @@ def test_a_driver_leaves_nothing(ended: str) -> None:
     text += "import time; time.sleep(600)" if ended == "killed" else "connection.disconnect()"
     process, log, mark = arena.start("driver", sys.executable, "-c", text)
     try:
-        eventually(lambda: "all is there" in log.read_text() or process.poll() is not None, 120)
+        eventually(lambda: "all is there" in log.read_text() or process.poll() is not None)
         assert "all is there" in log.read_text(), log.read_text()
         if ended == "killed":
             assert len(processes_of(process.pid, mark)) > 4
             process.kill()
-        process.wait(60)
+        process.wait(300)
         # Ray's own agents would take a minute.
         assert eventually(lambda: not processes_of(process.pid, mark), 45)
     finally:

@@ -241,7 +241,7 @@ def test_the_driver_finds_the_machines_of_its_trials(cluster: Any) -> None:
 
     group = placement_group([{"CPU": 1}], name="sweeper/priced-1/ab12/1700-ab")
     try:
-        assert group.wait(30)
+        assert group.wait(300)
         assert node_types_of_trials("priced-1", {3: "ab12", 4: "ab"}, {"spot"}) == {3: [""]}
     finally:
         remove_placement_group(group)

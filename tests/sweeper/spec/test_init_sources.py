@@ -287,7 +287,11 @@ SWEEPS = st.fixed_dictionaries(
 
 
 @pytest.mark.slow
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(SWEEPS)
 def test_any_sweep_becomes_a_space_that_check_accepts(finished, sweep: dict[str, Any]):
     sweep["parameters"].pop("policy.path", None)  # a name on the hub would be looked up

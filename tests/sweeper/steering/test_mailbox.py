@@ -112,7 +112,7 @@ def test_pending_requests_are_refused_when_the_sweep_ends(tmp_path: Path) -> Non
         target=lambda: caught.append(send(tmp_path, "stop", DRIVER, alive=lambda: True))
     )
     thread.start()
-    while not left(tmp_path) or not left(tmp_path)[0].endswith(".json"):
+    while not any(name.endswith(".json") for name in left(tmp_path)):
         time.sleep(0.01)
     inbox.close("The sweep has just ended.")
     thread.join()

@@ -77,7 +77,7 @@ def played(tmp_path: Path) -> Sweep:
 def feed(folder: Path, tracker: str) -> None:
     """What the process of a tracker does until the journal ends: in a process, as trackers keep threads."""
     command = [sys.executable, "-m", "sweeper.tracking.also", str(folder), tracker]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
@@ -179,7 +179,7 @@ def test_the_driver_feeds_a_tracker_until_it_ends(played: Sweep, tracker: str) -
     feeders.start()
     played.end(1, 2)
     played.finish()
-    assert feeders.close(120) == []
+    assert feeders.close(500) == []
     assert feeders._processes[tracker].returncode == 0
     assert feeders.problem.startswith(f"{tracker} is not fed any more")
     assert values(tracker, played.folder, 1, SUCCESS)[-1] == (2, 1.2)
@@ -197,7 +197,7 @@ def test_a_tracker_is_fed_after_its_driver_was_killed(played: Sweep) -> None:
     )
     assert done.returncode == -9
     with contextlib.suppress(psutil.NoSuchProcess):
-        psutil.Process(int(done.stdout)).wait(60)
+        psutil.Process(int(done.stdout)).wait(300)
     assert missing_events(played.folder, "tensorboard") == 0
 
 

@@ -128,7 +128,7 @@ def test_the_pages_of_a_read_only_sweep_can_be_opened(
         names = sorted((tmp_path / "disk").rglob("*"))
         with serve(tmp_path / "readonly") as pages:
             url = f"{pages.url}/ajax-api/2.0/mlflow/artifacts/list?run_id={tracker.run_id(0)}&path=rollout"
-            with urllib.request.urlopen(url, timeout=30) as answer:
+            with urllib.request.urlopen(url, timeout=120) as answer:
                 assert b"rollout/film.mp4" in answer.read()
         assert sorted((tmp_path / "disk").rglob("*")) == names
     finally:

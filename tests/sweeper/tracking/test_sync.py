@@ -109,5 +109,5 @@ def test_a_database_locked_by_another_process_is_written_once_it_is_free(tmp_pat
     wait_until(lambda: "locked" in tracker.problem)
     other.execute("rollback")
     other.close()
-    assert tracker.close(60.0).complete
+    assert tracker.close(300.0).complete
     assert len(history(client_of(tmp_path), tracker.run_id(0), "train/loss")) == 3

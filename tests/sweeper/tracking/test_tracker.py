@@ -44,7 +44,7 @@ def _own_environment(monkeypatch):
         "MLFLOW_HTTP_REQUEST_TIMEOUT",
         "MLFLOW_DISABLE_TELEMETRY",
     ):
-        monkeypatch.setenv(name, os.environ.get(name, "0" if name.endswith("RETRIES") else "5"))
+        monkeypatch.setenv(name, os.environ.get(name, "0" if name.endswith("RETRIES") else "120"))
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
 
 
@@ -194,7 +194,7 @@ def test_a_lost_database_is_restored_from_the_journal(tmp_path):
     # In a new process, because in this one MLflow still has the deleted file open.
     script = (
         "import sys; from pathlib import Path; from sweeper.tracking.tracker import Tracker\n"
-        "tracker = Tracker(Path(sys.argv[1]), None, 'small'); print(tracker.start(), tracker.close(60))"
+        "tracker = Tracker(Path(sys.argv[1]), None, 'small'); print(tracker.start(), tracker.close(300))"
     )
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True)
     assert done.stdout.strip() == "MLflow is up to date.", done.stderr
@@ -271,7 +271,7 @@ def test_events_that_the_driver_appends_meanwhile_all_arrive(tmp_path):
     for number in range(5):
         played.trial(number)
         tracker.notify()
-    assert tracker.close(60.0).complete
+    assert tracker.close(300.0).complete
     client = client_of(tmp_path)
     assert [len(history(client, tracker.run_id(number), "train/loss")) for number in range(5)] == [3] * 5
 
@@ -340,9 +340,10 @@ class Server:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        for _ in range(600):
+        until = time.monotonic() + 300
+        while time.monotonic() < until:
             try:
-                with urllib.request.urlopen(f"{self.uri}/health", timeout=1):
+                with urllib.request.urlopen(f"{self.uri}/health", timeout=10):
                     return
             except OSError:
                 assert self.process.poll() is None, (self.folder / "server.log").read_text()
@@ -374,7 +375,8 @@ def test_an_outage_of_the_server_loses_no_data(tmp_path, server):
     played.trial(0)
     tracker.notify()
     server.start()
-    wait_until(lambda: tracker.run_id(0) is not None and tracker.problem == "")
+    # The run of trial 0 exists before its reports are sent.
+    wait_until(lambda: tracker.delivery().complete and tracker.problem == "")
     # It dies in the middle of a trial, and the driver continues to append.
     server.kill()
     played.trial(1, status="")

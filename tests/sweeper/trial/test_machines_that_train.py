@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 import yaml
+from small_trainable import release
 
 from sweeper.layout import trial_folder
 from sweeper.records.sweep_state import read_sweep
@@ -23,7 +24,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 SPACE = {
     "name": "machines",
     "trainable": "small_trainable:TRAINABLE",
-    "config": {"train.steps": 200, "train.log_every": 5, "pause_s": 0.2},
+    "config": {"train.steps": 20, "train.log_every": 5, "hold_step": 5},
     "parameters": {"optimizer.lr": {"values": [0.01, 0.02]}},
     "metric": {"name": "train/loss", "goal": "minimize"},
     "search": {"method": "grid"},
@@ -82,10 +83,12 @@ def test_a_driver_runs_beside_its_worker_and_a_lost_machine_costs_its_own_trial_
     )
     try:
         reported = [trial_folder(folder, number) / REPORTS for number in (0, 1)]
-        assert any(settles(lambda: all(path.exists() for path in reported)) for _ in range(6))
+        assert any(settles(lambda: all(path.exists() for path in reported)) for _ in range(2))
         for node, each in ((cluster.head_node, 0), (large, 1), (small, 1)):
             assert (below(node, "ImplicitFunc"), below(node, "RayTrainWorker")) == (each, each)
         cluster.remove_node(small, allow_graceful=False)
+        for number in (0, 1):
+            release(trial_folder(folder, number))
         said, _ = launched.communicate(timeout=400)
     finally:
         launched.kill()

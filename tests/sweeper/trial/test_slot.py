@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 from careless_trainable import DRAWN, LOSS, PID
+from small_trainable import release
 from trial_runs import run, settings
 
 from sweeper.layout import trial_folder
-from sweeper.trial.exchange import slot_of
+from sweeper.trial.exchange import REPORTS, slot_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -86,10 +87,10 @@ def test_after_the_trials_nothing_is_left(slotted: Any, settles: Any, processes:
 
 
 def test_trials_that_are_stopped_leave_their_process_to_the_next(cluster: Any, tmp_path: Path) -> None:
-    endless = {**A, "train.steps": 100_000, "pause_s": 0.05}
+    endless = {**A, "train.steps": 1_000_000, "pause_s": 0.05}
     _, observer = run(careless(tmp_path), [endless, endless, A], stop_at=3, at_once=1)
     assert observer.errors == []
-    assert observer.results[0][-1]["trial/step"] < 1000
+    assert observer.results[0][-1]["trial/step"] < 1_000_000
     assert len(set(pids(observer))) == 1
     assert series(observer, 0)[:3] == series(observer, 1)[:3] == series(observer, 2)[:3]
 
@@ -113,22 +114,23 @@ def test_a_slot_without_a_trial_gives_its_place_back(cluster: Any, tmp_path: Pat
 
     import ray
 
-    long = {**A, "train.steps": 40, "pause_s": 0.25}
     free: list[float] = []
     over = threading.Event()
 
     def look() -> None:
-        while not over.wait(0.1):
-            finished = (trial_folder(tmp_path, 0) / "reports.jsonl").exists()
-            free.append(ray.available_resources().get("CPU", 0.0) if finished else 0.0)
+        both = [trial_folder(tmp_path, number) / REPORTS for number in (0, 1)]
+        while 1.0 not in free and not over.wait(0.1):
+            if all(reports.exists() for reports in both):
+                free.append(ray.available_resources().get("CPU", 0.0))
+        release(trial_folder(tmp_path, 1))
 
     looking = threading.Thread(target=look)
     looking.start()
     try:
-        # The first ends at once. Nothing follows it, and the second trains for ten seconds more.
-        _, observer = run(careless(tmp_path), [A, long], at_once=2)
+        # The first ends at once, nothing follows it, and the second waits until its place was seen free.
+        _, observer = run(careless(tmp_path), [A, {**A, "hold_step": 3}], at_once=2, idle_s=2.0)
     finally:
         over.set()
         looking.join()
     assert 1.0 in free
-    assert len(observer.results[1]) == 40
+    assert len(observer.results[1]) == 5

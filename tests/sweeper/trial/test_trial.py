@@ -20,7 +20,7 @@ def ended(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("a sweep's folder")
     configs = [
         {"optimizer.lr": 0.1},
-        {"optimizer.lr": 0.2, "train.steps": 10_000, "pause_s": 0.02, "fault": "child", "fault_step": 2},
+        {"optimizer.lr": 0.2, "train.steps": 1_000_000, "pause_s": 0.02, "fault": "child", "fault_step": 2},
         {"optimizer.lr": 0.1, "fault": "raise"},
         {"optimizer.lr": 2.0, "fault": "diverge"},
         {"optimizer.lr": 0.3, "fault": "die_always"},
@@ -57,7 +57,7 @@ def test_the_log_of_a_healthy_trial_shows_its_course(ended: Any) -> None:
 @pytest.mark.slow
 def test_a_trial_that_is_stopped_early_ends_without_error_and_before_its_steps(ended: Any) -> None:
     _, grid, observer = ended
-    assert 20 <= observer.results[1][-1]["trial/step"] < 1000
+    assert 20 <= observer.results[1][-1]["trial/step"] < 1_000_000
     assert 1 not in observer.errors
     assert grid[1].error is None
 
@@ -142,7 +142,7 @@ def test_workers_of_one_trial_train_together_and_stop_when_asked(cluster: Any, t
     folder = trial_folder(tmp_path, 0)
 
     def ask() -> None:
-        until = time.monotonic() + 200
+        until = time.monotonic() + 400
         while not (folder / "checkpoints" / "last.json").exists() and time.monotonic() < until:
             time.sleep(0.2)
         request_stop(folder)
@@ -150,12 +150,12 @@ def test_workers_of_one_trial_train_together_and_stop_when_asked(cluster: Any, t
     asking = threading.Thread(target=ask)
     asking.start()
     # Rank 0 ends because rank 1 was told to stop.
-    grid, observer = run(both, [{"train.steps": 100_000, "pause_s": 0.02, "fault": "deaf"}])
+    grid, observer = run(both, [{"train.steps": 1_000_000, "pause_s": 0.02, "fault": "deaf"}])
     asking.join()
     assert "interrupted" in str(grid[0].error)
     assert "rank 1 of 2" in (folder / "worker-1.log").read_text()
     last = json.loads((folder / "checkpoints" / "last.json").read_text())
-    assert last["step"] == observer.results[0][-1]["trial/step"] < 100_000
+    assert last["step"] == observer.results[0][-1]["trial/step"] < 1_000_000
 
 
 def test_progress_is_empty_where_nothing_was_said(tmp_path: Path) -> None:

@@ -23,10 +23,24 @@ def make(patience_s: float | None) -> tuple[Watchdog, threading.Event, list[str]
     return Watchdog(patience_s, said.append, end), ended, said
 
 
+class Clock:
+    """The watchdog's time, which passes only when the test says so."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        monkeypatch.setattr("sweeper.trial.watchdog.time", self)
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def pass_s(self, seconds: float) -> None:
+        self.now += seconds
+
+
 def test_silence_ends_the_process_and_says_what_to_do() -> None:
     watchdog, ended, said = make(0.05)
     with watchdog.watching():
-        assert ended.wait(30)
+        assert ended.wait(60)
     assert "no step, no report and no word of progress for 0.05 s" in said[0]
     assert "raise failures.hang_minutes" in said[0]
 
@@ -36,19 +50,27 @@ def test_a_full_disk_under_the_log_keeps_nobody_alive(monkeypatch: pytest.Monkey
     with Path("/dev/full").open("w") as full:
         monkeypatch.setattr(sys, "stderr", full)
         with watchdog.watching():
-            assert ended.wait(30)
+            assert ended.wait(60)
         monkeypatch.undo()
         with contextlib.suppress(OSError):
             full.close()
     assert said
 
 
-def test_signs_of_life_keep_it_going() -> None:
-    watchdog, ended, said = make(30.0)
+def test_signs_of_life_keep_it_going(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    watchdog, ended, said = make(100.0)
+    monkeypatch.setattr("sweeper.trial.watchdog.LONGEST_LOOK_S", 0.01)
     with watchdog.watching():
-        watchdog.alive()
+        for _ in range(10):  # ten times as long as its patience
+            clock.pass_s(99.0)
+            watchdog.alive()
+        assert not said
+        clock.pass_s(99.0)
         assert not ended.wait(0.2)
-    assert not said
+        clock.pass_s(2.0)
+        assert ended.wait(60)
+    assert said
 
 
 def test_while_somebody_else_limits_the_wait_silence_is_no_fault() -> None:
@@ -58,12 +80,13 @@ def test_while_somebody_else_limits_the_wait_silence_is_no_fault() -> None:
         with watchdog.watching():
             assert not ended.wait(0.5)
             pause.close()
-            assert ended.wait(30)
+            assert ended.wait(60)
 
 
 def test_after_the_training_nobody_watches() -> None:
     watchdog, ended, _ = make(0.05)
-    with watchdog.watching(), watchdog.paused():
+    # Paused before it begins and until it has ended: a busy machine may take longer than its patience.
+    with watchdog.paused(), watchdog.watching():
         pass
     assert not ended.wait(0.3)
 

@@ -144,7 +144,7 @@ os.pwrite = slowly
     asking = [start(root, cache, together) for _ in range(3)]
     told = []
     for process in asking:
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=400)
         assert process.returncode == 0, err
         told.append(out)
     assert sum("38 of 38 frames" in out for out in told) == 1
@@ -168,7 +168,7 @@ def write_ten(*arguments):
 os.pwrite = write_ten
 """,
     )
-    dying.communicate(timeout=120)
+    dying.communicate(timeout=400)
     assert dying.returncode == 9
     assert len(list((cache / "frames").glob("*.building-*"))) == 1
     assert list((cache / "frames").glob("*.npy")) == []

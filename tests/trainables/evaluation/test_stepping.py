@@ -34,7 +34,7 @@ def nothing_is_known_of_simulators(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice, "_LIMITS", {})
 
 
-def wander(processes: int | str, timeout_s: float = 60.0, **changes: Any) -> list[EpisodeResult]:
+def wander(processes: int | str, timeout_s: float = 300.0, **changes: Any) -> list[EpisodeResult]:
     arguments: dict[str, Any] = {"episode_indices": range(7), "seed": 8, "parallel": 5, **changes}
     policy = arguments.pop("policy", None) or NoisyNetwork(REACH, n_action_steps=4)
     stepping = Stepping(processes, cpus=2, timeout_s=timeout_s)  # type: ignore[arg-type]
@@ -98,7 +98,7 @@ def test_an_error_of_a_simulator_costs_its_episode_one_retry(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("fault", "said"), [("crash", "SIGSEGV"), ("hang", "within 3 s (rollout.timeout_s)")]
+    ("fault", "said"), [("crash", "SIGSEGV"), ("hang", "within 10 s (rollout.timeout_s)")]
 )
 def test_a_process_that_crashes_or_hangs_costs_its_episode_one_retry(
     fault: str, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -107,7 +107,7 @@ def test_a_process_that_crashes_or_hangs_costs_its_episode_one_retry(
     before = children()
     monkeypatch.setenv(FAULT, fault)
     monkeypatch.setenv(FOLDER, str(tmp_path))
-    assert_same(wander(2, timeout_s=3.0), reference)
+    assert_same(wander(2, timeout_s=10.0), reference)
     assert said in caplog.text
     assert "in _fail" in caplog.text, "the stacks of the process are missing"
     assert children() == before
@@ -145,7 +145,7 @@ def test_an_error_in_this_process_is_raised_after_one_retry(
 @pytest.mark.slow
 def test_a_process_that_is_killed_between_two_chunks_is_replaced_without_a_trace() -> None:
     def play(kill: bool) -> list[list[float]]:
-        simulators = ProcessSimulators(WANDERING, REACH, 2, 60.0, lambda _message: None)
+        simulators = ProcessSimulators(WANDERING, REACH, 2, 300.0, lambda _message: None)
         try:
             rewards = []
             simulators.run({seat: Start(seat) for seat in range(4)})
@@ -194,9 +194,9 @@ def running(pid: int) -> bool:
 
 
 def until(true: Any) -> None:
-    deadline_s = time.monotonic() + 60
+    deadline_s = time.monotonic() + 300
     while not true():
-        assert time.monotonic() < deadline_s, "it did not happen within a minute"
+        assert time.monotonic() < deadline_s, "it did not happen"
         time.sleep(0.05)
 
 
@@ -244,6 +244,9 @@ def test_auto_uses_more_processes_than_cpus_for_a_simulator_that_waits_and_says_
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv(SLEEP_S, "0.02")
+    # Making the simulator takes a busy machine so long that more processes would not be worth it.
+    cost = choice.measured
+    monkeypatch.setattr(choice, "measured", lambda simulator, chunk, _made_s: cost(simulator, chunk, 0.0))
     used: list[int] = []
     chosen = choice.processes_for
     monkeypatch.setattr(

@@ -130,7 +130,8 @@ def measured(simulator: Simulator, chunk: int, made_s: float) -> StepCost:
     cpu_s: list[float] = []
     wait_s: list[float] = []
     begin_s = time.perf_counter()
-    while len(cpu_s) * chunk < PROBE_STEPS and time.perf_counter() - begin_s < PROBE_S:
+    # Once at least, however long this process was stopped just now.
+    while not cpu_s or (len(cpu_s) * chunk < PROBE_STEPS and time.perf_counter() - begin_s < PROBE_S):
         simulator.execute(Start(0))
         cpu, wall = time.process_time(), time.perf_counter()
         played = simulator.execute(Play(still_TA, chunk - 1))

@@ -121,7 +121,7 @@ Store.read = slowly
     asking = [start(f"file://{root}", cache, together) for _ in range(3)]
     told = []
     for process in asking:
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=400)
         assert process.returncode == 0, err
         told.append(out)
     assert sum(": fetching " in out for out in told) == 1
@@ -149,7 +149,7 @@ def two(store, file):
 Store.read = two
 """,
     )
-    out, err = dying.communicate(timeout=120)
+    out, err = dying.communicate(timeout=400)
     assert dying.returncode == 9, err
     count = len(files(root))
     assert f"in {count} files" in out
@@ -351,12 +351,15 @@ def test_a_fetch_that_hangs_is_silent(root, cache, monkeypatch):
     go_on, told, read = threading.Event(), [], fetch.Store.read
 
     def stalling(store, file):
-        assert go_on.wait(60)
+        assert go_on.wait(400)
         yield from read(store, file)
 
     monkeypatch.setattr(fetch.Store, "read", stalling)
     thread = threading.Thread(target=fetch_dataset, args=(f"file://{root}", cache, told.append))
     thread.start()
+    until = time.monotonic() + 200
+    while not told and time.monotonic() < until:
+        time.sleep(0.01)
     time.sleep(0.5)  # a hundred looks
     quiet = list(told)
     go_on.set()

@@ -109,7 +109,7 @@ def test_processes_that_ask_at_once_fetch_once_and_see_the_dataset(root, cache):
     ]
     told = []
     for process in asking:
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=400)
         assert process.returncode == 0, err
         told.append(out)
     local = open_dataset(root)

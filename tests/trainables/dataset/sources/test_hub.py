@@ -66,7 +66,7 @@ def cache(make_dataset, tmp_path):
 def test_a_dataset_in_the_cache_opens_without_a_network(cache):
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(cache)}
     done = subprocess.run(
-        [sys.executable, "-c", CODE, str(cache)], env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", CODE, str(cache)], env=environment, capture_output=True, text=True, timeout=400
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
@@ -98,7 +98,7 @@ def hub(root, fetched, clients):
         def answer(self, with_content):
             path = unquote(urlsplit(self.path).path)
             if path == "/api/datasets/somebody/set/revision/main":
-                together.wait(60)
+                together.wait(300)
                 return self.send(json.dumps({"id": "somebody/set", "sha": COMMIT, "siblings": []}).encode())
             if path.startswith(f"/api/datasets/somebody/set/tree/{COMMIT}"):
                 files = [path for path in sorted(root.rglob("*")) if path.is_file()]
@@ -147,6 +147,9 @@ def test_processes_that_ask_at_once_fetch_from_the_hub_once(make_dataset, tmp_pa
         "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
         "HF_HOME": str(tmp_path / "home"),
         "HF_HUB_DISABLE_XET": "1",
+        # Processes start one after the other on a busy machine, and the first question waits for all.
+        "HF_HUB_ETAG_TIMEOUT": "300",
+        "HF_HUB_DOWNLOAD_TIMEOUT": "300",
         "HF_HUB_OFFLINE": "0",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "NO_PROXY": "127.0.0.1",
@@ -168,7 +171,7 @@ def test_processes_that_ask_at_once_fetch_from_the_hub_once(make_dataset, tmp_pa
             for _ in range(3)
         ]
         for process in asking:
-            out, err = process.communicate(timeout=120)
+            out, err = process.communicate(timeout=400)
             assert process.returncode == 0, err
             assert out.split() == ["38", COMMIT]
     finally:

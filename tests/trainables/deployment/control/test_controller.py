@@ -47,7 +47,7 @@ class Counting:
         self.add = 0.0
 
     def predict_action(self, observation: Any, *, generator: Any, **options: Any) -> torch.Tensor:
-        assert self.may_end.wait(30)
+        assert self.may_end.wait(400)
         if self.clock is not None:
             self.clock.now += self.latency_s
         self.seen.append(observation[STATE].numpy().copy())
@@ -87,7 +87,7 @@ def test_ahead_of_time_the_robot_acts_while_the_policy_predicts():
         assert actions(controller, range(2, 4)) == [2, 3]
         assert len(policy.seen) == 1
         policy.may_end.set()
-        controller._future.result(30)
+        controller._future.result(200)
         assert actions(controller, range(4, 5)) == [4]
         assert controller.statistics.dropped == 2
         assert controller.statistics.late_ticks == 0
@@ -108,7 +108,7 @@ def test_in_real_time_chunking_the_policy_receives_what_will_be_executed():
     policy = Counting()
     with Controller(policy, ControlSettings("rtc", replan=0.5), rate_hz=10) as controller:
         actions(controller, range(3))
-        controller._future.result(30)
+        controller._future.result(200)
     assert "known" not in policy.options[0]
     known, kept = policy.options[1]["known"], policy.options[1]["kept"]
     assert known.shape == (1, 6, 2)
@@ -139,7 +139,7 @@ def test_a_failure_of_the_policy_reaches_the_caller():
             return super().predict_action(observation, generator=generator, **options)
 
     def play(controller: Controller) -> None:
-        until = time.monotonic() + 60
+        until = time.monotonic() + 200
         while time.monotonic() < until:
             controller.step(observation(0))
             time.sleep(0.001)  # leaves the processor to the thread that predicts

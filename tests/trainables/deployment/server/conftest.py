@@ -20,6 +20,8 @@ from trainables.interface import ServeOptions
 
 ROWS = 16
 """Rows of a batch in which the place does not matter."""
+PATIENCE_S = 200.0
+"""How long a server waits for a client, and a client for a server."""
 
 
 @pytest.fixture(scope="session")
@@ -29,8 +31,15 @@ def policy() -> DiffusionPolicy:
 
 
 @pytest.fixture
-def served(policy: DiffusionPolicy) -> Iterator[Callable[..., RunningServer]]:
-    """Serve the policy at any free port; every server ends with the test."""
+def served(
+    policy: DiffusionPolicy, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., RunningServer]]:
+    """Serve the policy at any free port; every server ends with the test.
+
+    The servers have much patience, as the clients of a busy machine may pause at any moment.
+    """
+    for limit in ("OPEN_S", "SEND_S", "DRAIN_S", "PING_S"):
+        monkeypatch.setattr(f"trainables.deployment.server.server.{limit}", PATIENCE_S)
     running: list[RunningServer] = []
 
     def serve(served: Any = policy, report: Callable[[str], object] = str, **options: Any) -> RunningServer:
@@ -49,7 +58,7 @@ def connected() -> Iterator[Callable[..., RemotePolicy]]:
     clients: list[RemotePolicy] = []
 
     def connect(server: RunningServer, **options: Any) -> RemotePolicy:
-        clients.append(RemotePolicy(server.url, **options))
+        clients.append(RemotePolicy(server.url, **{"timeout_s": PATIENCE_S, **options}))
         return clients[-1]
 
     yield connect

@@ -20,7 +20,7 @@ def page(server: RunningServer, path: str, **headers: str) -> tuple[int, str]:
     """The status and the text of a page of a server."""
     url = server.url.replace("ws://", "http://") + path
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=10) as answer:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=200) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         with error:
@@ -35,7 +35,7 @@ class Raw:
         self.socket = socket.socket()
         if receive_buffer is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        self.socket.settimeout(10)
+        self.socket.settimeout(200)
         self.socket.connect((address.hostname, address.port))
         lines = [
             "GET / HTTP/1.1",

@@ -178,7 +178,7 @@ sys.meta_path.insert(0, Absent())
 import numpy as np
 from trainables.deployment import RemotePolicy
 
-with RemotePolicy({server.url!r}) as policy:
+with RemotePolicy({server.url!r}, timeout_s=200.0) as policy:
     policy.reset(seed=1)
     print(policy.infer({{"observation.state": np.zeros(3)}})["actions"].shape)
     print(policy.predict_action({{"observation.state": np.zeros((3, 2, 3))}}, generator=[1, 2, 3]).shape)
@@ -247,18 +247,21 @@ class Late:
 
     def predict_action(self, observation: Any, *, generator: Any) -> torch.Tensor:
         if (observation[STATE][:, 0, 0] == 111).any():
-            assert self.leave.wait(30)
+            assert self.leave.wait(400)
         return self._policy.predict_action(observation, generator=generator)
 
 
 @pytest.mark.slow
 def test_a_late_answer_is_not_taken_for_the_next_one(
-    served: Serve, connected: Connect, policy: DiffusionPolicy
+    served: Serve, connected: Connect, policy: DiffusionPolicy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     late = Late(policy)
-    client = connected(served(late), timeout_s=0.5)
-    with pytest.raises(RemotePolicyError, match=r"no answer in 0\.5 s") as caught:
-        client.infer({STATE: np.full(3, 111.0)})
+    client = connected(served(late))
+    # Patient until here: a handshake may take a busy machine longer than that, too.
+    with monkeypatch.context() as impatient:
+        impatient.setattr(client, "_timeout_s", 0.5)
+        with pytest.raises(RemotePolicyError, match=r"no answer in 0\.5 s") as caught:
+            client.infer({STATE: np.full(3, 111.0)})
     assert caught.value.lost
     late.leave.set()
     slower = connected(served(policy))
@@ -274,7 +277,7 @@ def test_a_late_answer_is_not_taken_for_the_next_one(
 )
 def test_an_address_without_a_server_is_reported(url: str) -> None:
     with pytest.raises(RemotePolicyError, match="there is no policy server"):
-        RemotePolicy(url, timeout_s=2)
+        RemotePolicy(url, timeout_s=200)
 
 
 def test_what_cannot_be_sent_is_reported_and_the_session_continues(served: Serve, connected: Connect) -> None:

@@ -39,7 +39,7 @@ def moved(step: int) -> dict[str, np.ndarray]:
 
 def until(condition: Callable[[], bool]) -> None:
     """Wait for something that another process or thread does."""
-    deadline_s = time.monotonic() + 30
+    deadline_s = time.monotonic() + 200
     while not condition():
         assert time.monotonic() < deadline_s
         time.sleep(0.01)
@@ -126,12 +126,13 @@ def test_the_same_seed_gives_the_same_episode(served: Serve, connected: Connect)
 
 @pytest.mark.slow
 def test_a_session_among_others_gets_what_it_gets_alone(served: Serve, connected: Connect) -> None:
-    server = served()
+    # A row waits for those of other clients: on a busy machine they may come late.
+    server = served(batch_wait_ms=500.0)
     if not server.description["batch"]["alike"]:
         pytest.skip("on this machine the place in a batch decides the last digits")
 
     def episode(number: int) -> list[np.ndarray]:
-        with RemotePolicy(server.url) as client:
+        with RemotePolicy(server.url, timeout_s=200.0) as client:
             client.reset(number)
             return [client.infer(moved(number + step))["actions"] for step in range(6)]
 
@@ -203,7 +204,7 @@ def test_every_damaged_message_is_answered_in_the_same_session(served: Serve) ->
             for _ in range(rng.integers(1, 4)):
                 message[rng.integers(min(len(message), 200))] = rng.integers(256)
             raw.send(bytes(message))
-            answer = raw.recv(timeout=30)
+            answer = raw.recv(timeout=200)
             outcomes[type(answer)] += 1
         raw.send(pack(STATE))
         assert unpack(raw.recv())["actions"].shape == (4, 2)
@@ -251,7 +252,7 @@ def test_bytes_that_are_no_websocket_harm_no_other(served: Serve, connected: Con
     good = connected(server)
     with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) as stranger:
         stranger.sendall(b"\x16\x03\x01\x02\x00" + bytes(512) + b"\r\n")
-        stranger.settimeout(20)
+        stranger.settimeout(200)
         assert b"101" not in stranger.recv(100)
     with Raw(server) as raw:
         raw.socket.sendall(b"\xff" * 64)  # reserved bits, an unknown opcode
@@ -264,7 +265,7 @@ def test_a_stranger_that_says_nothing_is_let_go(served: Serve, monkeypatch: pyte
     monkeypatch.setattr("trainables.deployment.server.server.OPEN_S", 1.0)
     server = served()
     with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) as stranger:
-        stranger.settimeout(20)
+        stranger.settimeout(200)
         assert stranger.recv(100) == b""
 
 
@@ -315,7 +316,7 @@ def test_a_client_that_never_reads_holds_up_no_other_and_is_cut_off(
 
 def _send_until_cut_off(raw: Raw, data: bytes) -> None:
     frame = bytes([0x82, 0x80 | 127]) + struct.pack(">Q", len(data)) + bytes(4) + data
-    raw.socket.settimeout(60)
+    raw.socket.settimeout(400)
     with contextlib.suppress(ConnectionError):
         for _ in range(10_000):
             raw.socket.sendall(frame)
@@ -333,7 +334,7 @@ class Slow:
         first = observation["observation.state"][:, 0, 0]
         if (first == 111).any():
             self.begun.set()
-            assert self.leave.wait(30)
+            assert self.leave.wait(400)
         if (first == 222).any():
             return torch.full((len(first), 4, 2), torch.nan)
         if (first == 333).any():
@@ -346,10 +347,10 @@ def test_pages_and_handshakes_are_answered_while_the_policy_computes(
 ) -> None:
     slow = Slow(policy)
     server = served(slow)
-    client = connected(server, timeout_s=60)
+    client = connected(server)
     with ThreadPoolExecutor(1) as thread:
         answer = thread.submit(client.infer, moved(111))
-        assert slow.begun.wait(30)
+        assert slow.begun.wait(200)
         assert page(server, "/healthz") == (200, "OK\n")
         assert connected(server).reset(3) == 3
         assert not answer.done()
@@ -395,7 +396,7 @@ def test_a_session_without_messages_ends(served: Serve) -> None:
     with connect(server.url) as raw:
         raw.recv()
         with pytest.raises(ConnectionClosed) as closed:
-            raw.recv(timeout=20)
+            raw.recv(timeout=200)
     assert closed.value.rcvd.reason == "idle for 1 s"
     until(lambda: sessions(server) == 0)
     assert any(sentence.endswith("0 answers and 0 errors: idle for 1 s") for sentence in said)
@@ -474,10 +475,10 @@ def test_what_is_being_answered_is_answered_when_the_server_ends(
 ) -> None:
     slow = Slow(policy)
     server = served(slow)
-    busy, idle = connected(server, timeout_s=60), connected(server)
+    busy, idle = connected(server), connected(server)
     with ThreadPoolExecutor(2) as threads:
         answer = threads.submit(busy.infer, moved(111))
-        assert slow.begun.wait(30)
+        assert slow.begun.wait(200)
         closing = threads.submit(server.close)
         until(lambda: page(server, "/healthz") == (503, "ending\n"))
         with pytest.raises(RemotePolicyError, match="the server is ending") as closed:

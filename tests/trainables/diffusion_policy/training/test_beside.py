@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 import torch
+from circle_world import HOLD
 from small_policy import small_settings
 from training_runs import context, run, tensors_of, untimed
 
 from trainables.diffusion_policy import TRAINABLE
 from trainables.diffusion_policy.config.diffusion_config import DiffusionConfig
+from trainables.diffusion_policy.training import train
+from trainables.diffusion_policy.training.beside import evaluator_process
 from trainables.diffusion_policy.training.beside.spare import CpuMeter, why_inline
 from trainables.diffusion_policy.training.checkpoint import Checkpoints
 from trainables.diffusion_policy.training.progress import DivergedError
+from trainables.diffusion_policy.training.saver import CheckpointSaver
 from trainables.environment import SimulatorError
 from trainables.interface import Report, TrainContext
 
 slow = pytest.mark.slow
-WAIT_S = 120
+WAIT_S = 300
 
 
 @pytest.fixture(autouse=True)
@@ -100,8 +108,51 @@ def children_of(pid: int) -> list[psutil.Process]:
 
 def evaluators() -> list[psutil.Process]:
     """The evaluating processes of this one."""
-    children = psutil.Process().children()
-    return [child for child in children if any("beside.evaluator" in part for part in child.cmdline())]
+    found = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):  # it ended while we looked
+            if any("beside.evaluator" in part for part in child.cmdline()):
+                found.append(child)
+    return found
+
+
+@pytest.fixture
+def held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file: as long as it exists, no evaluation ends."""
+    path = tmp_path.with_name(f"{tmp_path.name}-held")
+    path.touch()
+    monkeypatch.setenv(HOLD, str(path))
+    return path
+
+
+@pytest.fixture
+def savers(monkeypatch: pytest.MonkeyPatch) -> list[CheckpointSaver]:
+    """What writes the checkpoints of the runs of a test."""
+    made: list[CheckpointSaver] = []
+
+    class Remembered(CheckpointSaver):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            made.append(self)
+
+    monkeypatch.setattr(train, "CheckpointSaver", Remembered)
+    return made
+
+
+@pytest.fixture
+def answered(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set when the result of an evaluation beside training has arrived."""
+    event = threading.Event()
+
+    class Answers(queue.Queue[Any]):
+        def put(self, item: Any, *arguments: Any, **named: Any) -> None:
+            super().put(item, *arguments, **named)
+            if item is not None and "metrics" in item:
+                event.set()
+
+    queues = SimpleNamespace(SimpleQueue=Answers, Empty=queue.Empty)
+    monkeypatch.setattr(evaluator_process, "queue", queues)
+    return event
 
 
 @slow
@@ -127,22 +178,24 @@ def test_reports_and_checkpoints_are_those_of_inline_evaluations(
 
 @slow
 def test_training_goes_on_while_it_is_evaluated_and_reports_follow_in_order(
-    config: dict[str, Any], inline: tuple[Path, list[Report]], tmp_path: Path
+    config: dict[str, Any],
+    inline: tuple[Path, list[Report]],
+    tmp_path: Path,
+    held: Path,
+    savers: list[CheckpointSaver],
+    answered: threading.Event,
 ) -> None:
     events: list[tuple[str, int]] = []
     steps = itertools.count(1)
-    records = tmp_path / "episodes" / "000004-search.jsonl"
-    last = tmp_path / "checkpoints" / "last.json"
 
     def stop_requested() -> bool:
         step = next(steps)
         events.append(("trained", step))
         if step == 5:  # its checkpoint is on the disk, so that it is handed over after this step
-            wait_until(lambda: last.exists() and '"000004"' in last.read_text())
-            time.sleep(1)
+            savers[0].wait()
         if step == 6:  # it ends in the middle of training
-            wait_until(records.exists)
-            time.sleep(8)  # for the answer, on a busy machine
+            held.unlink()
+            assert answered.wait(WAIT_S)
         return False
 
     given = []
@@ -162,24 +215,43 @@ def wait_until(reached: Callable[[], bool]) -> None:
 
 
 PROGRAM = """
-import json, sys
+import itertools, json, sys, time
 from pathlib import Path
 from trainables.diffusion_policy import TRAINABLE
+from trainables.diffusion_policy.training.saver import CheckpointSaver
 from trainables.interface import TrainContext
-config, folder = json.loads(sys.argv[1]), Path(sys.argv[2])
-context = TrainContext(folder=folder, cache=folder / "cache", threads=1)
+config, folder, last = json.loads(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+steps, savers, init = itertools.count(1), [], CheckpointSaver.__init__
+
+def remembered(self, *arguments):
+    savers.append(self)
+    init(self, *arguments)
+
+def stop_requested():
+    if next(steps) > last:
+        time.sleep(3600)  # until it is killed
+    savers[0].wait()  # a checkpoint that is on the disk is handed over after this step
+    return False
+
+CheckpointSaver.__init__ = remembered
+context = TrainContext(folder=folder, cache=folder / "cache", threads=1, stop_requested=stop_requested)
 for report in TRAINABLE.train(config, context):
     print(json.dumps([report.step, dict(report.metrics)]), flush=True)
 """
 
 
 @slow
-@pytest.mark.parametrize("after", ["000004", "000007"])
+@pytest.mark.parametrize(("after", "last_step"), [("000004", 5), ("000007", 7)])
 def test_a_run_that_is_killed_while_it_is_evaluated_loses_no_report(
-    config: dict[str, Any], inline: tuple[Path, list[Report]], tmp_path: Path, after: str
+    config: dict[str, Any],
+    inline: tuple[Path, list[Report]],
+    tmp_path: Path,
+    held: Path,
+    after: str,
+    last_step: int,
 ) -> None:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    arguments = [sys.executable, "-c", PROGRAM, json.dumps(config), str(tmp_path)]
+    arguments = [sys.executable, "-c", PROGRAM, json.dumps(config), str(tmp_path), str(last_step)]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env=environment) as process:
         last = tmp_path / "checkpoints" / "last.json"
         wait_until(lambda: last.exists() and after in last.read_text() and children_of(process.pid) != [])
@@ -187,6 +259,7 @@ def test_a_run_that_is_killed_while_it_is_evaluated_loses_no_report(
         process.send_signal(signal.SIGKILL)
         printed = process.communicate()[0]
     assert psutil.wait_procs(children, timeout=WAIT_S)[1] == [], "the evaluator ends with the training"
+    held.unlink()
     early = [json.loads(line) for line in printed.splitlines() if line.endswith("]")]
 
     resumed = run(config, tmp_path)
@@ -223,20 +296,25 @@ def test_a_stop_request_waits_for_the_evaluation_and_the_run_continues(
 @slow
 @pytest.mark.parametrize("kills", [1, 2])
 def test_an_evaluator_that_dies_is_replaced_once_and_then_training_evaluates_itself(
-    config: dict[str, Any], inline: tuple[Path, list[Report]], tmp_path: Path, kills: int
+    config: dict[str, Any], inline: tuple[Path, list[Report]], tmp_path: Path, held: Path, kills: int
 ) -> None:
     told: list[str] = []
     killed: set[int] = set()
 
-    def kill_evaluator(message: str = "") -> bool:
-        told.append(message)
-        for child in evaluators():
-            if child.pid not in killed and len(killed) < kills:
-                killed.add(child.pid)
-                child.kill()
-        return False
+    def kill_evaluators() -> None:
+        end = time.monotonic() + WAIT_S
+        while len(killed) < kills and time.monotonic() < end:
+            for child in evaluators():
+                if child.pid not in killed:
+                    killed.add(child.pid)
+                    child.kill()
+            time.sleep(0.02)
+        held.unlink()
 
-    given = run(config, tmp_path, stop_requested=kill_evaluator, progress=kill_evaluator)
+    killer = threading.Thread(target=kill_evaluators)
+    killer.start()
+    given = run(config, tmp_path, progress=told.append)
+    killer.join()
 
     assert said(given, tmp_path) == said(inline[1], inline[0])
     assert len(killed) == kills
@@ -280,11 +358,12 @@ def test_a_run_that_diverges_reports_the_evaluation_that_was_running(
 
 @slow
 def test_what_is_in_flight_may_be_evaluated_inline_after_a_restart(
-    config: dict[str, Any], inline: tuple[Path, list[Report]], tmp_path: Path
+    config: dict[str, Any], inline: tuple[Path, list[Report]], tmp_path: Path, held: Path
 ) -> None:
     reports = TRAINABLE.train(config, context(tmp_path, stop_requested=end_at(6)))
     with pytest.raises(KeyboardInterrupt):
         list(reports)
+    held.unlink()
     resumed = run(config | {"train.evaluation": "inline"}, tmp_path)
     assert said(resumed, tmp_path) == said(inline[1][3:], inline[0])
 

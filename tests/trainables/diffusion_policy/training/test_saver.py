@@ -21,7 +21,7 @@ from trainables.interface import Report, TrainContext
 
 pytestmark = pytest.mark.slow
 
-WAIT_S = 60.0
+WAIT_S = 300.0
 
 
 @pytest.fixture(autouse=True)
