@@ -4,13 +4,16 @@ PYTHON ?= python3
 SWEEP ?= pusht-quick
 # Two processes; the tests that share a Ray stay in one of them.
 PARALLEL ?= -n 2 --dist loadscope
+# How many of the parts of `make check` run at a time.
+JOBS ?= 2
+FAST := -p no:cacheprovider -p no:xdist --durations=5 -m "not ray and not slow"
 # pytest rewrites every test module. Bytecode is kept, or each process of each run would rewrite them all again.
 export PYTHONDONTWRITEBYTECODE :=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check bench interop ui clean install
+.PHONY: demo test check check-trainables check-sweeper check-types check-style bench interop ui clean install
 
 demo: $(STAMP)
 	$(BIN)/sweeper demo
@@ -18,11 +21,22 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest $(PARALLEL)
 
+# The two halves of the fast tests import other packages, so they are two runs, not one run in two processes.
 check: $(STAMP)
+	$(MAKE) --jobs=$(JOBS) --keep-going --output-sync=target check-trainables check-sweeper check-types check-style
+
+check-trainables: $(STAMP)
+	$(BIN)/python -m pytest $(FAST) --ignore=tests/sweeper
+
+check-sweeper: $(STAMP)
+	$(BIN)/python -m pytest $(FAST) tests/sweeper
+
+check-types: $(STAMP)
+	$(BIN)/mypy
+
+check-style: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/python -m pytest $(PARALLEL) -m "not ray and not slow" --durations=10
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks

@@ -36,6 +36,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--remake-golden", action="store_true", help="Write golden files instead of comparing.")
 
 
+FAST = "not ray and not slow"
+"""What `make check` selects with ``-m``."""
+NOT_FAST = re.compile(r"^pytestmark = (\[[^\]]*)?\s*pytest\.mark\.(slow|ray)\b", re.MULTILINE)
+"""How a module says that none of its tests is fast."""
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out modules without a fast test if only those are wanted: most of them import much."""
+    if config.getoption("markexpr") != FAST or collection_path.suffix != ".py":
+        return None
+    return True if NOT_FAST.search(collection_path.read_text(encoding="utf-8")) else None
+
+
 def pytest_collection_finish() -> None:
     """Keep what the collection imported out of every later garbage collection; nothing of it can be freed."""
     gc.collect()

@@ -12,10 +12,11 @@ from benchmarks.recipes import FEW, measure, table_of, widths
 from trainables.diffusion_policy.config.sections import BUILTIN_PUSHT, DatasetConfig
 from trainables.diffusion_policy.data import load_dataset
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("gym_pusht")
 
 
-@pytest.mark.slow
 def test_a_cell_is_trained_and_judged(tmp_path: Path) -> None:
     dataset = load_dataset(DatasetConfig(repo_id=BUILTIN_PUSHT), tmp_path / "cache").root
     recipe = replace(FEW, down_dims=(32, 64))

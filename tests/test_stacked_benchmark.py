@@ -7,10 +7,11 @@ import torch
 
 from benchmarks import stacked
 
+pytestmark = pytest.mark.slow
+
 NETWORK = ((16, 32), 16)
 
 
-@pytest.mark.slow
 def test_policies_that_are_trained_as_one_have_the_losses_of_separate_ones() -> None:
     batch, target = stacked._batch(3, 4)
     separate = stacked.separate(stacked._unets(3, NETWORK), batch, target)
@@ -21,7 +22,6 @@ def test_policies_that_are_trained_as_one_have_the_losses_of_separate_ones() -> 
             torch.testing.assert_close(way.step(), expected, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.slow
 def test_a_way_that_computes_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(stacked.measure(NETWORK, 2, 4, rounds=1)) == {"separate", "grouped", "vmap"}
     monkeypatch.setattr(

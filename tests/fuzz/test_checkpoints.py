@@ -22,6 +22,8 @@ from trainables.diffusion_policy.network.policy import build_policy
 from trainables.features import Feature, FeatureType, PolicyFeatures
 from trainables.interface import TrainableError
 
+pytestmark = pytest.mark.slow
+
 FEATURES = PolicyFeatures.of(
     [
         Feature("observation.environment_state", FeatureType.ENV, (4,)),
@@ -66,7 +68,6 @@ def try_policy(folder: Path) -> None:
         assert str(error).strip()  # noqa: PT017 - whether it is refused depends on the damage
 
 
-@pytest.mark.slow
 @fuzz(1.0, 40)
 @given(data=st.data())
 def test_descriptions_with_damaged_values(whole, tmp_path_factory, data) -> None:
@@ -78,7 +79,6 @@ def test_descriptions_with_damaged_values(whole, tmp_path_factory, data) -> None
     shutil.rmtree(folder.parent)
 
 
-@pytest.mark.slow
 @fuzz(1.0, 40)
 @given(data=st.data())
 def test_files_with_damaged_bytes(whole, tmp_path_factory, data) -> None:
@@ -90,7 +90,6 @@ def test_files_with_damaged_bytes(whole, tmp_path_factory, data) -> None:
     shutil.rmtree(folder.parent)
 
 
-@pytest.mark.slow
 @fuzz(1.0, 30)
 @given(data=st.data())
 def test_tensors_that_claim_to_be_something_else(whole, tmp_path_factory, data) -> None:
@@ -116,7 +115,6 @@ class Evil:
         return (Path.touch, (self.mark,))
 
 
-@pytest.mark.slow
 def test_nothing_is_unpickled(whole, tmp_path) -> None:
     mark = tmp_path / "ran"
     for name in ("model.safetensors", "model.ckpt", "policy_preprocessor.json"):

@@ -24,6 +24,8 @@ from trainables.dataset.format.write import DatasetWriter
 from trainables.dataset.open import open_dataset
 from trainables.dataset.policy_statistics import policy_statistics
 
+pytestmark = pytest.mark.slow
+
 CAMERA = "observation.image"
 LENGTHS = (5, 3, 4)
 ROOM_B = 4 * 2**30
@@ -83,7 +85,6 @@ def copied(whole: Path, factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.slow
 @fuzz(1.0, 60)
 @given(data=st.data())
 def test_info_json_with_damaged_values(whole, tmp_path_factory, data) -> None:
@@ -94,7 +95,6 @@ def test_info_json_with_damaged_values(whole, tmp_path_factory, data) -> None:
     shutil.rmtree(root.parent)
 
 
-@pytest.mark.slow
 @fuzz(0.5, 30)
 @given(data=st.data())
 def test_metadata_files_with_damaged_bytes(whole, tmp_path_factory, data) -> None:
@@ -107,7 +107,6 @@ def test_metadata_files_with_damaged_bytes(whole, tmp_path_factory, data) -> Non
     shutil.rmtree(root.parent)
 
 
-@pytest.mark.slow
 @fuzz(1.0, 60)
 @given(data=st.data())
 def test_metadata_tables_with_damaged_values(whole, tmp_path_factory, data) -> None:

@@ -18,6 +18,8 @@ from sweeper.spec.expressions import Expression
 from sweeper.spec.space_file.load import load_spec
 from trainables.interface import TrainableError
 
+pytestmark = pytest.mark.slow
+
 SPACES = sorted((Path(__file__).parents[2] / "search_spaces").glob("*.yaml"))
 GOOD = (Path(__file__).parents[1] / "sweeper" / "good_space.yaml").read_text()
 MACHINE = Machine(cpus=4, gpus=1, disk_gb=100.0)
@@ -61,7 +63,6 @@ def dumped(tree: Any) -> bytes:
     return yaml.safe_dump(tree, allow_unicode=True).encode("utf-8", "surrogatepass")
 
 
-@pytest.mark.slow
 @fuzz(1.0, 60)
 @given(data=st.data())
 def test_a_space_with_damaged_values_is_refused_or_planned(tmp_path_factory, data) -> None:
@@ -69,7 +70,6 @@ def test_a_space_with_damaged_values_is_refused_or_planned(tmp_path_factory, dat
     try_space(tmp_path_factory.mktemp("fuzz"), dumped(data.draw(damaged_trees(space))))
 
 
-@pytest.mark.slow
 @fuzz(1.0, 60)
 @given(data=st.data())
 def test_a_space_with_damaged_bytes_is_refused_or_planned(tmp_path_factory, data) -> None:
@@ -77,7 +77,6 @@ def test_a_space_with_damaged_bytes_is_refused_or_planned(tmp_path_factory, data
     try_space(tmp_path_factory.mktemp("fuzz"), data.draw(damaged_bytes(whole)))
 
 
-@pytest.mark.slow
 @fuzz(0.5, 30)
 @given(data=st.data())
 def test_overrides_are_refused_or_planned(tmp_path_factory, data) -> None:
@@ -88,7 +87,6 @@ def test_overrides_are_refused_or_planned(tmp_path_factory, data) -> None:
     try_space(tmp_path_factory.mktemp("fuzz"), file.read_bytes(), tuple(overrides))
 
 
-@pytest.mark.slow
 @fuzz(1.0, 200)
 @given(words=st.lists(st.one_of(st.sampled_from(WORDS), st.text(max_size=4)), max_size=14))
 def test_an_expression_has_a_value_or_is_refused(words) -> None:
@@ -109,7 +107,6 @@ def swapped(old: str, new: str) -> str:
     return GOOD.replace(old, new)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "name", "words"),
     [

@@ -18,7 +18,7 @@ from sweeper.tracking.state import read_state
 from trainables.episodes import read_episodes
 
 # MLflow and Ray warn of their own habits.
-pytestmark = pytest.mark.filterwarnings("default")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
 SUCCESS = "rollout/success_rate"
 
@@ -36,7 +36,6 @@ def tuned_sweep(folder: Path, **inference: Any) -> SweepSpec:
     )
 
 
-@pytest.mark.slow
 def test_each_trial_gets_its_best_setting(cluster: Any, tmp_path: Path) -> None:
     wanted = tuned_sweep(tmp_path / "tuned")
     assert launch(wanted, console=plain_console()) == 0
@@ -59,7 +58,6 @@ def test_each_trial_gets_its_best_setting(cluster: Any, tmp_path: Path) -> None:
     assert run.tags["tuned.luck"] == "0.3"
 
 
-@pytest.mark.slow
 def test_limits_that_no_setting_keeps_lose_no_trial(cluster: Any, tmp_path: Path) -> None:
     wanted = tuned_sweep(tmp_path / "limited", limits={"eval/chunk_latency_ms": 1.0})
     assert launch(wanted, console=plain_console()) == 0

@@ -35,7 +35,7 @@ sys.path.append(str(Path(__file__).parents[1] / "commands"))
 
 from test_eval_command import CONFIG, PUSHT, write_checkpoint, write_dataset
 
-pytestmark = pytest.mark.filterwarnings("default")  # MLflow warns of its own habits.
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # MLflow warns of its own habits.
 
 SERVED = pytest.mark.skipif("serve" not in COMMANDS, reason="this version has no `sweeper serve`")
 
@@ -95,7 +95,6 @@ def questions(process: subprocess.Popen[str]) -> Iterator[tuple[int, str]]:
             yield start, found[1]
 
 
-@pytest.mark.slow
 def test_push_t_is_judged_in_the_terminal_and_then_on_the_page(pusht: Path) -> None:
     arguments = ("--serve", "none", "--episodes", "4")
     process = start_judge(pusht, *arguments, "--seed", "2")
@@ -164,7 +163,6 @@ def is_served(url: str) -> bool:
 
 
 @SERVED
-@pytest.mark.slow
 def test_the_policies_are_served_under_their_neutral_names(pusht: Path) -> None:
     process = start_judge(pusht, "--serve", "127.0.0.1:0", "--episodes", "2", "--web-address", "127.0.0.1:0")
     try:
@@ -185,7 +183,6 @@ def test_the_policies_are_served_under_their_neutral_names(pusht: Path) -> None:
 
 
 @SERVED
-@pytest.mark.slow
 def test_the_servers_of_a_session_that_is_killed_end_with_it(pusht: Path) -> None:
     process = start_judge(pusht, "--serve", "127.0.0.1:0", "--web-address", "127.0.0.1:0")
     try:
@@ -224,7 +221,6 @@ def served_bundle(readme: str, letter: str, folder: Path) -> Iterator[str]:
 
 
 @SERVED
-@pytest.mark.slow
 def test_the_policies_are_judged_on_another_machine(pusht: Path, tmp_path: Path) -> None:
     assert ended("judge", "pusht", "--bundles", "robot", "--episodes", "2", "--seed", "2") == 0
     there = tmp_path / "there"

@@ -104,4 +104,4 @@ def test_the_time_of_a_ranking_does_not_grow_with_the_square_of_its_trials(many:
         trial.final = {"0": float(number), "1": float(-number), "2": math.sin(number)}
     started = time.process_time()
     ranked([*tied, *front], objectives)
-    assert time.process_time() - started < 5.0  # half a second; comparing all pairs takes 40 s
+    assert time.process_time() - started < 20.0  # half a second; comparing all pairs takes 40 s

@@ -323,6 +323,13 @@ def test_the_command_writes_the_file_that_is_named(tmp_path, monkeypatch, capsys
     assert "missing/page.html cannot be written" in capsys.readouterr().err
 
 
+def have_reports_hang(folder, monkeypatch):
+    """Have the process that writes a report wait as soon as it starts: Python imports this module first."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text("import time; time.sleep(3600)")
+    monkeypatch.syspath_prepend(folder)
+
+
 @pytest.mark.slow
 def test_a_report_is_made_in_a_process_of_its_own(tmp_path, monkeypatch):
     folder = large_sweep(tmp_path / "a", 5)
@@ -330,11 +337,12 @@ def test_a_report_is_made_in_a_process_of_its_own(tmp_path, monkeypatch):
     monkeypatch.delenv(remake.SWITCH)
     assert remake.remake_report(folder) == (folder / REPORT, "")
     (folder / REPORT).unlink()
-    assert remake.remake_report(folder, 0.01)[1] == "it took longer than 0 s"
-    assert not (folder / REPORT).exists()
     file, fault = remake.remake_report(tmp_path / "none")
     assert file is None
     assert "none" in fault
+    have_reports_hang(tmp_path / "hangs", monkeypatch)
+    assert remake.remake_report(folder, 0.01)[1] == "it took longer than 0 s"
+    assert not (folder / REPORT).exists()
 
 
 @pytest.mark.slow
@@ -378,6 +386,7 @@ def test_a_sweep_ends_with_its_report(tmp_path, monkeypatch, cluster, broken):
     monkeypatch.delenv(remake.SWITCH)
     if broken:
         monkeypatch.setattr(remake, "LIMIT_S", 0.01)
+        have_reports_hang(tmp_path / "hangs", monkeypatch)
     console = plain_console(200)
     made = spec(tmp_path / "a", choice("optimizer.lr", 0.1, 0.2), trials=2)
     assert launch(made, console=console) == 0

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 TRIALS = """
 import json, os, sys, threading, time
 from pathlib import Path
@@ -49,7 +51,6 @@ def trials(folder: Path, *messes: bool) -> list[dict[str, Any]]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.slow
 def test_a_used_process_is_as_a_new_one(tmp_path: Path) -> None:
     first, messy, after, thread, stuck = trials(tmp_path, False, True, False)
     new = trials(tmp_path, False)[0]

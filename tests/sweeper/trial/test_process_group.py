@@ -6,8 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 def test_the_interface_is_the_one_that_has_rays_address() -> None:
     # It imports Ray Train, which costs more than a second in every process that collects this file.
     from sweeper.trial.trainer import interface_of

@@ -19,6 +19,8 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from small_sets import PICTURE
 
+pytestmark = pytest.mark.slow
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 CODE = """
@@ -62,7 +64,6 @@ def cache(make_dataset, tmp_path):
     return tmp_path / "hub"
 
 
-@pytest.mark.slow
 def test_a_dataset_in_the_cache_opens_without_a_network(cache):
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(cache)}
     done = subprocess.run(
@@ -138,7 +139,6 @@ def hub(root, fetched, clients):
     return server
 
 
-@pytest.mark.slow
 def test_processes_that_ask_at_once_fetch_from_the_hub_once(make_dataset, tmp_path):
     root = make_dataset(cameras={"observation.image": PICTURE}, episodes_per_file=1)
     fetched = Counter()
