@@ -52,7 +52,7 @@ def worker_of(folder: Path) -> psutil.Process | None:
         try:
             if Path(f"/proc/{process.pid}/fd/1").readlink() == folder / LOG and "Train" in process.name():
                 return process
-        except OSError:
+        except (OSError, psutil.Error):
             continue
     return None
 
@@ -218,10 +218,11 @@ def test_after_the_storm_all_cpus_are_back_and_no_process_is_left(
 
 
 def test_ctrl_c_twice_while_workers_start_leaves_nothing(
-    cluster: Any, tmp_path: Path, settles: Any, processes: Any
+    cluster: Any, tmp_path: Path, settles: Any, processes: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import ray
 
+    monkeypatch.setattr("sweeper.driver.ending.GRACE_S", 3600.0)
     # Trials that do not hear of the first signal: without the second one the sweep would go on for long.
     endless = {"train.steps": 1_000_000, "pause_s": 0.05, "fault": "deaf"}
     sweep = spec(tmp_path / "cut", choice("optimizer.lr", 0.1, 0.2), trials=2, config=endless)

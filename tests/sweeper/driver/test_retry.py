@@ -21,6 +21,8 @@ from sweeper.search.searcher import StudySearcher
 from sweeper.search.study import Study
 from sweeper.spec.sweep import FailureSpec
 
+pytestmark = pytest.mark.slow  # importing Ray Tune takes seconds
+
 
 class Sweep:
     """A sweep of one trial, without Ray."""
@@ -111,7 +113,6 @@ def test_what_is_searched_or_constrained_is_not_made_lighter(
     one.study.close()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("reason", ["error", "diverged", "data", "config", "environment"])
 def test_what_training_raised_is_not_tried_again(one: Sweep, reason: str) -> None:
     assert one.fails(reason) == Outcome("failed", reason, "as told")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -159,12 +160,14 @@ def test_a_private_ray_listens_on_the_loopback_interface_and_wants_its_token(tmp
         address = driver.stdout.readline().strip()
         assert address
         processes = [psutil.Process(driver.pid), *psutil.Process(driver.pid).children(recursive=True)]
-        listening = [
-            (process.name(), connection.laddr.ip)
-            for process in processes
-            for connection in process.net_connections("inet")
-            if connection.status == psutil.CONN_LISTEN
-        ]
+        listening = []
+        for process in processes:
+            with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+                listening += [
+                    (process.name(), connection.laddr.ip)
+                    for connection in process.net_connections("inet")
+                    if connection.status == psutil.CONN_LISTEN
+                ]
         assert own_ray.TOKEN.expanduser().stat().st_mode & 0o077 == 0
         assert {"gcs_server", "raylet"} <= {name for name, _ in listening}
         assert {ip.removeprefix("::ffff:") for _, ip in listening} == {"127.0.0.1"}
