@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.fast_tests import FAST, has_none
+
 # The tests compare numbers, and one thread makes them the same everywhere.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
@@ -36,17 +38,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--remake-golden", action="store_true", help="Write golden files instead of comparing.")
 
 
-FAST = "not ray and not slow"
-"""What `make check` selects with ``-m``."""
-NOT_FAST = re.compile(r"^pytestmark = (\[[^\]]*)?\s*pytest\.mark\.(slow|ray)\b", re.MULTILINE)
-"""How a module says that none of its tests is fast."""
-
-
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Leave out modules without a fast test if only those are wanted: most of them import much."""
     if config.getoption("markexpr") != FAST or collection_path.suffix != ".py":
         return None
-    return True if NOT_FAST.search(collection_path.read_text(encoding="utf-8")) else None
+    return True if has_none(collection_path) else None
 
 
 def pytest_collection_finish() -> None:
