@@ -307,7 +307,8 @@ def test_a_student_comes_closer_to_its_teacher(student: dict[str, Any], tmp_path
     assert losses[-1] < 0.5 * losses[0]
 
 
-@pytest.mark.parametrize("stop_after", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("stop_after", [1, 2])
 def test_a_resumed_distillation_equals_a_straight_one_bit_for_bit(
     student: dict[str, Any], tmp_path: Path, stop_after: int
 ) -> None:

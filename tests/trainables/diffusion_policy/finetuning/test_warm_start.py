@@ -126,7 +126,8 @@ def test_the_evaluation_before_the_first_step_can_be_left_out(
     assert [report.step for report in reports] == [3, 6, 9, 12]
 
 
-@pytest.mark.parametrize("stop_after", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("stop_after", [1, 3])
 def test_a_resumed_fine_tuning_equals_a_straight_one_though_its_checkpoint_is_gone(
     learnt: tuple[dict[str, Any], list[Report]], tmp_path: Path, stop_after: int
 ) -> None:
