@@ -34,7 +34,13 @@ class Parabola:
             FieldInfo("fault_step", "int", 10),
             FieldInfo("train.save_every", "int", None, nullable=True, doc="Checkpoints; null: at reports."),
             FieldInfo("parts", "int", 1, minimum=1, doc="Passes of a step; 2 fit into memory."),
-            FieldInfo("hold_step", "int", 0, minimum=0, doc="Wait after this step for `release`; 0: never."),
+            FieldInfo(
+                "hold_step",
+                "int",
+                0,
+                minimum=0,
+                doc="Wait in this step, before its report, for `release`; 0: never.",
+            ),
         )
     }
     aliases: Mapping[str, str] = {}

@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 SPACE = {
     "name": "machines",
     "trainable": "small_trainable:TRAINABLE",
-    "config": {"train.steps": 20, "train.log_every": 5, "hold_step": 5},
+    "config": {"train.steps": 20, "train.log_every": 5, "hold_step": 7},
     "parameters": {"optimizer.lr": {"values": [0.01, 0.02]}},
     "metric": {"name": "train/loss", "goal": "minimize"},
     "search": {"method": "grid"},
