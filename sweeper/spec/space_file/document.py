@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from typing import Any
 
+from sweeper.spec.slips import NOTHING
 from sweeper.spec.space_file.fields import (
     AUTO,
     SECTIONS,
@@ -18,7 +19,7 @@ from sweeper.spec.space_file.fields import (
 from sweeper.spec.space_file.habits import FIELDS, by_word
 from sweeper.spec.space_file.yaml_nodes import FaultList, Node, Place
 from sweeper.spec.sweep import InferenceSpec
-from sweeper.text import nearest
+from sweeper.text import describe_value, nearest
 from trainables.interface import FieldInfo, Trainable
 
 __all__ = ["Document"]
@@ -138,12 +139,14 @@ class Document:
         if node is None or node.value is None:
             return None
         if not isinstance(node.value, dict):
-            self.faults.add(
-                node.place,
-                name,
-                f"is {node.plain()!r}, not a mapping.",
-                f"Keys: {', '.join(SETTINGS[name])}.",
-            )
+            plain, keys = node.plain(), f"Keys: {', '.join(SETTINGS[name])}."
+            shown = describe_value(plain) if isinstance(plain, bool) else repr(plain)
+            remedy = keys
+            if plain is True:
+                remedy = f"Write `{name}: {{}}` for its defaults, or its settings. {keys}"
+            elif plain is False or str(plain).strip().lower() in NOTHING:
+                remedy = "Remove the section, or write null."
+            self.faults.add(node.place, name, f"is {shown}, not a mapping.", remedy)
             return {}
         return self.entries(name, node.value, SETTINGS[name])
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from sweeper.spec.alerts import EVENTS, FORMATS
 from sweeper.spec.sampler_options import SAMPLER_OPTIONS
 from sweeper.spec.search_methods import TRACKERS
+from sweeper.spec.slips import NOTHING, meant_choice, meant_list, meant_number, meant_truth
 from sweeper.spec.space_file.yaml_nodes import Node
 from sweeper.spec.stopper_options import STOPPER_OPTIONS
 from sweeper.text import is_there, nearest
@@ -28,6 +29,7 @@ __all__ = [
     "is_path",
     "no_home_folder",
     "possible_numbers",
+    "unfilled_variable",
     "value_problem",
 ]
 
@@ -332,7 +334,7 @@ PARAMETER_WORDS = {
 }
 """Settings of parameters in other tools, and what to write instead."""
 LARGEST_INT = 2**63 - 1
-_NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?")
+_VARIABLE = re.compile(r"\$(?:\w+|\{[^}]*\})")
 
 
 def value_problem(info: FieldInfo, value: Any) -> tuple[str, str] | None:
@@ -344,17 +346,58 @@ def value_problem(info: FieldInfo, value: Any) -> tuple[str, str] | None:
         return (f"{value!r} is not a finite number.", f"Expected {info.expected()}.")
     faults = info.faults(value)
     if not faults:
-        return None
+        return _nothing_problem(info, value)
     if info.choices is not None and isinstance(value, str):
         near = nearest(value, [str(choice) for choice in info.choices])
         if near is not None:
             return (faults[0].problem, f"Did you mean {near}? {faults[0].remedy}")
-    quoted = [text for text in flat if isinstance(text, str) and _NUMBER.fullmatch(text.strip())]
-    if quoted and info.kind in ("int", "float", "list[int]", "list[float]"):
-        return (faults[0].problem, f"{faults[0].remedy} Write {quoted[0].strip()} without quotes.")
+    meant = _meant(info, value)
+    if meant:
+        return (faults[0].problem, f"{faults[0].remedy} {meant}")
     if info.kind in ("str", "texts") and isinstance(value, (int, float)):
         return (faults[0].problem, f"{faults[0].remedy.removesuffix('.')}: put it in quotes.")
     return (faults[0].problem, faults[0].remedy)
+
+
+def _nothing_problem(info: FieldInfo, value: Any) -> tuple[str, str] | None:
+    """A legal text that is most likely meant as null: it would be taken for a name."""
+    named = isinstance(value, str) and value.strip().lower() in NOTHING
+    if not named or not info.nullable or info.choices is not None or value == info.word:
+        return None
+    return f"{value!r} is a text here, not null.", "Write null."
+
+
+def _meant(info: FieldInfo, value: Any) -> str:
+    """What to write for a text that is not a legal value, as a sentence; empty if that is not clear."""
+    if isinstance(value, str) and info.nullable and value.strip().lower() in NOTHING:
+        return "Write null."
+    if isinstance(value, str) and info.kind.startswith("list["):
+        meant = meant_list(value) if info.kind != "list[str]" else None
+        return f"Write {meant}." if meant else ""
+    wrong = [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
+    for text in wrong:
+        meant = None
+        if info.kind == "bool":
+            meant = meant_truth(text)
+        elif info.kind == "ranges":
+            meant = meant_choice(text)
+        elif info.kind in ("int", "float", "list[int]", "list[float]"):
+            meant = meant_number(text, info.unit)
+        if meant:
+            return f"Write {meant} without quotes." if meant == text.strip() else f"Write {meant}."
+    return ""
+
+
+def unfilled_variable(info: FieldInfo, value: Any) -> tuple[str, str] | None:
+    """What is wrong with a text that contains a variable of the shell or of Hydra; None if nothing is."""
+    for text in value if isinstance(value, list) else [value]:
+        found = _VARIABLE.search(text) if isinstance(text, str) else None
+        if found is None or (is_path(info) and is_there(Path(text))):
+            continue
+        if is_path(info) or info.unit == PATH_OR_HUB or found[0].startswith("${"):
+            problem = f"{text!r} contains {found[0]}, and variables are not filled in."
+            return problem, "Write the value itself."
+    return None
 
 
 def coerce(info: FieldInfo, value: Any) -> Any:

@@ -18,6 +18,7 @@ from sweeper.spec.space_file.fields import (
     coerce,
     from_the_root,
     no_home_folder,
+    unfilled_variable,
     value_problem,
 )
 from sweeper.spec.space_file.yaml_nodes import Node, Place
@@ -129,6 +130,10 @@ def _fix(document: Document, own: str, place: Place, value: Any, info: FieldInfo
 def _settled(document: Document, place: Place, name: str, value: Any, info: FieldInfo) -> Any:
     """A legal value in the field's own type; a path is made absolute, as trials work in other folders."""
     value = coerce(info, value)
+    unfilled = unfilled_variable(info, value)
+    if unfilled is not None:
+        document.faults.add(place, name, *unfilled)
+        return value
     try:
         return from_the_root(info, value)
     except RuntimeError:

@@ -484,7 +484,9 @@ def _are_choices(info: FieldInfo | None, plain: Any) -> bool:
     kind = "" if info is None else info.kind
     if isinstance(plain, str) and kind in ("int", "float"):
         parts = plain.split(",")
-        return len(parts) > 1 and all(number_in(part) is not None for part in parts)
+        # `20,000` and `0,001` are numbers with a comma, not a list.
+        comma = any(re.match(r"0\d", part) for part in parts[1:])
+        return len(parts) > 1 and not comma and all(number_in(part) is not None for part in parts)
     return kind in ("int", "float", "bool", "str") and isinstance(plain, list) and len(plain) > 1
 
 

@@ -18,6 +18,7 @@ import yaml
 
 from sweeper.errors import SpecError, SpecFault
 from sweeper.masking import masked
+from sweeper.spec.slips import strange_character
 from sweeper.text import is_there
 
 __all__ = ["FaultList", "Node", "Override", "Place", "parse_override", "read_file"]
@@ -25,6 +26,8 @@ __all__ = ["FaultList", "Node", "Override", "Place", "parse_override", "read_fil
 MAX_BYTES = 1_000_000
 
 MAX_DEPTH = 24
+
+CURLY_QUOTES = tuple("“”„«»‘’‚")
 
 MAX_NODES = 50_000
 """Values of a file after its aliases are followed; a file of the largest size without aliases has fewer."""
@@ -189,7 +192,7 @@ def _compose(text: str, file: str, faults: FaultList) -> Node | None:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = 0 if mark is None else mark.line + 1
-        remedy = (
+        remedy = _strange_hint(text, line) or (
             "Indent with spaces, not tabs."
             if "'\\t'" in str(error.problem)
             else _yaml_hint(str(error.problem))
@@ -203,6 +206,20 @@ def _compose(text: str, file: str, faults: FaultList) -> Node | None:
         faults.add(Place(f"{file}:{line}", line), "", problem, "Remove the character.")
         return None
     return None if tree is None else _Conversion(file, faults).node(tree)
+
+
+LINES_BEFORE = 2
+"""A missing colon is noticed up to so many lines later."""
+
+
+def _strange_hint(text: str, line: int) -> str:
+    """Name a character near a line that only looks like a sign of YAML, outside comments; empty if none."""
+    lines = text.splitlines()
+    for number in range(max(1, line - LINES_BEFORE), min(line, len(lines)) + 1):
+        found = strange_character(re.sub(r"(^|\s)#.*", "", lines[number - 1]))
+        if found is not None:
+            return f"Line {number} contains {found[0]}. {found[1]}"
+    return ""
 
 
 def _yaml_hint(problem: str) -> str:
@@ -254,7 +271,7 @@ class _Conversion:
             if not isinstance(key_node, yaml.ScalarNode):
                 self.faults.add(place, "", "a name must be a text.", "Write `name: value`.")
                 continue
-            key = key_node.value
+            key = self.name(key_node.value, place)
             if key in found:
                 first = found[key].place
                 self.faults.add(
@@ -264,9 +281,22 @@ class _Conversion:
             found[key] = Node(place, self.node(value_node).value)
         return found
 
+    def name(self, written: str, place: Place) -> str:
+        """A name without characters that cannot be seen, each of which is a fault."""
+        strange = strange_character(written)
+        if written == "<<":
+            self.faults.add(place, written, "merge keys are not supported.", "Write the entries out.")
+        elif strange is not None:
+            self.faults.add(place, written, f"contains {strange[0]}.", strange[1])
+        return "".join(letter for letter in written if strange_character(letter) is None)
+
     def scalar(self, node: yaml.Node, place: Place) -> Any:
         text: str = node.value
         if node.tag == _STR:
+            quotes = text[:1] in CURLY_QUOTES and text[-1:] in CURLY_QUOTES
+            if quotes and getattr(node, "style", None) is None:
+                remedy = "Write straight quotes, \" or ', or none."
+                self.faults.add(place, "", f"{text[:40]} has typographic quotes.", remedy)
             return text
         try:
             if node.tag == _NULL:
@@ -315,7 +345,14 @@ def parse_override(argument: str, faults: FaultList) -> Override | None:
     key = key.strip()
     if not separator or not key or key.startswith("-"):
         remedy = "Write key=value, e.g. budget.trials=8 or parameters.optimizer.lr.max=3e-4."
+        if is_there(Path(argument)):
+            remedy = f"Write config.dataset.root={argument} if it is the dataset."
         faults.add(place, "", "is not an override.", remedy)
+        return None
+    strange = strange_character(key) or (strange_character(raw[0] + raw[-1]) if raw else None)
+    if strange is not None:
+        # Copied from a page: a path or number with such quotes would be another one.
+        faults.add(place, key, f"contains {strange[0]}.", strange[1])
         return None
     if not raw.strip():
         # Usually an unset variable of the shell: the sweep would silently run with other values.
