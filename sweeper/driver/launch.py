@@ -46,6 +46,7 @@ from sweeper.spec.taken import Taken
 from sweeper.terminal.faults import checking
 from sweeper.terminal.quiet import quiet_ray
 from sweeper.terminal.result import SweepResult, print_result
+from sweeper.tracking.tracker import tracking_uri
 from trainables import registry
 from trainables.interface import STEPS, Trainable
 
@@ -112,6 +113,7 @@ def _run_sweep(
         check_temporary_folder()
         wanted = gpu_share(spec, trainable, find_machine(spec.folder)).of(wanted)
         settled = settle(wanted, this_machine(spec.folder), left)
+    tracking_uri(spec.folder, spec.tracking.uri)  # an address that cannot be used is refused first
     cache = usable_cache()
     with checking(console, spec.name) as progress:
         checked = preflight(spec, trainable, cache, progress)

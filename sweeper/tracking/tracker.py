@@ -26,11 +26,12 @@ from typing import Any
 
 from sweeper.errors import SweeperError, UserError
 from sweeper.layout import DATABASE, JOURNAL, REPORT, STATE, TRIALS, trial_folder, write_whole
-from sweeper.masking import safe_uri
+from sweeper.masking import masked, safe_uri
 from sweeper.records.events import EventKind
 from sweeper.records.journal import read_journal
 from sweeper.records.summary import read_summary
 from sweeper.records.sweep_state import SweepState
+from sweeper.spec.sweep import is_store
 from sweeper.tracking.client import OutageError, attempt, one_line, quieten
 from sweeper.tracking.database import (
     artifacts_uri,
@@ -71,8 +72,19 @@ _log = logging.getLogger(__name__)
 
 
 def tracking_uri(folder: Path, uri: str | None) -> str:
-    """The address for a sweep's runs: ``uri``, else MLFLOW_TRACKING_URI, else SQLite in its folder."""
-    return uri or os.environ.get("MLFLOW_TRACKING_URI") or own_database_uri(folder)
+    """The address for a sweep's runs: ``uri``, else MLFLOW_TRACKING_URI, else SQLite in its folder.
+
+    Raises:
+        UserError: If MLFLOW_TRACKING_URI is not the address of a server or database.
+    """
+    named = os.environ.get("MLFLOW_TRACKING_URI")
+    if uri is None and named and not is_store(named):
+        raise UserError(
+            f"MLFLOW_TRACKING_URI: {masked(named)!r} is not the address of an MLflow server or database. "
+            "Use http://HOST:5000, sqlite:///PATH/mlflow.db or postgresql://..., or unset the variable: "
+            "then the runs are in the sweep's folder. A folder is not supported."
+        )
+    return uri or named or own_database_uri(folder)
 
 
 class Tracker:

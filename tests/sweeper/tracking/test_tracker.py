@@ -300,6 +300,16 @@ def test_the_address_is_the_users_then_the_environments_then_the_folder(tmp_path
     assert tracking_uri(tmp_path, "http://mine:1") == "http://mine:1"
 
 
+@pytest.mark.parametrize("named", ["./mlruns", "file:///tmp/mlruns", "server:5000"])
+def test_an_address_of_the_environment_that_is_none_is_refused(tmp_path, monkeypatch, named):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", named)
+    with pytest.raises(
+        UserError, match=r"^MLFLOW_TRACKING_URI: .* is not the address .* or unset the variable"
+    ):
+        tracking_uri(tmp_path, None)
+    assert tracking_uri(tmp_path, "http://mine:1") == "http://mine:1"
+
+
 def test_the_objective_is_the_first_metric_of_a_run_and_unknown_until_the_end(tmp_path):
     played = Sweep(tmp_path)
     played.start()
