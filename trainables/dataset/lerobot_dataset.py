@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from trainables.dataset.errors import dataset_error
 from trainables.dataset.format.decode import FramePart, decode_part
 from trainables.dataset.format.metadata import Metadata
+from trainables.dataset.format.schema import plain_dimensions
 from trainables.dataset.opened_folder import DatasetFolder
 from trainables.features import PolicyFeatures
 from trainables.interface import Finding
@@ -120,7 +121,31 @@ class LeRobotDataset:
     @property
     def notes(self) -> tuple[Finding, ...]:
         """What was skipped, derived or ignored when the dataset was opened."""
-        return (*(note for folder in self._folders for note in folder.notes), *self._unused())
+        notes = (note for folder in self._folders for note in folder.notes)
+        return (*notes, *self._unused(), *self._named_otherwise())
+
+    def _named_otherwise(self) -> Iterator[Finding]:
+        """Vectors whose dimensions have other names in a later dataset than in the first."""
+        first, *others = [folder.metadata for folder in self._folders]
+        cameras = {feature.name for feature in self.policy_features.cameras}
+        vectors = [one.name for one in self.policy_features.all() if one.name not in cameras]
+        for name in vectors if others else ():
+            texts = plain_dimensions(first.features[name].names)
+            for metadata in others:
+                theirs = plain_dimensions(metadata.features[name].names)
+                if texts == theirs or len(texts) != len(theirs):
+                    continue  # also if one of them has no names, or only one for all dimensions
+                yield Finding(
+                    "dimension_names",
+                    "warning",
+                    name,
+                    f"has other dimensions in {metadata.root} ({', '.join(theirs)}) than in {first.root} "
+                    f"({', '.join(texts)}).",
+                    "They become one dataset, and a policy knows a dimension by its place alone: joints and "
+                    "positions, or two arms, would be mixed.",
+                    "Check that they are the same quantities in the same order and units; otherwise name "
+                    "only one of the datasets.",
+                )
 
     def _unused(self) -> Iterator[Finding]:
         """Cameras that are left out, and features that cannot be read."""

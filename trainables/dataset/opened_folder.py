@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,9 +18,9 @@ from trainables.dataset.errors import DatasetError, dataset_error
 from trainables.dataset.format.assign import Stretch, assign_frames
 from trainables.dataset.format.decode import FramePart
 from trainables.dataset.format.episodes import EpisodeRecord
-from trainables.dataset.format.files import pointers_error
+from trainables.dataset.format.files import find_parquet, pointers_error
 from trainables.dataset.format.metadata import Metadata
-from trainables.dataset.format.schema import INDEX_FEATURES
+from trainables.dataset.format.schema import DATA_PATH_V2, INDEX_FEATURES
 from trainables.dataset.format.tables import Table, available_cpus, read_table
 from trainables.dataset.format.video import Video, VideoError, probe_video
 from trainables.dataset.sources.find import Source
@@ -110,6 +111,17 @@ class DatasetFolder:
         if name in self.metadata.joined:
             return True
         return self.metadata.recorded(name) in self._table.numeric
+
+    @cached_property
+    def unlisted(self) -> tuple[int, ...]:
+        """Episodes that have rows and that the table of episodes leaves out; of a folder that is whole."""
+        metadata = self.metadata
+        if metadata.version == "v3.0":
+            return tuple(sorted(self._table.other_episodes))
+        listed = {path for record in metadata.episodes for path in (record.data, *record.other_data)}
+        found = find_parquet(metadata.root, "data", [metadata.data_path, DATA_PATH_V2])
+        numbers = [re.findall(r"\d+", Path(name).stem) for name in found.used if name not in listed]
+        return tuple(sorted(int(digits[-1]) for digits in numbers if digits))
 
     @cached_property
     def notes(self) -> tuple[Finding, ...]:

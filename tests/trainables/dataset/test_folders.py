@@ -743,6 +743,66 @@ def test_what_cannot_be_put_together_is_a_fault(make, features, problem):
     assert problem in faults[0].problem
 
 
+# -- rows that would be lost or mixed without a word
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.float32()), pa.large_list(pa.float64())])
+def test_rows_of_different_lengths_are_refused_also_if_their_sum_fits(make, kind):
+    root = make()
+
+    def edit(table: pa.Table) -> pa.Table:
+        values = table["action"].to_pylist()
+        values[4], values[5] = values[4][:1], [*values[5], 7.0]
+        return table.set_column(table.column_names.index("action"), "action", pa.array(values, kind))
+
+    edit_table(root / DATA, edit)
+    (fault,) = preflight(root)
+    assert fault.problem == "column 'action' has 1 numbers in row 4, and 2 in others (2 such rows)."
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_episodes_that_have_rows_and_are_not_listed_are_reported(make, version):
+    root = make(version)
+    if version == "v3.0":
+        edit_table(root / EPISODES, lambda table: table.slice(0, 2))
+    else:
+        listed = (root / "meta/episodes.jsonl").read_text().splitlines(keepends=True)
+        (root / "meta/episodes.jsonl").write_text("".join(listed[:2]))
+    edit_info(root, total_episodes=2, total_frames=14)
+    dataset = open_dataset(root)
+    assert len(dataset) == 14
+    (warning,) = warnings_of(dataset)
+    assert "the data files have rows of episode 2, and the table of episodes does not list them" in warning
+    assert warnings_of(open_dataset(root, episodes=[0])) == []  # chosen on purpose
+
+
+def test_episodes_that_are_listed_without_frames_and_have_rows_are_reported(make):
+    root = make("v2.1")
+    text = (root / "meta/episodes.jsonl").read_text()
+    (root / "meta/episodes.jsonl").write_text(text.replace('"length": 8', '"length": 0'))
+    edit_info(root, total_episodes=2, total_frames=11)
+    (warning,) = warnings_of(open_dataset(root))
+    assert "rows of episode 1" in warning
+
+
+def test_a_file_inside_a_dataset_is_answered_with_the_dataset(make):
+    root = make()
+    (fault,) = preflight(root / "meta" / "info.json")
+    assert fault.problem == f"'{root}/meta/info.json' is a file, not a folder."
+    assert fault.remedy == f"It is inside a dataset: {root}."
+
+
+def test_a_folder_that_cannot_be_opened_is_said_to_be_so(make, monkeypatch):
+    root = make()
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != root)  # tests may run as root
+    for named in (root, str(root)):
+        (fault,) = preflight(named)
+        assert fault.problem == f"'{root}' cannot be opened: Permission denied."
+    for named in ("x" * 300, Path("a\0b")):
+        (fault,) = preflight(named)
+        assert "cannot be opened: File name too long" in fault.problem or "is not a path" in fault.problem
+
+
 def test_a_list_of_names_is_legal_in_a_configuration():
     assert TRAINABLE.faults({"dataset.root": "set", "dataset.features": {"action": ["a", "b"]}}) == []
     for wrong in ({"action": []}, {"action": [1]}, {"action": [""]}, {"action": 3}, {"action": None}):

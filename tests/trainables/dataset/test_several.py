@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import numpy as np
 import pytest
 from small_sets import PICTURE, PNG, call_otherwise, edit_info, states
 
-from trainables.dataset.doctor.preflight import preflight
+from trainables.dataset.doctor.preflight import preflight, warnings_of
 from trainables.dataset.errors import DatasetError
 from trainables.dataset.format.schema import DatasetFeature
 from trainables.dataset.frames import open_frames
@@ -181,6 +182,40 @@ def test_sets_that_differ_are_told_in_what(make_dataset, pair):
     (fault,) = preflight([blind, strange])
     assert fault.where == f"{strange}/meta/info.json"
     assert "dataset.features: {actions: action}" in fault.remedy
+
+
+def name_dimensions(root, feature, names):
+    info = json.loads((root / "meta/info.json").read_text())
+    info["features"][feature]["names"] = names
+    edit_info(root, features=info["features"])
+    return root
+
+
+def test_dimensions_of_other_names_are_reported(make_dataset):
+    joints = name_dimensions(make_dataset("joints", lengths=(3,)), "action", ["shoulder.pos", "elbow.pos"])
+    places = make_dataset("places", lengths=(2,))
+    dataset = open_dataset([joints, places])
+    (note,) = [note for note in dataset.notes if note.check == "dimension_names"]
+    assert (note.severity, note.where) == ("warning", "action")
+    assert note.problem == (f"has other dimensions in {places} (x, y) than in {joints} (shoulder, elbow).")
+    assert [line for line in warnings_of(dataset) if line.startswith("action: has other dimensions")]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["main_shoulder", "main_elbow"], {"motors": ["Shoulder", "elbow"]}, None, ["arm"], ["a", "b", "c"]],
+)
+def test_other_spellings_of_dimensions_are_the_same(make_dataset, names):
+    one = name_dimensions(make_dataset("one", lengths=(3,)), "action", ["shoulder.pos", "elbow.pos"])
+    two = name_dimensions(make_dataset("two", lengths=(2,)), "action", names)
+    assert [note.check for note in open_dataset([one, two]).notes] == []
+
+
+def test_another_order_is_a_fault_whatever_the_spelling(make_dataset):
+    one = name_dimensions(make_dataset("one", lengths=(3,)), "action", ["shoulder.pos", "elbow.pos"])
+    two = name_dimensions(make_dataset("two", lengths=(2,)), "action", ["main_elbow", "main_shoulder"])
+    (fault,) = preflight([one, two])
+    assert "in another order" in fault.problem
 
 
 def test_a_rename_holds_for_the_sets_that_have_the_name(make_dataset):

@@ -59,7 +59,7 @@ def bookkeeping_findings(dataset: LeRobotDataset, books: Sequence[Book], videos:
 
 def totals_findings(books: Sequence[Book]) -> list[Finding]:
     """Compare the totals that each dataset records with what is there, as a partial copy is found."""
-    return [finding for part in books if part.is_whole for finding in _totals(part)]
+    return [found for part in books if part.is_whole for found in (*_totals(part), *_unlisted(part))]
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,27 @@ def _totals(part: Book) -> list[Finding]:
             "right if nothing is missing."
             if fewer
             else "Set the totals right.",
+        )
+    ]
+
+
+def _unlisted(part: Book) -> list[Finding]:
+    """Rows of episodes that the table of episodes leaves out: they would be lost without a word."""
+    numbers = part.folder.unlisted if part.folder.with_rows else ()
+    if not numbers:
+        return []
+    before = part.folder.metadata.before
+    named = in_episodes([number + before for number in numbers])
+    return [
+        Finding(
+            check="unlisted_episodes",
+            severity="warning",
+            where=str(part.folder.metadata.root / "meta"),
+            problem=f"the data files have rows of {named}, and the table of episodes does not list them: "
+            "they are not used.",
+            why="The recording ended before the table was written, or it was edited. These demonstrations "
+            "are lost to the training, in LeRobot too.",
+            remedy="`sweeper data fix ROOT --to NEW` lists them in a copy if their videos are certain.",
         )
     ]
 

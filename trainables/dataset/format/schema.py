@@ -22,6 +22,7 @@ __all__ = [
     "VIDEO_PATH_V2",
     "VIDEO_PATH_V3",
     "DatasetFeature",
+    "plain_dimensions",
     "policy_feature",
     "says_depth",
 ]
@@ -134,6 +135,12 @@ def _channels_first(feature: DatasetFeature) -> tuple[int, ...]:
     else:
         recorded_first = first in CHANNELS and third not in CHANNELS
     return (first, second, third) if recorded_first else (third, first, second)
+
+
+def plain_dimensions(names: Any) -> list[str]:
+    """The names of a vector's dimensions without what versions of LeRobot add: ``main_``, ``.pos``."""
+    texts = [text.strip().lower() for text in dimension_texts(names)]
+    return [re.sub(r"^main_|[._](?:pos|position)$", "", text) for text in texts]
 
 
 def dimension_texts(names: Any) -> list[str]:

@@ -14,7 +14,13 @@ from dataclasses import replace
 from trainables.dataset.format.episodes import EpisodeRecord
 from trainables.dataset.format.files import listed
 from trainables.dataset.format.metadata import Metadata
-from trainables.dataset.format.schema import INDEX_FEATURES, DatasetFeature, dimension_texts, policy_feature
+from trainables.dataset.format.schema import (
+    INDEX_FEATURES,
+    DatasetFeature,
+    dimension_texts,
+    plain_dimensions,
+    policy_feature,
+)
 from trainables.features import ACTION, ENVIRONMENT_STATE, STATE, Feature, FeatureType, PolicyFeatures
 from trainables.interface import Fault
 from trainables.ranges import Choice, compressed
@@ -477,7 +483,8 @@ def _feature_differs(
             remedy = f"Record at one size, or leave the camera out of {OBSERVATIONS}."
         return [Fault(field, problem, remedy)]
     names = [dimension_texts(metadata.features[feature].names) for metadata in (first_set, other_set)]
-    if len(shapes[0]) == 1 and names[0] != names[1] and sorted(names[0]) == sorted(names[1]):
+    plain = [plain_dimensions(metadata.features[feature].names) for metadata in (first_set, other_set)]
+    if len(shapes[0]) == 1 and plain[0] != plain[1] and sorted(plain[0]) == sorted(plain[1]):
         problem = (
             f"{feature} has its dimensions in another order in {other_name} ({', '.join(names[1])}) "
             f"than in {first_name} ({', '.join(names[0])})."

@@ -70,13 +70,15 @@ class Rows:
 class Table:
     """The rows of the chosen episodes: for each file which rows, and the columns that were asked for.
 
-    ``numeric`` are the columns of numbers that every file has.
+    ``numeric`` are the columns of numbers that every file has, ``other_episodes`` the numbers of episodes
+    that have rows in the files and were not asked for.
     """
 
     files: tuple[Rows, ...] = ()
     columns: dict[str, np.ndarray] = field(default_factory=dict)
     length: int = 0
     numeric: frozenset[str] = frozenset()
+    other_episodes: frozenset[int] = frozenset()
 
     def take(self, name: str, feature: DatasetFeature) -> np.ndarray:
         """Hand over a column, (N, *shape); one that was not asked for before, or taken before, is read.
@@ -147,7 +149,8 @@ def read_table(
     columns = {
         name: _joined([part.columns.pop(name) for part in filled], places, len(order)) for name in names
     }
-    return Table(files, columns, len(order), numeric)
+    others = frozenset[int]().union(*(part.other_episodes for part in parts))
+    return Table(files, columns, len(order), numeric, others)
 
 
 def _joined(parts: Sequence[np.ndarray], places: Sequence[NDArray[np.int64]], length: int) -> np.ndarray:
@@ -273,6 +276,7 @@ class _Part:
     index: NDArray[np.int64]
     columns: dict[str, np.ndarray]
     numeric: frozenset[str]
+    other_episodes: frozenset[int]
 
 
 def _try_part(
@@ -303,7 +307,8 @@ def _read_part(
         episode = np.full((table.num_rows, 1), only)
     else:
         raise dataset_error(str(path), f"has no column {EPISODE!r}.", "Every LeRobot data file has one.")
-    rows = np.flatnonzero(np.isin(episode, wanted))
+    chosen = np.isin(episode, wanted).reshape(-1)
+    rows = np.flatnonzero(chosen)
     if "index" in table.column_names:
         index = column_values(path, "index", table["index"], DatasetFeature("int64", (1,)))
     else:
@@ -311,7 +316,14 @@ def _read_part(
     stretch = _stretch(rows)
     # Copies, so that the file's own table, of which they may be views, is let go.
     columns = {name: np.array(_pick(path, table, name, features[name])[stretch]) for name in names}
-    return _Part(rows, episode[rows].reshape(-1), index[rows].reshape(-1), columns, numeric)
+    others = _different(episode.reshape(-1)[~chosen])
+    return _Part(rows, episode[rows].reshape(-1), index[rows].reshape(-1), columns, numeric, others)
+
+
+def _different(numbers: np.ndarray) -> frozenset[int]:
+    """The different numbers of a column that mostly repeats the number before; those from 0 on."""
+    starts = np.flatnonzero(np.diff(numbers, prepend=numbers[:1] - 1))
+    return frozenset(int(number) for number in np.unique(numbers[starts]) if 0 <= number < np.inf)
 
 
 def _read_column(rows: Rows, name: str, feature: DatasetFeature) -> np.ndarray:
@@ -397,6 +409,7 @@ def column_values(path: Path, name: str, column: Any, feature: DatasetFeature) -
     while _is_list(values.type):
         if values.null_count:
             raise dataset_error(str(path), f"column {name!r} has {values.null_count} empty cells.")
+        _check_equal_lengths(path, name, values)
         values = values.flatten()
     if feature.dtype == "string":
         return np.array(values.to_pylist(), dtype=object).reshape(rows, *feature.shape)
@@ -410,6 +423,22 @@ def column_values(path: Path, name: str, column: Any, feature: DatasetFeature) -
         problem = f"column {name!r} has {size:g} numbers a row, info.json says {list(feature.shape)}."
         raise dataset_error(str(path), problem)
     return numbers.reshape(rows, *feature.shape)
+
+
+def _check_equal_lengths(path: Path, name: str, values: Any) -> None:
+    """Refuse lists of different lengths: put one after the other, they would be cut in the wrong places."""
+    if pa.types.is_fixed_size_list(values.type) or not len(values):
+        return
+    dtype = np.dtype(np.int64 if pa.types.is_large_list(values.type) else np.int32)
+    lengths = _numbers_of(values.value_lengths(), dtype)
+    usual = int(np.median(lengths))
+    wrong = np.flatnonzero(lengths != usual)
+    if len(wrong):
+        row = int(wrong[0])
+        several = f" ({len(wrong):,} such rows)" if len(wrong) > 1 else ""
+        problem = f"column {name!r} has {lengths[row]} numbers in row {row}, and {usual} in others{several}."
+        remedy = "Every row needs as many as info.json says. Convert or record the episode again."
+        raise dataset_error(str(path), problem, remedy)
 
 
 def _numbers(values: Any) -> np.ndarray | None:
