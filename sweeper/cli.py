@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import errno
 import importlib
+import io
 import os
 import sys
 import traceback
@@ -276,6 +278,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _main(arguments: list[str] | None) -> None:
+    _print_any_character()
     _look_for_modules_here()
     try:
         _run(sys.argv[1:] if arguments is None else arguments)
@@ -287,6 +290,13 @@ def _main(arguments: list[str] | None) -> None:
         sys.exit(0)
     except Exception as error:
         sys.exit(_explain(error))
+
+
+def _print_any_character() -> None:
+    """Print a question mark for what the terminal's character set does not have, as in ISO 8859-1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _look_for_modules_here() -> None:
@@ -358,6 +368,24 @@ def _parsed(arguments: list[str]) -> dict[str, Any]:
     return parsed
 
 
+_PERMISSION = "Check the owner and the permissions, or name another place."
+_DISK = "Make room on that disk, or name another place."
+_REFUSALS: Mapping[int | None, str] = {
+    errno.EACCES: _PERMISSION,
+    errno.EPERM: _PERMISSION,
+    errno.EROFS: "Name a place on a disk that can be written.",
+    errno.ENOSPC: _DISK,
+    errno.EDQUOT: _DISK,
+    errno.ENAMETOOLONG: "A name of a file has at most 255 bytes. Check what was typed.",
+    errno.ELOOP: "Repair the links, which lead to each other.",
+    errno.ENOTDIR: "A part of this path is a file, not a folder.",
+    errno.EISDIR: "This is a folder, and a file is expected.",
+    errno.EIO: "The disk or the network drive failed. Check it, and try again.",
+    errno.ESTALE: "The network drive has changed. Mount it again, and try again.",
+}
+"""What to do if the system refuses a path."""
+
+
 def _explain(error: Exception) -> int:
     """Print an error for the user and return the exit code."""
     from sweeper.terminal import faults as view  # loads rich, which most commands with --json do not need
@@ -369,6 +397,10 @@ def _explain(error: Exception) -> int:
         view.print_config_error(console, error)
     elif isinstance(error, (SweeperError, TrainableError)):
         view.print_error(console, str(error))
+    elif isinstance(error, OSError) and error.errno in _REFUSALS and error.filename is not None:
+        # What the user named cannot be used on this machine; that is not a bug.
+        view.print_error(console, f"{error.filename}: {error.strerror}. {_REFUSALS[error.errno]}")
+        return 2
     else:
         # Not the user's mistake: a bug report needs the traceback.
         traceback.print_exception(error)

@@ -6,10 +6,11 @@ import errno
 import hashlib
 import json
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
-__all__ = ["add_content", "put_in_place", "sync_to_disk", "write_json"]
+__all__ = ["add_content", "put_in_place", "refusal", "sync_to_disk", "write_json"]
 
 BLOCK_B = 64 * 1024
 
@@ -34,6 +35,21 @@ def add_content(digest: hashlib._Hash, path: Path, size: int, *, whole_b: int, b
         for number in range(blocks):
             file.seek((size - BLOCK_B) * number // (blocks - 1))
             digest.update(file.read(BLOCK_B))
+
+
+def refusal(path: Path) -> str:
+    """Why the system refuses to look at a path, as the end of a sentence; empty if it does not."""
+    try:
+        folder = stat.S_ISDIR(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    except OSError as error:
+        return f"cannot be opened: {error.strerror}"
+    except ValueError as error:  # a character that no path has
+        return f"is not a path: {error}"
+    if folder and not os.access(path, os.R_OK | os.X_OK):
+        return f"cannot be opened: {os.strerror(errno.EACCES)}"
+    return ""
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -17,7 +17,7 @@ from sweeper.spec.space_file.overrides import read_config
 from sweeper.terminal.faults import checking
 from sweeper.terminal.findings import print_examination, print_portrait, to_json
 from sweeper.terminal.repairs import print_repair, repair_json
-from trainables.interface import ConfigError, DatasetExaminer, DatasetRepairer
+from trainables.interface import ConfigError, DatasetExaminer, DatasetRepairer, expanded
 from trainables.registry import load
 
 __all__ = ["app", "check", "fix", "show"]
@@ -125,14 +125,14 @@ def fix(
         raise UserError(f"--trainable: {trainable} cannot repair datasets.")
     if to is None and not dry_run:
         raise UserError("--to: name the folder of the copy, or use --dry-run to see what would be changed.")
-    folder = root.expanduser()
+    folder = expanded(root)
     if not folder.is_dir():
         raise UserError(f"{root}: is not a folder. Download the dataset first, then name its folder.")
     console = open_console(stderr=as_json)
     with checking(console, str(root), "Repairing") as progress:
         repair = repairer.repair(
             folder,
-            None if dry_run or to is None else to.expanduser(),
+            None if dry_run or to is None else expanded(to),
             progress,
             trim_idle=trim_idle,
             hard_links=hard_links,
@@ -169,9 +169,9 @@ def _portrait_folder(root: str, to: Path | None) -> Path:
     Raises:
         UserError: If it is inside the dataset, or cannot be written.
     """
-    dataset = Path(root).expanduser().resolve()
+    dataset = expanded(root).resolve()
     name = dataset.name.removesuffix(".yaml")  # of a space
-    folder = Path(f"{name}-portrait") if to is None else to.expanduser()
+    folder = Path(f"{name}-portrait") if to is None else expanded(to)
     if dataset.is_dir() and folder.resolve().is_relative_to(dataset):
         raise UserError(
             f"{folder}: is inside the dataset, which is never changed. Choose another folder with --to."

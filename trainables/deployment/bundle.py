@@ -32,7 +32,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, NoReturn
 
 from trainables.files import put_in_place
-from trainables.interface import CacheEntry, TrainableError, silent
+from trainables.interface import CacheEntry, TrainableError, expanded, silent
 
 __all__ = [
     "CARD",
@@ -158,7 +158,7 @@ class Bundle:
 
 def is_bundle(path: str | Path) -> bool:
     """Whether a path is a bundle: a ZIP archive, or a folder, with ``bundle.json``."""
-    place = Path(path).expanduser()
+    place = expanded(path)
     try:
         if place.is_dir():
             return (place / MANIFEST).is_file()

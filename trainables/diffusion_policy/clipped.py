@@ -8,7 +8,6 @@ the demonstrated actions.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +17,7 @@ from trainables.dataset.statistics import vector_statistics
 from trainables.diffusion_policy.config.sections import DatasetConfig, PolicyConfig
 from trainables.diffusion_policy.network.clipping import ActionReach, extremes_reach, linear_scales
 from trainables.features import ACTION
-from trainables.interface import is_url
+from trainables.interface import expanded, is_url
 
 if TYPE_CHECKING:
     # Loads pyarrow, which `sweeper check` does not load.
@@ -74,7 +73,7 @@ def recorded_reach(
     """
     if not isinstance(config.root, str) or is_url(config.root):
         return None
-    recorded = recorded_statistics(Path(config.root).expanduser()) or {}
+    recorded = recorded_statistics(expanded(config.root)) or {}
     names = [name for name, ours in (config.features or {}).items() if ours == ACTION]
     found = next((recorded[name] for name in (*names, ACTION) if name in recorded), None)
     if found is None:

@@ -25,7 +25,7 @@ from trainables.diffusion_policy.pretrained.find import find_checkpoint
 from trainables.diffusion_policy.pretrained.read_config import read_config
 from trainables.evaluation.simulators import environment_faults
 from trainables.features import PolicyFeatures
-from trainables.interface import ConfigError, Fault, is_url, silent
+from trainables.interface import ConfigError, Fault, expanded, is_url, silent
 from trainables.pusht import IMAGE, ensure_dataset
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def source(config: DatasetConfig, cache: Path, progress: Callable[[str], None] =
     """
     if config.root is not None:
         roots = [
-            fetch_source(root, cache, progress) if is_url(root) else Path(root).expanduser()
+            fetch_source(root, cache, progress) if is_url(root) else expanded(root)
             for root in _each(config.root)
         ]
         return roots if isinstance(config.root, tuple) else roots[0]

@@ -11,7 +11,8 @@ from typing import Any
 from trainables.dataset.doctor.examination import Aims
 from trainables.dataset.doctor.examination import examine as examine_dataset
 from trainables.dataset.doctor.salvage import Wanted, open_partly, unreadable
-from trainables.dataset.errors import DatasetError, dataset_error
+from trainables.dataset.errors import DatasetError
+from trainables.dataset.format.metadata import check_folder
 from trainables.dataset.lerobot_dataset import LeRobotDataset
 from trainables.dataset.open import Sources
 from trainables.dataset.sources.find import Source, find_source
@@ -21,7 +22,7 @@ from trainables.diffusion_policy.config.sections import DatasetConfig
 from trainables.diffusion_policy.data import camera_faults, image_sizes, load_dataset, source
 from trainables.diffusion_policy.network.clipping import clip_problem, clip_remedy, is_safe
 from trainables.features import FeatureType
-from trainables.interface import Examination, Fault, Finding, is_url, silent
+from trainables.interface import Examination, Fault, Finding, expanded, is_url, silent
 from trainables.ranges import compressed, parse_choice
 
 __all__ = ["examine"]
@@ -120,8 +121,8 @@ def _open(config: DatasetConfig, cache: Path, progress: Callable[[str], None]) -
     """
     roots = (config.root,) if isinstance(config.root, str) else config.root or ()
     for root in roots:
-        if not is_url(root) and not Path(root).expanduser().is_dir():
-            raise dataset_error("dataset.root", f"{root!r} is not a folder.", "Name the folder of a dataset.")
+        if not is_url(root):
+            check_folder(expanded(root))
     found = source(config, cache, progress)  # a store that does not answer is not a finding on the dataset
     opened = _Opened()
     left_out: tuple[int | str, ...] = tuple(config.exclude_episodes)

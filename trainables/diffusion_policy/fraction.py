@@ -5,11 +5,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from trainables.dataset.format.recorded import recorded_totals
 from trainables.diffusion_policy.config.sections import BUILTIN_PUSHT, DatasetConfig
-from trainables.interface import Fault, is_url
+from trainables.interface import Fault, expanded, is_url
 from trainables.ranges import parse_choice
 from trainables.shares import fraction_faults, split_sizes
 
@@ -58,4 +56,4 @@ def _each(named: str | tuple[str, ...]) -> tuple[str, ...]:
 
 def _recorded(root: str) -> int | None:
     """The number of episodes that a folder records."""
-    return None if is_url(root) else recorded_totals(Path(root).expanduser()).get("total_episodes")
+    return None if is_url(root) else recorded_totals(expanded(root)).get("total_episodes")

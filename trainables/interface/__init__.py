@@ -34,6 +34,7 @@ from trainables.interface.fields import (
     Metric,
     Phase,
     TrainableError,
+    expanded,
     is_url,
 )
 from trainables.interface.policies import (
@@ -124,6 +125,7 @@ __all__ = [
     "TrainContext",
     "Trainable",
     "TrainableError",
+    "expanded",
     "is_url",
     "silent",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from trainables.ranges import parse_choice
@@ -20,6 +21,7 @@ __all__ = [
     "Metric",
     "Phase",
     "TrainableError",
+    "expanded",
     "is_url",
 ]
 
@@ -46,6 +48,14 @@ ENVIRONMENT = "rollout.env"
 def is_url(text: str) -> bool:
     """Whether a text is the address of a folder in a store (``s3://bucket/folder``), not a local path."""
     return _URL.match(text) is not None
+
+
+def expanded(path: str | Path) -> Path:
+    """The path with ``~`` filled in; unchanged if that is an account without a home folder here."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 class TrainableError(Exception):

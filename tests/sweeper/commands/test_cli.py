@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -261,6 +263,9 @@ def test_an_empty_list_shows_how_to_start_a_sweep(capsys):
         (SweeperError("the cluster went away"), 1, False),
         (ConfigError([Fault("policy.horizon", "18 is not a multiple of 4.")]), 2, False),
         (TrainableError("something else"), 1, False),
+        (PermissionError(errno.EACCES, "Permission denied", "/data/set"), 2, False),
+        (OSError(errno.ENOSPC, "No space left on device", "/data/set"), 2, False),
+        (OSError(errno.EBADF, "Bad file descriptor"), 1, True),
         (ZeroDivisionError("a bug"), 1, True),
         (KeyboardInterrupt(), 130, False),
     ],
@@ -277,7 +282,36 @@ def test_each_error_has_its_exit_code_and_only_bugs_print_a_traceback(
     err = capsys.readouterr().err
     assert ("Traceback" in err) is traceback
     if code != 130:
-        assert str(error).splitlines()[0].rpartition(":")[2].strip() in err
+        assert str(error).splitlines()[0].rpartition(":")[2].strip(" '") in err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("check", "x" * 300),
+        ("results", "x" * 300),
+        ("status", "x" * 300),
+        ("export", "x" * 300),
+        ("report", "x" * 300),
+        ("init", "new.yaml", "--dataset", "x" * 300),
+        ("init", "--from-wandb", "x" * 300 + ".yaml"),
+        ("init", "--from-lerobot", "x" * 300),
+        ("list", "--sweeps", "x" * 300),
+    ],
+)
+def test_a_name_that_no_disk_takes_is_not_a_bug(capsys, arguments):
+    assert ended(*arguments) == 2
+    err = capsys.readouterr().err
+    assert "Traceback" not in err
+    assert "x" * 300 in err.replace("\n", "")
+
+
+def test_a_terminal_without_all_characters_shows_question_marks():
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"}
+    command = [sys.executable, "-m", "sweeper.cli", "check", "two_minutes", "config.dataset.root=."]
+    run = subprocess.run(command, env=environment, capture_output=True, cwd=ROOT)
+    assert run.returncode == 0, run.stderr.decode("latin-1")
+    assert b"? two-minutes" in run.stdout or b"?" in run.stdout
 
 
 def test_the_text_of_a_spec_error_contains_all_faults():

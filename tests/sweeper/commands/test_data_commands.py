@@ -148,10 +148,16 @@ def test_what_could_not_be_checked_is_listed_above_the_findings(capsys):
         (["set", "horizon"], "is not an override"),
         (["set", "dataset.exclude_episodes=[9]"], "[9] do not exist"),
         (["set", "--trainable", "other"], "no trainable is called 'other'"),
+        (["set", "dataset.episodes=0–2"], "Write 0-2."),
+        (["~nobody-of-this-name/set"], "'~nobody-of-this-name/set' is not a folder"),
+        (["x" * 300], "cannot be opened: File name too long"),
+        (["set/meta/info.json"], "is a file, not a folder. It is inside a dataset: "),
+        (["set.zip"], "Unpack it first"),
     ],
 )
 def test_wrong_input_ends_with_2_and_says_what_to_do(capsys, arguments, words):
     write()
+    Path("set.zip").write_bytes(b"PK")
     assert ended("data", "check", *arguments) == 2
     assert words in " ".join(capsys.readouterr().err.split())
 

@@ -11,9 +11,10 @@ from trainables.dataset.format.episodes import EpisodeRecord, EpisodeTable, read
 from trainables.dataset.format.files import FoundFiles, find_parquet
 from trainables.dataset.format.info import Info, read_info
 from trainables.dataset.format.schema import DATA_PATH_V3, DatasetFeature
+from trainables.files import refusal
 from trainables.interface import Finding
 
-__all__ = ["WHAT_A_DATASET_IS", "Metadata", "metadata_of", "read_metadata"]
+__all__ = ["WHAT_A_DATASET_IS", "Metadata", "check_folder", "metadata_of", "read_metadata"]
 
 WHAT_A_DATASET_IS = (
     "A LeRobot dataset is a folder with meta/info.json, data/chunk-000/*.parquet and, if it has cameras, "
@@ -162,14 +163,39 @@ def read_metadata(root: Path, where: str = "dataset.root") -> Metadata:
     Raises:
         DatasetError: If the folder is not a LeRobot dataset, or one of an unknown version, or broken.
     """
-    if not root.is_dir():
-        kind = "is a file, not a folder" if root.is_file() else "is not a folder"
-        raise dataset_error(where, f"{str(root)!r} {kind}.", WHAT_A_DATASET_IS)
+    check_folder(root, where)
     info_path = root / "meta" / "info.json"
     if not info_path.is_file():
         problem = f"{str(root)!r} has no meta/info.json{_what_else(root)}."
         raise dataset_error(where, problem, _nearby(root) or WHAT_A_DATASET_IS)
     return metadata_of(root, read_info(info_path))
+
+
+def check_folder(root: Path, where: str = "dataset.root") -> None:
+    """Check that there is a folder.
+
+    Args:
+        root: The folder of a dataset.
+        where: Name of the field that names the folder, for the error's text.
+
+    Raises:
+        DatasetError: If it does not exist, is a file, or cannot be opened.
+    """
+    refused = refusal(root)
+    if refused:
+        remedy = "Check the spelling, the owner and the permissions."
+        raise dataset_error(where, f"{str(root)!r} {refused}.", remedy)
+    if root.is_dir():
+        return
+    if not root.is_file():
+        raise dataset_error(where, f"{str(root)!r} is not a folder.", WHAT_A_DATASET_IS)
+    remedy = _nearby(root) or WHAT_A_DATASET_IS
+    if root.suffix.lower() in ARCHIVES:
+        remedy = f"Unpack it first, and name the folder. {WHAT_A_DATASET_IS}"
+    raise dataset_error(where, f"{str(root)!r} is a file, not a folder.", remedy)
+
+
+ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z")
 
 
 def metadata_of(root: Path, info: Info, table: EpisodeTable | None = None) -> Metadata:

@@ -14,7 +14,8 @@ from trainables.dataset.format.episodes import EpisodeRecord
 from trainables.dataset.format.metadata import Metadata
 from trainables.dataset.shared_cache import repeating
 from trainables.dataset.sources.fetch import fetch_dataset
-from trainables.interface import is_url, silent
+from trainables.files import refusal
+from trainables.interface import expanded, is_url, silent
 
 __all__ = ["Source", "fetch_files", "fetch_source", "find_source"]
 
@@ -75,8 +76,10 @@ def find_source(
         return root_or_repo_id
     if isinstance(root_or_repo_id, str) and is_url(root_or_repo_id):
         return fetch_source(root_or_repo_id, cache, progress)
-    if isinstance(root_or_repo_id, Path) or Path(root_or_repo_id).is_dir():
-        return Source(Path(root_or_repo_id))
+    place = Path(root_or_repo_id)
+    # A folder that cannot be looked at is reported as such, not taken for a name on the hub.
+    if isinstance(root_or_repo_id, Path) or refusal(place) or place.is_dir():
+        return Source(place)
     if not REPO_ID.fullmatch(root_or_repo_id):
         remedy = "Expected owner/name, such as lerobot/pusht; a folder belongs under dataset.root."
         remedy += _no_folder(root_or_repo_id)
@@ -91,7 +94,7 @@ def find_source(
 
 def _no_folder(name: str) -> str:
     """The hint that a name may be that of a folder, if its parent folder exists here; begins with a space."""
-    parent = Path(name).expanduser().parent
+    parent = expanded(name).parent
     if not parent.is_dir() or parent == Path():
         return ""
     folders = [path.name for path in parent.iterdir() if path.is_dir()]

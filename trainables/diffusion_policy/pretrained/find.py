@@ -8,6 +8,7 @@ from pathlib import Path
 
 from trainables.deployment.bundle import BundleError, is_bundle, open_bundle
 from trainables.diffusion_policy.pretrained.pretrained_config import path_error
+from trainables.interface import expanded
 
 __all__ = ["find_checkpoint"]
 
@@ -32,7 +33,7 @@ def find_checkpoint(path: str | Path, cache: Path | None = None) -> Path:
     Raises:
         ConfigError: If no checkpoint is found, or the hub cannot be reached.
     """
-    place = Path(path).expanduser()
+    place = expanded(path)
     if is_bundle(place):
         try:
             return find_checkpoint(open_bundle(place).policy)
