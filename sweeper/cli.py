@@ -401,6 +401,9 @@ def _explain(error: Exception) -> int:
         # What the user named cannot be used on this machine; that is not a bug.
         view.print_error(console, f"{error.filename}: {error.strerror}. {_REFUSALS[error.errno]}")
         return 2
+    elif isinstance(error, RuntimeError) and "home directory" in str(error):
+        view.print_error(console, "This account has no home folder (~). Set HOME to a folder of yours.")
+        return 2
     else:
         # Not the user's mistake: a bug report needs the traceback.
         traceback.print_exception(error)

@@ -125,6 +125,11 @@ def _from_lerobot(path: Path, trainable: Trainable) -> Draft:
     file = _training_file(path.expanduser())
     settings = _read_json(file)
     whole = "policy" in settings or "dataset" in settings
+    if not whole and "type" not in settings:
+        raise UserError(
+            f"{file}: names no type of a policy. Expected LeRobot's train_config.json, or the config.json of "
+            "one of its policies."
+        )
     draft = draft_of_training(settings if whole else {"policy": settings}, f"LeRobot's {file}", trainable)
     if not whole:
         draft.note(
@@ -150,7 +155,7 @@ def _training_file(path: Path) -> Path:
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        stated = json.loads(file.read_text(encoding="utf-8"))
+        stated = json.loads(file.read_text(encoding="utf-8-sig"))  # editors may write a byte-order mark
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror}.") from error
     except ValueError as error:

@@ -306,6 +306,18 @@ def test_a_name_that_no_disk_takes_is_not_a_bug(capsys, arguments):
     assert "x" * 300 in err.replace("\n", "")
 
 
+def test_an_account_without_a_home_folder_is_told_to_set_one(capsys, monkeypatch):
+    def fail(*_arguments: object) -> None:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr("sweeper.commands.sweeps.make_plan", fail)
+    assert ended("check", "pusht_quick") == 2
+    err = capsys.readouterr().err
+    assert "Set HOME" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.slow
 def test_a_terminal_without_all_characters_shows_question_marks():
     environment = {**os.environ, "PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"}
     command = [sys.executable, "-m", "sweeper.cli", "check", "two_minutes", "config.dataset.root=."]

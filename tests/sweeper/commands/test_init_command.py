@@ -174,6 +174,21 @@ def test_a_checkpoint_is_found_below_the_folder_of_its_run():
     assert checked("space.yaml")["config"]["train.steps"] == 3000
 
 
+def test_a_file_with_a_byte_order_mark_is_read():
+    stated = json.dumps({"policy": {"type": "diffusion"}, "steps": 3000})
+    Path("train_config.json").write_text(stated, encoding="utf-8-sig")
+    assert ended("init", "space.yaml", "--from-lerobot", "train_config.json") == 0
+    assert checked("space.yaml")["config"]["train.steps"] == 3000
+
+
+@pytest.mark.parametrize("stated", [{"model_type": "vit"}, {"config": {}, "features": {}}, {}])
+def test_a_file_of_something_else_is_not_taken_for_a_policy(stated, capsys):
+    Path("config.json").write_text(json.dumps(stated))
+    assert ended("init", "space.yaml", "--from-lerobot", "config.json") == 2
+    assert "names no type of a policy" in " ".join(capsys.readouterr().err.split())
+    assert not Path("space.yaml").exists()
+
+
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the reference checkpoint is not on this machine")
 def test_the_checkpoint_of_a_real_training_becomes_a_space():
     tree = SHARED / "reference" / "lerobot_checkpoint_tree"
