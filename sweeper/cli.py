@@ -402,7 +402,8 @@ def _explain(error: Exception) -> int:
         view.print_error(console, f"{error.filename}: {error.strerror}. {_REFUSALS[error.errno]}")
         return 2
     elif isinstance(error, RuntimeError) and "home directory" in str(error):
-        view.print_error(console, "This account has no home folder (~). Set HOME to a folder of yours.")
+        message = "A path begins with ~, and there is no such home folder here. Write it whole, or set HOME."
+        view.print_error(console, message)
         return 2
     else:
         # Not the user's mistake: a bug report needs the traceback.

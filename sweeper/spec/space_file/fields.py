@@ -361,10 +361,11 @@ def value_problem(info: FieldInfo, value: Any) -> tuple[str, str] | None:
 
 def _nothing_problem(info: FieldInfo, value: Any) -> tuple[str, str] | None:
     """A legal text that is most likely meant as null: it would be taken for a name."""
-    named = isinstance(value, str) and value.strip().lower() in NOTHING
+    named = isinstance(value, str) and value.strip().lower() in (*NOTHING, "")
     if not named or not info.nullable or info.choices is not None or value == info.word:
         return None
-    return f"{value!r} is a text here, not null.", "Write null."
+    kind = "a text" if value.strip() else "an empty text"
+    return f"{value!r} is {kind} here, not null.", "Write null."
 
 
 def _meant(info: FieldInfo, value: Any) -> str:

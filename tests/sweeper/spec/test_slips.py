@@ -146,6 +146,12 @@ def test_another_languages_null_is_not_taken_for_a_name(space, name, word):
     assert (fault.problem, fault.remedy) == (f"{word!r} is a text here, not null.", "Write null.")
 
 
+@pytest.mark.parametrize("name", ["dataset.root", "dataset.repo_id", "rollout.env", "policy.path"])
+def test_an_empty_text_is_not_the_current_folder(space, name):
+    (fault,) = faults_of(space, SPACE, f"config.{name}=''")
+    assert (fault.problem, fault.remedy) == ("'' is an empty text here, not null.", "Write null.")
+
+
 def test_other_sections_know_null_too(space):
     faults = faults_of(space, SPACE, "tracking.uri=None", "early_stop=none", "cost=false", "confirm=true")
     assert {fault.name: fault.remedy.partition(" Keys")[0] for fault in faults} == {
