@@ -376,6 +376,7 @@ _REFUSALS: Mapping[int | None, str] = {
     errno.EROFS: "Name a place on a disk that can be written.",
     errno.ENOSPC: _DISK,
     errno.EDQUOT: _DISK,
+    errno.EEXIST: "A file of this name is in the way. Move it, or name another place.",
     errno.ENAMETOOLONG: "A name of a file has at most 255 bytes. Check what was typed.",
     errno.ELOOP: "Repair the links, which lead to each other.",
     errno.ENOTDIR: "A part of this path is a file, not a folder.",
@@ -384,6 +385,11 @@ _REFUSALS: Mapping[int | None, str] = {
     errno.ESTALE: "The network drive has changed. Mount it again, and try again.",
 }
 """What to do if the system refuses a path."""
+
+
+def _has_place(error: OSError) -> bool:
+    """Whether an error names a path, or is that of a full disk to which the output goes."""
+    return error.filename is not None or error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _explain(error: Exception) -> int:
@@ -397,9 +403,10 @@ def _explain(error: Exception) -> int:
         view.print_config_error(console, error)
     elif isinstance(error, (SweeperError, TrainableError)):
         view.print_error(console, str(error))
-    elif isinstance(error, OSError) and error.errno in _REFUSALS and error.filename is not None:
+    elif isinstance(error, OSError) and error.errno in _REFUSALS and _has_place(error):
         # What the user named cannot be used on this machine; that is not a bug.
-        view.print_error(console, f"{error.filename}: {error.strerror}. {_REFUSALS[error.errno]}")
+        where = error.filename or "The output"
+        view.print_error(console, f"{where}: {error.strerror}. {_REFUSALS[error.errno]}")
         return 2
     elif isinstance(error, RuntimeError) and "home directory" in str(error):
         message = "A path begins with ~, and there is no such home folder here. Write it whole, or set HOME."

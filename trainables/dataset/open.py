@@ -109,8 +109,9 @@ def _find_sources(
     sources = [find_source(one, revision=revision, cache=cache, progress=progress) for one in each]
     if not sources:
         raise dataset_error("dataset.root", "no dataset is named.", "Name a folder or a dataset of the hub.")
-    places = [source.root.resolve() for source in sources]
-    for place, source in enumerate(sources):
+    # A single one may be a path that no system takes, which is reported when it is read.
+    places = [source.root.resolve() for source in sources] if len(sources) > 1 else []
+    for place, source in enumerate(sources if places else ()):
         if places[place] in places[:place]:
             problem = f"{source.name} is named twice."
             why = "Every episode would be on both sides of the split. Name each dataset once."

@@ -265,6 +265,7 @@ def test_an_empty_list_shows_how_to_start_a_sweep(capsys):
         (TrainableError("something else"), 1, False),
         (PermissionError(errno.EACCES, "Permission denied", "/data/set"), 2, False),
         (OSError(errno.ENOSPC, "No space left on device", "/data/set"), 2, False),
+        (OSError(errno.ENOSPC, "The output: No space left on device"), 2, False),
         (OSError(errno.EBADF, "Bad file descriptor"), 1, True),
         (ZeroDivisionError("a bug"), 1, True),
         (KeyboardInterrupt(), 130, False),
