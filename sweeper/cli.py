@@ -22,9 +22,9 @@ import typer
 from typer.core import TyperCommand
 
 from sweeper import __version__
-from sweeper.commands.options import CLUSTER_OPTION, Command, Group, open_console
+from sweeper.commands.options import CLUSTER_OPTION, SWEEPS_VARIABLE, Command, Group, open_console
 from sweeper.errors import INTERRUPTED, SpecError, SweeperError, UserError
-from trainables.interface import ConfigError, TrainableError
+from trainables.interface import ConfigError, TrainableError, expanded
 
 __all__ = ["COMMANDS", "CommandEntry", "app", "load_command", "main"]
 
@@ -311,7 +311,7 @@ def _run(arguments: list[str]) -> None:
     """Run a command here, or on the cluster that ``--cluster`` names."""
     _check_dashes(arguments)
     if not any(argument.partition("=")[0] == CLUSTER_OPTION for argument in arguments):
-        app(args=arguments, prog_name="sweeper")
+        app(args=_at_home(arguments), prog_name="sweeper")
         return
     from sweeper.commands import on_cluster  # a command on this machine is faster without it
 
@@ -320,6 +320,23 @@ def _run(arguments: list[str]) -> None:
         app(args=left, prog_name="sweeper")
         return
     sys.exit(on_cluster.on_cluster(file, left, _parsed(left)))
+
+
+def _at_home(arguments: list[str]) -> list[str]:
+    """The arguments with ``~`` filled in, also in the folder of sweeps that the environment names.
+
+    No shell does so in ``--sweeps=~/folder`` and in the files that set variables: a folder called ``~`` would
+    be created. On a cluster ``~`` is the home folder there.
+    """
+    if os.environ.get(SWEEPS_VARIABLE, "").startswith("~"):
+        os.environ[SWEEPS_VARIABLE] = str(expanded(os.environ[SWEEPS_VARIABLE]))
+    end = arguments.index("--") if "--" in arguments else len(arguments)  # then comes a pasted command
+    return [_filled(argument) for argument in arguments[:end]] + arguments[end:]
+
+
+def _filled(argument: str) -> str:
+    option, _, value = argument.partition("=")
+    return f"{option}={expanded(value)}" if option.startswith("--") and value.startswith("~") else argument
 
 
 def _check_dashes(arguments: list[str]) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CLUSTER_OPTION",
+    "SWEEPS_VARIABLE",
     "Address",
     "ClusterFile",
     "Command",
@@ -42,8 +43,9 @@ Overrides = Annotated[
     ),
 ]
 Sweep = Annotated[str, typer.Argument(metavar="SWEEP", help="Name of a sweep, or path of its folder.")]
+SWEEPS_VARIABLE = "SWEEPER_SWEEPS"
 SweepsFolder = Annotated[
-    Path, typer.Option("--sweeps", envvar="SWEEPER_SWEEPS", help="Folder that contains the sweeps.")
+    Path, typer.Option("--sweeps", envvar=SWEEPS_VARIABLE, help="Folder that contains the sweeps.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Address = Annotated[

@@ -307,6 +307,16 @@ def test_a_name_that_no_disk_takes_is_not_a_bug(capsys, arguments):
     assert "x" * 300 in err.replace("\n", "")
 
 
+def test_the_home_folder_is_filled_in_where_no_shell_does(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert ended("list", "--sweeps=~/mine") == 0
+    monkeypatch.setenv("SWEEPER_SWEEPS", "~/others")
+    assert ended("list") == 0
+    out = capsys.readouterr().out.replace("\n", "")
+    assert f"No sweeps in {tmp_path}/mine." in out
+    assert f"No sweeps in {tmp_path}/others." in out
+
+
 def test_an_account_without_a_home_folder_is_told_to_set_one(capsys, monkeypatch):
     def fail(*_arguments: object) -> None:
         raise RuntimeError("Could not determine home directory.")
