@@ -21,6 +21,7 @@ from sweeper.machines.ssh import ClusterHead, find_cluster_head
 from sweeper.spec.space_file.load import DEMO
 from sweeper.tracking.server import free_port
 from sweeper.tracking.urls import HOST
+from trainables.interface import expanded
 
 __all__ = ["on_cluster", "split_cluster"]
 
@@ -43,10 +44,10 @@ def split_cluster(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
         if argument == CLUSTER_OPTION:
             if number + 1 >= end:
                 raise UserError(f"{CLUSTER_OPTION}: the cluster file is missing. Use {CLUSTER_OPTION} FILE.")
-            file = Path(left[number + 1])
+            file = expanded(left[number + 1])
             del left[number : number + 2]
         elif argument.startswith(f"{CLUSTER_OPTION}="):
-            file = Path(argument.partition("=")[2])
+            file = expanded(argument.partition("=")[2])
             del left[number]
         else:
             continue

@@ -565,7 +565,13 @@ def find_sweep(name: str, sweeps: Path) -> Path:
         if young is not None:
             raise young
     known = sorted(path.parent.name for path in sweeps.glob(f"*/{JOURNAL}"))
-    near = difflib.get_close_matches(name, known, n=1)
+    without_trial = name.partition(":")[0]
+    near = [without_trial] if without_trial in known else difflib.get_close_matches(name, known, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    listed = f" There are: {', '.join(known)}." if known else f" {sweeps} has no sweeps."
+    around = next((one for one in Path(name).absolute().parents if (one / JOURNAL).is_file()), None)
+    if around is not None:
+        hint = f" It is inside a sweep: name the folder {around}."
+    listed = f" There are: {', '.join(known)}."
+    if not known:
+        listed = f" {sweeps} has no sweeps. Run the command where the sweep was launched, or use --sweeps."
     raise SweepNotFoundError(f"no sweep is called {name!r} in {sweeps}.{hint}{listed}")

@@ -57,6 +57,19 @@ def test_the_error_about_a_missing_sweep_suggests_the_nearest_name(tmp_path: Pat
         find_sweep("any", tmp_path / "pusht-quick")
 
 
+def test_what_is_inside_a_sweep_is_answered_with_the_sweep(tmp_path: Path) -> None:
+    sweep = tmp_path / "x"
+    trial = sweep / "trials" / "3"
+    trial.mkdir(parents=True)
+    (sweep / "journal.jsonl").touch()
+    with pytest.raises(
+        SweepNotFoundError, match=f"It is inside a sweep: name the folder {re.escape(str(sweep))}"
+    ):
+        find_sweep(str(trial), tmp_path)
+    with pytest.raises(SweepNotFoundError, match=r"'x:3'.* Did you mean 'x'\?"):
+        find_sweep("x:3", tmp_path)
+
+
 def test_a_folder_without_runs_is_not_served(tmp_path: Path) -> None:
     with pytest.raises(SweepNotFoundError, match=r"mlflow\.db is missing"), serve(tmp_path):
         pass
