@@ -17,6 +17,7 @@ from sweeper.spec.space_file.overrides import read_config
 from sweeper.terminal.faults import checking
 from sweeper.terminal.findings import print_examination, print_portrait, to_json
 from sweeper.terminal.repairs import print_repair, repair_json
+from sweeper.text import is_there
 from trainables.interface import ConfigError, DatasetExaminer, DatasetRepairer, expanded
 from trainables.registry import load
 
@@ -148,7 +149,7 @@ def _dataset(
     root: str, fields: list[str] | tuple[()], trainable: str
 ) -> tuple[DatasetExaminer, Mapping[str, Any]]:
     """The examiner of the dataset, and the configuration for it; the fixed values of a space."""
-    space = find_space(root)
+    space = Path(root) if is_there(Path(root)) else find_space(root)
     fixed: Mapping[str, Any] | None = None
     if space.suffix in (".yaml", ".yml") and space.is_file():
         spec = load_spec(space, [f"config.{field.removeprefix('config.')}" for field in fields])

@@ -233,7 +233,8 @@ def find_space(path: Path | str) -> Path:
     ``search_spaces/real_robot.yaml``).
     """
     path = Path(path)
-    if is_there(path) or path.suffix not in ("", *SUFFIXES):
+    # A folder of the same name, such as a dataset or a sweep, hides no space.
+    if (is_there(path) and not path.is_dir()) or path.suffix not in ("", *SUFFIXES):
         return path
     for file in (path.with_suffix(suffix) for suffix in SUFFIXES if path.name and not path.suffix):
         if is_there(file):

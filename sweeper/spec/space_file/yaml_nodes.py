@@ -27,6 +27,9 @@ MAX_BYTES = 1_000_000
 
 MAX_DEPTH = 24
 
+DATASET = "meta/info.json"
+"""A file of every LeRobot dataset, whose folder may be named in place of a space."""
+
 CURLY_QUOTES = tuple("“”„«»‘’‚")
 
 MAX_NODES = 50_000
@@ -172,6 +175,11 @@ def read_file(path: Path, known: Sequence[str] = ()) -> tuple[str, Node]:
 
 
 def _similar_files(path: Path, known: Sequence[str]) -> str:
+    if is_there(path / DATASET):
+        return (
+            f"It is a dataset: `sweeper launch real_robot config.dataset.root={path}` searches on it, and "
+            f"`sweeper init --dataset {path}` writes a space for it."
+        )
     folder = path if is_there(path) and path.is_dir() else path.parent
     if not (is_there(folder) and folder.is_dir()):
         return f"The folder {folder} does not exist either."

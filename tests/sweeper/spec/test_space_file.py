@@ -753,6 +753,24 @@ def test_a_file_is_preferred_to_a_shipped_space(tmp_path, monkeypatch):
     assert find_space("pusht_quick") == Path("pusht_quick")
 
 
+def test_a_folder_hides_no_space_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "real_robot").mkdir()
+    assert find_space("real_robot") == packaged_spaces()["real_robot"]
+    (tmp_path / "own").mkdir()
+    assert find_space("own") == Path("own")
+    (tmp_path / "own.yaml").touch()
+    assert find_space("own") == Path("own.yaml")
+
+
+def test_a_dataset_in_place_of_a_space_is_answered_with_the_commands_for_it(tmp_path):
+    (tmp_path / "set" / "meta").mkdir(parents=True)
+    (tmp_path / "set" / "meta" / "info.json").touch()
+    (fault,) = faults_of(tmp_path / "set")
+    assert fault.problem == "is not a file."
+    assert f"`sweeper launch real_robot config.dataset.root={tmp_path}/set`" in fault.remedy
+
+
 def test_every_line_of_a_shipped_space_is_explained():
     for path in packaged_spaces().values():
         lines = path.read_text().splitlines()
