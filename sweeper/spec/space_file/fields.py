@@ -12,7 +12,7 @@ from sweeper.spec.alerts import EVENTS, FORMATS
 from sweeper.spec.sampler_options import SAMPLER_OPTIONS
 from sweeper.spec.search_methods import TRACKERS
 from sweeper.spec.slips import NOTHING, meant_choice, meant_list, meant_number, meant_truth
-from sweeper.spec.space_file.yaml_nodes import Node
+from sweeper.spec.space_file.yaml_nodes import Grouped, Node
 from sweeper.spec.stopper_options import STOPPER_OPTIONS
 from sweeper.text import is_there, nearest
 from trainables.interface import STEPS, FieldInfo, is_url
@@ -344,6 +344,10 @@ def value_problem(info: FieldInfo, value: Any) -> tuple[str, str] | None:
         return ("is too large for a 64-bit integer.", f"Expected {info.expected()}.")
     if any(isinstance(number, float) and not math.isfinite(number) for number in flat):
         return (f"{value!r} is not a finite number.", f"Expected {info.expected()}.")
+    for number in flat:
+        if isinstance(number, Grouped) and info.kind in ("int", "list[int]"):
+            few, many = f"{number:g}", f"{number * 1000:.0f}"
+            return f"{number:.3f} may mean {few} or {many}.", f"Write {many} or {few}."
     faults = info.faults(value)
     if not faults:
         return _nothing_problem(info, value)

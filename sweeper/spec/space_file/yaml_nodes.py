@@ -21,7 +21,7 @@ from sweeper.masking import masked
 from sweeper.spec.slips import strange_character
 from sweeper.text import is_there
 
-__all__ = ["FaultList", "Node", "Override", "Place", "parse_override", "read_file"]
+__all__ = ["FaultList", "Grouped", "Node", "Override", "Place", "parse_override", "read_file"]
 
 MAX_BYTES = 1_000_000
 
@@ -63,6 +63,10 @@ class Node:
         if isinstance(self.value, list):
             return [node.plain() for node in self.value]
         return self.value
+
+
+class Grouped(float):
+    """A number like 20.000: twenty, or twenty thousand in countries that group digits by dots."""
 
 
 class FaultList:
@@ -315,6 +319,8 @@ class _Conversion:
                 return int(text.replace("_", ""))
             if node.tag == _FLOAT:
                 plain = text.replace("_", "").lower()
+                if re.fullmatch(r"[1-9]\d{0,2}\.\d{3}", plain):
+                    return Grouped(plain)
                 return float(plain.replace(".inf", "inf").replace(".nan", "nan"))
         except (KeyError, ValueError):
             self.faults.add(place, "", f"{text[:40]!r} cannot be read as {node.tag}.")

@@ -120,6 +120,8 @@ def test_ordinary_characters_are_not_strange():
         ("20000", "20,000", "config.train.steps", "Write 20000."),
         ("20000", "20k", "config.train.steps", "Write 20000."),
         ("20000", "'20000'", "config.train.steps", "Write 20000 without quotes."),
+        ("20000", "20.000", "config.train.steps", "20.000 may mean 20 or 20000. Write 20000 or 20."),
+        ("trials: 4", "trials: 2.000", "budget.trials", "Write 2000 or 2."),
         ("min: 1e-5", "min: 1e−5", "parameters.optimizer.lr.min", "Write 1e-5."),
         ("max: 1e-3", 'max: "0,001"', "parameters.optimizer.lr.max", "Write 0.001."),
         ("log: true", "log: yes", "parameters.optimizer.lr.log", "Expected true or false."),
@@ -210,6 +212,11 @@ def test_a_folder_without_its_field_is_answered_with_the_field(space, tmp_path):
     (tmp_path / "my_arm").mkdir()
     (fault,) = faults_of(space, SPACE, f"{tmp_path}/my_arm")
     assert fault.remedy == f"Write config.dataset.root={tmp_path}/my_arm if it is the dataset."
+
+
+def test_three_decimals_of_a_number_that_is_not_whole_are_decimals(space):
+    space.write_text(SPACE.replace("trials: 4", "trials: 4, hours: 1.500"))
+    assert load_spec(space, ["config.train.steps=1000.0"]).budget.hours == 1.5
 
 
 def test_a_number_with_a_comma_is_not_a_list_of_two(space):
