@@ -407,6 +407,8 @@ def unfilled_variable(info: FieldInfo, value: Any) -> tuple[str, str] | None:
 
 def coerce(info: FieldInfo, value: Any) -> Any:
     """A legal value in the field's own type: 16.0 is 16 for an int, 1 is 1.0 for a float."""
+    if isinstance(value, dict):
+        return {key: coerce(info, entry) for key, entry in value.items()}
     if isinstance(value, list):
         kind: Literal["int", "float", ""] = (
             "int" if info.kind == "list[int]" else "float" if info.kind == "list[float]" else ""
@@ -420,7 +422,7 @@ def _number(kind: str, value: Any) -> Any:
         return value
     if kind == "int":
         return int(value)
-    return float(value) if kind == "float" else value
+    return float(value) if kind == "float" or isinstance(value, Grouped) else value
 
 
 def is_path(info: FieldInfo) -> bool:
