@@ -224,11 +224,17 @@ LINES_BEFORE = 2
 """A missing colon is noticed up to so many lines later."""
 
 
+_FREE = re.compile(r"""(^|\s)#.*|"[^"]*"|'[^']*'""")
+
+
 def _strange_hint(text: str, line: int) -> str:
-    """Name a character near a line that only looks like a sign of YAML, outside comments; empty if none."""
-    lines = text.splitlines()
+    """Name a character near a line that only looks like a sign of YAML; empty if there is none.
+
+    Comments and texts in quotes may have any.
+    """
+    lines = text.split("\n")
     for number in range(max(1, line - LINES_BEFORE), min(line, len(lines)) + 1):
-        found = strange_character(re.sub(r"(^|\s)#.*", "", lines[number - 1]))
+        found = strange_character(_FREE.sub("", lines[number - 1]))
         if found is not None:
             return f"Line {number} contains {found[0]}. {found[1]}"
     return ""
