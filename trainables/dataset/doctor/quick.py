@@ -60,7 +60,11 @@ def _split_faults(dataset: LeRobotDataset, holdout_fraction: float, fraction: fl
     if holdout_fraction <= 0 or count >= 2:
         return fraction_faults(count, holdout_fraction, fraction)
     problem = f"{holdout_fraction:g} of {count} episode cannot be held out."
-    return [Fault("dataset.holdout_fraction", problem, "Use at least two episodes, or 0 to hold out none.")]
+    remedy = "Use at least two episodes, or 0 to hold out none."
+    chosen = dataset.episodes[0].index if count else 0
+    if chosen and not dataset.is_whole:
+        remedy += f" dataset.episodes: {chosen} is one episode; the first {chosen} are 0-{chosen - 1}."
+    return [Fault("dataset.holdout_fraction", problem, remedy)]
 
 
 def quick_findings(dataset: LeRobotDataset, videos: VideoParts) -> list[Finding]:

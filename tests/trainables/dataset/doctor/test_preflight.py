@@ -95,7 +95,9 @@ def test_no_episode_left_is_a_fault(make_dataset):
 def test_one_episode_cannot_be_split(make_dataset):
     root = make_dataset()
     assert preflight(root, episodes=[2]) == []
-    assert only(preflight(root, episodes=[2], holdout_fraction=0.1)).where == "dataset.holdout_fraction"
+    fault = only(preflight(root, episodes=[2], holdout_fraction=0.1))
+    assert fault.where == "dataset.holdout_fraction"
+    assert fault.remedy.endswith("dataset.episodes: 2 is one episode; the first 2 are 0-1.")
 
 
 def test_a_fraction_of_the_episodes_must_be_an_episode(make_dataset):
