@@ -53,6 +53,12 @@ _MISTAKES = {
     r"\|\|": "Write `or`.",
     r"!(?!=)": "Write `not`.",
     r"(?<![=!<>])=(?!=)": "Write `==` to compare.",
+    "≤": "Write `<=`.",
+    "≥": "Write `>=`.",
+    "≠": "Write `!=`.",
+    "[×·]": "Write `*`.",
+    "[−–]": "Write `-`.",
+    "[“”‘’]": "Write straight quotes.",
 }
 """Patterns of other languages in a text that cannot be read, and what to write instead."""
 

@@ -140,14 +140,15 @@ class Document:
             return None
         if not isinstance(node.value, dict):
             plain, keys = node.plain(), f"Keys: {', '.join(SETTINGS[name])}."
+            none = plain is False or str(plain).strip().lower() in NOTHING
             shown = describe_value(plain) if isinstance(plain, bool) else repr(plain)
             remedy = keys
             if plain is True:
                 remedy = f"Write `{name}: {{}}` for its defaults, or its settings. {keys}"
-            elif plain is False or str(plain).strip().lower() in NOTHING:
+            elif none:
                 remedy = "Remove the section, or write null."
             self.faults.add(node.place, name, f"is {shown}, not a mapping.", remedy)
-            return {}
+            return None if none else {}
         return self.entries(name, node.value, SETTINGS[name])
 
     def entries(

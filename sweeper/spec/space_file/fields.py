@@ -366,7 +366,7 @@ def value_problem(info: FieldInfo, value: Any) -> tuple[str, str] | None:
 def _nothing_problem(info: FieldInfo, value: Any) -> tuple[str, str] | None:
     """A legal text that is most likely meant as null: it would be taken for a name."""
     named = isinstance(value, str) and value.strip().lower() in (*NOTHING, "")
-    if not named or not info.nullable or info.choices is not None or value == info.word:
+    if not named or not info.nullable or info.choices is not None:
         return None
     kind = "a text" if value.strip() else "an empty text"
     return f"{value!r} is {kind} here, not null.", "Write null."
@@ -388,6 +388,9 @@ def _meant(info: FieldInfo, value: Any) -> str:
             meant = meant_choice(text)
         elif info.kind in ("int", "float", "list[int]", "list[float]"):
             meant = meant_number(text, info.unit)
+            number = 0.0 if meant is None else float(meant)
+            if info.kind in ("int", "float") and info.faults(number):
+                meant = None  # that would be the next fault
         if meant:
             return f"Write {meant} without quotes." if meant == text.strip() else f"Write {meant}."
     return ""

@@ -139,6 +139,11 @@ def test_a_slip_comes_with_what_to_write(space, old, new, name, words):
     assert words in f"{mine[0].problem} {mine[0].remedy}", faults
 
 
+def test_no_value_is_proposed_that_would_be_the_next_fault(space):
+    (fault,) = faults_of(space, SPACE.replace("20000", "10%"))
+    assert fault.remedy == "Expected an int of at least 1 (steps)."
+
+
 @pytest.mark.parametrize("word", ["None", "none", "nil"])
 @pytest.mark.parametrize(
     "name", ["dataset.revision", "rollout.env", "policy.pretrained_backbone_weights", "policy.path"]
@@ -156,11 +161,12 @@ def test_an_empty_text_is_not_the_current_folder(space, name):
 
 def test_other_sections_know_null_too(space):
     faults = faults_of(space, SPACE, "tracking.uri=None", "early_stop=none", "cost=false", "confirm=true")
-    assert {fault.name: fault.remedy.partition(" Keys")[0] for fault in faults} == {
-        "tracking.uri": "Write null.",
-        "early_stop": "Remove the section, or write null.",
-        "cost": "Remove the section, or write null.",
-        "confirm": "Write `confirm: {}` for its defaults, or its settings.",
+    assert {(fault.name, fault.remedy.partition(" Keys")[0]) for fault in faults} == {
+        ("tracking.uri", "Write null."),
+        ("early_stop", "Remove the section, or write null."),
+        ("cost", "Remove the section, or write null."),
+        ("confirm", "Write `confirm: {}` for its defaults, or its settings."),
+        ("confirm", "Set rollout.env in config, or remove the section."),
     }
 
 
