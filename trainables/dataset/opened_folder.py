@@ -137,7 +137,7 @@ class DatasetFolder:
             notes = (*(note for note in notes if note.check != "skipped_files"), said)
         if not lacking:
             return notes
-        problem = f"the data files have no column {', '.join(lacking)}."
+        problem = f"the data files have no column {', '.join(lacking)} with a number in every row."
         why = "The values were derived from the order of the rows and the frame rate."
         remedy = "Nothing for training here; LeRobot needs these columns."
         where = str(self.metadata.root / "data")

@@ -292,7 +292,7 @@ def test_each_error_has_its_exit_code_and_only_bugs_print_a_traceback(
         ("check", "x" * 300),
         ("results", "x" * 300),
         ("status", "x" * 300),
-        ("export", "x" * 300),
+        ("export", "x" * 300, "--to", "exported"),
         ("report", "x" * 300),
         ("init", "new.yaml", "--dataset", "x" * 300),
         ("init", "--from-wandb", "x" * 300 + ".yaml"),

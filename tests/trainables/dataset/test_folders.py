@@ -757,7 +757,43 @@ def test_rows_of_different_lengths_are_refused_also_if_their_sum_fits(make, kind
 
     edit_table(root / DATA, edit)
     (fault,) = preflight(root)
-    assert fault.problem == "column 'action' has 1 numbers in row 4, and 2 in others (2 such rows)."
+    assert fault.problem == (
+        "column 'action' has lists of different lengths: 2 in most rows, 1 in row 4; 2 such rows."
+    )
+
+
+def test_a_column_that_is_there_twice_is_refused(make):
+    root = make()
+    edit_table(root / DATA, lambda table: table.append_column("action", table["action"]))
+    (fault,) = preflight(root)
+    assert fault.problem == "has 2 columns 'action'."
+
+
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [
+        ("timestamp", pa.array(range(19), pa.timestamp("ns"))),
+        ("timestamp", pa.array(range(19), pa.duration("ms"))),
+        ("timestamp", pa.array([f"2026-01-01T00:00:{second:02}" for second in range(19)])),
+        ("task_index", pa.array([None] * 19, pa.int64())),
+        ("frame_index", pa.array([str(row) for row in range(19)])),
+        ("index", pa.array([None] * 19, pa.null())),
+        ("index", pa.array([0, None] * 9 + [1], pa.int64())),
+    ],
+)
+def test_standard_columns_of_another_kind_are_derived(make, name, column):
+    root = make(cameras={CAMERA: TINY})
+    edit_table(root / DATA, lambda t: t.set_column(t.column_names.index(name), name, column))
+    dataset = is_right(root)
+    assert checks(dataset) == ["derived_columns"]
+    np.testing.assert_allclose(dataset.column("timestamp")[6:14, 0], np.arange(8) / 10, rtol=1e-6)
+
+
+@pytest.mark.parametrize("version", ["3.0", "V3.0", " v3.0", 3.0])
+def test_a_version_may_be_spelt_otherwise(make, version):
+    root = make()
+    edit_info(root, codebase_version=version)
+    assert is_right(root).version == "v3.0"
 
 
 @pytest.mark.parametrize("version", VERSIONS)

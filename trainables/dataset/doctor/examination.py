@@ -11,6 +11,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from trainables.dataset.doctor.bookkeeping import (
     bookkeeping_findings,
     image_statistics_findings,
@@ -53,6 +55,7 @@ class Aims:
     min_max: Collection[str]
 
 
+@np.errstate(invalid="ignore", over="ignore")  # of numbers that are reported as not finite
 def examine(
     dataset: LeRobotDataset,
     aims: Aims,

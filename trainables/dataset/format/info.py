@@ -94,7 +94,7 @@ def info_faults(path: Path, info: Mapping[str, Any]) -> dict[str, Fault]:
     """What is wrong with the keys that no dataset can do without, by key."""
     faults = {}
     version = info.get("codebase_version")
-    if version not in VERSIONS:
+    if _version(version) not in VERSIONS:
         remedy = f"Versions that can be read: {', '.join(VERSIONS)}. LeRobot converts older sets."
         faults["codebase_version"] = Fault(str(path), f"codebase_version is {version!r}.", remedy)
     described = info.get("features")
@@ -115,7 +115,7 @@ def info_faults(path: Path, info: Mapping[str, Any]) -> dict[str, Fault]:
 
 def info_from(path: Path, info: Mapping[str, Any]) -> Info:
     """What info.json says, of a mapping in which `info_faults` finds nothing."""
-    version = info["codebase_version"]
+    version = _version(info["codebase_version"])
     features: dict[str, DatasetFeature] = {}
     unusable: dict[str, str] = {}
     suspects: dict[str, str] = {}
@@ -158,6 +158,12 @@ def info_from(path: Path, info: Mapping[str, Any]) -> Info:
         whole_number(info.get("chunks_size")) or CHUNK_SIZE,
         _total(info.get("total_episodes")),
     )
+
+
+def _version(value: Any) -> str:
+    """A version as LeRobot writes it; it reads ``3.0`` and ``V3.0``, too."""
+    plain = str(value).strip().lower()
+    return plain if plain.startswith("v") else f"v{plain}"
 
 
 def whole_number(value: Any) -> int | None:

@@ -300,7 +300,8 @@ def _read_part(
     only: int | None,
 ) -> _Part:
     table, numeric = _open(path, [EPISODE, "index", *names])
-    names = [name for name in names if name in table.column_names or name not in INDEX_FEATURES]
+    # Times as dates, numbers as texts or with gaps are as good as missing: they are derived.
+    names = [name for name in names if name in numeric or name not in INDEX_FEATURES]
     if EPISODE in table.column_names:
         episode = column_values(path, EPISODE, table[EPISODE], DatasetFeature("int64", (1,)))
     elif only is not None:
@@ -309,7 +310,7 @@ def _read_part(
         raise dataset_error(str(path), f"has no column {EPISODE!r}.", "Every LeRobot data file has one.")
     chosen = np.isin(episode, wanted).reshape(-1)
     rows = np.flatnonzero(chosen)
-    if "index" in table.column_names:
+    if "index" in numeric:
         index = column_values(path, "index", table["index"], DatasetFeature("int64", (1,)))
     else:
         index = np.arange(len(episode))
@@ -339,12 +340,22 @@ def _open(path: Path, names: Sequence[str]) -> tuple[Any, frozenset[str]]:
     try:
         file = pq.ParquetFile(path)
         numeric = frozenset(column.name for column in file.schema_arrow if _holds_numbers(column.type))
-        there = set(file.schema_arrow.names)
-        return file.read(columns=[name for name in dict.fromkeys(names) if name in there]), numeric
+        there = Counter(file.schema_arrow.names)
+        twice = [name for name in names if there[name] > 1]
+        if twice:
+            remedy = "Delete the one that does not belong there, and write the file again."
+            raise dataset_error(str(path), f"has {there[twice[0]]} columns {twice[0]!r}.", remedy)
+        table = file.read(columns=[name for name in dict.fromkeys(names) if name in there])
+        return table, numeric - {name for name in table.column_names if _has_gaps(name, table[name])}
     except FileNotFoundError as error:
         raise dataset_error(str(path), "the data file is missing.", "Fetch the dataset again.") from error
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(path, error) from error
+
+
+def _has_gaps(name: str, column: Any) -> bool:
+    """Whether a column of whole numbers that say where a frame is has empty cells."""
+    return name in INDEX_FEATURES and bool(column.null_count) and not pa.types.is_floating(column.type)
 
 
 def _holds_numbers(kind: Any) -> bool:
@@ -435,8 +446,11 @@ def _check_equal_lengths(path: Path, name: str, values: Any) -> None:
     wrong = np.flatnonzero(lengths != usual)
     if len(wrong):
         row = int(wrong[0])
-        several = f" ({len(wrong):,} such rows)" if len(wrong) > 1 else ""
-        problem = f"column {name!r} has {lengths[row]} numbers in row {row}, and {usual} in others{several}."
+        several = f"; {len(wrong):,} such rows" if len(wrong) > 1 else ""
+        problem = (
+            f"column {name!r} has lists of different lengths: {usual} in most rows, {lengths[row]} in row "
+            f"{row}{several}."
+        )
         remedy = "Every row needs as many as info.json says. Convert or record the episode again."
         raise dataset_error(str(path), problem, remedy)
 

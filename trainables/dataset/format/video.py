@@ -84,6 +84,8 @@ def probe_video(path: Path) -> Video:
             if last_s < float(times_s[-1]) - 0.5 / float(stream.average_rate or 1):
                 last_s = _last_packet_s(container, stream, 0.0)
         context = stream.codec_context
+        if not (context.width and context.height):
+            raise VideoError("is damaged: its pictures have no size")
         components = context.format.components if context.format is not None else ()
         steps_s = np.diff(times_s)
         # The times are whole numbers of ticks: equal steps differ by rounding only.

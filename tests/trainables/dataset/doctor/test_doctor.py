@@ -156,6 +156,23 @@ def test_episodes_that_do_not_exist_are_the_users_mistake(tmp_path):
         examine(root, policy__horizon=7)
 
 
+@pytest.mark.parametrize("value", [np.inf, -np.inf, 1e38])
+def test_numbers_without_measure_stop_no_check(tmp_path, value):
+    def spoil(episode, columns):
+        if episode == 3:
+            columns["action"][4, 1] = value
+
+    checks = found(record(tmp_path / "set", camera=False, change=spoil))
+    assert ("not_finite" in checks) is bool(np.isinf(value))
+
+
+def test_an_action_that_changes_only_between_episodes_stops_no_check(tmp_path):
+    def hold(episode, columns):
+        columns["action"][:, 1] = episode
+
+    assert "units_mixed" not in found(record(tmp_path / "set", camera=False, change=hold))
+
+
 def test_episodes_with_missing_rows_are_found_and_the_others_examined(tmp_path):
     def spoil(episode, columns):
         if episode == 2:
@@ -371,6 +388,8 @@ def test_missing_episodes_and_a_wrong_order_are_found(tmp_path):
     for name in ("episodes.jsonl", "episodes_stats.jsonl"):
         lines = (root / "meta" / name).read_text().splitlines(keepends=True)
         (root / "meta" / name).write_text("".join(lines[:4] + lines[6:]))
+    for number in (4, 5):
+        next(root.rglob(f"episode_{number:06}.parquet")).unlink()
     edit_info(root, total_episodes=10, total_frames=400)
     assert "2 episodes of 0 to 11 are not there: 4-5" in only(found(root), "missing_episodes").problem
 

@@ -347,6 +347,7 @@ def _mixed_units(dataset: LeRobotDataset, name: str) -> list[Finding]:
     ptp = ptp_of_episodes(dataset, name).astype(np.float64)
     constant = spread_of(dataset.vector(name)).constant
     ptp = np.where(np.isfinite(ptp) & (ptp > 0), ptp, np.nan)[:, ~constant]
+    ptp = ptp[:, ~np.isnan(ptp).all(axis=0)]  # what moves in no episode, and from one to the next only
     moves = ~np.isnan(ptp).all(axis=1)
     if moves.sum() < 2:
         return []
