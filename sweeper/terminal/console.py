@@ -13,6 +13,8 @@ from rich.text import Text
 
 __all__ = ["ShellConsole", "program"]
 
+LEAST_WIDTH, USUAL_WIDTH = 20, 80
+
 QUOTED = "`sweeper "
 """How messages begin a command."""
 
@@ -30,7 +32,16 @@ def program() -> str:
 
 
 class ShellConsole(Console):
-    """A console that replaces `sweeper` in the commands of messages by what can be typed."""
+    """A console that replaces `sweeper` in the commands of messages by what can be typed.
+
+    A terminal without a width (``COLUMNS=0``, as some programs set it) would show nothing, and one of a few
+    columns a letter a line.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        if self.width < LEAST_WIDTH:
+            self.width = LEAST_WIDTH if self.width > 0 else USUAL_WIDTH
 
     def print(self, *objects: Any, **settings: Any) -> None:
         """Print as `rich.console.Console.print` does."""

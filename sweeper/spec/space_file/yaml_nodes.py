@@ -365,7 +365,7 @@ def parse_override(argument: str, faults: FaultList) -> Override | None:
     key = key.strip()
     if not separator or not key or key.startswith("-"):
         remedy = "Write key=value, e.g. budget.trials=8 or parameters.optimizer.lr.max=3e-4."
-        if is_there(Path(argument)) and Path(argument).is_dir():
+        if argument.strip() and is_there(Path(argument)) and Path(argument).is_dir():
             remedy = f"Write config.dataset.root={argument} if it is the dataset."
         faults.add(place, "", "is not an override.", remedy)
         return None

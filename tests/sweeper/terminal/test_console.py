@@ -55,6 +55,14 @@ def test_an_environment_without_the_script_is_called_by_its_python(environment):
     assert program() == f"{shlex.quote(sys.executable)} -m sweeper.cli"
 
 
+@pytest.mark.parametrize(("columns", "width"), [("0", 80), ("1", 20), ("19", 20), ("20", 20), ("300", 300)])
+def test_a_terminal_without_a_width_shows_the_text(monkeypatch, columns, width):
+    monkeypatch.setenv("COLUMNS", columns)
+    console = ShellConsole(file=io.StringIO())
+    console.print("Hello")
+    assert (console.width, console.file.getvalue()) == (width, "Hello\n")
+
+
 @pytest.mark.parametrize("message", ["Run `sweeper ui x`.", Text("Run `sweeper ui x`.", style="bold")])
 def test_a_printed_command_can_be_typed(environment, message):
     console = ShellConsole(file=io.StringIO(), width=100)

@@ -549,6 +549,7 @@ def test_a_wrong_version_is_named(make, version, claimed):
         (["run_1.bag"], "it contains ROS bags"),
         (["0.1.0/x.tfrecord-00000-of-00001"], "it contains TFRecord"),
         (["meta_data/info.json"], "version 1.x"),
+        (["a/b/c/.zgroup"], "has no meta/info.json."),  # a whole disk would be searched
         ([], "has no meta/info.json."),
     ],
 )

@@ -229,23 +229,25 @@ def metadata_of(root: Path, info: Info, table: EpisodeTable | None = None) -> Me
 
 OTHER_FORMATS = {
     "meta_data/info.json": "it is a LeRobot dataset of version 1.x, which LeRobot 0.3 converts",
-    "**/.zgroup": "it contains zarr, the format of the Diffusion Policy paper's code",
-    "**/zarr.json": "it contains zarr",
+    ".zgroup": "it contains zarr, the format of the Diffusion Policy paper's code",
+    "zarr.json": "it contains zarr",
     "*.hdf5": "it contains HDF5, the format of robomimic and ALOHA",
     "*.h5": "it contains HDF5",
     "*.bag": "it contains ROS bags",
     "*.mcap": "it contains MCAP recordings",
     "*.db3": "it contains ROS 2 bags",
-    "**/*.tfrecord*": "it contains TFRecord files, the format of Open X-Embodiment",
+    "*.tfrecord*": "it contains TFRecord files, the format of Open X-Embodiment",
     "*.arrow": "it contains Arrow files of the library datasets",
 }
 
 
 def _what_else(root: Path) -> str:
     """Name the format of a folder that is not a LeRobot dataset, if it is a known one."""
-    for pattern, said in OTHER_FORMATS.items():
-        if next(iter(root.glob(pattern)), None) is not None:
-            return f": {said}"
+    # A home folder or a whole disk may be named by mistake: only the first levels are looked at.
+    for above in ("", "*/", "*/*/"):
+        for pattern, said in OTHER_FORMATS.items():
+            if next(iter(root.glob(f"{above}{pattern}")), None) is not None:
+                return f": {said}"
     return ""
 
 
