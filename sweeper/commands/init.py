@@ -355,4 +355,4 @@ def _report(console: Console, draft: Draft, dataset: str | None, path: Path | No
         look = [] if dataset is None else [f"sweeper data check {shlex.quote(dataset)}"]
         typed = shlex.quote(str(path))
         for line in (*look, f"sweeper check {typed}", f"sweeper launch {typed}"):
-            console.print(Padding(Text(line, "bold"), (0, 0, 0, 6)))
+            console.print(Text(f"      {line}", "bold"), soft_wrap=True)  # to be copied whole

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 import sys
@@ -15,8 +16,13 @@ __all__ = ["ShellConsole", "program"]
 
 LEAST_WIDTH, USUAL_WIDTH = 20, 80
 
-QUOTED = "`sweeper "
-"""How messages begin a command."""
+_COMMAND = re.compile(
+    r"(?:(?<=`)|(?<=: )|(?<=^ {2})|(?<=^ {6})|^)sweeper"
+    r"(?= (?:bench|budget|cache|cancel|check|compare|confirm|data|demo|doctor|eval|export|init|jobs|judge|"
+    r"launch|list|logs|pause|report|results|resume|schema|serve|status|stop|sync|tune|ui|watch)\b)",
+    re.MULTILINE,
+)
+"""Where a message has a command: in backquotes, after a colon, or on a line of its own."""
 
 
 def program() -> str:
@@ -49,9 +55,12 @@ class ShellConsole(Console):
 
 
 def _typed(what: Any) -> Any:
-    if isinstance(what, str) and QUOTED in what:
-        return what.replace(QUOTED, f"`{program()} ")
-    if isinstance(what, Text) and QUOTED in what.plain:
-        parts = what.split(QUOTED)
-        return Text(f"`{program()} ", style=what.style, end=what.end).join(parts)
+    if isinstance(what, str) and _COMMAND.search(what):
+        return _COMMAND.sub(lambda _found: program(), what)
+    if isinstance(what, Text) and _COMMAND.search(what.plain):
+        typed, place = Text(style=what.style, end=what.end), 0
+        for found in _COMMAND.finditer(what.plain):
+            typed.append_text(what[place : found.start()]).append(program())
+            place = found.end()
+        return typed.append_text(what[place:])
     return what

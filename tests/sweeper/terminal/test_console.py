@@ -63,6 +63,28 @@ def test_a_terminal_without_a_width_shows_the_text(monkeypatch, columns, width):
     assert (console.width, console.file.getvalue()) == (width, "Hello\n")
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Next:\n  sweeper confirm x\n  sweeper export x:3 --to DIR",
+        Text("      sweeper launch x.yaml", style="bold"),
+        "When it is filled in: sweeper judge x",
+    ],
+)
+def test_a_command_without_quotes_can_be_typed_too(environment, message):
+    console = ShellConsole(file=io.StringIO(), width=200)
+    console.print(message)
+    plain = message if isinstance(message, str) else message.plain
+    assert console.file.getvalue() == plain.replace("sweeper", ".venv/bin/sweeper") + "\n"
+
+
+def test_other_words_are_not_taken_for_the_command(environment):
+    console = ShellConsole(file=io.StringIO(), width=200)
+    text = "sweeper cannot do it: sweeper is a name, as sweeper launch is\nsweeper-1 is a folder"
+    console.print(text)
+    assert console.file.getvalue() == text + "\n"
+
+
 @pytest.mark.parametrize("message", ["Run `sweeper ui x`.", Text("Run `sweeper ui x`.", style="bold")])
 def test_a_printed_command_can_be_typed(environment, message):
     console = ShellConsole(file=io.StringIO(), width=100)
