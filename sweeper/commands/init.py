@@ -251,20 +251,26 @@ def _finished(draft: Draft, trainable: Trainable, dataset: str | None, file: str
         named = {name: Written(value) for name, value in trainable.dataset_config(dataset).items()}
         draft.config = {**named, **draft.config}
 
+    fields = trainable.fields
+
     def text_of(current: Draft) -> str:
-        complete(current, _proposal(trainable, current, cache, console), trainable)
+        # What is not legal is left out later, with the reason.
+        decided = {**current.fixed, **_searched_values(current)}
+        given = {n: v for n, v in decided.items() if n in fields and not fields[n].faults(v)}
+        complete(current, _proposal(trainable, given, current.source, cache, console), trainable)
         return written(current, trainable.name, file)
 
     return accepted(draft, text_of, trainable)
 
 
-def _proposal(trainable: ProposesSpaces, draft: Draft, cache: Path | None, console: Console) -> Proposal:
+def _proposal(
+    trainable: ProposesSpaces, given: Mapping[str, Any], source: str, cache: Path | None, console: Console
+) -> Proposal:
     from sweeper.terminal.faults import checking
 
-    given = {**draft.fixed, **_searched_values(draft)}
     if cache is None:
         return trainable.propose(given, None, silent)
-    with checking(console, draft.source, "Reading") as progress:
+    with checking(console, source, "Reading") as progress:
         return trainable.propose(given, cache, progress)
 
 
@@ -274,8 +280,9 @@ def _searched_values(draft: Draft) -> dict[str, Any]:
     for name, entry in draft.parameters.items():
         form = entry.value if isinstance(entry.value, Mapping) else {}
         values = form.get("values")
-        numbers = [value for value in values or () if isinstance(value, (int, float))]
-        first = next((value for value in values or () if value is not None), form.get("min"))
+        values = values if isinstance(values, list) else [values]
+        numbers = [value for value in values if isinstance(value, (int, float))]
+        first = next((value for value in values if value is not None), form.get("min"))
         found[name] = min(numbers) if numbers else first
     return {name: value for name, value in found.items() if value is not None}
 

@@ -174,6 +174,25 @@ def test_a_checkpoint_is_found_below_the_folder_of_its_run():
     assert checked("space.yaml")["config"]["train.steps"] == 3000
 
 
+def test_what_is_no_range_and_no_list_is_left_out_with_the_reason(capsys):
+    Path("sweep.yaml").write_text(
+        "parameters:\n  lr: {max: 1e-3}\n  horizon: {values: [16, 32]}\n  batch_size: {values: 64}\n"
+        "  steps: {value: 20k}\n  n_action_steps: {distribution: int_uniform, min: 8, max: 1}\n"
+    )
+    assert ended("init", "space.yaml", "--from-wandb", "sweep.yaml") == 0
+    assert set(checked("space.yaml")["parameters"]) == {"policy.horizon"}
+    told = " ".join(capsys.readouterr().out.split())
+    for name in ("optimizer.lr", "train.batch_size", "train.steps", "policy.n_action_steps"):
+        assert name in told.partition("Not carried over")[2]
+
+
+def test_dashes_of_a_page_are_those_of_flags():
+    command = "lerobot-train —policy.type=diffusion –steps=3000 —batch_size 16"
+    assert ended("init", "space.yaml", "--", command) == 0
+    config = checked("space.yaml")["config"]
+    assert (config["train.steps"], config["train.batch_size"]) == (3000, 16)
+
+
 def test_a_file_with_a_byte_order_mark_is_read():
     stated = json.dumps({"policy": {"type": "diffusion"}, "steps": 3000})
     Path("train_config.json").write_text(stated, encoding="utf-8-sig")

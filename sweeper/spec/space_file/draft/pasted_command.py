@@ -6,6 +6,7 @@ had at first (``policy=diffusion training.offline_steps=200000``).
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -52,7 +53,7 @@ def read_command(words: Sequence[str]) -> PastedCommand:
             words = shlex.split(words[0].replace("\\\n", " "))
         except ValueError as error:
             raise UserError(f"the command cannot be read: {error}. Check its quotes.") from error
-    words = [word for word in words if word.strip() not in ("", "\\")]
+    words = [_with_dashes(word) for word in words if word.strip() not in ("", "\\")]
     flags = list(_flags(words))
     if not flags:
         raise UserError(
@@ -69,6 +70,11 @@ def read_command(words: Sequence[str]) -> PastedCommand:
     dashes = any(word.startswith("--") for word in words)
     named = any("lerobot" in word and "=" not in word for word in words)
     return PastedCommand(shlex.join(words), settings, config_file, dashes and named)
+
+
+def _with_dashes(word: str) -> str:
+    """The word of a command that was copied from a page, on which two hyphens became a dash."""
+    return re.sub(r"^[\u2013\u2014\u2212]+(?=\w)", "--", word)
 
 
 def _flags(words: Sequence[str]) -> list[tuple[str, str]]:
