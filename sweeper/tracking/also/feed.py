@@ -16,7 +16,16 @@ from sweeper.layout import JOURNAL, TRIALS, trial_folder, write_whole
 from sweeper.records.events import Event, EventKind
 from sweeper.records.journal import read_journal
 from sweeper.records.sweep_state import SweepState
-from sweeper.tracking.also.runs import FILMS, PICTURES, Moment, Run, Sink, run_of_sweep, run_of_trial
+from sweeper.tracking.also.runs import (
+    FILMS,
+    PICTURES,
+    Moment,
+    Run,
+    Sink,
+    finite_numbers,
+    run_of_sweep,
+    run_of_trial,
+)
 
 __all__ = ["Feed", "read_position", "state_path"]
 
@@ -74,12 +83,8 @@ class Feed:
     def _pass(self, event: Event) -> None:
         match event["event"]:
             case EventKind.REPORT:
-                run, metrics = self._run(event), _numbers(event["metrics"])
-                self._sink.log(run, self._at(event, event["step"]), metrics)
-                for name, path in event.get("artifacts", {}).items():
-                    found = self._find(path, event["trial"])
-                    if found.suffix.lower() in (*PICTURES, *FILMS) and found.is_file():
-                        self._sink.media(run, self._at(event, event["step"]), name, found)
+                metrics = _numbers(event["metrics"])
+                self._sink.log(self._run(event), self._at(event, event["step"]), metrics, self._media(event))
             case EventKind.TRIAL_END:
                 self._trial_end(event)
             case EventKind.TUNED:
@@ -112,18 +117,26 @@ class Feed:
         metrics |= {name: float(value) for name, value in totals.items() if value is not None}
         if metrics:
             parent = run_of_sweep(self._sweep)
-            self._sink.log(parent, self._at(event, int(event.get("ended", 0))), metrics)
+            self._sink.log(parent, self._at(event, int(event.get("ended", 0))), metrics, {})
 
     def _log_at_end(self, event: Event, metrics: Mapping[str, float]) -> None:
         trial = self._sweep.trials[event["trial"]]
-        finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
-        self._sink.log(self._run(event), self._at(event, trial.step), finite)
+        self._sink.log(self._run(event), self._at(event, trial.step), finite_numbers(metrics), {})
 
     def _at(self, event: Event, step: int) -> Moment:
         return Moment(self._number, step, event["time"])
 
     def _run(self, event: Event) -> Run:
         return run_of_trial(self._sweep, self._sweep.trials[event["trial"]])
+
+    def _media(self, event: Event) -> dict[str, Path]:
+        """The pictures and films of a report that still exist."""
+        found = {name: self._find(path, event["trial"]) for name, path in event.get("artifacts", {}).items()}
+        return {
+            name: path
+            for name, path in found.items()
+            if path.suffix.lower() in (*PICTURES, *FILMS) and path.is_file()
+        }
 
     def _find(self, path: str, trial: int) -> Path:
         """A reported file, also if the sweep's folder was moved."""

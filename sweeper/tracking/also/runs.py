@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,18 @@ from typing import Any, Protocol
 from sweeper.records.sweep_state import SweepState
 from sweeper.records.trial_state import TrialState
 
-__all__ = ["FILMS", "PICTURES", "Moment", "Run", "Sink", "run_of_sweep", "run_of_trial"]
+__all__ = [
+    "FILMS",
+    "PICTURES",
+    "Moment",
+    "Run",
+    "Sink",
+    "as_media",
+    "finish_runs",
+    "finite_numbers",
+    "run_of_sweep",
+    "run_of_trial",
+]
 
 PICTURES = (".png", ".jpg", ".jpeg")
 FILMS = (".mp4", ".gif", ".webm")
@@ -59,12 +71,12 @@ class Moment:
 class Sink(Protocol):
     """A tracker. A run is given with everything, and opened when it is first needed."""
 
-    def log(self, run: Run, at: Moment, metrics: Mapping[str, float]) -> None:
-        """Record metrics, finite or not."""
-        ...
+    def log(self, run: Run, at: Moment, metrics: Mapping[str, float], media: Mapping[str, Path]) -> None:
+        """Record metrics, finite or not, with pictures and films.
 
-    def media(self, run: Run, at: Moment, name: str, path: Path) -> None:
-        """Record a picture or a film; ignored if the tracker does not show its kind."""
+        They belong to one event, which is recorded whole or not at all. A file whose kind the tracker does
+        not show is left out.
+        """
         ...
 
     def end(self, run: Run, at: Moment, summary: Mapping[str, Any]) -> None:
@@ -78,6 +90,32 @@ class Sink(Protocol):
     def close(self) -> None:
         """Store everything and end."""
         ...
+
+
+def finite_numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    """Those of some values that can be drawn."""
+    return {
+        name: value
+        for name, value in values.items()
+        if isinstance(value, (int, float)) and math.isfinite(value)
+    }
+
+
+def as_media(library: Any, media: Mapping[str, Path]) -> dict[str, Any]:
+    """Pictures and films as a library logs them that has the classes ``Image`` and ``Video``."""
+    return {
+        name: library.Video(str(path), format=path.suffix[1:])
+        if path.suffix.lower() in FILMS
+        else library.Image(str(path))
+        for name, path in media.items()
+    }
+
+
+def finish_runs(opened: dict[str, Any]) -> None:
+    """Finish the open runs of a library, which stores them. Later events open them again."""
+    for run in opened.values():
+        run.finish()
+    opened.clear()
 
 
 def run_of_sweep(sweep: SweepState) -> Run:

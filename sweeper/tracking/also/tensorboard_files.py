@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sweeper.text import describe_value
-from sweeper.tracking.also.runs import PICTURES, Moment, Run
+from sweeper.tracking.also.runs import PICTURES, Moment, Run, finite_numbers
 
 __all__ = ["TensorBoardFiles"]
 
@@ -38,35 +37,21 @@ class TensorBoardFiles:
                 with path.open("r+b") as file:
                     file.truncate(length)
 
-    def log(self, run: Run, at: Moment, metrics: Mapping[str, float]) -> None:
-        """Record metrics as scalars."""
+    def log(self, run: Run, at: Moment, metrics: Mapping[str, float], media: Mapping[str, Path]) -> None:
+        """Record metrics as scalars, and pictures; TensorBoard shows no films."""
         writer = self._writer(run)
         for name, value in metrics.items():
             writer.add_scalar(name, value, at.step, walltime=at.time)
-
-    def media(self, run: Run, at: Moment, name: str, path: Path) -> None:
-        """Record a picture; TensorBoard shows no films."""
-        if path.suffix.lower() not in PICTURES:
-            return
-        from PIL import Image
-        from tensorboardX.proto.summary_pb2 import Summary
-
-        with Image.open(path) as picture:
-            width, height = picture.size
-        image = Summary.Image(height=height, width=width, encoded_image_string=path.read_bytes())
-        summary = Summary(value=[Summary.Value(tag=name, image=image)])
-        self._writer(run).file_writer.add_summary(summary, at.step, walltime=at.time)
+        for name, path in media.items():
+            if path.suffix.lower() in PICTURES:
+                self._add_picture(run, at, name, path)
 
     def end(self, run: Run, at: Moment, summary: Mapping[str, Any]) -> None:
         """Record the last values, for the page of hyperparameters."""
         from tensorboardX.summary import hparams
 
         writer = self._writer(run)
-        numbers = {
-            name: value
-            for name, value in summary.items()
-            if isinstance(value, (int, float)) and math.isfinite(value)
-        }
+        numbers = finite_numbers(summary)
         for name, value in numbers.items():
             writer.add_scalar(name, value, 0, walltime=at.time)
         values = {name: _plain(value) for name, value in run.config.items()}
@@ -86,6 +71,16 @@ class TensorBoardFiles:
         """Close the files."""
         for writer in self._writers.values():
             writer.close()
+
+    def _add_picture(self, run: Run, at: Moment, name: str, path: Path) -> None:
+        from PIL import Image
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        with Image.open(path) as picture:
+            width, height = picture.size
+        image = Summary.Image(height=height, width=width, encoded_image_string=path.read_bytes())
+        summary = Summary(value=[Summary.Value(tag=name, image=image)])
+        self._writer(run).file_writer.add_summary(summary, at.step, walltime=at.time)
 
     def _name(self, path: Path) -> str:
         return str(path.relative_to(self._folder))

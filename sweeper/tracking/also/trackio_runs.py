@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextvars
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sweeper.tracking.also.runs import FILMS, Moment, Run
+from sweeper.tracking.also.runs import Moment, Run, as_media, finish_runs, finite_numbers
 
 __all__ = ["TrackioRuns"]
 
@@ -23,47 +22,32 @@ class TrackioRuns:
         self._runs: dict[str, Any] = {}
         self._has: dict[str, int] = {}
 
-    def log(self, run: Run, at: Moment, metrics: Mapping[str, float]) -> None:
-        """Record metrics."""
-        opened = self._open(run)
-        if at.number > self._has[run.key]:
-            finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
-            opened.log({**finite, NUMBER: at.number}, step=at.step)
-
-    def media(self, run: Run, at: Moment, name: str, path: Path) -> None:
-        """Record a picture or a film."""
+    def log(self, run: Run, at: Moment, metrics: Mapping[str, float], media: Mapping[str, Path]) -> None:
+        """Record metrics, pictures and films."""
         import trackio
 
         opened = self._open(run)
         if at.number > self._has[run.key]:
-            film = path.suffix.lower() in FILMS
-            shown = trackio.Video(str(path), format=path.suffix[1:]) if film else trackio.Image(str(path))
-            opened.log({name: shown, NUMBER: at.number}, step=at.step)
+            values = {**finite_numbers(metrics), **as_media(trackio, media)}
+            opened.log({**values, NUMBER: at.number}, step=at.step)
 
     def end(self, run: Run, at: Moment, summary: Mapping[str, Any]) -> None:
         """Record the last values, and finish the run. A later event opens it again."""
         opened = self._open(run)
         if at.number > self._has[run.key]:
-            numbers = {
-                name: value
-                for name, value in summary.items()
-                if isinstance(value, (int, float)) and math.isfinite(value)
-            }
             words = {name: str(summary[name]) for name in ("status", "reason") if summary.get(name)}
-            opened.log({**numbers, **words, NUMBER: at.number}, step=at.step)
+            opened.log({**finite_numbers(summary), **words, NUMBER: at.number}, step=at.step)
         opened.finish()
         del self._runs[run.key]
 
     def flush(self) -> dict[str, Any]:
         """Store everything: a run has its own thread that writes, which ends with the run."""
-        self.close()
+        finish_runs(self._runs)
         return {}
 
     def close(self) -> None:
         """Finish the runs that are open."""
-        for opened in self._runs.values():
-            opened.finish()
-        self._runs.clear()
+        finish_runs(self._runs)
 
     def _open(self, run: Run) -> Any:
         if run.key not in self._runs:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from sweeper.tracking.also.runs import FILMS, Moment, Run
+from sweeper.tracking.also.runs import Moment, Run, as_media, finish_runs
 
 __all__ = ["WandbRuns"]
 
@@ -30,17 +30,11 @@ class WandbRuns:
         self._folder = folder
         self._runs: dict[str, Any] = {}
 
-    def log(self, run: Run, at: Moment, metrics: Mapping[str, float]) -> None:
-        """Record metrics."""
-        self._open(run).log({**metrics, STEP: at.step}, step=at.number)
-
-    def media(self, run: Run, at: Moment, name: str, path: Path) -> None:
-        """Record a picture or a film."""
+    def log(self, run: Run, at: Moment, metrics: Mapping[str, float], media: Mapping[str, Path]) -> None:
+        """Record metrics, pictures and films."""
         import wandb
 
-        film = path.suffix.lower() in FILMS
-        shown = wandb.Video(str(path), format=path.suffix[1:]) if film else wandb.Image(str(path))
-        self._open(run).log({name: shown, STEP: at.step}, step=at.number)
+        self._open(run).log({**metrics, **as_media(wandb, media), STEP: at.step}, step=at.number)
 
     def end(self, run: Run, at: Moment, summary: Mapping[str, Any]) -> None:
         """Record the summary and finish the run. A later event opens it again."""
@@ -55,10 +49,8 @@ class WandbRuns:
         return {}
 
     def close(self) -> None:
-        """Finish the runs that are open; those of trials that continue are resumed."""
-        for opened in self._runs.values():
-            opened.finish()
-        self._runs.clear()
+        """Finish the runs that are open."""
+        finish_runs(self._runs)
 
     def _open(self, run: Run) -> Any:
         if run.key not in self._runs:
