@@ -15,7 +15,7 @@ from rich.text import Text
 
 from sweeper.errors import ResourceError, UserError
 from sweeper.gpus import smallest_gpu_gb
-from sweeper.machines.identity import DataChange, data_changes
+from sweeper.machines.identity import FIELDS, SEARCHED, DataChange, data_changes, data_of_all
 from sweeper.machines.machine import find_machine
 from sweeper.machines.plan import without_likes
 from sweeper.records.sweep_state import SweepState
@@ -82,6 +82,8 @@ def describe_data(
 ) -> dict[str, Any]:
     """Identify the data of a sweep, and those of each combination of the data fields that it searches.
 
+    What differs between these combinations is in their own descriptions only.
+
     Args:
         spec: The sweep.
         trainable: What is trained.
@@ -89,14 +91,14 @@ def describe_data(
         cache: For datasets.
     """
     described = [trainable.describe(config, cache) for config in checked]
-    data = dict(described[0])
     names = _data_fields(spec, trainable)
-    if names:
-        data["searched"] = [
-            {"fields": {name: config.get(name) for name in names}, **one}
-            for config, one in zip(checked, described, strict=True)
-        ]
-    return data
+    if not names:
+        return dict(described[0])
+    searched = [
+        {FIELDS: {name: config.get(name) for name in names}, **one}
+        for config, one in zip(checked, described, strict=True)
+    ]
+    return {**data_of_all({SEARCHED: searched}), SEARCHED: searched}
 
 
 def check_same_data(earlier: SweepState, data: Mapping[str, Any], spec: SweepSpec, console: Console) -> None:

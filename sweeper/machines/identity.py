@@ -23,7 +23,19 @@ from sweeper import __version__
 from sweeper.machines.cluster import Cluster
 from sweeper.masking import masked_command
 
-__all__ = ["GIT", "DataChange", "Identity", "data_changes", "git_state", "identify", "information"]
+__all__ = [
+    "FIELDS",
+    "GIT",
+    "SEARCHED",
+    "DataChange",
+    "Identity",
+    "data_changes",
+    "data_of_all",
+    "data_of_trial",
+    "git_state",
+    "identify",
+    "information",
+]
 
 DIGITS = 12
 PACKAGES = ("torch", "torchvision", "diffusers", "optuna", "mlflow", "numpy")
@@ -132,6 +144,37 @@ class DataChange:
     now: str
 
 
+SEARCHED, FIELDS = "searched", "fields"
+"""In a description of data: one entry for each combination of the searched fields, and their values in it."""
+
+
+def data_of_all(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What holds for the data of every trial, of a description as `information` has it under ``data``."""
+    entries = _entries(data)
+    if not entries:
+        return dict(data)
+    first = {name: value for name, value in entries[0].items() if name != FIELDS}
+    return {
+        name: value
+        for name, value in first.items()
+        if all(name in entry and entry[name] == value for entry in entries)
+    }
+
+
+def data_of_trial(data: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """The data of a trial: what holds for its values of the searched fields, else what holds for all."""
+    for entry in _entries(data):
+        if all(config.get(name) == value for name, value in entry.get(FIELDS, {}).items()):
+            return {name: value for name, value in entry.items() if name != FIELDS}
+    return data_of_all(data)
+
+
+def _entries(data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The descriptions of the combinations of the fields that are searched; none if no field is."""
+    searched = data.get(SEARCHED)
+    return [one for one in searched if isinstance(one, Mapping)] if isinstance(searched, list) else []
+
+
 BUILT_IN = "builtin/"
 """What the names of datasets begin with that the program makes itself."""
 
@@ -153,11 +196,10 @@ def data_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Data
 
 def _by_fields(data: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """Each description by the values of the fields that are searched; one without a name if none is."""
-    searched = data.get("searched")
-    if not isinstance(searched, list):
+    if not isinstance(data.get(SEARCHED), list):
         return {"": data}
-    entries = [entry for entry in searched if isinstance(entry, Mapping)]
-    return {json.dumps(entry.get("fields"), sort_keys=True, default=str): entry for entry in entries}
+    entries = _entries(data)
+    return {json.dumps(entry.get(FIELDS), sort_keys=True, default=str): entry for entry in entries}
 
 
 def _dataset_change(before: Mapping[str, Any], now: Mapping[str, Any]) -> DataChange | None:

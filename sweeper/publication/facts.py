@@ -20,6 +20,7 @@ import psutil
 
 from sweeper.certainty.standing import standing_of
 from sweeper.gpus import first_device
+from sweeper.machines.identity import data_of_trial
 from sweeper.records.checkpoints import Source
 from sweeper.records.status import TrialStatus
 from sweeper.records.sweep_state import SweepState, read_sweep
@@ -155,7 +156,6 @@ def _of_trial(
     config = {**sweep.spec["config"], **trial.values, **trial.config}
     # By convention the fields that name a dataset; the trainable's own description comes first.
     root, repo = config.get("dataset.root"), config.get("dataset.repo_id")
-    data = sweep.info.get("data") or {"dataset": root or repo}
     trials = counted(len(sweep.trials), "trial")
     return PolicyFacts(
         name=f"{sweep.name}, trial {trial.number}",
@@ -164,7 +164,7 @@ def _of_trial(
         confirmed=confirmed,
         unconfirmed=reason,
         search=_searched(sweep, trial, source, completed),
-        data={name: value for name, value in data.items() if name != "searched"},
+        data={"dataset": root or repo, **data_of_trial(sweep.info.get("data") or {}, config)},
         base=str(config.get(BASE) or ""),
         on_hub=on_hub(config),
         # Paths tell nothing of the policy, and something of the machine.

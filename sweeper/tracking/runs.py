@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sweeper.layout import ERROR_TEXT, trial_folder
+from sweeper.machines.identity import data_of_all
 from sweeper.records.events import Event, EventKind
 from sweeper.records.status import SweepStatus, TrialStatus
 from sweeper.tracking.client import attempt, legal_key
@@ -110,7 +111,7 @@ class Batch:
         tags = {"sweep.name": event["sweep"], "sweep.id": event["sweep_id"], "sweep.kind": "sweep"}
         parent = self._run(event["sweep"], tags, event)
         self.parent = parent
-        self._tags[parent] |= {"status": SweepStatus.RUNNING, **_info_tags(info)}
+        self._tags[parent] |= {"status": SweepStatus.RUNNING, **_info_tags(_of_all_trials(info))}
         if first:
             # MLflow never changes the parameters of a run, but a resumed sweep may have a larger budget.
             self._params[parent] |= _sweep_params(spec)
@@ -280,6 +281,12 @@ def _origin() -> dict[str, str]:
     except (OSError, KeyError):  # a container's user may have no name
         user = str(os.getuid())
     return {"mlflow.user": user, "mlflow.source.name": "sweeper", "mlflow.source.type": "JOB"}
+
+
+def _of_all_trials(info: Mapping[str, Any]) -> dict[str, Any]:
+    """What a sweep was run with, without what holds for a part of its trials only, as their split may."""
+    data = info.get("data")
+    return {**info, "data": data_of_all(data)} if isinstance(data, Mapping) else dict(info)
 
 
 def _info_tags(info: Mapping[str, Any]) -> dict[str, str]:

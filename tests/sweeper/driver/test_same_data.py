@@ -19,6 +19,7 @@ from sweeper.driver.preflight import check_same_data, describe_data, preflight
 from sweeper.driver.resume import resume
 from sweeper.errors import SpecError, UserError
 from sweeper.layout import JOURNAL
+from sweeper.machines.identity import data_of_all, data_of_trial
 from sweeper.records.events import EventKind
 from sweeper.records.journal import Journal
 from sweeper.records.sweep_state import SweepState, read_sweep
@@ -176,6 +177,21 @@ def test_searched_datasets_are_compared_one_by_one(tmp_path: Path, data: Path) -
     assert str(other) in refusal(tmp_path, spec)
     with pytest.raises(SpecError, match="is searched by this sweep"):
         changed_sweep(spec, [f"config.dataset.root={other}"], TRAINABLE)
+
+
+def test_what_the_search_decides_of_the_data_is_not_said_of_all_trials(tmp_path: Path, data: Path) -> None:
+    spec = begun(tmp_path, data, choice("dataset.holdout_fraction", 0.25, 0.5))
+    described = read_sweep(spec.folder).info["data"]
+    assert described["episodes"] == 4
+    assert not {"train_episodes", "holdout_episodes", "split_hash"} & set(described)
+    sizes = {
+        part: data_of_trial(described, {"dataset.holdout_fraction": part})["train_episodes"]
+        for part in (0.25, 0.5)
+    }
+    assert sizes == {0.25: 3, 0.5: 2}
+    assert "train_episodes" not in data_of_trial(described, {"dataset.holdout_fraction": 0.1})
+    alone = {"train_episodes": 3}
+    assert data_of_trial(alone, {}) == data_of_all(alone) == alone
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,23 @@ def test_a_sweep_is_one_parent_run_with_a_child_for_each_trial(tmp_path):
     assert history(client, runs[0].info.run_id, "train/loss") == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
 
 
+def test_a_tag_of_the_data_holds_for_every_trial(tmp_path):
+    """If the split is searched, its sizes are those of some trials only."""
+    described = [
+        {"fields": {"dataset.holdout_fraction": part}, "dataset": "lab/pusht", "train_episodes": count}
+        for part, count in ((0.1, 185), (0.2, 165))
+    ]
+    # A journal of an earlier version has the first combination's figures for all.
+    first = {"dataset": "lab/pusht", "train_episodes": 185, "searched": described}
+    played = Sweep(tmp_path)
+    played.start(info={"data": first})
+    tracker, _ = played.deliver()
+    tags = client_of(tmp_path).get_run(parent_run_id(tracker)).data.tags
+    assert {name: value for name, value in tags.items() if name.startswith("data.")} == {
+        "data.dataset": "lab/pusht"
+    }
+
+
 def test_what_was_found_after_the_search_stands_in_the_runs(tmp_path):
     played = Sweep(tmp_path)
     played.start()
