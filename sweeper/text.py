@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ __all__ = [
     "short_names",
     "shortened",
     "value_text",
+    "with_command",
 ]
 
 
@@ -92,6 +94,12 @@ def short_names(names: Sequence[str]) -> dict[str, str]:
     """The last part of each dotted or slashed name, or the whole name if two would be equal."""
     last = [name.replace("/", ".").rpartition(".")[2] for name in names]
     return {name: word if last.count(word) == 1 else name for name, word in zip(names, last, strict=True)}
+
+
+def with_command(verdict: str, command: str) -> str:
+    """A verdict in which an option that continues the measurement becomes the whole command."""
+    option = re.compile(r"(?<!\S)--episodes \d+(?= continues)")
+    return option.sub(lambda found: f"`{command} {found[0]}`", verdict)
 
 
 def number_text(value: float | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ from sweeper.records.status import SweepStatus, TrialStatus
 from sweeper.records.sweep_state import SweepState
 from sweeper.records.trial_state import TrialState
 from sweeper.spec.space import Space, describe_range, describe_scale
-from sweeper.text import counted, describe_value, shortened
+from sweeper.text import counted, describe_value, shortened, with_command
 from sweeper.tracking.state import State
 from sweeper.tracking.urls import charts_url, compared_runs, comparison_url, run_url
 
@@ -81,8 +82,9 @@ def _confirmed(sweep: SweepState, state: State, winner: TrialState) -> str:
     metrics = next(one["metrics"] for one in found["finalists"] if one["trial"] == winner.number)
     low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
     interval = "" if low is None or high is None else f" (95 % interval {low:.3g} to {high:.3g})"
+    verdict = with_command(found["verdict"], f"sweeper confirm {shlex.quote(sweep.name)}")
     figure = f"`{name}` {metrics[name]:.4g}{interval} in {metrics['episodes']:.0f} episodes on fresh starts."
-    return f"Confirmed: {_linked(state, winner)}, {figure} {found['verdict']}"
+    return f"Confirmed: {_linked(state, winner)}, {figure} {verdict}"
 
 
 def _judged(sweep: SweepState) -> list[str]:

@@ -28,9 +28,10 @@ class Sweep:
         self.journal = Journal(folder / JOURNAL)
         self.sweep_id = sweep_id
 
-    def start(self, *parameters, **changes):
+    def start(self, *parameters, info=None, **changes):
         spec = sweep(self.folder, *(parameters or (LR, SCHEDULE)), **changes)
-        begin(self.journal, spec, sweep_id=self.sweep_id, space="name: small\n", info=INFO)
+        told = {**INFO, **(info or {})}
+        begin(self.journal, spec, sweep_id=self.sweep_id, space="name: small\n", info=told)
 
     def trial(self, number, lr=1e-4, steps=3, status="completed", reason="", values=None, **config):
         values = {"optimizer.lr": lr, **(values or {})}
@@ -72,7 +73,7 @@ class Sweep:
             tried=[{"setting": {}, "mean": untuned}, {"setting": setting, "mean": value}],
         )
 
-    def confirmed(self, *finalists, complete=True, settings=None):
+    def confirmed(self, *finalists, complete=True, settings=None, verdict=""):
         """Finalists as (trial, success rate, p_best), best first; settings by trial."""
         settings = settings or {}
         described = [{"trial": trial, "setting": settings.get(trial, {})} for trial, _, _ in finalists]
@@ -87,7 +88,7 @@ class Sweep:
             }
             for trial, rate, p_best in finalists
         ]
-        verdict = f"Trial {finalists[0][0]} is the best."
+        verdict = verdict or f"Trial {finalists[0][0]} is the best."
         fields = {"winner": finalists[0][0], "verdict": verdict, "complete": complete}
         self.journal.append(EventKind.CONFIRMED, finalists=found, **fields)
 

@@ -29,6 +29,7 @@ def large_sweep(
     confirmed: bool = False,
     objectives: Mapping[str, str] | None = None,
     ended: bool = True,
+    data: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a sweep whose success depends on the learning rate; every ninth trial fails, every fourth stops.
 
@@ -48,7 +49,7 @@ def large_sweep(
             "space": "name: small\n",
             "info": {
                 **INFO,
-                "data": {"dataset": "lab/pusht", "episodes": 206},
+                "data": dict(data or {"dataset": "lab/pusht", "episodes": 206}),
                 "command": "sweeper launch a",
             },
             "driver": {},

@@ -16,9 +16,9 @@ from sweeper.records.trial_state import TrialState
 from sweeper.report.markup import Html, join, tag
 from sweeper.report.sweep.standings import SUCCESS, Standing
 from sweeper.spec.cost import money_text
-from sweeper.text import duration_text, number_text, value_text
+from sweeper.text import duration_text, number_text, value_text, with_command
 
-__all__ = ["Answer", "answer", "measured", "setting_words"]
+__all__ = ["Answer", "answer", "measured", "percent", "setting_words", "verdict_words"]
 
 PUSHT = "gym_pusht/"
 LATENCY, RATE = "eval/chunk_latency_ms", "eval/action_rate_hz"
@@ -57,7 +57,20 @@ def measured(name: str, value: float | None) -> str:
     """A value of a metric in words: a rate of success in percent."""
     if value is None or math.isnan(value):
         return "–"
-    return f"{100 * value:.0f} %" if name.startswith(SUCCESS) else f"{value:.3g}"
+    if name.startswith(SUCCESS):
+        return percent(value)
+    # Three digits also if the last one is a zero, so that values below each other can be compared.
+    return f"{value:#.3g}" if 0.1 <= abs(value) < 10 else f"{value:.3g}"
+
+
+def percent(share: float) -> str:
+    """A share of 1 in percent."""
+    return f"{100 * share:.0f} %"
+
+
+def verdict_words(sweep: SweepState) -> str:
+    """The verdict of the last confirmation."""
+    return with_command(str(sweep.confirmation.get("verdict", "")), f"sweeper confirm {_arguments(sweep)}")
 
 
 def setting_words(setting: Mapping[str, object], names: Mapping[str, str]) -> str:
@@ -153,7 +166,7 @@ def _sureness(given: Answer, chosen: TrialState) -> Html:
         return _card("Is it sure?", tag("p", text))
     rivals = [one.trial.number for one in given.standings if not one.leads and one.told_apart is False]
     leader = given.standings[0]
-    chance = "" if leader.p_best is None else f" It is the best with a probability of {leader.p_best:.0%}."
+    chance = _chance(leader)
     if rivals:
         named = ", ".join(map(str, rivals[:MOST_NAMED])) + (" …" if len(rivals) > MOST_NAMED else "")
         many = f"{len(rivals)} of {completed - 1} other completed trials may be as good"
@@ -168,9 +181,15 @@ def _sureness(given: Answer, chosen: TrialState) -> Html:
     return _card("Is it sure?", tag("p", text), tag("p", more, *advice), class_="sure")
 
 
+def _chance(leader: Standing) -> str:
+    if leader.p_best is None:
+        return ""
+    return f" It is the best with a probability of {percent(leader.p_best)}."
+
+
 def _confirmed_sureness(sweep: SweepState, chosen: TrialState) -> Html:
     name = str(sweep.confirmation.get("options", {}).get("metric", sweep.objectives[0].name))
-    lines = [tag("p", str(sweep.confirmation.get("verdict", "")))]
+    lines = [tag("p", verdict_words(sweep))]
     before, now = chosen.confirmed.get("search"), chosen.confirmed.get(name)
     if before is not None and now is not None:
         text = (
@@ -187,7 +206,7 @@ def _parameters(given: Answer) -> Html:
         text = "Too few completed trials with different values to say."
         return _card("Which parameters matter?", tag("p", text))
     rows = [
-        tag("li", tag("span", name), tag("b", f"{share:.0%}"), style=f"--share: {min(share, 1.0):.4f}")
+        tag("li", tag("span", name), tag("b", percent(share)), style=f"--share: {min(share, 1.0):.4f}")
         for name, share in list(given.shares.items())[:4]
     ]
     completed = len(given.standings)

@@ -152,7 +152,7 @@ def importance_figure(shares: Mapping[str, float]) -> Figure:
             y=[_named(name) for name in names],
             orientation="h",
             marker={"color": BLUE},
-            text=[f"{value:.0%}" for value in values],
+            text=[f"{100 * value:.0f} %" for value in values],
             textposition="outside",
             cliponaxis=False,
         )

@@ -12,12 +12,20 @@ from typing import Any
 
 import optuna
 
+from sweeper.machines.identity import FIELDS, SEARCHED, data_of_all
 from sweeper.records.status import TrialStatus
 from sweeper.records.sweep_state import SweepState
 from sweeper.records.trial_state import TrialState
 from sweeper.report.markup import Child, Html, join, table, tag
 from sweeper.report.sweep import figures
-from sweeper.report.sweep.answer import LATENCY, Answer, measured, setting_words
+from sweeper.report.sweep.answer import (
+    LATENCY,
+    Answer,
+    measured,
+    percent,
+    setting_words,
+    verdict_words,
+)
 from sweeper.report.sweep.figures import Figure
 from sweeper.report.sweep.media import Media
 from sweeper.report.sweep.page import figure_element
@@ -27,6 +35,8 @@ from sweeper.text import duration_text, number_text, short_names, value_text
 __all__ = ["Material", "sections"]
 
 MOST_ROWS = 100
+FINALIST_STATES = {"left": "may be the best", "out": "worse"}
+GIT_WORDS = {"dirty": "uncommitted changes"}
 MOST_PICTURED = 3
 MOST_VALUES = 60
 
@@ -116,6 +126,9 @@ def _ranking(material: Material, drawn: _Numbers) -> Html:
     heads += [*map(_short(material), sweep.varying), "step", "time"]
     words = {len(sweep.objectives) + 2, len(sweep.objectives) + 6}
     content.append(table(heads, rows, numbers=[at for at in range(len(heads)) if at not in words]))
+    if any(trial.status != TrialStatus.COMPLETED for trial in trials):
+        text = "Trials that did not run to their end are below those that did, whatever their value."
+        content.append(tag("p", text, class_="soft"))
     if len(trials) > MOST_ROWS:
         command = tag("code", "sweeper results --json")
         rest = f"The best {MOST_ROWS} of {len(trials)} trials; "
@@ -143,7 +156,7 @@ def _row(sweep: SweepState, trial: TrialState, standing: Standing | None) -> lis
         if standing.low is not None and standing.high is not None:
             interval = f"{measured(name, standing.low)} to {measured(name, standing.high)}"
         episodes = str(standing.episodes or "–")
-        chance = "–" if standing.p_best is None else f"{standing.p_best:.0%}"
+        chance = "–" if standing.p_best is None else percent(standing.p_best)
     latency = trial.metrics.get(LATENCY)
     reason = f": {trial.reason}" if trial.status == TrialStatus.FAILED and trial.reason else ""
     state = f"{trial.status.value.replace('_', ' ')}{reason}"
@@ -183,17 +196,17 @@ def _confirmation(material: Material) -> Html:
         low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
         row = [
             str(one["trial"]),
-            str(one.get("state", "")),
+            FINALIST_STATES.get(one.get("state", ""), one.get("state", "")),
             measured(name, metrics.get(name)),
             f"{measured(name, low)} to {measured(name, high)}",
-            f"{one.get('p_best', 0):.0%}",
+            percent(one.get("p_best", 0)),
             number_text(metrics.get("episodes")),
             measured(name, metrics.get("search")),
             setting_words(values, material.answer.names),
         ]
         rows.append([*row, number_text(metrics.get("seeds_sd"))] if seeds else row)
     return join(
-        tag("p", str(found.get("verdict", ""))),
+        tag("p", verdict_words(material.sweep)),
         table(heads, rows, numbers=(0, 2, 3, 4, 5, 6)),
         tag("p", "Intervals hold at any time, also if you looked and continued.", class_="soft"),
     )
@@ -222,7 +235,7 @@ def _judgement(material: Material) -> Html:
         row = [str(one["trial"]), str(one.get("letter", "")), str(one.get("state", ""))]
         row += [number_text(metrics.get("score")), f"{number_text(low)} to {number_text(high)}"]
         row += [measured("rollout/success_rate", metrics.get("success_rate"))]
-        row += [f"{one['p_best']:.0%}" if "p_best" in one else "–"]
+        row += [percent(one["p_best"]) if "p_best" in one else "–"]
         rows.append([*row, number_text(metrics.get("episodes")), number_text(metrics.get("void"))])
     method = (
         "A person watched the robot, knew the policies by these letters only, and answered with success (1), "
@@ -266,11 +279,23 @@ def _settings(material: Material, drawn: _Numbers) -> Html:
         if before is not None and trial.setting:
             text += f", and {measured(objective.name, before)} with the setting of the training"
         content.append(tag("p", f"{text}."))
-        content.append(drawn(figures.settings_figure(trial.tried, material.answer.names, objective.name)))
-        rows = [_tried_row(one, objective.name, material.answer.names) for one in trial.tried[:MOST_ROWS]]
-        heads = ["setting", "state", objective.name, "latency ms", "episodes", "front"]
-        content.append(table(heads, rows, numbers=(2, 3, 4)))
+        content.append(_tried(material, trial, drawn))
     return join(content)
+
+
+def _tried(material: Material, trial: TrialState, drawn: _Numbers) -> Html:
+    """The settings of a trial that were examined; a sentence if there was nothing to choose from."""
+    names, objective = material.answer.names, material.sweep.objectives[0]
+    others = [one for one in trial.tried if one.get("state") != "chosen"]
+    if others and all(one.get("state") == "impossible" for one in others):
+        listed = "; ".join(setting_words(one.get("setting") or {}, names) for one in others[:MOST_ROWS])
+        return tag("p", f"This policy allows none of the other settings: {listed}.", class_="soft")
+    rows = [_tried_row(one, objective.name, names) for one in trial.tried[:MOST_ROWS]]
+    heads = ["setting", "state", objective.name, "latency ms", "episodes", "front"]
+    return join(
+        drawn(figures.settings_figure(trial.tried, names, objective.name)),
+        table(heads, rows, numbers=(2, 3, 4)),
+    )
 
 
 def _tried_row(one: Mapping[str, Any], metric: str, names: Mapping[str, str]) -> list[str]:
@@ -366,11 +391,28 @@ def _data(sweep: SweepState) -> Html:
     data = sweep.info.get("data") or sweep.info.get("dataset")
     if not isinstance(data, Mapping) or not data:
         return Html("")
-    named = str(data.get("dataset", ""))
-    if not named:
-        return _values(data)
-    command = tag("code", f"sweeper data check {shlex.quote(named)}")
-    return join(_values(data), tag("p", command, " examines it, and shows what it finds.", class_="soft"))
+    common = data_of_all(data)
+    content = [_values(common), _combinations(data, common)]
+    named = common.get("dataset") or []
+    for name in named if isinstance(named, list) else [named]:
+        command = tag("code", f"sweeper data check {shlex.quote(str(name))}")
+        content.append(tag("p", command, " examines it, and shows what it finds.", class_="soft"))
+    return join(content)
+
+
+def _combinations(data: Mapping[str, Any], common: Mapping[str, Any]) -> Html:
+    """What differs between the data of trials, by the values of the fields that decide it."""
+    entries = data.get(SEARCHED)
+    if not isinstance(entries, list) or not entries:
+        return Html("")
+    fields = list(entries[0][FIELDS])
+    differing = [name for name in entries[0] if name != FIELDS and name not in common]
+    rows = [
+        [value_text(one[FIELDS].get(name)) for name in fields] + [_text(one.get(name)) for name in differing]
+        for one in entries
+    ]
+    text = "Searched fields decide which of the data a trial uses:"
+    return join(tag("p", text), table([*fields, *differing], rows, numbers=range(len(rows[0]))))
 
 
 def _values(plain: Mapping[str, Any]) -> Html:
@@ -383,12 +425,20 @@ def _flat(plain: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str
         name = f"{prefix}{key}"
         if isinstance(value, Mapping):
             yield from _flat(value, f"{name}.")
-        elif isinstance(value, (list, tuple)) and any(isinstance(one, (Mapping, list)) for one in value):
-            yield name, json.dumps(value, default=str)
-        elif isinstance(value, (list, tuple)):
-            yield name, ", ".join(map(str, value))
-        else:
-            yield name, str(value)
+        elif value is not None:
+            yield name, _text(value)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (int, float)):
+        return f"{value:,}" if isinstance(value, int) else f"{value:g}"
+    if not isinstance(value, (list, tuple)):
+        return str(value)
+    if any(isinstance(one, (Mapping, list)) for one in value):
+        return json.dumps(value, default=str)
+    return ", ".join(map(str, value))
 
 
 def _run(material: Material) -> Html:
@@ -398,7 +448,8 @@ def _run(material: Material) -> Html:
         content += [tag("h3", "The command that repeats it"), tag("pre", tag("code", material.command))]
     for title, key in (("Versions", "versions"), ("Code", "git")):
         if isinstance(info.get(key), Mapping) and info[key]:
-            content += [tag("h3", title), _values(info[key])]
+            known = {GIT_WORDS.get(name, name): value for name, value in info[key].items()}
+            content += [tag("h3", title), _values(known)]
     if info.get("cluster"):
         content += [tag("h3", "Machines"), tag("p", str(info["cluster"]))]
     if spec.get("source"):

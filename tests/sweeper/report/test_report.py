@@ -80,10 +80,24 @@ def test_the_answer_comes_first(thirty):
     assert "70 %" in first
     assert "95 % interval 56 % to 81 %" in first
     assert "14 of 20 other completed trials may be as good" in first
-    assert re.search(r"lr\s+75%", first)
+    assert re.search(r"lr\s+75 %", first)
     assert "ms" in first
     assert "export" in first
     assert "not confirmed" in first
+
+
+@pytest.mark.slow
+def test_searched_data_are_listed_by_what_decides_them(tmp_path: Path) -> None:
+    entries = [
+        {"fields": {"dataset.fraction": part}, "dataset": ["lab/a", "lab/b"], "train_episodes": count}
+        for part, count in ((0.5, 93), (1.0, 185))
+    ]
+    made = page_of(large_sweep(tmp_path / "data", 2, data={"searched": entries}))
+    words = " ".join(made.words.split())
+    assert "dataset lab/a, lab/b" in words
+    assert "dataset.fraction train_episodes 0.5 93 1.0 185" in words
+    assert "sweeper data check lab/a" in words
+    assert "sweeper data check lab/b" in words
 
 
 @pytest.mark.slow
@@ -221,6 +235,36 @@ def test_settings_are_shown_with_their_front(tmp_path):
     assert "Inference settings" in rest
     assert "on the front" in rest
     assert "50 % with the setting of the training" in rest
+
+
+def test_settings_that_a_policy_does_not_allow_are_named_without_a_table_of_gaps(tmp_path: Path) -> None:
+    played = Sweep(tmp_path / "small")
+    played.start()
+    played.trial(0)
+    none = {"value": None, "latency_ms": None, "episodes": 0, "front": False}
+    others = [
+        {**none, "setting": {"policy.n_action_steps": steps}, "state": "impossible"} for steps in (8, 12)
+    ]
+    found = {"setting": {}, "metrics": {SUCCESS: 0.3}, "untuned": {SUCCESS: 0.3}}
+    chosen = {**none, "setting": {}, "state": "chosen"}
+    played.journal.append("tuned", trial=0, **found, tried=[chosen, *others])
+    part = page_of(played.folder).words.partition("Inference settings")[2]
+    words = "This policy allows none of the other settings: n_action_steps = 8; n_action_steps = 12."
+    assert words in part
+    assert "impossible" not in part
+
+
+def test_a_confirmation_that_is_not_sure_says_how_to_continue(tmp_path: Path) -> None:
+    played = Sweep(tmp_path / "sweeps" / "small")
+    played.start()
+    played.trial(0)
+    played.trial(1)
+    verdict = "Trial 0 leads after 96 episodes. Not told apart from it: 1. --episodes 192 continues."
+    played.confirmed((0, 0.9, 0.6), (1, 0.8, 0.4), verdict=verdict)
+    page = page_of(played.folder)
+    assert page.words.count(f"`sweeper confirm {played.folder} --episodes 192` continues.") == 2
+    assert "may be the best" in page.words
+    assert "60 %" in page.words
 
 
 @pytest.mark.slow

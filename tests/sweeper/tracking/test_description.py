@@ -48,12 +48,14 @@ def test_a_confirmed_winner_comes_first(tmp_path):
     played.start()
     played.trial(0, lr=1e-4)
     played.trial(1, lr=3e-4)
-    played.confirmed((0, 0.8, 0.9), (1, 0.7, 0.1))
+    verdict = "Trial 0 leads. --episodes 800 continues."
+    played.confirmed((0, 0.8, 0.9), (1, 0.7, 0.1), verdict=verdict)
     played.judged((1, 0.9, {}), (0, 0.2, {}))
     _, confirmed, best, judged, _, table = description(tmp_path).split("\n\n")[:6]
     assert confirmed == (
         "Confirmed: [trial 0](#/experiments/7/runs/run-of-0?workflowType=machine_learning), "
-        f"`{SUCCESS}` 0.8 in 400 episodes on fresh starts. Trial 0 is the best."
+        f"`{SUCCESS}` 0.8 in 400 episodes on fresh starts. Trial 0 leads. "
+        f"`sweeper confirm {tmp_path.name} --episodes 800` continues."
     )
     assert best.startswith("Best in the search: [trial 1]")
     assert judged == "On the real robot, judged by a person: Trial 1 leads after 30 starts."
