@@ -1,4 +1,4 @@
-"""Bring what was found after the search to MLflow."""
+"""Bring what was found after the search to MLflow and the trackers beside it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ __all__ = ["deliver"]
 
 
 def deliver(folder: Path, console: Console) -> None:
-    """Upload what was found to MLflow; what is missing is reported, and can be uploaded later."""
+    """Upload what was found to each tracker; what is missing is reported, and can be uploaded later."""
     try:
         sent = sync_sweep(folder, None, str)
     except UserError as error:
         console.print(f"! {error}", style="yellow", soft_wrap=True, markup=False)
         return
-    if not sent.complete:
-        console.print(str(sent), style="yellow", soft_wrap=True)
+    missing = "\n".join(sent.others) if sent.complete else str(sent)
+    if missing:
+        console.print(missing, style="yellow", soft_wrap=True, markup=False)

@@ -94,6 +94,10 @@ class Feed:
                 for one in event["finalists"]:
                     found_metrics = {**one.get("metrics", {}), "p_best": one.get("p_best", math.nan)}
                     self._log_at_end({**event, "trial": one["trial"]}, _prefixed(prefix, found_metrics))
+                winner = next(one for one in event["finalists"] if one["trial"] == event["winner"])
+                of_sweep = finite_numbers(_prefixed(prefix, winner.get("metrics", {})))
+                ended = self._at(event, self._sweep.ended_trials)
+                self._sink.log(run_of_sweep(self._sweep), ended, of_sweep, {})
             case EventKind.SWEEP_END:
                 best = self._sweep.best_trial()
                 summary = {"status": event["status"], "message": event["message"]}

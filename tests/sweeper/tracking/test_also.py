@@ -195,6 +195,24 @@ def test_trackers_survive_in_the_specification() -> None:
     assert SweepSpec.from_dict(plain).tracking.also == ()
 
 
+def test_a_confirmation_is_in_the_runs_of_the_finalists_and_of_the_sweep(played: Sweep) -> None:
+    played.end(1, 2)
+    played.finish()
+    played.confirmed((0, 0.75, 0.9), (1, 0.5, 0.1))
+    feed(played.folder, "tensorboard")
+    confirmed = {
+        run: tensorboard_scalars(played.folder, run, f"confirmed/{SUCCESS}") for run in ("0", "1", "sweep")
+    }
+    assert confirmed == {"0": [(3, 0.75)], "1": [(2, 0.5)], "sweep": [(2, 0.75)]}
+
+
+def test_a_report_passes_what_is_still_there(played: Sweep) -> None:
+    """A picture that was deleted is left out, and so is a file that is no picture."""
+    played.report(1, 3, {"train/loss": 0.2}, artifacts={"gone": "gone.png", "notes": "notes.txt"})
+    feed(played.folder, "tensorboard")
+    assert values("tensorboard", played.folder, 1, "train/loss")[-1] == (3, 0.2)
+
+
 def test_a_damaged_position_starts_from_the_beginning(played: Sweep) -> None:
     state_path(played.folder, "tensorboard").write_text('{"events": "x"}')
     sink = make_sink("tensorboard", played.folder)
