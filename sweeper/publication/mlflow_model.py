@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import json
+import logging
 import os
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -85,6 +87,9 @@ def log_policy(
         trainable.export_format(source.checkpoint.absolute(), folder, options, context)
         progress("logging the model")
         quieten()
+        # The steps are shown by ``progress``: no bar of files, and no word about the check of the example.
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)
         uri = tracking_uri(sweep.folder, sweep.spec["tracking"]["uri"])
         return _log(sweep, source, (state.experiment_id, run), folder, uri, register)
 
@@ -152,15 +157,18 @@ def _save(folder: Path, saved: Path, run: str, model_id: str) -> None:
     from mlflow.models import Model
 
     example, signature = _signature(folder, json.loads((folder / "report.json").read_text()))
-    mlflow.pyfunc.save_model(
-        str(saved),
-        python_model=str(Path(__file__).with_name("mlflow_policy.py")),
-        artifacts={"policy": str(folder)},
-        signature=signature,
-        input_example=(example, {"seed": 0}),
-        pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in PACKAGES],
-        mlflow_model=Model(run_id=run, model_id=model_id),
-    )
+    with warnings.catch_warnings():
+        # That the signature is not taken from types: it is given.
+        warnings.filterwarnings("ignore", message=".*Add type hints to the `predict` method")
+        mlflow.pyfunc.save_model(
+            str(saved),
+            python_model=str(Path(__file__).with_name("mlflow_policy.py")),
+            artifacts={"policy": str(folder)},
+            signature=signature,
+            input_example=(example, {"seed": 0}),
+            pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in PACKAGES],
+            mlflow_model=Model(run_id=run, model_id=model_id),
+        )
 
 
 def _signature(folder: Path, report: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:

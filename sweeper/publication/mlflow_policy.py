@@ -31,8 +31,8 @@ class PolicyModel(mlflow.pyfunc.PythonModel):
             [bool(noise.any()) for noise in example["step_noise"][0]] if "step_noise" in example else []
         )
 
-    # MLflow would take the type of `model_input`, if it had one, for the signature.
-    def predict(self, _context, model_input, params=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    # MLflow would take the type of `model_input`, if it had one, for the signature. It prescribes the names.
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, ARG002
         """Predict; row i of the batch gets the noise of the seed plus i, or new noise without a seed."""
         names = [(one["name"], one["type"]) for one in self._report["observations"]]
         observation = {
