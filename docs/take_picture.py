@@ -51,11 +51,11 @@ def take(address: str, file: Path, width: int = WIDTH, height: int = HEIGHT) -> 
 
 
 def session(program: Path) -> str:
-    """What a terminal shows if Python is given a program line by line."""
+    """What a terminal shows if Python is given a program line by line; warnings and errors are not in it."""
     shown = io.StringIO()
     console = code.InteractiveConsole()
     unfinished = False
-    with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(shown):
+    with contextlib.redirect_stdout(shown):
         for line in program.read_text().splitlines():
             print("..." if unfinished else ">>>", line)
             unfinished = console.push(line)

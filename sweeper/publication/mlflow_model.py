@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -157,18 +156,15 @@ def _save(folder: Path, saved: Path, run: str, model_id: str) -> None:
     from mlflow.models import Model
 
     example, signature = _signature(folder, json.loads((folder / "report.json").read_text()))
-    with warnings.catch_warnings():
-        # That the signature is not taken from types: it is given.
-        warnings.filterwarnings("ignore", message=".*Add type hints to the `predict` method")
-        mlflow.pyfunc.save_model(
-            str(saved),
-            python_model=str(Path(__file__).with_name("mlflow_policy.py")),
-            artifacts={"policy": str(folder)},
-            signature=signature,
-            input_example=(example, {"seed": 0}),
-            pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in PACKAGES],
-            mlflow_model=Model(run_id=run, model_id=model_id),
-        )
+    mlflow.pyfunc.save_model(
+        str(saved),
+        python_model=str(Path(__file__).with_name("mlflow_policy.py")),
+        artifacts={"policy": str(folder)},
+        signature=signature,
+        input_example=(example, {"seed": 0}),
+        pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in PACKAGES],
+        mlflow_model=Model(run_id=run, model_id=model_id),
+    )
 
 
 def _signature(folder: Path, report: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
