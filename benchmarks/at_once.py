@@ -19,7 +19,6 @@ import math
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -27,10 +26,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import yaml
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.launched import failed, start_sweep, sweep_folder
 from benchmarks.overhead import LOSS, PAUSE_S, STEPS
 from sweeper.machines.cluster import DRIVER
 from sweeper.trial.exchange import REPORTS
@@ -67,27 +66,17 @@ def run(place: str, trials: int) -> dict[str, Any]:
     """Train trials at once, and weigh the head."""
     with tempfile.TemporaryDirectory(prefix="at-once-") as temporary, cluster(place, trials) as made:
         folder = Path(temporary)
-        space = folder / "instant.yaml"
-        space.write_text(yaml.safe_dump(_space(trials), sort_keys=False))
-        environment = os.environ | {
-            "SWEEPER_SWEEPS": str(folder / "sweeps"),
-            "SWEEPER_CACHE": str(folder / "cache"),
-            "SWEEPER_REPORT": "off",
-        }
-        command = [sys.executable, "-m", "sweeper", "launch", str(space), "--address", str(made.address)]
-        with (folder / "output").open("w") as output:
-            sweep = subprocess.Popen(
-                command, env=environment, stdout=output, stderr=output, stdin=subprocess.DEVNULL
-            )
-            try:
-                _wait_for_reports(folder / "sweeps" / "instant", trials, sweep, folder / "output")
-                return _weigh(made, sweep.pid, place, trials)
-            finally:
-                sweep.send_signal(signal.SIGINT)
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    sweep.wait(60.0)
-                sweep.kill()
-                sweep.wait()
+        space = _space(trials)
+        sweep = start_sweep(folder, space, "--address", str(made.address))
+        try:
+            _wait_for_reports(sweep_folder(folder, space), trials, sweep, folder)
+            return _weigh(made, sweep.pid, place, trials)
+        finally:
+            sweep.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                sweep.wait(60.0)
+            sweep.kill()
+            sweep.wait()
 
 
 def _space(trials: int) -> dict[str, Any]:
@@ -103,11 +92,11 @@ def _space(trials: int) -> dict[str, Any]:
     }
 
 
-def _wait_for_reports(sweep: Path, trials: int, process: subprocess.Popen[bytes], output: Path) -> None:
+def _wait_for_reports(sweep: Path, trials: int, process: subprocess.Popen[bytes], folder: Path) -> None:
     until = time.monotonic() + START_S
     while len(list(sweep.glob(f"trials/*/{REPORTS}"))) < trials:
         if process.poll() is not None or time.monotonic() > until:
-            raise SystemExit(f"{trials} trials did not start:\n{output.read_text()[-4000:]}")
+            raise failed(folder, f"{trials} trials did not start")
         time.sleep(1.0)
 
 

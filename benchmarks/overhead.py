@@ -12,11 +12,8 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import re
 import statistics
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -25,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import yaml
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.launched import failed, start_sweep, sweep_folder
 from trainables.interface import Fault, FieldInfo, Metric, Report, TrainContext
 
 STEPS, PAUSE_S = "train.steps", "pause_s"
@@ -156,26 +153,16 @@ def run(trials: int, changes: Sequence[str]) -> dict[str, float]:
     """Run a sweep, and measure between its trials."""
     with tempfile.TemporaryDirectory(prefix="overhead-") as temporary:
         folder = Path(temporary)
-        space = folder / "instant.yaml"
-        space.write_text(yaml.safe_dump(_space(trials), sort_keys=False))
-        environment = os.environ | {
-            "SWEEPER_SWEEPS": str(folder / "sweeps"),
-            "SWEEPER_CACHE": str(folder / "cache"),
-            "SWEEPER_REPORT": "off",
-        }
-        command = [sys.executable, "-m", "sweeper", "launch", str(space), *changes]
+        space = _space(trials)
         launched = time.time()
-        with (folder / "output").open("w") as output:
-            process = subprocess.Popen(
-                command, env=environment, stdout=output, stderr=output, stdin=subprocess.DEVNULL
-            )
-            meter = Meter(process.pid)
-            code = process.wait()
+        process = start_sweep(folder, space, *changes)
+        meter = Meter(process.pid)
+        code = process.wait()
         ended = time.time()
         meter.close()
         if code:
-            raise SystemExit(f"the sweep failed:\n{(folder / 'output').read_text()[-4000:]}")
-        return _figures(folder / "sweeps" / "instant", launched, ended, meter)
+            raise failed(folder, "the sweep failed")
+        return _figures(sweep_folder(folder, space), launched, ended, meter)
 
 
 def _space(trials: int) -> dict[str, Any]:

@@ -36,10 +36,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import psutil
-import yaml
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.launched import failed, start_sweep, sweep_folder
 from benchmarks.overhead import LOSS, PAUSE_S
 from benchmarks.reading import METRICS, SUCCESS
 from sweeper.driver.ending import Ending
@@ -112,24 +112,14 @@ def follow_driver(trials: int) -> list[Row]:
     """Run a sweep of trials that do nothing, and follow its driver; a row for each mark."""
     with tempfile.TemporaryDirectory(prefix="scale-") as temporary:
         folder = Path(temporary)
-        space = folder / "instant.yaml"
-        space.write_text(yaml.safe_dump(_space(trials), sort_keys=False))
-        environment = os.environ | {
-            "SWEEPER_SWEEPS": str(folder / "sweeps"),
-            "SWEEPER_CACHE": str(folder / "cache"),
-            "SWEEPER_REPORT": "off",
-        }
-        command = [sys.executable, "-m", "sweeper", "launch", str(space)]
-        with (folder / "output").open("w") as output:
-            process = subprocess.Popen(
-                command, env=environment, stdout=output, stderr=output, stdin=subprocess.DEVNULL
-            )
-            course = Course(process.pid)
-            code = process.wait()
+        space = _space(trials)
+        process = start_sweep(folder, space)
+        course = Course(process.pid)
+        code = process.wait()
         course.close()
         if code:
-            raise SystemExit(f"the sweep failed:\n{(folder / 'output').read_text()[-4000:]}")
-        events = read_journal(folder / "sweeps" / "instant" / JOURNAL).events
+            raise failed(folder, "the sweep failed")
+        events = read_journal(sweep_folder(folder, space) / JOURNAL).events
         ended = [event["time"] for event in events if event["event"] == EventKind.TRIAL_END]
         return [_driver_row(course, ended, mark) for mark in _marks(trials)]
 
