@@ -57,6 +57,7 @@ class RecorderCallback(Callback):
         self._scheduler = scheduler
         self._retries = retries
         self._expected = {} if expected is None else expected
+        self._resources: dict[Any, Any] = {}
 
     def on_trial_start(self, *, trial: Any, **_info: Any) -> None:
         """Record that a trial runs, or runs again."""
@@ -78,13 +79,13 @@ class RecorderCallback(Callback):
         # It reached its end before it saw the request to stop.
         self._expected.pop(number, None)
         self._recorder.end_trial(number, outcome)
-        forget_results(trial)
+        self._forget(trial)
 
     def on_trial_error(self, *, trial: Any, **_info: Any) -> None:
         """Record that a trial failed, or its actor did, unless it is retried."""
         number = trial.config["trial"]
         outcome = error_outcome(trial, trial_folder(self._recorder.sweep.folder, number))
-        forget_results(trial)
+        self._forget(trial)
         expected = self._expected.pop(number, None)
         if expected is not None and (outcome.status == TrialStatus.INTERRUPTED or outcome.reason in RETRIED):
             self._recorder.end_trial(number, expected)
@@ -102,6 +103,12 @@ class RecorderCallback(Callback):
         for trial in trials:
             number = trial.config["trial"]
             self._recorder.end_trial(number, self._expected.pop(number, default))
+
+    def _forget(self, trial: Trial) -> None:
+        """Release what Tune has of a trial that is over, and let it share its resources with equal ones."""
+        forget_results(trial)
+        resources = trial.placement_group_factory
+        trial.placement_group_factory = self._resources.setdefault(resources, resources)
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its settings for a restore that we never do.

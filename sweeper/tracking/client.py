@@ -6,13 +6,18 @@ import logging
 import os
 import posixpath
 import re
+import tempfile
 from collections.abc import Callable
-from typing import TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from sweeper.masking import masked
 from sweeper.text import shortened
 
-__all__ = ["OutageError", "attempt", "legal_key", "one_line", "quieten"]
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+__all__ = ["OutageError", "attempt", "legal_key", "log_file", "log_text", "one_line", "quieten"]
 
 KEY_LENGTH = 250
 HTTP_TIMEOUT_S = 20
@@ -45,6 +50,33 @@ def attempt(request: Callable[[], T]) -> T:
         raise OutageError(one_line(error)) from error
     except (OSError, SQLAlchemyError) as error:
         raise OutageError(one_line(error)) from error
+
+
+def log_file(client: MlflowClient, run_id: str, path: Path, folder: str = "") -> None:
+    """Upload a file to a run, and keep nothing of it.
+
+    The client's own ``log_artifact`` keeps a store with its queues and locks for each of the last 1,024 runs,
+    several kilobytes a trial, although a trial uploads a few files in all.
+
+    Args:
+        client: MLflow's client.
+        run_id: The run.
+        path: The file.
+        folder: The folder inside the run's artifacts; empty for none.
+    """
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    location = client.get_run(run_id).info.artifact_uri
+    store = get_artifact_repository(location, tracking_uri=client.tracking_uri)
+    store.log_artifact(str(path), folder or None)
+
+
+def log_text(client: MlflowClient, run_id: str, text: str, name: str) -> None:
+    """Upload a text to a run as a file of this name, and keep nothing of it."""
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / Path(name).name
+        path.write_text(text, encoding="utf-8")
+        log_file(client, run_id, path, posixpath.dirname(name))
 
 
 def one_line(error: BaseException) -> str:

@@ -32,7 +32,7 @@ from sweeper.records.journal import read_journal
 from sweeper.records.summary import read_summary
 from sweeper.records.sweep_state import SweepState
 from sweeper.spec.sweep import is_store
-from sweeper.tracking.client import OutageError, attempt, one_line, quieten
+from sweeper.tracking.client import OutageError, attempt, log_file, log_text, one_line, quieten
 from sweeper.tracking.database import (
     artifacts_uri,
     own_database,
@@ -349,7 +349,7 @@ class Tracker:
         written = self._report_time()
         if not written or not self._state.parent:
             return False
-        self._send(lambda: self._client.log_artifact(self._state.parent, str(self._folder / REPORT), None))
+        self._send(lambda: log_file(self._client, self._state.parent, self._folder / REPORT))
         self._state.report = written
         self._save_state()
         return True
@@ -372,7 +372,7 @@ class Tracker:
     def _upload(self, item: Mapping[str, str]) -> None:
         run_id = self._state.runs.get(item["trial"]) if item["trial"] else self._state.parent
         if "text" in item:
-            self._send(lambda: self._client.log_text(run_id, item["text"], item["name"]))
+            self._send(lambda: log_text(self._client, str(run_id), item["text"], item["name"]))
             return
         path = Path(item["path"])
         if not path.is_file():
@@ -380,7 +380,7 @@ class Tracker:
             inside = item["path"].rpartition(f"/{TRIALS}/{item['trial']}/")[2]
             path = trial_folder(self._folder, int(item["trial"])) / inside
         if path.is_file():
-            self._send(lambda: self._client.log_artifact(run_id, str(path), item["folder"] or None))
+            self._send(lambda: log_file(self._client, str(run_id), path, item["folder"]))
         else:
             self._refuse(f"the file {item['path']} of trial {item['trial']} is missing")
 

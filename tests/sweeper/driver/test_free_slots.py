@@ -73,3 +73,23 @@ def test_nothing_that_grows_with_a_trial_is_kept_by_tune(tmp_path: Path) -> None
         kept = trial.get_json_state()
         assert "metric_" not in kept
         assert "field." not in kept
+
+
+def test_trials_that_ended_share_what_describes_equal_resources(tmp_path: Path) -> None:
+    from ray.tune import PlacementGroupFactory
+    from ray.tune.experiment import Trial
+    from ray.tune.schedulers import FIFOScheduler
+
+    from sweeper.driver.callbacks import RecorderCallback
+
+    recorder: Any = SimpleNamespace(end_trial=lambda *_: None, sweep=SimpleNamespace(folder=tmp_path))
+    callback = RecorderCallback(recorder, FIFOScheduler())
+    trials = []
+    for number in range(20):
+        trial = Trial("small", stub=True, config={"trial": number, "config": {}})
+        trial.placement_group_factory = PlacementGroupFactory([{"CPU": 1.0 + (number == 7)}])
+        callback.on_trial_complete(trial=trial)
+        trials.append(trial)
+    assert len({id(trial.placement_group_factory) for trial in trials}) == 2
+    assert trials[7].placement_group_factory.bundles == [{"CPU": 2.0}]
+    assert trials[8].placement_group_factory.bundles == [{"CPU": 1.0}]

@@ -6,6 +6,7 @@ Importing MLflow takes seconds, and every test here needs its own database.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import math
 import os
@@ -166,6 +167,27 @@ def test_the_default_database_is_in_the_sweeps_folder_whatever_its_name(tmp_path
     assert [file.path for file in client.list_artifacts(run, "rollout")] == ["rollout/rollout 5.mp4"]
     stored = [path for path in (folder / "artifacts").rglob("*") if path.is_file()]
     assert {path.name for path in stored} >= {"config.json", "rollout 5.mp4", "space.yaml"}
+
+
+def test_nothing_of_a_trials_files_is_kept_when_they_are_uploaded(tmp_path):
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
+
+    def kept():
+        gc.collect()
+        return sum(isinstance(one, ArtifactRepository) for one in gc.get_objects())
+
+    before = kept()
+    played = Sweep(tmp_path)
+    played.start()
+    for number in range(12):
+        played.trial(number, steps=1)
+    tracker, delivery = played.deliver()
+    assert delivery.complete
+    config = client_of(tmp_path).list_artifacts(tracker.run_id(11))
+    assert [file.path for file in config] == ["config.json"]
+    assert len(list((tmp_path / "artifacts").rglob("config.json"))) == 12
+    # `list_artifacts` above makes one.
+    assert kept() - before <= 1
 
 
 def test_a_restarted_tracker_continues_with_the_same_runs(tmp_path):
