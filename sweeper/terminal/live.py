@@ -39,7 +39,7 @@ from sweeper.terminal.tables import (
     trial_state_text,
     value_text,
 )
-from sweeper.trial.exchange import phase_of, progress_of
+from sweeper.trial.exchange import ProgressReader, phase_of
 
 __all__ = ["RESUME_HINT", "Display", "events_as_lines", "trials_table"]
 
@@ -90,6 +90,7 @@ class Display:
         self._notice = ""
         self._live: Live | None = None
         self._told: dict[int, str] = {}
+        self._progress_of = ProgressReader()
         self._next_look = 0.0
 
     def __enter__(self) -> Display:
@@ -112,6 +113,9 @@ class Display:
 
     def tell(self, event: Event) -> None:
         """Show an event that was applied to the sweep."""
+        if event["event"] == EventKind.TRIAL_END:
+            self._progress_of.forget(trial_folder(self._board.sweep.folder, event["trial"]))
+            self._told.pop(event["trial"], None)
         if self._live is None:
             line = event_line(self._board, event)
             if line:
@@ -131,7 +135,9 @@ class Display:
         self._next_look = now + LOOK_S
         for trial in self._board.running():
             message = (
-                "" if trial.metrics else progress_of(trial_folder(self._board.sweep.folder, trial.number))
+                ""
+                if trial.metrics
+                else self._progress_of(trial_folder(self._board.sweep.folder, trial.number))
             )
             if message and phase_of(message) != self._told.get(trial.number):
                 self._told[trial.number] = phase_of(message)
@@ -170,7 +176,7 @@ class Display:
             if trial.needs:
                 said.append(_one_line(f"trial {trial.number}: waiting for {trial.needs}", "yellow"))
             elif trial.status == TrialStatus.RUNNING and not self._elsewhere:
-                message = progress_of(trial_folder(self._board.sweep.folder, trial.number))
+                message = self._progress_of(trial_folder(self._board.sweep.folder, trial.number))
                 if message:
                     said.append(_one_line(f"trial {trial.number}: {message}", "dim"))
         return said

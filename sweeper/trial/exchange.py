@@ -32,6 +32,7 @@ __all__ = [
     "TIME",
     "TUNED",
     "ProgressFile",
+    "ProgressReader",
     "append_report",
     "metrics_of",
     "numbers_as_sent",
@@ -127,6 +128,32 @@ def progress_of(folder: Path) -> str:
         return str(json.loads((folder / PROGRESS).read_text())["message"])
     except (OSError, ValueError, KeyError):
         return ""
+
+
+class ProgressReader:
+    """Reads what running trials say about themselves, and opens a file only if it has changed."""
+
+    def __init__(self) -> None:
+        self._read: dict[Path, tuple[tuple[int, ...], str]] = {}
+
+    def __call__(self, folder: Path) -> str:
+        """What the trial in ``folder`` last said; empty if it said nothing."""
+        try:
+            found = (folder / PROGRESS).stat()
+        except OSError:
+            self.forget(folder)
+            return ""
+        # The file is always replaced, so another inode is another message, too.
+        now = (found.st_ino, found.st_mtime_ns, found.st_size)
+        before, message = self._read.get(folder, ((), ""))
+        if now != before:
+            message = progress_of(folder)
+            self._read[folder] = (now, message)
+        return message
+
+    def forget(self, folder: Path) -> None:
+        """Keep nothing of a trial that has ended."""
+        self._read.pop(folder, None)
 
 
 def own_slot_of(folder: Path, others: Iterable[Path]) -> str:

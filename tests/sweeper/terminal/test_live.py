@@ -124,6 +124,19 @@ def test_progress_of_trials_and_a_warning_are_below_the_table(tmp_path: Path) ->
     assert text.rstrip().endswith("Stopping.")
 
 
+def test_nothing_is_kept_of_the_progress_of_trials_that_ended(tmp_path: Path) -> None:
+    story = Story(tmp_path)
+    for number in range(20):
+        story.start(number)
+        folder = trial_folder(tmp_path, number)
+        folder.mkdir(parents=True)
+        (folder / "progress.json").write_text(json.dumps({"message": f"decoding {number} %"}))
+        assert f"decoding {number} %" in story.rendered()
+        if number < 19:
+            story.end(number, "completed", "")
+    assert len(story.display._progress_of._read) == 1
+
+
 def test_time_left_is_estimated_from_ended_and_running_trials(story: Story) -> None:
     assert story.board.left_s(story.now) is None
     story.start(0)

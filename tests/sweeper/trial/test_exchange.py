@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.trial.exchange import ATTEMPT, ProgressFile, own_slot_of, phase_of, progress_of
+from sweeper.trial.exchange import ATTEMPT, ProgressFile, ProgressReader, own_slot_of, phase_of, progress_of
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,23 @@ from sweeper.trial.exchange import ATTEMPT, ProgressFile, own_slot_of, phase_of,
 )
 def test_a_phase_is_a_message_without_its_numbers(one: str, other: str, same: bool) -> None:
     assert (phase_of(one) == phase_of(other)) is same
+
+
+def test_the_progress_of_a_trial_is_opened_only_if_it_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Path] = []
+    read_text = Path.read_text
+    monkeypatch.setattr(Path, "read_text", lambda file: opened.append(file) or read_text(file))
+    reader, file = ProgressReader(), tmp_path / "progress.json"
+    assert reader(tmp_path) == ""
+    ProgressFile(file)("decoding 1 of 9")
+    assert [reader(tmp_path) for _ in range(5)] == ["decoding 1 of 9"] * 5
+    ProgressFile(file)("decoding 2 of 9")
+    assert [reader(tmp_path) for _ in range(5)] == ["decoding 2 of 9"] * 5
+    assert opened == [file] * 2
+    file.unlink()  # the next attempt starts
+    assert reader(tmp_path) == ""
 
 
 def test_a_new_phase_is_never_left_out_and_is_logged_once(tmp_path: Path) -> None:
