@@ -18,6 +18,7 @@ __all__ = [
     "last_line",
     "nearest",
     "number_text",
+    "policy_words",
     "short_names",
     "shortened",
     "value_text",
@@ -56,6 +57,18 @@ def is_there(path: Path) -> bool:
 def describe_size(size_gb: float) -> str:
     """A size on the disk, e.g. ``33 MB`` or ``1.5 GB``."""
     return f"{size_gb * 1000:.0f} MB" if size_gb < 1 else f"{size_gb:,.1f} GB"
+
+
+def policy_words(trial: int | None, named: str, *, begin: bool = False) -> str:
+    """What a policy is called in a sentence: ``trial 3``, or ``policy ./old`` if it is not a trial.
+
+    Args:
+        trial: Number of its trial.
+        named: What the user called it, if it has none.
+        begin: Whether a sentence begins with it.
+    """
+    words = f"policy {named}" if trial is None else f"trial {trial}"
+    return words[0].upper() + words[1:] if begin else words
 
 
 def describe_value(value: Any) -> str:

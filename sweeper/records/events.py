@@ -31,6 +31,7 @@ __all__ = [
     "is_trial",
     "is_whole",
     "spec_fault",
+    "winner_of",
 ]
 
 Event = dict[str, Any]
@@ -74,7 +75,8 @@ class EventKind(StrEnum):
         do), ``held`` (``gpu_hours`` and ``cpu_hours`` that its evaluations held).
     ``judged``
         The same of policies on a real robot whose episodes a person judged, and ``options``. Each finalist
-        also has its neutral name ``letter`` and ``tags`` (how often each was given).
+        also has its neutral name ``letter`` and ``tags`` (how often each was given). If it is not a trial of
+        the sweep, its ``trial`` is null, and ``policy`` is its name, which ``winner`` has if it won.
     ``trial_wait``
         ``trial``, ``needs``: what the cluster has not given it yet (``1 GPU``); empty once it has.
     ``trial_placed``
@@ -146,9 +148,9 @@ def event_fault(event: Event, started: Mapping[int, object], *, begun: bool = Tr
     if kind in _OF_TRIALS and event["trial"] not in started:
         return f"{kind}: trial {event['trial']} never started"
     if kind in (EventKind.CONFIRMED, EventKind.JUDGED):
-        numbers = {one["trial"] for one in event["finalists"]}
-        if event["winner"] not in numbers:
+        if event["winner"] not in map(winner_of, event["finalists"]):
             return f"{kind}: trial {event['winner']} is not among the finalists"
+        numbers = {one["trial"] for one in event["finalists"] if one["trial"] is not None}
         if numbers - started.keys():
             return f"{kind}: trial {min(numbers - started.keys())} never started"
     return ""
@@ -275,23 +277,47 @@ def is_finalists(value: Any) -> bool:
     """Whether a value describes finalists: a list of mappings, each with the number of a trial."""
     if not is_mappings(value):
         return False
-    return all(
-        is_trial(one.get("trial"))
-        and is_mapping(one.get("setting", {}))
+    return all(is_trial(one.get("trial")) and _is_finalist(one) for one in value)
+
+
+def _is_finalist(one: Mapping[str, Any]) -> bool:
+    return (
+        is_mapping(one.get("setting", {}))
         and _is_numbers(one.get("metrics", {}))
         and _is_numbers({"p_best": one.get("p_best", 0.0)})
         and is_text(one.get("state", ""))
-        for one in value
     )
 
 
 def is_judged(value: Any) -> bool:
-    """Whether a value describes finalists that a person judged."""
+    """Whether a value describes finalists that a person judged: trials, or policies with a name."""
     return (
-        is_finalists(value)
+        is_mappings(value)
         and len(value) > 0
-        and all(is_text(one.get("letter", "")) and _is_numbers(one.get("tags", {})) for one in value)
+        and all(
+            (
+                is_trial(one.get("trial"))
+                or ("trial" in one and one["trial"] is None and _is_name(one.get("policy")))
+            )
+            and _is_finalist(one)
+            and is_text(one.get("letter", ""))
+            and _is_numbers(one.get("tags", {}))
+            for one in value
+        )
     )
+
+
+def winner_of(one: Mapping[str, Any]) -> Any:
+    """What ``winner`` is if this finalist won: the number of its trial, or the name of another policy."""
+    return one.get("policy") if one["trial"] is None else one["trial"]
+
+
+def _is_name(value: Any) -> bool:
+    return is_text(value) and bool(value)
+
+
+def _is_winner(value: Any) -> bool:
+    return is_trial(value) or _is_name(value)
 
 
 def is_hours(value: Any) -> bool:
@@ -399,7 +425,7 @@ _FIELDS: Mapping[str, Mapping[str, tuple[Check, str, bool]]] = {
     },
     EventKind.JUDGED: {
         "finalists": (is_judged, "a list of finalists", True),
-        "winner": _TRIAL,
+        "winner": (_is_winner, "the number of a trial, or the name of a policy", True),
         "verdict": _TEXT,
         "complete": (is_flag, "true or false", True),
         "options": _MAPPING,

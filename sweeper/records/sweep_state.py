@@ -396,6 +396,8 @@ class SweepState:
     def _judged(self, event: Event) -> None:
         self.judgement = event
         for one in event["finalists"]:
+            if one["trial"] is None:
+                continue  # a policy that is not a trial of this sweep
             metrics = {name: float(value) for name, value in one.get("metrics", {}).items()}
             self.trials[one["trial"]].judged = metrics
 

@@ -93,6 +93,7 @@ def _row(position: int, trial: TrialState, sweep: SweepState, standing: Standing
         "trial": trial.number,
         "status": str(trial.status),
         "reason": trial.reason,
+        "origin": trial.origin,
     }
     row |= {objective.name: trial.final.get(objective.name) for objective in sweep.objectives}
     row |= {f"{name}_low": certainty.low, f"{name}_high": certainty.high}

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from sweeper.layout import ERROR_TEXT, trial_folder
 from sweeper.machines.identity import data_of_all
-from sweeper.records.events import Event, EventKind
+from sweeper.records.events import Event, EventKind, winner_of
 from sweeper.records.status import SweepStatus, TrialStatus
 from sweeper.tracking.client import attempt, legal_key
 from sweeper.tracking.state import State
@@ -205,10 +205,12 @@ class Batch:
     def _judged(self, event: Event) -> None:
         """Success on a real robot is not mixed with that of a simulator: it is called ``real/…``."""
         for one in event["finalists"]:
+            if one["trial"] is None:
+                continue  # a policy that is not a trial of this sweep has no run
             run = self.runs[str(one["trial"])]
             chance = {"p_best": one["p_best"]} if "p_best" in one else {}
             self._add_metrics(run, _prefixed("real", {**one.get("metrics", {}), **chance}), 0, event)
-        winner = next(one for one in event["finalists"] if one["trial"] == event["winner"])
+        winner = next(one for one in event["finalists"] if winner_of(one) == event["winner"])
         self._add_metrics(self.parent, _prefixed("real", winner.get("metrics", {})), 0, event)
         self._tags[self.parent] |= {
             "real.winner": str(event["winner"]),

@@ -17,8 +17,7 @@ from reaching_policies import SKILL, ReachingPolicy
 
 from sweeper.finalists.judging.answers import Outcome
 from sweeper.finalists.judging.judging import Judging
-from sweeper.finalists.judging.session import Session
-from sweeper.layout import trial_folder
+from sweeper.finalists.judging.session import Session, named_source
 from trainables.episodes import EpisodeRecord
 
 Robot = Callable[[str, int], EpisodeRecord]
@@ -29,8 +28,7 @@ def reaching_robot(session: Session) -> Robot:
     """A robot that runs the policies of known skill of a session."""
 
     def run(letter: str, start: int) -> EpisodeRecord:
-        trial = session.policy(letter).trial
-        checkpoint = trial_folder(session.folder, trial) / "checkpoints" / "000010"
+        checkpoint = named_source(session.folder, session.policy(letter)).checkpoint
         return ReachingPolicy(json.loads((checkpoint / SKILL).read_text())).rollout({}, "real", [start])[0]
 
     return run

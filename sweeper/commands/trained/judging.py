@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -20,20 +20,22 @@ from sweeper.errors import INTERRUPTED, UserError
 from sweeper.finalists.judging.addresses import Address, address_of
 from sweeper.finalists.judging.dialogue import converse
 from sweeper.finalists.judging.judging import Judgement, JudgeOptions, Judging
+from sweeper.finalists.judging.others import check_alike, check_unchanged, other_policies
 from sweeper.finalists.judging.servers import Served, serving
 from sweeper.finalists.judging.session import (
     JudgedPolicy,
     Session,
     last_session,
+    named_source,
     new_session,
     wanted_policies,
 )
 from sweeper.finalists.judging.sheet import enter_sheet, read_sheet, session_of, sheet_text
 from sweeper.finalists.judging.web import JudgePage
 from sweeper.finalists.recording import Recording, recording
+from sweeper.machines.machine import usable_cache
 from sweeper.publication.unnamed import write_unnamed_policies
-from sweeper.records.checkpoints import Source, find_source
-from sweeper.records.events import EventKind
+from sweeper.records.events import EventKind, winner_of
 from sweeper.records.sweep_state import SweepState, find_sweep, read_sweep
 from sweeper.report.remake import remake_report
 from sweeper.terminal.finalists.judgement import (
@@ -51,9 +53,19 @@ TOKEN = "SWEEPER_JUDGE_TOKEN"
 
 def judge(
     sweep: Sweep,
-    top: Annotated[int, typer.Option(min=1, help="Judge the best N trials.", metavar="N")] = 3,
+    top: Annotated[
+        int, typer.Option(min=0, help="Judge the best N trials; 0: only those of --also.", metavar="N")
+    ] = 3,
     trial: Annotated[
         list[int] | None, typer.Option(help="Judge this trial; may be repeated.", metavar="NUMBER")
+    ] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Judge this policy, too: a checkpoint, e.g. of LeRobot, a bundle, or SWEEP[:TRIAL] of "
+            "another sweep; may be repeated.",
+            metavar="POLICY",
+        ),
     ] = None,
     episodes: Annotated[
         int, typer.Option(min=1, max=9999, help="Most starts; more later continue the session.", metavar="N")
@@ -119,16 +131,14 @@ def judge(
         raise UserError(f"{' and '.join(name for name, given in elsewhere.items() if given)}: choose one.")
     state = read_sweep(find_sweep(sweep, sweeps))
     if record is not None:
-        asked = {"--trial": bool(trial), "--seed": seed is not None, "--new": new}
+        asked = {"--trial": bool(trial), "--also": bool(also), "--seed": seed is not None, "--new": new}
         _record_sheet(state, record, epsilon, asked, console, as_json)
         return
     page_at = address_of(web_address or "127.0.0.1:8080", "--web-address")
     serve_at = None if serve == "none" else address_of(serve, "--serve")
-    wanted, missing = wanted_policies(state, top, trial or ())
-    for reason in missing:
-        console.print(f"! {reason}", style="yellow", soft_wrap=True, markup=False)
+    wanted = _wanted(state, top, trial or (), also or (), sweeps, console)
     with recording(state) as opened:
-        session = _session(state.folder, wanted, new, seed, partial(_show, console))
+        session = _session(state.folder, wanted, new, seed, console)
         judging = Judging(session, JudgeOptions(episodes, epsilon))
         if bundles is not None:
             _write_bundles(judging, state.name, bundles, console, as_json)
@@ -146,6 +156,23 @@ def judge(
             _record(opened, judging, result)
     _show_result(state, result, console, as_json)
     raise typer.Exit(0 if result is not None and result.complete else INTERRUPTED)
+
+
+def _wanted(
+    state: SweepState,
+    top: int,
+    trials: Sequence[int],
+    also: Sequence[str],
+    sweeps: Path,
+    console: Console,
+) -> list[JudgedPolicy]:
+    """The policies that the user asked for; their letters are still empty."""
+    if not top and not trials and not also:
+        raise UserError("--top 0: no policy is left to judge. Name some with --also, or more trials.")
+    wanted, missing = wanted_policies(state, top, trials) if top or trials else ([], [])
+    for reason in missing:
+        console.print(f"! {reason}", style="yellow", soft_wrap=True, markup=False)
+    return [*wanted, *other_policies(also, state.folder, sweeps, wanted)] if also else wanted
 
 
 def _show_result(state: SweepState, result: Judgement | None, console: Console, as_json: bool) -> None:
@@ -173,7 +200,7 @@ def _write_bundles(judging: Judging, name: str, folder: Path, console: Console, 
             f"{name}: nothing is left to judge in session {session.number}. Continue it with a larger "
             "--episodes, or start another one: --new."
         )
-    policies = {letter: _source(session, letter) for letter in judging.left()}
+    policies = {letter: named_source(session.folder, session.policy(letter)) for letter in judging.left()}
     with console.status("") as status:
         made = write_unnamed_policies(policies, sheet_text(judging), name, folder, status.update)
     if as_json:
@@ -181,12 +208,6 @@ def _write_bundles(judging: Judging, name: str, folder: Path, console: Console, 
         typer.echo(json.dumps(values, indent=2))
     else:
         print_bundles(console, name, folder, made)
-
-
-def _source(session: Session, letter: str) -> Source:
-    policy = session.policy(letter)
-    source = find_source(f"{session.folder.absolute()}:{policy.trial}", session.folder.parent, None)
-    return dataclasses.replace(source, setting=policy.setting)
 
 
 def _record_sheet(
@@ -218,16 +239,19 @@ def _session(
     wanted: Sequence[JudgedPolicy],
     new: bool,
     seed: int | None,
-    say: Callable[[str], object],
+    console: Console,
 ) -> Session:
     """The last session if it has these policies, or else a new one."""
     last = None if new else last_session(folder)
-    if last is None:
-        return new_session(folder, wanted, seed)
-    judged = {one.trial: (one.step, one.setting) for one in last.policies}
-    if judged != {one.trial: (one.step, one.setting) for one in wanted}:
-        before = ", ".join(f"trial {number} at step {judged[number][0]}" for number in sorted(judged))
-        say(f"A new session starts, because the last one was about other policies: {before}.")
+    if last is not None:
+        check_unchanged(last, wanted)
+    if last is None or {one.identity for one in last.policies} != {one.identity for one in wanted}:
+        if any(one.trial is None for one in wanted):
+            with console.status("") as status:
+                check_alike(folder, wanted, usable_cache(), status.update)
+        if last is not None:
+            before = ", ".join(sorted(f"{one.words} at step {one.step}" for one in last.policies))
+            _show(console, f"A new session starts, because the last one was about other policies: {before}.")
         return new_session(folder, wanted, seed)
     if seed not in (None, last.seed):
         raise UserError(
@@ -271,7 +295,7 @@ def _record(record: Recording, judging: Judging, result: Judgement) -> None:
     """Record a result in the journal, unless it is there already."""
     fields = {
         "finalists": result.found,
-        "winner": result.found[0]["trial"],
+        "winner": winner_of(result.found[0]),
         "verdict": result.verdict,
         "complete": result.complete,
         "options": {

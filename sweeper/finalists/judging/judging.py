@@ -18,6 +18,7 @@ from sweeper.evidence.probability_best import best_mean_probabilities
 from sweeper.evidence.race import Race, RaceRule, RaceState, replay
 from sweeper.finalists.judging.answers import Answers, Given, Outcome, valid_answers
 from sweeper.finalists.judging.session import Session
+from sweeper.text import policy_words
 
 __all__ = ["JudgeOptions", "Judgement", "Judging", "Question", "StaleError"]
 
@@ -283,6 +284,7 @@ class Judging:
         )
         return {
             "trial": policy.trial,
+            **({"policy": policy.named} if policy.trial is None else {}),
             "letter": letter,
             "setting": dict(policy.setting),
             "metrics": {
@@ -306,26 +308,28 @@ class Judging:
             [valid[policy.letter, at].record.max_reward for at in range(starts)], BOUNDS
         )
         row["metrics"] |= {"score_low": interval.low, "score_high": interval.high}
-        verdict = f"Trial {policy.trial} was judged alone, from {_starts(starts)}."
+        name = policy_words(policy.trial, policy.named, begin=True)
+        verdict = f"{name} was judged alone, from {_starts(starts)}."
         found = [{**row, "p_best": 1.0, "state": "best"}]
         complete = starts >= self.options.episodes
         return Judgement(found, verdict, complete, starts, 0, self.session.seed, self.session.number)
 
     def _verdict(self, race: Race[str], further: int | None) -> str:
-        trials = {policy.letter: policy.trial for policy in self.session.policies}
-        leader, after = trials[race.leader], f"after {_starts(race.episodes)}"
+        names = {policy.letter: policy.name for policy in self.session.policies}
+        first = self.session.policy(race.leader)
+        leader, after = policy_words(first.trial, first.named, begin=True), f"after {_starts(race.episodes)}"
         error = f"{self.options.delta:.0%}"
         if race.state is RaceState.DECIDED:
             sure = f"this is wrong with a probability of at most {error}"
-            return f"Trial {leader} is the best of {len(race.arms)} policies, {after} ({sure})."
-        left = ", ".join(str(trials[arm]) for arm in race.remaining if arm != race.leader)
+            return f"{leader} is the best of {len(race.arms)} policies, {after} ({sure})."
+        left = ", ".join(names[arm] for arm in race.remaining if arm != race.leader)
         if race.state is RaceState.WITHIN_EPSILON:
             return (
-                f"Trial {leader} is at most {self.options.epsilon:g} worse than the best, {after} (wrong "
+                f"{leader} is at most {self.options.epsilon:g} worse than the best, {after} (wrong "
                 f"with a probability of at most {error}). Not told apart from it: {left}."
             )
         stopped = "It was stopped. " if race.state is RaceState.RACING else ""
-        text = f"{stopped}Trial {leader} leads {after}. Not told apart from it: {left}."
+        text = f"{stopped}{leader} leads {after}. Not told apart from it: {left}."
         if race.episodes < FEWEST:
             again = "The same command" if race.state is RaceState.RACING else "A larger --episodes"
             return f"{text} {again} continues."

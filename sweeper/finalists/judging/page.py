@@ -9,6 +9,7 @@ from sweeper.finalists.judging.dialogue import given_text
 from sweeper.finalists.judging.judging import Judgement, Judging, Question
 from sweeper.report.markup import Html, join, raw, tag
 from sweeper.report.style import STYLE
+from sweeper.text import policy_words
 
 __all__ = ["asking_page", "correcting_page", "message_page", "result_page"]
 
@@ -95,7 +96,10 @@ def result_page(name: str, result: Judgement | None) -> str:
     rows = [
         tag(
             "li",
-            tag("span", f"{one['letter']} was trial {one['trial']} ({one['state']})"),
+            tag(
+                "span",
+                f"{one['letter']} was {policy_words(one['trial'], one.get('policy', ''))} ({one['state']})",
+            ),
             tag("span", f"{one['metrics']['score']:.3f} in {one['metrics']['episodes']:.0f}"),
         )
         for one in result.found

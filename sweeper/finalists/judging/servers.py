@@ -17,7 +17,7 @@ import psutil
 
 from sweeper.errors import SweeperError
 from sweeper.finalists.judging.addresses import Address
-from sweeper.finalists.judging.session import REAL, Session
+from sweeper.finalists.judging.session import REAL, Session, source_name
 from sweeper.machines.reaper import Reaper
 from sweeper.text import last_line
 
@@ -80,8 +80,7 @@ def serving(session: Session, first: Address, letters: tuple[str, ...]) -> Itera
 
 
 def _start(session: Session, letter: str, address: Address, log: Path) -> subprocess.Popen[str]:
-    trial = session.policy(letter).trial
-    command = [sys.executable, *SERVE, f"{session.folder.absolute()}:{trial}"]
+    command = [sys.executable, *SERVE, source_name(session.folder, session.policy(letter))]
     command += ["--name", letter, "--host", address.host, "--port", str(address.port), "--json"]
     with log.open("w") as errors:
         return subprocess.Popen(

@@ -7,14 +7,16 @@ import random
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from sweeper.errors import UserError
 from sweeper.finalists.candidates import Candidate, candidate_of, finalists
 from sweeper.layout import trial_folder, write_whole
+from sweeper.records.checkpoints import Source, find_source
 from sweeper.records.sweep_state import SweepState
+from sweeper.text import policy_words
 from trainables.episodes import EPISODES
 
 __all__ = [
@@ -23,16 +25,23 @@ __all__ = [
     "JudgedPolicy",
     "Session",
     "last_session",
+    "named_source",
     "new_session",
     "saved_session",
+    "source_name",
     "wanted_policies",
 ]
 
 REAL = "real"
 """Name of the folder in a sweep's folder with the sessions."""
 
+OTHERS = "policies"
+"""Name of the folder in that one with the episodes of policies that are not trials of the sweep."""
+
 STARTS_PER_SESSION = 10_000
 """Episodes of one session have other numbers than those of the next: a start is only common within one."""
+
+_OF_OTHERS = ("named", "source", "digest")
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -43,15 +52,36 @@ class JudgedPolicy:
 
     Attributes:
         letter: Its neutral name.
-        trial: Number of its trial.
-        step: Optimiser steps of its checkpoint.
+        trial: Number of its trial; None if it is not a trial of the sweep.
+        step: Optimiser steps of its checkpoint; 0 if unknown.
         setting: Its inference setting: fields whose value differs from the one of the training.
+        named: What the user called it; empty for a trial, like the following.
+        source: What finds it from any folder: the path of a checkpoint or a bundle, or ``FOLDER:TRIAL``.
+        digest: Identifies its content.
     """
 
     letter: str
-    trial: int
+    trial: int | None
     step: int
     setting: dict[str, Any]
+    named: str = ""
+    source: str = ""
+    digest: str = ""
+
+    @property
+    def name(self) -> str:
+        """What it is called where its letter is known: the number of its trial, or what the user typed."""
+        return self.named if self.trial is None else str(self.trial)
+
+    @property
+    def words(self) -> str:
+        """The same in a sentence, e.g. ``trial 3``."""
+        return policy_words(self.trial, self.named)
+
+    @property
+    def identity(self) -> tuple[int | None, int, str, str]:
+        """What makes it another policy if it differs."""
+        return self.trial, self.step, json.dumps(self.setting, sort_keys=True), self.digest
 
 
 @dataclass(frozen=True)
@@ -101,6 +131,8 @@ class Session:
 
     def records(self, policy: JudgedPolicy) -> Path:
         """The folder of a policy's files of episodes."""
+        if policy.trial is None:
+            return self.folder / REAL / OTHERS / policy.digest[:16] / EPISODES
         return trial_folder(self.folder, policy.trial) / EPISODES
 
     def save(self) -> None:
@@ -113,7 +145,11 @@ class Session:
             "number": self.number,
             "seed": self.seed,
             "started": self.started,
-            "policies": [asdict(policy) for policy in self.policies],
+            "policies": [
+                # Sessions of trials alone are as earlier versions wrote them.
+                {name: value for name, value in asdict(policy).items() if name not in _OF_OTHERS or value}
+                for policy in self.policies
+            ],
         }
         try:
             self.path.parent.mkdir(exist_ok=True)
@@ -138,7 +174,7 @@ def wanted_policies(
         The policies, and why others are missing, in a sentence each.
 
     Raises:
-        UserError: If there is none, a trial has no checkpoint, or there are more than letters.
+        UserError: If there is none, or a trial has no checkpoint.
     """
     missing: list[str] = []
     if trials:
@@ -148,8 +184,6 @@ def wanted_policies(
     if not found:
         reasons = "".join(f"\n{reason}" for reason in missing)
         raise UserError(f"{sweep.name}: no trial has a checkpoint to judge.{reasons}")
-    if len(found) > len(LETTERS):
-        raise UserError(f"{len(found)} policies cannot be judged in one session: {len(LETTERS)} at most.")
     return [_policy(sweep, one) for one in found], missing
 
 
@@ -182,18 +216,41 @@ def new_session(folder: Path, wanted: Sequence[JudgedPolicy], seed: int | None =
         seed: Decides the names and the order; None for a random one.
 
     Raises:
-        UserError: If its file cannot be written.
+        UserError: If there are more policies than letters, or its file cannot be written.
     """
+    if len(wanted) > len(LETTERS):
+        raise UserError(f"{len(wanted)} policies cannot be judged in one session: {len(LETTERS)} at most.")
     number = max(_numbers(folder), default=0) + 1
     seed = secrets.randbelow(2**31) if seed is None else seed
-    named = random.Random(f"names of {seed}").sample(sorted(wanted, key=lambda one: one.trial), len(wanted))
-    policies = tuple(
-        JudgedPolicy(letter, one.trial, one.step, one.setting)
-        for letter, one in zip(LETTERS, named, strict=False)
-    )
+    named = random.Random(f"names of {seed}").sample(sorted(wanted, key=_place), len(wanted))
+    policies = tuple(replace(one, letter=letter) for letter, one in zip(LETTERS, named, strict=False))
     session = Session(folder, number, seed, time.time(), policies)
     session.save()
     return session
+
+
+def _place(policy: JudgedPolicy) -> tuple[bool, int, str]:
+    """Its place in an order that does not depend on how the policies were named."""
+    return policy.trial is None, policy.trial or 0, policy.digest
+
+
+def named_source(folder: Path, policy: JudgedPolicy) -> Source:
+    """The checkpoint of a policy of a session, with the inference setting of the session.
+
+    Args:
+        folder: The sweep's folder.
+        policy: The policy.
+
+    Raises:
+        UserError: If it does not exist any more.
+        BundleError: If it is a bundle that is damaged.
+    """
+    return replace(find_source(source_name(folder, policy), folder.parent, None), setting=policy.setting)
+
+
+def source_name(folder: Path, policy: JudgedPolicy) -> str:
+    """What `find_source` finds a policy of a session by, from any folder."""
+    return policy.source or f"{folder.absolute()}:{policy.trial}"
 
 
 def last_session(folder: Path) -> Session | None:

@@ -13,6 +13,7 @@ from typing import Any
 import optuna
 
 from sweeper.machines.identity import FIELDS, SEARCHED, data_of_all
+from sweeper.records.events import winner_of
 from sweeper.records.status import TrialStatus
 from sweeper.records.sweep_state import SweepState
 from sweeper.records.trial_state import TrialState
@@ -232,7 +233,7 @@ def _judgement(material: Material) -> Html:
     for one in found["finalists"]:
         metrics = one.get("metrics", {})
         low, high = metrics.get("score_low"), metrics.get("score_high")
-        row = [str(one["trial"]), str(one.get("letter", "")), str(one.get("state", ""))]
+        row = [str(winner_of(one)), str(one.get("letter", "")), str(one.get("state", ""))]
         row += [number_text(metrics.get("score")), f"{number_text(low)} to {number_text(high)}"]
         row += [measured("rollout/success_rate", metrics.get("success_rate"))]
         row += [percent(one["p_best"]) if "p_best" in one else "–"]
@@ -253,7 +254,7 @@ def _judgement(material: Material) -> Html:
 def _tags(judged: Sequence[Mapping[str, Any]]) -> Html:
     """How often each tag was given to each policy."""
     rows = [
-        [str(one["trial"]), str(name), f"{count:.0f}"]
+        [str(winner_of(one)), str(name), f"{count:.0f}"]
         for one in judged
         for name, count in one.get("tags", {}).items()
     ]

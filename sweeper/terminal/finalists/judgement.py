@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sweeper.records.events import winner_of
 from sweeper.terminal.finalists.sentences import interval_text
 from sweeper.terminal.tables import Column, fitted_table, number_text
-from sweeper.text import counted
+from sweeper.text import counted, policy_words
 
 __all__ = ["print_bundles", "print_judgement", "print_recorded", "print_session"]
 
@@ -156,12 +157,12 @@ def print_session(
 
 def _tags(one: Mapping[str, Any]) -> str:
     counted = ", ".join(f"{name} ({count:g})" for name, count in one["tags"].items())
-    return f"Trial {one['trial']}, what went wrong: {counted}"
+    return f"{policy_words(one['trial'], one.get('policy', ''), begin=True)}, what went wrong: {counted}"
 
 
 def _table(judgement: Mapping[str, Any], name: str, width: int | None) -> Table:
     columns = [
-        Column("trial"),
+        Column("trial or\npath" if any(one["trial"] is None for one in judgement["finalists"]) else "trial"),
         Column("policy", justify="left"),
         Column("state", justify="left"),
         Column("mean\nscore", style="bold"),
@@ -180,7 +181,7 @@ def _cells(one: Mapping[str, Any]) -> list[Text | str]:
     metrics = one["metrics"]
     styles = {"best": "bold green", "left": "yellow", "out": "dim"}
     return [
-        str(one["trial"]),
+        str(winner_of(one)),
         str(one.get("letter", "")),
         Text(one["state"], style=styles.get(one["state"], "")),
         number_text(metrics.get("score")),

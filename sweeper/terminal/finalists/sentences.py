@@ -12,7 +12,7 @@ from rich.text import Text
 from sweeper.certainty.standing import Standing
 from sweeper.layout import SWEEPS
 from sweeper.records.sweep_state import SweepState
-from sweeper.text import counted
+from sweeper.text import counted, policy_words
 
 __all__ = [
     "certainty_lines",
@@ -52,7 +52,9 @@ def judged_sentence(judgement: Mapping[str, Any]) -> str:
     interval = interval_text(metrics.get("score_low"), metrics.get("score_high"))
     if "score" not in metrics or not interval:
         return str(judgement["verdict"])
-    score = f"Trial {judgement['winner']} has a mean score of {metrics['score']:.3f} ({interval})."
+    first = judgement["finalists"][0]
+    words = policy_words(first["trial"], first.get("policy", ""), begin=True)
+    score = f"{words} has a mean score of {metrics['score']:.3f} ({interval})."
     return f"{score} {judgement['verdict']}"
 
 

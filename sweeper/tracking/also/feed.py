@@ -91,7 +91,8 @@ class Feed:
                 self._log_at_end(event, _prefixed("tuned", event["metrics"]))
             case EventKind.CONFIRMED | EventKind.JUDGED:
                 prefix = "confirmed" if event["event"] == EventKind.CONFIRMED else "real"
-                for one in event["finalists"]:
+                # A policy that a person judged need not be a trial of this sweep.
+                for one in (one for one in event["finalists"] if one["trial"] is not None):
                     found_metrics = {**one.get("metrics", {}), "p_best": one.get("p_best", math.nan)}
                     self._log_at_end({**event, "trial": one["trial"]}, _prefixed(prefix, found_metrics))
                 winner = next(one for one in event["finalists"] if one["trial"] == event["winner"])
