@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from sweeper.commands.options import Json, SweepsFolder, open_console
+from sweeper.commands.options import Json, SweepsFolder, WhichCheckpoint, open_console
 from sweeper.errors import UserError
 from sweeper.finalists.formats import (
     LEROBOT,
@@ -77,12 +77,7 @@ def export(
             metavar="FORMAT",
         ),
     ] = None,
-    checkpoint: Annotated[
-        Literal["last", "best"] | None,
-        typer.Option(
-            help="The trial's last checkpoint, which the ranking uses (default), or its best.",
-        ),
-    ] = None,
+    checkpoint: WhichCheckpoint = None,
     ema: Annotated[
         bool, typer.Option(help="Export the averaged (EMA) weights if the checkpoint has them.")
     ] = True,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -23,9 +23,12 @@ __all__ = [
     "Group",
     "Json",
     "Overrides",
+    "Policy",
     "SpaceFile",
     "Sweep",
     "SweepsFolder",
+    "WhichCheckpoint",
+    "field_values",
     "open_console",
     "plain_name",
 ]
@@ -44,6 +47,18 @@ Overrides = Annotated[
 ]
 Sweep = Annotated[str, typer.Argument(metavar="SWEEP", help="Name of a sweep, or path of its folder.")]
 SWEEPS_VARIABLE = "SWEEPER_SWEEPS"
+Policy = Annotated[
+    str,
+    typer.Argument(
+        metavar="SWEEP[:TRIAL]",
+        help="A sweep (its best trial), a sweep and a trial number, or a checkpoint: a folder or a .ckpt "
+        "file, also one of LeRobot, or a bundle.",
+    ),
+]
+WhichCheckpoint = Annotated[
+    Literal["last", "best"] | None,
+    typer.Option(help="The trial's last checkpoint, which the ranking uses (default), or its best."),
+]
 SweepsFolder = Annotated[
     Path, typer.Option("--sweeps", envvar=SWEEPS_VARIABLE, help="Folder that contains the sweeps.")
 ]
@@ -64,6 +79,18 @@ ClusterFile = Annotated[
         CLUSTER_OPTION, metavar="FILE", help="The cluster file of `ray up`. The cluster is reached over SSH."
     ),
 ]
+
+
+def field_values(example: str, default: str) -> Any:
+    """The argument of a command that examines values of inference fields.
+
+    Args:
+        example: Fields with values, as they are typed.
+        default: What is examined if none are given.
+    """
+    return typer.Argument(
+        metavar="FIELD=A,B,C", help=f"Values of inference fields, e.g. {example}. Default: {default}."
+    )
 
 
 def plain_name(named: str) -> str:

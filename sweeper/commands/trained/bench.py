@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from sweeper.commands.options import Json, SweepsFolder, open_console
+from sweeper.commands.options import Json, Policy, SweepsFolder, field_values, open_console
 from sweeper.commands.trained.settings import chosen_setting
 from sweeper.errors import UserError
 from sweeper.finalists.bench import bench_policy
@@ -25,19 +25,12 @@ __all__ = ["bench"]
 
 
 def bench(
-    policy: Annotated[
-        str,
-        typer.Argument(
-            metavar="SWEEP[:TRIAL]",
-            help="A sweep (its best trial), a sweep and a trial number, or a checkpoint.",
-        ),
-    ],
+    policy: Policy,
     values: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="FIELD=A,B,C",
-            help="Values of inference fields, e.g. policy.sampler=DDIM,UniPC "
-            "policy.num_inference_steps=4,16. Default: as chosen for the trial, or else as in the training.",
+        field_values(
+            "policy.sampler=DDIM,UniPC policy.num_inference_steps=4,16",
+            "as chosen for the trial, or else as in the training",
         ),
     ] = None,
     backend: Annotated[

@@ -8,11 +8,11 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
-from sweeper.commands.options import Json, SweepsFolder, open_console, plain_name
+from sweeper.commands.options import Json, Policy, SweepsFolder, WhichCheckpoint, open_console, plain_name
 from sweeper.commands.trained.settings import chosen_setting, typed_setting
 from sweeper.errors import UserError
 from sweeper.finalists.candidates import Candidate, find_candidate
@@ -30,14 +30,7 @@ __all__ = ["evaluate", "folder_of"]
 
 
 def evaluate(
-    policy: Annotated[
-        str,
-        typer.Argument(
-            metavar="SWEEP[:TRIAL]",
-            help="A sweep (its best trial), a sweep and a trial number, or a checkpoint: a folder or a .ckpt "
-            "file, also one of LeRobot.",
-        ),
-    ],
+    policy: Policy,
     fields: Annotated[
         list[str] | None,
         typer.Argument(
@@ -70,10 +63,7 @@ def evaluate(
         Path | None,
         typer.Option(metavar="DIR", help="Folder for the page, pictures and films. Default: ./NAME-eval."),
     ] = None,
-    checkpoint: Annotated[
-        Literal["last", "best"] | None,
-        typer.Option(help="The trial's last checkpoint, which the ranking judges by (default), or its best."),
-    ] = None,
+    checkpoint: WhichCheckpoint = None,
     sweeps: SweepsFolder = Path("sweeps"),
     as_json: Json = False,
 ) -> None:

@@ -7,11 +7,11 @@ import dataclasses
 import json
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from sweeper.commands.options import Json, SweepsFolder, open_console, plain_name
+from sweeper.commands.options import Json, Policy, SweepsFolder, WhichCheckpoint, open_console, plain_name
 from sweeper.commands.trained.settings import chosen_setting, typed_setting
 from sweeper.driver.signals import interrupted_by_sigterm
 from sweeper.finalists.candidates import find_candidate
@@ -27,14 +27,7 @@ TOKEN = "SWEEPER_SERVE_TOKEN"
 
 
 def serve(
-    policy: Annotated[
-        str,
-        typer.Argument(
-            metavar="SWEEP[:TRIAL]",
-            help="A sweep (its best trial), a sweep and a trial number, or a checkpoint: a folder or a .ckpt "
-            "file, also one of LeRobot.",
-        ),
-    ],
+    policy: Policy,
     host: Annotated[
         str,
         typer.Option(
@@ -83,10 +76,7 @@ def serve(
         str | None,
         typer.Option(help="What clients see as the policy's name. Default: SWEEP:TRIAL, or the file."),
     ] = None,
-    checkpoint: Annotated[
-        Literal["last", "best"] | None,
-        typer.Option(help="The trial's last checkpoint, which the ranking judges by (default), or its best."),
-    ] = None,
+    checkpoint: WhichCheckpoint = None,
     sweeps: SweepsFolder = Path("sweeps"),
     as_json: Json = False,
 ) -> None:

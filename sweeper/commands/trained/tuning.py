@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sweeper.commands.options import Address, Json, SweepsFolder, open_console
+from sweeper.commands.options import Address, Json, Policy, SweepsFolder, field_values, open_console
 from sweeper.commands.trained.delivery import deliver
 from sweeper.driver.signals import interrupted_by_sigterm
 from sweeper.errors import INTERRUPTED, UserError
@@ -34,19 +34,12 @@ __all__ = ["tune"]
 
 
 def tune(
-    policy: Annotated[
-        str,
-        typer.Argument(
-            metavar="SWEEP[:TRIAL]",
-            help="A sweep (its best trial), a sweep and a trial number, or a checkpoint's folder.",
-        ),
-    ],
+    policy: Policy,
     values: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="FIELD=A,B,C",
-            help="Values of inference fields, e.g. policy.num_inference_steps=4,8,16. Default: the sweep's "
-            "section `inference`, else a set for few denoising steps.",
+        field_values(
+            "policy.num_inference_steps=4,8,16",
+            "the sweep's section `inference`, else a set for few denoising steps",
         ),
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="Tune the best N trials.", metavar="N")] = 1,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 from sweeper.errors import UserError
 from sweeper.finalists.judging.answers import Answers
@@ -12,12 +13,25 @@ from sweeper.finalists.judging.session import JudgedPolicy, Session, named_sourc
 from sweeper.gpus import first_device
 from sweeper.records.checkpoints import Source, find_source
 from trainables import registry
-from trainables.features import FeatureType, PolicyFeatures
 from trainables.interface import ENVIRONMENT, EvaluatesPolicies, EvaluationContext, silent
 
 __all__ = ["check_alike", "check_unchanged", "other_policies"]
 
 BLOCK_B = 1 << 20
+PICTURE = "VISUAL"
+"""The type of a feature that is a picture."""
+
+
+class Features(Protocol):
+    """What an opened policy may tell of its observations and actions."""
+
+    @property
+    def action_dim(self) -> int: ...
+
+    @property
+    def inputs(self) -> Sequence[Any]:
+        """Features, each with a `name`, a `type` and a `shape`."""
+        ...
 
 
 def other_policies(
@@ -79,7 +93,7 @@ def check_alike(
         UserError: If they differ, or one cannot be evaluated; all differences are reported.
         TrainableError: If a checkpoint cannot be used.
     """
-    known: list[tuple[str, PolicyFeatures]] = []
+    known: list[tuple[str, Features]] = []
     for policy in policies:
         progress(f"opening {policy.words}")
         features = _features(named_source(folder, policy), policy.words, cache)
@@ -131,7 +145,7 @@ def _files(folder: Path) -> Iterator[tuple[str, Path]]:
             yield name.as_posix(), file
 
 
-def _features(source: Source, words: str, cache: Path) -> PolicyFeatures | None:
+def _features(source: Source, words: str, cache: Path) -> Features | None:
     trainable = registry.load(source.trainable)
     if not isinstance(trainable, EvaluatesPolicies):
         raise UserError(f"{words}: the trainable {source.trainable} cannot evaluate trained policies.")
@@ -140,11 +154,11 @@ def _features(source: Source, words: str, cache: Path) -> PolicyFeatures | None:
     opened = trainable.open_policy(
         source.checkpoint.absolute(), config, EvaluationContext(cache, first_device())
     )
-    found = getattr(opened, "features", None)
-    return found if isinstance(found, PolicyFeatures) else None
+    found: Features | None = getattr(opened, "features", None)
+    return found
 
 
-def _differences(words: str, own: PolicyFeatures, first: tuple[str, PolicyFeatures]) -> Iterator[str]:
+def _differences(words: str, own: Features, first: tuple[str, Features]) -> Iterator[str]:
     other, wanted = first
     if own.action_dim != wanted.action_dim:
         yield f"{words}: an action has {own.action_dim} numbers; that of {other} has {wanted.action_dim}."
@@ -156,8 +170,6 @@ def _differences(words: str, own: PolicyFeatures, first: tuple[str, PolicyFeatur
             yield f"{words}: {name} has the shape {mine[name]}; {other} has {theirs[name]}."
 
 
-def _inputs(features: PolicyFeatures) -> Mapping[str, tuple[int, ...]]:
+def _inputs(features: Features) -> Mapping[str, tuple[int, ...]]:
     """The shape of each observation; pictures are resized, so that only their channels must be equal."""
-    return {
-        one.name: one.shape[:1] if one.type == FeatureType.VISUAL else one.shape for one in features.inputs
-    }
+    return {one.name: one.shape[:1] if one.type == PICTURE else one.shape for one in features.inputs}

@@ -180,6 +180,9 @@ def test_a_checkpoint_and_a_bundle_are_packed_under_neutral_names(
     assert session is not None
     (other,) = [one for one in session.policies if one.trial is None]
     assert open_bundle(tmp_path / "robot" / f"policy-{other.letter}.zip").setting == {}
+    named = f"robot/policy-{other.letter}.zip"
+    assert ended(*JUDGE, "--top", "0", "--also", named, "--bundles", "again", "--episodes", "1") == 0
+    assert (tmp_path / "again" / "policy-A.zip").is_file()
     sheet = tmp_path / "robot" / "sheet.csv"
     sheet.write_text(
         "session,start,policy,outcome,tag\n"

@@ -74,6 +74,14 @@ def test_what_a_person_judged_is_kept_apart_from_what_was_confirmed(played, tmp_
     assert {row["trial"]: row["real/score"] for row in rows} == {"0": "0.4", "1": "0.8"}
 
 
+def test_the_csv_names_the_sweep_that_a_trial_comes_from(played, tmp_path):
+    sweep = read_sweep(tmp_path)
+    sweep.trials[1].origin = "trial 3 of old"
+    lines = to_csv(sweep, standing_of(sweep, sweep.ranking())).splitlines()
+    rows = [dict(zip(lines[0].split(","), line.split(","), strict=True)) for line in lines[1:]]
+    assert {row["trial"]: row["origin"] for row in rows} == {"0": "", "1": "trial 3 of old"}
+
+
 def test_the_index_has_what_was_found(played, tmp_path, monkeypatch):
     monkeypatch.setattr(summary, "WORTHWHILE_BYTES", 0)
     monkeypatch.setattr(summary, "SPARE_BYTES", 0)
