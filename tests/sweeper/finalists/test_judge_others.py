@@ -16,8 +16,10 @@ from reaching_policies import SKILL
 from reaching_sweeps import ended_sweep
 from real_robot import judge_all, reaching_robot
 
+from sweeper.finalists.judging.addresses import Address
 from sweeper.finalists.judging.judging import JudgeOptions, Judging
 from sweeper.finalists.judging.others import other_policies
+from sweeper.finalists.judging.servers import serving
 from sweeper.finalists.judging.session import last_session, new_session, wanted_policies
 from sweeper.records.events import event_fault
 from sweeper.records.sweep_state import read_sweep
@@ -28,7 +30,7 @@ from trainables.episodes import read_answers
 sys.path.append(str(Path(__file__).parents[1] / "commands"))
 
 from test_eval_command import CONFIG, SIZES, write_checkpoint, write_dataset
-from test_judge_pusht import write_pusht_sweep
+from test_judge_pusht import SERVED, run_once, write_pusht_sweep
 
 pytestmark = pytest.mark.filterwarnings("default")  # MLflow warns of its own habits.
 
@@ -192,6 +194,22 @@ def test_a_checkpoint_and_a_bundle_are_packed_under_neutral_names(
     assert read_sweep(folder).judgement["winner"] == "secret/checkpoints/000020"
     assert ended("judge", "arm", "--record", str(sheet), "--also", "old") == 2
     assert "--also: the session is that of the sheet" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@SERVED
+def test_another_policy_is_served_under_its_neutral_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_in(tmp_path, monkeypatch)
+    folder = write_pusht_sweep(tmp_path / "sweeps" / "arm", tmp_path / "set", monkeypatch, 4)
+    write_checkpoint(tmp_path / "secret", tmp_path / "set")
+    others = other_policies(["secret/checkpoints/000020"], folder, tmp_path / "sweeps", [])
+    session = new_session(folder, others, 1)
+    monkeypatch.chdir(folder)  # what the user typed is found from any folder
+    with serving(session, Address("127.0.0.1", 0), session.letters) as served:
+        assert [one.letter for one in served] == ["A"]
+        assert 0.0 <= run_once(served[0].url, 0, "A") <= 1.0
 
 
 def test_a_journal_names_a_judged_policy_that_is_not_a_trial() -> None:
