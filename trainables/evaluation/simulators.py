@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import logging
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -26,9 +27,20 @@ from trainables.environment import FIELD, IMAGE, Environment, Observation, Simul
 from trainables.features import ENVIRONMENT_STATE, STATE, FeatureType, PolicyFeatures
 from trainables.interface import Fault
 
-__all__ = ["GymnasiumEnvironment", "environment_faults", "make_environment", "make_known"]
+__all__ = [
+    "FAILURES",
+    "GymnasiumEnvironment",
+    "environment_faults",
+    "make_environment",
+    "make_known",
+    "release",
+]
 
 PUSHT = "gym_pusht/PushT-v0"
+FAILURES = (Exception, SystemExit)
+"""What a simulator that fails may raise: some call ``sys.exit``."""
+
+log = logging.getLogger(__name__)
 
 
 class GymnasiumEnvironment:
@@ -82,6 +94,14 @@ class GymnasiumEnvironment:
     def close(self) -> None:
         """Close the environment."""
         self._env.close()
+
+
+def release(environment: Environment) -> None:
+    """Close an environment that is not needed any more; its results exist, so an error is only logged."""
+    try:
+        environment.close()
+    except FAILURES:
+        log.warning("rollout.env: a simulator could not be closed", exc_info=True)
 
 
 def make_environment(env_id: str, features: PolicyFeatures) -> Environment:
@@ -139,11 +159,11 @@ def environment_faults(env_id: str, features: PolicyFeatures, max_steps: int | N
         faults += _action_faults(env_id, environment, features)
         observation = environment.reset(0)
         faults += _observation_faults(env_id, observation, features)
-    except Exception as error:  # any error of a foreign environment is a fault of the input
+    except FAILURES as error:  # any error of a foreign environment is a fault of the input
         problem = f"{env_id!r} cannot be reset: {type(error).__name__}: {error}."
         return [Fault(FIELD, problem, _way_to_reset(env_id, features, str(error)))]
     finally:
-        environment.close()
+        release(environment)
     return faults
 
 
@@ -209,7 +229,7 @@ def _from_attribute(env_id: str, module_name: str, attribute: str, features: Pol
     try:
         make: Callable[[PolicyFeatures], Any] = getattr(importlib.import_module(module_name), attribute)
         made = make(features)
-    except Exception as error:
+    except FAILURES as error:
         raise SimulatorError(_cannot_be_made(env_id, error)) from error
     if isinstance(made, Environment):
         return made
@@ -238,12 +258,12 @@ def _from_gymnasium(env_id: str, features: PolicyFeatures) -> Environment:
         # step are for authors of environments.
         options = {"max_episode_steps": -1, "disable_env_checker": True, **_obs_type(spec, features)}
         env = _with_rendering(spec, options)
-    except Exception as error:
+    except FAILURES as error:
         raise SimulatorError(_cannot_be_made(env_id, error)) from error
     return GymnasiumEnvironment(env, spec.max_episode_steps)
 
 
-def _cannot_be_made(env_id: str, error: Exception) -> str:
+def _cannot_be_made(env_id: str, error: BaseException) -> str:
     return f"{FIELD}: {env_id!r} cannot be created: {type(error).__name__}: {error}."
 
 

@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from trainables.environment import Environment
 from trainables.evaluation.rollout import EpisodeResult
-from trainables.evaluation.simulators import make_environment
+from trainables.evaluation.simulators import make_environment, release
 from trainables.features import PolicyFeatures
 
 __all__ = ["choose_episodes", "film_episodes", "write_video"]
@@ -70,7 +70,7 @@ def film_episodes(
         write_video(_side_by_side(reels, hold_frames=round(HOLD_S * fps)), path, fps)
     finally:
         for environment in environments:
-            environment.close()
+            release(environment)
     return path
 
 

@@ -25,6 +25,7 @@ from trainables.evaluation.stepping.processes import ProcessSimulators
 from trainables.evaluation.stepping.simulator import Play, Start
 
 WANDERING = "faulty_simulator:Wandering"
+MISBEHAVING = "misbehaving_gym:make"
 PUSHT = "gym_pusht/PushT-v0"
 
 
@@ -220,6 +221,77 @@ def test_an_environment_that_only_this_process_has_registered_is_known_to_the_ot
         assert_same(wander(2, **arguments), wander(1, **arguments))
     finally:
         del gymnasium.registry["OnlyHere-v0"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("fault", "processes", "said"),
+    [
+        ("hang in reset", 2, "within 3 s (rollout.timeout_s)"),
+        ("hang in step", 2, "within 3 s (rollout.timeout_s)"),
+        ("os._exit in step", 2, "its process ended with code 7"),
+        ("sys.exit in step", 2, "SystemExit: 7"),
+        ("sys.exit in step", 1, "SystemExit: 7"),
+    ],
+)
+def test_a_gymnasium_environment_that_fails_costs_its_episode_one_retry(
+    fault: str,
+    processes: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    arguments: dict[str, Any] = {"policy": Recorder(), "env": MISBEHAVING, "max_steps": 20, "timeout_s": 3.0}
+    monkeypatch.setenv(FOLDER, str(tmp_path))
+    reference = wander(1, **arguments)
+    before = children()
+    monkeypatch.setenv(FAULT, fault)
+    assert_same(wander(processes, **arguments), reference)
+    assert len([one for one in caplog.messages if "the episode is retried once" in one]) == 1
+    assert said in caplog.text
+    assert children() == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_gymnasium_environment_that_does_not_close_costs_nothing(
+    processes: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    arguments: dict[str, Any] = {"policy": Recorder(), "env": MISBEHAVING, "max_steps": 20}
+    monkeypatch.setenv(FOLDER, str(tmp_path))
+    reference = wander(1, **arguments)
+    monkeypatch.setenv(FAULT, "raise in close")
+    assert_same(wander(processes, **arguments), reference)
+    closed = (tmp_path / "closed").read_text().split()
+    assert len(closed) == 2 * 5, "each of the five environments at once is closed, after an error of another"
+    assert ("a simulator could not be closed" in caplog.text) == (processes == 1)
+
+
+@pytest.mark.slow
+def test_processes_whose_environments_hang_in_close_are_ended(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    arguments: dict[str, Any] = {"policy": Recorder(), "env": MISBEHAVING, "max_steps": 20}
+    monkeypatch.setenv(FOLDER, str(tmp_path))
+    reference = wander(1, **arguments)
+    before = children()
+    monkeypatch.setenv(FAULT, "hang in close")
+    assert_same(wander(2, **arguments), reference)
+    assert children() == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_what_a_gymnasium_environment_prints_does_not_block_it(
+    processes: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    arguments: dict[str, Any] = {"policy": Recorder(), "env": MISBEHAVING, "max_steps": 20}
+    monkeypatch.setenv(FOLDER, str(tmp_path))
+    reference = wander(1, **arguments)
+    monkeypatch.setenv(FAULT, "print in step")
+    assert_same(wander(processes, **arguments), reference)
+    assert len(capfd.readouterr().out) > 5_000_000
 
 
 @pytest.mark.slow

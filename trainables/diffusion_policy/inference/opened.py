@@ -42,7 +42,7 @@ from trainables.evaluation.analysis import AnalysisSettings, Source, compare
 from trainables.evaluation.denoising import record_denoising
 from trainables.evaluation.offline import OfflineSettings, choose_windows, window_errors
 from trainables.evaluation.rollout import DelayedControl, EpisodeResult, RolloutError, rollout, summarise
-from trainables.evaluation.simulators import environment_faults, make_environment
+from trainables.evaluation.simulators import environment_faults, make_environment, release
 from trainables.evaluation.stepping.choice import Stepping
 from trainables.features import ACTION, FeatureType, PolicyFeatures
 from trainables.inspection import BenchRow, Comparison, DenoisingPicture, Latency
@@ -514,7 +514,7 @@ class OpenedPolicy:
         try:
             seen = environment.reset(first_seed(self.config.rollout.seed, "look"))
         finally:
-            environment.close()
+            release(environment)
         steps = self.config.policy.n_obs_steps
         return {
             feature.name: torch.from_numpy(np.stack([seen[feature.name]] * steps)[None]).to(

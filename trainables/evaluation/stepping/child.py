@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from trainables.environment import SimulatorError
+from trainables.evaluation.simulators import FAILURES, release
 from trainables.evaluation.stepping.shared import SharedWriter
 from trainables.evaluation.stepping.simulator import Played, Simulator
 from trainables.features import PolicyFeatures
@@ -51,10 +52,11 @@ def serve(orders_fd: int, memory_fd: int, log_fd: int, parent: int) -> None:
     faulthandler.register(signal.SIGUSR1, log_fd)
     connection = Connection(socket.socket(fileno=orders_fd).detach())
     memory = SharedWriter(memory_fd)
-    with contextlib.suppress(EOFError, ConnectionError):
+    with contextlib.suppress(EOFError, ConnectionError), contextlib.ExitStack() as closing:
         env_id, features, registered = connection.recv()
         _register(env_id, registered)
         seats = _Seats(env_id, features, memory)
+        closing.callback(seats.close)
         connection.send(seats.describe())
         while True:
             failed: set[int] = set()
@@ -63,7 +65,7 @@ def serve(orders_fd: int, memory_fd: int, log_fd: int, parent: int) -> None:
                     answer = seats.answer(seat, order)
                     connection.send(answer)
                     failed |= {seat} if isinstance(answer, Crashed) else set()
-    # A simulator that does not close must not keep the process alive: everything is over anyway.
+    # A thread of a simulator must not keep the process alive: everything is over anyway.
     os._exit(0)
 
 
@@ -79,7 +81,7 @@ class _Seats:
         """Make the first simulator: its step limit and its rate."""
         try:
             self._spare = self._made()
-        except Exception as error:
+        except FAILURES as error:
             return _failed(error)
         return self._spare.environment.max_steps, self._spare.environment.fps
 
@@ -90,19 +92,23 @@ class _Seats:
                 self._simulators[seat], self._spare = self._spare or self._made(), None
             played: Played = self._simulators[seat].execute(order)
             placed = [self._memory.put(seat, at, seen) for at, seen in enumerate(played.observations)]
-        except Exception as error:
+        except FAILURES as error:
             broken = self._simulators.pop(seat, None)
             if broken is not None:
-                with contextlib.suppress(Exception):
-                    broken.environment.close()
+                release(broken.environment)
             return _failed(error)
         return placed, played.rewards, played.success, played.done
+
+    def close(self) -> None:
+        """Close the simulators, which may have started programs of their own."""
+        for simulator in [*self._simulators.values(), *([self._spare] if self._spare else [])]:
+            release(simulator.environment)
 
     def _made(self) -> Simulator:
         return Simulator(self._env_id, self._features, self._memory.count)
 
 
-def _failed(error: Exception) -> Crashed | Refused:
+def _failed(error: BaseException) -> Crashed | Refused:
     if isinstance(error, TrainableError):
         return Refused(error)
     return Crashed((f"{type(error).__name__}: {error}", traceback.format_exc()))

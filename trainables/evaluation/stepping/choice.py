@@ -19,6 +19,7 @@ from typing import Literal
 import numpy as np
 
 from trainables.environment import SimulatorError
+from trainables.evaluation.simulators import FAILURES, release
 from trainables.evaluation.stepping.processes import ProcessSimulators
 from trainables.evaluation.stepping.simulator import Play, Simulator, Start
 from trainables.evaluation.stepping.simulators import LocalSimulators, Simulators
@@ -181,7 +182,7 @@ def _made(workload: Workload, stepping: Stepping) -> Simulators:
         log.warning("rollout.processes: auto uses 1, because several cannot be started. %s", error)
         return LocalSimulators(env_id, features, log.warning, first)
     if first is not None:
-        first.environment.close()
+        release(first.environment)
     return made
 
 
@@ -195,10 +196,9 @@ def _chosen(workload: Workload, stepping: Stepping) -> tuple[Simulator | None, i
         made_s = time.perf_counter() - start_s
         try:
             _COSTS[key] = measured(first, workload.chunk, made_s)
-        except Exception:  # the episodes will tell, with a retry
+        except FAILURES:  # the episodes will tell, with a retry
             log.info("rollout.processes: auto uses 1, because the simulator failed when it was measured")
-            with contextlib.suppress(Exception):
-                first.environment.close()
+            release(first.environment)
             return None, 1
         _LIMITS[key] = first.environment.max_steps
     cost, limit = _COSTS[key], workload.max_steps or _LIMITS[key] or 0

@@ -7,12 +7,12 @@ are the same.
 
 from __future__ import annotations
 
-import contextlib
 import traceback
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from trainables.environment import FIELD, SimulatorError
+from trainables.evaluation.simulators import FAILURES, release
 from trainables.evaluation.stepping.simulator import Order, Play, Played, Simulator, Start
 from trainables.features import PolicyFeatures
 from trainables.interface import TrainableError
@@ -144,7 +144,7 @@ class LocalSimulators:
     def close(self) -> None:
         """Close the environments."""
         for simulator in self._simulators.values():
-            simulator.environment.close()
+            release(simulator.environment)
 
     def _run(self, seat: int, order: Order) -> Played:
         self._histories.add(seat, order)
@@ -156,11 +156,10 @@ class LocalSimulators:
                 played = [self._simulators[seat].execute(order) for order in orders][-1]
             except TrainableError:
                 raise
-            except Exception as error:
+            except FAILURES as error:
                 broken = self._simulators.pop(seat, None)
                 if broken is not None:
-                    with contextlib.suppress(Exception):
-                        broken.environment.close()
+                    release(broken.environment)
                 what = f"{type(error).__name__}: {error}"
                 self._histories.failed(seat, what, traceback.format_exc())
                 orders = self._histories.again(seat, answered=False)
