@@ -95,7 +95,7 @@ def test_searched_data_are_listed_by_what_decides_them(tmp_path: Path) -> None:
     made = page_of(large_sweep(tmp_path / "data", 2, data={"searched": entries}))
     words = " ".join(made.words.split())
     assert "dataset lab/a, lab/b" in words
-    assert "dataset.fraction train_episodes 0.5 93 1.0 185" in words
+    assert "dataset.fraction train_episodes 0.5 93 1 185" in words
     assert "sweeper data check lab/a" in words
     assert "sweeper data check lab/b" in words
 

@@ -188,6 +188,7 @@ def test_a_trial_that_was_asked_to_stop_ends_as_stopped_unless_it_ended_by_itsel
         config = {"trial": 0, "config": {"kind": "good"}}  # noqa: RUF012
         pickled_error_file = str(error_file)
         run_metadata = SimpleNamespace()
+        placement_group_factory = None
 
     spec = sweep(tmp_path, choice("kind", "good"), method="grid")
     with Study(spec) as study, Journal(tmp_path / JOURNAL) as journal:
