@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,8 @@ class TensorBoardFiles:
     """Writes event files.
 
     The length of each file is stored with the position in the journal. What a killed process wrote beyond
-    it is cut off, so no event is in a file twice.
+    it is cut off, so no event is in a file twice. So `flush` must write everything: tensorboardX's
+    SummaryWriter writes in a thread, which its own flush does not wait for.
 
     Args:
         folder: The sweep's folder.
@@ -39,26 +42,27 @@ class TensorBoardFiles:
 
     def log(self, run: Run, at: Moment, metrics: Mapping[str, float], media: Mapping[str, Path]) -> None:
         """Record metrics as scalars, and pictures; TensorBoard shows no films."""
-        writer = self._writer(run)
+        from tensorboardX.summary import scalar
+
         for name, value in metrics.items():
-            writer.add_scalar(name, value, at.step, walltime=at.time)
+            self._write(run, scalar(name, value), at.step, at.time)
         for name, path in media.items():
             if path.suffix.lower() in PICTURES:
-                self._add_picture(run, at, name, path)
+                self._write(run, _picture(name, path), at.step, at.time)
 
     def end(self, run: Run, at: Moment, summary: Mapping[str, Any]) -> None:
         """Record the last values, for the page of hyperparameters."""
-        from tensorboardX.summary import hparams
+        from tensorboardX.summary import hparams, scalar, text
 
-        writer = self._writer(run)
         numbers = finite_numbers(summary)
         for name, value in numbers.items():
-            writer.add_scalar(name, value, 0, walltime=at.time)
+            self._write(run, scalar(name, value), 0, at.time)
         values = {name: _plain(value) for name, value in run.config.items()}
         for part in hparams(values, dict.fromkeys(numbers, 0.0)):
-            writer.file_writer.add_summary(part)
+            self._write(run, part, 0, at.time)
         words = {name: summary.get(name) for name in ("status", "reason", "message")}
-        writer.add_text("status", "\n\n".join(f"{name}: {word}" for name, word in words.items() if word), 0)
+        lines = "\n\n".join(f"{name}: {word}" for name, word in words.items() if word)
+        self._write(run, text("status", lines), 0, at.time)
 
     def flush(self) -> dict[str, Any]:
         """Write everything to the files; returns their lengths."""
@@ -72,32 +76,41 @@ class TensorBoardFiles:
         for writer in self._writers.values():
             writer.close()
 
-    def _add_picture(self, run: Run, at: Moment, name: str, path: Path) -> None:
-        from PIL import Image
-        from tensorboardX.proto.summary_pb2 import Summary
+    def _write(self, run: Run, summary: Any, step: int, time_s: float) -> None:
+        from tensorboardX.proto.event_pb2 import Event
 
-        with Image.open(path) as picture:
-            width, height = picture.size
-        image = Summary.Image(height=height, width=width, encoded_image_string=path.read_bytes())
-        summary = Summary(value=[Summary.Value(tag=name, image=image)])
-        self._writer(run).file_writer.add_summary(summary, at.step, walltime=at.time)
+        event = Event(summary=summary, step=step, wall_time=time_s)
+        self._writer(run).write_event(event)
 
     def _name(self, path: Path) -> str:
         return str(path.relative_to(self._folder))
 
     def _writer(self, run: Run) -> Any:
         if run.key not in self._writers:
-            from tensorboardX import SummaryWriter
+            from tensorboardX.event_file_writer import EventsWriter
 
             place = self._folder / (run.name.rpartition(" trial ")[2] if run.kind == "trial" else "sweep")
-            self._writers[run.key] = SummaryWriter(str(place), write_to_disk=True)
-        writer = self._writers[run.key]
+            place.mkdir(parents=True, exist_ok=True)
+            # Its name has only the second of its start: another process must not overwrite it.
+            self._writers[run.key] = EventsWriter(str(place / "events"), f".{os.getpid()}")
         if run.key not in self._described:
+            from tensorboardX.summary import text
+
             self._described.add(run.key)
             lines = [f"{run.notes}\n", f"Tags: {', '.join(run.tags)}\n", "| field | value |", "|---|---|"]
             lines += [f"| {name} | {describe_value(value)} |" for name, value in run.config.items()]
-            writer.add_text("about", "\n".join(lines), 0)
-        return writer
+            self._write(run, text("about", "\n".join(lines)), 0, time.time())
+        return self._writers[run.key]
+
+
+def _picture(name: str, path: Path) -> Any:
+    from PIL import Image
+    from tensorboardX.proto.summary_pb2 import Summary
+
+    with Image.open(path) as picture:
+        width, height = picture.size
+    image = Summary.Image(height=height, width=width, encoded_image_string=path.read_bytes())
+    return Summary(value=[Summary.Value(tag=name, image=image)])
 
 
 def _plain(value: Any) -> bool | str | float | int:
