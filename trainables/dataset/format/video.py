@@ -1,7 +1,8 @@
-"""Read what a video file contains without decoding it: times of the frames, their size and pixel format."""
+"""What a video file contains, read without decoding it, and the priority at which videos are encoded."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from trainables.dataset.format.files import foreign_content
 from trainables.dataset.format.schema import DEPTH_FORMAT
 
-__all__ = ["Video", "VideoError", "opened_video", "probe_video"]
+__all__ = ["Video", "VideoError", "opened_video", "ordinary_priority", "probe_video"]
 
 
 class VideoError(Exception):
@@ -164,3 +165,26 @@ def _last_packet_s(container: Any, stream: Any, start_s: float) -> float:
     except av.FFmpegError:
         pass  # after damage nothing can be read; what was read before it counts
     return -1.0 if last is None else float(last * stream.time_base)
+
+
+@contextmanager
+def ordinary_priority() -> Iterator[None]:
+    """Let an encoder that is opened within it run at the priority of this thread; open encoders in here only.
+
+    SVT-AV1 gives the thread that opens it, and its own threads, the highest real-time priority if the user is
+    root, as in most containers. They, and every process started afterwards, would take the CPUs from the rest
+    of the machine.
+    """
+    if not hasattr(os, "sched_getscheduler"):  # only Linux
+        yield
+        return
+    tasks = Path("/proc/self/task")
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    before = {thread.name for thread in tasks.iterdir()}
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, parameters)
+        for thread in {thread.name for thread in tasks.iterdir()} - before:
+            with suppress(ProcessLookupError):  # it ended while we looked
+                os.sched_setscheduler(int(thread), policy, parameters)

@@ -37,6 +37,7 @@ from trainables.dataset.format.schema import (
     VIDEO_PATH_V3,
     DatasetFeature,
 )
+from trainables.dataset.format.video import ordinary_priority
 from trainables.dataset.statistics import (
     PIXEL_VALUES,
     image_histogram,
@@ -455,6 +456,8 @@ class _VideoFile:
         self._stream.height, self._stream.width = size
         self._stream.pix_fmt = PIXEL_FORMAT
         self._stream.time_base = self._time_base
+        with ordinary_priority():
+            self._stream.codec_context.open()
 
     def write(self, frames_NHWC: NDArray[np.generic]) -> None:
         for picture in frames_NHWC:

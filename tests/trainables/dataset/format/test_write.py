@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -92,6 +94,19 @@ def test_a_video_is_av1_where_the_encoder_is_here(make_dataset):
     shown = np.moveaxis(np.concatenate([pictures(0, 3, 64, 64), pictures(1, 2, 64, 64)]), -1, 1)
     read = open_dataset(root).pictures("observation.image", np.arange(5))
     assert np.abs(read.astype(float) - shown).mean() < 12  # lossy, and yet the same pictures
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="only Linux has scheduling policies")
+def test_an_encoder_does_not_take_the_cpus_from_other_processes(tmp_path):
+    # SVT-AV1 asks for real-time priority if it may, that is, if the tests run as root.
+    features = {
+        "observation.images.top": DatasetFeature("video", (16, 16, 3), ["height", "width", "channels"])
+    }
+    with DatasetWriter(tmp_path / "set", fps=10, features=features) as writer:
+        frames = np.zeros((3, 16, 16, 3), np.uint8)
+        writer.add_episode({"observation.images.top": frames}, task="Look.")
+        threads = [int(thread.name) for thread in Path("/proc/self/task").iterdir()]
+        assert {os.sched_getscheduler(thread) for thread in [0, *threads]} == {os.SCHED_OTHER}
 
 
 def test_a_failed_writer_leaves_nothing(tmp_path):
