@@ -33,7 +33,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # MLflow
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
 TRIAL = "sweeps/pusht-quick/trials/2"
-REAL = {"NAME:7": "pusht-quick:2", "NAME": "pusht-quick", "DIR": "out", "PATH/TO/CHECKPOINT": TRIAL}
+REAL = {
+    "NAME:7": "pusht-quick:2",
+    "NAME": "pusht-quick",
+    "DIR": "out",
+    "PATH/TO/CHECKPOINT": TRIAL,
+    "./old_checkpoint": TRIAL,
+}
 """What stands for the placeholders of the page."""
 
 
@@ -115,6 +121,7 @@ WAYS = {
     "sweeper judge pusht-quick --trial 1 --trial 2 --new": Way(
         ("--episodes", "1", "--serve", "none"), typed="s\ns\n\n"
     ),
+    "sweeper judge pusht-quick --also ./old_checkpoint": JUDGED,
     "sweeper judge pusht-quick --serve none": Way(("--episodes", "1"), typed="s\nq\n", code=130),
     "sweeper judge pusht-quick --bundles robot": Way(),
     BUNDLES: Way(("--episodes", "1")),

@@ -114,7 +114,8 @@ def test_stages_of_the_encoder(with_images: Reference) -> None:
     encoder = policy.diffusion.encoders[0]
     with torch.no_grad():
         images = policy.camera_images(policy.features.cameras[0], with_images.batch)
-        same(encoder.backbone(images), with_images["enc/backbone"])
+        # Ten convolutions and more, whose sums processors add in different orders; the values reach 6.
+        same(encoder.backbone(images), with_images["enc/backbone"], atol=5e-5)
         same(encoder.pool(with_images["enc/backbone"]), with_images["enc/keypoints"])
         same(encoder(images), with_images["enc/feature"])
 
