@@ -179,8 +179,10 @@ def preflight(config: DiffusionConfig, cache: Path, progress: Callable[[str], No
         return faults
     features = load_dataset(dataset, cache).policy_features
     faults = camera_faults(config, features) + _backbone_faults(config.policy, features, progress)
-    if config.rollout.env is not None:
-        faults += environment_faults(config.rollout.env, features, config.rollout.max_steps)
+    rollout = config.rollout
+    if rollout.env is not None:
+        filmed = rollout.video != "never"
+        faults += environment_faults(rollout.env, features, rollout.max_steps, filmed=filmed)
     return faults
 
 

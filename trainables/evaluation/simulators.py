@@ -40,6 +40,11 @@ PUSHT = "gym_pusht/PushT-v0"
 FAILURES = (Exception, SystemExit)
 """What a simulator that fails may raise: some call ``sys.exit``."""
 
+WAY_TO_DRAW = (
+    "On a machine without a display set MUJOCO_GL=egl (Debian: libegl1), or MUJOCO_GL=osmesa (libosmesa6), "
+    "before the command."
+)
+
 log = logging.getLogger(__name__)
 
 
@@ -86,8 +91,8 @@ class GymnasiumEnvironment:
         picture = self._env.render()
         if not isinstance(picture, np.ndarray) or picture.ndim != 3:
             raise SimulatorError(
-                f"{FIELD}: render() returned {type(picture).__name__} instead of an RGB array. "
-                "Make the environment with render_mode='rgb_array', or set rollout.video_episodes to 0."
+                f"{FIELD}: render() returned {type(picture).__name__} instead of an RGB array.\n"
+                "Make the environment with render_mode='rgb_array', or set rollout.video: never."
             )
         return np.ascontiguousarray(picture[..., :3], dtype=np.uint8)
 
@@ -141,13 +146,16 @@ def make_known(env_id: str) -> str:
     return name
 
 
-def environment_faults(env_id: str, features: PolicyFeatures, max_steps: int | None = None) -> list[Fault]:
+def environment_faults(
+    env_id: str, features: PolicyFeatures, max_steps: int | None = None, *, filmed: bool = False
+) -> list[Fault]:
     """List what prevents rollouts of a policy of ``features`` in ``env_id``, which is created once.
 
     Args:
         env_id: Value of ``rollout.env``.
         features: What the policy sees and does.
         max_steps: Value of ``rollout.max_steps``.
+        filmed: Whether it must be possible to draw the environment, too; one picture is drawn.
     """
     try:
         environment = make_environment(env_id, features)
@@ -159,6 +167,8 @@ def environment_faults(env_id: str, features: PolicyFeatures, max_steps: int | N
         faults += _action_faults(env_id, environment, features)
         observation = environment.reset(0)
         faults += _observation_faults(env_id, observation, features)
+        if filmed:
+            faults += _film_faults(env_id, environment)
     except FAILURES as error:  # any error of a foreign environment is a fault of the input
         problem = f"{env_id!r} cannot be reset: {type(error).__name__}: {error}."
         return [Fault(FIELD, problem, _way_to_reset(env_id, features, str(error)))]
@@ -168,12 +178,29 @@ def environment_faults(env_id: str, features: PolicyFeatures, max_steps: int | N
 
 
 def _way_to_reset(env_id: str, features: PolicyFeatures, error: str) -> str:
-    if any(word in error for word in ("OpenGL", "EGL", "GLFW", "DISPLAY")):
-        return "On a machine without a display set MUJOCO_GL=egl, or MUJOCO_GL=osmesa, before the command."
+    if _is_about_drawing(error):
+        return WAY_TO_DRAW
     remedy = "Correct the environment, or write an adapter and name it as module:attribute."
     if features.cameras or ":" in env_id:
         return remedy
     return f"The policy has no camera, and some environments work only with one. {remedy}"
+
+
+def _film_faults(env_id: str, environment: Environment) -> list[Fault]:
+    try:
+        environment.frame()
+    except SimulatorError as error:
+        problem, _, remedy = str(error).removeprefix(f"{FIELD}: ").partition("\n")
+        return [Fault("rollout.video", f"{env_id!r} cannot be filmed: {problem}", remedy)]
+    except FAILURES as error:
+        problem = f"{env_id!r} cannot be filmed: {type(error).__name__}: {error}."
+        way = f"{WAY_TO_DRAW} " if _is_about_drawing(str(error)) else ""
+        return [Fault("rollout.video", problem, f"{way}Without films: rollout.video: never.")]
+    return []
+
+
+def _is_about_drawing(error: str) -> bool:
+    return any(word in error for word in ("OpenGL", "EGL", "GLFW", "DISPLAY", "MUJOCO_GL", "OSMesa", "glGet"))
 
 
 def _lerobot_names(observation: Any) -> dict[str, np.ndarray]:
@@ -264,7 +291,8 @@ def _from_gymnasium(env_id: str, features: PolicyFeatures) -> Environment:
 
 
 def _cannot_be_made(env_id: str, error: BaseException) -> str:
-    return f"{FIELD}: {env_id!r} cannot be created: {type(error).__name__}: {error}."
+    remedy = f"\n{WAY_TO_DRAW}" if _is_about_drawing(str(error)) else ""
+    return f"{FIELD}: {env_id!r} cannot be created: {type(error).__name__}: {error}.{remedy}"
 
 
 def _with_rendering(spec: Any, options: dict[str, Any]) -> Any:

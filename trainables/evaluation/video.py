@@ -6,6 +6,7 @@ played again from their recorded actions, and only they are drawn.
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
@@ -17,9 +18,9 @@ import av
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from trainables.environment import Environment
+from trainables.environment import Environment, SimulatorError
 from trainables.evaluation.rollout import EpisodeResult
-from trainables.evaluation.simulators import make_environment, release
+from trainables.evaluation.simulators import FAILURES, make_environment, release
 from trainables.features import PolicyFeatures
 
 __all__ = ["choose_episodes", "film_episodes", "write_video"]
@@ -34,6 +35,8 @@ HOLD_S = 1.0
 BORDER_PX = 6
 LABEL_PX = 22
 RUNNING, FAILURE, SUCCESS = (110, 110, 110), (200, 40, 40), (30, 150, 60)
+
+log = logging.getLogger(__name__)
 
 
 def choose_episodes(results: Sequence[EpisodeResult], episodes: int) -> list[EpisodeResult]:
@@ -54,10 +57,8 @@ def film_episodes(
         episodes: How many episodes the film shows; failures come first.
 
     Returns:
-        ``path``, or None if there is nothing to film.
-
-    Raises:
-        SimulatorError: If the environment cannot be created or drawn.
+        ``path``, or None if there is nothing to film, or if the environment cannot be created or drawn: the
+        results of the episodes exist, so that error is only logged.
     """
     chosen = choose_episodes(results, episodes)
     if not chosen:
@@ -65,9 +66,14 @@ def film_episodes(
     environments: list[Environment] = []
     try:
         environments += [make_environment(env_id, features) for _ in chosen]
-        reels = [_play(result, environment) for result, environment in zip(chosen, environments, strict=True)]
+        reels = [
+            _filmed(result, environment) for result, environment in zip(chosen, environments, strict=True)
+        ]
         fps = environments[0].fps * SPEED / STEPS_PER_FRAME
         write_video(_side_by_side(reels, hold_frames=round(HOLD_S * fps)), path, fps)
+    except SimulatorError:
+        log.warning("rollout.video: no film, because the simulator could not be drawn", exc_info=True)
+        return None
     finally:
         for environment in environments:
             release(environment)
@@ -110,6 +116,14 @@ def _stream(container: Any, fps: float, height: int, width: int) -> Any:
     if name == "libx264":
         stream.options = {"crf": "26", "preset": "veryfast"}
     return stream
+
+
+def _filmed(result: EpisodeResult, environment: Environment) -> Iterator[np.ndarray]:
+    """Frames of one episode; any error of the simulator is a SimulatorError, unlike that of a full disk."""
+    try:
+        yield from _play(result, environment)
+    except FAILURES as error:
+        raise SimulatorError(f"{type(error).__name__}: {error}") from error
 
 
 def _play(result: EpisodeResult, environment: Environment) -> Iterator[np.ndarray]:

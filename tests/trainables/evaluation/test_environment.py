@@ -198,7 +198,7 @@ def test_an_environment_that_cannot_be_rolled_out_is_a_fault_not_a_crash(env_id:
             "obs",
             "The policy has no camera, and some environments work only with one. Correct the environment",
         ),
-        ("an OpenGL platform library has not been loaded", "set MUJOCO_GL=egl, or MUJOCO_GL=osmesa"),
+        ("an OpenGL platform library has not been loaded", "set MUJOCO_GL=egl (Debian: libegl1)"),
     ],
 )
 def test_an_environment_that_fails_on_reset_is_a_fault_with_a_remedy(error: str, words: str) -> None:
@@ -215,10 +215,52 @@ def test_an_environment_that_fails_on_reset_is_a_fault_with_a_remedy(error: str,
     assert words in text
 
 
+class Undrawable(Reach):
+    def render(self) -> Any:
+        raise RuntimeError("Environment variable MUJOCO_GL must be one of glfw, egl, osmesa.")
+
+
+class Blind(Reach):
+    def render(self) -> Any:
+        return None
+
+
+@pytest.mark.parametrize(
+    ("kind", "problem", "remedy"),
+    [
+        (Undrawable, "RuntimeError: Environment variable MUJOCO_GL", "set MUJOCO_GL=egl"),
+        (Blind, "render() returned NoneType", "render_mode='rgb_array'"),
+    ],
+)
+def test_an_environment_that_cannot_be_drawn_is_a_fault_if_it_is_to_be_filmed(
+    kind: type[Reach], problem: str, remedy: str
+) -> None:
+    # A policy of states is rolled out without a picture: the film of the last evaluation was the first one.
+    gymnasium.register("RoomTest/Dark-v0", entry_point=lambda **_: kind(), max_episode_steps=6)
+    try:
+        assert environment_faults("RoomTest/Dark-v0", REACH) == []
+        (fault,) = environment_faults("RoomTest/Dark-v0", REACH, filmed=True)
+    finally:
+        del gymnasium.registry["RoomTest/Dark-v0"]
+    assert fault.where == "rollout.video"
+    assert problem in fault.problem
+    assert remedy in fault.remedy
+    assert "rollout.video: never" in fault.remedy
+
+
+def test_a_missing_library_for_drawing_is_a_fault_with_a_remedy() -> None:
+    def make(**_: Any) -> Reach:
+        raise AttributeError("'NoneType' object has no attribute 'glGetError'")  # osmesa without its library
+
+    gymnasium.register("RoomTest/Dark-v0", entry_point=make, max_episode_steps=6)
+    try:
+        (fault,) = environment_faults("RoomTest/Dark-v0", REACH)
+    finally:
+        del gymnasium.registry["RoomTest/Dark-v0"]
+    assert "set MUJOCO_GL=egl (Debian: libegl1)" in fault.remedy
+
+
 def test_render_without_a_picture_is_an_error_with_a_remedy() -> None:
-    class Blind(Reach):
-        def render(self) -> Any:
-            return None
 
     environment = GymnasiumEnvironment(Blind())
     environment.reset(0)

@@ -5,12 +5,13 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from reach_simulator import PUSHT_STATE, REACH, NoisyNetwork, Recorder
+from reach_simulator import PUSHT_STATE, REACH, NoisyNetwork, Reach, Recorder
 
 from trainables.episodes import EpisodeRecord
 from trainables.evaluation import video
 from trainables.evaluation.rollout import EpisodeResult, rollout
 from trainables.evaluation.video import choose_episodes, film_episodes, write_video
+from trainables.features import PolicyFeatures
 
 
 def decode(path: Path) -> tuple[np.ndarray, float, str]:
@@ -81,6 +82,39 @@ def test_film_plays_the_recorded_episode_again_and_its_border_shows_the_result(t
     assert fps == 20 * video.SPEED / video.STEPS_PER_FRAME
     np.testing.assert_allclose(frames[0, -3, -3], video.RUNNING, atol=12)
     np.testing.assert_allclose(frames[-1, -3, -3], video.SUCCESS, atol=12)
+
+
+class SoonDark(Reach):
+    """Its third picture cannot be drawn."""
+
+    drawn = 0
+
+    def render(self) -> np.ndarray:
+        self.drawn += 1
+        if self.drawn > 2:
+            raise RuntimeError("the display is gone")
+        return super().render()
+
+
+def make_soon_dark(features: PolicyFeatures) -> SoonDark:
+    return SoonDark()
+
+
+def test_a_simulator_that_cannot_be_drawn_costs_the_film_not_the_results(tmp_path: Path, caplog) -> None:
+    env_id = f"{__name__}:make_soon_dark"
+    results = rollout(Recorder(), env_id, episode_indices=[0], seed=0, parallel=1, max_steps=9)
+    assert film_episodes(results, env_id, REACH, tmp_path / "film.mp4") is None
+    assert "no film" in caplog.text
+    assert "the display is gone" in caplog.text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_film_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    env_id = "reach_simulator:make_reach"
+    results = rollout(Recorder(), env_id, episode_indices=[0], seed=0, parallel=1, max_steps=9)
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        film_episodes(results, env_id, REACH, tmp_path / "file" / "film.mp4")
 
 
 @pytest.mark.slow
