@@ -17,12 +17,13 @@ from faulty_simulator import ALWAYS, FAULT, FOLDER, SLEEP_S
 from reach_simulator import PUSHT_ALL, REACH, NoisyNetwork, Recorder
 
 from trainables.diffusion_policy.config.diffusion_config import field_faults
-from trainables.environment import SimulatorError
+from trainables.environment import SimulatorError, Step
 from trainables.evaluation.rollout import EpisodeResult, rollout
 from trainables.evaluation.stepping import choice
 from trainables.evaluation.stepping.choice import StepCost, Stepping, processes_for
 from trainables.evaluation.stepping.processes import ProcessSimulators
-from trainables.evaluation.stepping.simulator import Play, Start
+from trainables.evaluation.stepping.simulator import Play, Simulator, Start
+from trainables.features import STATE, PolicyFeatures
 
 WANDERING = "faulty_simulator:Wandering"
 MISBEHAVING = "misbehaving_gym:make"
@@ -328,6 +329,52 @@ def test_auto_uses_more_processes_than_cpus_for_a_simulator_that_waits_and_says_
         wander("auto", episode_indices=range(20), parallel=20)
     assert used[0] > 2
     assert f"auto uses {used[0]} for 20 episodes of at most 30 steps" in caplog.text
+
+
+class Computing:
+    """Computes for a while in each step, and never waits."""
+
+    action_shape, max_steps, fps = (2,), 100, 10.0
+
+    def __init__(self, features: PolicyFeatures) -> None:
+        pass
+
+    def reset(self, seed: int) -> dict[str, np.ndarray]:
+        return {STATE: np.zeros(2, np.float32)}
+
+    def step(self, action: np.ndarray, observe: bool = True) -> Step:
+        end_s = time.thread_time() + 0.02
+        while time.thread_time() < end_s:
+            pass
+        return Step(self.reset(0) if observe else None, 0.0, False, False)
+
+    def frame(self) -> np.ndarray:
+        return np.zeros((8, 8, 3), np.uint8)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/thread-self/schedstat").exists(), reason="only Linux says who was queued")
+def test_time_in_which_others_have_the_processor_is_not_waiting() -> None:
+    cpus = os.sched_getaffinity(0)
+    spin = "while True: pass"
+    others: list[subprocess.Popen[bytes]] = []
+    os.sched_setaffinity(0, {min(cpus)})  # the others inherit it: all want one processor
+    try:
+        others += [subprocess.Popen([sys.executable, "-c", spin]) for _ in range(2)]
+        simulator = Simulator(f"{__name__}:Computing", REACH, stepped=lambda: None)
+        queued = choice.queued_s()
+        cost = choice.measured(simulator, 8, 0.0)
+        assert choice.queued_s() - queued > 0.05
+    finally:
+        os.sched_setaffinity(0, cpus)
+        for other in others:
+            other.kill()
+            other.wait()
+    # Of each 20 ms of computing, two others had the processor for about 40 ms.
+    assert cost.wait_s < 0.01
 
 
 @pytest.mark.parametrize(

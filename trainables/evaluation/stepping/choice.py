@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -25,7 +26,7 @@ from trainables.evaluation.stepping.simulator import Play, Simulator, Start
 from trainables.evaluation.stepping.simulators import LocalSimulators, Simulators
 from trainables.features import PolicyFeatures
 
-__all__ = ["StepCost", "Stepping", "Workload", "choose_simulators", "measured", "processes_for"]
+__all__ = ["StepCost", "Stepping", "Workload", "choose_simulators", "measured", "processes_for", "queued_s"]
 
 TIMEOUT_S = 300.0
 """The default of ``rollout.timeout_s``: longer than a first step that loads assets or compiles shaders, much
@@ -123,7 +124,8 @@ def choose_simulators(workload: Workload, stepping: Stepping) -> Iterator[Simula
 def measured(simulator: Simulator, chunk: int, made_s: float) -> StepCost:
     """Measure a reset and some steps, drawn as often as in a rollout.
 
-    Time without a processor is waiting only if it recurs in every step: another process may have had it.
+    Time without a processor is waiting only if it recurs in every step, and if no processor was wanted: on a
+    busy machine other processes have it for most of the time.
     """
     still_TA = np.zeros((chunk, *simulator.environment.action_shape), np.float32)
     simulator.execute(Start(0))
@@ -134,12 +136,20 @@ def measured(simulator: Simulator, chunk: int, made_s: float) -> StepCost:
     # Once at least, however long this process was stopped just now.
     while not cpu_s or (len(cpu_s) * chunk < PROBE_STEPS and time.perf_counter() - begin_s < PROBE_S):
         simulator.execute(Start(0))
-        cpu, wall = time.process_time(), time.perf_counter()
+        cpu, queued, wall = time.process_time(), queued_s(), time.perf_counter()
         played = simulator.execute(Play(still_TA, chunk - 1))
-        cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+        wall, queued, cpu = time.perf_counter() - wall, queued_s() - queued, time.process_time() - cpu
         cpu_s.append(cpu / len(played.rewards))
-        wait_s.append(max(0.0, wall - cpu) / len(played.rewards))
+        wait_s.append(max(0.0, wall - cpu - queued) / len(played.rewards))
     return StepCost(min(cpu_s), min(wait_s), made_s)
+
+
+def queued_s() -> float:
+    """Seconds for which this thread has wanted a processor so far and had none; 0 if unknown (not Linux)."""
+    try:
+        return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):
+        return 0.0
 
 
 def processes_for(cost: StepCost, steps: int, seats: int, cpus: int) -> int:
