@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -10,7 +11,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-__all__ = ["add_content", "put_in_place", "refusal", "sync_to_disk", "write_json"]
+__all__ = ["add_content", "put_in_place", "refusal", "share_like", "sync_to_disk", "write_json"]
 
 BLOCK_B = 64 * 1024
 
@@ -50,6 +51,16 @@ def refusal(path: Path) -> str:
     if folder and not os.access(path, os.R_OK | os.X_OK):
         return f"cannot be opened: {os.strerror(errno.EACCES)}"
     return ""
+
+
+def share_like(example: Path, *files: Path) -> None:
+    """Let files be read by whom ``example`` may be read by, if their file system knows permissions.
+
+    safetensors 0.8 writes files that only their owner may read, whatever the umask is.
+    """
+    with contextlib.suppress(OSError):
+        for file in files:
+            file.chmod(stat.S_IMODE(example.stat().st_mode))
 
 
 def write_json(path: Path, value: Any) -> None:

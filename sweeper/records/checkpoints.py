@@ -174,8 +174,7 @@ def _of_trial(sweep: SweepState, number: int | None, wanted: Which | None) -> So
     if recorded is None:
         raise UserError(f"{sweep.name}: {_why_none(sweep, trial, which)}")
     checkpoint = _where_it_lies(sweep, trial, Path(recorded))
-    values = trial.best if which == "best" else trial.final
-    value = f", {objective.name} {values[objective.name]:.6g}" if objective.name in values else ""
+    value = _value(trial, which, objective.name)
     how = "the confirmed winner" if trial is sweep.confirmed_trial() else "the best of its ranking"
     chosen = f"trial {trial.number} of {sweep.name}" + ("" if number is not None else f", {how}")
     return Source(
@@ -188,6 +187,15 @@ def _of_trial(sweep: SweepState, number: int | None, wanted: Which | None) -> So
         trial_folder(sweep.folder, trial.number),
         trial.setting,
     )
+
+
+def _value(trial: TrialState, which: Which, name: str) -> str:
+    """The value of a checkpoint in the search, and on fresh starts if it was confirmed."""
+    values = trial.best if which == "best" else trial.final
+    said = f", {name} {values[name]:.6g}" if name in values else ""
+    if which == "last" and said and name in trial.confirmed:
+        said += f" in the search and {trial.confirmed[name]:.6g} on fresh starts"
+    return said
 
 
 def _luck(sweep: SweepState, trial: TrialState) -> str:

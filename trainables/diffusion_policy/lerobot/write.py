@@ -29,7 +29,7 @@ from trainables.diffusion_policy.pretrained.lerobot_processors import (
 )
 from trainables.diffusion_policy.pretrained.read import WEIGHTS, load
 from trainables.features import FeatureType
-from trainables.files import sync_to_disk
+from trainables.files import share_like, sync_to_disk
 from trainables.interface import TrainableError
 
 __all__ = ["FILES", "save"]
@@ -141,6 +141,7 @@ def _write(folder: Path, policy: DiffusionPolicy, config: Mapping[str, Any]) -> 
     inputs, outputs = _statistics(policy, constant)
     save_file(inputs, folder / _INPUT_STATE)
     save_file(outputs, folder / _OUTPUT_STATE)
+    share_like(folder / "config.json", *folder.glob("*.safetensors"))
     _write_json(folder / PREPROCESSOR, _preprocessor(config), indent=2)
     _write_json(folder / POSTPROCESSOR, _postprocessor(config), indent=2)
     return [

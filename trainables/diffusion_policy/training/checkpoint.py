@@ -44,7 +44,7 @@ from trainables.dataset.statistics import Statistics
 from trainables.diffusion_policy.config.diffusion_config import FIELDS, DiffusionConfig
 from trainables.diffusion_policy.training.ema import NUM_UPDATES
 from trainables.features import PolicyFeatures
-from trainables.files import put_in_place, write_json
+from trainables.files import put_in_place, share_like, write_json
 from trainables.interface import TrainableError
 
 __all__ = ["CheckpointError", "Checkpoints", "Snapshot"]
@@ -301,6 +301,7 @@ def _write(folder: Path, snapshot: Snapshot) -> None:
     if snapshot.optimizer is not None:
         save_file(_ready(snapshot.optimizer), folder / _OPTIMIZER)
     save_arrays(_flatten(snapshot.statistics), folder / "statistics.safetensors")
+    share_like(folder / "config.json", *folder.glob("*.safetensors"))
     state = {
         "format": FORMAT,
         "step": snapshot.step,
