@@ -193,7 +193,7 @@ def _film_faults(env_id: str, environment: Environment) -> list[Fault]:
         problem, _, remedy = str(error).removeprefix(f"{FIELD}: ").partition("\n")
         return [Fault("rollout.video", f"{env_id!r} cannot be filmed: {problem}", remedy)]
     except FAILURES as error:
-        problem = f"{env_id!r} cannot be filmed: {type(error).__name__}: {error}."
+        problem = f"{env_id!r} cannot be filmed: {type(error).__name__}: {str(error).rstrip('.')}."
         way = f"{WAY_TO_DRAW} " if _is_about_drawing(str(error)) else ""
         return [Fault("rollout.video", problem, f"{way}Without films: rollout.video: never.")]
     return []
