@@ -73,4 +73,24 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             path = nodeid.partition("::")[0]
             return "ray" if SHARES_RAY.search((config.rootpath / path).read_text()) else path
 
+        def _reschedule(self, node: Any) -> None:
+            """Never leave a process with one test: it would wait for a second one before it runs it."""
+            if node not in self.registered_collections:
+                return  # It replaces a process that ended, and gets its tests when it has collected.
+            super()._reschedule(node)
+            if self._pending_of(self.assigned_work[node]) < 2:
+                super()._reschedule(node)
+
+        def remove_node(self, node: Any) -> str | None:
+            """Report the test that ended its process, and run the others: xdist would repeat that test."""
+            units = self.assigned_work[node]
+            running = next((unit for unit in units.values() if not all(unit.values())), {})
+            ended = next((test for test, done in running.items() if not done), None)
+            if ended is not None:
+                running[ended] = True
+            for scope in [scope for scope, unit in units.items() if all(unit.values())]:
+                del units[scope]
+            super().remove_node(node)
+            return ended
+
     return OneRay(config, log)

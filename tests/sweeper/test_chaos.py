@@ -30,7 +30,6 @@ def arena(tmp_path: Path) -> Iterator[Arena]:
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(1800)  # several drivers, one after the other, each with minutes to start and to end
 def test_whoever_is_killed_every_trial_ends_and_every_series_is_exact(
     cluster: Any, arena: Arena, settles: Any
 ) -> None:

@@ -106,7 +106,6 @@ def test_its_best_trial_is_exported_as_before(old, capsys):
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(1200)  # half a minute of training, in two workers that start beside others
 def test_it_is_continued_to_its_end(old, cluster, capsys):
     reports = len(events_of(old, "report", 4))
     assert ended("resume", "old") == 0, capsys.readouterr()
