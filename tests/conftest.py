@@ -73,6 +73,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             path = nodeid.partition("::")[0]
             return "ray" if SHARES_RAY.search((config.rootpath / path).read_text()) else path
 
+        def _cost(self, scope: str) -> tuple[bool, bool, bool, int]:
+            """Order scopes by what they start: a shared Ray, one of their own, slow tests."""
+            text = "" if scope == "ray" else (config.rootpath / scope).read_text()
+            return scope == "ray", "mark.ray" in text, "mark.slow" in text, len(self.workqueue[scope])
+
+        def _assign_work_unit(self, node: Any) -> None:
+            """Assign what takes longest first, so that the processes end together."""
+            self.workqueue.move_to_end(max(self.workqueue, key=self._cost), last=False)
+            super()._assign_work_unit(node)
+
         def _reschedule(self, node: Any) -> None:
             """Never leave a process with one test: it would wait for a second one before it runs it."""
             if node not in self.registered_collections:
