@@ -17,6 +17,8 @@ from tests.fast_tests import FAST, has_none
 # The tests compare numbers, and one thread makes them the same everywhere.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+# Ray starts its workers at 15, where tests beside them would leave them hardly any of the CPUs.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 # What a shell starts in the background is deaf to Ctrl-C, and so would be the processes of the tests.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
