@@ -93,10 +93,10 @@ class Sweep:
         self.journal.append(EventKind.CONFIRMED, finalists=found, **fields)
 
     def judged(self, *finalists, complete=True):
-        """Finalists on the real robot as (trial, mean score, tags), best first."""
+        """Finalists on the real robot as (trial or name of another policy, mean score, tags), best first."""
         found = [
             {
-                "trial": trial,
+                **({"trial": None, "policy": which} if isinstance(which, str) else {"trial": which}),
                 "letter": letter,
                 "setting": {},
                 "metrics": {
@@ -111,13 +111,14 @@ class Sweep:
                 "p_best": 0.5,
                 "state": "left",
             }
-            for (trial, score, tags), letter in zip(finalists, "BAC", strict=False)
+            for (which, score, tags), letter in zip(finalists, "BAC", strict=False)
         ]
+        best = f"{'Policy' if isinstance(finalists[0][0], str) else 'Trial'} {finalists[0][0]}"
         self.journal.append(
             EventKind.JUDGED,
             finalists=found,
             winner=finalists[0][0],
-            verdict=f"Trial {finalists[0][0]} leads after 30 starts.",
+            verdict=f"{best} leads after 30 starts.",
             complete=complete,
             options={"episodes": 30, "seed": 3},
         )

@@ -129,7 +129,7 @@ def test_what_was_found_after_the_search_stands_in_the_runs(tmp_path):
     played.trial(1)
     played.tuned(0, {"policy.n_action_steps": 4}, value=1.5, untuned=0.3)
     played.confirmed((0, 0.75, 0.9), (1, 0.6, 0.1))
-    played.judged((1, 0.8, {}), (0, 0.4, {}))
+    played.judged((1, 0.8, {}), ("old:3", 0.6, {}), (0, 0.4, {}))
     played.finish()
     played.deliver()
     client, state = client_of(tmp_path), read_state(tmp_path / STATE)
@@ -143,6 +143,16 @@ def test_what_was_found_after_the_search_stands_in_the_runs(tmp_path):
     assert (tuned.metrics["real/score"], tuned.metrics["real/p_best"]) == (0.4, 0.5)
     assert parent.metrics["real/score"] == 0.8
     assert (parent.tags["real.winner"], parent.tags["real.judged_by"]) == ("1", "a person")
+
+    # A policy that is not a trial has no run, but its result is the sweep's if it wins.
+    played.judged(("old:3", 0.9, {}), (1, 0.7, {}))
+    played.deliver()
+    parent = client.get_run(state.parent).data
+    assert (parent.tags["real.winner"], parent.metrics["real/score"]) == ("old:3", 0.9)
+    assert parent.tags["real.verdict"] == "Policy old:3 leads after 30 starts."
+    assert client.get_run(state.runs["1"]).data.metrics["real/score"] == 0.7
+    runs = client.search_runs([client.get_run(state.parent).info.experiment_id])
+    assert {run.info.run_id for run in runs} == {state.parent, state.runs["0"], state.runs["1"]}
 
 
 def test_the_default_database_is_in_the_sweeps_folder_whatever_its_name(tmp_path):
