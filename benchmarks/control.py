@@ -7,6 +7,9 @@ their rewards are compared episode by episode. Results depend on the policy and 
 the machine. ``async`` and ``rtc`` are measured for each share of ``--replan``; with 0 they predict as often
 as ``sync``. Without ``--checkpoint`` a policy as in `sweeper demo` is trained first. With ``--json FILE``
 every finished cell is kept in the file, and an interrupted run continues.
+
+``--warm-start`` measures something else with the same policy and starts, without latency: 2 and 4 denoising
+steps from the last chunk, beside as many from noise, and all 8 from noise.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import figures, machine
-from sweeper.evidence.intervals import mean_interval
+from sweeper.evidence.intervals import mean_interval, success_interval
 from sweeper.evidence.paired import compare_paired_values
 from trainables.deployment.control.settings import MODES, ControlSettings
 from trainables.diffusion_policy.config.sections import BUILTIN_PUSHT
@@ -39,7 +42,12 @@ from trainables.pusht.task import FPS
 
 LATENCIES_MS = (0, 50, 100, 200)
 ENVIRONMENT = "gym_pusht/PushT-v0"
+WIDTH = 150
+"""Columns that the table of warm starts needs."""
+SIMULATOR = {"rollout.env": ENVIRONMENT, "rollout.parallel": 32}
 SEED = 100_000
+WARM_STARTS = ((8, 0), (8, 4), (8, 6), (4, 0), (2, 0))
+"""Denoising steps of the sampler, and how many of them the last chunk replaces; the first is all of them."""
 NAMES = {
     "sync": "synchronous",
     "async": "asynchronous",
@@ -221,18 +229,109 @@ def run(policy: Any, arguments: argparse.Namespace, console: Console) -> list[Ce
     return sorted(cells, key=lambda cell: (cell.latency_ms, MODES.index(cell.mode), cell.replan or 0))
 
 
+@dataclass(frozen=True)
+class Start:
+    """The episodes of one way to start the denoising.
+
+    Attributes:
+        steps: Denoising steps of the sampler.
+        skipped: How many of them the last chunk replaces; 0: every chunk starts from noise.
+        rewards: The largest reward of each episode, in the order of their starts.
+        successes: Whether each succeeded.
+    """
+
+    steps: int
+    skipped: int
+    rewards: list[float]
+    successes: list[bool]
+
+    @property
+    def name(self) -> str:
+        """The way, for a person: the steps that are computed, and what they start from."""
+        return f"{self.steps - self.skipped} from " + (
+            f"the last chunk ({self.steps}, {self.skipped} skipped)" if self.skipped else "noise"
+        )
+
+
+def run_warm_starts(opened: Any, arguments: argparse.Namespace, console: Console) -> list[Start]:
+    """Play the same episodes with every way of `WARM_STARTS` that the file does not have yet."""
+    setting = {
+        "episodes": arguments.episodes,
+        "checkpoint": str(arguments.checkpoint),
+        "n_action_steps": arguments.n_action_steps,
+    }
+    rows = [Start(**row) for row in _found(arguments.json, setting, "starts")]
+    for steps, skipped in WARM_STARTS[len(rows) :]:
+        chosen = {
+            "policy.num_inference_steps": steps,
+            "policy.warm_start_steps": skipped,
+            "policy.n_action_steps": arguments.n_action_steps,
+        }
+        records = opened.rollout(chosen, "confirm", range(arguments.episodes))
+        rewards = [record.max_reward for record in records]
+        rows.append(Start(steps, skipped, rewards, [record.success for record in records]))
+        console.print(f"[dim]{rows[-1].name}: reward {np.mean(rewards):.3f}[/dim]")
+        if arguments.json is not None:
+            kept = [asdict(row) for row in rows]
+            everything = {"machine": machine.describe(), "setting": setting, "starts": kept}
+            arguments.json.write_text(json.dumps(everything) + "\n")
+    return rows
+
+
+def table_of_starts(rows: Sequence[Start]) -> Table:
+    """The ways to start; differences are to the first row, and to as many steps from noise."""
+    table = Table(title="Push-T: denoising from the last chunk", title_justify="left")
+    columns = (
+        "denoising steps",
+        "reward",
+        "95 %",
+        "to all",
+        "95 %",
+        "to as many from noise",
+        "95 %",
+        "success",
+    )
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left")
+    for row in rows:
+        reward = mean_interval(row.rewards, bounds=(0.0, 1.0))
+        computed = row.steps - row.skipped
+        cold = next((one for one in rows if row.skipped and (one.steps, one.skipped) == (computed, 0)), None)
+        success = success_interval(sum(row.successes), len(row.successes))
+        table.add_row(
+            row.name,
+            f"{np.mean(row.rewards):.3f}",
+            f"{reward.low:.2f} to {reward.high:.2f}",
+            *_against(row, None if row is rows[0] else rows[0]),
+            *_against(row, cold),
+            f"{np.mean(row.successes):.3f} ({success.low:.2f} to {success.high:.2f})",
+        )
+    return table
+
+
+def _against(row: Start, other: Start | None) -> tuple[str, str]:
+    if other is None:
+        return "", ""
+    compared = compare_paired_values(row.rewards, other.rewards, bounds=(0.0, 1.0))
+    return f"{compared.difference:+.3f}", f"{compared.interval.low:+.2f} to {compared.interval.high:+.2f}"
+
+
 def _steps(latency_ms: int) -> int:
     """Control steps of a latency."""
     return math.ceil(latency_ms * FPS / 1000)
 
 
 def _kept(path: Path | None, setting: Mapping[str, Any]) -> list[Cell]:
+    return [Cell(**cell) for cell in _found(path, setting, "cells")]
+
+
+def _found(path: Path | None, setting: Mapping[str, Any], kind: str) -> list[Any]:
     if path is None or not path.exists():
         return []
     found = json.loads(path.read_text())
-    if found["setting"] != setting:
+    if found["setting"] != setting or kind not in found:
         raise SystemExit(f"{path} has another setting: {found['setting']}. Delete it, or name another file.")
-    return [Cell(**cell) for cell in found["cells"]]
+    return list(found[kind])
 
 
 def main() -> None:
@@ -246,6 +345,9 @@ def main() -> None:
     parser.add_argument("--mode", nargs="+", default=MODES, choices=MODES)
     parser.add_argument("--replan", type=float, nargs="+", default=(0.0, 0.5), help="shares that are left")
     parser.add_argument("--samples", type=int, default=1, help="chunks drawn per prediction")
+    parser.add_argument(
+        "--warm-start", action="store_true", help="measure starts from the last chunk instead"
+    )
     parser.add_argument("--json", type=Path, help="keep the episodes in this file, and continue from it")
     parser.add_argument("--figure", type=Path, help="draw the rewards into this file")
     arguments = parser.parse_args()
@@ -258,7 +360,11 @@ def main() -> None:
             checkpoint = Path(folder) / "policy"
             train(checkpoint, cache, arguments.train_steps, console)
         context = EvaluationContext(cache=cache, threads=1)
-        opened = TRAINABLE.open_policy(checkpoint, {"rollout.env": ENVIRONMENT}, context)
+        opened = TRAINABLE.open_policy(checkpoint, SIMULATOR, context)
+        if arguments.warm_start:
+            rows = run_warm_starts(opened, arguments, console)
+            Console(width=max(console.width, WIDTH)).print(table_of_starts(rows))
+            return
         policy = opened.policy({"policy.n_action_steps": arguments.n_action_steps})
         cells = run(policy, arguments, console)
     console.print(table_of(cells))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from benchmarks.control import Cell, draw, run, table_of
+from benchmarks.control import WARM_STARTS, Cell, Start, draw, run, run_warm_starts, table_of, table_of_starts
 
 
 def cell(mode: str, replan: float | None, latency_ms: int, reward: float) -> Cell:
@@ -71,3 +71,27 @@ def test_finished_cells_are_not_measured_again_and_equal_numbers_of_steps_share_
     assert len(json.loads(path.read_text())["cells"]) == 5
     with pytest.raises(SystemExit, match="has another setting"):
         run(policy, options(path, episodes=13), Console(quiet=True))
+
+
+def started(steps: int, skipped: int) -> Start:
+    reward = 0.1 * (steps - skipped) + (0.05 if skipped else 0.0)
+    return Start(steps, skipped, (reward + 0.02 * np.sin(np.arange(12))).tolist(), [reward > 0.5] * 12)
+
+
+def test_warm_starts_are_compared_with_all_steps_and_with_as_many_from_noise(tmp_path: Path):
+    path, opened = tmp_path / "starts.json", SimpleNamespace()  # finished rows need no policy
+    arguments = argparse.Namespace(episodes=12, checkpoint="x", n_action_steps=8, json=path)
+    setting = {"episodes": 12, "checkpoint": "x", "n_action_steps": 8}
+    rows = [started(steps, skipped) for steps, skipped in WARM_STARTS]
+    path.write_text(json.dumps({"setting": setting, "starts": [asdict(row) for row in rows]}))
+    assert run_warm_starts(opened, arguments, Console(quiet=True)) == rows
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(table_of_starts(rows))
+    lines = {line.split("│")[1].strip(): line for line in capture.get().splitlines() if "│" in line}
+    assert "-0.550" in lines["2 from the last chunk (8, 6 skipped)"]  # to all steps
+    assert "+0.050" in lines["2 from the last chunk (8, 6 skipped)"]  # to two steps from noise
+    assert "-0.600" in lines["2 from noise"]
+    assert "+" not in lines["8 from noise"]
+    with pytest.raises(SystemExit, match="has another setting"):
+        run(SimpleNamespace(n_action_steps=8), options(path), Console(quiet=True))
