@@ -33,13 +33,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # MLflow
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
 TRIAL = "sweeps/pusht-quick/trials/2"
-REAL = {
-    "NAME:7": "pusht-quick:2",
-    "NAME": "pusht-quick",
-    "DIR": "out",
-    "PATH/TO/CHECKPOINT": TRIAL,
-    "./old_checkpoint": TRIAL,
-}
+REAL = {"NAME:7": "pusht-quick:2", "NAME": "pusht-quick", "DIR": "out", "PATH/TO/CHECKPOINT": TRIAL}
 """What stands for the placeholders of the page."""
 
 
@@ -121,7 +115,9 @@ WAYS = {
     "sweeper judge pusht-quick --trial 1 --trial 2 --new": Way(
         ("--episodes", "1", "--serve", "none"), typed="s\ns\n\n"
     ),
-    "sweeper judge pusht-quick --also ./old_checkpoint": JUDGED,
+    "sweeper judge pusht-quick --also ./old_checkpoint": Way(
+        ("--episodes", "1", "--serve", "none"), typed="s\nf\n0.5\ns\n\n"
+    ),
     "sweeper judge pusht-quick --serve none": Way(("--episodes", "1"), typed="s\nq\n", code=130),
     "sweeper judge pusht-quick --bundles robot": Way(),
     BUNDLES: Way(("--episodes", "1")),
@@ -167,6 +163,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("sweeper.publication.facts.RUNS", 5)
     folder = write_pusht_sweep(tmp_path / "sweeps" / "pusht-quick", tmp_path / "set", monkeypatch, 4, 1, 2)
     shutil.copytree(folder, folder.parent / "pusht")
+    shutil.copytree(folder / "trials" / "1" / "checkpoints", tmp_path / "old_checkpoint")
     return tmp_path
 
 
