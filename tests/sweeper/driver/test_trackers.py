@@ -9,11 +9,11 @@ import pytest
 from tracked_runs import TRACKERS, be_offline, values
 
 from benchmarks.chaos.arena import Arena, eventually
-from benchmarks.chaos.trainable import LOSS, PLACE, straight
+from benchmarks.chaos.trainable import LOSS, PLACE, release, straight
 from sweeper.tracking.also.feed import read_position
 from sweeper.tracking.also.feeder import missing_events
 
-STEPS, TRIALS = 40, 2
+STEPS, TRIALS, HELD_AT = 40, 2, 25
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_a_tracker_has_every_report_of_a_sweep_once_whose_driver_was_killed(
     arena: Arena, tracker: str
 ) -> None:
     also = {"tracking": {"experiment": "walks", "also": [tracker]}}
-    sweep = arena.sweep(trials=TRIALS, steps=STEPS, sections=also)
+    sweep = arena.sweep(trials=TRIALS, steps=STEPS, config={"hold_step": HELD_AT}, sections=also)
     driver = arena.drive(sweep)
     # The tracker has a part of both trials, and the rest is still to come.
     assert eventually(
@@ -45,6 +45,7 @@ def test_a_tracker_has_every_report_of_a_sweep_once_whose_driver_was_killed(
     )
     assert driver.alive, driver.printed()
     driver.kill()
+    release(sweep.path)
     assert not sweep.ended()
     again = arena.drive(sweep)
     assert again.ends_within(300), again.printed()
