@@ -3,6 +3,8 @@
 All combinations of a small space are checked. Of a large one, these are the corners, every single value and a
 random sample with a fixed seed. A value that no combination can use is a fault at its line. A combination
 that cannot be trained although its values can is a warning: it is rejected before it starts, at no cost.
+An inference value that no combination can use is a fault too. One that only some can use is not: the others
+leave it out.
 """
 
 from __future__ import annotations
@@ -18,9 +20,10 @@ from typing import Any
 from sweeper.errors import ExpressionError
 from sweeper.spec.space import Parameter, Space
 from sweeper.spec.space_file.document import Document
+from sweeper.spec.space_file.read_inference import value_places
 from sweeper.spec.space_file.read_space import SpacePlaces
 from sweeper.spec.sweep import trained_config
-from sweeper.text import describe_value
+from sweeper.text import counted, describe_value
 from trainables.interface import Fault
 
 __all__ = ["check_combinations", "check_try_first"]
@@ -31,6 +34,8 @@ RANDOM_DRAWS = 600
 DRAWS_PER_VALUE = 4
 MAX_VALUES = 40
 """Values of one parameter that are checked one by one."""
+MAX_SETTINGS = 6000
+"""Configurations that are checked with inference settings, in all."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,7 @@ def check_combinations(document: Document, space: Space, places: SpacePlaces, wo
         if all(trial.faults for trial in tried):
             return
     tried = _check_values(document, space, places, tried)
+    _check_inference(document, [trial for trial in tried if not trial.faults], workers)
     _warn_of_clashes(document, tried)
 
 
@@ -186,6 +192,54 @@ def _tried(document: Document, space: Space, config: dict[str, Any], workers: in
     }
     trained = trained_config(config, document.inference, document.trainable)
     return _Tried(searched, tuple(document.trainable.faults(trained, workers)))
+
+
+def _check_inference(document: Document, legal: Sequence[_Tried], workers: int) -> None:
+    """Find inference values that no policy of the space can use.
+
+    A value that some policies can use is no fault: the others leave it out.
+    """
+    inference = document.inference
+    if inference is None or not legal:
+        return
+    places, settings = value_places(document), inference.settings()
+    attempts = MAX_SETTINGS // sum(map(len, inference.parameters.values()))
+    for name, values in inference.parameters.items():
+        for place, value in zip(places[name], values, strict=True):
+            chosen = [setting for setting in settings if setting[name] == value]
+            configs = list(_with_settings(document, legal, chosen, attempts))
+            fault = _fault_in_all(document, configs, name, workers)
+            if fault is not None:
+                problem = (
+                    f"{describe_value(value)} cannot be used on any policy of this space "
+                    f"({counted(len(configs), 'combination')} checked), e.g. {fault.problem}"
+                )
+                document.faults.add(place, f"inference.parameters.{name}.values", problem, fault.remedy)
+
+
+def _with_settings(
+    document: Document, legal: Sequence[_Tried], settings: Sequence[Mapping[str, Any]], most: int
+) -> Iterator[dict[str, Any]]:
+    """Each legal configuration with each setting; a random sample if these are too many."""
+    count = len(legal) * len(settings)
+    numbers = range(count) if count <= most else random.Random(0).sample(range(count), most)
+    for number in numbers:
+        trial, setting = legal[number // len(settings)], settings[number % len(settings)]
+        yield {**document.config, **trial.values, **setting}
+
+
+def _fault_in_all(
+    document: Document, configs: Sequence[Mapping[str, Any]], name: str, workers: int
+) -> Fault | None:
+    """A fault of one field if it has one in every configuration; None if it has none in any of them."""
+    assert document.trainable is not None
+    fault = None
+    for config in configs:
+        faults = document.trainable.faults(config, workers)
+        fault = next((fault for fault in faults if fault.where == name), None)
+        if fault is None:
+            return None
+    return fault
 
 
 def check_try_first(

@@ -21,6 +21,7 @@ __all__ = [
     "read_confirm",
     "read_inference",
     "read_settings",
+    "value_places",
 ]
 
 EPISODE_METRICS = ("rollout/success_rate", "rollout/avg_max_reward", "rollout/avg_sum_reward")
@@ -64,7 +65,7 @@ def read_inference(document: Document, objectives: tuple[Objective, ...]) -> Inf
         limits=limits,
         reward_range=low_high,
     )
-    return found if _are_possible(document, found) else None
+    return found if _are_few(document, found) else None
 
 
 def read_confirm(document: Document) -> ConfirmSpec | None:
@@ -138,6 +139,16 @@ def read_settings(
         }
         raise ConfigError([Fault(name or one.place, one.problem, one.remedy) for one, name in typed.items()])
     return found
+
+
+def value_places(document: Document) -> dict[str, list[Place]]:
+    """Where each value of a section without faults is written, by the trainable's own names of the fields."""
+    entries = document.root[_PATH].value["parameters"].value
+    return {
+        own: [element.place for element in entry.value["values"].value]
+        for key, entry in entries.items()
+        if (own := document.own_name(key)) is not None
+    }
 
 
 def _as_list(argument: str) -> str:
@@ -272,8 +283,8 @@ def _reward_range(document: Document, entries: Mapping[str, Node]) -> tuple[floa
     return (0.0, 1.0)
 
 
-def _are_possible(document: Document, found: InferenceSpec) -> bool:
-    """Whether there are not too many settings, and at least one fits the configuration."""
+def _are_few(document: Document, found: InferenceSpec) -> bool:
+    """Whether there are not too many settings."""
     place = document.place(_PATH, "parameters")
     count = math.prod(len(values) for values in found.parameters.values())
     if count > MOST_SETTINGS:

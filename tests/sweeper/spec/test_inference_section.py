@@ -85,6 +85,9 @@ def test_settings_are_compared_by_what_is_named_else_by_the_objective(load):
          "also searched by training"),
         ("config: {", "config: {policy.n_action_steps: 8, ", "policy.n_action_steps", "also fixed in config"),
         (", rollout.env: gym_pusht/PushT-v0", "", "inference.metric", "cannot be compared"),
+        ("[2, 8, 12]", "[2, 8, 16]", "policy.n_action_steps.values", "16 cannot be used on any policy"),
+        ("[2, 8, 12]", "[100]", "policy.n_action_steps.values", "horizon 16 and n_obs_steps 2 allow 15"),
+        ("[DDIM, DPM-Solver++]", "[DDIM, Euler]", "policy.sampler.values", "Euler cannot be used on any"),
     ],
 )  # fmt: skip
 def test_every_fault_says_where_and_what_is_possible(load, old, new, where, words):
@@ -93,6 +96,16 @@ def test_every_fault_says_where_and_what_is_possible(load, old, new, where, word
     found = [fault for fault in caught.value.faults if where in fault.name]
     assert any(words in fault.problem for fault in found), caught.value
     assert all(fault.remedy and fault.place.rpartition(":")[2].isdigit() for fault in found)
+
+
+def test_a_value_that_some_policies_of_a_large_space_can_use_is_legal(load):
+    large = "{policy.horizon: {min: 8, max: 64, step: 8}, optimizer.lr: {min: 1e-5, max: 1e-3, log: true}}"
+    found = load(
+        "{policy.horizon: {values: [8, 16]}}",
+        large,
+        "inference.parameters.policy.n_action_steps.values=[2, 63]",
+    )
+    assert found.inference.parameters["policy.n_action_steps"] == (2, 63)
 
 
 def test_the_command_line_changes_values_and_limits(load):
