@@ -135,6 +135,7 @@ def test_a_dataset_of_any_length_gets_a_space(tmp_path, lengths: tuple[int, ...]
 
 def test_a_command_of_lerobot_becomes_a_space_around_it(capsys):
     command = "lerobot-train --policy.type=diffusion --dataset.repo_id=me/arm --policy.horizon=32 --warp=9"
+    command += " --policy.noise_schedule_type=DDIM"
     assert ended("init", "space.yaml", "--", *command.split()) == 0
 
     space = checked("space.yaml")
@@ -146,6 +147,7 @@ def test_a_command_of_lerobot_becomes_a_space_around_it(capsys):
     assert space["parameters"]["policy.horizon"] == {"values": [16, 32, 64]}
     printed = capsys.readouterr().out
     assert "warp 9: There is nothing here for it." in printed
+    assert "Did you mean policy.noise_scheduler_type?" in " ".join(printed.split())
     assert "policy.preset: lerobot-0.6" in " ".join(printed.split())
 
 

@@ -525,6 +525,10 @@ def test_another_policy_is_refused():
             ["accelerate", "launch", "--num_processes=2", "lerobot-train", "--policy.optimizer_lr=1e-4"],
             {"num_processes": 2, "policy": {"optimizer_lr": 1e-4}},
         ),
+        (
+            ["accelerate launch --multi_gpu /opt/bin/lerobot-train --steps=20"],
+            {"multi_gpu": True, "steps": 20},
+        ),
     ],
 )
 def test_a_command_is_taken_apart(words: list[str], settings: dict[str, Any]):

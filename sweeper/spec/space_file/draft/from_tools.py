@@ -6,7 +6,7 @@ The file is read as `sweeper check` reads it, with the same tables; its answers 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sweeper.errors import UserError
@@ -35,6 +35,9 @@ ALWAYS = (
 )
 """Fields of a training that are written even if their value is the default here."""
 UNKNOWN = "There is nothing here for it."
+MOST_UNKNOWN = 8
+"""Unknown settings of a group that are listed one by one."""
+SEARCHED_BY = frozenset({"values", "value", "min", "max", "distribution", "choices"})
 OUR_KIND = "diffusion"
 """LeRobot's type of the policies that are trained here."""
 OBVIOUS = ("Numbers have no quotes.",)
@@ -149,9 +152,9 @@ def _translated(root: Mapping[str, Node], source: str, trainable: Trainable) -> 
             if node.plain():
                 draft.sections[key] = node.plain()
         else:
-            draft.leave(key, _short(node.plain()), UNKNOWN)
+            _leave_unknown(draft, document, key, node.plain())
     for one in found:
-        _take_remarks(draft, one, plain)
+        _take_remarks(draft, document, one, plain)
         _report_doubles(draft, one)
     draft.decides = bool(draft.parameters)
     return draft
@@ -163,7 +166,7 @@ def _take_fields(draft: Draft, document: Document, sources: Mapping[str, str]) -
         for key, entry in (node.value if node is not None and isinstance(node.value, dict) else {}).items():
             own, plain = document.own_name(key), entry.plain()
             if own is None:
-                draft.leave(key, _short(plain), UNKNOWN)
+                _leave_unknown(draft, document, key, plain)
                 continue
             theirs = sources.get(f"{section}.{own}", key)
             comment = "" if theirs.lower() == own else f"was {theirs}"
@@ -174,7 +177,30 @@ def _take_fields(draft: Draft, document: Document, sources: Mapping[str, str]) -
                 entries[own] = Written(plain, comment)
 
 
-def _take_remarks(draft: Draft, found: Translation, plain: Mapping[str, Any]) -> None:
+def _leave_unknown(draft: Draft, document: Document, name: str, plain: Any) -> None:
+    """List what has no meaning here; of a group of settings each name that may be misspelt, or all of few."""
+    leaves = list(_leaves(name, plain))
+    near = {leaf: document.near_field(leaf) for leaf, _ in leaves}
+    few = len(leaves) <= MOST_UNKNOWN
+    for leaf, value in leaves:
+        if few or near[leaf] is not None:
+            hint = f" Did you mean {near[leaf]}?" if near[leaf] is not None else ""
+            draft.leave(leaf, _short(value), f"{UNKNOWN}{hint}")
+    if not few:
+        draft.leave(name, None, UNKNOWN)
+
+
+def _leaves(name: str, plain: Any) -> Iterator[tuple[str, Any]]:
+    """The settings of a group by dotted names; a setting that is no group is one itself."""
+    # A mapping with `values`, `min` or `value` is how a search states the values of one name.
+    if not isinstance(plain, Mapping) or not plain or not SEARCHED_BY.isdisjoint(plain):
+        yield name, plain
+        return
+    for key, value in plain.items():
+        yield from _leaves(f"{name}.{key}", value)
+
+
+def _take_remarks(draft: Draft, document: Document, found: Translation, plain: Mapping[str, Any]) -> None:
     carried = set(found.sources.values())
     for place, remark in enumerate(found.remarks):
         name = found.about.get(place, "")
@@ -186,7 +212,7 @@ def _take_remarks(draft: Draft, found: Translation, plain: Mapping[str, Any]) ->
         elif (value := found.values.get(name, _stated(plain, name))) != OUR_KIND:
             draft.leave(name, _short(value), _without_remove(said))
     for name in found.unknown:
-        draft.leave(name, _short(found.values.get(name, _stated(plain, name))), UNKNOWN)
+        _leave_unknown(draft, document, name, found.values.get(name, _stated(plain, name)))
 
 
 def _report_doubles(draft: Draft, found: Translation) -> None:

@@ -17,6 +17,8 @@ from sweeper.spec.space_file.yaml_nodes import FaultList, parse_override
 
 __all__ = ["PastedCommand", "read_command"]
 
+PROGRAM = re.compile(r"(?:^|/|which )lerobot-train\)?$|(?:^|/)train(?:_\w+)?\.py$")
+"""A word that is LeRobot's program, and no value of the switch before it."""
 CONFIG_FILE = ("config_path", "config")
 RUN_DEFAULTS: Mapping[str, Any] = {"steps": 100_000, "batch_size": 8, "optimizer": {"type": "adam"}}
 """What `lerobot-train` (0.3 to 0.6) uses if the command does not say it, and this service does not."""
@@ -83,7 +85,7 @@ def _flags(words: Sequence[str]) -> list[tuple[str, str]]:
     waiting: str | None = None
     for word in words:
         if waiting is not None:
-            if not word.startswith("--"):
+            if not word.startswith("--") and not PROGRAM.search(word):
                 found.append((waiting, word))
                 waiting = None
                 continue
