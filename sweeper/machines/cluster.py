@@ -151,8 +151,8 @@ def settle(wanted: ResourceSpec, cluster: Cluster, trials: int | None = None) ->
     if settled.gpu_per_trial > cluster.gpus:
         raise ResourceError(
             f"resources: each trial needs {_need(settled.workers, gpu, 'GPU')}, and {cluster} has "
-            f"{cluster.gpus:g}. Lower resources.gpu_per_worker or resources.workers (0 GPUs: it trains on "
-            "CPUs), or name a cluster with --address."
+            f"{cluster.gpus:g}. Set resources.gpu_per_worker=0 to train on CPUs, lower resources.workers, or "
+            "name a cluster with --cluster or --address."
         )
     if settled.cpu_per_trial > cluster.cpus:
         raise ResourceError(

@@ -346,12 +346,12 @@ def _resource_warnings(plan: Plan) -> list[str]:
     if resources.gpu_per_trial > machine.gpus:
         found.append(
             f"A trial needs {counted(resources.gpu_per_trial, 'GPU')}, and this machine has {machine.gpus}. "
-            "Launch it on a cluster (--address), or set resources.gpu_per_worker=0."
+            "Launch it on a cluster (--cluster, --address), or train on CPUs: resources.gpu_per_worker=0."
         )
     elif resources.cpu_per_trial > machine.cpus:
         found.append(
             f"A trial needs {counted(resources.cpu_per_trial, 'CPU')}, and this machine has {machine.cpus}. "
-            "Launch it on a cluster (--address), or set resources.cpu_per_worker=auto."
+            "Launch it on a cluster (--cluster, --address), or set resources.cpu_per_worker=auto."
         )
     if plan.disk_gb > machine.disk_gb:
         found.append(
