@@ -19,6 +19,7 @@ __all__ = [
     "nearest",
     "number_text",
     "policy_words",
+    "race_words",
     "short_names",
     "shortened",
     "value_text",
@@ -57,6 +58,11 @@ def is_there(path: Path) -> bool:
 def describe_size(size_gb: float) -> str:
     """A size on the disk, e.g. ``33 MB`` or ``1.5 GB``."""
     return f"{size_gb * 1000:.0f} MB" if size_gb < 1 else f"{size_gb:,.1f} GB"
+
+
+def race_words(state: str) -> str:
+    """The state of a policy or setting after a race, as people read it; other states are their own words."""
+    return {"left": "undecided", "out": "worse"}.get(state, state)
 
 
 def policy_words(trial: int | None, named: str, *, begin: bool = False) -> str:

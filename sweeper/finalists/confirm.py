@@ -253,7 +253,8 @@ def _verdict(finals: FinalistRace, race: Race[int], state: RaceState | None) -> 
     if race.state is RaceState.DECIDED:
         sure = f"this is wrong with a probability of at most {error}"
         return f"Trial {leader} is the best of {len(race.arms)} finalists, {after} ({sure})."
-    left = ", ".join(str(arm) for arm in race.remaining if arm != leader)
+    others = [str(arm) for arm in race.remaining if arm != leader]
+    left = f"trial{'s' if len(others) > 1 else ''} {', '.join(others)}"
     if race.state is RaceState.WITHIN_EPSILON:
         return (
             f"Trial {leader} is at most {finals.options.epsilon:g} worse than the best, {after} (wrong "

@@ -192,7 +192,7 @@ class FinalistRace:
         mean = self.turned(statistics.fmean(race.outcomes(leader)))[0]
         return (
             f"{race.episodes} of up to {self.most_episodes} episodes: trial {leader} leads with "
-            f"{mean:.3f} [{low:.3f}, {high:.3f}], {len(race.remaining)} of {len(race.arms)} are left"
+            f"{mean:.3f} [{low:.3f}, {high:.3f}], {len(race.remaining)} of {len(race.arms)} undecided"
         )
 
     def turned(self, *values: float) -> tuple[float, ...]:

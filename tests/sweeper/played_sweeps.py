@@ -74,7 +74,10 @@ class Sweep:
         )
 
     def confirmed(self, *finalists, complete=True, settings=None, verdict=""):
-        """Finalists as (trial, success rate, p_best), best first; settings by trial."""
+        """Finalists as (trial, success rate, p_best), best first; settings by trial.
+
+        Without a verdict, the first one is the best, and the others are worse.
+        """
         settings = settings or {}
         described = [{"trial": trial, "setting": settings.get(trial, {})} for trial, _, _ in finalists]
         self.journal.append(EventKind.CONFIRM_START, finalists=described, options={"episodes": 400})
@@ -84,9 +87,9 @@ class Sweep:
                 "setting": settings.get(trial, {}),
                 "metrics": {SUCCESS: rate, f"{SUCCESS}_low": rate - 0.1, "episodes": 400},
                 "p_best": p_best,
-                "state": "left",
+                "state": "left" if verdict else "out" if place else "best",
             }
-            for trial, rate, p_best in finalists
+            for place, (trial, rate, p_best) in enumerate(finalists)
         ]
         verdict = verdict or f"Trial {finalists[0][0]} is the best."
         fields = {"winner": finalists[0][0], "verdict": verdict, "complete": complete}

@@ -315,7 +315,7 @@ class Judging:
         return Judgement(found, verdict, complete, starts, 0, self.session.seed, self.session.number)
 
     def _verdict(self, race: Race[str], further: int | None) -> str:
-        names = {policy.letter: policy.name for policy in self.session.policies}
+        names = {policy.letter: policy.words for policy in self.session.policies}
         first = self.session.policy(race.leader)
         leader, after = policy_words(first.trial, first.named, begin=True), f"after {_starts(race.episodes)}"
         error = f"{self.options.delta:.0%}"

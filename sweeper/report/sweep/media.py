@@ -63,7 +63,7 @@ class Media:
         self._left -= size
         data = f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
         if kind.startswith("video/"):
-            shown = tag("video", src=data, controls=True, loop=True, muted=True, playsinline=True)
-        else:
-            shown = tag("img", src=data, alt=label)
-        return tag("figure", shown, caption)
+            film = tag("video", src=data, controls=True, loop=True, muted=True, playsinline=True)
+            return tag("figure", film, caption)
+        picture = tag("div", tag("img", src=data, alt=label), class_="scrolls", tabindex="0")
+        return tag("figure", picture, caption, class_="picture")

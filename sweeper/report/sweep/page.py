@@ -54,7 +54,8 @@ code, pre { font: 13px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monosp
 .tall th { position: sticky; top: 0; background: var(--card); }
 @media print { .tall { max-height: none; } }
 table { border-collapse: collapse; font-size: .9rem; }
-th, td { text-align: left; padding: 4px 10px; border-bottom: 1px solid var(--line); vertical-align: top; }
+.scrolls > table { width: max-content; }
+th, td { text-align: left; padding: 4px 8px; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { color: var(--soft); font-weight: 600; white-space: nowrap; }
 td:first-child, .short { white-space: nowrap; }
 td { overflow-wrap: break-word; max-width: 44em; }
@@ -64,9 +65,11 @@ td { overflow-wrap: break-word; max-width: 44em; }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(340px, 100%), 1fr)); gap: 12px; }
 .grid > * { min-width: 0; }
 figure { margin: 0; }
+.picture { grid-column: 1 / -1; }
 video, img { max-width: 100%; border-radius: 6px; background: #ffffff; }
 .js-plotly-plot text { text-shadow: none !important; }
-@media (max-width: 600px) { main { padding: 10px; } .card, .part { padding: 10px; } }
+@media (max-width: 600px) { main { padding: 10px; } .card, .part { padding: 10px; }
+  .picture img { max-width: none; } }
 """
 
 SCRIPT = """

@@ -31,12 +31,11 @@ from sweeper.report.sweep.figures import Figure
 from sweeper.report.sweep.media import Media
 from sweeper.report.sweep.page import figure_element
 from sweeper.report.sweep.standings import Standing
-from sweeper.text import duration_text, number_text, short_names, value_text
+from sweeper.text import duration_text, number_text, race_words, short_names, value_text
 
 __all__ = ["Material", "sections"]
 
 MOST_ROWS = 100
-FINALIST_STATES = {"left": "may be the best", "out": "worse"}
 GIT_WORDS = {"dirty": "uncommitted changes"}
 MOST_PICTURED = 3
 MOST_VALUES = 60
@@ -171,11 +170,14 @@ def _row(sweep: SweepState, trial: TrialState, standing: Standing | None) -> lis
 
 def _mark(sweep: SweepState, trial: TrialState, standing: Standing | None) -> Child:
     if trial is sweep.confirmed_trial():
-        return tag("span", "confirmed best", class_="leads")
+        decided = sweep.confirmation["finalists"][0].get("state") == "best"
+        return tag("span", "confirmed best" if decided else "leads on fresh starts", class_="leads")
     if standing is None or len(sweep.objectives) > 1:
         return ""
     if standing.leads:
-        return tag("span", "best", class_="leads")
+        return tag(
+            "span", "best" if sweep.confirmed_trial() is None else "best of the search", class_="leads"
+        )
     return tag("span", "not told apart", class_="open") if standing.told_apart is False else ""
 
 
@@ -197,7 +199,7 @@ def _confirmation(material: Material) -> Html:
         low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
         row = [
             str(one["trial"]),
-            FINALIST_STATES.get(one.get("state", ""), one.get("state", "")),
+            race_words(one.get("state", "")),
             measured(name, metrics.get(name)),
             f"{measured(name, low)} to {measured(name, high)}",
             percent(one.get("p_best", 0)),
@@ -233,7 +235,7 @@ def _judgement(material: Material) -> Html:
     for one in found["finalists"]:
         metrics = one.get("metrics", {})
         low, high = metrics.get("score_low"), metrics.get("score_high")
-        row = [str(winner_of(one)), str(one.get("letter", "")), str(one.get("state", ""))]
+        row = [str(winner_of(one)), str(one.get("letter", "")), race_words(one.get("state", ""))]
         row += [number_text(metrics.get("score")), f"{number_text(low)} to {number_text(high)}"]
         row += [measured("rollout/success_rate", metrics.get("success_rate"))]
         row += [percent(one["p_best"]) if "p_best" in one else "–"]
@@ -303,7 +305,7 @@ def _tried_row(one: Mapping[str, Any], metric: str, names: Mapping[str, str]) ->
     value, latency = one.get("value"), one.get("latency_ms")
     return [
         setting_words(one.get("setting") or {}, names),
-        str(one.get("state", "")),
+        race_words(one.get("state", "")),
         measured(metric, value) if isinstance(value, (int, float)) else "–",
         f"{latency:.3g}" if isinstance(latency, (int, float)) else "–",
         str(one.get("episodes", "–")),

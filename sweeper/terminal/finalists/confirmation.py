@@ -12,6 +12,7 @@ from rich.text import Text
 from sweeper.records.sweep_state import SweepState
 from sweeper.terminal.finalists.sentences import interval_text, shrinkage_sentence
 from sweeper.terminal.tables import Column, fitted_table, number_text, short_names, stacked, value_text
+from sweeper.text import race_words
 
 __all__ = ["confirmation_table", "print_confirmation"]
 
@@ -68,7 +69,7 @@ def _cells(one: Mapping[str, Any], metric: str, seeds: bool) -> list[Text | str]
     interval = interval_text(metrics.get(f"{metric}_low"), metrics.get(f"{metric}_high"))
     cells: list[Text | str] = [
         str(one["trial"]),
-        Text(one["state"], style=styles.get(one["state"], "")),
+        Text(race_words(one["state"]), style=styles.get(one["state"], "")),
         number_text(metrics.get(metric)),
         interval,
         f"{one['p_best']:.2f}",

@@ -14,7 +14,7 @@ from rich.text import Text
 from sweeper.records.events import winner_of
 from sweeper.terminal.finalists.sentences import interval_text
 from sweeper.terminal.tables import Column, fitted_table, number_text
-from sweeper.text import counted, policy_words
+from sweeper.text import counted, policy_words, race_words
 
 __all__ = ["print_bundles", "print_judgement", "print_recorded", "print_session"]
 
@@ -183,7 +183,7 @@ def _cells(one: Mapping[str, Any]) -> list[Text | str]:
     return [
         str(winner_of(one)),
         str(one.get("letter", "")),
-        Text(one["state"], style=styles.get(one["state"], "")),
+        Text(race_words(one["state"]), style=styles.get(one["state"], "")),
         number_text(metrics.get("score")),
         interval_text(metrics.get("score_low"), metrics.get("score_high")),
         number_text(metrics.get("success_rate")),

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweeper.terminal.tables import Column, fitted_table, number_text, short_names, stacked, value_text
+from sweeper.text import race_words
 
 __all__ = ["print_tuned", "setting_text", "settings_table"]
 
@@ -49,7 +50,7 @@ def settings_table(tuned: Mapping[str, Any], width: int | None = None) -> Table:
     rows: list[list[Text | str]] = [
         [
             *(value_text(row["setting"].get(name, "as trained")) for name in names),
-            Text(row["state"], style=STYLES.get(row["state"], "")),
+            Text(race_words(row["state"]), style=STYLES.get(row["state"], "")),
             number_text(row["value"]),
             "" if row["latency_ms"] is None else f"{row['latency_ms']:.1f}",
             str(row["episodes"]),

@@ -66,7 +66,7 @@ def test_equals_are_not_told_apart_and_more_episodes_continue(cluster: Any, tmp_
     sweep = ended_sweep(tmp_path / "sweep", 0.5, 0.5)
     result = confirmed(sweep, episodes=64)
     assert {one["state"] for one in result.found} == {"left"}
-    assert "Not told apart from it: 1. --episodes 128 continues" in result.verdict
+    assert "Not told apart from it: trial 1. --episodes 128 continues" in result.verdict
     assert {one["metrics"]["episodes"] for one in result.found} == {64}
     before = records_of(sweep)
     confirmed(sweep, episodes=96)

@@ -259,11 +259,13 @@ def test_a_confirmation_that_is_not_sure_says_how_to_continue(tmp_path: Path) ->
     played.start()
     played.trial(0)
     played.trial(1)
-    verdict = "Trial 0 leads after 96 episodes. Not told apart from it: 1. --episodes 192 continues."
+    verdict = "Trial 0 leads after 96 episodes. Not told apart from it: trial 1. --episodes 192 continues."
     played.confirmed((0, 0.9, 0.6), (1, 0.8, 0.4), verdict=verdict)
     page = page_of(played.folder)
     assert page.words.count(f"`sweeper confirm {played.folder} --episodes 192` continues.") == 2
-    assert "may be the best" in page.words
+    assert "undecided" in page.words
+    assert "leads on fresh starts" in page.words
+    assert "confirmed best" not in page.words
     assert "60 %" in page.words
 
 

@@ -123,6 +123,7 @@ def test_a_confirmation_shows_the_trained_value_of_what_was_not_changed(tmp_path
     played.confirmed((1, 0.9, 0.9), (0, 0.8, 0.1), settings={0: {"policy.n_action_steps": 8}})
     table = confirmation_table(read_sweep(played.folder), "rollout/success_rate")
     assert [cell.plain for cell in table.columns[-1].cells] == ["7", "8"]
+    assert [cell.plain for cell in table.columns[1].cells] == ["best", "worse"]
 
 
 def test_the_hint_at_a_confirmation_is_for_sweeps_that_do_not_make_one(tmp_path):
