@@ -222,10 +222,7 @@ def run(policy: Any, arguments: argparse.Namespace, console: Console) -> list[Ce
         cell = same or measure(policy, mode, replan, latency_ms, arguments.episodes, arguments.samples)
         cells.append(replace(cell, latency_ms=latency_ms))
         console.print(f"[dim]{cell.name}, {latency_ms} ms: reward {np.mean(cell.rewards):.3f}[/dim]")
-        if arguments.json is not None:
-            kept = [asdict(cell) for cell in cells]
-            everything = {"machine": machine.describe(), "setting": setting, "cells": kept}
-            arguments.json.write_text(json.dumps(everything) + "\n")
+        _keep(arguments.json, setting, "cells", cells)
     return sorted(cells, key=lambda cell: (cell.latency_ms, MODES.index(cell.mode), cell.replan or 0))
 
 
@@ -271,10 +268,7 @@ def run_warm_starts(opened: Any, arguments: argparse.Namespace, console: Console
         rewards = [record.max_reward for record in records]
         rows.append(Start(steps, skipped, rewards, [record.success for record in records]))
         console.print(f"[dim]{rows[-1].name}: reward {np.mean(rewards):.3f}[/dim]")
-        if arguments.json is not None:
-            kept = [asdict(row) for row in rows]
-            everything = {"machine": machine.describe(), "setting": setting, "starts": kept}
-            arguments.json.write_text(json.dumps(everything) + "\n")
+        _keep(arguments.json, setting, "starts", rows)
     return rows
 
 
@@ -319,6 +313,12 @@ def _against(row: Start, other: Start | None) -> tuple[str, str]:
 def _steps(latency_ms: int) -> int:
     """Control steps of a latency."""
     return math.ceil(latency_ms * FPS / 1000)
+
+
+def _keep(path: Path | None, setting: Mapping[str, Any], kind: str, rows: Sequence[Cell | Start]) -> None:
+    if path is not None:
+        everything = {"machine": machine.describe(), "setting": setting, kind: [asdict(row) for row in rows]}
+        path.write_text(json.dumps(everything) + "\n")
 
 
 def _kept(path: Path | None, setting: Mapping[str, Any]) -> list[Cell]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import re
@@ -70,14 +71,18 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """
     from xdist.scheduler.loadscope import LoadScopeScheduling
 
+    @functools.cache
+    def text_of(module: str) -> str:
+        return (config.rootpath / module).read_text()
+
     class OneRay(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             path = nodeid.partition("::")[0]
-            return "ray" if SHARES_RAY.search((config.rootpath / path).read_text()) else path
+            return "ray" if SHARES_RAY.search(text_of(path)) else path
 
         def _cost(self, scope: str) -> tuple[bool, bool, bool, int]:
             """Order scopes by what they start: a shared Ray, one of their own, slow tests."""
-            text = "" if scope == "ray" else (config.rootpath / scope).read_text()
+            text = "" if scope == "ray" else text_of(scope)
             return scope == "ray", "mark.ray" in text, "mark.slow" in text, len(self.workqueue[scope])
 
         def _assign_work_unit(self, node: Any) -> None:

@@ -197,7 +197,7 @@ def _tried(document: Document, space: Space, config: dict[str, Any], workers: in
 def _check_inference(document: Document, legal: Sequence[_Tried], workers: int) -> None:
     """Find inference values that no policy of the space can use.
 
-    A value that some policies can use is no fault: the others leave it out.
+    A value that some policies can use is not a fault: the others leave it out.
     """
     inference = document.inference
     if inference is None or not legal:

@@ -526,7 +526,7 @@ def test_another_policy_is_refused():
             {"num_processes": 2, "policy": {"optimizer_lr": 1e-4}},
         ),
         (
-            ["accelerate launch --multi_gpu /opt/bin/lerobot-train --steps=20"],
+            ["accelerate launch --multi_gpu lerobot/bin/lerobot-train --steps=20"],
             {"multi_gpu": True, "steps": 20},
         ),
     ],

@@ -184,7 +184,7 @@ def ordinary_priority() -> Iterator[None]:
     try:
         yield
     finally:
-        os.sched_setscheduler(0, policy, parameters)
-        for thread in {thread.name for thread in tasks.iterdir()} - before:
+        for thread in [0, *(int(thread.name) for thread in tasks.iterdir() if thread.name not in before)]:
             with suppress(ProcessLookupError):  # it ended while we looked
-                os.sched_setscheduler(int(thread), policy, parameters)
+                if os.sched_getscheduler(thread) != policy:
+                    os.sched_setscheduler(thread, policy, parameters)

@@ -191,7 +191,7 @@ def _leave_unknown(draft: Draft, document: Document, name: str, plain: Any) -> N
 
 
 def _leaves(name: str, plain: Any) -> Iterator[tuple[str, Any]]:
-    """The settings of a group by dotted names; a setting that is no group is one itself."""
+    """The settings of a group by dotted names; anything that is not a group is a single setting."""
     # A mapping with `values`, `min` or `value` is how a search states the values of one name.
     if not isinstance(plain, Mapping) or not plain or not SEARCHED_BY.isdisjoint(plain):
         yield name, plain
