@@ -25,6 +25,9 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# The modules that are imported from here on stay; see `pytest_collection_finish`.
+gc.disable()
+
 ROOT = Path(__file__).parent.parent
 
 # How long an example takes says nothing on a busy machine.
@@ -57,6 +60,7 @@ def pytest_collection_finish() -> None:
     """Keep what the collection imported out of every later garbage collection; nothing of it can be freed."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 SHARES_RAY = re.compile(r"\bcluster: Any|\(cluster[,)]|, cluster[,)]")

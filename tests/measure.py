@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import functools
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -61,9 +62,10 @@ def read_modules(root: Path) -> dict[str, Module]:
     return modules
 
 
-def imports_in(tree: ast.AST) -> Iterator[Import]:
+@functools.cache
+def imports_in(tree: ast.AST) -> tuple[Import, ...]:
     """Every import statement, wherever it stands."""
-    return (node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom)))
+    return tuple(node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom)))
 
 
 def targets(module: Module, statement: Import, known: set[str]) -> set[str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.measure import circles, import_graph, read_modules
+from tests.measure import circles, import_graph, imports_in, read_modules
 from tests.rooms import LARGEST_ROOM, runs_up, without_rank
 
 ROOT = Path(__file__).parent.parent
@@ -75,11 +75,16 @@ STDLIB_ONLY = (
 )
 
 
+MODULES = read_modules(ROOT)
+GRAPH = import_graph(MODULES)
+TREES = {ROOT / module.path: module.tree for module in MODULES.values()}
+
+
 @functools.cache
 def imported(path: Path, *, everywhere: bool = True) -> frozenset[str]:
     """Modules that a file imports; with ``everywhere`` also inside functions."""
-    tree = ast.parse(path.read_text(), str(path))
-    nodes = ast.walk(tree) if everywhere else iter(tree.body)
+    tree = TREES[path]
+    nodes = imports_in(tree) if everywhere else tree.body
     names: set[str] = set()
     for node in nodes:
         if isinstance(node, ast.Import):
@@ -161,10 +166,6 @@ def test_only_the_pictures_of_a_dataset_load_matplotlib() -> None:
             cwd=ROOT,
         )
         assert run.stdout.strip() == loaded, module
-
-
-MODULES = read_modules(ROOT)
-GRAPH = import_graph(MODULES)
 
 
 def outside(name: str) -> set[str]:
@@ -291,7 +292,7 @@ PRIVATE: dict[str, set[str]] = {
 def test_private_names_of_a_library_are_imported_in_one_place(library: str) -> None:
     users = set()
     for name, module in MODULES.items():
-        for node in ast.walk(module.tree):
+        for node in imports_in(module.tree):
             if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == library:
                 parts = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
             elif isinstance(node, ast.Import):

@@ -60,6 +60,7 @@ def test_a_recorded_configuration_has_its_own_curve(recorded: Recorded) -> None:
     assert recorded.best == min(trial[ERROR][-1] for trial in TRIALS)
 
 
+@pytest.mark.slow
 def test_the_fit_explains_what_differs_between_configurations(fitted: Fitted) -> None:
     last = np.log([trial[ERROR][-1] for trial in TRIALS])
     predicted = np.log([fitted.true(trial["values"])[-1] for trial in TRIALS])
@@ -91,6 +92,7 @@ def test_a_trial_pauses_at_a_rung_and_the_best_there_continues() -> None:
     assert promotion.promote() == 2  # the highest rung comes first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stopper", STOPPERS)
 def test_a_simulated_sweep_is_a_function_of_its_seed(fitted: Fitted, stopper: str) -> None:
     once = play(fitted, "random", stopper, seed=3, trainings=6)
@@ -99,6 +101,7 @@ def test_a_simulated_sweep_is_a_function_of_its_seed(fitted: Fitted, stopper: st
     assert fitted.best * 0.99 <= once.error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_sampler_can_be_played(recorded: Recorded, sampler: str) -> None:
     if sampler == "cmaes":

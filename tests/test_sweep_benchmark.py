@@ -18,6 +18,7 @@ from trainables import registry
 STATE = Size("state", 2, 40, 8, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [*FULL, *QUICK], ids=lambda size: f"{size.task}-{size.steps}")
 @pytest.mark.parametrize("who", [OURS, STOPPED, INNER])
 def test_the_space_is_valid_and_trains_what_lerobot_trains(size: Size, who: str, tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ def ray_cluster(path: Path) -> dict[str, Any]:
     return dict(spec)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", OF_RAY_UP, ids=lambda path: path.stem)
 def test_ray_up_takes_the_file(path: Path) -> None:
     from ray.autoscaler._private.util import prepare_config, validate_config
@@ -59,6 +60,7 @@ def test_ray_up_takes_the_file(path: Path) -> None:
     validate_config(prepare_config(yaml.safe_load(path.read_text())))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", OF_RAY_UP, ids=lambda path: path.stem)
 def test_a_key_that_ray_does_not_know_is_found(path: Path) -> None:
     from jsonschema import ValidationError
@@ -79,6 +81,7 @@ def test_images_for_kubernetes_have_the_versions_of_the_constraints() -> None:
         assert ray_cluster(path)["rayVersion"] == constraints()[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", CLOUDS, ids=lambda path: path.stem)
 def test_spot_machines_are_asked_for_first_and_others_stand_in(path: Path) -> None:
     from ray.autoscaler._private.util import prepare_config
@@ -174,6 +177,7 @@ def test_the_sweep_counts_on_the_machines_that_kuberay_may_start(tmp_path: Path)
     assert kind.node.drivers == kind.node.gpus == 1
 
 
+@pytest.mark.slow
 def test_the_job_of_kubernetes_runs_on_the_same_cluster() -> None:
     cluster, job = (copy.deepcopy(ray_cluster(path)) for path in OF_KUBERAY)
     for group in (job["headGroupSpec"], *job["workerGroupSpecs"]):

@@ -147,6 +147,7 @@ def copied(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_whole_folder_is_read_by_every_command(whole: Path) -> None:
     sweep = read_sweep(whole)
     assert [trial.status for trial in sweep.trials.values()] == [
@@ -161,6 +162,7 @@ def test_a_whole_folder_is_read_by_every_command(whole: Path) -> None:
             assert result.exit_code == 0, result.output
 
 
+@pytest.mark.slow
 def test_the_checkpoints_of_a_whole_folder_are_found(whole: Path, tmp_path: Path) -> None:
     """The commands that export get as far as the checkpoint, which is empty here."""
     exports = [command for command in COMMANDS if command[0] == "export"]
@@ -223,6 +225,7 @@ def test_what_was_sent_to_mlflow_with_damaged_values(whole, tmp_path_factory, da
     shutil.rmtree(folder.parent)
 
 
+@pytest.mark.slow
 def test_an_error_names_the_line_and_the_list_shows_the_folder_as_damaged(whole, tmp_path) -> None:
     folder = tmp_path / "whole"
     shutil.copytree(whole, folder)

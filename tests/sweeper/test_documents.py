@@ -32,6 +32,7 @@ def test_the_page_has_examples():
     assert len(COMMANDS) >= 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(YAML_BLOCKS)))
 def test_every_example_is_a_good_space(tmp_path, number):
     path = tmp_path / "example.yaml"
@@ -49,6 +50,7 @@ def test_every_example_is_a_good_space(tmp_path, number):
     load_spec(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_names_a_good_space(monkeypatch, command):
     monkeypatch.chdir(ROOT)
@@ -90,6 +92,7 @@ def test_the_table_of_stopper_options_is_that_of_the_program():
         assert re.search(rf"^\| `{method}` \|[^|]+\|[^|]+\|$", section, re.MULTILINE), method
 
 
+@pytest.mark.slow
 def test_the_configuration_page_is_current():
     script = ROOT / "docs" / "generate_configuration.py"
     answer = subprocess.run(

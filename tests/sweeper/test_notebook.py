@@ -60,6 +60,7 @@ def test_the_best_is_the_confirmed_one_if_there_is_one(tmp_path):
     assert sweeper.load(folder).best().number == 0
 
 
+@pytest.mark.slow
 def test_a_policy_acts_in_a_control_loop(written):
     policy = written.policy(device="cpu")
     observation = {"observation.state": np.zeros(2), "observation.environment_state": np.zeros(3)}
@@ -68,6 +69,7 @@ def test_a_policy_acts_in_a_control_loop(written):
     assert written.policy(0, device="cpu").n_action_steps == 4
 
 
+@pytest.mark.slow
 def test_the_chosen_setting_is_that_of_the_policy(written):
     Played(written.folder).tuned(1, {"policy.n_action_steps": 2}, 0.1, 0.3)
     assert written.policy(1, device="cpu").n_action_steps == 2

@@ -68,6 +68,7 @@ def test_keypoints_of_a_pose_are_those_of_the_environment() -> None:
     np.testing.assert_allclose(to_world(simulator.block_pose(), KEYPOINTS).flatten(), expected, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_coverage_is_that_of_the_environment_and_success_a_small_error() -> None:
     simulator = PushTSimulator()
     simulator.reset(seed=0)

@@ -38,6 +38,7 @@ def test_impossible_counts_are_refused(successes: int, n: int, confidence: float
         wilson_interval(successes, n, confidence)
 
 
+@pytest.mark.slow
 def test_interval_of_a_mean_is_students_and_follows_skew() -> None:
     symmetric = np.array([0.1, 0.3, 0.5, 0.7, 0.9])
     reference = ttest_1samp(symmetric, 0).confidence_interval(0.95)

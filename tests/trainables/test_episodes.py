@@ -42,6 +42,7 @@ def test_rewards_keep_all_digits(tmp_path: Path) -> None:
     assert read_episodes(path)[1] == [exact]
 
 
+@pytest.mark.slow
 def test_a_line_that_a_kill_cut_off_does_not_count_and_spoils_no_other(tmp_path: Path) -> None:
     file = EpisodeFile(tmp_path, SEARCH)
     file.write([record(0), record(1)])

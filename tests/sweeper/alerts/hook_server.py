@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from tests.http_server import http_server
+
 
 class Hook:
     """A webhook.
@@ -47,12 +49,9 @@ def hook_server() -> Iterator[Hook]:
         def log_message(self, *_: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    hook = Hook(server)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield hook
-    finally:
-        hook.answering.set()
-        server.shutdown()
-        server.server_close()
+    with http_server(Handler) as server:
+        hook = Hook(server)
+        try:
+            yield hook
+        finally:
+            hook.answering.set()

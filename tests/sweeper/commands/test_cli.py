@@ -77,6 +77,7 @@ def test_a_custom_trainable_is_found_in_the_current_folder(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_check_prints_the_plan_of_a_valid_space_and_exits_with_0(capsys):
     assert ended("check", "pusht_quick") == 0
     out, err = capsys.readouterr()
@@ -86,6 +87,7 @@ def test_check_prints_the_plan_of_a_valid_space_and_exits_with_0(capsys):
     assert list(Path().iterdir()) == []
 
 
+@pytest.mark.slow
 def test_check_names_the_trials_without_a_gain_that_end_a_sweep(capsys):
     assert ended("check", "pusht_quick", "budget.stagnation=7") == 0
     assert "or 7 in a row without a gain" in capsys.readouterr().out
@@ -154,6 +156,7 @@ def test_an_override_with_dashes_is_answered_with_the_form_that_is_meant(capsys,
     assert f"Write {meant}, after the space file." in said
 
 
+@pytest.mark.slow
 def test_check_prints_json(capsys):
     assert ended("check", "pusht_quick", "budget.trials=3", "--json") == 0
     plan = json.loads(capsys.readouterr().out)
@@ -256,6 +259,7 @@ def test_an_empty_list_shows_how_to_start_a_sweep(capsys):
     assert json.loads(capsys.readouterr().out) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "code", "traceback"),
     [
@@ -286,6 +290,7 @@ def test_each_error_has_its_exit_code_and_only_bugs_print_a_traceback(
         assert str(error).splitlines()[0].rpartition(":")[2].strip(" '") in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -401,6 +406,7 @@ def space_from(folder: Path) -> str:
     return str(folder / "space.yaml")
 
 
+@pytest.mark.slow
 def test_check_says_what_is_taken_from_earlier_sweeps(tmp_path, capsys):
     path = space_from(tmp_path)
     assert ended("check", path) == 0
@@ -413,6 +419,7 @@ def test_check_says_what_is_taken_from_earlier_sweeps(tmp_path, capsys):
     assert "search.from: no sweep is called 'nothing' in sweeps. There are: old." in text
 
 
+@pytest.mark.slow
 def test_check_prints_json_of_what_is_taken(tmp_path, capsys):
     assert ended("check", space_from(tmp_path), "--json") == 0
     taken = json.loads(capsys.readouterr().out)["earlier"]

@@ -41,6 +41,7 @@ def write(name: str = "set", bad: int | None = None, image: bool = False) -> Pat
     return Path(name)
 
 
+@pytest.mark.slow
 def test_a_sound_dataset_ends_with_0(capsys):
     write()
     assert ended("data", "check", "set") == 0
@@ -67,12 +68,14 @@ def test_the_dataset_of_a_space_is_checked_with_its_settings(capsys):
     assert "episode 3, frame 4" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_dataset_is_preferred_to_a_space_of_its_name(capsys):
     write("real_robot")
     assert ended("data", "check", "real_robot") == 0
     assert "✓ real_robot" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_an_error_ends_with_1_and_names_the_option(capsys):
     write(bad=3)
     assert ended("data", "check", "set") == 1
@@ -223,6 +226,7 @@ def spoil(root: Path) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"total_frames": 1}))
 
 
+@pytest.mark.slow
 def test_a_repair_lists_the_change_and_ends_with_0(capsys):
     spoil(write())
     assert ended("data", "fix", "set", "--to", "new") == 0
@@ -234,6 +238,7 @@ def test_a_repair_lists_the_change_and_ends_with_0(capsys):
     assert json.loads(Path("set/meta/info.json").read_text())["total_frames"] == 1
 
 
+@pytest.mark.slow
 def test_a_repair_that_needs_the_user_ends_with_1(capsys):
     write(bad=3)
     assert ended("data", "fix", "set", "--to", "new") == 1
@@ -253,6 +258,7 @@ def test_a_dry_run_of_a_repair_writes_nothing(capsys):
     assert sorted(path.name for path in Path().iterdir()) == ["set"]
 
 
+@pytest.mark.slow
 def test_a_repair_as_json_is_one_document(capsys):
     spoil(write())
     assert ended("data", "fix", "set", "--to", "new", "--json") == 0

@@ -14,6 +14,7 @@ from sweeper.records.events import EventKind
 from sweeper.records.journal import Journal
 
 
+@pytest.mark.slow
 def test_of_a_sweep_the_best_trials_last_checkpoint_is_written(sweeps: Path, tmp_path: Path, capsys) -> None:
     out = tmp_path / "out"
     assert exported("small", "--sweeps", str(sweeps), "--to", str(out)) == 0
@@ -28,6 +29,7 @@ def test_of_a_sweep_the_best_trials_last_checkpoint_is_written(sweeps: Path, tmp
     assert len({file.stat().st_mode for file in out.iterdir()}) == 1
 
 
+@pytest.mark.slow
 def test_the_confirmed_winner_is_written_with_its_inference_setting(
     sweeps: Path, tmp_path: Path, capsys
 ) -> None:
@@ -49,6 +51,7 @@ def test_the_confirmed_winner_is_written_with_its_inference_setting(
     assert (config["n_action_steps"], config["num_inference_steps"]) == (2, 3)
 
 
+@pytest.mark.slow
 def test_the_luckiest_checkpoint_is_written_on_request_with_a_warning(
     sweeps: Path, tmp_path: Path, capsys
 ) -> None:
@@ -71,12 +74,14 @@ def test_without_a_last_checkpoint_the_best_is_written(sweeps: Path, tmp_path: P
     assert "partly luck" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_folder_of_a_trial_is_the_trial(sweeps: Path, tmp_path: Path, capsys) -> None:
     assert exported(str(sweeps / "small" / "trials" / "1"), "--to", str(tmp_path / "out")) == 0
     assert step_of(tmp_path / "out") == 40
     assert "trial 1 of small: its last checkpoint" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_trial_and_its_last_checkpoint_can_be_named(sweeps: Path, tmp_path: Path, capsys) -> None:
     out = tmp_path / "out"
     arguments = ("--sweeps", str(sweeps), "--to", str(out), "--checkpoint", "last", "--json")
@@ -123,6 +128,7 @@ def test_what_cannot_be_exported_is_told_and_ends_with_2(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_is_gone_is_told(sweeps: Path, tmp_path: Path, capsys) -> None:
     shutil.rmtree(sweeps / "small" / "trials" / "1" / "checkpoints")
     assert exported("small", "--sweeps", str(sweeps), "--to", str(tmp_path / "out")) == 2

@@ -248,6 +248,7 @@ def test_a_dataset_completes_another_source(arm, tmp_path):
     assert list(space["parameters"]) == ["optimizer.lr"]
 
 
+@pytest.mark.slow
 def test_a_file_is_replaced_only_on_request(capsys):
     Path("space.yaml").write_text("mine\n")
     arguments = ("init", "space.yaml", "--from-wandb", str(OTHER_TOOLS / "wandb.yaml"))
@@ -259,6 +260,7 @@ def test_a_file_is_replaced_only_on_request(capsys):
     checked("space.yaml")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", [["-"], ["--stdout"]])
 def test_the_file_can_be_printed(where: list[str], capsys):
     assert ended("init", *where, "--from-wandb", str(OTHER_TOOLS / "wandb.yaml")) == 0
@@ -270,6 +272,7 @@ def test_the_file_can_be_printed(where: list[str], capsys):
     assert sorted(path.name for path in Path().iterdir()) == ["piped.yaml"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -18,6 +18,7 @@ from played_sweeps import client_of
 from sweeper.layout import STATE
 from sweeper.records.sweep_state import read_sweep
 from sweeper.tracking.tracker import Tracker
+from tests.arrays import read_arrays
 from trainables.diffusion_policy import lerobot
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # of MLflow's own imports
@@ -90,7 +91,7 @@ def test_a_logged_policy_predicts_without_this_package_and_is_registered(
             expected = policy.predict_action(
                 {name: torch.from_numpy(value) for name, value in values.items()}, generator=generators
             )
-        found = np.load(out)
+        found = read_arrays(out)
         assert found["action"].shape == (2, 4, 2)
         np.testing.assert_allclose(found["action"], expected.numpy(), atol=1e-5)
         np.testing.assert_array_equal(found["horizon"][:, 1:5], found["action"])

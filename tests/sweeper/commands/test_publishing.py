@@ -233,6 +233,7 @@ def test_eval_takes_a_bundle_with_its_setting(sweeps: Path, capsys: pytest.Captu
     assert found["latency"]["executed_steps"] == 2
 
 
+@pytest.mark.slow
 def test_what_lerobot_cannot_express_is_left_out_of_the_bundle_with_the_reason(
     sweeps: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -96,6 +96,7 @@ def test_a_checkpoint_is_served_without_its_simulator_to_other_machines(trial: P
     assert "not encrypted" in out
 
 
+@pytest.mark.slow
 def test_a_port_in_use_ends_the_command(trial: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -103,6 +104,7 @@ def test_a_port_in_use_ends_the_command(trial: Path, capsys: pytest.CaptureFixtu
     assert f"port {port}" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_setting_that_is_not_one_ends_the_command(trial: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
     assert ended("serve", "small", "--setting", "optimizer.lr=1") == 2
     assert "a trained policy cannot change it" in capsys.readouterr().err

@@ -166,6 +166,7 @@ def test_only_the_name_in_common_makes_no_sweep_driven(
         assert (found is None) == driven
 
 
+@pytest.mark.slow
 def test_what_a_script_reads_of_a_sweep_whose_driver_is_gone_stands_still(
     cut_off: SweepSpec, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -81,6 +81,7 @@ def test_it_continues_the_same_although_the_earlier_sweep_was_deleted(tmp_path, 
     assert found[0] != alone[0]
 
 
+@pytest.mark.slow
 def test_the_records_say_where_the_first_trials_came_from(tmp_path, old):
     spec = new(tmp_path / "new", steps=30, try_first=({"optimizer.lr": 2e-5},))
     drive(spec, 5)
@@ -97,6 +98,7 @@ def test_the_records_say_where_the_first_trials_came_from(tmp_path, old):
     assert [listed[number] for number in range(5)] == origins
 
 
+@pytest.mark.slow
 def test_a_resumed_sweep_says_the_same_of_its_trials(tmp_path, old):
     spec = new(tmp_path / "new", steps=30)
     drive(spec, 1)
@@ -104,6 +106,7 @@ def test_a_resumed_sweep_says_the_same_of_its_trials(tmp_path, old):
         assert records.study.origin(0) == "trial 11 of old"
 
 
+@pytest.mark.slow
 def test_without_what_it_took_it_does_not_continue(tmp_path, old):
     spec = new(tmp_path / "new")
     drive(spec, 1)
@@ -112,12 +115,14 @@ def test_without_what_it_took_it_does_not_continue(tmp_path, old):
         drive(spec, 1)
 
 
+@pytest.mark.slow
 def test_a_begun_sweep_does_not_take_from_other_sweeps(tmp_path, old):
     drive(new(tmp_path / "new"), 1)
     with pytest.raises(SweepExistsError, match=r"search\.from was \[old\] and is now \[\]"):
         drive(new(tmp_path / "new", named=()), 1)
 
 
+@pytest.mark.slow
 def test_a_launch_that_begins_again_selects_again(tmp_path, old):
     """A driver that was killed before its sweep began leaves the file, and it does not count."""
     spec = new(tmp_path / "new")
@@ -129,6 +134,7 @@ def test_a_launch_that_begins_again_selects_again(tmp_path, old):
     assert len(read_taken(spec).known) == 12
 
 
+@pytest.mark.slow
 def test_the_second_of_two_launches_leaves_what_the_first_one_took(tmp_path, old):
     spec = new(tmp_path / "new")
     with open_sweep(spec, TRAINABLE, None, take_earlier(spec, TRAINABLE)):

@@ -314,6 +314,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path) -> Non
     assert [path.name for path in folder.iterdir()] == ["chapter.txt"]
 
 
+@pytest.mark.slow
 def test_another_sweep_of_the_same_name_is_refused_with_what_differs(
     tmp_path: Path, recorded: Callable[[SweepSpec], None]
 ) -> None:

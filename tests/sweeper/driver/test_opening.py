@@ -42,6 +42,7 @@ def stillborn(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_what_a_driver_leaves_that_was_killed_while_it_started_is_no_obstacle(stillborn: Path) -> None:
     spec = small(stillborn)
     assert earlier_sweep(spec) is None
@@ -58,6 +59,7 @@ def test_whatever_else_lies_in_the_folder_is(stillborn: Path) -> None:
         earlier_sweep(small(stillborn))
 
 
+@pytest.mark.slow
 def test_of_two_that_launch_one_sweep_the_later_leaves_the_folder_of_the_first_alone(tmp_path: Path) -> None:
     spec = small(tmp_path / "one")
     with open_sweep(spec, TRAINABLE, None) as records:
@@ -83,6 +85,7 @@ def test_while_somebody_starts_nothing_of_it_is_cleared(stillborn: Path) -> None
     assert (stillborn / DATABASE).exists()
 
 
+@pytest.mark.slow
 def test_a_sweep_whose_study_is_gone_does_not_number_its_trials_anew(tmp_path: Path) -> None:
     spec = small(tmp_path / "one")
     with open_sweep(spec, TRAINABLE, None) as records:

@@ -73,6 +73,7 @@ def told(driver):
     return {trial.number: (trial.state, trial.reason) for trial in trials_of(driver.study)}
 
 
+@pytest.mark.slow
 def test_a_completed_trial_has_its_last_value_in_the_study_and_its_best_beside_it(driver):
     number = driver.trial()
     for step, value in ((10, 0.2), (20, 0.9), (30, 0.6)):
@@ -86,6 +87,7 @@ def test_a_completed_trial_has_its_last_value_in_the_study_and_its_best_beside_i
     assert (end["status"], end["step"], end["ended"]) == ("completed", 30, 1)
 
 
+@pytest.mark.slow
 def test_repeated_and_older_steps_are_dropped_everywhere(driver):
     number = driver.trial()
     assert driver.report(number, 10, rollout__success_rate=0.2)
@@ -98,6 +100,7 @@ def test_repeated_and_older_steps_are_dropped_everywhere(driver):
     assert len(driver.heard) == 5
 
 
+@pytest.mark.slow
 def test_an_evaluation_may_follow_a_report_of_the_same_step(driver):
     number = driver.trial()
     assert driver.report(number, 10, train__loss=0.5)
@@ -108,6 +111,7 @@ def test_an_evaluation_may_follow_a_report_of_the_same_step(driver):
     assert trials_of(driver.study)[0].reports == {10: 0.2}
 
 
+@pytest.mark.slow
 def test_what_tune_adds_to_a_result_is_left_out(driver):
     number = driver.trial()
     driver.recorder.report(
@@ -129,6 +133,7 @@ def test_what_tune_adds_to_a_result_is_left_out(driver):
     assert event["checkpoint"] == "somewhere/000010"
 
 
+@pytest.mark.slow
 def test_only_the_parameters_that_exist_count_as_searched(driver):
     for _ in range(6):
         driver.trial()
@@ -141,6 +146,7 @@ def test_only_the_parameters_that_exist_count_as_searched(driver):
         assert "train.steps" not in event["values"]
 
 
+@pytest.mark.slow
 def test_a_trial_stopped_early_is_pruned(driver):
     number = driver.trial()
     driver.report(number, 10, rollout__success_rate=0.2)
@@ -149,6 +155,7 @@ def test_a_trial_stopped_early_is_pruned(driver):
     assert driver.recorder.sweep.trials[number].reason == "early_stop"
 
 
+@pytest.mark.slow
 def test_a_failed_trial_has_its_reason_in_study_and_journal(driver):
     number = driver.trial()
     driver.recorder.end_trial(number, Outcome("failed", "diverged", "loss is NaN at step 7"))
@@ -172,6 +179,7 @@ def test_a_trial_that_ends_without_a_finite_objective_failed(driver, reports, re
     assert driver.events("trial_end")[0]["reason"] == reason
 
 
+@pytest.mark.slow
 def test_only_the_first_end_counts_and_nothing_is_reported_after_it(driver):
     number = driver.trial()
     driver.report(number, 10, rollout__success_rate=0.2)
@@ -182,6 +190,7 @@ def test_only_the_first_end_counts_and_nothing_is_reported_after_it(driver):
     assert len(driver.events("trial_end")) == 1
 
 
+@pytest.mark.slow
 def test_a_trial_that_its_cluster_starts_again_goes_on_as_the_same(driver):
     number = driver.trial()
     driver.report(number, 10, rollout__success_rate=0.2)
@@ -192,6 +201,7 @@ def test_a_trial_that_its_cluster_starts_again_goes_on_as_the_same(driver):
     assert driver.recorder.sweep.trials[number].best == {SUCCESS: 0.3}
 
 
+@pytest.mark.slow
 def test_an_interrupted_sweep_leaves_its_trials_to_the_next_driver(tmp_path):
     spec = sweep(tmp_path, LR)
     with Driver(spec) as first:
@@ -264,6 +274,7 @@ def test_reports_that_a_dying_driver_wrote_but_did_not_tell_are_told_by_the_next
         assert trial.state == ("completed" if ended else "running")
 
 
+@pytest.mark.slow
 def test_several_objectives_are_all_kept(tmp_path):
     with Driver(sweep(tmp_path, LR, objectives={SUCCESS: "maximize", ERROR: "minimize"})) as driver:
         number = driver.trial()
@@ -298,6 +309,7 @@ def hasty(monkeypatch):
     monkeypatch.setattr("optuna.storages._rdb.storage.time", SimpleNamespace(sleep=lambda _seconds: None))
 
 
+@pytest.mark.slow
 def test_while_the_study_is_locked_the_journal_goes_on_and_the_study_is_told_later(tmp_path, hasty):
     with Driver(sweep(tmp_path, LR)) as driver:
         first, second = driver.trial(), driver.trial()
@@ -313,6 +325,7 @@ def test_while_the_study_is_locked_the_journal_goes_on_and_the_study_is_told_lat
         assert trials_of(driver.study)[first].reports == {10: 0.2}
 
 
+@pytest.mark.slow
 def test_a_grid_loses_no_point_when_its_study_is_locked(tmp_path, hasty):
     with Driver(sweep(tmp_path, SCHEDULE, method="grid")) as driver:
         with locked(driver):
@@ -327,6 +340,7 @@ def test_a_grid_loses_no_point_when_its_study_is_locked(tmp_path, hasty):
 # What nobody heard
 
 
+@pytest.mark.slow
 def test_what_a_trial_reported_and_nobody_heard_is_read_from_its_folder_once(driver):
     number = driver.trial()
     driver.report(number, 10, rollout__success_rate=0.2)
@@ -410,6 +424,7 @@ def test_losers_checkpoints_go_as_soon_as_they_are_losers(tmp_path):
         assert not gone.exists()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_outside_its_trials_folder_is_never_removed(tmp_path):
     outside = tmp_path / "precious"
     outside.mkdir()
@@ -424,6 +439,7 @@ def test_a_checkpoint_outside_its_trials_folder_is_never_removed(tmp_path):
         assert "was not deleted" in driver.events("note")[0]["text"]
 
 
+@pytest.mark.slow
 def test_the_first_reader_of_a_sweep_that_ended_finds_an_index(driver, monkeypatch):
     monkeypatch.setattr(summary, "WORTHWHILE_BYTES", 0)
     monkeypatch.setattr(summary, "SPARE_BYTES", 0)

@@ -73,6 +73,7 @@ def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
     made.journal.close()
 
 
+@pytest.mark.slow
 def test_a_sweep_that_was_stopped_and_then_paused_can_be_stopped_again(driver: Driver) -> None:
     assert driver.ask("stop") == "Stopping: trial 0 continues to its end, and no other starts."
     assert driver.ask("stop") == "It is stopping already."
@@ -83,6 +84,7 @@ def test_a_sweep_that_was_stopped_and_then_paused_can_be_stopped_again(driver: D
     assert driver.recorder.sweep.steered == "stopping"
 
 
+@pytest.mark.slow
 def test_new_trials_start_again_after_a_stop(driver: Driver) -> None:
     with pytest.raises(UserError, match="nothing to resume"):
         driver.ask("resume")
@@ -91,6 +93,7 @@ def test_new_trials_start_again_after_a_stop(driver: Driver) -> None:
     assert driver.ending.phase == Phase.RUNNING
 
 
+@pytest.mark.slow
 def test_a_trial_that_is_asked_to_stop_is_expected_to_end_like_that(driver: Driver) -> None:
     assert driver.ask("stop", trial=0) == "Trial 0 stops after a checkpoint."
     assert driver.expected == {0: Outcome("stopped_early", "stopped", "stopped by request")}
@@ -99,6 +102,7 @@ def test_a_trial_that_is_asked_to_stop_is_expected_to_end_like_that(driver: Driv
         driver.ask("stop", trial=1)
 
 
+@pytest.mark.slow
 def test_a_sweep_that_ends_refuses_everything_but_a_quicker_end(driver: Driver) -> None:
     driver.ending.give_up("The disk is full.")
     assert driver.ending.check()

@@ -93,10 +93,12 @@ def fingerprint(spec: SweepSpec) -> str:
     return str(read_sweep(spec.folder).info["data"]["fingerprint"])[:12]
 
 
+@pytest.mark.slow
 def test_unchanged_data_are_not_mentioned(tmp_path: Path, data: Path) -> None:
     assert continued(tmp_path, begun(tmp_path, data)) == ""
 
 
+@pytest.mark.slow
 def test_resume_refuses_a_changed_dataset_before_ray_starts(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,6 +150,7 @@ def test_a_copy_elsewhere_is_accepted_and_reported(tmp_path: Path, data: Path) -
     assert f"is {tmp_path / 'moved'}" in text
 
 
+@pytest.mark.slow
 def test_another_dataset_elsewhere_is_refused(tmp_path: Path, data: Path) -> None:
     other = write_dataset(tmp_path / "other", seed=1)
     assert str(other) in refusal(tmp_path, begun(tmp_path, data), f"config.dataset.root={other}")
@@ -160,6 +163,7 @@ def test_info_that_is_only_formatted_again_is_accepted(tmp_path: Path, data: Pat
     assert "same content" in continued(tmp_path, spec)
 
 
+@pytest.mark.slow
 def test_a_sweep_without_trials_takes_any_data(tmp_path: Path, data: Path) -> None:
     spec = begun(tmp_path, data, trials=0)
     edit(data)
@@ -179,6 +183,7 @@ def test_searched_datasets_are_compared_one_by_one(tmp_path: Path, data: Path) -
         changed_sweep(spec, [f"config.dataset.root={other}"], TRAINABLE)
 
 
+@pytest.mark.slow
 def test_what_the_search_decides_of_the_data_is_not_said_of_all_trials(tmp_path: Path, data: Path) -> None:
     spec = begun(tmp_path, data, choice("dataset.holdout_fraction", 0.25, 0.5))
     described = read_sweep(spec.folder).info["data"]
@@ -228,6 +233,7 @@ def write_checkpoint(folder: Path, **changes: Any) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_changed_is_refused_and_a_copy_accepted(tmp_path: Path, data: Path) -> None:
     start = write_checkpoint(tmp_path / "start")
     spec = begun(tmp_path, data, **{"policy.path": str(start)})

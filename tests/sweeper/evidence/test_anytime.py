@@ -58,6 +58,7 @@ def test_the_order_of_the_episodes_does_not_matter() -> None:
     assert anytime_interval(values, (0.0, 1.0)) == anytime_interval(values[::-1], (0.0, 1.0))
 
 
+@pytest.mark.slow
 def test_a_sequence_never_widens() -> None:
     values = np.random.default_rng(4).random(200)
     found = confidence_sequence(values, (0.0, 1.0), range(0, 201, 10))

@@ -31,6 +31,7 @@ def test_newcombe_gives_the_published_intervals(
     assert (found.low, found.high) == pytest.approx((low, high), abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("a", "n", "b", "m"), [(7, 15, 12, 15), (3, 20, 12, 20), (7, 7, 0, 7), (30, 50, 35, 50), (5, 9, 20, 60)]
 )

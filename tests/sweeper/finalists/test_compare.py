@@ -111,6 +111,7 @@ def test_trials_of_other_sweeps_are_compared(folder):
     assert found.policies[0]["count"] == 25
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -175,6 +176,7 @@ def test_without_a_simulator_errors_at_held_out_moments_are_compared(
     assert "held-out moments were compared" in plain["notes"][0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("field", ["rollout.latency_ms", "rollout.control", "rollout.max_steps"])
 def test_an_episode_under_another_latency_is_another_one(folder, field):
     one, other = find_contenders(["small:0", "small:1"], Path("sweeps"))

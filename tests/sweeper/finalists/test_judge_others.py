@@ -111,6 +111,7 @@ def test_only_other_policies_are_judged_if_no_trial_is_wanted(
     assert "--top 0: no policy is left to judge" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("named", "message"),
     [

@@ -78,6 +78,7 @@ def press(phone: Phone, path: str, **form: str) -> tuple[int, str]:
     return status, text
 
 
+@pytest.mark.slow
 def test_the_page_asks_and_every_button_records_its_outcome(page: JudgePage, judging: Judging) -> None:
     phone = Phone(page.port)
     for form in (
@@ -200,6 +201,7 @@ def test_the_page_needs_nothing_else_and_hides_the_trials(page: JudgePage, judgi
         assert "trial" not in shown.lower()
 
 
+@pytest.mark.slow
 def test_programs_read_the_next_episode_and_end_the_session(page: JudgePage, judging: Judging) -> None:
     phone = Phone(page.port)
     state = phone.state()

@@ -314,6 +314,7 @@ def test_the_outcomes_of_a_sheet_are_recorded_by_the_command(
     assert "On the real robot, judged by a person: Trial" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_options_that_exclude_each_other_are_named(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, message in (
         (("--bundles", "robot", "--record", "x.csv"), "--bundles and --record: choose one."),
@@ -324,6 +325,7 @@ def test_options_that_exclude_each_other_are_named(small: Path, capsys: pytest.C
         assert message in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.slow
 def test_a_session_that_has_ended_has_no_sheet(
     small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

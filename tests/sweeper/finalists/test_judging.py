@@ -74,6 +74,7 @@ def test_every_policy_meets_every_start_once_in_random_order(tmp_path: Path) -> 
     assert all(4 <= first[letter] <= 16 for letter in "ABC")
 
 
+@pytest.mark.slow
 def test_the_names_and_the_order_come_from_the_recorded_seed(tmp_path: Path) -> None:
     sweep = ended_sweep(tmp_path / "arm", 0.2, 0.4, 0.6, 0.8)
     first, same = session_of(sweep, seed=1), session_of(sweep, seed=1)
@@ -147,6 +148,7 @@ def printed_table(found: list[dict[str, Any]]) -> str:
     return printed(console)
 
 
+@pytest.mark.slow
 def test_scores_count_as_they_are(tmp_path: Path) -> None:
     judging = judging_of(tmp_path / "arm", 0.5, 0.5, episodes=20)
     better = judging.session.policies[0]
@@ -422,6 +424,7 @@ def test_an_address_has_a_host_and_a_port() -> None:
             address_of(text, "--serve")
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_start_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session = session_of(ended_sweep(tmp_path / "arm", 0.5, 0.6))
     monkeypatch.setattr("sweeper.finalists.judging.servers.SERVE", ("-c", "raise SystemExit('no port')"))

@@ -168,6 +168,7 @@ def test_a_cluster_that_does_not_answer_is_said_at_once() -> None:
     assert "UserError: RAY_ADDRESS: no Ray cluster can be used at '127.0.0.1:1'" in ended.stderr
 
 
+@pytest.mark.slow
 def test_the_cluster_file_is_valid_for_ray_up() -> None:
     from ray.autoscaler._private.util import prepare_config, validate_config
 

@@ -86,6 +86,7 @@ def test_the_tightest_limit_decides_and_is_said(
     assert bool(found.why) == bool(why)
 
 
+@pytest.mark.slow
 def test_trials_that_share_get_equal_parts_of_the_gpus_and_of_the_cpus() -> None:
     resources = share(GpuNeed(24.0, 0.1)).of(ResourceSpec())
     settled = resources.settled(NODE.cpus, NODE.gpus)
@@ -100,6 +101,7 @@ def test_as_many_trials_run_at_once_as_share_the_gpus(trials: int) -> None:
     assert settle(GpuShare(trials, "").of(ResourceSpec()), cluster).at_once == trials * NODE.gpus
 
 
+@pytest.mark.slow
 def test_the_heaviest_configuration_of_the_space_counts() -> None:
     class ByBatch(DiffusionPolicyTrainable):
         def gpu_need(self, config: Mapping[str, Any]) -> GpuNeed:

@@ -42,12 +42,14 @@ def slow_machine(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return started
 
 
+@pytest.mark.slow
 def test_it_is_started_again_and_nothing_of_the_failed_attempts_is_left(slow_machine: list[Any]) -> None:
     assert start_ray({}) == "context"
     assert [process.wait(200) for process in slow_machine] == [-9, -9]
     stop_ray()
 
 
+@pytest.mark.slow
 def test_a_process_whose_command_line_is_not_there_yet_is_recognised(
     slow_machine: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,6 +31,7 @@ def test_an_error_by_a_full_disk_is_understood_although_the_disk_has_space_again
     assert outage(ValueError("of Tune"), tmp_path) == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", local_ray.SERVERS)
 def test_a_process_of_ray_that_was_killed_is_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, settles: Callable[..., bool], name: str

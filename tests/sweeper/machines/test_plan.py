@@ -102,6 +102,7 @@ def test_a_smaller_keep_is_proposed_with_what_it_saves():
     assert "keep.trials=5 would save" in lines[""]
 
 
+@pytest.mark.slow
 def test_a_discrete_space_is_counted():
     constraint = "constraints=['policy.horizon >= 12 or optimizer.lr < 5e-4']"
     made = plan("parameters.optimizer.lr.values=[1e-4, 1e-3]", "budget.trials=9999", constraint)
@@ -182,6 +183,7 @@ def test_remarks_that_differ_in_a_number_only_are_shown_once():
     assert second == "loss: other"
 
 
+@pytest.mark.slow
 def test_a_space_that_searches_the_normalisation_is_warned_of_the_clip():
     found = plan(
         "parameters.policy.normalization_action={values: [MIN_MAX, MEAN_STD]}",
@@ -212,6 +214,7 @@ def test_the_plan_has_what_the_last_episodes_can_tell_apart(overrides, expected)
     assert made.to_dict()["evidence"]["confirm_tells_apart"] == pytest.approx(0.099)
 
 
+@pytest.mark.slow
 def test_without_rollouts_nothing_is_planned_about_episodes():
     made = plan(space="real_robot")
     assert made.final_episodes is None
@@ -219,6 +222,7 @@ def test_without_rollouts_nothing_is_planned_about_episodes():
     assert made.to_dict()["evidence"] is None
 
 
+@pytest.mark.slow
 def test_the_plan_has_the_episodes_of_each_fraction():
     made = plan("parameters.dataset.fraction={values: [0.1, 0.5, 1.0]}", "config.dataset.split_seed=3")
     assert dict(_lines(made))["trained on"] == "18 to 180 of 180 training episodes"
@@ -227,6 +231,7 @@ def test_the_plan_has_the_episodes_of_each_fraction():
     assert dict(_lines(plan("config.dataset.fraction=0.5")))["trained on"] == "90 of 180 training episodes"
 
 
+@pytest.mark.slow
 def test_the_plan_has_the_learning_rate_that_follows_from_the_batch_size():
     fixed = plan("config.optimizer.lr_batch_rule=sqrt", "config.train.batch_size=256", *LR_OF_1E_4)
     assert dict(_lines(fixed))["learning rate"] == "0.0002 by optimizer.lr_batch_rule"
@@ -238,6 +243,7 @@ def test_the_plan_has_the_learning_rate_that_follows_from_the_batch_size():
     assert dict(_lines(searched))["learning rate"] == "5e-05 to 0.0002 by optimizer.lr_batch_rule"
 
 
+@pytest.mark.slow
 def test_a_plan_shows_only_what_follows_from_fields_that_are_named():
     assert plan().derived == ()
     assert plan(space="real_robot").derived == ()

@@ -87,6 +87,7 @@ def program(folder: Path, name: str, script: str) -> None:
     (folder / name).chmod(0o755)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "made"),
     [

@@ -95,6 +95,7 @@ def test_the_index_has_what_was_found(played, tmp_path, monkeypatch):
     assert again.trials[1].setting == SETTING
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

@@ -136,6 +136,7 @@ def test_tpe_also_learns_from_trials_that_were_stopped_early(tmp_path, old):
 INFERENCE = InferenceSpec({"policy.num_inference_steps": (4, 8)}, SUCCESS, "maximize")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
@@ -202,6 +203,7 @@ def test_several_sweeps_take_turns_and_no_configuration_is_tried_twice(tmp_path,
     assert [source.taken for source in found.sources] == [2, 1]
 
 
+@pytest.mark.slow
 def test_the_trials_that_are_tried_first_are_few(tmp_path):
     old = played(tmp_path / "old")
     for number in range(80):

@@ -77,6 +77,7 @@ def test_the_ranking_says_what_was_taken(tmp_path: Path) -> None:
     assert "GPU" not in str(without.title)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gpus", [0.0, 1.0])
 def test_the_journal_has_the_cost_of_every_trial_that_ended(tmp_path: Path, gpus: float) -> None:
     spec = sweep(tmp_path, LR)

@@ -166,6 +166,7 @@ def test_the_index_keeps_what_a_trial_cost(tmp_path: Path) -> None:
     assert spending_of(again).so_far == spending_of(whole).so_far > 0  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_the_plan_says_what_an_hour_costs_and_what_the_limits_allow(tmp_path: Path) -> None:
     machine = Machine(cpus=64, gpus=4, gpu_names=("L4",) * 4, disk_gb=500.0)
     prices = [
@@ -220,6 +221,7 @@ def test_the_kind_of_a_machine_is_its_node_type_or_its_gpu() -> None:
     assert kind_of_node({}, {"L4"}) == ""
 
 
+@pytest.mark.slow
 def test_the_end_of_a_trial_is_recorded_with_its_cost(tmp_path: Path) -> None:
     spec = dataclasses.replace(sweep(tmp_path, LR), cost=EUROS)
     with Study(spec) as study, Journal(tmp_path / JOURNAL) as journal:

@@ -104,6 +104,7 @@ def test_a_summary_says_what_the_whole_journal_says_but_for_the_series(tmp_path)
         assert plain(dataclasses.replace(whole, keeps_series=False)) == plain(found)
 
 
+@pytest.mark.slow
 def test_a_small_journal_has_no_index_and_a_small_addition_makes_no_new_one(tmp_path, monkeypatch):
     monkeypatch.setattr(summary, "WORTHWHILE_BYTES", 4000)
     play(tmp_path / "s", 1)
@@ -242,6 +243,7 @@ def truncated_and_continued(journal: Path) -> None:
     play(journal.parent, 5, first=3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [edited, replaced, truncated, truncated_and_continued])
 def test_an_index_is_not_trusted_if_the_journal_has_changed(tmp_path, monkeypatch, change):
     journal = play(tmp_path / "s") / JOURNAL
@@ -304,6 +306,7 @@ def test_an_index_that_is_not_one_is_ignored_and_replaced(tmp_path, monkeypatch,
     assert read_bytes(monkeypatch, tmp_path / "s") == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"", b"\n", b"{}\n", b"\xff\x00", b"[" * 100_000, b"null\n{}\n"])
 def test_garbage_in_place_of_an_index_is_ignored_and_replaced(tmp_path, monkeypatch, content):
     journal = play(tmp_path / "s") / JOURNAL
@@ -351,6 +354,7 @@ def test_a_folder_without_a_sweep_gets_no_index(tmp_path):
     assert not (tmp_path / INDEX).exists()
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_written_is_read():
     program = (
         "import os, sys\n"

@@ -282,6 +282,7 @@ def test_durations_in_a_column_are_short(seconds, words):
     assert clock_text(seconds) == words
 
 
+@pytest.mark.slow
 def test_reading_results_loads_no_heavy_package():
     heavy = "{'torch', 'ray', 'mlflow', 'optuna', 'pandas', 'sqlalchemy'}"
     script = f"import sys, sweeper.records.sweep_state; print(sorted({heavy} & set(sys.modules)))"

@@ -130,6 +130,7 @@ def test_figures_leave_their_ground_to_the_page(thirty):
     assert "@media (prefers-color-scheme: dark)" in thirty.text
 
 
+@pytest.mark.slow
 def test_nothing_is_loaded_from_elsewhere(thirty):
     for name, attributes in thirty.elements:
         for key in ("src", "href", "poster", "srcset", "action"):
@@ -140,6 +141,7 @@ def test_nothing_is_loaded_from_elsewhere(thirty):
     assert "http" not in policy
 
 
+@pytest.mark.slow
 def test_the_marks_are_those_of_the_evidence(tmp_path):
     folder = large_sweep(tmp_path / "a", 30)
     found = standings(read_sweep(folder))
@@ -188,6 +190,7 @@ def test_a_confirmation_is_the_answer(tmp_path):
     assert "confirmed best" in page.words
 
 
+@pytest.mark.slow
 def test_a_finalist_without_a_setting_shows_what_it_was_trained_with(tmp_path):
     played = Sweep(tmp_path / "small")
     played.start()
@@ -237,6 +240,7 @@ def test_settings_are_shown_with_their_front(tmp_path):
     assert "50 % with the setting of the training" in rest
 
 
+@pytest.mark.slow
 def test_settings_that_a_policy_does_not_allow_are_named_without_a_table_of_gaps(tmp_path: Path) -> None:
     played = Sweep(tmp_path / "small")
     played.start()
@@ -254,6 +258,7 @@ def test_settings_that_a_policy_does_not_allow_are_named_without_a_table_of_gaps
     assert "impossible" not in part
 
 
+@pytest.mark.slow
 def test_a_confirmation_that_is_not_sure_says_how_to_continue(tmp_path: Path) -> None:
     played = Sweep(tmp_path / "sweeps" / "small")
     played.start()
@@ -306,6 +311,7 @@ def test_a_sweep_without_completed_trials_has_a_report(tmp_path):
     assert "No trial has completed" in page_of(played.folder).words
 
 
+@pytest.mark.slow
 def test_one_completed_trial_is_not_compared(tmp_path):
     played = Sweep(tmp_path / "a")
     played.start()
@@ -482,6 +488,7 @@ def test_without_the_package_the_message_says_what_to_install(tmp_path, monkeypa
     assert "contains no study" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_films_of_the_best_trials_are_on_the_page(tmp_path):
     played = Sweep(tmp_path / "a")
     played.start()

@@ -36,10 +36,12 @@ def storage(tmp_path) -> str:
     return url
 
 
+@pytest.mark.slow
 def test_the_parameters_of_all_trials_are_read(storage):
     assert read_foreign_study(storage) == {"name": "arm", "parameters": EXPECTED, "direction": "maximize"}
 
 
+@pytest.mark.slow
 def test_a_database_can_be_named_as_a_file(storage):
     assert read_foreign_study(storage.removeprefix("sqlite:///"))["name"] == "arm"
 

@@ -29,6 +29,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     made.engine.dispose()
 
 
+@pytest.mark.slow
 def test_a_storage_numbers_trials_from_0_and_finds_them_by_number(storage):
     study_id = storage.get_study_id_from_name("sweep")
     template = create_trial(

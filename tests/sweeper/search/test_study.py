@@ -116,6 +116,7 @@ def test_a_constraint_that_hardly_ever_holds_is_met_all_the_same(tmp_path):
     assert all(suggestion.config["a"] + suggestion.config["b"] <= 0.05 for suggestion in suggestions)
 
 
+@pytest.mark.slow
 def test_a_constraint_that_never_holds_is_a_clear_error(tmp_path):
     a = Parameter("a", "float", 0.0, 1.0)
     with (
@@ -133,6 +134,7 @@ def test_a_finite_space_without_a_legal_point_is_a_clear_error(tmp_path):
         study.ask()
 
 
+@pytest.mark.slow
 def test_what_the_trainable_refuses_costs_no_trial(tmp_path):
     def accept(config):
         return [Fault("policy.horizon", "is odd here.")] if config["policy.horizon"] == 16 else []
@@ -143,6 +145,7 @@ def test_what_the_trainable_refuses_costs_no_trial(tmp_path):
     assert sorted(suggestion.config["policy.horizon"] for suggestion in suggestions) == [8, 24, 32]
 
 
+@pytest.mark.slow
 def test_the_trainables_refusals_are_named_when_nothing_is_left(tmp_path):
     refuse = [Fault("dataset.root", "is missing.", "Name it.")]
     with (
@@ -165,6 +168,7 @@ def test_a_finite_space_is_searched_once_through_and_then_exhausted(tmp_path, me
     assert {str(s.config["policy.down_dims"]) for s in suggestions} == {"[32, 64]", "[64, 128]"}
 
 
+@pytest.mark.slow
 def test_a_grid_knows_conditions_and_counts_no_point_twice(tmp_path):
     beta_end = Parameter("policy.beta_end", "float", 0.01, 0.03, step=0.01, when=BETA_END.when)
     with Study(sweep(tmp_path, SCHEDULE, beta_end, method="grid")) as study:
@@ -236,6 +240,7 @@ def test_options_reach_the_sampler_and_wrong_ones_are_refused(tmp_path):
     assert asked[0] != asked[1]
 
 
+@pytest.mark.slow
 def test_a_trial_stopped_early_is_pruned_with_what_it_reported(tmp_path):
     with Study(sweep(tmp_path, LR)) as study:
         number = study.ask().number
@@ -251,6 +256,7 @@ def test_a_trial_stopped_early_is_pruned_with_what_it_reported(tmp_path):
     assert trial.objectives == (0.3,)
 
 
+@pytest.mark.slow
 def test_a_trial_may_be_stopped_before_it_reported_the_objective(tmp_path):
     with Study(sweep(tmp_path, LR)) as study:
         study.prune(study.ask().number)
@@ -258,6 +264,7 @@ def test_a_trial_may_be_stopped_before_it_reported_the_objective(tmp_path):
         assert study.ask() is not None
 
 
+@pytest.mark.slow
 def test_a_failed_trial_keeps_its_reason(tmp_path):
     with Study(sweep(tmp_path, LR)) as study:
         study.fail(study.ask().number, "out_of_memory", "CUDA out of memory")
@@ -276,6 +283,7 @@ def test_an_objective_that_is_no_number_fails_the_trial_as_diverged(tmp_path, va
     assert SUCCESS in trial.message
 
 
+@pytest.mark.slow
 def test_a_trial_that_never_reported_its_objective_fails(tmp_path):
     with Study(sweep(tmp_path, LR)) as study:
         study.complete(study.ask().number, {"train/loss": 0.1})
@@ -410,6 +418,7 @@ def test_a_narrower_range_is_still_searched_by_the_sampler(tmp_path, caplog, met
     assert (kept[stopped.number].state, kept[stopped.number].objectives) == ("stopped_early", (0.25,))
 
 
+@pytest.mark.slow
 def test_only_one_process_opens_a_study(tmp_path):
     spec = sweep(tmp_path, LR)
     with Study(spec), pytest.raises(UserError, match="another process is running this sweep"):
@@ -425,6 +434,7 @@ def test_a_folder_with_spaces_and_quotes_holds_a_study(tmp_path):
     assert (folder / STUDY).exists()
 
 
+@pytest.mark.slow
 def test_optuna_itself_can_read_the_study(tmp_path):
     with Study(sweep(tmp_path, LR)) as study:
         run(study, 2)
@@ -457,6 +467,7 @@ def test_an_interrupted_search_tries_what_an_undisturbed_one_tries(tmp_path, met
     assert refused == 0
 
 
+@pytest.mark.slow
 def test_trials_that_run_when_a_driver_dies_do_not_change_what_comes_next(tmp_path):
     asked = []
     for name, interrupted in (("one", False), ("two", True)):
@@ -507,6 +518,7 @@ def test_a_listed_trial_that_was_tried_or_is_refused(tmp_path):
         assert study.ask() is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["tpe", pytest.param("cmaes", marks=pytest.mark.slow)])
 def test_an_interrupted_search_with_listed_trials_tries_what_an_undisturbed_one_tries(tmp_path, method):
     first = ({"optimizer.lr": 1e-4}, {"policy.horizon": 16})

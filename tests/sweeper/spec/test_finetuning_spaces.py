@@ -63,6 +63,7 @@ def write(tmp_path: Path, path: object, more: str = "train.batch_size: 64") -> P
     return file
 
 
+@pytest.mark.slow
 def test_what_the_space_leaves_open_is_the_checkpoints(tmp_path, checkpoint):
     spec = load_spec(write(tmp_path, checkpoint))
 
@@ -76,6 +77,7 @@ def test_what_the_space_leaves_open_is_the_checkpoints(tmp_path, checkpoint):
     assert any("are taken from the checkpoint" in note and "policy.horizon: 8" in note for note in spec.notes)
 
 
+@pytest.mark.slow
 def test_constraints_see_the_checkpoints_values(tmp_path, checkpoint):
     spec = load_spec(write(tmp_path, checkpoint))
     base = {**spec.config, "policy.num_inference_steps": 4, "policy.beta_schedule": "linear"}
@@ -94,6 +96,7 @@ def test_a_path_is_settled_from_where_the_sweep_runs_and_a_name_on_the_hub_is_le
     assert load_spec(write(tmp_path, "./none")).config["policy.path"] == str(tmp_path / "none")
 
 
+@pytest.mark.slow
 def test_what_the_weights_fix_is_a_fault_at_its_line(tmp_path, checkpoint):
     with pytest.raises(SpecError) as caught:
         load_spec(write(tmp_path, checkpoint, "policy.down_dims: [64, 128]"))

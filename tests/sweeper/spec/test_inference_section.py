@@ -67,6 +67,7 @@ def test_settings_are_compared_by_what_is_named_else_by_the_objective(load):
     assert (found.metric, found.goal) == ("eval/action_mse", "minimize")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("old", "new", "where", "words"),
     [

@@ -216,6 +216,7 @@ def test_what_is_not_understood_is_not_translated(written: Any):
     assert our_form(written) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", [".", "-", "+", "~", "", " ", "..", "+.", "a..b", "/"])
 def test_a_name_of_signs_alone_is_a_fault(faults, key):
     for part in ("top", "config", "parameters"):

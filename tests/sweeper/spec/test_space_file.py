@@ -165,6 +165,7 @@ def test_a_single_value_is_fixed(write):
     assert "policy.n_action_steps" not in spec.space.names
 
 
+@pytest.mark.slow
 def test_parameters_come_in_the_order_that_their_conditions_need(write):
     text = GOOD.replace("  policy.beta_schedule:  {values: [squaredcos_cap_v2, linear, scaled_linear]}\n", "")
     text = text.replace(
@@ -342,6 +343,7 @@ def test_a_parameter_can_be_dropped(write):
     assert "policy.horizon" not in spec.space.names
 
 
+@pytest.mark.slow
 def test_a_range_becomes_values_and_back(write):
     spec = load_spec(write(), ["parameters.optimizer.lr.values=[1e-4, 3e-4]"])
     assert spec.space.parameters[-1].values == (1e-4, 3e-4)
@@ -500,6 +502,7 @@ def test_a_value_that_clashes_with_everything_else_is_a_fault_at_its_line(write,
     assert fault.problem.startswith("[8, 16, 24, 32, 40] cannot be used: policy.horizon:")
 
 
+@pytest.mark.slow
 def test_a_fault_of_every_trial_does_not_hide_those_of_single_values(write):
     text = swapped("[8, 16, 24, 32]", "[8, 10, 16]").replace("train.steps: 20000", "train.steps: 200")
     text = text.replace("train.eval_every: 1000", "train.eval_every: 100").replace(
@@ -819,6 +822,7 @@ def test_a_preset_is_tried_with_its_values(write):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("listed", "words"),
     [
@@ -851,6 +855,7 @@ def test_a_listed_trial_that_cannot_be_tried_is_refused(write, listed, words):
     assert names == {"search.try_first"}, faults
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("written", ["old", "[old]"])
 def test_earlier_sweeps_are_named_alone_or_in_a_list(write, written):
     spec = load_spec(write(), [f"search.from={written}"])
@@ -861,6 +866,7 @@ def test_earlier_sweeps_are_named_alone_or_in_a_list(write, written):
     assert "from" not in load_spec(write()).to_dict()["search"], "as older versions recorded it"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("written", "problem"),
     [

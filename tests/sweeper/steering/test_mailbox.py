@@ -33,6 +33,7 @@ def serving(inbox: Inbox, answer: Callable[[Request], Answer]) -> threading.Thre
     return thread
 
 
+@pytest.mark.slow
 def test_an_answered_request_leaves_no_files(tmp_path: Path) -> None:
     thread = serving(
         Inbox(tmp_path, lambda: DRIVER),
@@ -56,6 +57,7 @@ def test_a_request_that_is_not_taken_is_withdrawn(tmp_path: Path) -> None:
     assert left(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_driver_refuses_requests_to_another_driver(tmp_path: Path) -> None:
     inbox = Inbox(tmp_path, lambda: {**DRIVER, "pid": 2})
     done = threading.Event()
@@ -105,6 +107,7 @@ def test_an_unreadable_request_is_refused(tmp_path: Path, text: str) -> None:
     assert left(tmp_path) == ["1.answer"]
 
 
+@pytest.mark.slow
 def test_pending_requests_are_refused_when_the_sweep_ends(tmp_path: Path) -> None:
     inbox = Inbox(tmp_path, lambda: DRIVER)
     caught: list[Answer] = []

@@ -124,6 +124,7 @@ def test_progress_of_trials_and_a_warning_are_below_the_table(tmp_path: Path) ->
     assert text.rstrip().endswith("Stopping.")
 
 
+@pytest.mark.slow
 def test_nothing_is_kept_of_the_progress_of_trials_that_ended(tmp_path: Path) -> None:
     story = Story(tmp_path)
     for number in range(20):
@@ -202,6 +203,7 @@ def test_a_value_that_may_still_get_worse_is_not_called_the_best_so_far(story: S
     assert "best so far: rollout/success_rate 0.5 (trial 0)" in story.rendered()
 
 
+@pytest.mark.slow
 def test_a_silent_sweep_shows_when_it_last_reported_and_not_that_no_time_is_left(
     story: Story, monkeypatch: pytest.MonkeyPatch
 ) -> None:

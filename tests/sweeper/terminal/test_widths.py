@@ -74,6 +74,7 @@ def test_the_list_of_sweeps_is_not_cut_off(folder, width):
     assert "…" not in found
 
 
+@pytest.mark.slow
 def test_a_narrow_plan_names_every_value(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     console = plain_console(50)

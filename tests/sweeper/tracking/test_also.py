@@ -195,6 +195,7 @@ def test_trackers_survive_in_the_specification() -> None:
     assert SweepSpec.from_dict(plain).tracking.also == ()
 
 
+@pytest.mark.slow
 def test_a_confirmation_is_in_the_runs_of_the_finalists_and_of_the_sweep(played: Sweep) -> None:
     played.end(1, 2)
     played.finish()
@@ -206,6 +207,7 @@ def test_a_confirmation_is_in_the_runs_of_the_finalists_and_of_the_sweep(played:
     assert confirmed == {"0": [(3, 0.75)], "1": [(2, 0.5)], "sweep": [(2, 0.75)]}
 
 
+@pytest.mark.slow
 def test_a_report_passes_what_is_still_there(played: Sweep) -> None:
     """A picture that was deleted is left out, and so is a file that is no picture."""
     played.report(1, 3, {"train/loss": 0.2}, artifacts={"gone": "gone.png", "notes": "notes.txt"})

@@ -26,6 +26,7 @@ def test_processor_and_memory_are_measured_everywhere():
     assert 1 < used < metrics["system/system_memory_usage_megabytes"]
 
 
+@pytest.mark.slow
 def test_a_process_that_takes_memory_says_so():
     before = system_metrics()["system/process_memory_usage_megabytes"]
     # New pages of the system: the allocator may hand out memory that an earlier test has freed.

@@ -57,6 +57,7 @@ def test_a_full_disk_under_the_log_keeps_nobody_alive(monkeypatch: pytest.Monkey
     assert said
 
 
+@pytest.mark.slow
 def test_signs_of_life_keep_it_going(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     watchdog, ended, said = make(100.0)
@@ -73,6 +74,7 @@ def test_signs_of_life_keep_it_going(monkeypatch: pytest.MonkeyPatch) -> None:
     assert said
 
 
+@pytest.mark.slow
 def test_while_somebody_else_limits_the_wait_silence_is_no_fault() -> None:
     watchdog, ended, _ = make(0.05)
     with contextlib.ExitStack() as pause:
@@ -83,6 +85,7 @@ def test_while_somebody_else_limits_the_wait_silence_is_no_fault() -> None:
             assert ended.wait(60)
 
 
+@pytest.mark.slow
 def test_after_the_training_nobody_watches() -> None:
     watchdog, ended, _ = make(0.05)
     # Paused before it begins and until it has ended: a busy machine may take longer than its patience.

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.arrays import read_arrays
 from trainables.dataset.doctor.preflight import preflight
 from trainables.dataset.frames import open_frames
 from trainables.dataset.open import open_dataset
@@ -24,12 +25,13 @@ RECORDED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     ["pusht_v30", *(pytest.param(name, marks=pytest.mark.slow) for name in RECORDED if name != "pusht_v30")],
 )
 def test_every_recorded_window_is_the_same(shared: Path, tmp_path: Path, name: str):
-    recorded = np.load(shared / "reference" / RECORDED[name])
+    recorded = read_arrays(shared / "reference" / RECORDED[name])
     dataset = open_dataset(shared / "data" / "small" / name)
     n_obs_steps, horizon = int(recorded["n_obs_steps"]), int(recorded["horizon"])
     cameras = [feature.name for feature in dataset.policy_features.cameras]
@@ -68,7 +70,7 @@ def test_every_recorded_window_is_the_same(shared: Path, tmp_path: Path, name: s
 @pytest.mark.parametrize("name", [name for name in RECORDED if "keypoints" not in name])
 def test_every_recorded_picture_is_the_one_lerobot_hands_to_its_policy(shared: Path, name: str):
     """LeRobot's pictures are float32 in [0, 1]: ours divided by 255 are the same to the last bit."""
-    recorded = np.load(shared / "reference" / RECORDED[name])
+    recorded = read_arrays(shared / "reference" / RECORDED[name])
     dataset = open_dataset(shared / "data" / "small" / name)
     cameras = [feature.name for feature in dataset.policy_features.cameras]
     assert cameras
@@ -84,7 +86,7 @@ def test_every_recorded_picture_is_the_one_lerobot_hands_to_its_policy(shared: P
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RECORDED)
 def test_observations_are_repeated_where_lerobot_pads_them(shared: Path, name: str):
-    recorded = np.load(shared / "reference" / RECORDED[name])
+    recorded = read_arrays(shared / "reference" / RECORDED[name])
     dataset = open_dataset(shared / "data" / "small" / name)
     deltas = recorded["delta_observation"]
     padded = [row + deltas < dataset.episode_of(int(row)).start for row in recorded["index"]]
@@ -98,9 +100,10 @@ def test_observations_are_repeated_where_lerobot_pads_them(shared: Path, name: s
                 np.testing.assert_array_equal(window[feature.name][0], window[feature.name][1])
 
 
+@pytest.mark.slow
 def test_sets_of_one_robot_are_read_together_as_apart(shared: Path):
     """The first comparison again, where the recorded set is the second of two."""
-    recorded = np.load(shared / "reference" / RECORDED["pusht_v30"])
+    recorded = read_arrays(shared / "reference" / RECORDED["pusht_v30"])
     small = shared / "data" / "small"
     dataset = open_dataset([small / "pusht_v21", small / "pusht_v30"])
     before = len(open_dataset(small / "pusht_v21"))
@@ -120,6 +123,7 @@ def test_real_datasets_have_no_fault(shared: Path, name: str):
     assert preflight(shared / "data" / name, holdout_fraction=0.1) == []
 
 
+@pytest.mark.slow
 def test_the_push_t_demonstrations_are_whole(shared: Path):
     dataset = open_dataset(shared / "data" / "pusht")
     assert (len(dataset), len(dataset.episodes)) == (25_650, 206)
@@ -129,6 +133,7 @@ def test_the_push_t_demonstrations_are_whole(shared: Path):
     assert not np.array_equal(first, last)
 
 
+@pytest.mark.slow
 def test_the_statistics_of_numbers_are_those_lerobot_wrote(shared: Path):
     import json
 

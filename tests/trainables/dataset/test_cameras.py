@@ -200,6 +200,7 @@ def test_a_depth_video_without_a_flag_is_refused_before_a_launch(
 # -- pictures of other kinds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1", "CMYK"])
 def test_pictures_of_eight_bits_become_rgb(make_dataset, mode):
     root = make_dataset(cameras={FRONT: PNG}, lengths=(4, 3))
@@ -215,6 +216,7 @@ def test_pictures_of_eight_bits_become_rgb(make_dataset, mode):
     assert open_dataset(root).pictures(FRONT, np.array([3])).min() == 255
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pixel_format", ["gray", "yuv420p", "yuv444p"])
 def test_a_video_of_eight_bits_is_read_in_any_pixel_format(make_dataset, pixel_format):
     root = make_dataset(cameras={FRONT: RGB}, lengths=(4, 3))
@@ -224,6 +226,7 @@ def test_a_video_of_eight_bits_is_read_in_any_pixel_format(make_dataset, pixel_f
     np.testing.assert_array_equal(open_dataset(root).pictures(FRONT, np.arange(7)), as_rgb(path))
 
 
+@pytest.mark.slow
 def test_a_grey_camera_is_decoded_and_refused_for_the_policy(make_dataset, tmp_path):
     root = make_dataset(cameras={FRONT: RGB, DEPTH: RGB}, lengths=(4, 3))
     change_feature(root, DEPTH, lambda feature: feature.update(shape=[SIZE, SIZE, 1]))
@@ -317,6 +320,7 @@ def test_of_several_sets_each_is_looked_at(make_dataset):
     assert preflight([one, two], observations=["observation.state"]) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["v3.0", "v2.1"])
 def test_videos_of_a_camera_that_is_not_listed_are_reported(make_dataset, version):
     root = make_dataset(cameras={FRONT: RGB, DEPTH: RGB}, lengths=(4, 3), version=version)

@@ -100,6 +100,7 @@ def test_copies_beside_the_files_are_skipped_and_called_copies(make, stray):
     assert dataset.fingerprint == fingerprint
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"\0\5\x16\7\0\2\0\0Mac OS X        ", b"", b"PAR1 cut"])
 @pytest.mark.parametrize("original", [DATA, EPISODES])
 def test_hidden_files_are_not_read(make, original, content):
@@ -139,6 +140,7 @@ def test_an_episode_with_two_lengths_is_refused(make):
         open_dataset(root)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [("part-0", "part-1", "part-2"), ("file-000", "file-001", "rest")])
 def test_other_names_in_the_folder_of_a_chunk_are_read_as_lerobot_does(make, names):
     root = make(episodes_per_file=1)
@@ -196,6 +198,7 @@ def test_a_template_that_cannot_be_filled_is_named_if_the_files_are_missing(make
     assert "Allowed are {episode_chunk}, {episode_index}." in template.remedy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "template",
     [
@@ -213,6 +216,7 @@ def test_files_at_lerobots_own_place_are_found(make, template):
     assert "data/chunk-000/episode_00000" in note.problem
 
 
+@pytest.mark.slow
 def test_files_that_are_all_in_the_first_chunk_are_found(make):
     root = make("v2.1", cameras={CAMERA: TINY})
     edit_info(root, chunks_size=1)
@@ -221,6 +225,7 @@ def test_files_that_are_all_in_the_first_chunk_are_found(make):
     assert dataset.pictures(CAMERA, np.array([18])).shape == (1, 3, 16, 16)
 
 
+@pytest.mark.slow
 def test_a_new_set_with_the_old_templates_is_found(make):
     root = make(cameras={CAMERA: TINY})
     edit_info(
@@ -291,6 +296,7 @@ def test_without_the_column_of_episodes_a_shared_file_cannot_be_read(make):
     assert fault.problem == "has no column 'episode_index'."
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "cell",
     [[{"t": 0.1, "text": "go"}], {"a": 1}, b"bytes", "text", None],
@@ -336,6 +342,7 @@ def test_empty_places_in_the_only_video_are_derived(make, item, empty):
         assert checks(dataset) == ["empty_places"]
 
 
+@pytest.mark.slow
 def test_missing_columns_of_places_are_derived(make):
     root = make(cameras={CAMERA: TINY})
     before = open_dataset(root).pictures(CAMERA, np.arange(19))
@@ -348,6 +355,7 @@ def test_missing_columns_of_places_are_derived(make):
     np.testing.assert_array_equal(dataset.pictures(CAMERA, np.arange(19)), before)
 
 
+@pytest.mark.slow
 def test_a_place_that_could_be_in_two_videos_is_refused(make):
     root = make(cameras={CAMERA: TINY}, episodes_per_file=1)
     for path in sorted((root / "meta/episodes").rglob("*.parquet")):
@@ -387,6 +395,7 @@ def test_a_missing_length_is_derived(make):
 # -- texts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("character", ["\u2028", "\u2029", "\u0085", "\x0b", "\x0c", "\x1c", "\x1e"])
 def test_only_a_newline_ends_a_line(make, character):
     root = make("v2.1")
@@ -402,6 +411,7 @@ def test_only_a_newline_ends_a_line(make, character):
     assert dataset.episodes[0].tasks == (text,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["meta/info.json", "meta/episodes.jsonl", "meta/tasks.jsonl"])
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 def test_byte_order_marks_are_no_text(make, name, encoding):
@@ -415,6 +425,7 @@ def spread(rows: list[Any]) -> str:
     return "\n".join(json.dumps(row, indent=2) for row in rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "write",
     [
@@ -436,6 +447,7 @@ def test_json_is_read_however_it_is_broken_into_lines(make, write):
     is_right(root)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
@@ -724,6 +736,7 @@ def test_a_set_that_is_whole_and_one_in_parts_are_one(make):
     np.testing.assert_array_equal(dataset.vector("action")[:19], dataset.vector("action")[19:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("features", "problem"),
     [
@@ -770,6 +783,7 @@ def test_a_column_that_is_there_twice_is_refused(make):
     assert fault.problem == "has 2 columns 'action'."
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "column"),
     [
@@ -790,6 +804,7 @@ def test_standard_columns_of_another_kind_are_derived(make, name, column):
     np.testing.assert_allclose(dataset.column("timestamp")[6:14, 0], np.arange(8) / 10, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["3.0", "V3.0", " v3.0", 3.0])
 def test_a_version_may_be_spelt_otherwise(make, version):
     root = make()

@@ -73,6 +73,7 @@ def test_frames_are_decoded_once(root, cache):
     assert sorted(path.suffix for path in (cache / "frames").iterdir()) == [".json", ".lock", ".npy"]
 
 
+@pytest.mark.slow
 def test_every_camera_and_size_has_its_own_frames(make_dataset, cache):
     root = make_dataset(cameras={"observation.images.a": PNG, "observation.images.b": PNG})
     dataset = open_dataset(root)
@@ -81,6 +82,7 @@ def test_every_camera_and_size_has_its_own_frames(make_dataset, cache):
     assert len(paths) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(16, 24), (20, 64), (7, 11)])
 def test_resizing_is_bilinear_and_antialiased(make_dataset, cache, size):
     dataset = open_dataset(make_dataset(cameras={CAMERA: PNG}))
@@ -106,6 +108,7 @@ def test_a_choice_of_episodes_uses_the_frames_of_the_whole(root, cache):
     )
 
 
+@pytest.mark.slow
 def test_another_dataset_has_other_frames(make_dataset, cache):
     one = make_dataset("one", cameras={CAMERA: PNG})
     other = make_dataset("other", cameras={CAMERA: PNG}, lengths=(12, 7, 9, 11))
@@ -199,6 +202,7 @@ def test_what_is_no_time_of_a_video_is_refused(root, time):
             list(_nearest_frames(video, np.array(times), 0.1))
 
 
+@pytest.mark.slow
 def test_a_frame_too_far_from_its_time_names_episode_camera_and_file(root, cache):
     def shift(data):
         times = data["timestamp"].to_pylist()
@@ -237,6 +241,7 @@ def test_long_gaps_and_long_videos_are_decoded_in_pieces(make_dataset, cache):
     assert [piece.rows.tolist() for piece in far.split(10_000)] == [[0, 1], [400, 401], [1200]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("codec", "options"),
     [

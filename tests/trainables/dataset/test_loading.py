@@ -25,6 +25,7 @@ def built(**fields):
     return resolve({f"dataset.{name}": value for name, value in fields.items()})
 
 
+@pytest.mark.slow
 def test_cameras_of_different_size_are_resized_to_one(make_dataset, tmp_path):
     cameras = {
         FRONT: DatasetFeature("video", (48, 64, 3), ["height", "width", "channels"]),
@@ -51,6 +52,7 @@ def test_cameras_of_different_size_are_resized_to_one(make_dataset, tmp_path):
         np.testing.assert_array_equal(batch[camera][1].numpy(), expected)
 
 
+@pytest.mark.slow
 def test_a_configuration_names_several_sets_ranges_and_renames(make_dataset, tmp_path):
     one = make_dataset("one", cameras={FRONT: PICTURE}, lengths=(9, 8, 7))
     two = call_otherwise(make_dataset("two", cameras={FRONT: PICTURE}, lengths=(6, 5)), {"action": "actions"})
@@ -120,6 +122,7 @@ def test_what_no_dataset_could_satisfy_is_told_before_one_is_looked_for(fields, 
 DOCS = (Path(__file__).parents[3] / "docs" / "datasets.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_example_of_the_page_runs(make_dataset, tmp_path, monkeypatch, capsys):
     make_dataset("data/pusht", cameras={FRONT: PICTURE}, lengths=(12, 20, 5))
     monkeypatch.chdir(tmp_path)

@@ -90,6 +90,7 @@ def test_wrong_stretches_of_a_shared_video_are_read_by_row_and_reported(make, tm
     assert 0 not in finding.episodes
 
 
+@pytest.mark.slow
 def test_stretches_that_share_frames_are_refused_before_a_launch(make, tmp_path):
     root = make()
     film_again(next(root.rglob("*.mp4")), numbered_pictures(ROWS + 1))
@@ -117,6 +118,7 @@ def test_a_wall_clock_is_read_by_row_whatever_the_tolerance(make, tmp_path, vers
         assert checks(root, tolerance_s=tolerance_s) == {"timestamps": "warning", "frames_by_row": "warning"}
 
 
+@pytest.mark.slow
 def test_a_wall_clock_without_as_many_frames_is_refused(make):
     root = make("v2.1")
     for path in (root / "data").rglob("*.parquet"):
@@ -195,6 +197,7 @@ def test_a_file_with_even_frames_needs_no_list_in_memory(tmp_path, rate):
     np.testing.assert_allclose(video.times_s, np.arange(50) / float(rate), atol=1e-9)
 
 
+@pytest.mark.slow
 def test_several_files_of_several_episodes_are_read_each_by_its_own_rule(make, tmp_path):
     """The first file has as many frames as rows, the second has more and is read by time."""
     root = make(episodes_per_file=2)
@@ -209,6 +212,7 @@ def test_several_files_of_several_episodes_are_read_each_by_its_own_rule(make, t
     assert "1 of 2 videos" in findings["frames_by_row"].problem
 
 
+@pytest.mark.slow
 def test_a_deleted_episode_leaves_its_frames_behind(make, tmp_path):
     """LeRobot's tools delete rows and leave the video as it is."""
     root = make()

@@ -92,6 +92,7 @@ def test_several_files_and_chunks_are_one_dataset(make_dataset, options):
     assert np.abs(read.astype(float) - shown).mean(axis=(1, 2, 3)).max() < 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["v3.0", "v2.1"])
 def test_chosen_episodes_count_from_zero(make_dataset, version):
     root = make_dataset(lengths=(5, 6, 7, 4), cameras={CAMERA: PICTURE}, version=version)
@@ -252,6 +253,7 @@ def test_what_ported_sets_do_differently_is_understood(make_dataset):
     np.testing.assert_array_equal(dataset.pictures(CAMERA, np.arange(7)), expected)
 
 
+@pytest.mark.slow
 def test_a_frame_rate_need_not_be_a_whole_number(make_dataset):
     root = make_dataset(cameras={CAMERA: PICTURE}, lengths=(9, 4, 6))
     expected = open_dataset(root).pictures(CAMERA, np.arange(19))
@@ -296,6 +298,7 @@ def show_at(video, rate):
     other.replace(video)
 
 
+@pytest.mark.slow
 def test_cameras_are_chosen_by_name_and_come_in_the_order_of_the_set(make_dataset):
     names = [f"observation.images.{name}" for name in ("front", "wrist", "top")]
     root = make_dataset(cameras=dict.fromkeys(names, PICTURE), lengths=(3, 2))
@@ -307,6 +310,7 @@ def test_cameras_are_chosen_by_name_and_come_in_the_order_of_the_set(make_datase
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "episodes", ["1-2", "1:3", ["1", 2], range(1, 3), np.array([2, 1]), [range(1, 3), 2]]
 )
@@ -397,6 +401,7 @@ def test_a_window_that_is_not_there_is_an_error(make_dataset, arguments, words):
         open_dataset(make_dataset(lengths=(4, 5, 1))).window(*arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "episode"),
     [

@@ -30,6 +30,7 @@ def pair(make_dataset):
     return [one, two]
 
 
+@pytest.mark.slow
 def test_rows_episodes_and_tasks_are_numbered_on(pair):
     parts = [open_dataset(root) for root in pair]
     dataset = open_dataset(pair)
@@ -75,6 +76,7 @@ def test_windows_frames_and_statistics_are_those_of_the_parts(pair, tmp_path):
     assert found[CAMERA]["count"].tolist() == [25]
 
 
+@pytest.mark.slow
 def test_episodes_are_chosen_by_their_numbers_in_the_whole(pair, tmp_path):
     whole = open_dataset(pair)
     part = open_dataset(pair, episodes=["1-3"], exclude_episodes="2:3")
@@ -94,6 +96,7 @@ def test_episodes_are_chosen_by_their_numbers_in_the_whole(pair, tmp_path):
     np.testing.assert_array_equal(shared.take(np.arange(13)), all_frames.array[rows])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chosen", ["0-2", "3-4"])
 def test_a_set_of_which_nothing_is_chosen_still_counts(pair, chosen):
     dataset = open_dataset(pair, episodes=chosen)
@@ -121,6 +124,7 @@ def test_a_list_of_one_is_that_one(pair):
     assert alone.name_row(3) == listed.name_row(3) == "episode 0, frame 3"
 
 
+@pytest.mark.slow
 def test_the_order_of_the_sets_is_part_of_what_they_are(pair, tmp_path):
     forth, back = open_dataset(pair), open_dataset(pair[::-1])
     assert forth.fingerprint != back.fingerprint
@@ -138,6 +142,7 @@ def test_the_same_set_twice_is_a_fault(pair):
     assert "no dataset is named" in fault.problem
 
 
+@pytest.mark.slow
 def test_sets_that_differ_are_told_in_what(make_dataset, pair):
     one = pair[0]
     wide = DatasetFeature("video", (32, 64, 3), ["height", "width", "channels"])
@@ -201,6 +206,7 @@ def test_dimensions_of_other_names_are_reported(make_dataset):
     assert [line for line in warnings_of(dataset) if line.startswith("action: has other dimensions")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "names",
     [["main_shoulder", "main_elbow"], {"motors": ["Shoulder", "elbow"]}, None, ["arm"], ["a", "b", "c"]],
@@ -227,6 +233,7 @@ def test_a_rename_holds_for_the_sets_that_have_the_name(make_dataset):
         open_dataset([one, two], features={"act": "action"})
 
 
+@pytest.mark.slow
 def test_pictures_may_be_kept_in_different_ways(make_dataset, tmp_path):
     video = DatasetFeature("video", (8, 10, 3), ["height", "width", "channels"])
     roots = [

@@ -94,6 +94,7 @@ def test_pictures_are_counted_from_the_pixels_not_from_the_files(make_dataset, t
     assert all(np.array_equal(mapped[name], found[name]) for name in found)
 
 
+@pytest.mark.slow
 def test_imagenet_numbers_replace_a_cameras_mean_and_std_only(make_dataset):
     dataset = open_dataset(make_dataset(cameras={CAMERA: PICTURE}))
     found = policy_statistics(dataset, use_imagenet_stats=True)

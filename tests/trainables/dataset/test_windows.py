@@ -129,6 +129,7 @@ def test_leaving_an_episode_out_moves_no_other_to_the_other_side(make_dataset):
     assert fewer.hash != split.hash
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("count", "fraction", "held_out"), [(2, 0.01, 1), (2, 0.5, 1), (10, 0.5, 5), (3, 0.0, 0)]
 )

@@ -194,6 +194,7 @@ def test_half_a_copy_is_not_a_bundle(share: float, bundle: Path, tmp_path: Path)
     assert "Copy it again, completely." in problem(bundle, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["../evil", "/tmp/evil", "policy/../../evil", "a\\..\\evil", "C:evil", "policy//a"]
 )
@@ -208,6 +209,7 @@ def test_no_file_leaves_the_folder(name: str, bundle: Path, tmp_path: Path) -> N
     assert not (tmp_path / "evil").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

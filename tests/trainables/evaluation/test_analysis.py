@@ -110,12 +110,14 @@ def test_two_ways_are_two_modes(windows: tuple[Source, Windows]) -> None:
     assert set(tiny.modes) == {1}
 
 
+@pytest.mark.slow
 def test_jerk_is_that_of_the_actions(windows: tuple[Source, Windows]) -> None:
     jerky = measure(RampPolicy(lambda step, _: torch.cat([(-1.0) ** step, 0 * step], dim=-1)), windows)
     assert jerky.jerk == pytest.approx(8.0, rel=1e-4)
     assert jerky.demonstrated_jerk == pytest.approx(0.0, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_the_worst_moments_are_named(windows: tuple[Source, Windows]) -> None:
     class Wrong(RampPolicy):
         def predict_horizon(self, observation: Any, *, generator: Any) -> Tensor:

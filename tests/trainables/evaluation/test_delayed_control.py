@@ -68,6 +68,7 @@ def ticks(mode: str, latency_ms: float) -> list[float]:
     return result.actions[:, 0].tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["sync", "async", "ensemble", "rtc"])
 def test_without_latency_each_action_is_the_one_of_its_step(mode):
     assert ticks(mode, 0) == pytest.approx(list(range(30)))

@@ -97,6 +97,7 @@ def test_a_diffusion_policy_gives_the_same_bits_for_any_number_of_parallel_envir
         assert same(rollout(policy, PUSHT, parallel=parallel, **arguments), reference)
 
 
+@pytest.mark.slow
 def test_shares_of_workers_add_up_to_one_evaluation_bit_for_bit() -> None:
     policy = NoisyNetwork(PUSHT_STATE)
     whole = rollout(policy, PUSHT, episode_indices=range(9), seed=3, parallel=4, max_steps=20)

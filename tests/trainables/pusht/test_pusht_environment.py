@@ -123,6 +123,7 @@ def set_block(simulator: PushTSimulator, keypoints: np.ndarray) -> None:
     simulator.block.position = tuple(float(value) for value in (keypoints[0] + keypoints[1]) / 2)
 
 
+@pytest.mark.slow
 @pytest.mark.reference
 def test_keypoints_have_the_order_and_values_of_the_real_demonstrations(shared: Path) -> None:
     """With the block set to the recorded pose, the environment must give the recorded keypoints."""

@@ -89,6 +89,7 @@ def test_a_sound_dataset_has_no_finding(sound):
     assert examination.summary["exclude_episodes"] is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["v3.0", pytest.param("v2.1", marks=pytest.mark.slow), "v2.0"])
 def test_a_small_sound_dataset_is_only_small(tmp_path, version):
     root = record(tmp_path / "set", (20,) * 12, version=version, episodes_per_file=5)
@@ -134,6 +135,7 @@ def test_the_sample_does_not_grow_with_the_dataset(sound):
 # -- what cannot be read
 
 
+@pytest.mark.slow
 def test_a_folder_without_metadata_is_a_finding(tmp_path):
     root = record(tmp_path / "set", camera=False)
     (root / "meta" / "info.json").unlink()
@@ -156,6 +158,7 @@ def test_episodes_that_do_not_exist_are_the_users_mistake(tmp_path):
         examine(root, policy__horizon=7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [np.inf, -np.inf, 1e38])
 def test_numbers_without_measure_stop_no_check(tmp_path, value):
     def spoil(episode, columns):
@@ -173,6 +176,7 @@ def test_an_action_that_changes_only_between_episodes_stops_no_check(tmp_path):
     assert "units_mixed" not in found(record(tmp_path / "set", camera=False, change=hold))
 
 
+@pytest.mark.slow
 def test_episodes_with_missing_rows_are_found_and_the_others_examined(tmp_path):
     def spoil(episode, columns):
         if episode == 2:
@@ -191,6 +195,7 @@ def test_episodes_with_missing_rows_are_found_and_the_others_examined(tmp_path):
     assert [finding.check for finding in clean.findings] == ["few_episodes"]
 
 
+@pytest.mark.slow
 def test_missing_data_files_cost_their_episodes_only(tmp_path):
     root = record(tmp_path / "set", camera=False, version="v2.1")
     for path in sorted((root / "data").rglob("*.parquet"))[3:6]:
@@ -231,6 +236,7 @@ def test_every_affected_file_is_listed(tmp_path):
     assert "5 of 31 data files cannot be used (episode_000025.parquet, " in unreadable.problem
 
 
+@pytest.mark.slow
 def test_files_with_several_kinds_of_damage_are_told_by_kind(tmp_path):
     root = record(tmp_path / "set", (8,) * 8, version="v2.1", camera=False)
     data = sorted((root / "data").rglob("*.parquet"))
@@ -305,6 +311,7 @@ def test_timestamps_without_a_frame_are_an_error_of_every_launch(tmp_path):
     assert tolerated["timestamps"].episodes == (5,)
 
 
+@pytest.mark.slow
 def test_timestamps_that_are_late_are_a_warning(tmp_path):
     def late(seconds: np.ndarray) -> None:
         seconds[rows_of(5)] += 0.04
@@ -316,6 +323,7 @@ def test_timestamps_that_are_late_are_a_warning(tmp_path):
     assert preflight(blind) == []
 
 
+@pytest.mark.slow
 def test_a_wrong_frame_rate_is_told_by_the_timestamps(tmp_path):
     root = record(tmp_path / "set", camera=False)
     edit_info(root, fps=30)
@@ -323,6 +331,7 @@ def test_a_wrong_frame_rate_is_told_by_the_timestamps(tmp_path):
     assert "fps 30; the usual step is 0.1000 s" in finding.problem
 
 
+@pytest.mark.slow
 def test_frames_out_of_order_are_an_error_and_gaps_a_warning(tmp_path):
     root = record(tmp_path / "set", camera=False)
 
@@ -347,6 +356,7 @@ def test_frames_out_of_order_are_an_error_and_gaps_a_warning(tmp_path):
     assert finding.problem == "leaves out 3 frames in episode 4: before episode 4, frame 20."
 
 
+@pytest.mark.slow
 def test_gaps_in_the_times_are_named_with_their_places(tmp_path):
     root = record(tmp_path / "set", camera=False)
 
@@ -360,6 +370,7 @@ def test_gaps_in_the_times_are_named_with_their_places(tmp_path):
     assert f"2 gaps, the longest of 0.50 s before episode 7, frame 30: {places}." in problem
 
 
+@pytest.mark.slow
 def test_restarts_are_named_with_their_places(tmp_path):
     root = record(tmp_path / "set", camera=False)
 
@@ -375,6 +386,7 @@ def test_restarts_are_named_with_their_places(tmp_path):
     assert "1 frame of episode 5, at episode 5, frame 15." in findings["timestamps"].problem
 
 
+@pytest.mark.slow
 def test_totals_that_are_not_there_are_found(tmp_path):
     root = record(tmp_path / "set", camera=False)
     edit_info(root, total_episodes=20, total_frames=480)
@@ -425,6 +437,7 @@ def test_frames_that_the_table_of_episodes_leaves_out_are_none_too_many(tmp_path
 # -- the folder
 
 
+@pytest.mark.slow
 def test_features_that_info_json_and_the_files_do_not_share_are_found(tmp_path):
     root = record(tmp_path / "set", (20,) * 4, camera=False, version="v2.1")
     assert "features_differ" not in found(root)
@@ -441,6 +454,7 @@ def test_features_that_info_json_and_the_files_do_not_share_are_found(tmp_path):
     assert finding.files == tuple(map(str, data[1:3]))
 
 
+@pytest.mark.slow
 def test_links_that_leave_the_folder_are_found_and_those_of_the_hub_are_not(tmp_path):
     root = record(tmp_path / "set", (20,) * 4, camera=False, version="v2.1")
     data = sorted((root / "data").rglob("*.parquet"))
@@ -483,6 +497,7 @@ def edit_statistics(root: Path, feature: str, **changes: Any) -> None:
     path.write_text(json.dumps(recorded))
 
 
+@pytest.mark.slow
 def test_statistics_that_contradict_the_data_are_found(tmp_path):
     root = record(tmp_path / "set", camera=False)
     edit_statistics(root, "observation.state", mean=[0, 0, 0.9, 0.4])
@@ -492,6 +507,7 @@ def test_statistics_that_contradict_the_data_are_found(tmp_path):
     assert found(root, dataset__exclude_episodes=[3]) == {}, "a part of the data has other statistics"
 
 
+@pytest.mark.slow
 def test_values_outside_the_recorded_range_are_found_with_their_episodes(tmp_path):
     def wide(episode, columns):
         if episode == 7:
@@ -523,6 +539,7 @@ def test_wrong_image_statistics_are_a_note(tmp_path, changes, problem):
     assert problem in finding.problem
 
 
+@pytest.mark.slow
 def test_statistics_of_episodes_are_put_together(tmp_path):
     root = record(tmp_path / "set", (20, 35, 50, 41), camera=False, version="v2.1")
     path = root / "meta" / "episodes_stats.jsonl"
@@ -552,6 +569,7 @@ def test_constant_and_nearly_constant_dimensions_are_named(tmp_path):
     assert "dimension 2 (yaw)" in findings["nearly_constant_dimension"].problem
 
 
+@pytest.mark.slow
 def test_a_spike_that_squeezes_the_others_is_found(tmp_path):
     def spike(episode, columns):
         if episode == 5:
@@ -569,6 +587,7 @@ def test_a_spike_that_squeezes_the_others_is_found(tmp_path):
     assert found(root, dataset__exclude_episodes=[5]) == {}
 
 
+@pytest.mark.slow
 def test_jumps_are_found_and_a_snapping_gripper_is_none(tmp_path):
     def teleport(episode, columns):
         columns["action"][:, 3] = np.round(columns["action"][:, 3])
@@ -582,6 +601,7 @@ def test_jumps_are_found_and_a_snapping_gripper_is_none(tmp_path):
     assert finding.episodes == (8,)
 
 
+@pytest.mark.slow
 def test_an_angle_that_wraps_is_found(tmp_path):
     def turn(_, columns):
         angle = np.linspace(0, 4 * np.pi, 41)
@@ -593,6 +613,7 @@ def test_an_angle_that_wraps_is_found(tmp_path):
     assert len(finding.episodes) == 12
 
 
+@pytest.mark.slow
 def test_standing_still_at_the_ends_is_found(tmp_path):
     def wait(episode, columns):
         for name in ("observation.state", "action"):
@@ -607,6 +628,7 @@ def test_standing_still_at_the_ends_is_found(tmp_path):
     assert finding.severity == "warning"
 
 
+@pytest.mark.slow
 def test_the_same_episode_twice_is_found_also_where_it_differs_by_rounding(tmp_path):
     kept: dict[str, np.ndarray] = {}
     noise = np.random.default_rng(1)
@@ -624,6 +646,7 @@ def test_the_same_episode_twice_is_found_also_where_it_differs_by_rounding(tmp_p
     assert "dataset.exclude_episodes: [6, 10]" in finding.remedy
 
 
+@pytest.mark.slow
 def test_actions_of_a_few_levels_are_a_note(tmp_path):
     def keys(_, columns):
         columns["action"][:, :2] = np.round(columns["action"][:, :2])
@@ -634,6 +657,7 @@ def test_actions_of_a_few_levels_are_a_note(tmp_path):
     assert "dimensions 0 (x), 1 (y) take only 3, 3 different values" in finding.problem
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("lag", "words"), [(0, "of the same frame"), (1, "of the frame before")])
 def test_an_action_that_only_repeats_the_state_is_found(tmp_path, lag, words):
     def copy(_, columns):
@@ -647,6 +671,7 @@ def test_an_action_that_only_repeats_the_state_is_found(tmp_path, lag, words):
 # -- the collection
 
 
+@pytest.mark.slow
 def test_short_episodes_are_found_and_those_without_a_window(tmp_path):
     root = record(tmp_path / "set", (40, 40, 7, 10, 40), camera=False)
     findings = found(root)
@@ -656,6 +681,7 @@ def test_short_episodes_are_found_and_those_without_a_window(tmp_path):
     assert found(root, policy__horizon=8, policy__n_action_steps=7) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("length", "words"), [(120, "3.0 times longer"), (12, "3.3 times shorter")])
 def test_episodes_of_unusual_length_are_found(tmp_path, length, words):
     root = record(tmp_path / "set", (40, 44, 38, 41, 40, 46, length, 39, 37, 40), camera=False)

@@ -22,6 +22,7 @@ def only(faults):
     return faults[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["v3.0", "v2.1", "v2.0"])
 def test_a_good_dataset_has_no_fault(make_dataset, version):
     root = make_dataset(cameras={CAMERA: PICTURE}, version=version)
@@ -111,6 +112,7 @@ def test_a_fraction_of_the_episodes_must_be_an_episode(make_dataset):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("feature", "bad"), [("action", np.nan), ("observation.state", -np.inf)])
 def test_numbers_that_are_none_are_found(make_dataset, feature, bad):
     values = states(1, 7)
@@ -143,6 +145,7 @@ def test_a_missing_video_costs_its_episodes_only(make_dataset, tmp_path, version
     )
 
 
+@pytest.mark.slow
 def test_several_missing_videos_are_one_fault(make_dataset):
     root = make_dataset(cameras={CAMERA: PICTURE}, version="v2.1", lengths=(2,) * 14)
     for video in sorted(root.rglob("*.mp4"))[:12]:
@@ -211,6 +214,7 @@ def move_index_to_the_front(video):
     moved.replace(video)
 
 
+@pytest.mark.slow
 def test_a_video_cut_off_behind_its_index_costs_the_last_episodes(make_dataset, tmp_path):
     root = make_dataset(cameras={CAMERA: PICTURE}, lengths=(20, 20, 20, 20))
     video = next(root.rglob("*.mp4"))

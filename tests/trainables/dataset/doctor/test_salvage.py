@@ -120,6 +120,7 @@ def test_an_error_in_info_json_hides_no_other(make, version, spoil):
     assert reported(examine(root)) == {"unreadable_dataset", *OTHERS}
 
 
+@pytest.mark.slow
 def test_the_version_of_the_files_is_used_if_info_json_has_another(make):
     root = make(version="v3.0")
     edit_info(root, codebase_version="v2.1")
@@ -150,6 +151,7 @@ def test_tables_of_tasks_and_episodes_that_are_broken_hide_nothing(make):
     assert examination.summary["skipped"] == [f"the pictures of {CAMERA} (their places are not known)"]
 
 
+@pytest.mark.slow
 def test_lengths_that_are_all_wrong_are_reported_and_those_of_the_data_used(make):
     root = make(version="v3.0")
 
@@ -162,6 +164,7 @@ def test_lengths_that_are_all_wrong_are_reported_and_those_of_the_data_used(make
     assert examination.summary["frames"] == 120
 
 
+@pytest.mark.slow
 def test_sets_that_were_merged_without_new_numbers_cost_the_rows_only(make):
     root = make(version="v3.0")
     (data,) = tables(root)
@@ -207,6 +210,7 @@ def test_a_column_that_is_missing_costs_only_its_checks(make):
     assert examination.summary["skipped"] == ["action (the data files do not have it)"]
 
 
+@pytest.mark.slow
 def test_a_data_file_that_cannot_be_read_costs_its_episodes_in_every_version(tmp_path):
     root = record(tmp_path / "set", LENGTHS, camera=False, episodes_per_file=2)
     cut_off(tables(root)[1])

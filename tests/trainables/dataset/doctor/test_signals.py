@@ -45,6 +45,7 @@ def freeze(first: int, last: int, episodes: set[int], *names: str) -> Change:
     return change
 
 
+@pytest.mark.slow
 def test_actions_that_freeze_while_the_robot_moves_on_are_found(findings):
     found = findings(freeze(13, 25, {2, 7}, ACTION))["frozen_actions"]
     assert found.episodes == (2, 7)
@@ -65,6 +66,7 @@ def test_a_gripper_that_closes_hides_no_frozen_arm(findings):
     assert findings(arm)["frozen_actions"].episodes == (2,)
 
 
+@pytest.mark.slow
 def test_a_gripper_that_closes_while_the_arm_waits_is_no_pause(findings):
     def wait(episode, columns):
         if episode == 2:
@@ -75,6 +77,7 @@ def test_a_gripper_that_closes_while_the_arm_waits_is_no_pause(findings):
     assert "frozen_actions" not in findings(wait)
 
 
+@pytest.mark.slow
 def test_a_pause_in_the_middle_is_found_from_two_seconds_on(findings):
     found = findings(freeze(10, 31, {4}, ACTION, STATE))["frozen_actions"]
     assert "and so does the robot" in found.problem
@@ -94,6 +97,7 @@ def test_short_and_outer_stretches_are_no_frozen_actions(findings, first, last, 
     assert "frozen_actions" not in findings(freeze(first, last, {4}, *names))
 
 
+@pytest.mark.slow
 def test_a_steady_speed_is_no_frozen_action(findings):
     def speeds(_, columns):
         columns[ACTION][:] = np.diff(columns[STATE], axis=0, append=columns[STATE][-1:])
@@ -105,6 +109,7 @@ def test_a_steady_speed_is_no_frozen_action(findings):
 # -- dimensions that do not move
 
 
+@pytest.mark.slow
 def test_a_dimension_that_stands_still_in_most_episodes_is_found(findings):
     def stuck(episode, columns):
         if episode >= 4:
@@ -117,6 +122,7 @@ def test_a_dimension_that_stands_still_in_most_episodes_is_found(findings):
     assert found.severity == "warning"
 
 
+@pytest.mark.slow
 def test_a_dimension_that_stands_still_in_a_few_episodes_is_none(findings):
     def stuck(episode, columns):
         if episode >= 8:
@@ -129,6 +135,7 @@ def test_a_dimension_that_stands_still_in_a_few_episodes_is_none(findings):
 # -- limits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("low", "high"), [(-9, 0.35), (-0.35, 9)])
 def test_values_that_are_cut_off_at_a_limit_are_found(findings, low, high):
     def cut(_, columns):
@@ -150,10 +157,12 @@ def test_glitches_beyond_a_limit_do_not_hide_it(findings):
     assert "pinned_at_limit" in findings(cut)
 
 
+@pytest.mark.slow
 def test_a_gripper_is_at_its_limits_by_its_nature(findings):
     assert findings(None, (40,) * 20) == {}
 
 
+@pytest.mark.slow
 def test_a_dimension_without_a_name_may_be_a_gripper(findings):
     from trainables.dataset.format.schema import DatasetFeature
 
@@ -168,6 +177,7 @@ def test_a_dimension_without_a_name_may_be_a_gripper(findings):
 # -- action and state
 
 
+@pytest.mark.slow
 def test_a_joint_whose_state_does_not_follow_is_named(findings):
     noise = np.random.default_rng(3)
 
@@ -178,6 +188,7 @@ def test_a_joint_whose_state_does_not_follow_is_named(findings):
     assert "does not follow dimension 1 (y): the correlation of dimension 1 is" in found.problem
 
 
+@pytest.mark.slow
 def test_one_spike_does_not_hide_that_a_joint_follows(findings):
     def spike(episode, columns):
         if episode == 5:
@@ -186,6 +197,7 @@ def test_one_spike_does_not_hide_that_a_joint_follows(findings):
     assert set(findings(spike)) == {"outliers", "jumps"}
 
 
+@pytest.mark.slow
 def test_if_no_joint_follows_they_may_be_of_different_kinds(findings):
     noise = np.random.default_rng(3)
 
@@ -197,6 +209,7 @@ def test_if_no_joint_follows_they_may_be_of_different_kinds(findings):
     assert "No joint follows" in found.why
 
 
+@pytest.mark.slow
 def test_joints_in_another_order_are_named(findings):
     def swapped(_, columns):
         columns[STATE][:, :2] = columns[STATE][:, 1::-1].copy()
@@ -206,6 +219,7 @@ def test_joints_in_another_order_are_named(findings):
     assert "it is dimension 1 of observation.state that follows it" in found.problem
 
 
+@pytest.mark.slow
 def test_a_joint_with_the_opposite_sign_is_named(findings):
     def mirrored(_, columns):
         columns[STATE][:, 0] *= -1
@@ -214,6 +228,7 @@ def test_a_joint_with_the_opposite_sign_is_named(findings):
     assert "opposite directions" in found.problem
 
 
+@pytest.mark.slow
 def test_speeds_and_steps_are_not_expected_to_be_followed(findings):
     def steps(_, columns):
         columns[ACTION][:, :3] = np.diff(columns[STATE], axis=0, append=columns[STATE][-1:])[:, :3]
@@ -237,12 +252,14 @@ def delayed(frames: int, dimensions: slice) -> Change:
     return change
 
 
+@pytest.mark.slow
 def test_a_state_that_follows_late_is_found_with_its_delay(findings):
     found = findings(delayed(6, slice(None)), (60,) * 12)["action_lag"]
     assert "7 frames (700 ms) after dimension 0" in found.problem
     assert "overshoots" in found.why
 
 
+@pytest.mark.slow
 def test_one_joint_that_is_later_than_the_others_is_found(findings):
     found = findings(delayed(6, slice(1, 2)), (60,) * 12)["action_lag"]
     assert (
@@ -251,6 +268,7 @@ def test_one_joint_that_is_later_than_the_others_is_found(findings):
     )
 
 
+@pytest.mark.slow
 def test_actions_that_are_behind_the_state_are_found(findings):
     found = findings(delayed(-4, slice(None)), (60,) * 12)["action_lag"]
     assert "3 frames (300 ms) before dimension 0" in found.problem
@@ -267,6 +285,7 @@ def test_a_delay_is_not_taken_for_frozen_actions(findings):
     assert "frozen_actions" not in found
 
 
+@pytest.mark.slow
 def test_a_usual_delay_is_no_finding(findings):
     assert findings(delayed(1, slice(None)), (60,) * 20) == {}
 
@@ -294,6 +313,7 @@ def test_action_and_state_in_different_units_are_found(findings, name, factor, w
     assert "dimensions 0 (x), 1 (y), 2 (yaw)" in found.problem
 
 
+@pytest.mark.slow
 def test_normalised_motors_beside_degrees_are_named(findings):
     def convert(_, columns):
         columns[STATE][:, :3] *= 99
@@ -303,6 +323,7 @@ def test_normalised_motors_beside_degrees_are_named(findings):
     assert "LeRobot's normalised motors (-100 to 100) in the state, and degrees in the other" in found.problem
 
 
+@pytest.mark.slow
 def test_one_dimension_without_a_name_in_another_scale_may_be_a_gripper(findings):
     def convert(_, columns):
         columns[ACTION][:, 1] *= 1.7
@@ -327,6 +348,7 @@ def test_episodes_in_radians_among_episodes_in_degrees_are_found(findings, radia
 # -- first and last
 
 
+@pytest.mark.slow
 def test_a_shift_between_the_first_and_the_last_episodes_is_found_with_its_place(findings):
     def moved(episode, columns):
         if episode >= 25:
@@ -338,6 +360,7 @@ def test_a_shift_between_the_first_and_the_last_episodes_is_found_with_its_place
     assert "between the first episodes (0 to 9) and the last (30 to 39), from episode 25 on" in found.problem
 
 
+@pytest.mark.slow
 def test_other_starts_alone_are_a_shift(findings):
     def home(episode, columns):
         for name in (STATE, ACTION):
@@ -347,6 +370,7 @@ def test_other_starts_alone_are_a_shift(findings):
     assert "the start of the episodes shifts from 0.3 to 0.7" in found.problem
 
 
+@pytest.mark.slow
 def test_tasks_that_were_recorded_one_after_the_other_are_no_shift(findings):
     def moved(episode, columns):
         if episode >= 20:

@@ -142,6 +142,7 @@ def put_tasks(root: Path, pairs: list[tuple[int, str]]) -> None:
     edit_table(root / "meta" / "tasks.parquet", edit)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_number_with_several_texts_names_no_task(make_dataset, version):
     root = make_dataset(version=version, lengths=(4, 3))

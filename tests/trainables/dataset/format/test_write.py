@@ -26,6 +26,7 @@ def columns(length: int = 4) -> dict[str, np.ndarray]:
     return {"observation.state": states(0, length), "action": states(1, length)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["v3.0", "v2.1", "v2.0"])
 def test_what_is_written_is_read_back(make_dataset, version):
     png = DatasetFeature("image", (8, 6, 3), ["height", "width", "channels"])
@@ -85,6 +86,7 @@ def test_episode_rows_of_v3_say_where_everything_is(make_dataset):
     assert rows[1]["stats/observation.state/count"] == [6]
 
 
+@pytest.mark.slow
 def test_a_video_is_av1_where_the_encoder_is_here(make_dataset):
     camera = DatasetFeature("video", (64, 64, 3), ["height", "width", "channels"])
     root = make_dataset(lengths=(3, 2), cameras={"observation.image": camera}, encoder=None)
@@ -134,6 +136,7 @@ def test_an_existing_folder_is_never_touched(tmp_path, make_dataset):
         DatasetWriter(root, fps=10, features=VECTORS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -339,6 +339,7 @@ def test_a_certain_fault_is_repaired_and_listed(make, fault):
     assert repair(new, None).changes == ()
 
 
+@pytest.mark.slow
 def test_several_faults_at_once_are_all_repaired(make):
     root = make()
     for fault in (_wrong_times, _starts_at_0, _totals, _statistics, _lengths):
@@ -396,6 +397,7 @@ def test_a_merged_set_gets_new_numbers(make, table_too):
     is_sound(new)
 
 
+@pytest.mark.slow
 def test_recordings_in_one_episode_become_episodes(make):
     root = make()
     again = np.r_[np.arange(5), np.arange(7)]
@@ -437,6 +439,7 @@ def test_the_form_of_text_files_is_that_of_lerobot(make, form):
     is_sound(new)
 
 
+@pytest.mark.slow
 def test_pictures_in_the_data_files_and_beside_them(make):
     root = make(cameras={CAMERA: IMAGE})
 
@@ -457,6 +460,7 @@ def test_pictures_in_the_data_files_and_beside_them(make):
     is_sound(new)
 
 
+@pytest.mark.slow
 def test_what_lerobot_does_not_know_is_kept_and_foreign_files_are_left_behind(make):
     root = make()
     edit_table(
@@ -474,6 +478,7 @@ def test_what_lerobot_does_not_know_is_kept_and_foreign_files_are_left_behind(ma
     is_sound(new)
 
 
+@pytest.mark.slow
 def test_a_folder_of_links_is_copied_as_files(make, tmp_path):
     root = make()
     blobs = tmp_path / "blobs"
@@ -515,6 +520,7 @@ def test_idle_ends_are_cut_to_half_a_second_on_request(make_dataset, cameras):
         assert np.abs(shown.astype(int) - filmed).mean() < 8
 
 
+@pytest.mark.slow
 def test_idle_ends_of_v21_with_videos_are_listed_only(make_dataset):
     changes = {(name, 0): _still(90, 30, 20) for name in ("observation.state", "action")}
     root = make_dataset(lengths=(90, 12), cameras={CAMERA: PICTURE}, changes=changes, version="v2.1")
@@ -558,6 +564,7 @@ def test_an_order_with_two_answers_is_not_changed(make):
     assert (found.remaining[0].check, found.remaining[0].episodes) == ("frames_out_of_order", (0,))
 
 
+@pytest.mark.slow
 def test_a_leap_of_the_clock_is_reported_although_the_times_are_repaired(make):
     root = make()
     _wrong_times(root)
@@ -572,6 +579,7 @@ def test_a_leap_of_the_clock_is_reported_although_the_times_are_repaired(make):
     is_sound(new)
 
 
+@pytest.mark.slow
 def test_rows_without_any_times_keep_the_order_of_their_index(make):
     root = make()
     for name in ("frame_index", "timestamp"):
@@ -590,6 +598,7 @@ def test_missing_frames_are_not_hidden(make):
     assert open_dataset(new).column("frame_index")[12:18, 0].tolist() == [0, 1, 3, 4, 5, 6]
 
 
+@pytest.mark.slow
 def test_a_video_of_another_rate_is_kept_and_reported(make):
     root = make(version="v2.1")
     for number, length in enumerate(LENGTHS):
@@ -601,6 +610,7 @@ def test_a_video_of_another_rate_is_kept_and_reported(make):
     assert "9.99 frames a second" in rate.problem
 
 
+@pytest.mark.slow
 def test_statistics_that_cannot_be_computed_are_kept(make):
     root = make(episodes_per_file=2)
     recorded = json.loads((root / "meta/stats.json").read_text())
@@ -612,6 +622,7 @@ def test_statistics_that_cannot_be_computed_are_kept(make):
     assert [row[f"stats/{CAMERA}/mean"] for row in after] == [row[f"stats/{CAMERA}/mean"] for row in before]
 
 
+@pytest.mark.slow
 def test_a_damaged_video_and_a_number_that_is_none_are_reported(make):
     root = make(version="v2.1", changes={("action", 2): np.full((9, 2), np.nan, np.float32)})
     video = root / f"videos/chunk-000/{CAMERA}/episode_000001.mp4"
@@ -623,6 +634,7 @@ def test_a_damaged_video_and_a_number_that_is_none_are_reported(make):
     }
 
 
+@pytest.mark.slow
 def test_tasks_that_are_not_certain_stay_open(make):
     root = make(version="v2.1")
     text = '{"task_index": 0, "task": "Open."}\n{"task_index": 0, "task": "Close."}\n'
@@ -637,6 +649,7 @@ def test_tasks_that_are_not_certain_stay_open(make):
     assert tasks[:2] == ["Open.", "Close."]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["pointers", "empty", "merged", "columns"])
 def test_nothing_is_written_if_nothing_is_certain(make, damage):
     root = make(episodes_per_file=2)
@@ -660,6 +673,7 @@ def test_nothing_is_written_if_nothing_is_certain(make, damage):
 # -- the place of the copy
 
 
+@pytest.mark.slow
 def test_a_dry_run_lists_the_same_changes_and_writes_nothing(make):
     root = make()
     _wrong_times(root)
@@ -669,6 +683,7 @@ def test_a_dry_run_lists_the_same_changes_and_writes_nothing(make):
     assert (dry.changes, dry.written) == (found.changes, False)
 
 
+@pytest.mark.slow
 def test_a_place_that_is_taken_or_inside_the_dataset_is_refused(make, tmp_path):
     root = make()
     before = content(root)
@@ -690,6 +705,7 @@ def test_a_place_that_is_taken_or_inside_the_dataset_is_refused(make, tmp_path):
         repair(tmp_path / "full", tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_a_disk_without_room_is_refused_before_anything_is_written(make, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(repairing.shutil, "disk_usage", lambda _: usage._replace(free=1000))

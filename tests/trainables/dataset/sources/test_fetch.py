@@ -79,6 +79,7 @@ def message(address, cache, **options):
     return str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_dataset_of_a_store_is_the_dataset(root, cache):
     (root / "README.md").write_text("of no use to a policy")
     (root / "old").mkdir()
@@ -162,6 +163,7 @@ Store.read = two
     assert [path for path in (cache / "datasets").iterdir() if path.is_dir()] == [found]
 
 
+@pytest.mark.slow
 def test_an_interruption_leaves_what_is_needed_to_go_on(root, cache, monkeypatch):
     monkeypatch.setattr(fetch, "PROGRESS_EVERY_S", 0)
 
@@ -321,6 +323,7 @@ def test_a_store_that_does_not_answer_is_an_error_in_our_words(memory, cache, mo
     assert said in message("memory://bucket/set", cache)
 
 
+@pytest.mark.slow
 def test_stores_and_folders_make_one_dataset(make_dataset, cache):
     one, two = make_dataset("one", lengths=(5, 6)), make_dataset("two", lengths=(7,))
     found = open_dataset([f"file://{one}", two], cache=cache)
@@ -328,6 +331,7 @@ def test_stores_and_folders_make_one_dataset(make_dataset, cache):
     assert [source.name for source in found.sources] == [f"file://{one}", str(two)]
 
 
+@pytest.mark.slow
 def test_the_record_of_a_run_has_the_address_and_the_fingerprint_of_the_content(make_dataset, cache):
     root = make_dataset(lengths=(40,) * 4)
     address = f"file://{root}"
@@ -345,6 +349,7 @@ def test_an_address_under_repo_id_is_a_fault():
     assert str(fault) == "dataset.repo_id: is an address, not a name on the hub. Set it as dataset.root."
 
 
+@pytest.mark.slow
 def test_a_fetch_that_hangs_is_silent(root, cache, monkeypatch):
     monkeypatch.setattr(fetch, "PROGRESS_EVERY_S", 0.0)
     monkeypatch.setattr(cached, "PROGRESS_EVERY_S", 0.02)

@@ -13,11 +13,13 @@ import sys
 import threading
 import time
 from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import unquote, urlsplit
 
 import pytest
 from small_sets import PICTURE
+
+from tests.http_server import http_server
 
 pytestmark = pytest.mark.slow
 
@@ -134,32 +136,29 @@ def hub(root, fetched, clients):
         def log_message(self, *arguments):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    return server
+    return http_server(Answers)
 
 
 def test_processes_that_ask_at_once_fetch_from_the_hub_once(make_dataset, tmp_path):
     root = make_dataset(cameras={"observation.image": PICTURE}, episodes_per_file=1)
     fetched = Counter()
-    server = hub(root, fetched, 3)
-    environment = os.environ | {
-        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
-        "HF_HOME": str(tmp_path / "home"),
-        "HF_HUB_DISABLE_XET": "1",
-        # Processes start one after the other on a busy machine, and the first question waits for all.
-        "HF_HUB_ETAG_TIMEOUT": "300",
-        "HF_HUB_DOWNLOAD_TIMEOUT": "300",
-        "HF_HUB_OFFLINE": "0",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "NO_PROXY": "127.0.0.1",
-    }
     code = (
         "from trainables.dataset.open import open_dataset\n"
         "dataset = open_dataset('somebody/set')\n"
         "print(len(dataset), dataset.revision)\n"
     )
-    try:
+    with hub(root, fetched, 3) as server:
+        environment = os.environ | {
+            "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+            "HF_HOME": str(tmp_path / "home"),
+            "HF_HUB_DISABLE_XET": "1",
+            # Processes start one after the other on a busy machine, and the first question waits for all.
+            "HF_HUB_ETAG_TIMEOUT": "300",
+            "HF_HUB_DOWNLOAD_TIMEOUT": "300",
+            "HF_HUB_OFFLINE": "0",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "NO_PROXY": "127.0.0.1",
+        }
         asking = [
             subprocess.Popen(
                 [sys.executable, "-c", code],
@@ -174,8 +173,5 @@ def test_processes_that_ask_at_once_fetch_from_the_hub_once(make_dataset, tmp_pa
             out, err = process.communicate(timeout=400)
             assert process.returncode == 0, err
             assert out.split() == ["38", COMMIT]
-    finally:
-        server.shutdown()
-        server.server_close()
     files = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
     assert fetched == dict.fromkeys(files, 1)

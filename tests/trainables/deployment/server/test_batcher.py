@@ -56,6 +56,7 @@ def one_each(policy: DiffusionPolicy, seeds: list[int]) -> Any:
     return use
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cameras", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_clients_actions_do_not_depend_on_the_others(cameras: int) -> None:
     policy = small_policy(cameras=cameras, noise_scheduler_type="DDIM", num_inference_steps=2).eval()
@@ -181,6 +182,7 @@ class Failing:
         return self._policy.predict_action(observation, generator=generator)
 
 
+@pytest.mark.slow
 def test_a_failure_of_the_policy_is_an_answer_and_the_next_batch_succeeds(policy: DiffusionPolicy) -> None:
     async def use(batcher: Batcher) -> Any:
         bad = row(policy, 1)
@@ -222,6 +224,7 @@ def test_the_place_in_the_batch_is_examined(policy: DiffusionPolicy) -> None:
     assert rows_are_alike(Placed(policy), 1)
 
 
+@pytest.mark.slow
 def test_the_size_of_a_batch_is_the_one_that_was_asked_for_or_one_that_is_measured(
     policy: DiffusionPolicy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

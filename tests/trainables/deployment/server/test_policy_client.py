@@ -40,6 +40,7 @@ def generators(first: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(first + row) for row in range(ROWS)]
 
 
+@pytest.mark.slow
 def test_it_predicts_what_the_policy_predicts_and_advances_the_same_generators(
     served: Serve, connected: Connect, policy: DiffusionPolicy
 ) -> None:
@@ -56,6 +57,7 @@ def test_it_predicts_what_the_policy_predicts_and_advances_the_same_generators(
     )
 
 
+@pytest.mark.slow
 def test_arrays_are_answered_with_an_array_that_can_be_changed(
     served: Serve, connected: Connect, policy: DiffusionPolicy
 ) -> None:
@@ -69,6 +71,7 @@ def test_arrays_are_answered_with_an_array_that_can_be_changed(
     found += 1.0
 
 
+@pytest.mark.slow
 def test_without_a_generator_the_noise_is_the_sessions(
     served: Serve, connected: Connect, policy: DiffusionPolicy
 ) -> None:
@@ -209,6 +212,7 @@ def test_the_room_has_the_names_that_are_documented() -> None:
         trainables.deployment.Remote  # noqa: B018
 
 
+@pytest.mark.slow
 def test_a_lost_connection_is_reported_and_made_again(
     served: Serve, connected: Connect, policy: DiffusionPolicy
 ) -> None:
@@ -225,6 +229,7 @@ def test_a_lost_connection_is_reported_and_made_again(
     assert client.metadata["session"]["number"] == 1
 
 
+@pytest.mark.slow
 def test_another_policy_at_the_same_address_is_refused(served: Serve, connected: Connect) -> None:
     first = served()
     client = connected(first)

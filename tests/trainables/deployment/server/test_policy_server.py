@@ -52,6 +52,7 @@ def sessions(server: RunningServer) -> int:
 # What a client gets
 
 
+@pytest.mark.slow
 def test_a_client_first_receives_what_the_policy_takes(served: Serve, connected: Connect) -> None:
     server = served(name="a")
     with connect(server.url) as raw:
@@ -84,6 +85,7 @@ def test_the_server_keeps_the_history_of_a_session(served: Serve, connected: Con
     assert np.array_equal(client.infer(moved(5), seed=9)["actions"], stacked(5, 5))
 
 
+@pytest.mark.slow
 def test_stacked_observations_leave_the_history_alone(served: Serve, connected: Connect) -> None:
     client = connected(served())
     client.infer(moved(1))
@@ -94,6 +96,7 @@ def test_stacked_observations_leave_the_history_alone(served: Serve, connected: 
     assert np.array_equal(client.infer(moved(2), seed=9)["actions"], after)
 
 
+@pytest.mark.slow
 def test_a_message_with_a_fault_leaves_the_history_alone(served: Serve, connected: Connect) -> None:
     client = connected(served())
     client.infer(moved(1))
@@ -146,6 +149,7 @@ def test_a_session_among_others_gets_what_it_gets_alone(served: Serve, connected
     assert batches < (3 + 12) * 6, "nothing was predicted together"
 
 
+@pytest.mark.slow
 def test_an_openpi_client_is_understood(served: Serve) -> None:
     # What openpi's client sends and expects, byte by byte, without our encoding.
     import msgpack
@@ -163,6 +167,7 @@ def test_an_openpi_client_is_understood(served: Serve) -> None:
 # Faults of one client
 
 
+@pytest.mark.slow
 def test_a_fault_is_answered_with_text_and_the_session_continues(served: Serve) -> None:
     server = served()
     with connect(server.url) as raw:
@@ -212,6 +217,7 @@ def test_every_damaged_message_is_answered_in_the_same_session(served: Serve) ->
     assert server.counts["sessions"] == 1
 
 
+@pytest.mark.slow
 def test_a_message_that_is_too_large_ends_its_own_session_only(served: Serve, connected: Connect) -> None:
     server = served(max_message_b=10_000)
     good = connected(server)
@@ -238,6 +244,7 @@ def test_the_largest_message_has_room_for_rows(cameras: int, image: tuple[int, i
     assert message + 500_000 < limit < 2**20 + max(2**24, 4 * message)
 
 
+@pytest.mark.slow
 def test_an_absurd_length_in_a_frame_reserves_nothing(served: Serve, connected: Connect) -> None:
     server = served()
     good = connected(server)
@@ -247,6 +254,7 @@ def test_an_absurd_length_in_a_frame_reserves_nothing(served: Serve, connected: 
     assert good.infer(STATE)["actions"].shape == (4, 2)
 
 
+@pytest.mark.slow
 def test_bytes_that_are_no_websocket_harm_no_other(served: Serve, connected: Connect) -> None:
     server = served()
     good = connected(server)
@@ -269,6 +277,7 @@ def test_a_stranger_that_says_nothing_is_let_go(served: Serve, monkeypatch: pyte
         assert stranger.recv(100) == b""
 
 
+@pytest.mark.slow
 def test_a_client_that_dies_in_the_middle_of_a_message_leaves_nothing(
     served: Serve, connected: Connect
 ) -> None:
@@ -284,6 +293,7 @@ def test_a_client_that_dies_in_the_middle_of_a_message_leaves_nothing(
     until(lambda: sessions(server) == 1)
 
 
+@pytest.mark.slow
 def test_a_client_that_closes_only_its_half_is_let_go(served: Serve, connected: Connect) -> None:
     server = served()
     good = connected(server)
@@ -342,6 +352,7 @@ class Slow:
         return self._policy.predict_action(observation, generator=generator)
 
 
+@pytest.mark.slow
 def test_pages_and_handshakes_are_answered_while_the_policy_computes(
     served: Serve, connected: Connect, policy: DiffusionPolicy
 ) -> None:
@@ -358,6 +369,7 @@ def test_pages_and_handshakes_are_answered_while_the_policy_computes(
         assert answer.result()["actions"].shape == (4, 2)
 
 
+@pytest.mark.slow
 def test_a_failure_of_the_policy_is_told_to_its_client(
     served: Serve, connected: Connect, policy: DiffusionPolicy
 ) -> None:
@@ -376,6 +388,7 @@ def test_a_failure_of_the_policy_is_told_to_its_client(
 # Limits
 
 
+@pytest.mark.slow
 def test_a_session_more_than_allowed_is_refused_and_room_is_made_again(
     served: Serve, connected: Connect
 ) -> None:
@@ -418,6 +431,7 @@ def test_without_the_token_there_is_nothing_but_health(served: Serve, sent: str 
         assert b" 401 " in raw.head.splitlines()[0]
 
 
+@pytest.mark.slow
 def test_with_the_token_everything_is_there(served: Serve, connected: Connect) -> None:
     server = served(token="secret")
     assert page(server, "/metadata", Authorization="Bearer secret")[0] == 200
@@ -446,6 +460,7 @@ def test_a_web_page_cannot_open_a_session(served: Serve) -> None:
 # Pages
 
 
+@pytest.mark.slow
 def test_pages(served: Serve, connected: Connect) -> None:
     server = served()
     client = connected(server)
@@ -470,6 +485,7 @@ def test_pages(served: Serve, connected: Connect) -> None:
 # The end
 
 
+@pytest.mark.slow
 def test_what_is_being_answered_is_answered_when_the_server_ends(
     served: Serve, connected: Connect, policy: DiffusionPolicy
 ) -> None:
@@ -494,6 +510,7 @@ def test_what_is_being_answered_is_answered_when_the_server_ends(
     assert not [thread for thread in threading.enumerate() if thread.name in ("policy-server",)]
 
 
+@pytest.mark.slow
 def test_a_server_that_cannot_predict_any_more_ends(
     served: Serve, connected: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -509,6 +526,7 @@ def test_a_server_that_cannot_predict_any_more_ends(
         server.wait()
 
 
+@pytest.mark.slow
 def test_a_port_in_use_is_reported(served: Serve, policy: DiffusionPolicy) -> None:
     port = int(served().url.rpartition(":")[2])
     with pytest.raises(ServeError, match=f"port {port}: .*in use.*Choose another --port"):

@@ -89,6 +89,7 @@ def test_what_cannot_be_used_is_replaced_with_a_reason(monkeypatch: pytest.Monke
     assert 'pip install "diffusion-policy-sweeper[onnx]"' in missing.how.why
 
 
+@pytest.mark.slow
 def test_a_backend_with_other_actions_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = small_policy(num_inference_steps=2).eval()
     made = networks.make_network
@@ -104,6 +105,7 @@ def test_a_backend_with_other_actions_is_not_used(monkeypatch: pytest.MonkeyPatc
     assert "not steps: its actions differ by 0." in fast.how.why
 
 
+@pytest.mark.slow
 def test_lower_precision_is_close_and_not_the_same() -> None:
     policy = small_policy(num_inference_steps=4).eval()
     fast = accelerate(policy, "steps", "bf16")
@@ -111,6 +113,7 @@ def test_lower_precision_is_close_and_not_the_same() -> None:
     assert 1e-5 < fast.how.difference < 0.05
 
 
+@pytest.mark.slow
 def test_a_warm_start_takes_the_place_of_the_first_steps() -> None:
     policy = small_policy().eval()
     fast = AcceleratedPolicy(policy, "steps", "fp32")
@@ -154,6 +157,7 @@ def test_a_warm_start_is_that_of_the_plain_loop(backend: str, sampler: str) -> N
     assert not torch.allclose(found[0], cold, atol=1e-2 * RANGE), "the last chunk made no difference"
 
 
+@pytest.mark.slow
 def test_the_plain_loop_skips_the_first_steps_of_a_warm_start() -> None:
     policy = small_policy().eval()
     asked: list[int] = []
@@ -184,6 +188,7 @@ def test_impossible_warm_starts_are_refused() -> None:
             one.predict_horizon(observation, num_inference_steps=2, previous=last[:, :3], skipped_steps=1)
 
 
+@pytest.mark.slow
 def test_values_are_checked_as_by_the_policy() -> None:
     policy = small_policy(cameras=1).eval()
     fast = AcceleratedPolicy(policy, "steps", "fp32")

@@ -154,6 +154,7 @@ def test_what_the_distillation_decides_is_not_taken_from_the_teacher(student: di
         assert TRAINABLE.faults({**student, **found, "distill.steps": steps}) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "where", "words"),
     [
@@ -194,6 +195,7 @@ def test_a_check_needs_no_torch(student: dict[str, Any]) -> None:
     assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
 
 
+@pytest.mark.slow
 def test_the_teacher_counts_in_the_memory_that_a_process_needs(student: dict[str, Any]) -> None:
     plain = {name: value for name, value in student.items() if not name.startswith("distill.")}
     assert TRAINABLE.memory_gb(student) == pytest.approx(PLAIN.memory_gb(plain) * 24 / 20)
@@ -259,6 +261,7 @@ def test_each_step_learns_the_teachers_chunk_at_the_states_of_the_students_own_s
     assert loss.item() == pytest.approx(torch.stack(errors).mean().item(), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_only_the_student_is_trained() -> None:
     teacher, student = small_policy(seed=1).eval().requires_grad_(False), few_steps(small_policy(seed=2), 2)
     loss_of = DistillationLoss(student, teacher, settings(2, 2))
@@ -270,6 +273,7 @@ def test_only_the_student_is_trained() -> None:
     assert all(one.grad is None for one in teacher.parameters())
 
 
+@pytest.mark.slow
 def test_padded_actions_are_left_out_where_the_policy_leaves_them_out() -> None:
     teacher = small_policy(seed=1).eval()
     student = few_steps(small_policy(seed=2, do_mask_loss_for_padding=True), 1)

@@ -219,6 +219,7 @@ def test_what_must_be_learnt_again_is_reported_before_training(checkpoint: Path)
     assert remarks(resolve(config(checkpoint))) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FIXED)
 def test_a_field_that_the_weights_fix_is_refused_with_both_values(checkpoint: Path, name: str) -> None:
     faults = resolve_faults(config(checkpoint, **{name: FIXED[name]}))
@@ -232,6 +233,7 @@ def test_a_field_that_the_weights_fix_is_refused_with_both_values(checkpoint: Pa
     assert "policy.reinit_mismatched: true" in faults[0].remedy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FIXED)
 def test_the_same_is_allowed_if_layers_may_be_reinitialised_and_they_are_listed(
     checkpoint: Path, name: str

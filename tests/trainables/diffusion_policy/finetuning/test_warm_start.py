@@ -150,6 +150,7 @@ def test_a_resumed_fine_tuning_equals_a_straight_one_though_its_checkpoint_is_go
         assert [name for name in tensors if not torch.equal(tensors[name], others[name])] == []
 
 
+@pytest.mark.slow
 def test_exactly_the_layers_that_do_not_fit_are_reinitialised_and_listed(
     learnt: tuple[dict[str, Any], list[Report]], tmp_path: Path
 ) -> None:
@@ -193,6 +194,7 @@ def test_statistics_are_the_datasets_or_the_checkpoints(
     assert not differs("checkpoint")
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_those_of_their_configuration_are_refused(
     learnt: tuple[dict[str, Any], list[Report]], tmp_path: Path
 ) -> None:
@@ -207,6 +209,7 @@ def test_weights_that_are_not_those_of_their_configuration_are_refused(
         run(config, tmp_path / "tuned")
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_finite_are_refused(
     learnt: tuple[dict[str, Any], list[Report]], tmp_path: Path
 ) -> None:

@@ -117,6 +117,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_int8_without_recorded_observations_is_refused(tmp_path: Path) -> None:
     policy = small_policy(**CAMERA).eval()
     with pytest.raises(FormatError, match=r"no recorded observations to calibrate with .* --dataset ROOT"):

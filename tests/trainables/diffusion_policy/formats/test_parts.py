@@ -97,6 +97,7 @@ def material(*, real: bool) -> Material:
     return Material(example_observation(policy), "random observations", real, Unasked(), {})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -35,6 +35,7 @@ def test_the_trainable_exports_formats() -> None:
     assert list(TRAINABLE.formats) == ["onnx", "torch"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -288,6 +288,7 @@ def test_an_export_that_is_not_the_policy_does_not_stay(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_numbers_are_not_exported(policy: DiffusionPolicy, tmp_path: Path) -> None:
     with torch.no_grad():
         policy.diffusion.unet.final_conv[1].weight.fill_(torch.nan)

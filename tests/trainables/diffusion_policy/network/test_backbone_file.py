@@ -6,10 +6,9 @@ The true weights are large and on the internet. These tests write random ones in
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Callable, Iterator
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from small_policy import small_batch, small_policy
 from torch import Tensor
 from training_runs import run, tensors_of
 
+from tests.http_server import http_server
 from trainables.diffusion_policy import TRAINABLE
 from trainables.diffusion_policy.config.backbones import FIELD, FILES, weights_file
 from trainables.diffusion_policy.config.diffusion_config import config_faults
@@ -246,14 +246,9 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         def log_message(self, format: str, *args: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    monkeypatch.setattr(backbone_file, "SITE", f"http://127.0.0.1:{server.server_port}")
-    yield folder
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with http_server(partial(Quiet, directory=str(folder))) as server:
+        monkeypatch.setattr(backbone_file, "SITE", f"http://127.0.0.1:{server.server_port}")
+        yield folder
 
 
 def test_without_a_network_the_message_names_the_file_the_place_and_what_to_do(hub: Path) -> None:

@@ -99,6 +99,7 @@ def test_times_follow_from_the_generator_and_are_not_integers() -> None:
     assert torch.equal(integers, torch.randint(100, (6,), generator=torch.Generator().manual_seed(3)))
 
 
+@pytest.mark.slow
 def test_the_loss_is_the_mean_squared_error_of_the_velocity_and_the_network_sees_real_times() -> None:
     policy = small_policy(prediction_type="flow")
     batch = small_batch(policy)
@@ -113,6 +114,7 @@ def test_the_loss_is_the_mean_squared_error_of_the_velocity_and_the_network_sees
     assert rounded.item() != pytest.approx(expected.item(), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_how_times_are_drawn_changes_the_loss() -> None:
     losses = set()
     for sampling in TIME_SAMPLINGS:
@@ -124,6 +126,7 @@ def test_how_times_are_drawn_changes_the_loss() -> None:
 # The solvers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("count", COUNTS)
 def test_euler_is_that_of_diffusers_step_by_step(spacing: str, count: int) -> None:

@@ -64,12 +64,14 @@ def test_activations_are_about_what_the_backward_pass_keeps(changes: dict[str, A
     assert 0.7 < estimate(changes).activations_gb * 1e9 / sum(kept.values()) < 2.0
 
 
+@pytest.mark.slow
 def test_the_weights_are_nearly_all_of_a_policy() -> None:
     policy = small_policy(cameras=1, image=(64, 64), crop_shape=(56, 56))
     count = sum(parameter.numel() for parameter in policy.parameters())
     assert 0.98 * count < estimate(NETWORKS[2]).weights <= count
 
 
+@pytest.mark.slow
 def test_a_gpu_is_busier_with_a_larger_network_and_a_larger_batch() -> None:
     small = estimate({"down_dims": (32, 64)}, batch_size=64)
     wider = estimate({"down_dims": (256, 512)}, batch_size=64)

@@ -43,6 +43,7 @@ def test_weights_of_zero_change_no_bit(prediction, sampler):
         assert torch.equal(bound, free)
 
 
+@pytest.mark.slow
 def test_each_row_has_its_own_weights():
     policy = small_policy(num_inference_steps=5).eval()
     batch = small_batch(policy, 2)

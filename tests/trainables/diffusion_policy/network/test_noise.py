@@ -75,6 +75,7 @@ def test_a_perfect_network_gives_the_clean_action_whatever_it_predicts(
         torch.testing.assert_close(denoised, action, rtol=0, atol=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_predicted_actions_are_clipped_to_the_range(sampler: str, prediction: str) -> None:
@@ -143,6 +144,7 @@ def test_nan_from_the_network_reaches_the_actions(sampler: str) -> None:
     assert denoised[[0, 2]].isfinite().all()
 
 
+@pytest.mark.slow
 def test_only_ddpm_draws_noise_while_denoising() -> None:
     start = torch.randn(2, 8, 2)
     for sampler in SAMPLERS:

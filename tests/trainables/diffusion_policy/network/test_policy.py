@@ -237,6 +237,7 @@ def test_actions_of_a_sample_do_not_depend_on_the_rest_of_the_batch(sampler: str
     assert (wrong - apart).abs().max() > 0.1
 
 
+@pytest.mark.slow
 def test_chunk_starts_at_the_current_step_of_the_horizon() -> None:
     policy = small_policy(n_obs_steps=3).eval()
     batch = small_batch(policy)
@@ -251,6 +252,7 @@ def test_chunk_starts_at_the_current_step_of_the_horizon() -> None:
         policy.predict_action(batch, **arguments, n_action_steps=7)
 
 
+@pytest.mark.slow
 def test_prediction_uses_the_configured_sampler_unless_another_is_given() -> None:
     policy = small_policy(sampler="DPM-Solver++", num_inference_steps=7).eval()
     batch = small_batch(policy)
@@ -262,6 +264,7 @@ def test_prediction_uses_the_configured_sampler_unless_another_is_given() -> Non
     assert not torch.allclose(configured, other)
 
 
+@pytest.mark.slow
 def test_actions_come_in_original_units_and_within_the_range_of_the_data() -> None:
     policy = small_policy().eval()
     chunk = policy.predict_action(small_batch(policy, size=32), num_inference_steps=5)
@@ -462,6 +465,7 @@ def test_half_precision_arithmetic_still_gives_a_full_precision_loss() -> None:
     torch.testing.assert_close(half, policy.loss(batch, **draws), rtol=0.05, atol=0.02)
 
 
+@pytest.mark.slow
 def test_saved_weights_do_not_contain_statistics() -> None:
     policy = small_policy()
     assert all(name.startswith("diffusion.") for name in policy.state_dict())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from diffusers.schedulers import scheduling_ddpm
 from noise_processes import alphas_cumprod, asked_timesteps
 from torch import Tensor
 
+from tests.arrays import read_arrays
 from trainables.diffusion_policy import lerobot
 from trainables.diffusion_policy.config.sections import PolicyConfig
 from trainables.diffusion_policy.network.policy import DiffusionPolicy
@@ -30,13 +32,13 @@ pytestmark = pytest.mark.reference
 class Reference:
     config: dict[str, Any]
     policy: DiffusionPolicy
-    numbers: Any
+    numbers: Mapping[str, Any]
 
     def __getitem__(self, name: str) -> Tensor:
         return torch.from_numpy(np.asarray(self.numbers[name]))
 
     def observation(self, prefix: str = "raw") -> dict[str, Tensor]:
-        names = [name for name in self.numbers.files if name.startswith(f"{prefix}/observation.")]
+        names = [name for name in self.numbers if name.startswith(f"{prefix}/observation.")]
         return {name.removeprefix(f"{prefix}/").removesuffix("__uint8"): self[name] for name in names}
 
     @property
@@ -46,7 +48,7 @@ class Reference:
 
 def load_reference(folder: Path) -> Reference:
     config = json.loads((folder / "config.json").read_text())
-    return Reference(config, lerobot.load(folder), np.load(folder / "reference.npz"))
+    return Reference(config, lerobot.load(folder), read_arrays(folder / "reference.npz"))
 
 
 @pytest.fixture(scope="module", params=["policy_tiny", "policy_tiny_state"])
@@ -85,6 +87,7 @@ def loss_of(reference: Reference, step: int | None = None) -> Tensor:
     return reference.policy.loss(reference.batch, noise=eps, timesteps=timesteps)
 
 
+@pytest.mark.slow
 def test_names_and_shapes_are_lerobots(folder: Path, reference: Reference) -> None:
     keys = json.loads((folder / "keys.json").read_text())
     assert [name for name, _ in reference.policy.named_parameters()] == keys["parameters"]
@@ -93,6 +96,7 @@ def test_names_and_shapes_are_lerobots(folder: Path, reference: Reference) -> No
     assert sum(p.numel() for p in reference.policy.parameters()) == keys["n_params"]
 
 
+@pytest.mark.slow
 def test_stage_normalised_batch(reference: Reference) -> None:
     batch = reference.batch
     names = [name for name in batch if name != "action_is_pad"]
@@ -109,6 +113,7 @@ def test_stage_crop(with_images: Reference) -> None:
     same(images.mean(dim=(-2, -1)), with_images["enc/cropped_mean"])
 
 
+@pytest.mark.slow
 def test_stages_of_the_encoder(with_images: Reference) -> None:
     policy = with_images.policy
     encoder = policy.diffusion.encoders[0]
@@ -120,6 +125,7 @@ def test_stages_of_the_encoder(with_images: Reference) -> None:
         same(encoder(images), with_images["enc/feature"])
 
 
+@pytest.mark.slow
 def test_stage_global_condition(reference: Reference) -> None:
     with torch.no_grad():
         same(reference.policy.condition(reference.batch), reference["global_cond"])
@@ -151,10 +157,12 @@ def test_stage_unet(reference: Reference) -> None:
     same(predicted, reference["loss/unet_out"])
 
 
+@pytest.mark.slow
 def test_stage_loss(reference: Reference) -> None:
     same(loss_of(reference), reference["loss/eval_mask0"], rtol=2e-6)
 
 
+@pytest.mark.slow
 def test_masked_loss_divides_by_the_valid_actions(reference: Reference) -> None:
     # 0.4.4 divides by all actions; the sum over the valid ones is the same.
     valid = reference["raw/action_is_pad"].logical_not()
@@ -177,12 +185,13 @@ def test_stage_gradients(reference: Reference) -> None:
     norms = torch.stack([gradient.norm() for gradient in gradients.values()])
     same(norms, reference["grad/norms"])
     same(norms.norm(), reference["grad/global_norm"])
-    full = [name for name in reference.numbers.files if name.startswith("grad/full/")]
+    full = [name for name in reference.numbers if name.startswith("grad/full/")]
     assert len(full) >= 3
     for name in full:
         same(gradients[name.removeprefix("grad/full/")], reference[name])
 
 
+@pytest.mark.slow
 def test_training_loss_with_one_crop_per_batch(with_images: Reference) -> None:
     policy = with_images.policy.train()
     loss = policy.loss(
@@ -194,6 +203,7 @@ def test_training_loss_with_one_crop_per_batch(with_images: Reference) -> None:
     same(loss, with_images["loss_train/loss"], rtol=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "run", ["ddim10", "ddim7", "ddpm10", pytest.param("ddpm100", marks=pytest.mark.slow)]
 )
@@ -267,7 +277,7 @@ def test_six_optimiser_steps(folder: Path) -> None:
         # slowly in the loss, sooner in the norm.
         same(loss.double(), reference["steps/loss"][step], rtol=2e-6 if step < 3 else 1e-4)
         same(norm.double(), reference["steps/grad_norm"][step], rtol=2e-6 if step < 2 else 2e-3)
-    after = [name for name in reference.numbers.files if name.startswith("steps/after/")]
+    after = [name for name in reference.numbers if name.startswith("steps/after/")]
     assert len(after) == 3
     for name in after:
         same(parameters[name.removeprefix("steps/after/")], reference[name], atol=2e-6)

@@ -82,6 +82,7 @@ def test_few_steps_give_what_diffusers_gives(sampler: str, prediction: str, clip
     assert_equal(noise_process(prediction_type=prediction, clip_sample=clip), sampler, 7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_steps_that_begin_later_are_the_rest_of_the_denoising(sampler: str) -> None:
     whole, rest = read_steps(noise_process(), sampler, 8), read_steps(noise_process(), sampler, 8, first=5)

@@ -29,6 +29,7 @@ def inputs(horizon: int = 8, action_dim: int = 3) -> tuple[torch.Tensor, ...]:
     return action, torch.tensor([0, 1, 50, 99]), torch.randn(4, 5, generator=generator)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changed",
     [
@@ -72,6 +73,7 @@ def test_every_parameter_gets_a_gradient() -> None:
     assert without == []
 
 
+@pytest.mark.slow
 def test_checkpointed_blocks_give_the_same_numbers() -> None:
     gradients = []
     for enabled in (False, True):

@@ -33,6 +33,7 @@ def norms(module: nn.Module, kind: type[nn.Module]) -> list[nn.Module]:
     return [child for child in module.modules() if isinstance(child, kind)]
 
 
+@pytest.mark.slow
 def test_features_are_two_per_keypoint() -> None:
     network = encoder()
     images = torch.rand(3, 3, 40, 70)
@@ -50,6 +51,7 @@ def test_images_that_are_too_small_are_reported(caplog: pytest.LogCaptureFixture
     assert "images of 32×32 px are one cell" in caplog.text
 
 
+@pytest.mark.slow
 def test_larger_backbones_have_more_channels() -> None:
     with torch.device("meta"):
         assert encoder(vision_backbone="resnet34").pool.nets.in_channels == 512

@@ -66,6 +66,7 @@ def test_checkpoints_of_others_can_be_bundled(tmp_path: Path) -> None:
     assert torch.allclose(lerobot.load(theirs).predict_action(batch), expected, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_file_of_the_original_code_can_be_bundled(tmp_path: Path) -> None:
     file = tmp_path / "epoch=0100.ckpt"
     torch.save(original_payload(small_policy()), file)
@@ -73,6 +74,7 @@ def test_a_file_of_the_original_code_can_be_bundled(tmp_path: Path) -> None:
     assert lerobot.load(bundle_of(file, tmp_path)).horizon == small_policy().horizon
 
 
+@pytest.mark.slow
 def test_training_can_start_from_a_bundle(tmp_path: Path) -> None:
     checkpoint = own_checkpoint(small_policy(environment=2), tmp_path)
     bundle = bundle_of(checkpoint, tmp_path)

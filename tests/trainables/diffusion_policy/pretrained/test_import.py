@@ -31,6 +31,7 @@ from checkpoint_files import (
 from safetensors.torch import load_file, save_file
 from small_policy import small_batch, small_policy
 
+from tests.arrays import read_arrays
 from trainables.diffusion_policy import lerobot
 from trainables.diffusion_policy.network.policy import DiffusionPolicy
 from trainables.diffusion_policy.pretrained.find import find_checkpoint
@@ -87,6 +88,7 @@ def refused(path: Path | str, *words: str, read: Any = lerobot.load) -> str:
 # The place of a checkpoint
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_found_from_every_folder_above_it(written: Path, tmp_path: Path) -> None:
     run = tmp_path / "train"
     for step in ("000010", "000020"):
@@ -100,6 +102,7 @@ def test_a_checkpoint_is_found_from_every_folder_above_it(written: Path, tmp_pat
         assert find_checkpoint(named) == twenty / "pretrained_model"
 
 
+@pytest.mark.slow
 def test_without_a_link_the_last_step_is_taken(written: Path, tmp_path: Path) -> None:
     for step in ("000010", "000020"):
         shutil.copytree(written, tmp_path / "checkpoints" / step / "pretrained_model")
@@ -119,6 +122,7 @@ def test_of_a_trial_the_best_comes_before_the_last(policy: DiffusionPolicy, tmp_
     assert find_checkpoint(tmp_path) == last
 
 
+@pytest.mark.slow
 def test_a_pointer_cannot_lead_out_of_the_folder(
     policy: DiffusionPolicy, written: Path, tmp_path: Path
 ) -> None:
@@ -134,6 +138,7 @@ def test_what_is_not_a_checkpoint_is_reported_as_such(tmp_path: Path) -> None:
     refused(tmp_path / "weights.bin", "is a file", read=find_checkpoint)
 
 
+@pytest.mark.slow
 def test_a_model_of_the_hub_comes_from_its_cache_without_a_network(
     policy: DiffusionPolicy, written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,6 +204,7 @@ def test_images_are_taken_as_bytes_and_as_floats(seen: Path) -> None:
     torch.testing.assert_close(loaded.loss(batch, noise, steps), loaded.loss(floats, noise, steps))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_weights_of_other_precisions_become_float32(
     policy: DiffusionPolicy, folder: Path, dtype: torch.dtype
@@ -233,6 +239,7 @@ def test_integers_among_the_weights_stay_integers(tmp_path: Path) -> None:
     same_actions(loaded, policy)
 
 
+@pytest.mark.slow
 def test_pretrained_weights_are_not_fetched_to_be_overwritten(
     seeing: DiffusionPolicy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,6 +249,7 @@ def test_pretrained_weights_are_not_fetched_to_be_overwritten(
     assert made.config.pretrained_backbone_weights == "ResNet18_Weights.IMAGENET1K_V1"
 
 
+@pytest.mark.slow
 def test_steps_of_a_processor_are_found_at_any_position(policy: DiffusionPolicy, folder: Path) -> None:
     def move(content: dict[str, Any]) -> None:
         content["steps"].insert(0, content["steps"].pop())
@@ -252,6 +260,7 @@ def test_steps_of_a_processor_are_found_at_any_position(policy: DiffusionPolicy,
     same_actions(lerobot.load(folder), policy)
 
 
+@pytest.mark.slow
 def test_the_processors_take_precedence_over_the_config(policy: DiffusionPolicy, folder: Path) -> None:
     change_json(folder / "config.json", lambda c: c["normalization_mapping"].update(STATE="MEAN_STD"))
     assert "takes precedence over config.json (MEAN_STD)" in " ".join(read_config(folder).notes)
@@ -333,12 +342,14 @@ def test_a_resize_brings_the_crop_that_its_ratio_gives(folder: Path) -> None:
 # Before 0.4
 
 
+@pytest.mark.slow
 def test_statistics_among_the_weights_are_found(policy: DiffusionPolicy, folder: Path) -> None:
     loaded = lerobot.load(to_buffers(folder))
     assert read_config(folder).format == "lerobot_buffers"
     same_actions(loaded, policy)
 
 
+@pytest.mark.slow
 def test_names_of_buffers_follow_from_the_features(seen: Path, tmp_path: Path) -> None:
     folder, name = copy_of(seen, tmp_path / "old"), "observation.images.cam_high"
     change_json(folder / "config.json", lambda c: c.update(input_features=renamed(c["input_features"], name)))
@@ -372,10 +383,10 @@ def test_the_old_form_of_policy_tiny_gives_the_same_numbers(shared: Path, tmp_pa
     assert {name: list(value.shape) for name, value in weights.items()} == keys
     save_file(weights, tmp_path / WEIGHTS)
     shutil.copy(reference / "oldformat_config.json", tmp_path / "config.json")
-    numbers = np.load(reference / "policy_tiny" / "reference.npz")
+    numbers = read_arrays(reference / "policy_tiny" / "reference.npz")
     raw = {
         name.removeprefix("raw/"): torch.from_numpy(numbers[name])
-        for name in numbers.files
+        for name in numbers
         if name.startswith("raw/")
     }
     raw["observation.image"] = raw.pop("observation.image__uint8")
@@ -391,6 +402,7 @@ def test_the_old_form_of_policy_tiny_gives_the_same_numbers(shared: Path, tmp_pa
 # Our own
 
 
+@pytest.mark.slow
 def test_our_own_checkpoint_has_its_averaged_weights(policy: DiffusionPolicy, tmp_path: Path) -> None:
     folder = own_checkpoint(policy, tmp_path)
     name = "diffusion.unet.final_conv.1.weight"
@@ -407,6 +419,7 @@ def test_our_own_checkpoint_has_its_averaged_weights(policy: DiffusionPolicy, tm
 # The original code
 
 
+@pytest.mark.slow
 def test_the_original_codes_averaged_weights_are_read(tmp_path: Path) -> None:
     policy = small_policy()
     torch.save(original_payload(policy), tmp_path / "latest.ckpt")
@@ -441,6 +454,7 @@ def test_the_configuration_of_an_original_file_is_read_without_its_weights(tmp_p
     assert read > 32_000_000, "the weights would not show"
 
 
+@pytest.mark.slow
 def test_the_original_codes_configuration_is_read_without_its_classes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -556,6 +570,7 @@ def test_missing_unexpected_and_misshapen_weights_are_listed(folder: Path) -> No
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["../outside.safetensors", "/etc/passwd", "..", "", 7, "a\\b", "sub/file"])
 def test_a_state_file_cannot_lead_out_of_the_folder(folder: Path, name: Any) -> None:
     shutil.copy(folder / INPUT_STATE, folder.parent / "outside.safetensors")
@@ -563,6 +578,7 @@ def test_a_state_file_cannot_lead_out_of_the_folder(folder: Path, name: Any) -> 
     refused(folder, "state_file", "is not a file of the checkpoint's folder")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -625,6 +641,7 @@ def test_statistics_that_are_not_numbers_are_refused_with_a_way_out(folder: Path
     assert "observation.state" in lerobot.read_checkpoint(folder).statistics
 
 
+@pytest.mark.slow
 def test_a_constant_dimension_stays_finite(folder: Path) -> None:
     constant = {f"observation.state.{name}": torch.tensor([0.0, 5.0, 0.0]) for name in ("min", "max")}
     change_tensors(folder / INPUT_STATE, lambda tensors: tensors | constant)

@@ -116,6 +116,7 @@ def test_defaults_are_listed_with_their_version_and_those_of_others(folder: Path
     assert any("horizon 64" in line for line in said)
 
 
+@pytest.mark.slow
 def test_the_training_settings_take_precedence_over_the_defaults(folder: Path) -> None:
     drop(folder, "horizon", "beta_schedule")
     stated = {"policy": {"type": "diffusion", "horizon": 32, "beta_schedule": "linear"}}
@@ -125,6 +126,7 @@ def test_the_training_settings_take_precedence_over_the_defaults(folder: Path) -
     assert "Taken from train_config.json: horizon 32, beta_schedule 'linear'." in noted(folder)
 
 
+@pytest.mark.slow
 def test_keys_that_a_version_did_not_write_are_not_missed(folder: Path) -> None:
     newer = ("resize_shape", "crop_ratio", "compile_model", "compile_mode", "use_peft")
     drop(folder, *newer, "pretrained_path")
@@ -133,12 +135,14 @@ def test_keys_that_a_version_did_not_write_are_not_missed(folder: Path) -> None:
     assert noted(folder) == ""
 
 
+@pytest.mark.slow
 def test_fields_of_images_are_not_missed_by_a_policy_that_sees_none(tmp_path: Path) -> None:
     blind = lerobot_folder(small_policy(environment=4), tmp_path / "blind")
     drop(blind, "vision_backbone", "crop_shape", "use_group_norm")
     assert noted(blind) == ""
 
 
+@pytest.mark.slow
 def test_a_missing_crop_is_the_whole_image_if_the_weights_are_for_it(folder: Path) -> None:
     to_buffers(folder)
     drop(folder, "resize_shape", "crop_ratio", "compile_model", "compile_mode", "use_peft", "crop_shape")
@@ -147,6 +151,7 @@ def test_a_missing_crop_is_the_whole_image_if_the_weights_are_for_it(folder: Pat
     assert checked(folder) == ""
 
 
+@pytest.mark.slow
 def test_a_missing_normalisation_is_inferred_from_the_buffers(folder: Path, tmp_path: Path) -> None:
     old = to_buffers(
         lerobot_folder(small_policy(environment=4, normalization_action="MEAN_STD"), tmp_path / "old")
@@ -163,6 +168,7 @@ def test_without_weights_a_note_reports_that_they_were_not_read(folder: Path) ->
     assert "weights were not read" in noted(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asked", [8, 100])
 def test_more_actions_than_there_are_is_what_lerobot_executes(folder: Path, asked: int) -> None:
     change(folder, n_action_steps=asked)
@@ -263,6 +269,7 @@ def test_buffers_that_contradict_the_normalisation_are_found(tmp_path: Path) -> 
     )
 
 
+@pytest.mark.slow
 def test_a_file_of_the_original_code_is_compared_with_its_weights(tmp_path: Path) -> None:
     payload = original_payload(small_policy())
     torch.save(payload, tmp_path / "latest.ckpt")
@@ -322,6 +329,7 @@ def test_the_checkpoint_is_read_again_when_its_weights_change(folder: Path) -> N
 # Statistics
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", ["policy_*", INPUT_STATE, OUTPUT_STATE])
 def test_statistics_are_needed_only_by_a_run_that_takes_them(folder: Path, lost: str) -> None:
     for file in folder.glob(lost):

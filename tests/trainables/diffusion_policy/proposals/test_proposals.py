@@ -91,6 +91,7 @@ def test_every_proposal_can_be_trained(seen: DatasetFacts) -> None:
     assert proposal.metric.startswith("rollout/") == (seen.simulator is not None)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     datasets, st.integers(1, 8), st.sampled_from([8, 16, 24, 64]), st.floats(1e-6, 1e-2), st.integers(1, 5000)

@@ -193,6 +193,7 @@ def test_a_field_is_the_largest_change(
     assert (found.float() / 255 - expected).abs().max() <= 0.5001 / 255
 
 
+@pytest.mark.slow
 def test_erased_rectangles_have_the_sizes_that_are_asked_for() -> None:
     pictures = torch.full((2000, 3, 40, 60), 255, dtype=torch.uint8)
     settings = AugmentConfig(erasing=0.25, erasing_scale=0.2)

@@ -244,6 +244,7 @@ def test_every_step_has_its_own_batch_and_crops() -> None:
     assert told == []
 
 
+@pytest.mark.slow
 def test_a_learning_rate_that_changes_reaches_the_recorded_step() -> None:
     policy = small_policy()
     work = graphed(policy, Repeating, [])
@@ -258,6 +259,7 @@ def test_a_learning_rate_that_changes_reaches_the_recorded_step() -> None:
     assert all(torch.equal(*pair) for pair in zip(before, policy.parameters(), strict=True))
 
 
+@pytest.mark.slow
 def test_a_step_that_cannot_be_recorded_is_done_without() -> None:
     def fails(work: Callable[[], None], device: torch.device) -> Any:
         raise RuntimeError("operation not permitted\nwhen stream is capturing")

@@ -65,6 +65,7 @@ def test_reports_come_at_every_logging_step_and_every_evaluation(straight: Train
         assert report.metrics["trial/step"] == report.step
 
 
+@pytest.mark.slow
 def test_a_run_tells_what_it_does_before_its_first_report(
     small_config: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -95,6 +96,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(
     assert untimed(first[-1]) != untimed(other[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "stop_after", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)]
 )
@@ -200,6 +202,7 @@ def test_masked_loss_weighs_parts_by_their_valid_actions(
         assert other.metrics["train/loss"] == pytest.approx(one.metrics["train/loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_huge_learning_rate_ends_as_diverged_with_step_and_advice(
     small_config: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -232,6 +235,7 @@ def test_a_step_skipped_for_an_overflow_leaves_the_reports_of_fp16_finite(
     assert norms[0] == pytest.approx(exact[0].metrics["train/grad_norm"], rel=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["cosine", *(pytest.param(name, marks=pytest.mark.slow) for name in ("constant", "linear"))]
 )
@@ -255,6 +259,7 @@ def test_learning_rate_warms_up_and_follows_its_schedule(
     assert rates[4:] == pytest.approx(after[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rule", "peak"), [("none", 1e-3), pytest.param("linear", 4e-3, marks=pytest.mark.slow), ("sqrt", 2e-3)]
 )
@@ -311,6 +316,7 @@ def test_a_loaded_policy_predicts_what_the_trained_one_did(straight: Trained) ->
     assert not torch.equal(chunk(ema=True), chunk(ema=False))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_configuration_is_refused(
     small_config: dict[str, Any], straight: Trained, tmp_path: Path
 ) -> None:
@@ -320,6 +326,7 @@ def test_a_checkpoint_of_another_configuration_is_refused(
         run(small_config | {"optimizer.lr": 2e-3}, folder)
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_reported(
     small_config: dict[str, Any], straight: Trained, tmp_path: Path
 ) -> None:
@@ -333,6 +340,7 @@ def test_a_damaged_checkpoint_is_reported(
         run(small_config, folder)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_json_and_safetensors_only(straight: Trained) -> None:
     checkpoints_folder = straight.folder / "checkpoints"
     files = [file for file in checkpoints_folder.rglob("*") if file.is_file()]
