@@ -1,9 +1,9 @@
-"""Which width of network fits how many demonstrations: the recipes of `sweeper init`, a quarter as wide.
+"""Which width of network fits how many demonstrations: the recipes of `sweeper init`, an eighth as wide.
 
 ``python -m benchmarks.recipes DATASET [--episodes 55 all] [--steps N] [--json FILE]``; DATASET is a LeRobot
 dataset of Push-T with keypoints (observation.environment_state), e.g. the 206 human demonstrations. The three
 recipes differ in the channels of the U-Net; at their full width a processor would need days, so that each is
-trained with a quarter of it: same data, steps, batches, learning rate and seed. All policies then play the
+trained with an eighth of it: same data, steps, batches, learning rate and seed. All policies then play the
 same starts with the same noise. A second call with the same file continues: each cell is measured once.
 
 Times are CPU-seconds of this process, training and evaluations together.
@@ -30,7 +30,7 @@ from trainables.diffusion_policy.trainable import TRAINABLE
 from trainables.interface import Report, TrainContext
 
 RECIPES = {recipe.words: recipe for recipe in (FEW, SOME, MANY)}
-PART = 4
+PART = 8
 ERROR, REWARD, SUCCESS = "eval/action_mse", "rollout/avg_max_reward", "rollout/success_rate"
 CONFIG: dict[str, Any] = {
     "dataset.observations": ["observation.state", "observation.environment_state"],
@@ -104,7 +104,7 @@ def measure(
 
 def table_of(rows: Sequence[dict[str, Any]]) -> Table:
     """The cells for a person."""
-    table = Table(title="the recipes on Push-T, at a quarter of their width", title_justify="left")
+    table = Table(title="the recipes on Push-T, at an eighth of their width", title_justify="left")
     columns = ("episodes", "recipe", "down_dims", "least error", "at step", "last error", "reward", "95 %")
     for column in (*columns, "success", "CPU, s"):
         table.add_column(column, justify="left" if column in ("recipe", "down_dims") else "right")

@@ -19,7 +19,7 @@ pytest.importorskip("gym_pusht")
 
 def test_a_cell_is_trained_and_judged(tmp_path: Path) -> None:
     dataset = load_dataset(DatasetConfig(repo_id=BUILTIN_PUSHT), tmp_path / "cache").root
-    recipe = replace(FEW, down_dims=(32, 64))
+    recipe = replace(FEW, down_dims=(64, 128))
     row = measure(dataset, 12, recipe, 6, 2, tmp_path / "run")
     assert row["down_dims"] == [8, 16] == widths(recipe)
     assert (row["episodes"], row["steps"], sorted(row["errors"])[-1]) == (12, 6, 6)

@@ -33,13 +33,14 @@ __all__ = ["AT_ONCE", "FIRST", "SAMPLERS", "STOPPERS", "Played", "play"]
 
 AT_ONCE = 4
 FIRST = EVERY
-"""The first rung: a ninth of a whole trial, as in the spaces that come with the package."""
+"""The first rung: a ninth of a whole trial."""
 SAMPLERS = ("random", "grid", "tpe", "cmaes", "gp")
-LATER = 3 * EVERY
-"""A first rung that is further up: a third of a whole trial."""
+SECOND, LATER = 2 * EVERY, 3 * EVERY
+"""First rungs that are further up: two ninths and a third of a whole trial."""
 STOPPERS: Mapping[str, tuple[str, int]] = {
     "none": ("", 0),
     "asha": ("asha", FIRST),
+    "asha, second": ("asha", SECOND),
     "asha, later": ("asha", LATER),
     "hyperband": ("hyperband", FIRST),
     "successive_halving": ("successive_halving", FIRST),
