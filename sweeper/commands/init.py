@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ import typer
 
 from sweeper.commands.options import open_console
 from sweeper.errors import UserError
+from sweeper.gpus import visible_gpus
 from sweeper.spec.space_file.draft.accept import accepted
 from sweeper.spec.space_file.draft.complete import complete
 from sweeper.spec.space_file.draft.content import Draft, Written
@@ -23,7 +25,7 @@ from sweeper.spec.space_file.draft.write import grouped, value_text, written
 from sweeper.spec.space_file.load import DEFAULT
 from sweeper.spec.space_file.read_sections import folder_name
 from sweeper.spec.space_file.yaml_nodes import Node, Place, read_file
-from trainables.interface import Proposal, ProposesSpaces, Trainable, silent
+from trainables.interface import PRECISION, Proposal, ProposedField, ProposesSpaces, Trainable, silent
 from trainables.registry import load
 
 if TYPE_CHECKING:
@@ -257,7 +259,8 @@ def _finished(draft: Draft, trainable: Trainable, dataset: str | None, file: str
         # What is not legal is left out later, with the reason.
         decided = {**current.fixed, **_searched_values(current)}
         given = {n: v for n, v in decided.items() if n in fields and not fields[n].faults(v)}
-        complete(current, _proposal(trainable, given, current.source, cache, console), trainable)
+        proposal = _proposal(trainable, given, current.source, cache, console)
+        complete(current, _for_this_machine(current, proposal), trainable)
         return written(current, trainable.name, file)
 
     return accepted(draft, text_of, trainable)
@@ -272,6 +275,17 @@ def _proposal(
         return trainable.propose(given, None, silent)
     with checking(console, source, "Reading") as progress:
         return trainable.propose(given, cache, progress)
+
+
+def _for_this_machine(draft: Draft, proposal: Proposal) -> Proposal:
+    """The proposal with fp32 for bf16 if trials would train on the CPU: most lack instructions for it."""
+    gpu = draft.sections.get("resources", {}).get("gpu_per_worker", "auto")
+    bf16 = any(entry.name == PRECISION and entry.value == "bf16" for entry in proposal.config)
+    if not bf16 or gpu not in ("auto", 0) or (gpu == "auto" and visible_gpus()):
+        return proposal
+    fp32 = ProposedField(PRECISION, "fp32", "there is no GPU here; on a GPU bf16 takes half the memory")
+    config = (fp32 if entry.name == PRECISION else entry for entry in proposal.config)
+    return replace(proposal, config=tuple(config))
 
 
 def _searched_values(draft: Draft) -> dict[str, Any]:
