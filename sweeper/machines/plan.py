@@ -132,8 +132,8 @@ class Plan:
 
     @property
     def confirm_episodes(self) -> int:
-        """Most episodes of each trial in a confirmation: those of the space file, or the default."""
-        return (self.spec.confirm or ConfirmSpec()).episodes
+        """Most episodes of each trial in a confirmation: by the space file, or by default."""
+        return (self.spec.confirm or ConfirmSpec()).most_episodes
 
     @property
     def disk_gb(self) -> float:
