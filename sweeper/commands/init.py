@@ -338,19 +338,14 @@ def _report(console: Console, draft: Draft, dataset: str | None, path: Path | No
         console.print(Padding(grid, (0, 0, 0, 2)))
 
     what = "Printed a space" if path is None else f"Wrote {path}"
-    console.print(Text.assemble(("✓ ", "bold green"), (what, "bold"), f", from {draft.source}"))
+    wrote = Text.assemble(("✓ ", "bold green"), (what, "bold"), f", from {draft.source}")
+    console.print(wrote, soft_wrap=True)  # paths are copied
     for sentence in draft.found:
         console.print(Padding(Text(sentence, style="dim"), (0, 0, 0, 2)))
     console.print()
     for title, entries in (("Fixed", draft.config), ("Searched", draft.parameters)):
         console.print(Padding(Text(title, "bold"), (0, 0, 0, 2)))
-        table = Table.grid(padding=(0, 2))
-        table.add_column(no_wrap=True)  # names are never cut
-        table.add_column(overflow="fold")
-        table.add_column(overflow="fold")
-        for name, entry in entries.items():
-            table.add_row(name, Text(value_text(entry.value)), Text(entry.comment, style="dim"))
-        console.print(Padding(table, (0, 0, 0, 4)))
+        _print_entries(console, entries)
     metric = draft.sections.get("metric")
     if isinstance(metric, dict):
         why = draft.comments.get("metric")
@@ -372,8 +367,35 @@ def _report(console: Console, draft: Draft, dataset: str | None, path: Path | No
             print_line("-", "yellow", f"{names}: {reason}")
     if path is not None:
         console.print()
-        console.print(Padding(Text(f"Next: read {path}, then"), (0, 0, 0, 2)))
+        console.print(Text(f"  Next: read {path}, then"), soft_wrap=True)
         look = [] if dataset is None else [f"sweeper data check {shlex.quote(dataset)}"]
         typed = shlex.quote(str(path))
         for line in (*look, f"sweeper check {typed}", f"sweeper launch {typed}"):
             console.print(Text(f"      {line}", "bold"), soft_wrap=True)  # to be copied whole
+
+
+def _print_entries(console: Console, entries: Mapping[str, Written]) -> None:
+    """Print fields with values and comments; first long paths, each on one line so that it can be copied."""
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    indent, gap = 4, 2
+    names = max(map(len, entries), default=0)
+    # The columns of values and comments share what the names leave.
+    room = (console.width - indent - names - 2 * gap) // 2
+    texts = {name: value_text(entry.value) for name, entry in entries.items()}
+    paths = [name for name, entry in entries.items() if isinstance(entry.value, str) and "/" in entry.value]
+    long_paths = [name for name in paths if len(texts[name]) > room]
+    for name in long_paths:
+        comment = (f"  {entries[name].comment}".rstrip(), "dim")
+        line = Text.assemble(" " * indent, name.ljust(names + gap), texts[name], comment)
+        console.print(line, soft_wrap=True)
+    table = Table.grid(padding=(0, gap))
+    table.add_column(no_wrap=True, min_width=names)  # names are never cut
+    table.add_column(overflow="fold")
+    table.add_column(overflow="fold")
+    for name, entry in entries.items():
+        if name not in long_paths:
+            table.add_row(name, Text(texts[name]), Text(entry.comment, style="dim"))
+    console.print(Padding(table, (0, 0, 0, indent)))

@@ -126,6 +126,16 @@ def test_a_dataset_with_cameras_gets_a_space_for_cameras(tmp_path, monkeypatch):
     launchable("space.yaml")
 
 
+def test_a_long_path_is_printed_on_one_line(arm, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    dataset = tmp_path / ("a_long_name_of_a_folder" * 4)
+    dataset.symlink_to(arm)
+    assert ended("init", "space.yaml", "--dataset", str(dataset)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert f"✓ Wrote space.yaml, from the dataset {dataset}" in lines
+    assert any(line.startswith("    dataset.root ") and line.endswith(f" {dataset}") for line in lines)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("lengths", [(1,), (2, 2), (5, 200), (40,) * 3])
 def test_a_dataset_of_any_length_gets_a_space(tmp_path, lengths: tuple[int, ...]):
