@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ import typer
 
 from sweeper.commands.options import open_console
 from sweeper.errors import UserError
+from sweeper.gpus import visible_gpus
 from sweeper.spec.space_file.draft.accept import accepted
 from sweeper.spec.space_file.draft.complete import complete
 from sweeper.spec.space_file.draft.content import Draft, Written
@@ -23,7 +25,7 @@ from sweeper.spec.space_file.draft.write import grouped, value_text, written
 from sweeper.spec.space_file.load import DEFAULT
 from sweeper.spec.space_file.read_sections import folder_name
 from sweeper.spec.space_file.yaml_nodes import Node, Place, read_file
-from trainables.interface import Proposal, ProposesSpaces, Trainable, silent
+from trainables.interface import PRECISION, Proposal, ProposedField, ProposesSpaces, Trainable, silent
 from trainables.registry import load
 
 if TYPE_CHECKING:
@@ -257,7 +259,8 @@ def _finished(draft: Draft, trainable: Trainable, dataset: str | None, file: str
         # What is not legal is left out later, with the reason.
         decided = {**current.fixed, **_searched_values(current)}
         given = {n: v for n, v in decided.items() if n in fields and not fields[n].faults(v)}
-        complete(current, _proposal(trainable, given, current.source, cache, console), trainable)
+        proposal = _proposal(trainable, given, current.source, cache, console)
+        complete(current, _for_this_machine(current, proposal), trainable)
         return written(current, trainable.name, file)
 
     return accepted(draft, text_of, trainable)
@@ -272,6 +275,17 @@ def _proposal(
         return trainable.propose(given, None, silent)
     with checking(console, source, "Reading") as progress:
         return trainable.propose(given, cache, progress)
+
+
+def _for_this_machine(draft: Draft, proposal: Proposal) -> Proposal:
+    """The proposal with fp32 for bf16 if trials would train on the CPU: most lack instructions for it."""
+    gpu = draft.sections.get("resources", {}).get("gpu_per_worker", "auto")
+    bf16 = any(entry.name == PRECISION and entry.value == "bf16" for entry in proposal.config)
+    if not bf16 or gpu not in ("auto", 0) or (gpu == "auto" and visible_gpus()):
+        return proposal
+    fp32 = ProposedField(PRECISION, "fp32", "there is no GPU here; on a GPU bf16 takes half the memory")
+    config = (fp32 if entry.name == PRECISION else entry for entry in proposal.config)
+    return replace(proposal, config=tuple(config))
 
 
 def _searched_values(draft: Draft) -> dict[str, Any]:
@@ -324,19 +338,14 @@ def _report(console: Console, draft: Draft, dataset: str | None, path: Path | No
         console.print(Padding(grid, (0, 0, 0, 2)))
 
     what = "Printed a space" if path is None else f"Wrote {path}"
-    console.print(Text.assemble(("✓ ", "bold green"), (what, "bold"), f", from {draft.source}"))
+    wrote = Text.assemble(("✓ ", "bold green"), (what, "bold"), f", from {draft.source}")
+    console.print(wrote, soft_wrap=True)  # paths are copied
     for sentence in draft.found:
         console.print(Padding(Text(sentence, style="dim"), (0, 0, 0, 2)))
     console.print()
     for title, entries in (("Fixed", draft.config), ("Searched", draft.parameters)):
         console.print(Padding(Text(title, "bold"), (0, 0, 0, 2)))
-        table = Table.grid(padding=(0, 2))
-        table.add_column(no_wrap=True)  # names are never cut
-        table.add_column(overflow="fold")
-        table.add_column(overflow="fold")
-        for name, entry in entries.items():
-            table.add_row(name, Text(value_text(entry.value)), Text(entry.comment, style="dim"))
-        console.print(Padding(table, (0, 0, 0, 4)))
+        _print_entries(console, entries)
     metric = draft.sections.get("metric")
     if isinstance(metric, dict):
         why = draft.comments.get("metric")
@@ -358,8 +367,35 @@ def _report(console: Console, draft: Draft, dataset: str | None, path: Path | No
             print_line("-", "yellow", f"{names}: {reason}")
     if path is not None:
         console.print()
-        console.print(Padding(Text(f"Next: read {path}, then"), (0, 0, 0, 2)))
+        console.print(Text(f"  Next: read {path}, then"), soft_wrap=True)
         look = [] if dataset is None else [f"sweeper data check {shlex.quote(dataset)}"]
         typed = shlex.quote(str(path))
         for line in (*look, f"sweeper check {typed}", f"sweeper launch {typed}"):
             console.print(Text(f"      {line}", "bold"), soft_wrap=True)  # to be copied whole
+
+
+def _print_entries(console: Console, entries: Mapping[str, Written]) -> None:
+    """Print fields with values and comments; first long paths, each on one line so that it can be copied."""
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    indent, gap = 4, 2
+    names = max(map(len, entries), default=0)
+    # The columns of values and comments share what the names leave.
+    room = (console.width - indent - names - 2 * gap) // 2
+    texts = {name: value_text(entry.value) for name, entry in entries.items()}
+    paths = [name for name, entry in entries.items() if isinstance(entry.value, str) and "/" in entry.value]
+    long_paths = [name for name in paths if len(texts[name]) > room]
+    for name in long_paths:
+        comment = (f"  {entries[name].comment}".rstrip(), "dim")
+        line = Text.assemble(" " * indent, name.ljust(names + gap), texts[name], comment)
+        console.print(line, soft_wrap=True)
+    table = Table.grid(padding=(0, gap))
+    table.add_column(no_wrap=True, min_width=names)  # names are never cut
+    table.add_column(overflow="fold")
+    table.add_column(overflow="fold")
+    for name, entry in entries.items():
+        if name not in long_paths:
+            table.add_row(name, Text(texts[name]), Text(entry.comment, style="dim"))
+    console.print(Padding(table, (0, 0, 0, indent)))

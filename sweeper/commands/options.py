@@ -109,6 +109,16 @@ def open_console(stderr: bool = False) -> Console:
 class Command(TyperCommand):
     """A command whose help shows flags without a value: ``--json``, not ``--json <bool>``."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """The arguments that are left; an error about a missing sweep names `sweeper list`."""
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as wrong:
+            # Only an argument that is missing has no message of its own.
+            if not wrong.message and str(getattr(wrong.param, "metavar", "")).startswith("SWEEP"):
+                wrong.message = "`sweeper list` shows all sweeps."
+            raise
+
     def get_params(self, ctx: Any) -> list[Any]:
         """The parameters, with the option for help."""
         return _without_flag_values(super().get_params(ctx))

@@ -10,13 +10,10 @@ from sweeper.errors import SweeperError
 from sweeper.evidence.race import Race, RaceRule, RaceState, replay
 from sweeper.finalists.candidates import Candidate
 from sweeper.finalists.evaluators import Evaluators, Task
-from sweeper.spec.sweep import ConfirmSpec, Objective
+from sweeper.spec.sweep import CONFIRM_BLOCK, ConfirmSpec, Objective
 from trainables.episodes import EpisodeFile, EpisodeRecord, Evaluated, outcome_of
 
-__all__ = ["BLOCK", "ConfirmOptions", "Finalist", "FinalistRace"]
-
-BLOCK = 32
-"""Episodes of a finalist between two decisions: as many as one batch of predictions has on a CPU."""
+__all__ = ["ConfirmOptions", "Finalist", "FinalistRace"]
 
 
 @dataclass(frozen=True)
@@ -106,7 +103,7 @@ class FinalistRace:
     @property
     def rule(self) -> RaceRule:
         """When a finalist leaves, and when the confirmation ends."""
-        block = min(BLOCK, self.options.episodes)
+        block = min(CONFIRM_BLOCK, self.options.episodes)
         return RaceRule(
             budget=self.options.episodes,
             block=block,
@@ -141,7 +138,7 @@ class FinalistRace:
     @property
     def most_episodes(self) -> int:
         """The most episodes of a finalist: whole blocks."""
-        return self.options.episodes // self.rule.block * self.rule.block
+        return ConfirmSpec(episodes=self.options.episodes).most_episodes
 
     def _play(self, arms: Sequence[int], episodes: range) -> None:
         """Play the missing ones of these episodes with every policy of these finalists."""
@@ -151,8 +148,8 @@ class FinalistRace:
             for member, file in zip(self.finalists[arm].members, self.files[arm], strict=True):
                 known = {record.episode for record in file.records()}
                 missing = [episode for episode in episodes if episode not in known]
-                for start in range(0, len(missing), BLOCK):
-                    task = Task(member, "rollout", tuple(missing[start : start + BLOCK]), "confirm")
+                for start in range(0, len(missing), CONFIRM_BLOCK):
+                    task = Task(member, "rollout", tuple(missing[start : start + CONFIRM_BLOCK]), "confirm")
                     owners[id(task)] = (arm, file)
                     tasks.append(task)
         for answer in self.evaluators.run(tasks):

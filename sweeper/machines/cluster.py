@@ -148,17 +148,18 @@ def settle(wanted: ResourceSpec, cluster: Cluster, trials: int | None = None) ->
     """
     settled = wanted.settled(cluster.cpus, cluster.gpus, trials)
     cpu, gpu = settled.cpu_per_worker, settled.gpu_per_worker
+    several = settled.workers > 1
+    smaller = f"Lower resources.cpu_per_worker{' or resources.workers' if several else ''}"
     if settled.gpu_per_trial > cluster.gpus:
         raise ResourceError(
             f"resources: each trial needs {_need(settled.workers, gpu, 'GPU')}, and {cluster} has "
-            f"{cluster.gpus:g}. Set resources.gpu_per_worker=0 to train on CPUs, lower resources.workers, or "
-            "name a cluster with --cluster or --address."
+            f"{cluster.gpus:g}. Set resources.gpu_per_worker=0 to train on CPUs, "
+            f"{'lower resources.workers, ' if several else ''}or name a cluster with --cluster or --address."
         )
     if settled.cpu_per_trial > cluster.cpus:
         raise ResourceError(
             f"resources: each trial needs {_need(settled.workers, cpu, 'CPU')}, and {cluster} has "
-            f"{cluster.cpus:g}. Lower resources.cpu_per_worker or resources.workers, or name a cluster with "
-            "--address."
+            f"{cluster.cpus:g}. {smaller}, or name a cluster with --cluster or --address."
         )
     fits = cluster.workers(cpu, gpu) // settled.workers
     if fits < 1:
@@ -166,8 +167,7 @@ def settle(wanted: ResourceSpec, cluster: Cluster, trials: int | None = None) ->
         nodes = "; ".join(f"{node.name}: {node.cpus:g} CPUs, {node.gpus:g} GPUs" for node in machines)
         raise ResourceError(
             f"resources: a trial of {settled.workers} worker(s), each with {gpu:g} GPU and {cpu:g} CPUs, "
-            f"does not fit: each worker must fit on one machine ({nodes}). Lower resources.cpu_per_worker or "
-            "resources.workers."
+            f"does not fit: each worker must fit on one machine ({nodes}). {smaller}."
         )
     limits = [fits]
     limits += [] if wanted.max_concurrent == "auto" else [wanted.max_concurrent]

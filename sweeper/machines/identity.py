@@ -14,7 +14,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ __all__ = [
     "SEARCHED",
     "DataChange",
     "Identity",
+    "as_typed",
     "data_changes",
     "data_of_all",
     "data_of_trial",
@@ -111,6 +112,17 @@ def git_state() -> dict[str, Any]:
         return {}
 
 
+def as_typed(words: Sequence[str]) -> list[str]:
+    """A command line that begins with ``sweeper`` if this package was run as a module.
+
+    ``python -m sweeper`` and ``python -m sweeper.cli`` put the path of their file in front.
+    """
+    package = Path(__file__).resolve().parents[1]
+    modules = (package / "__main__.py", package / "cli.py")
+    module = bool(words) and Path(words[0]).resolve() in modules
+    return ["sweeper", *words[1:]] if module else list(words)
+
+
 def information(data: Mapping[str, Any], cluster: Cluster) -> dict[str, Any]:
     """What a sweep was run with."""
     packages = ("diffusion-policy-sweeper", "ray", "torch", "diffusers", "optuna", "mlflow", "numpy")
@@ -123,7 +135,7 @@ def information(data: Mapping[str, Any], cluster: Cluster) -> dict[str, Any]:
         "git": git_state(),
         "data": dict(data),
         "cluster": str(cluster),
-        "command": masked_command(sys.argv),
+        "command": masked_command(as_typed(sys.argv)),
     }
 
 

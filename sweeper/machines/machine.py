@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -16,7 +17,14 @@ from sweeper.errors import UserError
 from sweeper.gpus import smallest_gpu_gb, visible_gpus
 from sweeper.text import is_there
 
-__all__ = ["Machine", "cache_folder", "files_in_use", "find_machine", "usable_cache"]
+__all__ = [
+    "Machine",
+    "bf16_among_flags",
+    "cache_folder",
+    "files_in_use",
+    "find_machine",
+    "usable_cache",
+]
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,7 @@ class Machine:
         gpu_names: What they are, e.g. ``NVIDIA H100 80GB HBM3``.
         disk_gb: Free disk in the folder of the sweep, in GB.
         gpu_memory_gb: Memory of the smallest of them; None if it is not known.
+        fast_bf16: Whether the CPU has instructions for bfloat16; None if it is not known.
     """
 
     cpus: int
@@ -36,13 +45,33 @@ class Machine:
     gpu_names: tuple[str, ...] = ()
     disk_gb: float = math.inf
     gpu_memory_gb: float | None = None
+    fast_bf16: bool | None = None
+
+
+BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16"})
+"""Processor flags of instructions for bfloat16, as Linux names them on x86 (the first three) and ARM."""
 
 
 def find_machine(folder: Path = Path()) -> Machine:
     """Look at this machine: its CPUs, GPUs, and the disk that holds ``folder``. Loads no torch."""
     names = tuple(gpu.name for gpu in visible_gpus())
     free = shutil.disk_usage(_existing(folder)).free / 1e9
-    return Machine(_cpus(), len(names), names, free, smallest_gpu_gb())
+    return Machine(_cpus(), len(names), names, free, smallest_gpu_gb(), _has_bf16_instructions())
+
+
+def _has_bf16_instructions() -> bool | None:
+    """Whether Linux lists them for the CPU; None on other systems."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    return bf16_among_flags(text)
+
+
+def bf16_among_flags(cpuinfo: str) -> bool | None:
+    """Whether a text like ``/proc/cpuinfo`` lists instructions for bfloat16; None if it lists no flags."""
+    flags = re.search(r"^(?:flags|Features)\s*:(.*)$", cpuinfo, re.MULTILINE)
+    return None if flags is None else not BF16_FLAGS.isdisjoint(flags[1].split())
 
 
 def _existing(folder: Path) -> Path:

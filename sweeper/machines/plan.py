@@ -20,6 +20,7 @@ from sweeper.spec.sweep import ConfirmSpec, KeepSpec, SettledResources, SweepSpe
 from sweeper.text import counted, describe_size, is_there
 from trainables import registry
 from trainables.interface import (
+    PRECISION,
     STEPS,
     DerivesNumbers,
     SlimsCheckpoints,
@@ -131,8 +132,8 @@ class Plan:
 
     @property
     def confirm_episodes(self) -> int:
-        """Most episodes of each trial in a confirmation: those of the space file, or the default."""
-        return (self.spec.confirm or ConfirmSpec()).episodes
+        """Most episodes of each trial in a confirmation: by the space file, or by default."""
+        return (self.spec.confirm or ConfirmSpec()).most_episodes
 
     @property
     def disk_gb(self) -> float:
@@ -314,7 +315,8 @@ def _values(spec: SweepSpec, trainable: Trainable, name: str) -> Sequence[Any]:
 
 def _warnings(plan: Plan, trainable: Trainable) -> list[str]:
     return [
-        *_resource_warnings(plan),
+        *_resource_warnings(plan, trainable),
+        *_precision_warnings(plan, trainable),
         *_space_warnings(plan),
         *_objective_warnings(plan.spec, trainable),
         *_path_warnings(plan.spec, trainable),
@@ -340,13 +342,14 @@ def without_likes(remarks: Iterable[str]) -> list[str]:
     ]
 
 
-def _resource_warnings(plan: Plan) -> list[str]:
+def _resource_warnings(plan: Plan, trainable: Trainable) -> list[str]:
     machine, resources = plan.machine, plan.resources
     found = []
     if resources.gpu_per_trial > machine.gpus:
+        on_cpus = " ".join(filter(None, ["resources.gpu_per_worker=0", _without_bf16(plan, trainable)]))
         found.append(
             f"A trial needs {counted(resources.gpu_per_trial, 'GPU')}, and this machine has {machine.gpus}. "
-            "Launch it on a cluster (--cluster, --address), or train on CPUs: resources.gpu_per_worker=0."
+            f"Launch it on a cluster (--cluster, --address), or train on CPUs: {on_cpus}."
         )
     elif resources.cpu_per_trial > machine.cpus:
         found.append(
@@ -364,6 +367,27 @@ def _resource_warnings(plan: Plan) -> list[str]:
     if plan.prices is not None and not plan.prices.together:
         found.append("cost: trials hold no GPU here, and CPUs have no price (cost.per_cpu_hour).")
     return found
+
+
+def _precision_warnings(plan: Plan, trainable: Trainable) -> list[str]:
+    remedy = _without_bf16(plan, trainable)
+    if remedy is None or plan.resources.gpu_per_trial:
+        return []
+    return [
+        f"{PRECISION}: the CPU of this machine has no instructions for bf16 (AVX512-BF16 or AMX). Trials "
+        f"on it are many times slower than with fp32. Set {remedy}."
+    ]
+
+
+def _without_bf16(plan: Plan, trainable: Trainable) -> str | None:
+    """How to train without bf16, if trials may use it and the CPU here lacks its instructions; else None."""
+    values = _values(plan.spec, trainable, PRECISION)
+    if plan.machine.fast_bf16 is not False or "bf16" not in values:
+        return None
+    if all(parameter.name != PRECISION for parameter in plan.spec.space.parameters):
+        return f"config.{PRECISION}=fp32"
+    left = [value for value in values if value != "bf16"] or ["fp32"]
+    return f"parameters.{PRECISION}.values=[{', '.join(left)}]"
 
 
 def _alert_warnings(spec: SweepSpec) -> list[str]:

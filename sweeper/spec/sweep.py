@@ -360,6 +360,10 @@ class InferenceSpec:
         )
 
 
+CONFIRM_BLOCK = 32
+"""Episodes of a finalist between two decisions: as many as one batch of predictions has on a CPU."""
+
+
 @dataclass(frozen=True)
 class ConfirmSpec:
     """The confirmation of the best trials when the sweep is done.
@@ -372,9 +376,15 @@ class ConfirmSpec:
     """
 
     top: int = 8
-    episodes: int = 400
+    episodes: int = 384
     seeds: int = 1
     epsilon: float = 0.0
+
+    @property
+    def most_episodes(self) -> int:
+        """The episodes of each that can be played: whole blocks, or all if they are fewer than one block."""
+        block = min(CONFIRM_BLOCK, self.episodes)
+        return self.episodes // block * block
 
 
 @dataclass(frozen=True)

@@ -215,7 +215,7 @@ def _trials(plan: Plan) -> str:
 
 def _confirmation(confirm: ConfirmSpec) -> str:
     seeds = f", each trained with {confirm.seeds} seeds" if confirm.seeds > 1 else ""
-    return f"the best {confirm.top} trials{seeds}, on at most {confirm.episodes} fresh episodes each"
+    return f"the best {confirm.top} trials{seeds}, on at most {confirm.most_episodes} fresh episodes each"
 
 
 def _inference(inference: InferenceSpec) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from rich.text import Text
 from sweeper.certainty.standing import Standing, standing_of
 from sweeper.layout import ERROR_TEXT, trial_folder
 from sweeper.records.forecast import cost_of, gpus_per_trial
-from sweeper.records.ranking import ORDER
+from sweeper.records.ranking import ORDER, is_better
 from sweeper.records.spending import Spending, spending_of
 from sweeper.records.status import SweepStatus, TrialStatus
 from sweeper.records.sweep_state import SweepState
@@ -59,6 +60,8 @@ STYLES = {
 }
 ASKED = ("stopped", "cancelled")
 """Reasons of trials that the user ended early."""
+RANKED_BY_STATE = "Stopped trials rank below completed ones, by their steps, whatever their value."
+COMPARED = (TrialStatus.COMPLETED, TrialStatus.STOPPED_EARLY)
 FAILURES_SHOWN = 5
 WIDE = 200
 """Width of a table in a file, in characters."""
@@ -305,8 +308,25 @@ def print_ranking(
         console.width = narrow
     for line in certainty_lines(sweep, standing):
         console.print(line, soft_wrap=True)
+    if _contradicts_values(sweep, ranking[:top]):
+        console.print(Text(RANKED_BY_STATE, style="dim"), soft_wrap=True)
     for remark in _remarks(sweep, ranking):
         console.print(remark, soft_wrap=True)
+
+
+def _contradicts_values(sweep: SweepState, trials: Sequence[TrialState]) -> bool:
+    """Whether a trial that was stopped early is below one whose value is worse."""
+    objective = sweep.objectives[0]
+    worst: float | None = None
+    for trial in trials:
+        value = trial.final.get(objective.name, math.nan)
+        if not math.isfinite(value) or trial.status not in COMPARED:
+            continue
+        if worst is None or is_better(worst, value, objective.goal):
+            worst = value
+        elif trial.status == TrialStatus.STOPPED_EARLY and value != worst:
+            return True
+    return False
 
 
 def _remarks(sweep: SweepState, ranking: Sequence[TrialState]) -> list[Text]:

@@ -8,6 +8,7 @@ import math
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,17 +19,21 @@ from sweeper.records.status import SweepStatus, TrialStatus
 from sweeper.tracking.client import attempt, legal_key
 from sweeper.tracking.state import State
 
-__all__ = ["Batch"]
+__all__ = ["BEST_FINAL", "Batch"]
 
 METRICS_PER_BATCH = 1000
 PARAMS_PER_BATCH = 100
 PARAM_LENGTH = 6000
 TAG_LENGTH = 8000
-FIRST_GROUPS = ("final", "best", "rollout", "eval", "train")
+BEST_FINAL = "best_final"
+"""Of the sweep's run: the best final value of its trials. ``best/…`` is the best of a trial's evaluations."""
+FIRST_GROUPS = ("final", "best", BEST_FINAL, "rollout", "eval", "train")
 LAST_GROUP = "system"
 FINAL_STEP = "final/step"
 """The step of the values ``final/…``. It makes a trial that was stopped early recognisable beside others."""
 RUN_NAME = "mlflow.runName"
+WHY = ("reason", "message")
+"""Tags that say why a trial ended; one that completed has none."""
 
 STATUS: dict[str, str] = {
     TrialStatus.COMPLETED: "FINISHED",
@@ -132,6 +137,8 @@ class Batch:
             **({"sweep.origin": event["origin"]} if event.get("origin") else {}),
         }
         first = number not in self.runs
+        if not first:
+            self._forget_why(self.runs[number])
         run = self.runs.get(number) or self._run(_run_name(event["trial"]), tags, event)
         self.runs[number] = run
         self._tags[run] |= {"status": TrialStatus.RUNNING, RUN_NAME: _run_name(event["trial"])}
@@ -144,6 +151,15 @@ class Batch:
         self.artifacts.append(
             {"trial": number, "name": "config.json", "text": json.dumps(event["config"], indent=1)}
         )
+
+    def _forget_why(self, run: str) -> None:
+        """Delete what a trial that runs again said of its end."""
+        sent: dict[str, str] = {}
+        self._send(lambda: sent.update(self._client.get_run(run).data.tags))
+        for name in WHY:
+            self._tags[run].pop(name, None)
+            if name in sent:
+                self._send(partial(self._client.delete_tag, run, name))
 
     def _report(self, event: Event) -> None:
         number = str(event["trial"])
@@ -168,7 +184,7 @@ class Batch:
         self._add_metrics(run, _prefixed("final", event["final"]), 0, event)
         self._add_metrics(run, {FINAL_STEP: event["step"]}, 0, event)
         self._add_metrics(run, _prefixed("best", event["best"]), 0, event)
-        self._add_metrics(self.parent, _prefixed("best", event["sweep_best"]), event["ended"], event)
+        self._add_metrics(self.parent, _prefixed(BEST_FINAL, event["sweep_best"]), event["ended"], event)
         if "gpu_hours" in event:
             self._add_metrics(run, {"cost/gpu_hours": event["gpu_hours"]}, 0, event)
             taken = {"cost/gpu_hours": event["sweep_gpu_hours"]}
@@ -177,7 +193,7 @@ class Batch:
             self._add_metrics(run, {"cost/money": event["cost"]}, 0, event)
             self._add_metrics(self.parent, {"cost/money": event["sweep_cost"]}, event["ended"], event)
             self._tags[self.parent]["cost.currency"] = event["currency"]
-        self._tags[run] |= {name: event[name] for name in ("status", "reason", "message")}
+        self._tags[run] |= {name: event[name] for name in ("status", *WHY) if event[name]}
         if event["status"] != TrialStatus.COMPLETED:
             self._tags[run][RUN_NAME] = _run_name(event["trial"], event["status"], event["step"])
         self._status[run] = (event["status"], _milliseconds(event))

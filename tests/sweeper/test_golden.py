@@ -145,6 +145,7 @@ def test_messages_for_mistyped_input(golden: GoldenFiles, capsys):
         ["check", "nowhere.yaml"],
         ["check", "pusht_quik"],
         ["launch", "pusht_quick", "--adress", "auto"],
+        ["results"],
         ["results", "nobody"],
         ["results", "smal"],
         ["logs", "small", "99"],

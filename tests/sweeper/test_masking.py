@@ -10,11 +10,12 @@ import pytest
 import yaml
 from small_sweeps import LR, sweep
 
+from sweeper import cli
 from sweeper.driver.opening import write_spec
 from sweeper.driver.recorder import Outcome, Recorder
 from sweeper.errors import SpecError
 from sweeper.layout import DATABASE, JOURNAL, trial_folder
-from sweeper.machines.identity import information
+from sweeper.machines.identity import as_typed, information
 from sweeper.masking import masked, masked_command, safe_uri
 from sweeper.records.journal import Journal, read_journal
 from sweeper.search.study import Study
@@ -51,6 +52,20 @@ def test_a_command_is_shown_without_secrets(words: list[str], shown: str) -> Non
     assert shown.replace("'", "") in command.replace("'", "")
     assert "pw" not in command
     assert "abc" not in command
+
+
+@pytest.mark.parametrize(
+    ("first", "shown"),
+    [
+        (cli.__file__, "sweeper"),
+        (str(Path(cli.__file__).with_name("__main__.py")), "sweeper"),
+        (".venv/bin/sweeper", ".venv/bin/sweeper"),
+        ("cli.py", "cli.py"),  # another program
+    ],
+)
+def test_a_command_shows_this_program_by_its_name(first: str, shown: str) -> None:
+    assert as_typed([first, "launch", "cli.py"]) == [shown, "launch", "cli.py"]
+    assert as_typed([]) == []
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ __all__ = [
     "ENVIRONMENT",
     "EVAL_EVERY",
     "LOG_EVERY",
+    "PRECISION",
     "STEPS",
     "ConfigError",
     "Fault",
@@ -39,6 +40,10 @@ EVAL_EVERY = "train.eval_every"
 
 
 LOG_EVERY = "train.log_every"
+
+
+PRECISION = "train.precision"
+"""By convention the field for the arithmetic of training: fp32, bf16 or fp16."""
 
 
 ENVIRONMENT = "rollout.env"

@@ -29,7 +29,7 @@ from sweeper.finalists.recording import recording
 from sweeper.finalists.seeds import seed_sweep, with_seeds
 from sweeper.records.sweep_state import SweepState, find_sweep, read_sweep
 from sweeper.report.remake import remake_report
-from sweeper.spec.sweep import ConfirmSpec, ResourceSpec, SweepSpec
+from sweeper.spec.sweep import CONFIRM_BLOCK, ConfirmSpec, ResourceSpec, SweepSpec
 from sweeper.terminal.finalists.comparison import difference_lines, letters, print_differences, print_policies
 from sweeper.terminal.finalists.confirmation import print_confirmation
 from sweeper.terminal.finalists.sentences import sweep_arguments
@@ -44,8 +44,11 @@ def confirm(
         list[int] | None, typer.Option(help="Confirm this trial; may be repeated.", metavar="NUMBER")
     ] = None,
     episodes: Annotated[
-        int, typer.Option(min=1, help="Most episodes of each trial; more later continue it.", metavar="N")
-    ] = 400,
+        int,
+        typer.Option(
+            min=1, help="Most episodes of each trial, in blocks of 32; more later continue it.", metavar="N"
+        ),
+    ] = ConfirmSpec.episodes,
     seeds: Annotated[
         int,
         typer.Option(min=1, help="Train each configuration with N seeds in all before that.", metavar="N"),
@@ -96,6 +99,8 @@ def confirm_sweep(
     """
     metric = confirmed_metric(state).name
     chosen, missing = choose_finalists(state, wanted.top, trials)
+    if wanted.most_episodes < wanted.episodes:
+        missing = [_in_blocks(wanted), *missing]
     for reason in missing:
         console.print(f"! {reason}", style="yellow", soft_wrap=True, markup=False)
     with _said_to_continue(console), interrupted_by_sigterm():
@@ -127,6 +132,15 @@ def confirm_sweep(
         command = f"sweeper export {sweep_arguments(state.folder)} --to FOLDER"
         console.print(f"`{command}` writes the winner for the robot.", soft_wrap=True, markup=False)
     return result.complete
+
+
+def _in_blocks(wanted: ConfirmSpec) -> str:
+    """Why fewer episodes are played than were asked for."""
+    most = wanted.most_episodes
+    return (
+        f"At most {most} episodes of each trial are played, not {wanted.episodes}: they are compared after "
+        f"each block of {CONFIRM_BLOCK}. The nearest possible numbers are {most} and {most + CONFIRM_BLOCK}."
+    )
 
 
 @contextlib.contextmanager

@@ -43,6 +43,8 @@ MOST_RANKED = 30
 MOST_LINES = 60
 MOST_SLICES = 12
 HIGHLIGHTED = 5
+OTHERS_RANK = 1001
+"""Plotly's place in the legend: behind the highlighted trials, which have 1000, though drawn before them."""
 PALETTE = (GREEN, BLUE, ORANGE, "#a05fc4", "#c4515f")
 
 
@@ -285,6 +287,7 @@ def learning_figure(sweep: SweepState, metric: str, best: Sequence[int]) -> Figu
             y=y,
             mode="lines",
             name="others",
+            legendrank=OTHERS_RANK,
             line={"color": GREY, "width": 1},
             opacity=0.5,
             hoverinfo="skip",

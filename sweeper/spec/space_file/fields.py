@@ -255,7 +255,7 @@ SETTINGS: Mapping[str, Mapping[str, FieldInfo]] = {
         ),
         "confirm": (
             FieldInfo("top", "int", 8, minimum=2, doc="How many of the best trials are confirmed."),
-            FieldInfo("episodes", "int", 400, minimum=1, doc="Most episodes of each trial."),
+            FieldInfo("episodes", "int", 384, minimum=1, doc="Most episodes of each trial, in blocks of 32."),
             FieldInfo(
                 "seeds",
                 "int",

@@ -33,7 +33,14 @@ from sweeper.text import describe_value, shortened
 from trainables import registry
 from trainables.interface import EVAL_EVERY, FieldInfo
 
-__all__ = ["Translation", "field_value", "translate_document", "translated_argument", "yaml_text"]
+__all__ = [
+    "Evaluations",
+    "Translation",
+    "field_value",
+    "translate_document",
+    "translated_argument",
+    "yaml_text",
+]
 
 _SETTINGS, _METRICS = by_word(SETTINGS_OF_OTHERS), by_word(METRICS)
 _NO_METRIC = by_word(NO_METRIC)
@@ -49,6 +56,30 @@ _VALUES = {
 Where = Literal["top", "config", "parameters", "argument"]
 
 
+@dataclass(frozen=True)
+class Evaluations:
+    """A number of evaluations after which early stopping begins, as W&B counts.
+
+    Attributes:
+        count: How many.
+        every: Steps between two.
+    """
+
+    count: int
+    every: int
+
+    @property
+    def steps(self) -> int:
+        """The same in optimiser steps."""
+        return self.count * self.every
+
+    @property
+    def sentence(self) -> str:
+        """What a user should know."""
+        word = "the first evaluation" if self.count == 1 else f"{self.count} evaluations"
+        return f"min_steps counts optimiser steps: {word}, one every {self.every} steps."
+
+
 @dataclass
 class Translation:
     """What was understood of a name and its value.
@@ -60,6 +91,7 @@ class Translation:
         sources: For each path of ``entries`` the other tool's name.
         about: For each place in ``remarks`` the other tool's name that it is about.
         values: What the other tool's names have as their values.
+        evaluations: What ``early_stop.min_steps`` was computed from; None if the other tool states steps.
     """
 
     entries: dict[str, Any] = field(default_factory=dict)
@@ -68,6 +100,7 @@ class Translation:
     sources: dict[str, str] = field(default_factory=dict)
     about: dict[int, str] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
+    evaluations: Evaluations | None = None
 
     def __bool__(self) -> bool:
         return bool(self.entries or self.remarks)
@@ -548,9 +581,11 @@ def _early_stop(document: Document, found: Translation, plain: Any) -> None:
             f"early stopping: Write `early_stop: {{method: asha, min_steps: ...}}`. Other methods: {others}."
         )
         return
-    min_steps, remark = _min_steps(document, settings, reduction)
+    begin = _begin(document, settings, reduction)
+    if isinstance(begin, Evaluations):
+        found.evaluations = begin
     found.entries["early_stop.method"] = method
-    found.entries["early_stop.min_steps"] = min_steps
+    found.entries["early_stop.min_steps"] = begin.steps if isinstance(begin, Evaluations) else begin
     if isinstance(reduction, int) and reduction > 1 and method in REDUCING:
         found.entries["early_stop.reduction"] = reduction
     options = {
@@ -560,7 +595,8 @@ def _early_stop(document: Document, found: Translation, plain: Any) -> None:
     }
     if options:
         found.entries["early_stop.options"] = options
-    found.remarks.append(remark)
+    counted = begin.sentence if isinstance(begin, Evaluations) else "min_steps counts optimiser steps."
+    found.remarks.append(counted)
 
 
 def _augmentation(document: Document, found: Translation, path: list[str], plain: Mapping[str, Any]) -> None:
@@ -574,7 +610,8 @@ def _augmentation(document: Document, found: Translation, path: list[str], plain
     found.remarks += [_about(path, remark) for remark in remarks]
 
 
-def _min_steps(document: Document, settings: Mapping[str, Any], reduction: Any) -> tuple[int, str]:
+def _begin(document: Document, settings: Mapping[str, Any], reduction: Any) -> int | Evaluations:
+    """When early stopping begins: in steps, or after evaluations, as the other tool counts."""
     steps = next(
         (
             settings[key]
@@ -584,17 +621,14 @@ def _min_steps(document: Document, settings: Mapping[str, Any], reduction: Any) 
         None,
     )
     if steps is not None:
-        return steps, "min_steps counts optimiser steps."
+        return int(steps)
     every = int(min(_numbers(document, EVAL_EVERY) or [1000]))
     reports = settings.get("min_iter")
     whole, brackets = settings.get("max_iter"), settings.get("s")
     eta = reduction if isinstance(reduction, int) and reduction > 1 else 3
     if not isinstance(reports, int) and isinstance(whole, int) and isinstance(brackets, int):
         reports = max(1, whole // eta**brackets)
-    if isinstance(reports, int) and reports > 0:
-        word = "the first evaluation" if reports == 1 else f"{reports} evaluations"
-        return reports * every, f"min_steps counts optimiser steps: {word}, one every {every} steps."
-    return every, f"min_steps counts optimiser steps: the first evaluation is at {every}."
+    return Evaluations(reports if isinstance(reports, int) and reports > 0 else 1, every)
 
 
 def _numbers(document: Document, name: str) -> list[float]:

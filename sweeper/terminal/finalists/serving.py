@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 from collections.abc import Mapping
 from typing import Any
@@ -49,7 +51,10 @@ def print_serving(
             style="yellow",
             soft_wrap=True,
         )
-    console.print("Ctrl-C ends the server.", style="dim")
+    # Shells start the background jobs of a script so that they ignore what Ctrl-C sends.
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    end = f"`kill {os.getpid()}`" if ignored else "Ctrl-C"
+    console.print(f"{end} ends the server.", style="dim")
 
 
 def description_lines(description: Mapping[str, Any], setting: Mapping[str, Any]) -> list[str]:

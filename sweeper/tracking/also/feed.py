@@ -26,6 +26,7 @@ from sweeper.tracking.also.runs import (
     run_of_sweep,
     run_of_trial,
 )
+from sweeper.tracking.runs import BEST_FINAL
 
 __all__ = ["Feed", "read_position", "state_path"]
 
@@ -103,7 +104,9 @@ class Feed:
                 best = self._sweep.best_trial()
                 summary = {"status": event["status"], "message": event["message"]}
                 summary |= (
-                    {} if best is None else {"best/trial": best.number, **_prefixed("best", best.final)}
+                    {}
+                    if best is None
+                    else {f"{BEST_FINAL}/trial": best.number, **_prefixed(BEST_FINAL, best.final)}
                 )
                 ended = self._at(event, self._sweep.ended_trials)
                 self._sink.end(run_of_sweep(self._sweep), ended, summary)
@@ -118,7 +121,7 @@ class Feed:
         )
         self._sink.end(run, self._at(event, int(event.get("step", 0))), summary)
         totals = {"cost/gpu_hours": event.get("sweep_gpu_hours"), "cost/money": event.get("sweep_cost")}
-        metrics = _prefixed("best", event.get("sweep_best", {}))
+        metrics = _prefixed(BEST_FINAL, event.get("sweep_best", {}))
         metrics |= {name: float(value) for name, value in totals.items() if value is not None}
         if metrics:
             parent = run_of_sweep(self._sweep)

@@ -106,7 +106,8 @@ def test_the_space_of_a_dataset_looks_as_it_should(golden, capsys, arm):
 
 
 @pytest.mark.slow
-def test_a_dataset_with_cameras_gets_a_space_for_cameras(tmp_path):
+def test_a_dataset_with_cameras_gets_a_space_for_cameras(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     wrist = {
         "observation.images.wrist": DatasetFeature("video", (32, 48, 3), ["height", "width", "channels"])
     }
@@ -121,7 +122,18 @@ def test_a_dataset_with_cameras_gets_a_space_for_cameras(tmp_path):
     assert config["policy.use_separate_rgb_encoder_per_camera"] is True
     assert "policy.resize_shape" not in config  # both are small, and equal
     assert config["dataset.holdout_fraction"] > 0.5 / 3
+    assert config["train.precision"] == "fp32"  # gpu_per_worker is auto, and no GPU is visible
     launchable("space.yaml")
+
+
+def test_a_long_path_is_printed_on_one_line(arm, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    dataset = tmp_path / ("a_long_name_of_a_folder" * 4)
+    dataset.symlink_to(arm)
+    assert ended("init", "space.yaml", "--dataset", str(dataset)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert f"✓ Wrote space.yaml, from the dataset {dataset}" in lines
+    assert any(line.startswith("    dataset.root ") and line.endswith(f" {dataset}") for line in lines)
 
 
 @pytest.mark.slow

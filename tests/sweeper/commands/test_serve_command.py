@@ -26,10 +26,15 @@ from trainables.interface import ServeOptions
 OBSERVATION = {"observation.state": np.zeros(2), "observation.environment_state": np.zeros(16)}
 
 
-def started(*arguments: str) -> tuple[subprocess.Popen[str], dict[str, object]]:
-    """Start the command in a process of its own; returns it with what it printed first."""
+def started(*arguments: str, in_background: bool = False) -> tuple[subprocess.Popen[str], dict[str, object]]:
+    """Start the command in a process of its own; returns it with what it printed first.
+
+    In the background it ignores SIGINT, as a shell starts a job with ``&`` from a script.
+    """
+    ignoring = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"] if in_background else []
+    command = [sys.executable, "-m", "sweeper.cli", "serve", *arguments]
     process = subprocess.Popen(
-        [sys.executable, "-m", "sweeper.cli", "serve", *arguments, "--json", "--port", "0", "--threads", "1"],
+        [*ignoring, *command, "--json", "--port", "0", "--threads", "1"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -46,7 +51,8 @@ def started(*arguments: str) -> tuple[subprocess.Popen[str], dict[str, object]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_trial_is_served_until_a_signal(trial: Path, number: signal.Signals) -> None:  # noqa: F811
-    process, described = started("small:0", "--setting", "policy.n_action_steps=3", "--batch", "16")
+    setting = ("--setting", "policy.n_action_steps=3", "--batch", "16")
+    process, described = started("small:0", *setting, in_background=number == signal.SIGTERM)
     try:
         assert described["name"] == "small:0"
         assert described["setting"]["policy.n_action_steps"] == 3
@@ -81,11 +87,17 @@ def test_a_checkpoint_is_served_without_its_simulator_to_other_machines(trial: P
     ) as server:
         console = plain_console(200)
         print_serving(console, "here", {}, server, show_token=True)
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in a background job of a script
+        background = plain_console(200)
+        print_serving(background, "here", {}, server, show_token=False)
+        signal.signal(signal.SIGINT, before)
         url = server.url.replace("0.0.0.0", "127.0.0.1")
         with RemotePolicy(url, server.token, timeout_s=200) as policy:
             assert policy.infer(OBSERVATION)["actions"].shape == (4, 2)
     out = printed(console)
     assert f"Serving here at {reachable(server.url)}" in out
+    assert "Ctrl-C ends the server." in out
+    assert f"`kill {os.getpid()}` ends the server." in printed(background)
     assert "0.0.0.0" not in out
     assert f"token     {server.token}" in out
     assert (

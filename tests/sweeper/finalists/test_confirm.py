@@ -24,7 +24,7 @@ from sweeper.finalists.racing import ConfirmOptions
 from sweeper.finalists.recording import recording
 from sweeper.layout import JOURNAL, trial_folder
 from sweeper.records.sweep_state import SweepState, read_sweep
-from sweeper.spec.sweep import ResourceSpec
+from sweeper.spec.sweep import ConfirmSpec, ResourceSpec
 from trainables.episodes import read_episodes
 
 pytestmark = pytest.mark.filterwarnings("default")  # Ray and MLflow warn of their own habits.
@@ -161,6 +161,13 @@ def test_each_configuration_can_be_trained_with_other_seeds_first(
     assert sorted(trial.config["train.seed"] for trial in child.trials.values()) == [1, 2]
 
 
+@pytest.mark.parametrize(
+    ("asked", "played"), [(1, 1), (20, 20), (32, 32), (33, 32), (95, 64), (200, 192), (384, 384)]
+)
+def test_whole_blocks_are_played_or_fewer_episodes_than_one(asked: int, played: int) -> None:
+    assert ConfirmSpec(episodes=asked).most_episodes == played
+
+
 SPACE = """
 name: asked
 trainable: reaching_policies:TRAINABLE
@@ -198,9 +205,11 @@ def test_a_sweep_of_which_one_trial_is_left_measures_that_one_alone(
 ) -> None:
     run_in(tmp_path, monkeypatch)
     (tmp_path / "space.yaml").write_text(SPACE)
-    assert ended("launch", "space.yaml", "budget.trials=1") == 0
+    assert ended("launch", "space.yaml", "budget.trials=1", "confirm.episodes=100") == 0
     said = capsys.readouterr().out
     assert "Only trial 0 has completed with a checkpoint: it is compared with no other." in said
+    assert "At most 96 episodes of each trial are played, not 100" in said
+    assert "The nearest possible numbers are 96 and 128." in said
     assert "measured alone" in said
     sweep = read_sweep(tmp_path / "sweeps" / "asked")
     assert [one["trial"] for one in sweep.confirmation["finalists"]] == [0]

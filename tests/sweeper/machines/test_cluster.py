@@ -114,6 +114,8 @@ def test_a_trial_that_can_never_fit_is_refused_in_words(
     assert caught.value.exit_code == 2
     for word in words:
         assert word in str(caught.value)
+    # One worker is the least that a trial can have.
+    assert ("resources.workers" in str(caught.value)) is (wanted.workers > 1)
 
 
 def test_drivers_of_trials_take_no_cpu_and_go_where_the_cluster_wants_them() -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 
 import pytest
 
-from sweeper.machines.machine import Machine, find_machine
+from sweeper.machines.machine import Machine, bf16_among_flags, find_machine
 from sweeper.machines.plan import make_plan, without_likes
 from sweeper.spec.space import Parameter, describe_range, describe_scale
 from sweeper.spec.space_file.load import load_spec, packaged_spaces
@@ -165,6 +166,44 @@ def test_this_machine_has_cpus_and_a_disk(tmp_path):
     assert machine.gpus == len(machine.gpu_names)
 
 
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("flags\t\t: fpu sse2 avx2 avx512f avx512bw", False),
+        ("flags\t\t: fpu avx512f avx512_bf16", True),
+        ("flags\t\t: fpu amx_bf16 amx_tile", True),
+        ("Features\t: fp asimd i8mm bf16", True),
+        ("Features\t: fp asimd", False),
+        ("isa\t\t: rv64imafdc", None),
+    ],
+)
+def test_instructions_for_bf16_are_read_from_the_flags_of_the_cpu(line, expected):
+    assert bf16_among_flags(f"processor\t: 0\n{line}\nbugs\t\t: bf16_none\n") is expected
+
+
+@pytest.mark.slow
+def test_bf16_on_a_cpu_without_its_instructions_is_warned_of():
+    slow, fast = replace(LAPTOP, fast_bf16=False), replace(LAPTOP, fast_bf16=True)
+
+    def warned(*overrides, machine=slow, space="pusht_quick"):
+        return [text for text in plan(*overrides, machine=machine, space=space).warnings if "fp32" in text]
+
+    bf16 = ("config.train.precision=bf16", "resources.gpu_per_worker=auto")
+    (warning,) = warned(*bf16)
+    assert warning.endswith("Set config.train.precision=fp32.")
+    (searched,) = warned("parameters.train.precision.values=[bf16, fp32]")
+    assert searched.endswith("Set parameters.train.precision.values=[fp32].")
+    # These spaces ask for a GPU, which this machine does not have.
+    (both,) = warned(space="real_robot")
+    assert both.endswith("train on CPUs: resources.gpu_per_worker=0 config.train.precision=fp32.")
+    (on_cpu,) = warned("resources.gpu_per_worker=0", space="real_robot")
+    assert on_cpu.startswith("train.precision: the CPU")
+
+    assert warned() == []
+    for machine in (fast, LAPTOP, replace(NODE, fast_bf16=False)):  # it has them, may have them, or has GPUs
+        assert warned(*bf16, machine=machine) == []
+
+
 def test_values_are_described_as_they_are_written():
     assert describe_value([True, None, 1e-5, 3, "x"]) == "[true, null, 1e-05, 3, x]"
     assert describe_value({"actions": "action", "n": [1]}) == "{actions: action, n: [1]}"
@@ -211,7 +250,7 @@ def test_the_plan_has_what_the_last_episodes_can_tell_apart(overrides, expected)
     lines = dict(_lines(made))
     assert made.final_episodes == expected[0]
     assert expected[1] in lines["evidence"]
-    assert made.to_dict()["evidence"]["confirm_tells_apart"] == pytest.approx(0.099)
+    assert made.to_dict()["evidence"]["confirm_tells_apart"] == pytest.approx(0.101)
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import socket
 import subprocess
 import sys
@@ -318,6 +319,21 @@ def test_below_the_ranking_stand_the_reasons_of_failures_and_what_was_tried_agai
     assert "was retried after out_of_memory (1×), now with train.gradient_accumulation_steps = 2" in text
     (first, *_) = to_json(read_sweep(played.folder))["trials"]
     assert (first["retries"], first["changes"]) == ({"out_of_memory": 1}, changes)
+
+
+@pytest.mark.parametrize(
+    ("stopped", "said"), [((10, 0.4), False), ((10, 0.7), True), ((10, math.nan), False)]
+)
+def test_the_ranking_says_why_a_better_value_is_below_a_worse_one(played, stopped, said):
+    from sweeper.terminal.tables import print_ranking
+
+    played.trial(0, [(20, 0.6)])
+    played.trial(1, [(20, 0.5)])
+    played.trial(2, [(20, 0.3)], "interrupted")  # not compared: it may continue
+    played.trial(3, [stopped], "stopped_early")
+    console = plain_console(width=80)
+    print_ranking(console, read_sweep(played.folder))
+    assert ("Stopped trials rank below completed ones" in printed(console)) is said
 
 
 def test_a_launch_that_has_not_recorded_anything_is_reported_as_that(tmp_path):

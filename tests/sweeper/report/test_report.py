@@ -131,6 +131,16 @@ def test_figures_leave_their_ground_to_the_page(thirty):
 
 
 @pytest.mark.slow
+def test_the_legend_of_the_learning_curves_has_the_best_first(thirty):
+    curves = [figure["data"] for figure in thirty.figures if figure["data"][0].get("name") == "others"]
+    assert curves
+    for drawn in curves:
+        legend = [line["name"] for line in sorted(drawn, key=lambda line: line.get("legendrank", 1000))]
+        assert len(legend) > 1
+        assert legend[-1] == "others"
+
+
+@pytest.mark.slow
 def test_nothing_is_loaded_from_elsewhere(thirty):
     for name, attributes in thirty.elements:
         for key in ("src", "href", "poster", "srcset", "action"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from sweeper.spec.space_file.draft.write import grouped, value_text, written
 from sweeper.spec.space_file.habits import FIELDS
 from sweeper.spec.space_file.yaml_nodes import read_file
 from trainables import registry
+from trainables.interface import ProposedField
 
 TRAINABLE = registry.load("diffusion_policy")
 SCHEMA = jsonschema.Draft7Validator(space_schema(TRAINABLE))
@@ -150,6 +152,21 @@ def test_a_sweep_of_wandb_becomes_a_space(finished, form: str):
         "command": {"tracking": {"experiment": "arm"}, "metric": {"name": "train/loss", "goal": "minimize"}},
     }[form]
     assert {section: space[section] for section in expected} == expected
+
+
+def test_evaluations_until_a_trial_may_be_stopped_are_those_of_the_space(tmp_path):
+    file = tmp_path / "other.yaml"
+    file.write_text(WANDB["early_terminate"])
+    draft = draft_of_sweep(read_file(file)[1].value, "a file", TRAINABLE)
+    often = ProposedField("train.eval_every", 100, "", needed=True)
+    proposal = replace(TRAINABLE.propose({}, None), config=(often,))
+    for _ in range(2):  # a draft is completed again until `check` accepts it
+        complete(draft, proposal, TRAINABLE)
+
+    assert draft.sections["early_stop"] == {"method": "asha", "min_steps": 200, "reduction": 3}
+    assert [note for note in draft.notes if "min_steps" in note] == [
+        "early_terminate: min_steps counts optimiser steps: 2 evaluations, one every 100 steps."
+    ]
 
 
 def test_fixed_values_of_wandb_are_fixed(finished):

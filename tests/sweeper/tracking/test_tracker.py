@@ -86,7 +86,12 @@ def test_a_sweep_is_one_parent_run_with_a_child_for_each_trial(tmp_path):
     assert parent.data.tags["versions.torch"] == "2.14.1"
     assert parent.data.params["search.method"] == "tpe"
     assert json.loads(parent.data.params["space.optimizer.lr"]) == {"min": 1e-5, "max": 1e-3, "log": True}
-    assert [step for step, _ in history(client, parent_run_id(tracker), f"best/{SUCCESS}")] == [1, 2, 3, 4]
+    assert [step for step, _ in history(client, parent_run_id(tracker), f"best_final/{SUCCESS}")] == [
+        1,
+        2,
+        3,
+        4,
+    ]
 
     runs = [client.get_run(tracker.run_id(number)) for number in range(4)]
     assert [run.info.status for run in runs] == ["FINISHED", "KILLED", "FAILED", "KILLED"]
@@ -96,7 +101,9 @@ def test_a_sweep_is_one_parent_run_with_a_child_for_each_trial(tmp_path):
         "failed",
         "interrupted",
     ]
-    assert [run.data.tags["reason"] for run in runs] == ["", "asha", "diverged", ""]
+    assert [run.data.tags.get("reason") for run in runs] == [None, "asha", "diverged", None]
+    assert [run.data.tags.get("message") for run in runs][::2] == [None, "diverged at step 1"]
+    assert not any(name.startswith("best/") for name in parent.data.metrics)
     assert {run.data.tags["mlflow.parentRunId"] for run in runs} == {parent_run_id(tracker)}
     assert runs[1].data.params["optimizer.lr"] == "0.0003"
     assert runs[1].data.params["policy.down_dims"] == "[32, 64]"
@@ -216,6 +223,22 @@ def test_a_restarted_tracker_continues_with_the_same_runs(tmp_path):
     client = client_of(tmp_path)
     assert history(client, runs[1], "train/loss") == [(1, 1.0), (2, 0.5), (3, 1 / 3), (4, 0.25)]
     assert len(client.search_runs([second.experiment_id])) == 2
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_trial_that_completes_after_an_interruption_has_no_reason(tmp_path, at_once):
+    played = Sweep(tmp_path)
+    played.start()
+    played.trial(0, status="interrupted", reason="lost")
+    if not at_once:
+        tracker, _ = played.deliver()
+        assert client_of(tmp_path).get_run(tracker.run_id(0)).data.tags["reason"] == "lost"
+    played.trial(0, steps=4)
+    tracker, delivery = played.deliver()
+    assert (delivery.complete, delivery.refused) == (True, 0)
+    tags = client_of(tmp_path).get_run(tracker.run_id(0)).data.tags
+    assert tags["status"] == "completed"
+    assert not {"reason", "message"} & set(tags)
 
 
 def test_data_that_is_sent_twice_is_recorded_once(tmp_path):

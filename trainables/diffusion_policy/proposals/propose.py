@@ -191,7 +191,7 @@ def _train(choice: _Choice, recipe: Recipe) -> None:
         else:
             choice.remarks.append(f"train.steps: {steps:,} steps of {batch} samples are {words}.")
         if facts.cameras:
-            choice.fix("train.precision", "bf16", "half the memory; use fp32 if the GPU lacks it")
+            choice.fix("train.precision", "bf16", "half the memory; fp32 on a CPU, or if the GPU lacks it")
     if choice.value("policy.pretrained_backbone_weights") and choice.value("policy.use_group_norm"):
         choice.correct("policy.use_group_norm", False, "pretrained weights need the BatchNorm they had")
     noise = choice.value("policy.num_train_timesteps")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from sweeper.spec.space_file.draft.content import Draft, Written
@@ -36,6 +37,7 @@ def complete(draft: Draft, proposal: Proposal, trainable: Trainable) -> None:
         for entry in proposal.parameters:
             draft.config.pop(entry.name, None)
             draft.parameters[entry.name] = Written(entry.value, entry.why)
+    _count_evaluations(draft)
     searched = set(draft.parameters)
     draft.constraints += [
         text
@@ -58,6 +60,17 @@ def _fix(draft: Draft, entry: ProposedField, proposal: Proposal) -> None:
     elif draft.decides and not proposal.found and not entry.needed:
         return  # the source says what is searched, and the trainable's defaults hold for the rest
     draft.config[entry.name] = Written(entry.value, entry.why)
+
+
+def _count_evaluations(draft: Draft) -> None:
+    """Begin early stopping after as many evaluations as in the source: the draft may evaluate more often."""
+    before, stop = draft.evaluations, draft.sections.get("early_stop")
+    every = draft.fixed.get(EVAL_EVERY)
+    if before is None or not isinstance(stop, dict) or not isinstance(every, int) or every == before.every:
+        return
+    draft.evaluations = now = replace(before, every=every)
+    stop["min_steps"] = now.steps
+    draft.notes = [note.replace(before.sentence, now.sentence) for note in draft.notes]
 
 
 def _concerns(draft: Draft, remark: str) -> bool:

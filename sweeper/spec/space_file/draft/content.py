@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from sweeper.spec.space_file.translate import Evaluations
+
 __all__ = ["Draft", "Left", "Written", "capitalised"]
 
 
@@ -57,6 +59,7 @@ class Draft:
         equal: Fields of the source whose values are the defaults here.
         left: What could not be carried over.
         notes: What was decided, in a sentence each.
+        evaluations: What ``early_stop.min_steps`` was computed from; None if the source states steps.
     """
 
     source: str
@@ -73,6 +76,7 @@ class Draft:
     equal: dict[str, Any] = field(default_factory=dict)
     left: list[Left] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    evaluations: Evaluations | None = None
 
     def leave(self, name: str, value: Any, reason: str) -> None:
         """Record what is not carried over, once."""

@@ -156,6 +156,7 @@ def _translated(root: Mapping[str, Node], source: str, trainable: Trainable) -> 
     for one in found:
         _take_remarks(draft, document, one, plain)
         _report_doubles(draft, one)
+        draft.evaluations = one.evaluations or draft.evaluations
     draft.decides = bool(draft.parameters)
     return draft
 
