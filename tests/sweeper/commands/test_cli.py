@@ -340,6 +340,7 @@ def test_a_terminal_without_all_characters_shows_question_marks():
     run = subprocess.run(command, env=environment, capture_output=True, cwd=ROOT)
     assert run.returncode == 0, run.stderr.decode("latin-1")
     assert b"? two-minutes" in run.stdout or b"?" in run.stdout
+    assert b"trials continue at step 20" in run.stdout
 
 
 def test_the_text_of_a_spec_error_contains_all_faults():

@@ -202,6 +202,7 @@ def test_a_sweep_of_which_one_trial_is_left_measures_that_one_alone(
     said = capsys.readouterr().out
     assert "Only trial 0 has completed with a checkpoint: it is compared with no other." in said
     assert "measured alone" in said
+    assert "1 finalist on fresh starts" in said
     sweep = read_sweep(tmp_path / "sweeps" / "asked")
     assert [one["trial"] for one in sweep.confirmation["finalists"]] == [0]
     assert sweep.confirmation["finalists"][0]["metrics"]["episodes"] == 96
