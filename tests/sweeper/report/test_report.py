@@ -288,6 +288,11 @@ def test_several_objectives_have_a_front(tmp_path):
 def test_a_sweep_without_episodes_says_that_nothing_is_sure(tmp_path, metric):
     page = page_of(large_sweep(tmp_path / "a", 20, episodes=False, objectives={metric: "minimize"}))
     assert "Unknown. There are no records of episodes" in page.words
+    # Without a simulator nothing can be confirmed.
+    assert ("sweeper judge" in page.words, "sweeper confirm" in page.words) == (
+        metric != REWARD,
+        metric == REWARD,
+    )
     assert "not told apart" not in page.words
 
 
