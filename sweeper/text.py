@@ -128,6 +128,8 @@ def number_text(value: float | None) -> str:
 
 def value_text(value: Any) -> str:
     """A parameter's value, short."""
+    if value is None or isinstance(value, bool):
+        return describe_value(value)
     if isinstance(value, float):
         return f"{value:.3g}"
     if isinstance(value, (list, tuple)):

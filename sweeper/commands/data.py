@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +15,7 @@ from sweeper.errors import UserError
 from sweeper.machines.machine import usable_cache
 from sweeper.spec.space_file.load import find_space, load_spec
 from sweeper.spec.space_file.overrides import read_config
+from sweeper.spec.sweep import SweepSpec
 from sweeper.terminal.faults import checking
 from sweeper.terminal.findings import print_examination, print_portrait, to_json
 from sweeper.terminal.repairs import print_repair, repair_json
@@ -22,6 +24,9 @@ from trainables.interface import ConfigError, DatasetExaminer, DatasetRepairer, 
 from trainables.registry import load
 
 __all__ = ["app", "check", "fix", "show"]
+
+DRAWS = 200
+"""Combinations of a space that are tried until one can be trained."""
 
 app = typer.Typer(
     name="data",
@@ -148,20 +153,33 @@ def fix(
 def _dataset(
     root: str, fields: list[str] | tuple[()], trainable: str
 ) -> tuple[DatasetExaminer, Mapping[str, Any]]:
-    """The examiner of the dataset, and the configuration for it; the fixed values of a space."""
+    """The examiner of the dataset, and the configuration for it."""
     space = Path(root) if is_there(Path(root)) else find_space(root)
-    fixed: Mapping[str, Any] | None = None
+    spec: SweepSpec | None = None
     if space.suffix in (".yaml", ".yml") and space.is_file():
         spec = load_spec(space, [f"config.{field.removeprefix('config.')}" for field in fields])
-        trainable, fixed = spec.trainable, spec.config
+        trainable = spec.trainable
     examiner = load(trainable)
     if not isinstance(examiner, DatasetExaminer):
         raise UserError(f"--trainable: {trainable} cannot check datasets.")
-    config = fixed or {**examiner.dataset_config(root), **read_config(examiner, fields)}
+    if spec is not None:
+        config = _of_space(spec, examiner)
+    else:
+        config = {**examiner.dataset_config(root), **read_config(examiner, fields)}
     faults = examiner.faults(config)
     if faults:
         raise ConfigError(faults)
     return examiner, config
+
+
+def _of_space(spec: SweepSpec, examiner: DatasetExaminer) -> Mapping[str, Any]:
+    """The fixed values of a space, with drawn ones if the defaults of what it searches do not fit them."""
+    if not examiner.faults(spec.config):
+        return spec.config
+    generator = random.Random(spec.search.seed)
+    drawn = (spec.space.draw(generator, spec.config) for _ in range(DRAWS))
+    legal = (config for config in drawn if not spec.space.violated(config) and not examiner.faults(config))
+    return next(legal, spec.config)
 
 
 def _portrait_folder(root: str, to: Path | None) -> Path:

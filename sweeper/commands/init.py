@@ -368,8 +368,9 @@ def _report(console: Console, draft: Draft, dataset: str | None, path: Path | No
     if path is not None:
         console.print()
         console.print(Text(f"  Next: read {path}, then"), soft_wrap=True)
-        look = [] if dataset is None else [f"sweeper data check {shlex.quote(dataset)}"]
         typed = shlex.quote(str(path))
+        # Of the space, not of the dataset: its settings decide what is a fault (cameras of different sizes).
+        look = [] if dataset is None else [f"sweeper data check {typed}"]
         for line in (*look, f"sweeper check {typed}", f"sweeper launch {typed}"):
             console.print(Text(f"      {line}", "bold"), soft_wrap=True)  # to be copied whole
 

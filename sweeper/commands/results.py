@@ -29,7 +29,7 @@ from sweeper.terminal.tables import print_ranking, sweeps_table
 from sweeper.tracking.server import serve
 from sweeper.tracking.state import read_state
 from sweeper.tracking.sync import sync_sweep
-from sweeper.tracking.urls import links_to
+from sweeper.tracking.urls import links_to, runs_url
 
 __all__ = ["list_sweeps", "report", "results", "sync", "ui"]
 
@@ -146,9 +146,12 @@ def ui(
     _end_with_servers()
     with contextlib.suppress(KeyboardInterrupt), serve(folder, port, uri) as pages:
         console = open_console()
-        links = links_to(found, read_state(folder / STATE), pages.url)
+        state = read_state(folder / STATE)
+        links = links_to(found, state, pages.url)
         print_links(console, links, "")
-        console.print(f"All runs: {pages.url}  (Ctrl-C stops the server)", soft_wrap=True)
+        # MLflow begins with a page about language models.
+        runs = pages.url if state is None else runs_url(pages.url, state.experiment_id)
+        console.print(f"All runs: {runs}  (Ctrl-C stops the server)", soft_wrap=True)
         if browser and console.is_terminal and _has_desktop():
             webbrowser.open(pages.url if links is None else links.charts)
         pages.wait()

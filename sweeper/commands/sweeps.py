@@ -25,9 +25,13 @@ if TYPE_CHECKING:
 __all__ = ["check", "demo", "launch", "run_to_end", "schema"]
 
 
+Name = Annotated[str | None, typer.Option(help="Name of the sweep, instead of the name in the file.")]
+
+
 def check(
     space: SpaceFile,
     overrides: Overrides = None,
+    name: Name = None,
     sweeps: SweepsFolder = Path("sweeps"),
     as_json: Json = False,
     send_test_alert: Annotated[
@@ -35,7 +39,7 @@ def check(
     ] = False,
 ) -> None:
     """Check a space file and show what would run. Starts nothing."""
-    plan = make_plan(load_spec(space, overrides or (), sweeps))
+    plan = make_plan(load_spec(space, _changes(overrides, name), sweeps))
     if send_test_alert:
         raise typer.Exit(_send_test_alert(plan.spec, as_json))
     taken = earlier_for_plan(plan.spec, load(plan.spec.trainable))
@@ -77,9 +81,7 @@ def launch(
     space: SpaceFile,
     overrides: Overrides = None,
     address: Address = None,
-    name: Annotated[
-        str | None, typer.Option(help="Name of the sweep, instead of the name in the file.")
-    ] = None,
+    name: Name = None,
     sweeps: SweepsFolder = Path("sweeps"),
     as_json: Json = False,
 ) -> None:
@@ -87,8 +89,12 @@ def launch(
     if address is not None and address.startswith(("http://", "https://")):
         raise typer.Exit(_send(space, overrides or (), name, address, as_json))
 
-    changes = [*(overrides or ()), *([] if name is None else [f"name={name}"])]
-    _launch(load_spec(space, changes, sweeps), address, as_json)
+    _launch(load_spec(space, _changes(overrides, name), sweeps), address, as_json)
+
+
+def _changes(overrides: Sequence[str] | None, name: str | None) -> list[str]:
+    """All changes to a space that a command line names."""
+    return [*(overrides or ()), *([] if name is None else [f"name={name}"])]
 
 
 def demo(

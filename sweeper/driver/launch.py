@@ -125,7 +125,8 @@ def _run_sweep(
     for source in taken.sources if earlier is None else ():
         console.print(Text(source.words), soft_wrap=True)
     remark(spec, trainable, base, cache, console)
-    check_disk(spec, trainable.disk_gb(base), ended_gb(trainable, base, spec.keep), left, console)
+    kept_gb = ended_gb(trainable, base, spec.keep)
+    check_disk(spec, trainable.disk_gb(base), kept_gb, left, console, settled=settled)
     if settled is not None:
         check_memory(trainable, base, settled, console)
     with contextlib.ExitStack() as stack:

@@ -216,7 +216,15 @@ def ended_gb(trainable: Trainable, config: Mapping[str, Any], keep: KeepSpec) ->
     return trainable.disk_gb(config)
 
 
-def check_disk(spec: SweepSpec, trial_gb: float, ended_gb: float, left: int, console: Console) -> None:
+def check_disk(
+    spec: SweepSpec,
+    trial_gb: float,
+    ended_gb: float,
+    left: int,
+    console: Console,
+    *,
+    settled: SettledResources | None = None,
+) -> None:
     """Refuse a sweep if not even one trial fits on the disk; warn if not all of them fit.
 
     Args:
@@ -225,6 +233,7 @@ def check_disk(spec: SweepSpec, trial_gb: float, ended_gb: float, left: int, con
         ended_gb: Most disk of one that ended and whose checkpoints are kept.
         left: Trials that are left to run.
         console: Where a warning goes.
+        settled: What a trial gets on this machine, and how many run at once; None on a cluster.
 
     Raises:
         ResourceError: If there is no room for a single trial.
@@ -238,6 +247,7 @@ def check_disk(spec: SweepSpec, trial_gb: float, ended_gb: float, left: int, con
         )
     wanted = spec.resources.max_concurrent
     at_once = AUTO_TRIALS_AT_ONCE if wanted == "auto" else wanted
+    at_once = at_once if settled is None else settled.at_once
     stay = spec.keep.at_most(left, at_once)
     all_gb = spec.keep.disk_gb(left, at_once, running_gb=trial_gb, ended_gb=ended_gb)
     if all_gb > free_gb:

@@ -19,6 +19,7 @@ from sweeper.machines.machine import usable_cache
 from sweeper.masking import safe_uri
 from sweeper.records.checkpoints import Source
 from sweeper.records.sweep_state import SweepState, read_sweep
+from sweeper.text import describe_value
 from sweeper.tracking.client import OutageError, attempt, one_line, quieten
 from sweeper.tracking.state import read_state
 from sweeper.tracking.tracker import tracking_uri
@@ -30,6 +31,8 @@ __all__ = ["LoggedPolicy", "log_policy"]
 FORMAT = "torch"
 VARIABLE = "MLFLOW_TRACKING_URI"
 PACKAGES = ("mlflow", "numpy", "torch")
+NOTE, VERSIONS = "mlflow.note.content", "mlflow.modelVersions"
+"""MLflow's tags for the description of a model, and for the versions as which it was registered."""
 
 
 @dataclass(frozen=True)
@@ -100,11 +103,16 @@ def _log(
     from mlflow.tracking import MlflowClient
 
     experiment, run = where
+    about = f"{source.chosen[:1].upper()}{source.chosen[1:]}."
     try:
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         known = attempt(
             lambda: client.create_logged_model(
-                experiment, f"policy-{source.trial}", source_run_id=run, tags=_tags(sweep, source)
+                experiment,
+                f"policy-{source.trial}",
+                source_run_id=run,
+                tags=_tags(sweep, source) | {NOTE: about},
+                params={name: describe_value(value) for name, value in _searched(sweep, source).items()},
             )
         )
         saved = folder.parent / "model"
@@ -113,7 +121,11 @@ def _log(
         attempt(lambda: client.finalize_logged_model(known.model_id, "READY"))
         address = f"models:/{known.model_id}"
         with _tracking_at(uri):  # the registry looks for the model there
-            version = "" if register is None else attempt(lambda: _register(client, register, address, run))
+            version = (
+                ""
+                if register is None
+                else attempt(lambda: _register(client, register, address, run, about, _tags(sweep, source)))
+            )
     except OutageError as error:
         raise SweeperError(f"MLflow at {safe_uri(uri)} does not answer: {error}.") from error
     except MlflowException as error:
@@ -133,7 +145,7 @@ def _tracking_at(uri: str) -> Iterator[None]:
         os.environ |= {} if before is None else {VARIABLE: before}
 
 
-def _register(client: Any, name: str, address: str, run: str) -> str:
+def _register(client: Any, name: str, address: str, run: str, about: str, tags: dict[str, str]) -> str:
     from mlflow.exceptions import MlflowException
 
     try:
@@ -141,8 +153,16 @@ def _register(client: Any, name: str, address: str, run: str) -> str:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    version = client.create_model_version(name, address, run, model_id=address.rpartition("/")[2])
+    model = address.rpartition("/")[2]
+    version = client.create_model_version(name, address, run, tags, description=about, model_id=model)
+    # The page of the model names the versions of this tag.
+    client.set_logged_model_tags(model, {VERSIONS: json.dumps([{"name": name, "version": version.version}])})
     return f"{name}/{version.version}"
+
+
+def _searched(sweep: SweepState, source: Source) -> Mapping[str, Any]:
+    """The values of the searched parameters."""
+    return {} if source.trial is None else sweep.trial(source.trial).values
 
 
 def _tags(sweep: SweepState, source: Source) -> dict[str, str]:

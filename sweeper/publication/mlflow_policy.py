@@ -19,6 +19,9 @@ __all__ = ["PolicyModel"]
 class PolicyModel(mlflow.pyfunc.PythonModel):
     """A policy: observations in, the actions to execute and the whole prediction out, in original units."""
 
+    # The signature has the types. Without this MLflow warns of a `predict` without type hints, at each load.
+    _skip_type_hint_validation = True
+
     def load_context(self, context: Any) -> None:
         """Load the archive of torch.export."""
         folder = Path(context.artifacts["policy"])

@@ -233,9 +233,10 @@ def _early_stop(plan: Plan) -> str:
         return "none"
     options = complete_stopper_options(stop)
     rungs = ", ".join(f"{rung:,}" for rung in plan.rungs)
+    steps = "step" if len(plan.rungs) == 1 else "steps"
     match stop.method:
         case "asha" | "successive_halving":
-            words = f"the best 1 in {stop.reduction} trials continue at steps {rungs}"
+            words = f"the best 1 in {stop.reduction} trials continue at {steps} {rungs}"
             if stop.confidence is not None:
                 words += f", and all that are not worse with {100 * stop.confidence:g} % confidence"
         case "hyperband":

@@ -22,6 +22,7 @@ __all__ = [
     "comparison_url",
     "links_to",
     "run_url",
+    "runs_url",
 ]
 
 HOST = "127.0.0.1"
@@ -77,6 +78,11 @@ def compared_runs(sweep: SweepState, state: State) -> list[str]:
     best = [trial for trial in ranked if trial.final] or ranked
     runs = [state.runs[str(trial.number)] for trial in best if str(trial.number) in state.runs]
     return runs[:COMPARED]
+
+
+def runs_url(base: str, experiment_id: str) -> str:
+    """The address of MLflow's list of the runs of an experiment; arguments as for `comparison_url`."""
+    return f"{_page(base)}/experiments/{experiment_id}/runs?{PAGES_MODE}"
 
 
 def run_url(base: str, experiment_id: str, run_id: str) -> str:

@@ -17,6 +17,7 @@ from sweeper.report.markup import Html, join, tag
 from sweeper.report.sweep.standings import SUCCESS, Standing
 from sweeper.spec.cost import money_text
 from sweeper.text import duration_text, number_text, value_text, with_command
+from trainables.episodes import OUTCOMES
 
 __all__ = ["Answer", "answer", "measured", "percent", "setting_words", "verdict_words"]
 
@@ -253,7 +254,9 @@ def _commands(sweep: SweepState, chosen: TrialState) -> Html:
     lines = [f"# a policy in LeRobot's format, for a robot\nsweeper export {source} --to {to}"]
     if str(chosen.config.get("rollout.env", sweep.spec["config"].get("rollout.env", ""))).startswith(PUSHT):
         lines.append(f"lerobot-eval --policy.path={to} --env.type=pusht")
-    if sweep.confirmed_trial() is None:
+    if not any(name in trial.metrics for trial in sweep.trials.values() for name in OUTCOMES):
+        lines.insert(0, f"# judge the best trials on the robot\nsweeper judge {_arguments(sweep)}")
+    elif sweep.confirmed_trial() is None:
         lines.insert(0, f"# measure the best trials on fresh starts\nsweeper confirm {_arguments(sweep)}")
     return _card("Use it", tag("pre", tag("code", "\n".join(lines))), class_="wide")
 

@@ -38,7 +38,7 @@ a { color: var(--best); }
 .card.best { border-left: 4px solid var(--best); }
 .card.sure { border-left: 4px solid var(--sure); }
 .card.unsure { border-left: 4px solid var(--unsure); }
-.card.wide, .part { margin-top: 12px; }
+.card.wide, .card.wide + .cards, .part { margin-top: 12px; }
 .figure-of-merit { font-size: 1.9rem; font-weight: 650; line-height: 1.1; margin: 0 0 4px;
   white-space: nowrap; }
 .figure-of-merit.small { font-size: 1.3rem; white-space: normal; }

@@ -141,6 +141,8 @@ def _short(material: Material) -> Any:
 
 
 def _marks(standings: Sequence[Standing]) -> str:
+    if len(standings) == 1:
+        return "Only one trial completed: there is nothing to compare it with."
     if not any(one.told_apart is not None for one in standings):
         return "There are no records of episodes, so nothing tells which differences are chance."
     return (

@@ -82,7 +82,7 @@ FIELDS: Mapping[str, str] = {
     "policy.normalization_environment_state": "normalization_mapping.env",
     "policy.normalization_action": "normalization_mapping.action",
     "optimizer.name": "optimizer.type optimizer._target_ optim optimizer optimizer_name opt",
-    "optimizer.lr": "learning_rate init_lr base_lr peak_lr max_lr optim.lr learningrate",
+    "optimizer.lr": "learning_rate init_lr base_lr peak_lr max_lr optim.lr learningrate optimizer_lr",
     "optimizer.weight_decay": "wd l2 decay optim.weight_decay",
     "optimizer.betas": "adam_betas optim.betas",
     "optimizer.eps": "adam_eps adam_epsilon",
@@ -325,6 +325,7 @@ NOT_HERE: Mapping[str, str] = {
     "entity wandb.entity": "Remove it: MLflow has no entities. `tracking: {uri: ...}` names the server.",
     "description wandb.notes": "Remove it, or write it as a comment, after `#`.",
     "version": "Remove it: a space file has no version.",
+    "metric.target": "Remove it: a sweep does not end at a value, but when its `budget` is used up.",
     "imageuri hydra.job cudnn_deterministic n_latency_steps": "Remove it.",
     "image_uri": (
         "Remove it: `sweeper launch FILE --address` runs the sweep on a cluster (docs/clusters.md)."

@@ -288,7 +288,7 @@ def _range(document: Document, written: _Written) -> Parameter | None:
         return None
     low, high = bounds["min"], bounds["max"]
     if low >= high:
-        remedy = "Swap them." if low > high else "Put a single value under config."
+        remedy = "Swap them, or correct one." if low > high else "Put a single value under config."
         # A bound that the command line changed is the one to blame.
         blamed = form["min"].place if form["max"].place.line else form["max"].place
         document.faults.add(blamed, name, f"min {low:g} is not below max {high:g}.", remedy)

@@ -171,10 +171,17 @@ def _translate_fields(document: Document, section: Literal["config", "parameters
         elif own is None and document.trainable is not None:
             document.faults.add(entry.place, f"{section}.{key}", problem, document.field_hint(key))
             near = document.near_field(key)
-            if near is not None and not _is_written(document, near):
-                node.value[near] = entry
             del node.value[key]
-            found_all.append(_misspelt(document, key, near))
+            found = _misspelt(document, key, near)
+            if near is not None and not _is_written(document, near):
+                form = _translated_field(document, near, entry, searched=searched)
+                if form:
+                    _adopt(document, entry.place, form)
+                    found.remarks += form.remarks
+                    found.name_rest(key)
+                else:
+                    node.value[near] = entry
+            found_all.append(found)
     return found_all
 
 
@@ -292,6 +299,8 @@ def _translate_setting(
         found.entries = {
             path: value for path, value in found.entries.items() if not path.startswith("config.")
         }
+        if not found and path in _NOT_HERE:
+            found = Translation(remarks=[_NOT_HERE[path]], about={0: path})
     if found:
         _report(document, entry.place, f"{shown}.{key}", f"is not a setting of {shown}.", found, "top")
         del settings[key]
@@ -423,6 +432,8 @@ def _choose_metric(document: Document, found: Translation, goal: str) -> None:
     metrics = [] if document.trainable is None else document.trainable.metrics.values()
     fitting = [metric for metric in metrics if metric.goal == goal]
     fitting = [metric for metric in fitting if metric.every == "eval"] or fitting
+    # A goal of policies, as other tools have them, rather than a speed.
+    fitting = [metric for metric in fitting if metric.name in METRICS] or fitting
     if "metric" not in document.root and "metric.name" not in found.entries and fitting:
         del found.entries["metric.goal"]
         found.entries |= {"metric.name": fitting[0].name, "metric.goal": goal}

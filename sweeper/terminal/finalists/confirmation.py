@@ -12,7 +12,7 @@ from rich.text import Text
 from sweeper.records.sweep_state import SweepState
 from sweeper.terminal.finalists.sentences import interval_text, shrinkage_sentence
 from sweeper.terminal.tables import Column, fitted_table, number_text, short_names, stacked, value_text
-from sweeper.text import race_words
+from sweeper.text import counted, race_words
 
 __all__ = ["confirmation_table", "print_confirmation"]
 
@@ -59,7 +59,7 @@ def confirmation_table(sweep: SweepState, metric: str, width: int | None = None)
         ]
         for one, values in zip(finalists, acting, strict=True)
     ]
-    title = f"{sweep.name}: {len(finalists)} finalists on fresh starts"
+    title = f"{sweep.name}: {counted(len(finalists), 'finalist')} on fresh starts"
     return fitted_table(columns, rows, width, title=title)
 
 

@@ -64,6 +64,14 @@ def test_the_dataset_of_a_space_is_checked_with_its_settings(capsys):
     assert ended("data", "check", "space.yaml") == 0
     assert "v3.0, 4 episodes" in capsys.readouterr().out
     assert ended("data", "check", "space.yaml", "dataset.exclude_episodes=[]") == 1
+    # More actions than the default of the horizon allows, but none that is searched.
+    text = (
+        Path("space.yaml")
+        .read_text()
+        .replace("{optimizer.lr", "{policy.horizon: {values: [24, 32]}, optimizer.lr")
+    )
+    Path("far.yaml").write_text(text.replace("config: {", "config: {policy.n_action_steps: 20, "))
+    assert ended("data", "check", "far.yaml") == 0
     assert ended("data", "check", "real_robot.yaml", "dataset.root=set") == 1
     assert "episode 3, frame 4" in capsys.readouterr().out
 

@@ -58,7 +58,7 @@ def last_checkpoint(folder: Path) -> Path:
 
 
 def test_a_logged_policy_predicts_without_this_package_and_is_registered(
-    swept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    swept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
 ) -> None:
     tracker = Tracker(swept, None, "small")
     assert tracker.start() == ""
@@ -68,12 +68,20 @@ def test_a_logged_policy_predicts_without_this_package_and_is_registered(
     told = json.loads(capsys.readouterr().out)
     assert told["mlflow"]["registered"] == "pusher/1"
     assert told["folder"] is None
+    assert not [warning for warning in recwarn if "type hints" in str(warning.message)]
 
     client = client_of(swept)
     model = client.get_logged_model(told["mlflow"]["uri"].rpartition("/")[2])
     run = json.loads((swept / STATE).read_text())["runs"]["1"]
     assert (model.source_run_id, model.status, model.tags["sweep.trial"]) == (run, "READY", "1")
     assert client.get_run(run).info.status == "FINISHED"
+    # What MLflow's pages show of the model, and of its version.
+    assert model.tags["mlflow.note.content"].startswith("Trial 1 of small, the best of its ranking: ")
+    assert model.params.keys() == read_sweep(swept).trial(1).values.keys()
+    assert json.loads(model.tags["mlflow.modelVersions"]) == [{"name": "pusher", "version": 1}]
+    version = client.get_model_version("pusher", "1")
+    assert version.description == model.tags["mlflow.note.content"]
+    assert version.tags["sweep.trial"] == "1"
 
     values = {
         "observation.state": np.random.default_rng(1).uniform(-1, 1, (2, 2, 2)).astype("float32"),
@@ -85,6 +93,7 @@ def test_a_logged_policy_predicts_without_this_package_and_is_registered(
         command = [sys.executable, "-c", ASK, uri, address, str(tmp_path / "values.npz"), str(out)]
         done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
         assert done.returncode == 0, done.stderr[-3000:]
+        assert "type hints" not in done.stderr
         policy = lerobot.load(last_checkpoint(swept)).eval()
         generators = [torch.Generator().manual_seed(seed) for seed in (5, 6)]
         with torch.no_grad():

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from command_line import plain_console, printed
 from small_trainable import Parabola
 
 from sweeper.driver import preflight as memory
-from sweeper.driver.preflight import check_memory
+from sweeper.driver.preflight import check_disk, check_memory
 from sweeper.errors import ResourceError
+from sweeper.machines.machine import find_machine
+from sweeper.spec.space_file.load import load_spec
 from sweeper.spec.sweep import SettledResources
 from trainables.diffusion_policy.trainable import TRAINABLE
 
@@ -54,3 +58,17 @@ def test_the_default_policy_holds_at_least_its_weights_four_times() -> None:
     # LeRobot's default U-Net has about 2.5e8 weights; with gradients and moments that is above 3 GB.
     assert 3 < TRAINABLE.memory_gb(DATA) < 6
     assert TRAINABLE.memory_gb({**DATA, "ema.enabled": False}) < TRAINABLE.memory_gb(DATA)
+
+
+def test_the_disk_is_warned_of_for_as_many_trials_as_run_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    spec = load_spec("pusht_quick", ["keep={trials: 1}", "resources.max_concurrent=auto"])
+    gb = find_machine(spec.folder).disk_gb / 4  # the one that is kept, and one that runs, take half of it
+    here = SettledResources(1, 0, 1, 1)
+    for settled, warned in ((here, ""), (None, "The 9 trials whose checkpoints are kept at a time may need")):
+        console = plain_console(width=200)
+        check_disk(spec, gb, gb, 20, console, settled=settled)
+        assert warned in printed(console)
+        assert bool(warned) == bool(printed(console))

@@ -211,6 +211,7 @@ def test_a_sweep_of_which_one_trial_is_left_measures_that_one_alone(
     assert "At most 96 episodes of each trial are played, not 100" in said
     assert "The nearest possible numbers are 96 and 128." in said
     assert "measured alone" in said
+    assert "1 finalist on fresh starts" in said
     sweep = read_sweep(tmp_path / "sweeps" / "asked")
     assert [one["trial"] for one in sweep.confirmation["finalists"]] == [0]
     assert sweep.confirmation["finalists"][0]["metrics"]["episodes"] == 96

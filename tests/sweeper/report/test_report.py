@@ -298,6 +298,11 @@ def test_several_objectives_have_a_front(tmp_path):
 def test_a_sweep_without_episodes_says_that_nothing_is_sure(tmp_path, metric):
     page = page_of(large_sweep(tmp_path / "a", 20, episodes=False, objectives={metric: "minimize"}))
     assert "Unknown. There are no records of episodes" in page.words
+    # Without a simulator nothing can be confirmed.
+    assert ("sweeper judge" in page.words, "sweeper confirm" in page.words) == (
+        metric != REWARD,
+        metric == REWARD,
+    )
     assert "not told apart" not in page.words
 
 
@@ -327,7 +332,8 @@ def test_one_completed_trial_is_not_compared(tmp_path):
     played.start()
     played.trial(0)
     page = page_of(played.folder)
-    assert "Only one trial completed" in page.words
+    assert page.words.count("Only one trial completed") == 2
+    assert "no records of episodes" not in page.words
     assert "Too few completed trials" in page.words
 
 

@@ -242,6 +242,48 @@ parameters:
     assert any("became minimize" in note for note in draft.notes) or "direction" in reasons(draft)
 
 
+@pytest.mark.parametrize(
+    ("config", "metric"), [("", "eval/action_mse"), ("env: pusht\n", "rollout/success_rate")]
+)
+def test_a_direction_alone_means_how_good_policies_are_not_how_fast(finished, config, metric):
+    space, draft = finished(f"direction: maximize\n{config}parameters:\n  lr: [1e-5, 1e-4]\n")
+
+    assert space["metric"]["name"] == metric
+    assert "direction: Choose the metric; docs/metrics.md lists them." in draft.notes
+
+
+def test_a_target_does_not_cost_the_metric(finished):
+    space, draft = finished("""\
+metric: {name: eval/avg_max_reward, goal: maximize, target: 0.95}
+parameters:
+  env.type: {value: pusht}
+  lr: [1e-5, 1e-4]
+""")
+
+    assert space["metric"] == {"name": "rollout/avg_max_reward", "goal": "maximize"}
+    assert "budget" in reasons(draft)["metric.target"]
+
+
+def test_a_misspelt_name_may_have_the_form_of_another_tool(finished):
+    form = "{distribution: q_log_uniform_values, min: 16, max: 64, q: 16}"
+    space, _ = finished(f"parameters:\n  policy.horizont: {form}\n")
+
+    assert space["parameters"]["policy.horizon"] == {"values": [16, 32, 64]}
+
+
+def test_only_a_name_that_differs_is_written_beside_the_value(finished):
+    _, draft = finished("""\
+hydra: {sweeper: {params: {policy.horizon: "choice(16, 32)", training.batch_size: "choice(32, 64)"}}}
+parameters: {policy: {parameters: {beta_schedule: {values: [linear, squaredcos_cap_v2]}}}}
+""")
+
+    assert {name: written.comment for name, written in draft.parameters.items()} == {
+        "policy.horizon": "",
+        "policy.beta_schedule": "",
+        "train.batch_size": "was hydra.sweeper.params.training.batch_size",
+    }
+
+
 def test_a_second_name_of_a_field_is_reported(finished):
     _, draft = finished("lr: 1e-4\nlearning_rate: 1e-3\nparameters:\n  seed: {values: [1, 2]}\n")
 

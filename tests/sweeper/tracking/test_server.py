@@ -127,6 +127,7 @@ def test_the_server_does_not_outlive_the_command(tmp_path: Path, sign: signal.Si
         assert command.stdout is not None
         assert re.match(r"Chart all trials: http://127.0.0.1:56[5-9]\d/#/", command.stdout.readline())
         assert re.match(r"Compare the best trials: http://127.0.0.1:56[5-9]\d/#/", command.stdout.readline())
+        assert re.match(r"All runs: http://.*/#/experiments/\d+/runs\?", command.stdout.readline())
         started = psutil.Process(command.pid).children(recursive=True)
         assert started
         command.send_signal(sign)

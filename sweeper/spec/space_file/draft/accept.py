@@ -9,6 +9,7 @@ from typing import Any
 
 from sweeper.errors import SpecError, SpecFault, UserError
 from sweeper.spec.space_file.draft.content import Draft, Written, capitalised
+from sweeper.spec.space_file.fields import SETTINGS
 from sweeper.spec.space_file.load import load_spec
 from trainables.interface import Trainable
 
@@ -93,7 +94,8 @@ def _drop_setting(draft: Draft, section: str, rest: str, reason: str) -> bool:
         return False
     key = rest.partition(".")[0].partition("[")[0]
     # A metric without its name, or early stopping without its method, says nothing.
-    whole = not isinstance(settings, dict) or section in ("metric", "early_stop") or key not in settings
+    needed = section in ("metric", "early_stop") and key in SETTINGS[section]
+    whole = not isinstance(settings, dict) or needed or key not in settings
     value = draft.sections.pop(section) if whole else settings.pop(key)
     draft.comments.pop(section, None)
     draft.leave(section if whole else f"{section}.{key}", value, reason)

@@ -170,12 +170,17 @@ def _take_fields(draft: Draft, document: Document, sources: Mapping[str, str]) -
                 _leave_unknown(draft, document, key, plain)
                 continue
             theirs = sources.get(f"{section}.{own}", key)
-            comment = "" if theirs.lower() == own else f"was {theirs}"
+            comment = "" if _plain_name(theirs).endswith(f".{own}") else f"was {theirs}"
             if isinstance(plain, dict) and set(plain) == {"value"}:
                 info = None if document.trainable is None else document.trainable.fields.get(own)
                 draft.config[own] = Written(field_value(info, own, plain["value"]), comment)
             else:
                 entries[own] = Written(plain, comment)
+
+
+def _plain_name(theirs: str) -> str:
+    """The dotted name of a field in another tool, without what groups parameters there."""
+    return f".{theirs.lower()}".replace(".parameters.", ".")
 
 
 def _leave_unknown(draft: Draft, document: Document, name: str, plain: Any) -> None:
