@@ -20,7 +20,7 @@ from sweeper.terminal.faults import checking
 from sweeper.terminal.findings import print_examination, print_portrait, to_json
 from sweeper.terminal.repairs import print_repair, repair_json
 from sweeper.text import is_there
-from trainables.interface import ConfigError, DatasetExaminer, DatasetRepairer, expanded
+from trainables.interface import ConfigError, DatasetExaminer, DatasetRepairer, Trainable, expanded
 from trainables.registry import load
 
 __all__ = ["app", "check", "fix", "show"]
@@ -172,7 +172,7 @@ def _dataset(
     return examiner, config
 
 
-def _of_space(spec: SweepSpec, examiner: DatasetExaminer) -> Mapping[str, Any]:
+def _of_space(spec: SweepSpec, examiner: Trainable) -> Mapping[str, Any]:
     """The fixed values of a space, with drawn ones if the defaults of what it searches do not fit them."""
     if not examiner.faults(spec.config):
         return spec.config
