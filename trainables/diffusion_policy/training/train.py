@@ -17,25 +17,22 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from diffusers.optimization import get_scheduler
 
 from trainables.dataset.content import content_digest
 from trainables.dataset.policy_statistics import policy_statistics
+from trainables.dataset.windows import Windows
 from trainables.diffusion_policy.config.clashes import batch_faults
 from trainables.diffusion_policy.config.diffusion_config import DiffusionConfig
-from trainables.diffusion_policy.data import open_data
+from trainables.diffusion_policy.data import OpenData, open_data
 from trainables.diffusion_policy.finetuning.warm_start import START, WarmStart, read_warm_start, tell
 from trainables.diffusion_policy.network.policy import DiffusionPolicy, assemble_policy, build_networks
 from trainables.diffusion_policy.training import checkpoint as checkpoints
 from trainables.diffusion_policy.training.augmentation.augment import Augmentation
 from trainables.diffusion_policy.training.beside.evaluations import DueReport, Evaluations
 from trainables.diffusion_policy.training.beside.evaluator import prepare_process
-from trainables.diffusion_policy.training.distributed import distributed, synchronised
-from trainables.diffusion_policy.training.ema import Ema
 from trainables.diffusion_policy.training.evaluate import evaluate
-from trainables.diffusion_policy.training.graphed_step import GraphedStep, why_no_graph
+from trainables.diffusion_policy.training.learner import Learner
 from trainables.diffusion_policy.training.objective import DENOISING, Objective
-from trainables.diffusion_policy.training.optimizer import build_optimizer, clip_gradients
 from trainables.diffusion_policy.training.progress import DivergedError, Interval, Progress
 from trainables.diffusion_policy.training.saver import CheckpointSaver
 from trainables.diffusion_policy.training.stream import BatchStream
@@ -51,7 +48,6 @@ _PLACES = ("dataset.root", "dataset.repo_id", "dataset.revision", "policy.path")
 """Fields that name the places of data and checkpoints, and do not change the result."""
 _SAME_RESULT = ("train.gradient_accumulation_steps", "train.gradient_checkpointing", "train.evaluation")
 """Fields that decide how much memory or time a step takes, and do not change the result."""
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class OutOfMemoryError(TrainableError):
@@ -119,96 +115,38 @@ def _train(
     # Data: windows of the training episodes, and of the held-out ones for the evaluation.
     context.progress("opening the dataset")
     opened = open_data(config, context.cache, context.progress)
-    dataset, split = opened.dataset, opened.split
-    data = content_digest(dataset)
-    training = opened.training_windows()
-    heldout = opened.heldout_windows()
-    augmented = Augmentation(config.augment, [camera.name for camera in dataset.policy_features.cameras])
-    stream = BatchStream(
-        training,
-        settings.batch_size,
-        num_train_timesteps=config.policy.num_train_timesteps,
-        time_sampling=config.policy.time_sampling if config.policy.is_flow else None,
-        seed=settings.seed,
-        rank=context.rank,
-        world_size=context.world_size,
-        device=device,
-        lots=augmented.lots,
-    )
+    data = content_digest(opened.dataset)
+    training, heldout = opened.training_windows(), opened.heldout_windows()
+    cameras = opened.dataset.policy_features.cameras
+    augmented = Augmentation(config.augment, [camera.name for camera in cameras])
+    stream = _stream(config, context, training, augmented)
     closing.callback(stream.close)
 
     # The state at which an earlier process of this trial stopped, or else the checkpoint to fine-tune.
     snapshot = _last_snapshot(store, config, objective, data, context)
     start = None
     if snapshot is None and config.policy.path is not None:
-        start = read_warm_start(config, dataset.policy_features, context)
-    earlier = snapshot or start
-    features = dataset.policy_features if earlier is None else earlier.features
-
-    # Model: weights by the seed alone, the same on every rank, or those of the checkpoint.
+        start = read_warm_start(config, opened.dataset.policy_features, context)
     context.progress("building the policy")
-    torch.manual_seed(settings.seed)
-    if earlier is not None and config.policy.stats == "checkpoint":
-        statistics = earlier.statistics
-    else:
-        statistics = policy_statistics(
-            dataset, split.train, use_imagenet_stats=config.dataset.use_imagenet_stats, frames=opened.frames
-        )
-    drawn = config.policy
-    if earlier is not None and not (start is not None and start.fetches_backbone):
-        # Weights that would be replaced at once are not fetched.
-        drawn = dataclasses.replace(drawn, pretrained_backbone_weights=None)
-    policy = assemble_policy(config.policy, features, statistics, build_networks(drawn, features)).to(device)
+    policy, features, statistics = _first_policy(config, context, opened, snapshot, start)
     started = None if start is None else _start_from(start, policy, context)
+    start = None  # its weights are in the policy now
     if snapshot is None:
         objective.prepare(policy)
-    earlier = start = None  # the weights are in the policy now
-    if config.freezes_encoder:
-        policy.freeze_encoders(backbones_only=config.policy.path is None)
-    policy.set_gradient_checkpointing(settings.gradient_checkpointing)
-    ema = (
-        Ema(policy, config.ema.inv_gamma, config.ema.power, config.ema.max_decay, config.ema.every)
-        if config.ema.enabled
-        else None
-    )
-    optimizer = build_optimizer(policy, dataclasses.replace(config.optimizer, lr=config.learning_rate))
-    lr_scheduler = get_scheduler(
-        "constant_with_warmup" if config.lr_scheduler.name == "constant" else config.lr_scheduler.name,
-        optimizer,
-        num_warmup_steps=config.lr_scheduler.warmup_steps,
-        num_training_steps=settings.steps,
-    )
-    scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
-
-    # A loss scaler has the same place in the fused optimiser.
-    clipping = optimizer if device.type == "cuda" and not scaler.is_enabled() else None
-
+    learner = Learner(config, context, objective, policy, features, statistics, augmented)
     progress = Progress(data=data)
     fresh = snapshot is None
     if snapshot is not None:
-        _restore(snapshot, policy, ema, optimizer, lr_scheduler, scaler)
+        learner.restore(snapshot)
         progress = Progress.from_json(snapshot.step, {**snapshot.progress, "data": data})
         snapshot = None
     # The process may have died after it wrote this checkpoint and before it returned its reports.
     yield from evaluations.begin(store, progress, saver.wait)
-    if settings.compile is True:
-        policy.compile_network(settings.compile_mode)
-    passes = settings.gradient_accumulation_steps
-    loss_of = distributed(objective.loss_of(policy), context, passes)
-    autocast = _autocast(settings.precision, device)
-    graphed = None
-    if settings.compile == "graph" and _recorded(config, context, objective):
-        graphed = GraphedStep(
-            policy, loss_of, optimizer, autocast, config.optimizer.grad_clip_norm, context.progress
-        )
-
-    def averaged() -> contextlib.AbstractContextManager[Any]:
-        use = ema is not None and config.policy.use_ema
-        return ema.applied(policy) if ema is not None and use else contextlib.nullcontext()
+    learner.get_ready()
 
     def evaluated(step: int) -> tuple[dict[str, float], dict[str, Path]]:
         policy.eval()
-        with torch.no_grad(), averaged():
+        with torch.no_grad(), learner.averaged():
             measured = evaluate(policy, heldout, config, context, step)
         policy.train()
         return measured
@@ -224,11 +162,7 @@ def _train(
     def saved(report: DueReport, *, best: bool) -> Path | None:
         progress.saved_step = progress.step
         progress.due = evaluations.due_at(report)
-        state = None
-        if context.rank == 0:
-            state = _snapshot(
-                config, objective, policy, ema, optimizer, scaler, features, statistics, progress
-            )
+        state = learner.snapshot(progress) if context.rank == 0 else None
         return saver.save(state, best=best, evaluating=report.evaluating)
 
     policy.train()
@@ -248,34 +182,8 @@ def _train(
         wait_start_s = time.perf_counter()
         batch = stream.batch(step - 1)
         interval.wait_s += time.perf_counter() - wait_start_s
-
-        lr = float(optimizer.param_groups[0]["lr"])
-        if graphed is None:
-            optimizer.zero_grad(set_to_none=True)
-            parts = batch.split(passes, masked=config.policy.do_mask_loss_for_padding)
-            for number, part in enumerate(parts, start=1):
-                values = augmented(part.batch)
-                with synchronised(loss_of, last=number == passes):
-                    with autocast:
-                        loss = loss_of(values, part.generator) * part.weight
-                    scaler.scale(loss).backward()
-                interval.add_loss(loss.detach())
-            scaler.unscale_(optimizer)
-            grad_norm = clip_gradients(policy, config.optimizer.grad_clip_norm, clipping)
-        else:
-            # The same, and the optimiser's step.
-            loss, grad_norm = graphed(augmented(batch.values), batch.generator)
-            interval.add_loss(loss)
-        interval.add_grad_norm(grad_norm, scaled=scaler.is_enabled())
-        if device.type == "cpu" or interval.steps == 1:
-            # On a GPU this waits for the device, so there it is checked twice an interval: first and last.
-            interval.check_finite(step, policy, scaled=scaler.is_enabled())
-        if graphed is None:
-            scaler.step(optimizer)
-            scaler.update()
-        lr_scheduler.step()
-        if ema is not None:
-            ema.update(policy)
+        lr = learner.lr
+        learner.step(step, batch, interval)
         with interval.paused():
             yield from evaluations.ready()
 
@@ -290,7 +198,7 @@ def _train(
         if not (saving or step % settings.log_every == 0):
             continue
 
-        interval.check_finite(step, policy, scaled=scaler.is_enabled())
+        learner.check_finite(step, interval)
         interval.average_over(context.world_size)
         metrics = interval.metrics(step, settings.batch_size, len(training), lr)
         progress.step = step
@@ -324,18 +232,53 @@ def _train(
         interval.restart()
 
 
+def _stream(
+    config: DiffusionConfig, context: TrainContext, training: Windows, augmented: Augmentation
+) -> BatchStream:
+    policy, settings = config.policy, config.train
+    return BatchStream(
+        training,
+        settings.batch_size,
+        num_train_timesteps=policy.num_train_timesteps,
+        time_sampling=policy.time_sampling if policy.is_flow else None,
+        seed=settings.seed,
+        rank=context.rank,
+        world_size=context.world_size,
+        device=torch.device(context.device),
+        lots=augmented.lots,
+    )
+
+
+def _first_policy(
+    config: DiffusionConfig,
+    context: TrainContext,
+    opened: OpenData,
+    snapshot: checkpoints.Snapshot | None,
+    start: WarmStart | None,
+) -> tuple[DiffusionPolicy, PolicyFeatures, Any]:
+    """A policy with weights by the seed alone, the same on every rank; also its features and statistics."""
+    earlier = snapshot or start
+    features = opened.dataset.policy_features if earlier is None else earlier.features
+    torch.manual_seed(config.train.seed)
+    if earlier is not None and config.policy.stats == "checkpoint":
+        statistics = earlier.statistics
+    else:
+        imagenet = config.dataset.use_imagenet_stats
+        statistics = policy_statistics(
+            opened.dataset, opened.split.train, use_imagenet_stats=imagenet, frames=opened.frames
+        )
+    drawn = config.policy
+    if earlier is not None and not (start is not None and start.fetches_backbone):
+        # Weights that would be replaced at once are not fetched.
+        drawn = dataclasses.replace(drawn, pretrained_backbone_weights=None)
+    policy = assemble_policy(config.policy, features, statistics, build_networks(drawn, features))
+    return policy.to(torch.device(context.device)), features, statistics
+
+
 def _check_group(config: DiffusionConfig, context: TrainContext) -> None:
     faults = batch_faults(config.train, context.world_size)
     if faults:
         raise ConfigError(faults)
-
-
-def _recorded(config: DiffusionConfig, context: TrainContext, objective: Objective) -> bool:
-    """Whether steps become a CUDA graph; if not, the reason is told."""
-    reason = why_no_graph(config.train, context, objective)
-    if reason:
-        context.progress(f"training without a CUDA graph: {reason}")
-    return not reason
 
 
 def _last_snapshot(
@@ -391,12 +334,6 @@ def _check_same_run(before: Mapping[str, Any], now: Mapping[str, Any], folder: P
         raise ConfigError([Fault(str(folder), f"belongs to a run with other settings: {shown}.", remedy)])
 
 
-def _autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    if precision == "fp32":
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=AUTOCAST[precision])
-
-
 def _agreed(context: TrainContext, saver: CheckpointSaver, step: int) -> tuple[bool, bool]:
     """Whether to stop after this step, and whether to release the reports that wait for a checkpoint.
 
@@ -410,49 +347,3 @@ def _agreed(context: TrainContext, saver: CheckpointSaver, step: int) -> tuple[b
         dist.all_reduce(flags, op=dist.ReduceOp.MAX)
         wanted, writing = (bool(flag) for flag in flags.tolist())
     return wanted, saver.pending and not writing
-
-
-def _snapshot(
-    config: DiffusionConfig,
-    objective: Objective,
-    policy: DiffusionPolicy,
-    ema: Ema | None,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    features: PolicyFeatures,
-    statistics: Any,
-    progress: Progress,
-) -> checkpoints.Snapshot:
-    at_end = progress.step >= config.train.steps
-    return checkpoints.Snapshot(
-        step=progress.step,
-        config=config,
-        objective=objective.settings,
-        features=features,
-        statistics=statistics,
-        model=policy.state_dict(),
-        ema=None if ema is None else ema.state_dict(),
-        optimizer=None if at_end else checkpoints.optimizer_tensors(policy, optimizer),
-        progress=progress.to_json() | {"loss_scale": scaler.state_dict()},
-    )
-
-
-def _restore(
-    snapshot: checkpoints.Snapshot,
-    policy: DiffusionPolicy,
-    ema: Ema | None,
-    optimizer: torch.optim.Optimizer,
-    lr_scheduler: torch.optim.lr_scheduler.LambdaLR,
-    scaler: torch.amp.GradScaler,
-) -> None:
-    checkpoints.load_weights(policy, snapshot.model)
-    if ema is not None and snapshot.ema is not None:
-        ema.load_state_dict(snapshot.ema)
-    if snapshot.optimizer is not None:
-        checkpoints.load_optimizer_tensors(policy, optimizer, snapshot.optimizer)
-    scaler.load_state_dict(snapshot.progress["loss_scale"])
-    # The schedule is a function of the step alone.
-    lr_scheduler.load_state_dict(lr_scheduler.state_dict() | {"last_epoch": snapshot.step})
-    factors = zip(optimizer.param_groups, lr_scheduler.base_lrs, lr_scheduler.lr_lambdas, strict=True)
-    for group, base, factor in factors:
-        group["lr"] = base * factor(snapshot.step)

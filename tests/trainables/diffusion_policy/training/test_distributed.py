@@ -17,7 +17,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.nn.parallel import DistributedDataParallel
 
 from trainables.diffusion_policy import TRAINABLE
-from trainables.diffusion_policy.training.distributed import distributed, synchronised
+from trainables.diffusion_policy.training.learner import distributed, synchronised
 from trainables.diffusion_policy.training.objective import DENOISING
 from trainables.diffusion_policy.training.stream import NOISE, TIMESTEPS
 from trainables.interface import TrainContext

@@ -21,8 +21,7 @@ from training_runs import context, run, tensors_of
 from trainables.diffusion_policy import TRAINABLE
 from trainables.diffusion_policy.config.sections import OptimizerConfig, TrainConfig
 from trainables.diffusion_policy.network.policy import DiffusionPolicy
-from trainables.diffusion_policy.training import graphed_step
-from trainables.diffusion_policy.training import train as training
+from trainables.diffusion_policy.training import graphed_step, learner
 from trainables.diffusion_policy.training.graphed_step import WARM_UP, GraphedStep, why_no_graph
 from trainables.diffusion_policy.training.objective import DENOISING, Denoising
 from trainables.diffusion_policy.training.optimizer import build_optimizer
@@ -71,7 +70,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[Repeating]:
     """What is recorded in a test, in which a CPU counts as a GPU."""
     monkeypatch.setattr(Repeating, "recorded", [])
     monkeypatch.setattr(graphed_step, "record", Repeating)
-    monkeypatch.setattr(training, "why_no_graph", lambda *_: "")
+    monkeypatch.setattr(learner, "why_no_graph", lambda *_: "")
     return Repeating.recorded
 
 
