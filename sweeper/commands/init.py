@@ -219,8 +219,12 @@ def _from_sweep(path: Path, what: str, trainable: Trainable) -> Draft:
 def _from_optuna(place: str, study: str | None, trainable: Trainable) -> Draft:
     from sweeper.search.foreign_study import read_foreign_study  # loads Optuna
 
-    found = read_foreign_study(place, study)
+    found = dict(read_foreign_study(place, study))
+    directions = found.pop("directions", None)
     draft = draft_of_sweep(_nodes(found).value, "an Optuna study", trainable)
+    if directions is not None:
+        reason = "A study does not name its objectives. List them under `objectives`, in place of `metric`."
+        draft.leave("directions", directions, reason)
     draft.note(
         "sampler, pruner and objective of a study are in the program that ran it: see search and metric."
     )

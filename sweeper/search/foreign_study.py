@@ -56,6 +56,8 @@ def read_foreign_study(place: str, name: str | None = None) -> Mapping[str, Any]
     found: dict[str, Any] = {"name": study.study_name, "parameters": _forms(distributions)}
     if len(study.directions) == 1 and study.direction.name != "NOT_SET":
         found["direction"] = study.direction.name.lower()
+    elif len(study.directions) > 1:
+        found["directions"] = [direction.name.lower() for direction in study.directions]
     return found
 
 

@@ -240,6 +240,16 @@ def test_push_t_is_recognised():
 
 
 @pytest.mark.slow
+def test_the_directions_of_several_objectives_are_not_lost_in_silence(capsys):
+    study = optuna.create_study(storage="sqlite:///two.db", directions=["maximize", "minimize"])
+    study.ask({"learning_rate": optuna.distributions.FloatDistribution(1e-5, 1e-3, log=True)})
+    assert ended("init", "space.yaml", "--from-optuna", "two.db") == 0
+    assert "directions [maximize, minimize]: A study does not name its objectives." in " ".join(
+        capsys.readouterr().out.split()
+    )
+
+
+@pytest.mark.slow
 def test_an_optuna_study_becomes_a_space():
     study = optuna.create_study(study_name="arm", storage="sqlite:///study.db", direction="minimize")
     study.ask({"learning_rate": optuna.distributions.FloatDistribution(1e-5, 1e-3, log=True)})
