@@ -92,10 +92,13 @@ def _add_sections(draft: Draft, proposal: Proposal, trainable: Trainable) -> Non
         draft.comments["search"] = "Optuna's TPE, after ten random trials"
     if not draft.is_search and "early_stop" not in sections:
         every = fixed.get(EVAL_EVERY, trainable.fields[EVAL_EVERY].default)
-        if every * 3 <= fixed.get(STEPS, trainable.fields[STEPS].default):
-            stop = {"method": "asha", "metric": proposal.stop_metric, "min_steps": every, "reduction": 3}
+        steps = fixed.get(STEPS, trainable.fields[STEPS].default)
+        if every * 3 <= steps:
+            # A fifth to a third of a trial: an earlier rung stops good trials (docs/search.md).
+            first = every * max(1, round(steps / (4 * every)))
+            stop = {"method": "asha", "metric": proposal.stop_metric, "min_steps": first, "reduction": 3}
             sections["early_stop"] = stop
-            draft.comments["early_stop"] = f"from step {every:,} on, the best third of the trials continues"
+            draft.comments["early_stop"] = f"from step {first:,} on, the best third of the trials continues"
     budget = _settings(sections, "budget")
     if "trials" not in budget and search.get("method") != "grid":
         budget["trials"] = proposal.trials
