@@ -143,7 +143,7 @@ def test_a_graph_is_not_measured_by_plain_steps(setting: Setting) -> None:
 def test_the_kit_runs_from_the_command_line(tmp_path: Path) -> None:
     results = tmp_path / "results.json"
     command = [sys.executable, "-m", "benchmarks.gpu", "--device", "cpu", "--quick", "--part", "memory"]
-    command += ["--minutes", "2", "--threads", "1", "--json", str(results)]
+    command += ["--minutes", "20", "--threads", "1", "--json", str(results)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
     assert done.returncode == 0, done.stdout + done.stderr
