@@ -15,7 +15,7 @@ from sweeper.errors import UserError
 from sweeper.machines.machine import usable_cache
 from sweeper.spec.space_file.load import find_space, load_spec
 from sweeper.spec.space_file.overrides import read_config
-from sweeper.spec.sweep import SweepSpec
+from sweeper.spec.sweep import SweepSpec, legal_draws
 from sweeper.terminal.faults import checking
 from sweeper.terminal.findings import print_examination, print_portrait, to_json
 from sweeper.terminal.repairs import print_repair, repair_json
@@ -176,9 +176,7 @@ def _of_space(spec: SweepSpec, examiner: Trainable) -> Mapping[str, Any]:
     """The fixed values of a space, with drawn ones if the defaults of what it searches do not fit them."""
     if not examiner.faults(spec.config):
         return spec.config
-    generator = random.Random(spec.search.seed)
-    drawn = (spec.space.draw(generator, spec.config) for _ in range(DRAWS))
-    legal = (config for config in drawn if not spec.space.violated(config) and not examiner.faults(config))
+    legal = legal_draws(spec, examiner, random.Random(spec.search.seed), DRAWS)
     return next(legal, spec.config)
 
 

@@ -19,7 +19,14 @@ from sweeper.machines.identity import FIELDS, SEARCHED, DataChange, data_changes
 from sweeper.machines.machine import find_machine
 from sweeper.machines.plan import without_likes
 from sweeper.records.sweep_state import SweepState
-from sweeper.spec.sweep import AUTO_TRIALS_AT_ONCE, KeepSpec, SettledResources, SweepSpec, trained_config
+from sweeper.spec.sweep import (
+    AUTO_TRIALS_AT_ONCE,
+    KeepSpec,
+    SettledResources,
+    SweepSpec,
+    legal_draws,
+    trained_config,
+)
 from sweeper.text import describe_size
 from trainables.interface import (
     ConfigError,
@@ -185,12 +192,7 @@ def remark(
     """
     if not isinstance(trainable, StartsFromCheckpoints):
         return
-    generator = random.Random(spec.search.seed)
-    drawn = [
-        trained_config(spec.space.draw(generator, spec.config), spec.inference, trainable)
-        for _ in range(REMARKED_DRAWS)
-    ]
-    legal = [one for one in drawn if not spec.space.violated(one) and not trainable.faults(one)]
+    legal = legal_draws(spec, trainable, random.Random(spec.search.seed), REMARKED_DRAWS)
     chosen: dict[tuple[str, ...], Mapping[str, Any]] = {}
     for one in (config, *legal):
         chosen.setdefault(tuple(without_likes(trainable.remarks(one))), one)

@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 
 from sweeper.machines.machine import Machine
-from sweeper.spec.sweep import ResourceSpec, SweepSpec, trained_config
+from sweeper.spec.sweep import ResourceSpec, SweepSpec, legal_draws
 from sweeper.text import counted, describe_size
 from trainables.interface import EstimatesGpuNeed, GpuNeed, Trainable
 
@@ -109,12 +109,8 @@ def _needs_all(spec: SweepSpec, trainable: Trainable, memory_gb: float | None) -
 def _needs(spec: SweepSpec, trainable: Trainable) -> Iterator[GpuNeed]:
     """What random legal configurations need."""
     assert isinstance(trainable, EstimatesGpuNeed)
-    generator = random.Random(0)
-    for _ in range(DRAWS):
-        drawn = spec.space.draw(generator, spec.config)
-        config = trained_config(drawn, spec.inference, trainable)
-        if not spec.space.violated(config) and not trainable.faults(config):
-            yield trainable.gpu_need(config)
+    for config in legal_draws(spec, trainable, random.Random(0), DRAWS):
+        yield trainable.gpu_need(config)
 
 
 def _at_once(spec: SweepSpec) -> int:

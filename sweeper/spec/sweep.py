@@ -8,8 +8,9 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +35,7 @@ __all__ = [
     "SweepSpec",
     "TrackingSpec",
     "is_store",
+    "legal_draws",
     "objective_fault",
     "trained_config",
 ]
@@ -520,6 +522,16 @@ def trained_config(
     if inference is None or not isinstance(trainable, EvaluatesPolicies):
         return config
     return trainable.trained_for(config, inference.parameters)
+
+
+def legal_draws(
+    spec: SweepSpec, trainable: Trainable, generator: random.Random, count: int
+) -> Iterator[Mapping[str, Any]]:
+    """Of ``count`` random configurations of a sweep those that keep its constraints and can be trained."""
+    for _ in range(count):
+        config = trained_config(spec.space.draw(generator, spec.config), spec.inference, trainable)
+        if not spec.space.violated(config) and not trainable.faults(config):
+            yield config
 
 
 def is_store(uri: str) -> bool:

@@ -139,7 +139,7 @@ class Learner:
             )
 
     def _can_be_recorded(self) -> bool:
-        """Whether steps become a CUDA graph; if not, the reason is told."""
+        """Whether steps become a CUDA graph; reports why if not."""
         reason = why_no_graph(self._config.train, self._context, self._objective)
         if reason:
             self._context.progress(f"training without a CUDA graph: {reason}")
