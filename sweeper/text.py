@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
+    "ALONE",
     "counted",
     "describe_size",
     "describe_value",
@@ -58,6 +59,10 @@ def is_there(path: Path) -> bool:
 def describe_size(size_gb: float) -> str:
     """A size on the disk, e.g. ``33 MB`` or ``1.5 GB``."""
     return f"{size_gb * 1000:.0f} MB" if size_gb < 1 else f"{size_gb:,.1f} GB"
+
+
+ALONE = "alone"
+"""The state of the only finalist of a confirmation or judgement, which was compared with no other."""
 
 
 def race_words(state: str) -> str:

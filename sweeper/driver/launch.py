@@ -28,6 +28,7 @@ from sweeper.driver.preflight import (
     ended_gb,
     preflight,
     remark,
+    warn,
 )
 from sweeper.driver.signals import ended_by_signals, interrupted_by_sigterm, noticing_signals
 from sweeper.errors import INTERRUPTED
@@ -38,6 +39,7 @@ from sweeper.machines.gpu_share import gpu_share
 from sweeper.machines.identity import data_changes, information
 from sweeper.machines.local_ray import abandon_start, check_temporary_folder, temporary_folder
 from sweeper.machines.machine import find_machine, usable_cache
+from sweeper.machines.plan import doubts, make_plan
 from sweeper.records.earlier import read_taken, take_earlier
 from sweeper.records.limits import nothing_left
 from sweeper.records.sweep_state import SweepState
@@ -124,6 +126,9 @@ def _run_sweep(
     taken = _taken(spec, trainable, earlier, data)
     for source in taken.sources if earlier is None else ():
         console.print(Text(source.words), soft_wrap=True)
+    if earlier is None:
+        plan = make_plan(spec, trainable=trainable)
+        warn(doubts(plan, trainable, elsewhere=settled is None), console)
     remark(spec, trainable, base, cache, console)
     kept_gb = ended_gb(trainable, base, spec.keep)
     check_disk(spec, trainable.disk_gb(base), kept_gb, left, console, settled=settled)

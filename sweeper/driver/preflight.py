@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ __all__ = [
     "ended_gb",
     "preflight",
     "remark",
+    "warn",
 ]
 
 DRAWS = 2000
@@ -202,7 +203,12 @@ def remark(
         # Another dataset than the one of ``config`` may be damaged; its own trials report that.
         with contextlib.suppress(TrainableError):
             said += trainable.remarks(one, cache)
-    for text in without_likes(said):
+    warn(without_likes(said), console)
+
+
+def warn(texts: Iterable[str], console: Console) -> None:
+    """Show warnings, each as a paragraph."""
+    for text in texts:
         console.print(Text(f"! {text}", style="yellow"))
 
 

@@ -27,6 +27,7 @@ from sweeper.finalists.recording import Recording
 from sweeper.records.events import EventKind
 from sweeper.records.sweep_state import SweepState
 from sweeper.spec.sweep import Objective
+from sweeper.text import ALONE
 from trainables.episodes import OUTCOMES, outcome_of
 
 __all__ = ["ConfirmOptions", "Confirmation", "Finalist", "choose_finalists", "confirm", "confirmed_metric"]
@@ -201,7 +202,7 @@ def _result(finals: FinalistRace, state: RaceState | None) -> Confirmation:
 
 
 def _row(
-    finals: FinalistRace, arm: int, episodes: int, race: Race[int] | None, p_best: float, state: str
+    finals: FinalistRace, arm: int, episodes: int, race: Race[int] | None, p_best: float | None, state: str
 ) -> dict[str, Any]:
     one = finals.finalists[arm]
     by_member = finals.records(arm, episodes)
@@ -228,7 +229,7 @@ def _row(
         "trial": arm,
         "setting": dict(one.members[0].setting),
         "metrics": metrics,
-        "p_best": p_best,
+        **({} if p_best is None else {"p_best": p_best}),
         "state": "failed" if arm in finals.failed else state,
     }
 
@@ -239,7 +240,7 @@ def _alone(finals: FinalistRace, state: RaceState | None) -> Confirmation:
     outcomes = list(finals.outcomes(arm).values()) if arm not in finals.failed else []
     if not outcomes:
         raise SweeperError("\n".join(finals.problems) or "it was stopped before the first episodes ended.")
-    row = _row(finals, arm, len(outcomes), None, 1.0, "best")
+    row = _row(finals, arm, len(outcomes), None, None, ALONE)
     interval = anytime_interval(outcomes, finals.bounds)
     low, high = finals.turned(interval.low, interval.high)
     row["metrics"] |= {f"{finals.metric.name}_low": low, f"{finals.metric.name}_high": high}

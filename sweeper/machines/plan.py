@@ -29,7 +29,7 @@ from trainables.interface import (
     is_url,
 )
 
-__all__ = ["DerivedRange", "Plan", "Prices", "make_plan", "without_likes"]
+__all__ = ["DerivedRange", "Plan", "Prices", "doubts", "make_plan", "without_likes"]
 
 DRAWS = 1000
 """Random configurations by which the share that keeps the constraints is estimated: ± 3 %."""
@@ -251,7 +251,11 @@ def make_plan(spec: SweepSpec, machine: Machine | None = None, trainable: Traina
         warnings=(),
         notes=spec.notes,
     )
-    warnings = (*spec.warnings, *_warnings(plan, trainable), *_remarks(trainable, kept[:REMARKED_DRAWS]))
+    warnings = (
+        *_shortages(plan, trainable),
+        *doubts(plan, trainable),
+        *_remarks(trainable, kept[:REMARKED_DRAWS]),
+    )
     return Plan(**{**vars(plan), "warnings": warnings})
 
 
@@ -313,13 +317,21 @@ def _values(spec: SweepSpec, trainable: Trainable, name: str) -> Sequence[Any]:
     return searched.values if searched.kind == "categorical" else searched.bounds()
 
 
-def _warnings(plan: Plan, trainable: Trainable) -> list[str]:
+def doubts(plan: Plan, trainable: Trainable, *, elsewhere: bool = False) -> list[str]:
+    """What is legal and probably not meant.
+
+    Args:
+        plan: The plan; its warnings are not used.
+        trainable: The trainable of the sweep.
+        elsewhere: Whether trials run on other machines, so that those about this one are left out.
+    """
+    here = [] if elsewhere else [*_useless_limits(plan), *_precision_warnings(plan, trainable)]
     return [
-        *_resource_warnings(plan, trainable),
-        *_precision_warnings(plan, trainable),
+        *plan.spec.warnings,
+        *here,
         *_space_warnings(plan),
         *_objective_warnings(plan.spec, trainable),
-        *_path_warnings(plan.spec, trainable),
+        *([] if elsewhere else _path_warnings(plan.spec, trainable)),
         *_alert_warnings(plan.spec),
     ]
 
@@ -342,7 +354,8 @@ def without_likes(remarks: Iterable[str]) -> list[str]:
     ]
 
 
-def _resource_warnings(plan: Plan, trainable: Trainable) -> list[str]:
+def _shortages(plan: Plan, trainable: Trainable) -> list[str]:
+    """What this machine lacks; `launch` refuses or warns of it by itself."""
     machine, resources = plan.machine, plan.resources
     found = []
     if resources.gpu_per_trial > machine.gpus:
@@ -362,7 +375,12 @@ def _resource_warnings(plan: Plan, trainable: Trainable) -> list[str]:
             f"{describe_size(machine.disk_gb)} are free on the disk of {plan.spec.folder}. "
             "Choose another folder with --sweeps, or fewer trials."
         )
-    if plan.spec.budget.gpu_hours is not None and resources.gpu_per_trial == 0:
+    return found
+
+
+def _useless_limits(plan: Plan) -> list[str]:
+    found = []
+    if plan.spec.budget.gpu_hours is not None and plan.resources.gpu_per_trial == 0:
         found.append("budget.gpu_hours has no effect: trials use no GPU.")
     if plan.prices is not None and not plan.prices.together:
         found.append("cost: trials hold no GPU here, and CPUs have no price (cost.per_cpu_hour).")

@@ -18,7 +18,7 @@ from sweeper.evidence.probability_best import best_mean_probabilities
 from sweeper.evidence.race import Race, RaceRule, RaceState, replay
 from sweeper.finalists.judging.answers import Answers, Given, Outcome, valid_answers
 from sweeper.finalists.judging.session import Session
-from sweeper.text import policy_words
+from sweeper.text import ALONE, policy_words
 
 __all__ = ["JudgeOptions", "Judgement", "Judging", "Question", "StaleError"]
 
@@ -310,7 +310,7 @@ class Judging:
         row["metrics"] |= {"score_low": interval.low, "score_high": interval.high}
         name = policy_words(policy.trial, policy.named, begin=True)
         verdict = f"{name} was judged alone, from {_starts(starts)}."
-        found = [{**row, "p_best": 1.0, "state": "best"}]
+        found = [{**row, "state": ALONE}]
         complete = starts >= self.options.episodes
         return Judgement(found, verdict, complete, starts, 0, self.session.seed, self.session.number)
 

@@ -31,7 +31,7 @@ from sweeper.report.sweep.figures import Figure
 from sweeper.report.sweep.media import Media
 from sweeper.report.sweep.page import figure_element
 from sweeper.report.sweep.standings import Standing
-from sweeper.text import duration_text, number_text, race_words, short_names, value_text
+from sweeper.text import ALONE, duration_text, number_text, race_words, short_names, value_text
 
 __all__ = ["Material", "sections"]
 
@@ -172,8 +172,9 @@ def _row(sweep: SweepState, trial: TrialState, standing: Standing | None) -> lis
 
 def _mark(sweep: SweepState, trial: TrialState, standing: Standing | None) -> Child:
     if trial is sweep.confirmed_trial():
-        decided = sweep.confirmation["finalists"][0].get("state") == "best"
-        return tag("span", "confirmed best" if decided else "leads on fresh starts", class_="leads")
+        state = sweep.confirmation["finalists"][0].get("state")
+        said = {"best": "confirmed best", ALONE: "measured on fresh starts"}
+        return tag("span", said.get(state, "leads on fresh starts"), class_="leads")
     if standing is None or len(sweep.objectives) > 1:
         return ""
     if standing.leads:
@@ -204,7 +205,7 @@ def _confirmation(material: Material) -> Html:
             race_words(one.get("state", "")),
             measured(name, metrics.get(name)),
             f"{measured(name, low)} to {measured(name, high)}",
-            percent(one.get("p_best", 0)),
+            percent(one["p_best"]) if "p_best" in one else "–",
             number_text(metrics.get("episodes")),
             measured(name, metrics.get("search")),
             setting_words(values, material.answer.names),

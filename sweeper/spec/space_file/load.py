@@ -166,6 +166,14 @@ def load_spec(
     )
 
 
+def _hint_for_other_tools(document: Document) -> str:
+    """How `sweeper init` reads the file, if it is one of W&B or Hydra; else empty."""
+    tools = {"wandb": {"method", "parameters"}, "hydra": {"hydra"}}
+    options = [option for option, sections in tools.items() if sections <= document.root.keys()]
+    command = f"sweeper init --from-{options[0]} FILE" if options else ""
+    return f" `{command}` writes a whole space file from this one." if options else ""
+
+
 def _load_trainable(document: Document, given: Trainable | None) -> str:
     node = document.root.get("trainable")
     if given is not None:
@@ -173,6 +181,7 @@ def _load_trainable(document: Document, given: Trainable | None) -> str:
         return given.name if node is None else str(node.plain())
     if node is None or node.value is None:
         remedy = f"Write `trainable: {DEFAULT}`, or `trainable: module:attribute` for a custom one."
+        remedy += _hint_for_other_tools(document)
         document.faults.add(document.whole, "trainable", "is missing.", remedy)
         document.trainable = registry.load(DEFAULT)  # so that the rest of the file is checked
         return ""

@@ -72,7 +72,7 @@ def _cells(one: Mapping[str, Any], metric: str, seeds: bool) -> list[Text | str]
         Text(race_words(one["state"]), style=styles.get(one["state"], "")),
         number_text(metrics.get(metric)),
         interval,
-        f"{one['p_best']:.2f}",
+        f"{one['p_best']:.2f}" if "p_best" in one else "–",
         f"{metrics['episodes']:.0f}",
         number_text(metrics.get("search")),
     ]

@@ -252,9 +252,11 @@ def test_a_sweep_without_gains_ends_and_continues_without_that_limit(cluster: An
 # What is refused before anything starts
 
 
-def refused(sweep: SweepSpec, error: type[Exception], match: str) -> None:
+def refused(sweep: SweepSpec, error: type[Exception], match: str) -> str:
+    console = quiet()
     with pytest.raises(error, match=match):
-        launch(sweep, console=quiet())
+        launch(sweep, console=console)
+    return printed(console)
 
 
 def test_more_gpus_than_there_are_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
@@ -271,8 +273,10 @@ def test_what_the_preflight_finds_is_refused_and_leaves_nothing(tmp_path: Path) 
 
 def test_a_trial_that_is_larger_than_the_disk_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     sweep = spec(tmp_path / "sweeps" / "large", choice("optimizer.lr", 0.1), config={"fault": "large"})
-    refused(sweep, ResourceError, "1,000,000,000.0 GB of disk")
+    said = refused(sweep, ResourceError, "1,000,000,000.0 GB of disk")
     assert not (tmp_path / "sweeps").exists()
+    # What `sweeper check` would have warned of is shown before that.
+    assert "! The space has only 1 combination: the sweep ends after" in said
 
 
 @pytest.mark.parametrize(

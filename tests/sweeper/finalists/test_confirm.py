@@ -86,6 +86,8 @@ def test_fewer_than_two_finalists_are_a_clear_error_and_one_can_be_measured(
         choose_finalists(sweep, 8)
     result = confirmed(sweep, top=1, episodes=64)
     assert "measured alone, in 64 episodes" in result.verdict
+    assert result.found[0]["state"] == "alone"
+    assert "p_best" not in result.found[0]  # there is no other that it could be better than
     assert result.found[0]["metrics"][f"{SUCCESS}_low"] < 0.5 < result.found[0]["metrics"][f"{SUCCESS}_high"]
 
 
@@ -213,5 +215,5 @@ def test_a_sweep_of_which_one_trial_is_left_measures_that_one_alone(
     assert "measured alone" in said
     assert "1 finalist on fresh starts" in said
     sweep = read_sweep(tmp_path / "sweeps" / "asked")
-    assert [one["trial"] for one in sweep.confirmation["finalists"]] == [0]
-    assert sweep.confirmation["finalists"][0]["metrics"]["episodes"] == 96
+    (one,) = sweep.confirmation["finalists"]
+    assert (one["trial"], one["state"], one["metrics"]["episodes"]) == (0, "alone", 96)

@@ -283,6 +283,7 @@ def test_one_policy_alone_is_measured(tmp_path: Path) -> None:
     result = judging.result()
     assert result is not None
     assert "judged alone, from 20 starts" in result.verdict
+    assert [(one["state"], "p_best" in one) for one in result.found] == [("alone", False)]
     metrics = result.found[0]["metrics"]
     assert metrics["score_low"] < 0.7 < metrics["score_high"]
 
