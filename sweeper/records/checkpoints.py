@@ -17,6 +17,7 @@ from sweeper.records.status import TrialStatus
 from sweeper.records.sweep_state import SweepState, find_sweep, read_sweep
 from sweeper.records.trial_state import TrialState
 from sweeper.spec.sweep import KeepSpec
+from sweeper.text import number_text
 from trainables import registry
 from trainables.deployment.bundle import is_bundle, open_bundle
 from trainables.interface import ExportsCheckpoints, silent
@@ -192,9 +193,9 @@ def _of_trial(sweep: SweepState, number: int | None, wanted: Which | None) -> So
 def _value(trial: TrialState, which: Which, name: str) -> str:
     """The value of a checkpoint in the search, and on fresh starts if it was confirmed."""
     values = trial.best if which == "best" else trial.final
-    said = f", {name} {values[name]:.6g}" if name in values else ""
+    said = f", {name} {number_text(values[name])}" if name in values else ""
     if which == "last" and said and name in trial.confirmed:
-        said += f" in the search and {trial.confirmed[name]:.6g} on fresh starts"
+        said += f" in the search and {number_text(trial.confirmed[name])} on fresh starts"
     return said
 
 
@@ -204,10 +205,10 @@ def _luck(sweep: SweepState, trial: TrialState) -> str:
     evaluations = len(trial.series.get(name, ()))
     if evaluations < 2 or trial.best.get(name) == trial.final.get(name):
         return ""
-    best, last = trial.best[name], trial.final[name]
+    best, last = number_text(trial.best[name]), number_text(trial.final[name])
     return (
-        f"This checkpoint is the best of {evaluations} evaluations, so its {name} of {best:.6g} is partly "
-        f"luck. The ranking uses the last evaluation, {last:.6g}. To export that one, use --checkpoint last."
+        f"This checkpoint is the best of {evaluations} evaluations, so its {name} of {best} is partly luck. "
+        f"The ranking uses the last evaluation, {last}. To export that one, use --checkpoint last."
     )
 
 

@@ -2,59 +2,75 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from sweeper.terminal.tables import number_text
+from sweeper.terminal.tables import Column, fitted_table, number_text, stacked
 from sweeper.text import counted, describe_value
 from trainables.inspection import Benched, BenchedRow
 
 __all__ = ["print_bench"]
 
+SAMPLER, STEPS = "policy.sampler", "policy.num_inference_steps"
+"""Shown as measured, not as set."""
 ROUNDING = 1e-4
 """Differences below this share of the action's range are rounding."""
 
 
 def print_bench(console: Console, found: Benched) -> None:
-    """Print the table, and what was measured how."""
-    settings = [dict(row.speed.setting) for row in found.rows]
-    named = sorted({name for setting in settings for name in setting} - {"policy.sampler"})
-    varying = [
-        name
-        for name in named
-        if name != "policy.num_inference_steps" and len({str(s.get(name)) for s in settings}) > 1
-    ]
+    """Print the table, and what was measured how. What all rows have in common is in the title."""
+    settings = _settings(found.rows)
+    common = {title: cells[0] for title, cells in settings.items() if len(set(cells)) == 1}
+    shared = [f"{cell} steps" if title == "steps" else f"{cell}" for title, cell in common.items() if cell]
+    varying = {title: cells for title, cells in settings.items() if title not in common}
+    columns = [Column("backend", justify="left")]
+    columns += [Column(stacked(title), justify="left") for title in varying]
+    columns += [Column("p50\nms"), Column("p95\nms", spare=1), Column("Hz", spare=2)]
+    columns += [Column("memory\nMB", spare=3), Column("difference", spare=1)]
     with_episodes = any(row.played is not None for row in found.rows)
-    titles = ["backend", "precision", "sampler", "steps", *(name.rpartition(".")[2] for name in varying)]
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-    for title in titles:
-        table.add_column(title)
-    numbers = ["p50 ms", "p95 ms", "Hz", "memory MB", "difference"]
-    for title in numbers + (
-        ["success", "95 %", "to row 1", "reward", "to row 1", "front"] if with_episodes else []
-    ):
-        table.add_column(title, justify="right")
-    for row in found.rows:
-        table.add_row(*_cells(row, varying), *(_episodes(row) if with_episodes else ()))
+    if with_episodes:
+        columns += [Column("success\n95 %"), Column("to row 1\n95 %"), Column("reward")]
+        columns += [Column("to row 1\n95 %"), Column("front")]
+    rows: list[list[str | Text]] = [
+        [
+            row.speed.backend,
+            *(cells[number] for cells in varying.values()),
+            *_speed(row),
+            *(_episodes(row) if with_episodes else ()),
+        ]
+        for number, row in enumerate(found.rows)
+    ]
     console.print()
-    console.print(Text(found.label, style="bold"), soft_wrap=True)
-    console.print(table)
+    console.print(Text.assemble((found.label, "bold"), f": {', '.join(shared)}"), soft_wrap=True)
+    console.print(fitted_table(columns, rows, console.width if console.is_terminal else None))
     for row in found.rows:
         if row.speed.why:
             console.print(Text.assemble(("! ", "yellow"), row.speed.why), soft_wrap=True)
     _remarks(console, found)
 
 
-def _cells(row: BenchedRow, varying: list[str]) -> list[str | Text]:
+def _settings(rows: Sequence[BenchedRow]) -> dict[str, list[str]]:
+    """How each row computes, by the title of the column."""
+    fields = {name for row in rows for name in row.speed.setting} - {SAMPLER, STEPS}
+    named = {name: [row.speed.setting.get(name) for row in rows] for name in sorted(fields)}
+    return {
+        "precision": [row.speed.precision for row in rows],
+        "sampler": [row.speed.sampler for row in rows],
+        "steps": [str(row.speed.steps) for row in rows],
+        **{
+            name.rpartition(".")[2]: [describe_value(value) for value in values]
+            for name, values in named.items()
+            if len({str(value) for value in values}) > 1
+        },
+    }
+
+
+def _speed(row: BenchedRow) -> list[str | Text]:
     speed = row.speed
     style = "" if speed.difference < ROUNDING else "yellow"
     return [
-        speed.backend,
-        speed.precision,
-        speed.sampler,
-        str(speed.steps),
-        *(describe_value(speed.setting.get(name)) for name in varying),
         number_text(speed.latency.p50_ms),
         number_text(speed.latency.p95_ms),
         number_text(speed.chunks_per_s),
@@ -66,11 +82,10 @@ def _cells(row: BenchedRow, varying: list[str]) -> list[str | Text]:
 def _episodes(row: BenchedRow) -> list[str]:
     played = row.played
     if played is None:
-        return [""] * 6
+        return [""] * 5
     low, high = played.success_interval
     return [
-        f"{played.success_rate:.0%}",
-        f"{low:.0%} – {high:.0%}",
+        f"{played.success_rate:.0%}\n{low:.0%} – {high:.0%}",
         _apart(played.success_difference, played.success_difference_interval, percent=True),
         number_text(played.max_reward),
         _apart(played.difference, played.difference_interval),
@@ -86,7 +101,7 @@ def _apart(difference: float | None, interval: tuple[float, float] | None, *, pe
     if interval is None:
         return shown
     low, high = (f"{end:+.0%}" if percent else f"{end:+.2g}" for end in interval)
-    return f"{shown} ({low} – {high})"
+    return f"{shown}\n{low} – {high}"
 
 
 def _remarks(console: Console, found: Benched) -> None:

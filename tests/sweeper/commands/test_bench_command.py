@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,22 +48,38 @@ def test_the_table_has_a_row_for_each_way() -> None:
     rows = (row("plain", 20.0), row("onnx", 5.0))
     print_bench(console, Benched("small:0", "/c", {"busy_share": 0.5, "cpus": 2}, rows))
     lines = printed(console).splitlines()
-    titles = " ".join(lines[2].split())
-    assert titles == "backend precision sampler steps p50 ms p95 ms Hz memory MB difference"
-    assert lines[3].split() == ["plain", "fp32", "DDIM", "8", "20", "38", "50", "2", "2e-07"]
-    assert lines[4].split()[6] == "200"
+    # What all rows have in common is no column.
+    assert lines[1] == "small:0: fp32, DDIM, 8 steps"
+    titles = " ".join(f"{lines[2]} {lines[3]}".split())
+    assert titles == "p50 p95 memory backend ms ms Hz MB difference"
+    assert lines[5].split() == ["plain", "20", "38", "50", "2", "2e-07"]
+    assert lines[6].split()[3] == "200"
     assert "share of the action's range, at 8 moments of held-out episodes of arm." in " ".join(
         printed(console).split()
     )
     assert "50% of the machine's 2 CPUs were in use by others just before." in printed(console)
 
 
-def test_episodes_have_their_intervals_and_the_difference_to_the_first_row() -> None:
-    console = plain_console(180)
+def test_what_differs_between_rows_is_a_column() -> None:
+    console = plain_console(120)
+    faster = row("plain", 5.0)
+    faster = replace(faster, speed=replace(faster.speed, steps=4))
+    rows = (row("plain", 20.0), faster)
+    print_bench(console, Benched("small:0", "/c", {"busy_share": 0.0, "cpus": 2}, rows))
+    lines = printed(console).splitlines()
+    assert lines[1] == "small:0: fp32, DDIM"
+    assert [line.split()[:3] for line in lines[5:7]] == [["plain", "8", "20"], ["plain", "4", "5"]]
+
+
+@pytest.mark.parametrize("width", [80, 180])
+def test_episodes_have_their_intervals_and_the_difference_to_the_first_row(width: int) -> None:
+    console = plain_console(width, terminal=True)
     print_bench(console, Benched("small:0", "/c", {"busy_share": 0.0, "cpus": 2}, (row("plain", 20.0, 0.4),)))
-    shown = " ".join(printed(console).split())
-    assert "50% 30% – 70% +5% (-10% – +20%) 0.4 +0.01 (-0.02 – +0.04) *" in shown
-    assert "20 episodes from the same starts" in printed(console)
+    lines = printed(console).splitlines()
+    assert lines[5].split()[-6:] == ["2e-07", "50%", "+5%", "0.4", "+0.01", "*"]
+    assert " ".join(lines[6].split()) == "30% – 70% -10% – +20% -0.02 – +0.04"
+    assert max(map(len, lines[:7])) <= width
+    assert "20 episodes from the same starts" in " ".join(printed(console).split())
 
 
 def test_a_row_is_on_the_front_if_none_is_faster_and_at_least_as_good() -> None:
@@ -131,7 +148,8 @@ def test_a_backend_that_cannot_be_used_is_replaced_and_named(
     assert ended("bench", str(trial / "checkpoints" / "000020"), "--backend", "graph", "--runs", "2") == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "! not graph: a CUDA graph needs a GPU, and the policy is on cpu" in out
-    assert "steps fp32 DDIM 4" in out
+    assert ": fp32, DDIM, 4 steps" in out
+    assert "─ steps " in out  # the row
 
 
 @TAKES_SECONDS
