@@ -6,7 +6,10 @@ colours here are legible on both.
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import html
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +22,7 @@ from optuna import visualization
 from sweeper.records.status import TrialStatus
 from sweeper.records.sweep_state import SweepState
 from sweeper.report.sweep.standings import SUCCESS, Standing
-from sweeper.text import value_text
+from sweeper.text import describe_value, value_text
 
 __all__ = [
     "Figure",
@@ -179,9 +182,38 @@ def slice_figures(study: optuna.Study, names: Sequence[str], label: str) -> dict
         made.update_xaxes(title={"text": _named(name)}, exponentformat="e")
         made.update_yaxes(**_axis(label))
         if made.layout.xaxis.type == "log":
-            made.update_xaxes(dtick=1)
+            made.update_xaxes(**_log_ticks([x for trace in made.data for x in trace.x]))
+        else:
+            _write_categories(made)
         found[name] = _figure(made, f"Values of the trials over {name}.", height=260)
     return found
+
+
+def _log_ticks(values: Sequence[float]) -> dict[str, Any]:
+    """Where a logarithmic axis has numbers: plotly's has none if its values are within one decade."""
+    low, high = min(values), max(values)
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    if sum(low <= 10.0**power <= high for power in decades) > 1:
+        return {"dtick": 1}
+    between = [digit * 10.0**power for power in decades for digit in (1, 2, 5)]
+    inside = [value for value in between if low <= value <= high]
+    ticks = inside if len(inside) > 1 else list(dict.fromkeys((low, high)))
+    return {"tickvals": ticks, "ticktext": [f"{value:.3g}" for value in ticks]}
+
+
+def _write_categories(made: go.Figure) -> None:
+    """Categories as a space file has them; Optuna shows how Python writes them."""
+    for trace in made.data:
+        trace.x = [_category(x) for x in trace.x]
+    categories = made.layout.xaxis.categoryarray
+    if categories is not None:
+        made.update_xaxes(categoryarray=[_category(category) for category in categories])
+
+
+def _category(shown: Any) -> Any:
+    with contextlib.suppress(ValueError, SyntaxError):
+        return describe_value(ast.literal_eval(shown)) if isinstance(shown, str) else shown
+    return shown
 
 
 def parallel_figure(study: optuna.Study, names: Sequence[str], label: str) -> Figure | None:

@@ -9,6 +9,7 @@ import urllib.request
 from html.parser import HTMLParser
 from pathlib import Path
 
+import optuna
 import pytest
 from command_line import ended, plain_console, printed, run_in
 from played_sweeps import Sweep
@@ -21,6 +22,7 @@ from sweeper.records.sweep_state import read_sweep
 from sweeper.report import dashboard, remake
 from sweeper.report.dashboard import serve_study
 from sweeper.report.markup import join, raw, table, tag
+from sweeper.report.sweep.figures import slice_figures
 from sweeper.report.sweep.media import Media
 from sweeper.report.sweep.standings import standings
 from sweeper.report.sweep.write import write_report
@@ -519,3 +521,25 @@ def test_films_of_the_best_trials_are_on_the_page(tmp_path):
     assert len(page.named("video")) == 3
     assert "trial 4: rollout/video" in page.words
     assert "trial 1: rollout/video" not in page.words
+
+
+@pytest.mark.parametrize(
+    ("rates", "ticks"),
+    [
+        ((4e-4, 9e-4), ["0.0004", "0.0009"]),  # within a decade: its ends
+        ((3e-4, 3e-3), ["0.0005", "0.001", "0.002"]),
+        ((5e-4, 5e-4), ["0.0005"]),
+        ((1e-5, 1e-3), None),  # plotly's own, one for each decade
+    ],
+)
+def test_an_axis_always_has_numbers_and_categories_as_in_a_space_file(rates, ticks):
+    rate = optuna.distributions.FloatDistribution(1e-6, 1.0, log=True)
+    kind = optuna.distributions.CategoricalDistribution(["mse", None, True])
+    study = optuna.create_study()
+    for value, (lr, loss) in enumerate(zip(rates, ("mse", None), strict=True)):
+        params, distributions = {"lr": lr, "loss": loss}, {"lr": rate, "loss": kind}
+        study.add_trial(optuna.create_trial(params=params, distributions=distributions, value=float(value)))
+    made = {name: json.loads(one.json) for name, one in slice_figures(study, ["lr", "loss"], "error").items()}
+    assert made["lr"]["layout"]["xaxis"].get("ticktext") == ticks
+    assert made["loss"]["data"][0]["x"] == ["mse", "null"]
+    assert made["loss"]["layout"]["xaxis"]["categoryarray"] == ["mse", "null", "true"]
