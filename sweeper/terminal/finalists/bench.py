@@ -23,7 +23,7 @@ def print_bench(console: Console, found: Benched) -> None:
     """Print the table, and what was measured how. What all rows have in common is in the title."""
     settings = _settings(found.rows)
     common = {title: cells[0] for title, cells in settings.items() if len(set(cells)) == 1}
-    shared = [f"{cell} steps" if title == "steps" else f"{cell}" for title, cell in common.items() if cell]
+    shared = [counted(int(cell), "step") if title == "steps" else cell for title, cell in common.items()]
     varying = {title: cells for title, cells in settings.items() if title not in common}
     columns = [Column("backend", justify="left")]
     columns += [Column(stacked(title), justify="left") for title in varying]
