@@ -24,7 +24,7 @@ from benchmarks import machine
 from benchmarks.learning_curves import TABLE, read_table
 from benchmarks.search.comparison import Method, Row, bootstrap, rows
 from benchmarks.search.curves import Curves, Fitted, Recorded
-from benchmarks.search.sweeps import SAMPLERS, STOPPERS, Played, play
+from benchmarks.search.sweeps import AT_ONCE, SAMPLERS, STOPPERS, Played, play
 from sweeper.records.ranking import since_gain
 
 SLOW = ("gp",)
@@ -133,13 +133,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.search", description=__doc__)
     parser.add_argument("--sweeps", type=int, default=100, help="simulated sweeps of each method")
     parser.add_argument("--trainings", type=int, default=16, help="budget of a sweep, in whole trainings")
-    parser.add_argument("--long", type=int, default=48, help="the same of the sweeps for budget.stagnation")
+    parser.add_argument(
+        "--long", type=int, default=48, help="the same of the sweeps for budget.stagnation; 0: none"
+    )
     parser.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=SAMPLERS)
     parser.add_argument("--stoppers", nargs="+", choices=STOPPERS, default=tuple(STOPPERS))
     parser.add_argument("--curves", nargs="+", choices=("fitted", "recorded"), default=("fitted", "recorded"))
     parser.add_argument("--table", type=Path, default=TABLE, help="the recorded learning curves")
     parser.add_argument("--json", type=Path, help="write the results to this file too")
     arguments = parser.parse_args()
+    if 0 < arguments.long < AT_ONCE:
+        parser.error(
+            f"--long {arguments.long}: no trial completes. Use {AT_ONCE} or more, or 0 to leave it out."
+        )
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     trials = read_table(arguments.table)["trials"]
