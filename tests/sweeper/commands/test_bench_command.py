@@ -48,7 +48,7 @@ def test_the_table_has_a_row_for_each_way() -> None:
     rows = (row("plain", 20.0), row("onnx", 5.0))
     print_bench(console, Benched("small:0", "/c", {"busy_share": 0.5, "cpus": 2}, rows))
     lines = printed(console).splitlines()
-    # What all rows have in common is no column.
+    # What all rows have in common is not a column.
     assert lines[1] == "small:0: fp32, DDIM, 8 steps"
     titles = " ".join(f"{lines[2]} {lines[3]}".split())
     assert titles == "p50 p95 memory backend ms ms Hz MB difference"
