@@ -265,7 +265,7 @@ def check_disk(
             else f"The {stay} trials whose checkpoints are kept at a time"
         )
         needed = f"{which} may need {describe_size(all_gb)}"
-        console.print(f"! {needed}, and {free} are free in {spec.folder}.", style="yellow")
+        warn([f"{needed}, and {free} are free in {spec.folder}."], console)
 
 
 def check_memory(
@@ -304,11 +304,8 @@ def check_memory(
             "Use a smaller policy or a larger machine."
         )
     if all_gb > there_gb:
-        console.print(
-            f"! Trials that share it need at least {describe_size(all_gb)} {free}. "
-            "Lower resources.max_concurrent.",
-            style="yellow",
-        )
+        needed = f"Trials that share it need at least {describe_size(all_gb)} {free}."
+        warn([f"{needed} Lower resources.max_concurrent."], console)
 
 
 def _host_gb() -> float | None:

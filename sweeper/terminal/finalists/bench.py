@@ -43,7 +43,8 @@ def print_bench(console: Console, found: Benched) -> None:
         for number, row in enumerate(found.rows)
     ]
     console.print()
-    console.print(Text.assemble((found.label, "bold"), f": {', '.join(shared)}"), soft_wrap=True)
+    how = f": {', '.join(shared)}" if shared else ""
+    console.print(Text.assemble((found.label, "bold"), how), soft_wrap=True)
     console.print(fitted_table(columns, rows, console.width if console.is_terminal else None))
     for row in found.rows:
         if row.speed.why:

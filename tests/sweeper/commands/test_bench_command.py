@@ -68,6 +68,9 @@ def test_what_differs_between_rows_is_a_column() -> None:
     print_bench(console, Benched("small:0", "/c", {"busy_share": 0.0, "cpus": 2}, rows))
     lines = printed(console).splitlines()
     assert lines[1] == "small:0: fp32, DDIM"
+    other = replace(faster, speed=replace(faster.speed, precision="bf16", sampler="UniPC"))
+    print_bench(console, Benched("nothing alike", "/c", {"busy_share": 0.0, "cpus": 2}, (rows[0], other)))
+    assert "nothing alike" in printed(console).splitlines()
     assert [line.split()[:3] for line in lines[5:7]] == [["plain", "8", "20"], ["plain", "4", "5"]]
 
 

@@ -87,7 +87,7 @@ def test_fewer_than_two_finalists_are_a_clear_error_and_one_can_be_measured(
     result = confirmed(sweep, top=1, episodes=64)
     assert "measured alone, in 64 episodes" in result.verdict
     assert result.found[0]["state"] == "alone"
-    assert "p_best" not in result.found[0]  # there is no other that it could be better than
+    assert "p_best" not in result.found[0]  # it was compared with no other
     assert result.found[0]["metrics"][f"{SUCCESS}_low"] < 0.5 < result.found[0]["metrics"][f"{SUCCESS}_high"]
 
 
