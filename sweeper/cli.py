@@ -5,9 +5,11 @@ The module of a command is imported when the command runs, so `sweeper --help` i
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import difflib
 import errno
+import gc
 import importlib
 import io
 import os
@@ -268,6 +270,8 @@ def main(arguments: list[str] | None = None) -> None:
 
     Exit codes: 0 success, 1 the sweep failed, 2 invalid input, 130 interrupted.
     """
+    # Python collects garbage several times while it ends: a second if Ray, MLflow and Optuna are loaded.
+    atexit.register(gc.freeze)
     try:
         _main(arguments)
     except SystemExit as ended:

@@ -49,6 +49,7 @@ from sweeper.terminal.faults import checking
 from sweeper.terminal.quiet import quiet_ray
 from sweeper.terminal.result import SweepResult, print_result
 from sweeper.tracking.tracker import tracking_uri
+from sweeper.trial.process import loading
 from trainables import registry
 from trainables.interface import STEPS, Trainable
 
@@ -153,7 +154,8 @@ def _run_sweep(
         # Ray replaces the handler of SIGTERM when it starts; ours must come afterwards.
         signals = stack.enter_context(ended_by_signals())
         # Tune takes seconds to import, and reads its settings at import: not before Ray has started.
-        from sweeper.driver.run import SweepRun
+        with loading():
+            from sweeper.driver.run import SweepRun
 
         run = SweepRun(spec, trainable, records, cluster, resources, signals, console)
         info = {

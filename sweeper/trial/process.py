@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ import psutil
 
 from sweeper.trial.system_metrics import system_metrics
 
-__all__ = ["begin", "left_trial", "vacate"]
+__all__ = ["begin", "left_trial", "loading", "vacate"]
 
 SETTLE_S = 3.0
 """How long threads and children of a trial that has ended may take to end, too."""
@@ -79,6 +79,24 @@ def begin() -> None:
     if not _before:
         _before.append(_condition())
     system_metrics()  # the first report tells of the time since now
+
+
+@contextlib.contextmanager
+def loading() -> Iterator[None]:
+    """Do not collect garbage while large modules load: torch's alone are looked through dozens of times.
+
+    Afterwards everything that exists is left out of collections, which are short then. Only the first call
+    in a process has this effect: later there may be remains of an earlier trial, which are to be collected.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if not gc.get_freeze_count():
+            gc.freeze()
+        if enabled:
+            gc.enable()
 
 
 def left_trial() -> bool:

@@ -4,9 +4,9 @@ Ray Train as it comes gives every run, beside its workers, a controller, a place
 dataset process and, inside Tune, a queue: four Python processes that load Ray again for each trial, which on
 a small machine costs several times the training (measured in ``docs/decisions/0006-a-lean-trainer.md``). Here
 the controller runs in the thread of the trial that waits for it anyway, reports go to Tune directly, a single
-worker waits for no other, and placement groups carry the sweep's name, so that the caller that runs the sweep
-can free those of a trial that is gone. Workers of a trial that ended well wait for the next one
-(`sweeper.trial.slot`).
+worker waits for no other, no process asks an autoscaler for what a placement group asks for already, and
+placement groups carry the sweep's name, so that the caller that runs the sweep can free those of a trial that
+is gone. Workers of a trial that ended well wait for the next one (`sweeper.trial.slot`).
 
 This module is the only one that uses what Ray keeps private. `NetworkConfig` has the workers of a trial find
 each other over the network that Ray uses: Gloo takes the address to which the host's own name resolves, which
@@ -39,6 +39,7 @@ from ray.train.v2._internal.callbacks.user_callback import UserCallbackHandler
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from ray.train.v2._internal.execution.context import get_train_context
 from ray.train.v2._internal.execution.controller import TrainController
+from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2._internal.execution.worker_group import WorkerGroup, worker_group
 from ray.train.v2._internal.execution.worker_group.placement_group_handle import DefaultPlacementGroupHandle
 from ray.train.v2._internal.execution.worker_group.state import (
@@ -65,11 +66,11 @@ SOON_S = 0.03
 class TrialTrainer(DataParallelTrainer):
     """A trainer for use in a Tune function trainable, with the workers of `ray.train.torch.TorchTrainer`.
 
-    It differs from that one in six things: torch is loaded in the workers alone; the controller runs in the
+    It differs from that one in seven things: torch is loaded in the workers alone; the controller runs in the
     calling thread, so that a trial that Tune stops takes its workers along; datasets are not served;
-    placement groups are called ``<group_name>/<random>``; workers of a run that ended well are kept for the
-    next run in this process; and the run waits for its placement group for as long as it takes
-    (`sweeper.trial.placement`).
+    placement groups are called ``<group_name>/<random>``; an autoscaler is asked for machines by these alone;
+    workers of a run that ended well are kept for the next run in this process; and the run waits for its
+    placement group for as long as it takes (`sweeper.trial.placement`).
 
     Args:
         group_name: Prefix of the placement groups' names.
@@ -111,6 +112,7 @@ class TrialTrainer(DataParallelTrainer):
         return [*callbacks, reports, _WithTrial(self._on_start)]
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
+        arguments["scaling_policy"] = _AsManyAsAsked(self.scaling_config)
         controller = _placed_controller(
             self._group_name, self._trials_per_process, self._folder, self._given_up
         )(**arguments)
@@ -126,6 +128,20 @@ class TrialTrainer(DataParallelTrainer):
                 group.ended_well = stopped and len(group) == 1  # others would wait for each other
                 group.abort()
         return controller.get_result()
+
+
+class _AsManyAsAsked(FixedScalingPolicy):
+    """A fixed number of workers, without Ray's `AutoscalingCoordinator`, a process for each cluster.
+
+    It asks the autoscaler for the workers' machines, and so does a placement group that waits. Its requests
+    hold machines for three minutes after a run that was killed; a placement group is freed with its trial.
+    """
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        pass
+
+    def _maybe_send_resource_request(self) -> None:
+        pass
 
 
 class _Reports(UserCallback):

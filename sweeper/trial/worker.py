@@ -39,7 +39,7 @@ from sweeper.trial.exchange import (
 )
 from sweeper.trial.failure import Failure, failure_of, write_failure
 from sweeper.trial.inference import InferencePlan, NoSettingError, PolicyMeasures, choose_setting
-from sweeper.trial.process import begin, left_trial
+from sweeper.trial.process import begin, left_trial, loading
 from sweeper.trial.system_metrics import system_metrics
 from sweeper.trial.watchdog import Watchdog
 from trainables import registry
@@ -195,7 +195,8 @@ def _report_text(report: Report) -> str:
 
 
 def _reports(trainable: str, config: Mapping[str, Any], context: TrainContext) -> Iterator[Report]:
-    reports = registry.load(trainable).train(config, context)
+    with loading():
+        reports = registry.load(trainable).train(config, context)
     try:
         yield from reports
     finally:

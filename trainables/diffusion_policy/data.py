@@ -14,6 +14,7 @@ from trainables.dataset.errors import DatasetError
 from trainables.dataset.lerobot_dataset import LeRobotDataset
 from trainables.dataset.open import Sources, open_dataset
 from trainables.dataset.sources.find import fetch_source
+from trainables.dataset.split import Split, split_episodes
 from trainables.diffusion_policy.config.clashes import crop_faults
 from trainables.diffusion_policy.config.diffusion_config import DiffusionConfig
 from trainables.diffusion_policy.config.sections import BUILTIN_PUSHT, DatasetConfig, PolicyConfig
@@ -30,7 +31,7 @@ from trainables.pusht import IMAGE, ensure_dataset
 
 if TYPE_CHECKING:
     from trainables.dataset.frames import FrameArray
-    from trainables.dataset.windows import Split, Windows
+    from trainables.dataset.windows import Windows
 
 __all__ = [
     "OpenData",
@@ -120,9 +121,6 @@ def split_of(dataset: LeRobotDataset, config: DatasetConfig) -> Split:
     Raises:
         DatasetError: If there are too few episodes.
     """
-    # Torch is loaded only when the split is needed.
-    from trainables.dataset.windows import split_episodes
-
     return split_episodes(dataset, config.holdout_fraction, config.split_seed, config.fraction)
 
 

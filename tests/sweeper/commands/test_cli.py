@@ -448,3 +448,14 @@ def test_check_loads_no_heavy_package(tmp_path, space, words):
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr
     assert words in " ".join(answer.stdout.split())
+
+
+def test_python_ends_without_collecting_what_is_loaded():
+    program = (
+        "import atexit, gc, sys; sys.argv = ['sweeper', '--version']\n"
+        "atexit.register(lambda: print('frozen' if gc.get_freeze_count() else 'not frozen'))\n"
+        "from sweeper.cli import main\n"
+        "main()\n"
+    )
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert answer.stdout.splitlines()[1:] == ["frozen"]

@@ -130,8 +130,12 @@ def test_a_temporary_folder_that_cannot_be_written_is_refused(
 
 PRIVATE = """
 import sys
+import psutil
 from sweeper.machines.connection import connect, disconnect
 cluster = connect(cpus=1)
+below = psutil.Process().children(recursive=True)
+lines = [" ".join(process.cmdline()) for process in below if process.name() != "raylet"]
+print(sum("default_worker" in line or line.startswith("ray::IDLE") for line in lines))
 import ray
 ray.get(ray.remote(lambda: None).remote())
 print(cluster.address, flush=True)
@@ -147,7 +151,9 @@ print("in:", ray.cluster_resources())
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_private_ray_listens_on_the_loopback_interface_and_wants_its_token(tmp_path: Path) -> None:
+def test_a_private_ray_listens_on_loopback_and_wants_its_token_and_starts_no_process_early(
+    tmp_path: Path,
+) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     driver = subprocess.Popen(
         [sys.executable, "-c", PRIVATE],
@@ -159,6 +165,7 @@ def test_a_private_ray_listens_on_the_loopback_interface_and_wants_its_token(tmp
     )
     assert driver.stdout is not None
     try:
+        assert driver.stdout.readline() == "0\n"
         address = driver.stdout.readline().strip()
         assert address
         processes = [psutil.Process(driver.pid), *psutil.Process(driver.pid).children(recursive=True)]

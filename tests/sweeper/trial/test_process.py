@@ -42,6 +42,45 @@ print(json.dumps(rows))
 """
 
 
+LOADING = """
+import gc
+
+from sweeper.trial.process import loading
+
+class Ring:
+    def __init__(self):
+        self.self = self
+
+def collected():
+    ring = Ring()
+    del ring
+    before = len([one for one in gc.get_objects() if isinstance(one, Ring)])
+    gc.collect()
+    return before - len([one for one in gc.get_objects() if isinstance(one, Ring)])
+
+with loading():
+    assert not gc.isenabled()
+    modules = [Ring() for _ in range(10)]
+assert gc.isenabled()
+frozen = gc.get_freeze_count()
+assert frozen > 1000
+with loading():
+    kept = [Ring() for _ in range(10)]
+assert gc.get_freeze_count() <= frozen
+del kept
+print(collected())
+gc.disable()
+with loading():
+    pass
+print(gc.isenabled())
+"""
+
+
+def test_what_is_loaded_is_left_out_of_collections_and_what_comes_later_is_not() -> None:
+    done = subprocess.run([sys.executable, "-c", LOADING], stdout=subprocess.PIPE, text=True, check=True)
+    assert done.stdout.split() == ["11", "False"]
+
+
 def trials(folder: Path, *messes: bool) -> list[dict[str, Any]]:
     """Run trials in one process; a row for each, and two more for faults at the end."""
     paths = [str(Path(__file__).parents[1]), str(Path.cwd())]

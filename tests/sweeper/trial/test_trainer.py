@@ -19,18 +19,22 @@ def test_ray_still_has_what_the_trainer_overrides() -> None:
     from ray.train.torch import TorchTrainer, config
     from ray.train.v2._internal.execution.checkpoint.sync_actor import SynchronizationActor
     from ray.train.v2._internal.execution.controller import TrainController
+    from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
     from ray.train.v2._internal.execution.worker_group import WorkerGroup, worker_group
     from ray.train.v2._internal.execution.worker_group import state as group_state
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-    from sweeper.trial.trainer import TrialTrainer, _State, _StateBuilder
+    from sweeper.trial.trainer import TrialTrainer, _AsManyAsAsked, _State, _StateBuilder
 
     own = {"_create_default_callbacks", "_initialize_and_run_controller", "fit"}
     assert own <= set(dir(TorchTrainer))
     assert issubclass(TorchTrainer, DataParallelTrainer)
     assert issubclass(TrialTrainer, DataParallelTrainer)
     arguments = list(inspect.signature(TrainController.__init__).parameters)
-    assert {"callbacks", "train_run_context"} <= set(arguments)
+    assert {"callbacks", "scaling_policy", "train_run_context"} <= set(arguments)
+    replaced = {name for name, value in vars(_AsManyAsAsked).items() if inspect.isfunction(value)}
+    assert replaced == {"after_controller_start", "_maybe_send_resource_request"}
+    assert replaced <= set(dir(FixedScalingPolicy))
     assert inspect.iscoroutinefunction(TrainController.run)
     assert TrainController.worker_group_cls is WorkerGroup
     assert list(inspect.signature(WorkerGroup._create_placement_group).parameters) == [

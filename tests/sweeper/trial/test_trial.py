@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 from trial_runs import run, settings
 
 from sweeper.layout import trial_folder
@@ -37,6 +38,13 @@ def test_every_report_of_the_worker_reaches_tune(ended: Any) -> None:
     assert steps == [5, 10, 15, 20]
     assert observer.results[0][-1]["train/loss"] == pytest.approx((10 * 0.8**20) ** 2)
     assert observer.results[0][-1]["final"]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_trials_start_no_actor_of_their_own_for_the_autoscaler(ended: Any) -> None:
+    named = [one["name"] for one in ray.util.list_named_actors(all_namespaces=True)]
+    assert not [name for name in named if "Autoscaling" in name]
 
 
 @pytest.mark.ray

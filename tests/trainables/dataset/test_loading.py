@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -147,3 +149,18 @@ def test_every_line_of_the_page_can_be_written_so():
     for line in lines:
         config = {"dataset.root": "somewhere", **yaml.safe_load(line)}
         assert resolve_faults(config) == [], line
+
+
+@pytest.mark.slow
+def test_checking_and_describing_the_data_loads_no_torch(make_dataset, tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from trainables import registry; "
+        "trainable, cache = registry.load('diffusion_policy'), Path(sys.argv[2]); "
+        "config = {'dataset.root': sys.argv[1]}; "
+        "assert trainable.preflight(config, cache) == []; "
+        "assert trainable.describe(config, cache)['holdout_episodes']; "
+        "print([name for name in ('torch', 'diffusers') if name in sys.modules])"
+    )
+    command = [sys.executable, "-c", code, str(make_dataset(cameras={FRONT: PICTURE})), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
