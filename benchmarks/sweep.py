@@ -192,10 +192,11 @@ def trial_parts(events: Sequence[Event], batch: int) -> dict[str, float]:
     """
     parts = dict.fromkeys(PARTS, 0.0)
     for start in _of(events, EventKind.TRIAL_START):
+        own = [event for event in events if event.get("trial") == start["trial"]]
         before, done = start["time"], 0
-        for event in _of(events, EventKind.REPORT):
-            if event["trial"] != start["trial"]:
-                continue
+        reports = _of(own, EventKind.REPORT)
+        tuned = bool(_of(own, EventKind.TUNED))
+        for event in reports:
             metrics, written = event["metrics"], event["time"]
             steps_s = (event["step"] - done) * batch / metrics["train/samples_per_s"]
             waited_s = metrics["train/data_wait_fraction"] * steps_s
@@ -207,13 +208,13 @@ def trial_parts(events: Sequence[Event], batch: int) -> dict[str, float]:
                 parts["set-up"] += rest_s
             else:
                 checkpoint_s = min(max(0.0, written - evaluated), rest_s)
+                if tuned and event is reports[-1]:
+                    checkpoint_s = 0.0  # settings are examined after it, which takes much longer
                 parts["checkpoints"] += checkpoint_s
                 parts["evaluation"] += rest_s - checkpoint_s
             before, done = written, event["step"]
-        tuned = any(event["trial"] == start["trial"] for event in _of(events, EventKind.TUNED))
-        for end in _of(events, EventKind.TRIAL_END):
-            if end["trial"] == start["trial"]:
-                parts["evaluation" if tuned else "set-up"] += max(0.0, end["time"] - before)
+        for end in _of(own, EventKind.TRIAL_END):
+            parts["evaluation" if tuned else "set-up"] += max(0.0, end["time"] - before)
     return parts
 
 

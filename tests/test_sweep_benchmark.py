@@ -66,6 +66,9 @@ def test_parts_of_a_trial_are_read_from_its_journal(tmp_path: Path) -> None:
     parts = sweep.trial_parts(events, batch=8)
     # Two intervals of 20 steps × 8 samples at 80 a second: 2 s each, a quarter of it waiting for data.
     assert parts == {"set-up": 13.0, "data": 1.0, "steps": 3.0, "evaluation": 17.0, "checkpoints": 1.0}
+    # With an inner search the time after the last checkpoint is that of the search.
+    tuned = sweep.trial_parts([*events, {"event": "tuned", "time": 132.0, "trial": 0}], batch=8)
+    assert tuned == {"set-up": 10.0, "data": 1.0, "steps": 3.0, "evaluation": 21.0, "checkpoints": 0.0}
 
 
 def test_parts_of_a_trial_are_read_from_lerobots_log() -> None:
