@@ -28,7 +28,7 @@ from training_runs import context, run, tensors_of, untimed
 from trainables.diffusion_policy import TRAINABLE
 from trainables.diffusion_policy.config.diffusion_config import DiffusionConfig
 from trainables.diffusion_policy.training import train
-from trainables.diffusion_policy.training.beside import evaluator_process
+from trainables.diffusion_policy.training.beside import evaluations, evaluator_process
 from trainables.diffusion_policy.training.beside.spare import CpuMeter, why_inline
 from trainables.diffusion_policy.training.checkpoint import Checkpoints
 from trainables.diffusion_policy.training.progress import DivergedError
@@ -205,6 +205,39 @@ def test_training_goes_on_while_it_is_evaluated_and_reports_follow_in_order(
 
     assert said(given, tmp_path) == said(inline[1], inline[0])
     assert events.index(("trained", 6)) < events.index(("reported", 4)) < events.index(("trained", 8))
+
+
+@slow
+def test_a_checkpoint_is_kept_if_it_is_written_while_earlier_reports_are_still_given(
+    config: dict[str, Any],
+    inline: tuple[Path, list[Report]],
+    tmp_path: Path,
+    held: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(evaluations, "SPACING_S", 0.0)
+    steps = itertools.count(1)
+    trained = [0]
+
+    def stop_requested() -> bool:
+        trained[0] = next(steps)
+        if trained[0] == 8:  # reports 5 to 7, which have no checkpoint, wait until steps 9 to 11
+            held.unlink()
+        return False
+
+    # The disk is slow: the second evaluation is handed over after those reports.
+    monkeypatch.setattr(CheckpointSaver, "is_written", lambda _saver: not 8 <= trained[0] < 12)
+    given, given_at, kept_for = [], {}, None
+    config |= {"train.checkpoint_every": None}
+    for report in TRAINABLE.train(config, context(tmp_path, stop_requested=stop_requested)):
+        given.append(report)
+        given_at[report.step] = trained[0]
+        if report.step == 8:
+            kept_for = json.loads((tmp_path / "checkpoints" / "evaluating.json").read_text())["step"]
+
+    assert said(given, tmp_path) == said(inline[1], inline[0])
+    assert [given_at[step] for step in (5, 6, 7, 8)] == [8, 9, 10, 12]
+    assert kept_for == 8
 
 
 def wait_until(reached: Callable[[], bool]) -> None:

@@ -184,7 +184,8 @@ class Evaluations:
         yield self._next_report()
         self._waiting.popleft()
         self._next_report_s = time.monotonic() + SPACING_S
-        if not self._waiting and self._context.rank == 0:
+        # A checkpoint that is being written may be the next to evaluate: it must be kept until it was.
+        if not self._waiting and self._expected is None and self._context.rank == 0:
             self._settle()
             self._store.release()
 
