@@ -14,7 +14,7 @@ from trainables.dataset.errors import DatasetError
 from trainables.dataset.lerobot_dataset import LeRobotDataset
 from trainables.dataset.open import Sources, open_dataset
 from trainables.dataset.sources.find import fetch_source
-from trainables.dataset.split import Split, split_episodes
+from trainables.dataset.windows import Split, Windows, split_episodes
 from trainables.diffusion_policy.config.clashes import crop_faults
 from trainables.diffusion_policy.config.diffusion_config import DiffusionConfig
 from trainables.diffusion_policy.config.sections import BUILTIN_PUSHT, DatasetConfig, PolicyConfig
@@ -31,7 +31,6 @@ from trainables.pusht import IMAGE, ensure_dataset
 
 if TYPE_CHECKING:
     from trainables.dataset.frames import FrameArray
-    from trainables.dataset.windows import Windows
 
 __all__ = [
     "OpenData",
@@ -68,8 +67,6 @@ class OpenData:
         return self._windows(self.split.holdout, drop=self.config.eval.window_steps - 1)
 
     def _windows(self, episodes: tuple[int, ...], *, drop: int) -> Windows:
-        from trainables.dataset.windows import Windows
-
         return Windows(
             self.dataset,
             episodes,

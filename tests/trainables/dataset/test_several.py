@@ -15,8 +15,7 @@ from trainables.dataset.format.schema import DatasetFeature
 from trainables.dataset.frames import open_frames
 from trainables.dataset.open import open_dataset
 from trainables.dataset.policy_statistics import policy_statistics
-from trainables.dataset.split import split_episodes
-from trainables.dataset.windows import Windows
+from trainables.dataset.windows import Windows, split_episodes
 
 CAMERA = "observation.image"
 

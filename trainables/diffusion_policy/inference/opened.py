@@ -19,8 +19,7 @@ import torch
 
 from trainables.dataset.errors import DatasetError
 from trainables.dataset.frames import open_frames
-from trainables.dataset.split import split_episodes
-from trainables.dataset.windows import Windows
+from trainables.dataset.windows import Windows, split_episodes
 from trainables.diffusion_policy.acceleration import (
     BACKENDS,
     PRECISIONS,

@@ -17,7 +17,7 @@ from small_policy import small_settings
 from trainables.dataset import DatasetError
 from trainables.dataset.format.schema import DatasetFeature
 from trainables.dataset.format.write import DatasetWriter
-from trainables.dataset.split import split_episodes
+from trainables.dataset.windows import split_episodes
 from trainables.diffusion_policy import TRAINABLE
 from trainables.diffusion_policy.data import load_dataset
 from trainables.diffusion_policy.inference import demonstrations

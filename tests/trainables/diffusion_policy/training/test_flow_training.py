@@ -11,8 +11,7 @@ import torch
 from training_runs import context, run, tensors_of, untimed
 
 from trainables.dataset.open import open_dataset
-from trainables.dataset.split import split_episodes
-from trainables.dataset.windows import Windows
+from trainables.dataset.windows import Windows, split_episodes
 from trainables.diffusion_policy import TRAINABLE, lerobot
 from trainables.diffusion_policy.training.checkpoint import Checkpoints
 from trainables.diffusion_policy.training.stream import NOISE, TIMESTEPS, BatchStream

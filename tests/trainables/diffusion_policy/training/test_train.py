@@ -354,8 +354,7 @@ def test_held_out_error_asks_every_horizon_the_same_question(
     small_config: dict[str, Any], tmp_path: Path
 ) -> None:
     from trainables.dataset.open import open_dataset
-    from trainables.dataset.split import split_episodes
-    from trainables.dataset.windows import Windows
+    from trainables.dataset.windows import Windows, split_episodes
 
     dataset = open_dataset(small_config["dataset.root"])
     split = split_episodes(dataset, 0.25, 0)
