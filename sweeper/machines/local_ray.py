@@ -36,8 +36,8 @@ LOCAL_ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     # Nothing reads the metrics of a private Ray, so none of its processes has to export them.
     "RAY_enable_metrics_collection": "0",
-    # Ray would start a Python process for each CPU before any is needed. Tune's and Train's actors have
-    # environments of their own, so they use none of these.
+    # Ray would start Python processes before any is needed. Tune's and Train's actors have environments of
+    # their own, so they would use none of these.
     "RAY_prestart_worker_first_driver": "0",
 }
 """Settings of a private Ray; they must be set before Ray is imported. The caller's environment wins."""
