@@ -1,12 +1,13 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 import torchvision
 from torch import Tensor, nn
 
+from trainables.diffusion_policy.network import vision
 from trainables.diffusion_policy.network.vision import (
     RgbEncoder,
     SpatialSoftmax,
@@ -49,6 +50,62 @@ def test_images_that_are_too_small_are_reported(caplog: pytest.LogCaptureFixture
         assert caplog.text == ""
         encoder(image_size=(32, 32))
     assert "images of 32×32 px are one cell" in caplog.text
+
+
+def gradients(network: RgbEncoder, images: Tensor) -> dict[str, Tensor]:
+    network.zero_grad()
+    network(images).square().sum().backward()
+    return {name: cast(Tensor, weight.grad).clone() for name, weight in network.named_parameters()}
+
+
+@pytest.mark.parametrize("size", [(84, 84), (40, 70)])
+def test_gradients_of_weights_as_matrix_products_are_those_of_the_convolutions(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    network, images = encoder(image_size=size), torch.rand(3, 3, *size)
+    taken = []
+    product = vision._SmallMapConvolution.apply
+    with monkeypatch.context() as changed:
+        changed.setattr(
+            vision._SmallMapConvolution, "apply", lambda *given: taken.append(1) or product(*given)
+        )
+        products = gradients(network, images)
+    assert len(taken) == 4  # the last stage of a ResNet-18
+    monkeypatch.setattr(vision, "SMALL_MAP", 0)
+    plain = gradients(network, images)
+    for name, gradient in plain.items():
+        error = torch.linalg.vector_norm(products[name] - gradient)
+        assert error <= 1e-5 * torch.linalg.vector_norm(gradient), name
+
+
+def test_the_matrix_product_is_only_for_gradients_on_cpus_where_it_is_faster(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refused(*_: object) -> Tensor:
+        raise AssertionError
+
+    monkeypatch.setattr(vision._SmallMapConvolution, "apply", refused)
+    network, images = encoder(image_size=(84, 84)), torch.rand(1, 3, 84, 84)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    network(images)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    with torch.no_grad():
+        network(images)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        network(images)
+    with pytest.raises(AssertionError):
+        network(images)
+
+
+def test_the_weights_are_those_that_torchvision_draws() -> None:
+    torch.manual_seed(0)
+    plain = torchvision.models.resnet18(weights=None)
+    backbone = encoder(use_group_norm=False).backbone
+    drawn = nn.Sequential(*list(plain.children())[:-2]).state_dict()
+    assert backbone.state_dict().keys() == drawn.keys()
+    assert all(torch.equal(value, drawn[name]) for name, value in backbone.state_dict().items())
+    assert backbone[7][0].conv1.stride == (2, 2)
 
 
 @pytest.mark.slow
