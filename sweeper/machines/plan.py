@@ -39,6 +39,8 @@ MAX_COUNTED = 2000
 """Spaces of at most this many combinations are counted, larger ones estimated."""
 ENVIRONMENT, EPISODES, FINAL_EPISODES = "rollout.env", "rollout.episodes", "rollout.final_episodes"
 """By convention the fields of rollouts."""
+SINGLE_WORKER = (("train.evaluation", "beside"), ("train.compile", "graph"))
+"""By convention values of fields that have no effect in trials of several workers."""
 NUMBER = re.compile(r"\d[\d.,]*(?:e[+-]?\d+)?")
 FEW_KEPT = 5
 WORTH_SAVING = 0.7
@@ -330,6 +332,7 @@ def doubts(plan: Plan, trainable: Trainable, *, elsewhere: bool = False) -> list
         *plan.spec.warnings,
         *here,
         *_space_warnings(plan),
+        *_worker_warnings(plan, trainable),
         *_objective_warnings(plan.spec, trainable),
         *([] if elsewhere else _path_warnings(plan.spec, trainable)),
         *_alert_warnings(plan.spec),
@@ -436,6 +439,17 @@ def _space_warnings(plan: Plan) -> list[str]:
             f"{spec.search.method} never gets to learn."
         )
     return found
+
+
+def _worker_warnings(plan: Plan, trainable: Trainable) -> list[str]:
+    workers = plan.resources.workers
+    if workers == 1:
+        return []
+    return [
+        f"{name}: {value} has no effect with resources.workers = {workers}, only in trials of one worker."
+        for name, value in SINGLE_WORKER
+        if value in _values(plan.spec, trainable, name)
+    ]
 
 
 def _objective_warnings(spec: SweepSpec, trainable: Trainable) -> list[str]:

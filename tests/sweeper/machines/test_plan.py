@@ -204,6 +204,20 @@ def test_bf16_on_a_cpu_without_its_instructions_is_warned_of():
         assert warned(*bf16, machine=machine) == []
 
 
+def test_what_only_trials_of_one_worker_do_is_warned_of():
+    beside, graph = "config.train.evaluation=beside", "config.train.compile=graph"
+
+    def warned(*overrides):
+        return [text for text in plan(*overrides).warnings if "has no effect with resources.workers" in text]
+
+    assert warned(beside, graph) == []
+    assert warned("resources.workers=2") == []  # auto means inline then
+    on_one, as_graph = warned(beside, graph, "resources.workers=2")
+    assert on_one.startswith("train.evaluation: beside has no effect with resources.workers = 2")
+    assert as_graph.startswith("train.compile: graph has no effect with resources.workers = 2")
+    assert len(warned("parameters.train.evaluation.values=[inline, beside]", "resources.workers=2")) == 1
+
+
 def test_values_are_described_as_they_are_written():
     assert describe_value([True, None, 1e-5, 3, "x"]) == "[true, null, 1e-05, 3, x]"
     assert describe_value({"actions": "action", "n": [1]}) == "{actions: action, n: [1]}"
