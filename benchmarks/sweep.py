@@ -464,7 +464,7 @@ def versions(lerobot: Path) -> dict[str, str]:
     """The versions of both sides that ``machine.describe`` does not have."""
     ask = "from importlib.metadata import version as v; import platform as p; "
     ask += "print(v('lerobot'), v('torch'), p.python_version())"
-    command = [lerobot / "bin" / "python", "-c", ask]
+    command = [str(lerobot / "bin" / "python"), "-c", ask]
     asked = subprocess.run(command, capture_output=True, text=True, check=True)
     names = ("lerobot", "lerobot's torch", "lerobot's python")
     return {"ray": version("ray")} | dict(zip(names, asked.stdout.split(), strict=True))

@@ -26,6 +26,7 @@ from trainables.diffusion_policy.network.backbone_file import ready_file, weight
 
 __all__ = [
     "RgbEncoder",
+    "SmallMapConvolution",
     "SpatialSoftmax",
     "center_offset",
     "crop_images",
@@ -40,8 +41,9 @@ STEM = 4
 BACKBONE_STRIDE = 32
 """Pixels per cell of a ResNet's last feature map."""
 SMALL_MAP, MANY_CHANNELS = 16, 512
-"""On maps of at most so many cells, with at least so many channels, oneDNN takes 1.5 to 4 times as long as a
-matrix product for the gradient of a 3×3 kernel: measured with 8 to 128 images on a CPU with AVX2."""
+"""On maps of at most so many cells, with at least so many channels, oneDNN takes 1.4 to 4 times as long as a
+matrix product for the gradient of a 3×3 kernel: measured with 8 to 128 images on a CPU with AVX2
+(``benchmarks/convolutions.py``)."""
 
 CLASSIFIER = "fc."
 WEIGHTS_REMEDY = (
@@ -237,7 +239,7 @@ class _Convolution(nn.Conv2d):
         """Map (N, C, H, W) to (N, D, H', W')."""
         if not self._as_product(input):
             return super().forward(input)
-        convolved: Tensor = _SmallMapConvolution.apply(input, self.weight, self.stride)
+        convolved: Tensor = SmallMapConvolution.apply(input, self.weight, self.stride)
         return convolved
 
     def _as_product(self, input: Tensor) -> bool:
@@ -254,7 +256,7 @@ class _Convolution(nn.Conv2d):
         )
 
 
-class _SmallMapConvolution(torch.autograd.Function):
+class SmallMapConvolution(torch.autograd.Function):
     """`_Convolution`, with the gradient of its weights as a matrix product."""
 
     @staticmethod

@@ -65,10 +65,10 @@ def test_gradients_of_weights_as_matrix_products_are_those_of_the_convolutions(
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     network, images = encoder(image_size=size), torch.rand(3, 3, *size)
     taken = []
-    product = vision._SmallMapConvolution.apply
+    product = vision.SmallMapConvolution.apply
     with monkeypatch.context() as changed:
         changed.setattr(
-            vision._SmallMapConvolution, "apply", lambda *given: taken.append(1) or product(*given)
+            vision.SmallMapConvolution, "apply", lambda *given: taken.append(1) or product(*given)
         )
         products = gradients(network, images)
     assert len(taken) == 4  # the last stage of a ResNet-18
@@ -85,7 +85,7 @@ def test_the_matrix_product_is_only_for_gradients_on_cpus_where_it_is_faster(
     def refused(*_: object) -> Tensor:
         raise AssertionError
 
-    monkeypatch.setattr(vision._SmallMapConvolution, "apply", refused)
+    monkeypatch.setattr(vision.SmallMapConvolution, "apply", refused)
     network, images = encoder(image_size=(84, 84)), torch.rand(1, 3, 84, 84)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     network(images)
