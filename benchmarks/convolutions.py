@@ -1,6 +1,6 @@
 """The gradient of a 3×3 kernel on small maps: oneDNN's convolution beside one matrix product.
 
-``python -m benchmarks.convolutions [--json FILE]``; two minutes on one core. It times the convolutions of a
+``python -m benchmarks.convolutions [--json FILE]``; a minute on one core. It times the convolutions of a
 ResNet's last stage, which `trainables.diffusion_policy.network.vision` treats in its own way on small maps.
 Times are CPU time of one thread, the smallest of some rounds in which the two alternate.
 """

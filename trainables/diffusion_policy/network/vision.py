@@ -41,9 +41,9 @@ STEM = 4
 BACKBONE_STRIDE = 32
 """Pixels per cell of a ResNet's last feature map."""
 SMALL_MAP, MANY_CHANNELS = 16, 512
-"""On maps of at most so many cells, with at least so many channels, oneDNN takes 1.4 to 4 times as long as a
-matrix product for the gradient of a 3×3 kernel: measured with 8 to 128 images on a CPU with AVX2
-(``benchmarks/convolutions.py``)."""
+"""On maps of at most so many cells, with at least so many channels, oneDNN takes 1.4 to 2.7 times as long as
+a matrix product for the gradient of a 3×3 kernel, and longer for a single cell: measured with 8 to 128 images
+on a CPU with AVX2 (``benchmarks/convolutions.py``)."""
 
 CLASSIFIER = "fc."
 WEIGHTS_REMEDY = (
@@ -257,7 +257,7 @@ class _Convolution(nn.Conv2d):
 
 
 class SmallMapConvolution(torch.autograd.Function):
-    """`_Convolution`, with the gradient of its weights as a matrix product."""
+    """`_Convolution`, with the gradient of its weights, which must be wanted, as a matrix product."""
 
     @staticmethod
     def forward(ctx: Any, images_NCHW: Tensor, weight_DC33: Tensor, stride: tuple[int, int]) -> Tensor:
@@ -268,19 +268,18 @@ class SmallMapConvolution(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient_NDHW: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, gradient_NDHW: Tensor) -> tuple[Tensor | None, Tensor, None]:
         """Gradients of the images and of the weight, from that of the result."""
         images_NCHW, weight_DC33 = ctx.saved_tensors
-        of_images = of_weight = None
+        of_images = None
         if ctx.needs_input_grad[0]:
             rest = (None, ctx.stride, (1, 1), (1, 1), False, (0, 0), 1, (True, False, False))
             of_images = torch.ops.aten.convolution_backward(gradient_NDHW, images_NCHW, weight_DC33, *rest)[0]
-        if ctx.needs_input_grad[1]:
-            # Rows: every cell of every image. Columns: the patch that the kernel saw there.
-            patches_NKL = F.unfold(images_NCHW, kernel_size=3, padding=1, stride=ctx.stride)
-            patches_RK = patches_NKL.transpose(1, 2).flatten(0, 1)
-            gradients_DR = gradient_NDHW.transpose(0, 1).flatten(1)
-            of_weight = (gradients_DR @ patches_RK).view_as(weight_DC33)
+        # Rows: every cell of every image. Columns: the patch that the kernel saw there.
+        patches_NKL = F.unfold(images_NCHW, kernel_size=3, padding=1, stride=ctx.stride)
+        patches_RK = patches_NKL.transpose(1, 2).flatten(0, 1)
+        gradients_DR = gradient_NDHW.transpose(0, 1).flatten(1)
+        of_weight = (gradients_DR @ patches_RK).view_as(weight_DC33)
         return of_images, of_weight, None
 
 
