@@ -8,20 +8,38 @@ import torch
 from reach_simulator import PUSHT_ALL, PUSHT_STATE, NoisyNetwork, Reach, Recorder
 
 from trainables.diffusion_policy.config.sections import PolicyConfig
-from trainables.diffusion_policy.network.policy import build_policy
+from trainables.diffusion_policy.network.policy import DiffusionPolicy, build_policy
 from trainables.environment import SimulatorError
 from trainables.episodes import EpisodeRecord
-from trainables.evaluation import rollout as module
+from trainables.evaluation import prediction
 from trainables.evaluation.rollout import EpisodeResult, RolloutError, rollout, summarise
-from trainables.features import STATE
+from trainables.features import STATE, PolicyFeatures
 
 REACH_ENV = "reach_simulator:make_reach"
 PUSHT = "gym_pusht/PushT-v0"
+ROWS = prediction.CPU_BATCH
 
 
 def same(first: list[EpisodeResult], second: list[EpisodeResult]) -> bool:
     actions_equal = [np.array_equal(a.actions, b.actions) for a, b in zip(first, second, strict=True)]
     return first == second and all(actions_equal)
+
+
+def diffusion_policy(features: PolicyFeatures) -> DiffusionPolicy:
+    statistics = {}
+    for feature in (*features.inputs, features.action):
+        if feature.name == "observation.image":
+            values = {"mean": 0.5, "std": 0.2}
+            shape = (3, 1, 1)
+        else:
+            values = {"min": 0, "max": 512}
+            shape = feature.shape
+        statistics[feature.name] = {key: np.full(shape, value, np.float32) for key, value in values.items()}
+    torch.manual_seed(0)
+    config = PolicyConfig(
+        down_dims=(32, 64), kernel_size=3, horizon=8, n_action_steps=4, num_inference_steps=3
+    )
+    return build_policy(config, features, statistics).eval()
 
 
 def starts(seeds: range) -> np.ndarray:
@@ -32,7 +50,7 @@ def test_episode_starts_from_seed_plus_index_and_first_observation_fills_the_win
     policy = Recorder(n_obs_steps=3)
     rollout(policy, REACH_ENV, episode_indices=[2], seed=40, parallel=1, max_steps=1)
     seen = policy.asked[0][STATE]
-    assert seen.shape == (module.CPU_BATCH, 3, 2)
+    assert seen.shape == (ROWS, 3, 2)
     np.testing.assert_array_equal(seen[2].numpy(), np.repeat(starts(range(42, 43)), 3, axis=0))
 
 
@@ -80,16 +98,7 @@ def test_number_of_parallel_environments_does_not_change_a_bit(parallel: int) ->
 
 @pytest.mark.slow
 def test_a_diffusion_policy_gives_the_same_bits_for_any_number_of_parallel_environments() -> None:
-    sizes = {STATE: 2, "observation.environment_state": 16, "action": 2}
-    statistics = {
-        name: {"min": np.zeros(size, np.float32), "max": np.full(size, 512, np.float32)}
-        for name, size in sizes.items()
-    }
-    torch.manual_seed(0)
-    config = PolicyConfig(
-        down_dims=(32, 64), kernel_size=3, horizon=8, n_action_steps=4, num_inference_steps=3
-    )
-    policy = build_policy(config, PUSHT_STATE, statistics).eval()
+    policy = diffusion_policy(PUSHT_STATE)
     arguments = {"episode_indices": [0, 1, 2, 33, 34], "seed": 5, "max_steps": 8}
     reference = rollout(policy, PUSHT, parallel=5, **arguments)
     assert len({float(result.actions.sum()) for result in reference}) == 5
@@ -154,9 +163,79 @@ def test_images_come_as_bytes_channels_first_and_only_those_that_are_looked_at_a
     rollout(policy, PUSHT, episode_indices=[0], seed=0, parallel=1, max_steps=16)
     images = asked[1]["observation.image"]
     assert images.dtype == torch.uint8
-    assert images.shape == (module.CPU_BATCH, 2, 3, 96, 96)
+    assert images.shape == (ROWS, 2, 3, 96, 96)
     assert not torch.equal(images[0, 0], images[0, 1])
     assert len(drawn) == 1 + 2 + 2
+
+
+class Encoder(Recorder):
+    """A policy that encodes apart what it sees: the last state is its encoding."""
+
+    def __init__(self) -> None:
+        super().__init__(PUSHT_ALL, n_obs_steps=2, n_action_steps=8)
+        self.encoded: list[torch.Tensor] = []
+        self.conditions: list[torch.Tensor] = []
+
+    def encode(self, observation: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        self.encoded.append(observation[STATE][:, -1])
+        return observation[STATE]
+
+    def predict_action(  # type: ignore[override]
+        self,
+        observation: Mapping[str, torch.Tensor],
+        *,
+        generator: list[torch.Generator],
+        condition: torch.Tensor,
+    ) -> torch.Tensor:
+        assert not observation
+        self.conditions.append(condition)
+        return condition[:, None, -2:].expand(-1, self.n_action_steps, -1)
+
+
+@pytest.mark.parametrize(
+    ("episodes", "places"),
+    [
+        ([6], [[6, 6, 6, 6]]),
+        ([0, 1, 2, 3, 4], [[0, 1, 2, 3], [4, 4, 4, 4]]),
+        ([1, 5, 33], [[1, 1, 1, 1], [5, 5, 5, 5], [33, 33, 33, 33]]),
+        ([2, 31, 8], [[8, 2, 2, 31]]),
+    ],
+)
+def test_a_cpu_encodes_the_pictures_of_no_more_rows_than_have_an_episode(
+    episodes: list[int], places: list[list[int]]
+) -> None:
+    policy = Encoder()
+    results = rollout(policy, PUSHT, episode_indices=episodes, seed=0, parallel=5, max_steps=1)
+    first = {result.record.episode: result.actions[0].tolist() for result in results}
+    assert len({tuple(state) for state in first.values()}) == len(episodes)
+    seen = [[state.tolist() for state in encoded] for encoded in policy.encoded]
+    assert sorted(seen) == sorted([first[episode] for episode in row] for row in places)
+    for condition in policy.conditions:
+        assert len(condition) == ROWS
+        empty = [row for row in range(ROWS) if row not in {episode % ROWS for episode in episodes}]
+        assert not condition[empty].any()
+
+
+@pytest.mark.slow
+def test_what_is_encoded_together_does_not_change_a_bit_of_an_episode() -> None:
+    policy = diffusion_policy(PUSHT_ALL)
+    arguments = {"seed": 7, "max_steps": 24}
+    reference = rollout(policy, PUSHT, episode_indices=range(9), parallel=9, **arguments)
+    assert len({result.actions.tobytes() for result in reference}) == 9
+    assert same(rollout(policy, PUSHT, episode_indices=range(9), parallel=2, **arguments), reference)
+    for few in ([4], [8, 0, 3]):
+        found = rollout(policy, PUSHT, episode_indices=few, parallel=3, **arguments)
+        assert same(found, [reference[index] for index in sorted(few)])
+
+
+def test_episodes_encoded_apart_are_those_of_the_whole_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = diffusion_policy(PUSHT_ALL)
+    arguments = {"episode_indices": [0, 1, 6], "seed": 7, "max_steps": 8, "parallel": 3}
+    apart = rollout(policy, PUSHT, **arguments)
+    monkeypatch.setattr(prediction, "KeepsEncodings", int)
+    whole = rollout(policy, PUSHT, **arguments)
+    for one, other in zip(apart, whole, strict=True):
+        np.testing.assert_allclose(one.actions, other.actions, rtol=1e-4)
 
 
 def test_action_that_is_not_finite_is_an_error_that_names_the_episode() -> None:
