@@ -78,7 +78,7 @@ def _measure(
     config: PolicyConfig, camera: bool, batch_size: int, *, precision: str, device: torch.device
 ) -> float:
     torch.manual_seed(0)
-    policy = _policy(config, camera).to(device)
+    policy = make_policy(config, camera).to(device)
     optimizer = torch.optim.AdamW(policy.parameters(), fused=True)
     batch = _batch(config, camera, batch_size, device)
     generator = torch.Generator(device=device).manual_seed(0)
@@ -95,7 +95,8 @@ def _measure(
     return float(np.median(times[WARMUP:]) * 1e3)
 
 
-def _policy(config: PolicyConfig, camera: bool) -> DiffusionPolicy:
+def make_policy(config: PolicyConfig, camera: bool) -> DiffusionPolicy:
+    """A policy with random weights; actions and states lie in [0, 1]."""
     inputs = [Feature(STATE, FeatureType.STATE, (2,))]
     if camera:
         inputs.insert(0, Feature(CAMERA, FeatureType.VISUAL, (3, 96, 96)))
@@ -150,7 +151,7 @@ class _Ours:
 
     def __init__(self, config: PolicyConfig, camera: bool, batch_size: int, device: torch.device) -> None:
         torch.manual_seed(0)
-        self.policy = _policy(config, camera).to(device).train()
+        self.policy = make_policy(config, camera).to(device).train()
         self.batch = _batch(config, camera, batch_size, device)
         self.optimizer = build_optimizer(self.policy, DiffusionConfig().optimizer)
         settings = DiffusionConfig().ema

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from trainables.dataset.lerobot_dataset import LeRobotDataset
 from trainables.dataset.windows import ACTION_IS_PAD, Windows
+from trainables.evaluation.encoding import encoded_once
 from trainables.evaluation.modes import clusters
 from trainables.evaluation.offline import keyed_generator
 from trainables.evaluation.rollout import RolloutError
@@ -146,13 +147,10 @@ def _draw(
     device: str,
 ) -> Tensor:
     """Draw chunks (B, S, T, A), float64 on the CPU; a chunk depends on its moment and its number alone."""
-    observed = {
-        name: value.to(device).repeat_interleave(len(samples), dim=0)
-        for name, value in batch.items()
-        if name not in (ACTION, ACTION_IS_PAD)
-    }
+    seen = {name: value.to(device) for name, value in batch.items() if name not in (ACTION, ACTION_IS_PAD)}
+    observation, encoded = encoded_once(policy, seen, len(samples))
     generators = [keyed_generator(seed, int(number), sample) for number in numbers for sample in samples]
-    drawn_NTA = policy.predict_horizon(observed, generator=generators)
+    drawn_NTA = policy.predict_horizon(observation, generator=generators, **encoded)
     if not torch.isfinite(drawn_NTA).all():
         raise RolloutError("the policy's actions are not finite: its training has diverged.")
     return drawn_NTA.double().cpu().reshape(len(numbers), len(samples), *drawn_NTA.shape[1:])

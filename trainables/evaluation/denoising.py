@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trainables.evaluation.encoding import encoded_once
 from trainables.evaluation.offline import keyed_generator
 
 __all__ = ["DenoisedPolicy", "Denoising", "record_denoising"]
@@ -111,7 +112,7 @@ def record_denoising(
             raise _OutOfTimeError
         kept.append((timestep, noisy_BTA.detach().double().cpu().numpy()))
 
-    repeated = {name: value.repeat_interleave(samples, dim=0) for name, value in observation.items()}
+    repeated, encoded = encoded_once(policy, observation, samples)
     try:
         chunks_STA = policy.predict_horizon(
             repeated,
@@ -119,6 +120,7 @@ def record_denoising(
             sampler=sampler,
             num_inference_steps=num_inference_steps,
             watch=watch,
+            **encoded,
         )
     except _OutOfTimeError:
         return None

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from trainables.dataset.windows import Windows
+from trainables.evaluation.encoding import encoded_once
 from trainables.features import ACTION
 
 __all__ = [
@@ -200,15 +201,17 @@ def _window(policy: SamplingPolicy, settings: OfflineSettings) -> slice:
 def _draw(
     policy: SamplingPolicy, batch: Mapping[str, Tensor], numbers: np.ndarray, settings: OfflineSettings
 ) -> Tensor:
+    observation, encoded = encoded_once(policy, batch)
     samples = []
     for sample in range(settings.samples):
         generators = [keyed_generator(settings.seed, int(number), sample) for number in numbers]
         samples.append(
             policy.predict_horizon(
-                batch,
+                observation,
                 generator=generators,
                 sampler=settings.sampler,
                 num_inference_steps=settings.num_inference_steps,
+                **encoded,
             )
         )
     return torch.stack(samples, dim=1)
