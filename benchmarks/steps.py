@@ -80,7 +80,7 @@ def _measure(
     torch.manual_seed(0)
     policy = make_policy(config, camera).to(device)
     optimizer = torch.optim.AdamW(policy.parameters(), fused=True)
-    batch = _batch(config, camera, batch_size, device)
+    batch = make_batch(config, camera, batch_size, device)
     generator = torch.Generator(device=device).manual_seed(0)
     times = []
     for _ in range(WARMUP + STEPS):
@@ -110,9 +110,10 @@ def make_policy(config: PolicyConfig, camera: bool) -> DiffusionPolicy:
     return build_policy(config, features, statistics)
 
 
-def _batch(
+def make_batch(
     config: PolicyConfig, camera: bool, batch_size: int, device: torch.device
 ) -> dict[str, torch.Tensor]:
+    """Random observations and actions that such a policy is trained on."""
     observed = (batch_size, config.n_obs_steps)
     batch = {
         STATE: torch.rand(*observed, 2, device=device),
@@ -152,7 +153,7 @@ class _Ours:
     def __init__(self, config: PolicyConfig, camera: bool, batch_size: int, device: torch.device) -> None:
         torch.manual_seed(0)
         self.policy = make_policy(config, camera).to(device).train()
-        self.batch = _batch(config, camera, batch_size, device)
+        self.batch = make_batch(config, camera, batch_size, device)
         self.optimizer = build_optimizer(self.policy, DiffusionConfig().optimizer)
         settings = DiffusionConfig().ema
         self.ema = Ema(self.policy, settings.inv_gamma, settings.power, settings.max_decay)
