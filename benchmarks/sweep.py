@@ -144,6 +144,8 @@ def space(size: Size, root: Path, who: str) -> dict[str, Any]:
     }
     if who == STOPPED:
         config["train.eval_every"] = rung = size.steps // 4
+        # The first report is one without an evaluation: only then are set-up and evaluation told apart.
+        config["train.log_every"] = max(1, rung // 2)
         rules = {"method": "asha", "metric": "rollout/avg_max_reward", "min_steps": rung, "reduction": 2}
         written["early_stop"] = rules
     if who == INNER:
