@@ -50,7 +50,9 @@ class RolloutPolicy(Protocol):
 
         Vectors are float32, images uint8 (B, To, C, H, W). Everything random in row ``i`` comes from
         ``generator[i]``. Under a `DelayedControl` it must be a
-        `trainables.deployment.control.controller.ControlledPolicy`.
+        `trainables.deployment.control.controller.ControlledPolicy`. A policy with cameras that is a
+        `trainables.deployment.control.controller.KeepsEncodings` is given ``condition`` on a CPU, and no
+        observation.
         """
         ...
 
