@@ -1,6 +1,6 @@
 """Rollouts of a policy with a camera on a CPU: which pictures are encoded.
 
-``python -m benchmarks.encodings [--json FILE] [--steps N]``; four minutes on two cores. A prediction has the
+``python -m benchmarks.encodings [--json FILE] [--steps N]``; some minutes on two cores. A prediction has the
 same number of rows whatever the number of episodes. The same episodes are played with the pictures of all
 rows encoded, and with only those of rows that have an episode, alternating; it says how far their actions
 differ. Then several chunks are drawn for the same observations, as the held-out action error, a comparison

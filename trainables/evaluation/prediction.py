@@ -13,7 +13,7 @@ from trainables.evaluation.running import Conduct, RolloutPolicy, RunningEpisode
 from trainables.features import PolicyFeatures
 from trainables.interface import TrainableError
 
-__all__ = ["RolloutError", "inference_batch", "predict_chunks", "shared_batches"]
+__all__ = ["ENCODED_BATCH", "RolloutError", "inference_batch", "predict_chunks", "shared_batches"]
 
 CPU_BATCH = 32
 GPU_BATCH = 64
@@ -24,7 +24,7 @@ longer for 32 rows than for 8 on one core, and on a GPU dozens of rows cost what
 ENCODED_BATCH = 4
 """Rows whose pictures a CPU encodes at once. Each picture costs it nearly the same, also in a row without an
 episode: those of 4 rows take a fifth longer per picture than those of 32 (ResNet-18, two observation steps,
-two cores), and one episode then takes a sixth of the time. A constant for the same reason."""
+two cores), so the pictures of one episode take a sixth of the time. A constant for the same reason."""
 
 
 class RolloutError(TrainableError):

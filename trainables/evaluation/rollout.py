@@ -20,7 +20,13 @@ from trainables.deployment.control.settings import ControlSettings
 from trainables.deployment.control.timeline import skipped_steps
 from trainables.environment import SimulatorError
 from trainables.episodes import EpisodeRecord
-from trainables.evaluation.prediction import RolloutError, inference_batch, predict_chunks, shared_batches
+from trainables.evaluation.prediction import (
+    ENCODED_BATCH,
+    RolloutError,
+    inference_batch,
+    predict_chunks,
+    shared_batches,
+)
 from trainables.evaluation.running import (
     Conduct,
     DelayedControl,
@@ -163,9 +169,13 @@ def _free_seat(resting: set[int], busy: Sequence[RunningEpisode], processes: int
 
 
 def _next_index(pending: Sequence[int], active: Sequence[RunningEpisode], size: int) -> int:
-    """The first pending episode whose row of the batch is free, so that few batches hold all."""
-    taken = Counter(episode.index % size for episode in active)
-    return min(pending, key=lambda index: taken[index % size])
+    """The first pending episode whose row of the batch is free, so that few batches hold all.
+
+    Among those, one whose place among the pictures that are encoded together is free.
+    """
+    rows = Counter(episode.index % size for episode in active)
+    places = Counter(episode.index % ENCODED_BATCH for episode in active)
+    return min(pending, key=lambda index: (rows[index % size], places[index % ENCODED_BATCH]))
 
 
 def _play_chunk(

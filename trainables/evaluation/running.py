@@ -52,7 +52,7 @@ class RolloutPolicy(Protocol):
         ``generator[i]``. Under a `DelayedControl` it must be a
         `trainables.deployment.control.controller.ControlledPolicy`. A policy with cameras that is a
         `trainables.deployment.control.controller.KeepsEncodings` is given ``condition`` on a CPU, and no
-        observation.
+        observation, except when its latency is measured.
         """
         ...
 

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
+from trainables.diffusion_policy.config.sections import PolicyConfig
+from trainables.diffusion_policy.network.policy import DiffusionPolicy, build_policy
 from trainables.environment import Step
 from trainables.features import ACTION, STATE, Feature, FeatureType, PolicyFeatures
 
@@ -154,3 +156,20 @@ class NoisyNetwork(torch.nn.Module):
         noise = torch.stack([torch.randn(action.shape[1], generator=g) for g in generator]).to(action.device)
         shaped = (action + noise).reshape(len(action), self.n_action_steps, -1)
         return 256 + 150 * torch.tanh(shaped)
+
+
+def pusht_policy(features: PolicyFeatures, **config: Any) -> DiffusionPolicy:
+    """A small policy with random weights for Push-T."""
+    statistics = {}
+    for feature in (*features.inputs, features.action):
+        if feature.name == "observation.image":
+            values = {"mean": 0.5, "std": 0.2}
+            shape = (3, 1, 1)
+        else:
+            values = {"min": 0, "max": 512}
+            shape = feature.shape
+        statistics[feature.name] = {key: np.full(shape, value, np.float32) for key, value in values.items()}
+    torch.manual_seed(0)
+    chosen: dict[str, Any] = {"horizon": 8, "n_action_steps": 4, "num_inference_steps": 3} | config
+    network = PolicyConfig(down_dims=(32, 64), kernel_size=3, **chosen)
+    return build_policy(network, features, statistics).eval()

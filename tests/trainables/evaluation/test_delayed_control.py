@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from reach_simulator import PUSHT_STATE
+from reach_simulator import PUSHT_ALL, PUSHT_STATE, pusht_policy
 
 from trainables.deployment import ControlSettings
 from trainables.diffusion_policy.config.sections import PolicyConfig
 from trainables.diffusion_policy.network.inference_settings import with_setting
 from trainables.diffusion_policy.network.policy import DiffusionPolicy, build_policy
 from trainables.environment import Step
+from trainables.evaluation import prediction
 from trainables.evaluation.rollout import DelayedControl, EpisodeResult, rollout
 from trainables.features import ACTION, STATE, Feature, FeatureType, PolicyFeatures
 
@@ -192,6 +193,26 @@ def test_no_number_of_parallel_environments_changes_a_bit_of_warm_starts(policy:
     for a, b in zip(results[0], cold, strict=True):
         assert np.array_equal(a.actions[:6], b.actions[:6]), "the first chunk begins from noise"
         assert not np.array_equal(a.actions[6:], b.actions[6:])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mode", "warm_start_steps"), [("sync", 2), ("async", 2), ("ensemble", 0), ("rtc", 0), ("rtc", 2)]
+)
+def test_pictures_that_are_encoded_apart_reach_their_episodes(
+    mode: Any, warm_start_steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = pusht_policy(
+        PUSHT_ALL, horizon=16, n_action_steps=6, num_inference_steps=4, noise_scheduler_type="DDIM"
+    )
+    policy = with_setting(drawn, {"policy.warm_start_steps": warm_start_steps}) if warm_start_steps else drawn
+    control = DelayedControl(ControlSettings(mode, samples=2), latency_ms=150)
+    results = [pushed(policy, control, parallel) for parallel in (2, 5)]
+    assert all(np.array_equal(a.actions, b.actions) for a, b in zip(*results, strict=True))
+    assert len({result.actions.tobytes() for result in results[0]}) == 5
+    monkeypatch.setattr(prediction, "KeepsEncodings", int)
+    for apart, whole in zip(results[0], pushed(policy, control), strict=True):
+        np.testing.assert_allclose(apart.actions[:9], whole.actions[:9], rtol=1e-4, atol=0.1)
 
 
 @pytest.mark.slow

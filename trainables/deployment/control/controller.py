@@ -76,7 +76,11 @@ class ControlledPolicy(Protocol):
 
 @runtime_checkable
 class KeepsEncodings(Protocol):
-    """A policy that encodes each observation once, and takes ``condition=`` (B, G) in ``predict_action``."""
+    """A policy that encodes each observation once.
+
+    Its ``predict_action`` and, if it has one, ``predict_horizon`` take ``condition=`` (B, G): the encodings
+    of the observation steps, flattened. No observation is given with it.
+    """
 
     def encode(self, observation: Any) -> torch.Tensor:
         """Encode observations (B, S, ...) of S steps: (B, S, D)."""
