@@ -10,9 +10,8 @@ import torch
 from reach_simulator import PUSHT_ALL, PUSHT_STATE, pusht_policy
 
 from trainables.deployment import ControlSettings
-from trainables.diffusion_policy.config.sections import PolicyConfig
 from trainables.diffusion_policy.network.inference_settings import with_setting
-from trainables.diffusion_policy.network.policy import DiffusionPolicy, build_policy
+from trainables.diffusion_policy.network.policy import DiffusionPolicy
 from trainables.environment import Step
 from trainables.evaluation import prediction
 from trainables.evaluation.rollout import DelayedControl, EpisodeResult, rollout
@@ -134,23 +133,17 @@ def test_episodes_that_begin_take_the_whole_denoising_beside_others_that_do_not(
     assert [rest is None for _, rest in policy.given] == [True, *[False] * 7, True, *[False] * 7]
 
 
+NETWORK: dict[str, Any] = {
+    "horizon": 16,
+    "n_action_steps": 6,
+    "num_inference_steps": 3,
+    "noise_scheduler_type": "DDIM",
+}
+
+
 @pytest.fixture(scope="module")
 def policy() -> DiffusionPolicy:
-    sizes = {STATE: 2, "observation.environment_state": 16, "action": 2}
-    statistics = {
-        name: {"min": np.zeros(size, np.float32), "max": np.full(size, 512, np.float32)}
-        for name, size in sizes.items()
-    }
-    torch.manual_seed(0)
-    config = PolicyConfig(
-        down_dims=(32, 64),
-        kernel_size=3,
-        horizon=16,
-        n_action_steps=6,
-        num_inference_steps=3,
-        noise_scheduler_type="DDIM",
-    )
-    return build_policy(config, PUSHT_STATE, statistics).eval()
+    return pusht_policy(PUSHT_STATE, **NETWORK)
 
 
 def pushed(
@@ -202,9 +195,7 @@ def test_no_number_of_parallel_environments_changes_a_bit_of_warm_starts(policy:
 def test_pictures_that_are_encoded_apart_reach_their_episodes(
     mode: Any, warm_start_steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn = pusht_policy(
-        PUSHT_ALL, horizon=16, n_action_steps=6, num_inference_steps=4, noise_scheduler_type="DDIM"
-    )
+    drawn = pusht_policy(PUSHT_ALL, **NETWORK)
     policy = with_setting(drawn, {"policy.warm_start_steps": warm_start_steps}) if warm_start_steps else drawn
     control = DelayedControl(ControlSettings(mode, samples=2), latency_ms=150)
     results = [pushed(policy, control, parallel) for parallel in (2, 5)]
